@@ -1,0 +1,142 @@
+"""The one loop that every method runs in: backward, reduce, step, clamp, progress, checkpoint, resume, callbacks."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from hf_condense.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
+from hf_condense.errors import NonFiniteLossError
+from hf_condense.method import Method
+from hf_condense.progress import progress_bar
+from hf_condense.rng import seeded_globals
+from hf_condense.run import Run
+
+logger = logging.getLogger("hf_condense")
+
+Callback = Callable[[Run, int, float], None]
+"""Called after every update with the run, the number of steps done, and the loss of that step."""
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where and how often checkpoints are written.
+
+    Attributes:
+        folder: Where; None writes none.
+        every: Steps between two checkpoints.
+        identity: What makes the run this run.
+        resumed: The checkpoint to go on from, or None to start anew.
+    """
+
+    folder: Path | None
+    every: int
+    identity: dict[str, Any]
+    resumed: Checkpoint | None = None
+
+
+def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callbacks: Sequence[Callback] = ()) -> None:
+    """Learn `run.synthetic` in place.
+
+    Args:
+        run: The run; its synthetic set is made here, by the method.
+        method: What is minimised.
+        steps: Updates of the images in all, those of a resumed checkpoint included.
+        saving: Where checkpoints go.
+        callbacks: Called after every update.
+
+    Raises:
+        NonFiniteLossError: If a loss or gradient is NaN or infinite. The last checkpoint is kept.
+        ValueError: If the checkpoint is beyond `steps`.
+    """
+    run.synthetic = method.initialise(run)
+    method.prepare(run)
+    optimiser = method.optimiser(run)
+    start = _resume(run, method, optimiser, saving.resumed, steps)
+    shown = run.progress and run.accelerator.is_local_main_process
+    with progress_bar(steps, "Condensing", "step", shown=shown, initial=start) as bar:
+        for t in range(start, steps):
+            with seeded_globals(run.seed, "step", t, devices=[run.device]):
+                loss = _step(run, method, optimiser, t, saving)
+                method.after_update(run, t)
+            done = t + 1
+            bar.update()
+            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            for callback in callbacks:
+                callback(run, done, loss)
+            if saving.folder is not None and (done % saving.every == 0 or done == steps):
+                _save(run, method, optimiser, done, saving)
+
+
+def _step(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, t: int, saving: Saving) -> float:
+    """Update the synthetic set once and return the objective."""
+    learned = list(run.synthetic.parameters().values())
+    optimiser.zero_grad(set_to_none=True)
+    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for loss, reported in method.losses(run, t):
+        # Naming the inputs keeps gradients out of the matched network.
+        loss.backward(inputs=learned)
+        total += reported.detach()
+    total = _reduce(run, method, learned, total)
+    gradients = [p.grad for p in learned if p.grad is not None]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients)):
+        raise NonFiniteLossError(_non_finite_message(t, float(total), saving))
+    optimiser.step()
+    run.synthetic.clamp_()
+    return float(total)
+
+
+def _reduce(run: Run, method: Method[Any], learned: list[Tensor], total: Tensor) -> Tensor:
+    """Combine gradients and objective over processes; every process then takes the same step."""
+    if run.accelerator.num_processes == 1:
+        return total
+    for parameter in learned:
+        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+        parameter.grad = run.accelerator.reduce(own, reduction=method.reduction)
+    reduced: Tensor = run.accelerator.reduce(total, reduction=method.reduction)
+    return reduced
+
+
+def _non_finite_message(t: int, total: float, saving: Saving) -> str:
+    """Say at which step it happened and what is left."""
+    last = t - t % saving.every
+    kept = (
+        f"the checkpoint in {saving.folder} is kept"
+        if saving.folder is not None and (last or saving.resumed)
+        else "no checkpoint had been written"
+    )
+    return f"the loss or its gradient is not finite at step {t} (loss {total}); {kept}. A smaller lr_img usually helps"
+
+
+def _save(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, done: int, saving: Saving) -> None:
+    """Write a checkpoint; only the main process does."""
+    if run.accelerator.is_main_process and saving.folder is not None:
+        groups = {
+            "synthetic": run.synthetic.state(),
+            "optimiser": optimiser_tensors(optimiser),
+            "method": method.state(run),
+        }
+        tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+        Checkpoint(done, saving.identity, run.plan, tensors).write(saving.folder)
+    run.accelerator.wait_for_everyone()
+
+
+def _resume(
+    run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, found: Checkpoint | None, steps: int
+) -> int:  # fmt: skip
+    """Take up a checkpoint and return the number of steps that are done."""
+    if found is None:
+        return 0
+    if found.step > steps:
+        raise ValueError(f"the checkpoint stands at step {found.step}, beyond steps={steps}; ask for more steps")
+    run.synthetic.load_state({name: tensor.to(run.device) for name, tensor in found.group("synthetic").items()})
+    load_optimiser(optimiser, found.group("optimiser"))
+    method.load_state(run, found.group("method"))
+    logger.info("resuming at step %d of %d", found.step, steps)
+    return found.step

@@ -1,0 +1,1 @@
+"""The methods, one file each. `hf_condense.registry` lists them."""

@@ -1,0 +1,94 @@
+"""What a run knows of itself, written down as a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import datasets
+import torch
+
+from hf_condense.method import Method, Selector
+from hf_condense.recipe import Recipe
+from hf_condense.run import Run
+from hf_condense.settings import Settings
+
+_HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<revision>[0-9a-f]{40})/")
+
+
+def make_recipe(
+    run: Run, chosen: Method[Any] | Selector[Any], settings: Settings, *, method: str, preset: str | None,
+    image_size: tuple[int, int] | None,
+) -> Recipe:  # fmt: skip
+    """Write down how a set is going to be made; what is only known afterwards is added by `completed`."""
+    options = dataclasses.asdict(chosen.config)
+    amounts = set(run.ipc.values())
+    return Recipe(
+        method=method,
+        method_version=chosen.version,
+        kind=chosen.info.kind,
+        ipc=amounts.pop() if len(amounts) == 1 else {run.source.class_names[c]: n for c, n in run.ipc.items()},
+        factor=run.factor,
+        seed=run.seed,
+        steps=options.pop("steps", None),
+        preset=preset,
+        network=run.factory.name,
+        options=options,
+        pixel_range=settings.pixel_range,
+        class_names=list(run.source.class_names),
+        label_values=list(run.source.label_values),
+        image_column=run.source.image_column,
+        label_column=run.source.label_column,
+        image_shape=list(run.source.image_shape),
+        image_size=list(image_size) if image_size else None,
+        mean=run.source.mean.tolist(),
+        std=run.source.std.tolist(),
+        source={**_described(run.dataset), "content_hash": run.source.content_hash},
+    )
+
+
+def identity(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+    """Return what makes a run this run: a checkpoint of another identity is refused. More `steps` may be asked for."""
+    names = (
+        "method", "method_version", "ipc", "factor", "seed", "network", "options", "pixel_range", "class_names",
+        "image_shape", "mean", "std",
+    )  # fmt: skip
+    values = {name: getattr(recipe, name) for name in names}
+    return {**values, "content_hash": recipe.source["content_hash"], "device_type": device.type}
+
+
+def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:
+    """Add what is known only after the run; times are frozen from here on."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    runtime = {
+        "device": run.device.type,
+        "device_name": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "num_processes": run.accelerator.num_processes,
+        "mixed_precision": run.accelerator.mixed_precision,
+        "seconds": round(seconds, 1),
+        "torch": torch.__version__,
+        "datasets": datasets.__version__,
+    }
+    return dataclasses.replace(
+        recipe,
+        rows=None if rows is None else list(rows),
+        plan=run.plan.to_dict() if recipe.kind == "synthetic" else {},
+        runtime=runtime,
+        created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _described(ds: datasets.Dataset) -> dict[str, Any]:
+    """Say what is known of where a dataset comes from; no path of this machine is among it."""
+    found = next(filter(None, map(_HUB_FILE.match, ds.info.download_checksums or {})), None)
+    return {
+        "name": found["name"] if found else ds.info.dataset_name,
+        "revision": found["revision"] if found else None,
+        "config": ds.info.config_name,
+        "split": str(ds.split) if ds.split is not None else None,
+        "license": ds.info.license or None,
+        "num_examples": len(ds),
+    }

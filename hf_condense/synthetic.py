@@ -1,0 +1,186 @@
+"""The synthetic set: learnable images while condensing, exact tensors afterwards, and multi-formation decoding."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PAD_VALUE = 0.5  # what fills an image whose side the factor does not divide, in pixel units
+
+
+def decode(images: Tensor, factor: int, pad: Tensor | float = PAD_VALUE) -> Tensor:
+    """Cut every image into `factor` x `factor` patches and up-sample each to the full size (multi-formation).
+
+    Differentiable, so that methods train the stored images through it.
+
+    Args:
+        images: Stored images.
+        factor: Patches along a side, >= 1; 1 returns the images as they are.
+        pad: What fills the bottom and right when `factor` does not divide a side, in the images' own units:
+            a number, or one a channel.
+
+    Shapes:
+        images (N, C, H, W) -> (N * factor**2, C, H, W); the patches of one image are neighbours, row by row.
+
+    Reference:
+        Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 4.1
+        (arXiv:2205.14959).
+    """
+    if factor == 1:
+        return images
+    n, c, h, w = images.shape
+    ph, pw = math.ceil(h / factor), math.ceil(w / factor)
+    if (ph * factor, pw * factor) != (h, w):
+        fill = torch.as_tensor(pad, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
+        canvas = fill.expand(n, c, ph * factor, pw * factor)
+        inside = F.pad(torch.ones_like(images), (0, pw * factor - w, 0, ph * factor - h))
+        images = torch.where(inside.bool(), F.pad(images, (0, pw * factor - w, 0, ph * factor - h)), canvas)
+    patches = images.reshape(n, c, factor, ph, factor, pw).permute(0, 2, 4, 1, 3, 5)  # (N, f, f, C, ph, pw)
+    patches = patches.reshape(n * factor**2, c, ph, pw)
+    return F.interpolate(patches, size=(h, w), mode="bilinear", align_corners=False)
+
+
+@dataclass(frozen=True)
+class CondensedTensors:
+    """The exact tensors of a finished set, in pixel units: 0 is black, 1 is white.
+
+    Attributes:
+        images: Images as stored, before decoding, sorted by class. float32 (N, C, H, W).
+        labels: Index of each stored image's class among all class names. int64 (N,).
+        factor: Multi-formation factor, >= 1: every stored image decodes into `factor**2` images.
+        soft_labels: Logits for every decoded image, in the order of `decoded()`. float32 (N * factor**2, K), or None.
+        student_lr: Learned learning rate of the student, for trajectory methods. float32 (), or None.
+        zca_matrix: Whitening matrix, if the set was condensed in ZCA space. float32 (C*H*W, C*H*W), or None.
+        zca_mean: Mean that belongs to `zca_matrix`. float32 (C*H*W,), or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    factor: int = 1
+    soft_labels: Tensor | None = None
+    student_lr: Tensor | None = None
+    zca_matrix: Tensor | None = None
+    zca_mean: Tensor | None = None
+
+    def decoded(self) -> tuple[Tensor, Tensor]:
+        """Return the images that are trained on and their labels: (N * f**2, C, H, W) and (N * f**2,)."""
+        return decode(self.images, self.factor), self.labels.repeat_interleave(self.factor**2)
+
+    def optional(self) -> dict[str, Tensor]:
+        """Return the optional tensors that this set has, by name."""
+        names = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
+
+def round_robin(labels: Sequence[int]) -> list[int]:
+    """Return the order that deals rows out one class after the other, so that any prefix is balanced.
+
+    Example:
+        >>> round_robin([0, 0, 1, 1, 1])
+        [0, 2, 1, 3, 4]
+    """
+    seen: dict[int, int] = {}
+    turns = []
+    for label in labels:
+        turns.append(seen.get(label, 0))
+        seen[label] = turns[-1] + 1
+    return sorted(range(len(labels)), key=lambda i: (turns[i], labels[i], i))
+
+
+@dataclass
+class SyntheticSet:
+    """The learnable set, in normalised space, sorted by class; what the engine optimises.
+
+    Attributes:
+        images: Leaf that requires a gradient. (N, C, H, W), normalised.
+        labels: Class of every stored image. int64 (N,).
+        factor: Multi-formation factor, >= 1.
+        mean: Per channel, in pixel units. (C,).
+        std: Per channel, in pixel units. (C,).
+        clamped: Keep the images inside the image of [0, 1] after every update.
+        soft_labels: Logits of the decoded rows, learnable if they require a gradient. (N * factor**2, K), or None.
+        extras: Other learnable tensors by name, for example `student_lr`.
+        fixed: Tensors that travel with the set but are not learned, for example `zca_matrix`.
+    """
+
+    images: Tensor
+    labels: Tensor
+    mean: Tensor
+    std: Tensor
+    factor: int = 1
+    clamped: bool = True
+    soft_labels: Tensor | None = None
+    extras: dict[str, Tensor] = field(default_factory=dict)
+    fixed: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.images.requires_grad_(True)
+        labels = self.labels.tolist()
+        if labels != sorted(labels):
+            raise ValueError("a synthetic set is sorted by class; got labels out of order")
+        self.rows = {c: [i for i, label in enumerate(labels) if label == c] for c in dict.fromkeys(labels)}
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return everything that is learned, by name; the images come first."""
+        found = {"images": self.images, **self.extras}
+        if self.soft_labels is not None and self.soft_labels.requires_grad:
+            found["soft_labels"] = self.soft_labels
+        return found
+
+    def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """Return the decoded images of some classes and their labels, ready to be trained on.
+
+        Shapes:
+            (sum of ipc * factor**2, C, H, W) and (the same,), grouped by class in the order of `classes`.
+        """
+        if list(classes) == list(self.rows):
+            stored, labels = self.images, self.labels
+        else:
+            index = torch.tensor([i for c in classes for i in self.rows[c]], device=self.images.device)
+            stored, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
+        return self.decode(stored), labels.repeat_interleave(self.factor**2)
+
+    def decode(self, stored: Tensor) -> Tensor:
+        """Decode stored images of this set (normalised units): (n, C, H, W) -> (n * factor**2, C, H, W)."""
+        pad = (PAD_VALUE - self.mean) / self.std
+        return decode(stored, self.factor, pad)
+
+    @torch.no_grad()
+    def clamp_(self) -> None:
+        """Bring the images back into the valid pixel range, if the set is clamped."""
+        if self.clamped:
+            shape = (1, -1, 1, 1)
+            low, high = (-self.mean / self.std).reshape(shape), ((1 - self.mean) / self.std).reshape(shape)
+            self.images.copy_(torch.maximum(torch.minimum(self.images, high), low))
+
+    def state(self) -> dict[str, Tensor]:
+        """Return what a checkpoint must hold, by name."""
+        return {name: tensor.detach() for name, tensor in self.parameters().items()}
+
+    @torch.no_grad()
+    def load_state(self, state: dict[str, Tensor]) -> None:
+        """Overwrite the learned tensors with those of `state()`."""
+        for name, tensor in self.parameters().items():
+            tensor.copy_(state[name])
+
+    @torch.no_grad()
+    def finished(self) -> CondensedTensors:
+        """Return the exact tensors in pixel units, on the CPU; clamped sets are exactly within [0, 1]."""
+        shape = (1, -1, 1, 1)
+        pixels = self.images * self.std.reshape(shape) + self.mean.reshape(shape)
+        if self.clamped:
+            pixels = pixels.clamp(0, 1)
+        kept = {**self.extras, **self.fixed}
+        if self.soft_labels is not None:
+            kept["soft_labels"] = self.soft_labels
+        cpu = {name: tensor.detach().float().cpu().contiguous() for name, tensor in kept.items()}
+        return CondensedTensors(
+            images=pixels.float().cpu().contiguous(), labels=self.labels.cpu(), factor=self.factor,
+            soft_labels=cpu.get("soft_labels"), student_lr=cpu.get("student_lr"),
+            zca_matrix=cpu.get("zca_matrix"), zca_mean=cpu.get("zca_mean"),
+        )  # fmt: skip

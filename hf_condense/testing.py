@@ -1,0 +1,243 @@
+"""The laws that every method keeps. Run `check_method("mine")` in the tests of your own method."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import tempfile
+from collections.abc import Callable
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from PIL import Image
+
+from hf_condense.api import condense_dataset
+from hf_condense.condensed import CondensedDataset
+from hf_condense.method import Method
+from hf_condense.registry import get_method
+from hf_condense.run import Run
+from hf_condense.source import load_source
+from hf_condense.storage import load_condensed
+
+_SMALL = {"steps": 4, "batch_real": 6, "feature_updates": 3}  # options that make a method quick, where it has them
+
+
+def toy_dataset(
+    labels: tuple[int | str, ...] = (0, 1, 2),
+    rows: int = 12,
+    *,
+    mode: str = "RGB",
+    size: int = 8,
+    names: tuple[str, ...] = (),
+) -> datasets.Dataset:
+    """Make a tiny labelled image dataset: each class has its own pattern, each row its own noise.
+
+    Args:
+        labels: Label of every class.
+        rows: Rows per class.
+        mode: Mode of the pictures: "L", "RGB", "P", ...
+        size: Side of the pictures, >= 2.
+        names: Class names of a ClassLabel; default: the label column holds plain values.
+
+    Returns:
+        Columns `image`, `label` and `note` (text), rows in a fixed mixed order.
+    """
+    noise = np.random.default_rng(0)
+    ramp = np.add.outer(np.arange(size), np.arange(size)) * 128 // (2 * size)
+    table = []
+    for row in range(rows):
+        for k, label in enumerate(labels):
+            pattern = np.stack([np.rot90(ramp, k + c) for c in range(3)], axis=2)  # (H, W, C)
+            pixels = pattern + noise.integers(0, 100, pattern.shape)
+            picture = io.BytesIO()
+            Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(picture, "PNG")
+            cell = {"bytes": picture.getvalue(), "path": None}
+            table.append({"image": cell, "label": label, "note": f"{label}-{row}"})
+    plain = datasets.Value("int64" if isinstance(labels[0], int) else "string")
+    kind = datasets.ClassLabel(names=list(names)) if names else plain
+    features = datasets.Features({"image": datasets.Image(), "label": kind, "note": datasets.Value("string")})
+    return datasets.Dataset.from_list(table, features=features)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bench:
+    """A method under test, with options that make it quick."""
+
+    method: str
+    options: dict[str, Any]
+
+    def condense(self, ds: datasets.Dataset, ipc: Any = 2, **options: Any) -> CondensedDataset:
+        """Condense a toy dataset quickly."""
+        label_column = None if isinstance(ds.features["label"], datasets.ClassLabel) else "label"
+        base = {"label_column": label_column, "progress": False, "network": "convnet-w8-d1", "compile": False}
+        return condense_dataset(ds, self.method, ipc, **{**base, **self.options, **options})
+
+    @property
+    def learns(self) -> bool:
+        """Whether the method learns images (and so has steps)."""
+        return issubclass(get_method(self.method), Method)
+
+
+def law_counts_and_columns(bench: Bench) -> None:
+    """Each class has ipc rows; columns, features and class names are those of the source."""
+    ds = toy_dataset(names=("cat", "dog", "eel"))
+    small = bench.condense(ds, 2)
+    assert sorted(small["label"]) == [0, 0, 1, 1, 2, 2], small["label"]
+    assert list(small[:3]["label"]) == [0, 1, 2], "rows should be dealt out class by class"
+    assert small.features["image"] == ds.features["image"]
+    assert small.features["label"] == ds.features["label"]
+    assert ("note" in small.column_names) != bench.learns, "a coreset keeps every column, a learned set has no others"
+
+
+def law_counts_by_class(bench: Bench) -> None:
+    """An ipc for every class is kept to."""
+    small = bench.condense(toy_dataset(names=("cat", "dog", "eel")), {"dog": 3, "cat": 1, "eel": 2})
+    assert sorted(small["label"]) == [0, 1, 1, 1, 2, 2], small["label"]
+
+
+def law_input_unchanged(bench: Bench) -> None:
+    """The dataset that was given is as it was."""
+    ds = toy_dataset(names=("cat", "dog", "eel")).with_format("numpy")
+    before = (load_source(ds, cache=False, progress=False).content_hash, ds.features.copy(), ds.format, ds._fingerprint)
+    bench.condense(ds)
+    after = (load_source(ds, cache=False, progress=False).content_hash, ds.features.copy(), ds.format, ds._fingerprint)
+    assert before == after
+
+
+def law_seeds(bench: Bench) -> None:
+    """The same seed gives the same bits; another seed other ones, if the method draws anything."""
+    ds = toy_dataset(rows=30)
+    first, again, other = bench.condense(ds), bench.condense(ds), bench.condense(ds, seed=1)
+    assert torch.equal(first.synthetic.images, again.synthetic.images)
+    if bench.learns or bench.method == "random":
+        assert not torch.equal(first.synthetic.images, other.synthetic.images)
+
+
+def law_global_generators(bench: Bench) -> None:
+    """Global random generators are left as they were found."""
+    before = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002 - the global one is what is checked
+    bench.condense(toy_dataset())
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1] == repr(np.random.get_state())  # noqa: NPY002
+
+
+def law_pixels(bench: Bench) -> None:
+    """Exact tensors are float32, finite and in [0, 1]; the rows are the same pictures in 8 bits."""
+    small = bench.condense(toy_dataset())
+    images = small.synthetic.images
+    assert images.dtype == torch.float32
+    assert bool(torch.isfinite(images).all())
+    assert float(images.min()) >= 0
+    assert float(images.max()) <= 1
+    view = load_source(small, label_column="label", cache=False, progress=False)
+    decoded, labels = small.synthetic.decoded()
+    assert torch.equal(view.labels, labels)
+    assert float((view.images.float() / 255 - decoded).abs().max()) <= 0.5001 / 255
+
+
+def law_factor(bench: Bench) -> None:
+    """With factor 2 a class has four times the rows, from the same number of stored images."""
+    if bench.learns:
+        small = bench.condense(toy_dataset(), 1, factor=2)
+        assert len(small) == 12
+        assert len(small.synthetic.images) == 3
+
+
+def law_any_labels(bench: Bench) -> None:
+    """Labels that are not 0..K-1, or text, come out as they went in; two classes and one row of each are enough."""
+    for labels in ((0, 2, 5), ("wolf", "elk"), (7, -3)):
+        small = bench.condense(toy_dataset(labels), 1)
+        assert sorted(small["label"]) == sorted(labels)
+
+
+def law_any_mode(bench: Bench) -> None:
+    """Grey, palette and transparent pictures work; grey ones stay grey."""
+    for mode, channels in (("L", 1), ("1", 1), ("P", 3), ("RGBA", 3)):
+        assert bench.condense(toy_dataset(mode=mode), 1).synthetic.images.shape[1] == channels
+
+
+def law_small_class(bench: Bench) -> None:
+    """More rows than a class has are refused; as many as it has are not; a real batch may be larger than a class."""
+    ds = toy_dataset(rows=3)
+    assert len(bench.condense(ds, 3)) == 9
+    message = ""
+    try:
+        bench.condense(ds, 4)
+    except ValueError as error:
+        message = str(error)
+    assert "3 rows" in message, f"ipc above the size of a class should be refused; got {message!r}"
+
+
+def law_resume(bench: Bench) -> None:
+    """A run that is cut at any step and taken up again equals the straight run bit for bit."""
+    if not bench.learns:
+        return
+    ds = toy_dataset()
+    steps = bench.options.get("steps", 4)
+    straight = bench.condense(ds, checkpoint_dir=None)
+    for cut in range(1, steps):
+        with tempfile.TemporaryDirectory() as folder:
+
+            def stop(run: Run, done: int, loss: float, cut: int = cut) -> None:
+                if done == cut + 1:
+                    raise KeyboardInterrupt
+
+            try:
+                bench.condense(ds, checkpoint_dir=folder, checkpoint_every=cut, callbacks=[stop])
+            except KeyboardInterrupt:
+                resumed = bench.condense(ds, checkpoint_dir=folder, checkpoint_every=cut)
+            assert torch.equal(straight.synthetic.images, resumed.synthetic.images), f"cut at step {cut}"
+
+
+def law_save_and_load(bench: Bench) -> None:
+    """What is saved comes back bit for bit: tensors, rows, recipe."""
+    small = bench.condense(toy_dataset(names=("cat", "dog", "eel")))
+    with tempfile.TemporaryDirectory() as folder:
+        small.save_condensed(folder)
+        back = load_condensed(folder)
+    assert torch.equal(small.synthetic.images, back.synthetic.images)
+    assert small.recipe == back.recipe
+    assert small.with_format("arrow")[:] == back.with_format("arrow")[:]
+
+
+def law_declared(bench: Bench) -> None:
+    """The method says what it is, and every option what it means; options survive a round trip through a dict."""
+    cls = get_method(bench.method)
+    for f in dataclasses.fields(cls.info):
+        assert getattr(cls.info, f.name) or f.name == "aliases", f"info.{f.name} is empty"
+    assert cls.info.link.startswith("https://")
+    for f in dataclasses.fields(cls.Config):
+        assert f.metadata.get("help"), f"option {f.name} has no help"
+    config = cls.Config()
+    assert cls.Config.build(dataclasses.asdict(config)) == config
+
+
+LAWS: dict[str, Callable[[Bench], None]] = {
+    name.removeprefix("law_"): law for name, law in dict(globals()).items() if name.startswith("law_")
+}
+
+
+def check_method(name: str, **options: Any) -> None:
+    """Check that a registered method keeps every law; a few seconds for a cheap method.
+
+    Args:
+        name: Name of the method.
+        **options: Options that make it quick; default: few steps and small batches, where it has such options.
+
+    Raises:
+        AssertionError: If a law is broken; the message begins with its name.
+    """
+    bench = quick_bench(name, **options)
+    for law_name, law in LAWS.items():
+        try:
+            law(bench)
+        except AssertionError as error:
+            raise AssertionError(f"{law_name}: {law.__doc__} {error}") from error
+
+
+def quick_bench(name: str, **options: Any) -> Bench:
+    """Return a bench for a method with options that make it quick."""
+    known = {f.name for f in dataclasses.fields(get_method(name).Config)}
+    return Bench(name, {**{k: v for k, v in _SMALL.items() if k in known}, **options})
