@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from hf_condense.cache import atomic_file
@@ -44,9 +44,11 @@ class Checkpoint:
     def write(self, folder: Path) -> None:
         """Write into a folder, replacing an earlier checkpoint; that one stays whole until then."""
         facts = json.dumps({"step": self.step, "identity": self.identity, "plan": self.plan.to_dict()}, sort_keys=True)
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.tensors.items()}
+        # Cloned, because a method's state may hold one tensor under two names, which safetensors refuses.
+        tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
+        content = save(tensors, metadata={"hf_condense_checkpoint": facts})
         with atomic_file(folder / FILE_NAME) as file:
-            save_file(tensors, file, metadata={"hf_condense_checkpoint": facts})
+            file.write_bytes(content)
 
 
 def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None:
@@ -69,16 +71,23 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
         found = Checkpoint(facts["step"], facts["identity"], Plan(**facts["plan"]), tensors)
     except Exception as error:
         raise ValueError(f"{file} is no readable checkpoint ({error}); remove it to start anew") from error
+    there, here = _flat(found.identity), _flat(json.loads(json.dumps(identity)))  # as JSON, tuples become lists
     differences = [
-        f"{name}: {found.identity.get(name)!r} there, {identity.get(name)!r} here"
-        for name in sorted({*found.identity, *identity})
-        if found.identity.get(name) != identity.get(name)
+        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
     ]
     if differences:
         raise ValueError(
             f"{file} belongs to another run ({'; '.join(differences)}); pass another checkpoint_dir, or remove the file"
         )
     return found
+
+
+def _flat(identity: dict[str, Any]) -> dict[str, Any]:
+    """Lift values of nested dicts to the top, under dotted names, so that one option can be named."""
+    nested = {name: value if isinstance(value, dict) else {"": value} for name, value in identity.items()}
+    return {f"{name}.{key}".rstrip("."): value for name, values in nested.items() for key, value in values.items()}
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

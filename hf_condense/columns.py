@@ -40,14 +40,15 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
     """
     if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict, dict)):
         splits = ", ".join(map(repr, ds))
-        raise TypeError(f"{what} should be one split; got a {type(ds).__name__} of {splits}: pick one")
+        raise TypeError(f"{what} should be one split; got {type(ds).__name__} with {splits}; pick one")
     if isinstance(ds, datasets.IterableDataset):
         raise TypeError(
             f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "
             "or keep some of it: Dataset.from_list(list(ds.take(10_000)), features=ds.features)"
         )
     if not isinstance(ds, datasets.Dataset):
-        raise TypeError(f"{what} should be a datasets.Dataset; got {type(ds).__name__}")
+        hint = f"; load it first: datasets.load_dataset({ds!r})" if isinstance(ds, str) else ""
+        raise TypeError(f"{what} should be a datasets.Dataset; got {type(ds).__name__}{hint}")
     if len(ds) == 0:
         raise ValueError(f"{what} has no rows")
     if ds.format["type"] == "custom":
@@ -77,7 +78,7 @@ def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
     except ValueError as error:
         others = [name for name, feature in ds.features.items() if _is_label(feature)]
         if "no column" in str(error) and others:
-            raise ValueError(f"{error}. These could be labels: {', '.join(map(repr, others))}") from None
+            raise ValueError(f"{error}; pass label_column=, which may be {' or '.join(map(repr, others))}") from None
         raise
 
 
@@ -95,6 +96,8 @@ def _find(
     """Return the column for a role, or say what there is instead."""
     present = f"columns: {', '.join(f'{name!r} ({_kind(feature)})' for name, feature in ds.features.items())}"
     if given is not None:
+        if not isinstance(given, str):
+            raise TypeError(f"{role}_column should be the name of a column; got {given!r} ({type(given).__name__})")
         if given not in ds.features:
             raise ValueError(f"{role}_column={given!r} is no column of the dataset; {present}")
         if not suits(ds.features[given]):
@@ -107,7 +110,7 @@ def _find(
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise ValueError(f"no column holds {kind}; {present}; pass {role}_column=")
+        raise ValueError(f"no column holds {kind}; {present}")
     raise ValueError(f"several columns hold {kind}: {', '.join(map(repr, candidates))}; pass {role}_column=")
 
 
@@ -124,18 +127,25 @@ def read_labels(ds: datasets.Dataset, column: str) -> Labels:
     Text, booleans and integers that are not a ClassLabel are mapped to 0..K-1 in sorted order.
 
     Raises:
-        ValueError: If a label is null (or -1 in a ClassLabel); the message gives the count and the first row.
+        ValueError: If a label is null (or -1 in a ClassLabel), or no class of its ClassLabel; the message gives the
+            count and the first row.
     """
     values = ds.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
     feature = ds.features[column]
-    unlabelled = {None, -1} if isinstance(feature, datasets.ClassLabel) else {None}
-    if empty := [row for row, value in enumerate(values) if value in unlabelled]:
+    is_class = isinstance(feature, datasets.ClassLabel)
+    if empty := [row for row, value in enumerate(values) if value is None or (is_class and value == -1)]:
+        kept = "not in (None, -1)" if is_class else "is not None"
         raise ValueError(
-            f"{len(empty)} rows have no label in {column!r}, the first is row {empty[0]}; "
-            f"filter them out: ds.filter(lambda row: row[{column!r}] is not None)"
+            f"{len(empty)} of {len(values)} rows have no label in {column!r}, the first is row {empty[0]} "
+            f"({values[empty[0]]}); filter them out: ds.filter(lambda row: row[{column!r}] {kept})"
         )
-    if isinstance(feature, datasets.ClassLabel):
+    if is_class:
         names = tuple(feature.names)
+        if strange := [row for row, value in enumerate(values) if not 0 <= value < len(names)]:
+            raise ValueError(
+                f"row {strange[0]} has the label {values[strange[0]]} in {column!r}, "
+                f"whose ClassLabel has names for 0..{len(names) - 1}; cast the column to one that names every label"
+            )
         return Labels(torch.tensor(values), names, tuple(range(len(names))))
     distinct = sorted(set(values))
     position = {value: i for i, value in enumerate(distinct)}

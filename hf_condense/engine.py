@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_condense.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.errors import NonFiniteLossError
 from hf_condense.method import Method
+from hf_condense.plan import Plan
 from hf_condense.progress import progress_bar
 from hf_condense.rng import seeded_globals
 from hf_condense.run import Run
@@ -52,13 +53,19 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
         callbacks: Called after every update.
 
     Raises:
-        NonFiniteLossError: If a loss or gradient is NaN or infinite. The last checkpoint is kept.
+        NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
         ValueError: If the checkpoint is beyond `steps`.
     """
+    found = saving.resumed
+    if found is not None and found.step > steps:
+        raise ValueError(f"the checkpoint stands at step {found.step}, beyond steps={steps}; ask for more steps")
+    run.plan = _agreed(run)
     run.synthetic = method.initialise(run)
+    for parameter in run.synthetic.parameters().values():
+        parameter.requires_grad_(True)
     method.prepare(run)
     optimiser = method.optimiser(run)
-    start = _resume(run, method, optimiser, saving.resumed, steps)
+    start = _resume(run, method, optimiser, found) if found is not None else 0
     shown = run.progress and run.accelerator.is_local_main_process
     with progress_bar(steps, "Condensing", "step", shown=shown, initial=start) as bar:
         for t in range(start, steps):
@@ -77,18 +84,20 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
 def _step(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, t: int, saving: Saving) -> float:
     """Update the synthetic set once and return the objective."""
     learned = list(run.synthetic.parameters().values())
-    optimiser.zero_grad(set_to_none=True)
-    total = torch.zeros((), dtype=torch.float64, device=run.device)
+    for parameter in learned:
+        # Zeros, not None: what no chunk of this process reaches may be reached by another's.
+        parameter.grad = torch.zeros_like(parameter)
+    total = torch.zeros((), device=run.device)
     for loss, reported in method.losses(run, t):
         # Naming the inputs keeps gradients out of the matched network.
         loss.backward(inputs=learned)
         total += reported.detach()
     total = _reduce(run, method, learned, total)
-    gradients = [p.grad for p in learned if p.grad is not None]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients)):
-        raise NonFiniteLossError(_non_finite_message(t, float(total), saving))
     optimiser.step()
     run.synthetic.clamp_()
+    gradients = [p.grad for p in learned if p.grad is not None]
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *learned)):
+        raise NonFiniteLossError(_non_finite_message(t, float(total), saving))
     return float(total)
 
 
@@ -97,21 +106,33 @@ def _reduce(run: Run, method: Method[Any], learned: list[Tensor], total: Tensor)
     if run.accelerator.num_processes == 1:
         return total
     for parameter in learned:
-        own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-        parameter.grad = run.accelerator.reduce(own, reduction=method.reduction)
+        parameter.grad = run.accelerator.reduce(parameter.grad, reduction=method.reduction)
     reduced: Tensor = run.accelerator.reduce(total, reduction=method.reduction)
     return reduced
 
 
+def _agreed(run: Run) -> Plan:
+    """Return the main process's plan: free memory differs between processes, but all must cut in the same way."""
+    if run.accelerator.num_processes == 1:
+        return run.plan
+    from accelerate.utils import broadcast_object_list
+
+    plans: list[Plan] = broadcast_object_list([run.plan])
+    return plans[0]
+
+
 def _non_finite_message(t: int, total: float, saving: Saving) -> str:
     """Say at which step it happened and what is left."""
-    last = t - t % saving.every
+    last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
     kept = (
-        f"the checkpoint in {saving.folder} is kept"
-        if saving.folder is not None and (last or saving.resumed)
+        f"the checkpoint of step {last} in {saving.folder} is kept"
+        if saving.folder is not None and last
         else "no checkpoint had been written"
     )
-    return f"the loss or its gradient is not finite at step {t} (loss {total}); {kept}. A smaller lr_img usually helps"
+    return (
+        f"the loss, its gradient or the update is not finite at step {t} (loss {total}); {kept}. "
+        "A smaller learning rate, such as lr_img, usually helps"
+    )
 
 
 def _save(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, done: int, saving: Saving) -> None:
@@ -127,16 +148,10 @@ def _save(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, done:
     run.accelerator.wait_for_everyone()
 
 
-def _resume(
-    run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, found: Checkpoint | None, steps: int
-) -> int:  # fmt: skip
+def _resume(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, found: Checkpoint) -> int:
     """Take up a checkpoint and return the number of steps that are done."""
-    if found is None:
-        return 0
-    if found.step > steps:
-        raise ValueError(f"the checkpoint stands at step {found.step}, beyond steps={steps}; ask for more steps")
     run.synthetic.load_state({name: tensor.to(run.device) for name, tensor in found.group("synthetic").items()})
     load_optimiser(optimiser, found.group("optimiser"))
     method.load_state(run, found.group("method"))
-    logger.info("resuming at step %d of %d", found.step, steps)
+    logger.info("resuming at step %d", found.step)
     return found.step

@@ -5,18 +5,19 @@ from __future__ import annotations
 import io
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 Size = tuple[int, int]  # (height, width)
 
 GREY_MODES = ("1", "L", "LA", "La")
 MODES = (*GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+MAX_SIDE = 4096  # of what is condensed, in pixels
 _ORIENTATION = 0x0112
 
 
@@ -41,16 +42,19 @@ def _raw(cell: dict[str, Any] | None, row: int, column: str) -> bytes:
     if cell["bytes"] is not None:
         return bytes(cell["bytes"])
     try:
-        return Path(cell["path"]).read_bytes()
-    except OSError as error:
+        with open(cell["path"], "rb") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
         raise ValueError(f"row {row}: the file of its picture cannot be read: {error}") from error
 
 
 def header(data: bytes, row: int) -> tuple[str, Size]:
     """Return the mode and the upright (height, width) of a picture, reading only its header."""
     with _opened(data, row) as image:
+        if image.format == "TIFF":  # Pillow turns these itself, when they are decoded
+            image.load()
+        turned = _orientation(image) in (5, 6, 7, 8)
         width, height = image.size
-        turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
         return image.mode, ((width, height) if turned else (height, width))
 
 
@@ -78,6 +82,8 @@ def common_shape(
             "pass image_size= to resize the shorter side and crop the centre"
         )
     height, width = image_size or next(iter(sizes))
+    if max(height, width) > MAX_SIDE:
+        raise ValueError(f"pictures of {height}x{width} are too large: a side has at most {MAX_SIDE}; pass image_size=")
     return (channels or (1 if grey else 3), height, width)
 
 
@@ -92,11 +98,7 @@ def decode_picture(data: bytes, row: int, shape: tuple[int, int, int]) -> NDArra
     """
     channels, height, width = shape
     with _opened(data, row) as image:
-        try:
-            image.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise _corrupt(row, error) from error
-        upright = ImageOps.exif_transpose(image) if _ORIENTATION in image.getexif() else image
+        upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
         flat = _flatten(upright, "L" if channels == 1 else "RGB")
         if (flat.height, flat.width) != (height, width):
             flat = ImageOps.fit(flat, (width, height), Image.Resampling.BICUBIC)
@@ -104,17 +106,21 @@ def decode_picture(data: bytes, row: int, shape: tuple[int, int, int]) -> NDArra
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def _opened(data: bytes, row: int) -> Image.Image:
-    """Open a picture lazily."""
+@contextmanager
+def _opened(data: bytes, row: int) -> Iterator[Image.Image]:
+    """Open a picture; whatever goes wrong while it is read becomes a ValueError that names the row."""
     try:
-        return Image.open(io.BytesIO(data))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise _corrupt(row, error) from error
+        with Image.open(io.BytesIO(data)) as image:
+            yield image
+    except Exception as error:  # Pillow's decoders raise errors of many types
+        reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"row {row} has a picture that cannot be decoded ({reason}); repair or remove it") from error
 
 
-def _corrupt(row: int, error: Exception) -> ValueError:
-    """Say which row cannot be decoded."""
-    return ValueError(f"row {row} has a picture that cannot be decoded ({error}); remove or repair that row")
+def _orientation(image: Image.Image) -> int:
+    """Return the EXIF orientation, 1 if upright, as far as the header tells."""
+    # The method of a PNG would first decode all pixels to look for what stands behind them.
+    return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
 
 
 def _flatten(image: Image.Image, mode: str) -> Image.Image:

@@ -69,11 +69,13 @@ def make_plan(
         activation_bytes: Bytes that one image's forward keeps.
         batch_statistics: Whether the network normalises over the batch; then nothing may be cut.
         device: Where the work runs.
-        budget: Bytes that a step may use (`memory_budget`).
+        budget: Bytes that a step may use (`memory_budget`); on a CPU, all processes together.
         compile: True, False, or "auto": on a CPU, when it pays for itself and a C++ compiler is there.
     """
     if batch_statistics:
         return Plan(num_classes, 0, compile=compile is True)
+    if device.type == "cpu":
+        budget //= num_processes
     fits = max(1, budget // max(1, rows_per_class * activation_bytes))
     share = -(-num_classes // num_processes)
     if device.type == "cpu":

@@ -16,7 +16,7 @@ from hf_condense.method import AnyMethod, Method, MethodConfig, MethodInfo, Sele
 logger = logging.getLogger("hf_condense")
 
 ENTRY_POINT_GROUP = "hf_condense.methods"
-AUTO = "dm"  # what method="auto" means
+AUTO = "dm"  # what method="auto" means; nothing else can have that name
 
 BUILT_IN = {
     "random": "hf_condense.methods.coreset:RandomRows",
@@ -41,7 +41,7 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         `cls`, unchanged.
 
     Raises:
-        TypeError: If `cls` is no method, or lacks what a method must declare.
+        TypeError: If `cls` is no method, or lacks what a method must declare or define.
         ValueError: If the name is taken, or not made of lower case letters, digits and `_`.
     """
     if not (isinstance(cls, type) and issubclass(cls, (Method, Selector))):
@@ -52,7 +52,7 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
     if _registered.get(name) is cls:
         return cls
-    if name in (taken := _names()):
+    if name in (taken := {"auto", *_names()}):
         raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(taken))}")
     _registered[name] = cls
     return cls
@@ -81,9 +81,9 @@ def get_method(name: str) -> AnyMethod:
     found = _names()
     if wanted in found:
         return _load(wanted, found[wanted])
-    for candidate, target in found.items():
-        if wanted in _load(candidate, target).info.aliases:
-            return _load(candidate, target)
+    for info in list_methods():
+        if wanted in info.aliases:
+            return _load(info.name, found[info.name])
     known = ["auto", *sorted(found)]
     raise ValueError(f"no method is named {name!r}{nearest(name, known)}; methods: {', '.join(known)}")
 
@@ -137,8 +137,12 @@ def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
 
 def _check_declared(cls: AnyMethod) -> None:
     """Check that a class declares what a method must."""
-    if not isinstance(getattr(cls, "info", None), MethodInfo):
-        raise TypeError(f"{cls.__name__}.info should be a MethodInfo")
+    info = getattr(cls, "info", None)
+    kind = "coreset" if issubclass(cls, Selector) else "synthetic"
+    if not isinstance(info, MethodInfo) or info.kind != kind:
+        raise TypeError(f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}; got {info!r}")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise TypeError(f"{cls.__name__} should define {', '.join(missing)}")
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, MethodConfig) and dataclasses.is_dataclass(config)):
         raise TypeError(f"{cls.__name__}.Config should be a dataclass that extends MethodConfig")

@@ -41,8 +41,11 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], setting
         setting: What the preset may depend on.
 
     Raises:
+        TypeError: If the preset is no text.
         ValueError: If the preset is unknown, a value is out of range, or makes no sense for a coreset.
     """
+    if preset is not None and not isinstance(preset, str):
+        raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
     if preset is not None and preset not in cls.presets:
         listed = ", ".join(map(repr, cls.presets)) or "none"
         raise ValueError(f"{cls.info.name} has no preset {preset!r}{nearest(preset, cls.presets)}; presets: {listed}")
@@ -82,7 +85,10 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     for c, n in named.items():
         name = source.class_names[c]
         if isinstance(n, bool) or not isinstance(n, int):
-            raise TypeError(f"ipc should be an integer; got {n!r} ({type(n).__name__}) for class {name!r}")
+            raise TypeError(
+                "ipc should be an integer, or a dict with an integer for every class; "
+                f"got {n!r} ({type(n).__name__}) for class {name!r}"
+            )
         if n < 1:
             raise ValueError(f"ipc should be at least 1; got {n} for class {name!r}")
         if n > counts[c]:

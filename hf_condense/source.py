@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from torch import Tensor
 
 from hf_condense.cache import cache_enabled, cache_folder, content_key, folder_size, new_folder
 from hf_condense.columns import Labels, check_dataset, find_image_column, find_label_column, read_labels
-from hf_condense.pictures import Size, common_shape, decode_picture, header, raw_batches
+from hf_condense.pictures import GREY_MODES, MAX_SIDE, Size, common_shape, decode_picture, header, raw_batches
 from hf_condense.progress import progress_bar
 from hf_condense.recipe import LabelValue
 from hf_condense.rng import Key, keyed_generator
@@ -150,7 +152,7 @@ def load_source(
         image_column: Name of the image column; default: the only Image column.
         label_column: Name of the label column (ClassLabel, text, integers, booleans); default: the only ClassLabel.
         image_size: Resize the shorter side (bicubic, antialiased) and crop the centre to this side or (height, width).
-        channels: 1 or 3; default: 1 if all pictures are grey, else 3.
+        channels: 1 or 3; default: what the mode of the Image feature says, else 1 if all pictures are grey, else 3.
         cache: Keep the decoded images on disk; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while decoding.
 
@@ -168,6 +170,8 @@ def load_source(
     size = checked_size(image_size)
     if channels not in (None, 1, 3):
         raise ValueError(f"channels should be 1 or 3; got {channels!r}")
+    if channels is None and (mode := ds.features[image_column].mode) is not None:
+        channels = 1 if mode in GREY_MODES else 3
     labels = read_labels(ds, label_column)
     content_hash = _content_hash(ds, image_column, labels)
     order = torch.argsort(labels.index, stable=True)
@@ -175,7 +179,8 @@ def load_source(
     if cache_enabled(cache):
         key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
         folder = cache_folder("sources") / key
-        if not (folder / "source.json").is_file():
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
             with new_folder(folder) as work:
                 _decode(ds, image_column, size, channels, order, work / "images.bin", progress)
             logger.info("cached the decoded images in %s (%.1f MB)", folder, folder_size(folder) / 1e6)
@@ -193,9 +198,12 @@ def checked_size(image_size: int | Size | None) -> Size | None:
     """Return (height, width) or None."""
     if image_size is None:
         return None
-    size = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
-    if len(size) != 2 or any(isinstance(s, bool) or not isinstance(s, int) or not 1 <= s <= 4096 for s in size):
-        raise ValueError(f"image_size should be a side or (height, width), each in 1..4096; got {image_size!r}")
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    wanted = f"image_size should be a side or (height, width), integers in 1..{MAX_SIDE}; got {image_size!r}"
+    if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
+        raise TypeError(wanted)
+    if len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):
+        raise ValueError(wanted)
     return (size[0], size[1])
 
 
@@ -220,7 +228,7 @@ def _decode(
         headers = [
             found
             for start, batch in raw_batches(ds, column)
-            for found in pool.map(header, batch, range(start, start + len(batch)), chunksize=_SLICE)
+            for found in pool.map(header, batch, range(start, start + len(batch)))
         ]
         shape = common_shape(headers, size, channels)
         images = _allocate((len(ds), *shape), file)
@@ -257,6 +265,15 @@ def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
             os.posix_fallocate(handle.fileno(), 0, count)
         handle.truncate(count)
     return torch.from_file(str(file), shared=True, size=count, dtype=torch.uint8).reshape(shape)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds cached images, none of them lost since."""
+    try:
+        shape = json.loads((folder / "source.json").read_text())["shape"]
+        return bool((folder / "images.bin").stat().st_size == math.prod(shape))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def _open(folder: Path) -> tuple[Tensor, NDArray[np.int64]]:

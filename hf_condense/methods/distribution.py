@@ -95,7 +95,7 @@ class DistributionMatching(Method[DistributionMatchingConfig]):
         transform = None
         if self.augmentation is not None:
             # One set of parameters a class, the same for its real and its synthetic images (siamese).
-            transform = self.augmentation.draw(run.num_classes, run.rng("augment", t)).to(run.device)
+            transform = self.augmentation.draw(run.num_classes, run.rng("augment", t))
         for classes in run.chunks():
             wanted = torch.tensor(classes, device=run.device)
             real = run.real(classes, self.config.batch_real, t).flatten(0, 1)  # (k * B, C, H, W)

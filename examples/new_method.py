@@ -1,0 +1,72 @@
+"""A method of your own: match means *and* spreads of the embeddings. One class, one line to register it."""
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from hf_condense import Method, MethodConfig, MethodInfo, condense_dataset, register_method
+from hf_condense.demo_data import load_demo
+from hf_condense.method import Loss, option
+from hf_condense.run import Run
+from hf_condense.testing import check_method
+
+
+@dataclass(frozen=True)
+class SpreadMatchingConfig(MethodConfig):
+    """Options: each with a default, a meaning and a range."""
+
+    steps: int = option(100, "Updates of the images.", ge=1)
+    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
+    batch_real: int = option(64, "Real images per class and step.", ge=2)
+    weight: float = option(0.1, "Weight of the spreads beside the means.", ge=0)
+
+
+@register_method
+class SpreadMatching(Method[SpreadMatchingConfig]):
+    """The mathematics; everything else is the engine's."""
+
+    info = MethodInfo(
+        name="spread",
+        title="Spread matching (an example)",
+        kind="synthetic",
+        summary="Aligns the mean and the standard deviation of the embeddings of each class.",
+        paper="hf_condense, examples/new_method.py",
+        authors="you",
+        venue="none",
+        year=2026,
+        link="https://example.org",
+        cost="as dm",
+    )
+    Config = SpreadMatchingConfig
+
+    def losses(self, run: Run, t: int) -> Iterator[Loss]:
+        """Yield one loss for each chunk of classes that falls to this process."""
+        run.network("network", t)  # fresh random weights, keyed by the step
+        for classes in run.chunks():
+            with torch.no_grad():
+                real = run.embed(run.real(classes, self.config.batch_real, t).flatten(0, 1))  # (k * B, D)
+            images, labels = run.synthetic.of(classes)
+            embedded = run.embed(images)  # (n, D)
+            total = torch.zeros((), device=run.device)
+            for c, own in zip(classes, real.chunk(len(classes)), strict=True):
+                mine = embedded[labels == c]
+                total = total + (own.mean(0) - mine.mean(0)).square().sum()
+                if len(mine) > 1:
+                    total = total + self.config.weight * (own.std(0) - mine.std(0)).square().sum()
+            yield total, total.detach()
+
+
+def main(fast: bool = False) -> None:
+    """Run the example."""
+    small = condense_dataset(load_demo()["train"], "spread", ipc=2, network="convnet-w16", steps=2 if fast else 100)
+    print(small, small.recipe.options)
+    check_method("spread")
+    print("it keeps every law: counts, seeds, resume, odd inputs, saving and loading")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--fast", action="store_true", help="a few steps only, to see that it runs")
+    main(parser.parse_args().fast)

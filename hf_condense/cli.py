@@ -1,0 +1,360 @@
+"""The command line `hf-condense`: thin over the functions of the package.
+
+Everything heavy is imported inside the commands, so that `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from hf_condense._version import __version__
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+    from hf_condense.condensed import CondensedDataset
+    from hf_condense.method import MethodInfo
+
+# The demo: what fits into two minutes on two cores.
+DEMO_METHOD = "dm"
+DEMO_NETWORK = "convnet-w32"
+DEMO_STEPS = 300
+DEMO_EPOCHS = 300
+DEMO_MAX_UPDATES = 600
+
+PREVIEW = "preview.png"
+_USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class _OneLineError(click.ClickException):
+    """An error that ends the program with code 1 and one line on stderr."""
+
+    def show(self, file: Any = None) -> None:
+        """Print the message."""
+        click.echo(f"error: {' '.join(self.message.split())}", file=file, err=file is None)
+
+
+class _Commands(click.Group):
+    """Commands whose user errors are one line instead of a traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise
+        except _USER_ERRORS as error:
+            if ctx.params["debug"]:
+                raise
+            raise _OneLineError(str(error) or type(error).__name__) from error
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.option("--debug", is_flag=True, help="Show the library's log, and full tracebacks.")
+@click.version_option(__version__, prog_name="hf-condense")
+def main(debug: bool) -> None:
+    """Condense a labelled image dataset into a tiny synthetic one that trains almost as well."""
+    if debug:
+        logging.basicConfig(format="%(name)s: %(message)s")
+        logging.getLogger("hf_condense").setLevel(logging.INFO)
+
+
+def _column_options(command: Command) -> Command:
+    """Add the options that name columns."""
+    command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
+    return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
+
+
+@main.command()
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("condensed/demo"), help="Folder.")
+@click.option("--ipc", type=click.IntRange(1, 500), default=1, help="Images per class.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="Networks trained on each set.")
+@click.option("--steps", type=click.IntRange(1), default=DEMO_STEPS, help="Updates of the images.")
+@click.option("--max-updates", type=click.IntRange(1), default=DEMO_MAX_UPDATES, help="Updates of a trained network.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: bool) -> None:
+    """Condense a real excerpt of MNIST that ships with the package, and see what it is worth.
+
+    Trains networks on the condensed images, on as many random real ones and on the whole excerpt; saves the set and
+    a picture, and loads the set back. Needs no network and about two minutes on two cores.
+    """
+    from hf_condense import condense_dataset, evaluate
+    from hf_condense.demo_data import load_demo
+
+    started = time.perf_counter()
+    ds = load_demo()
+    small = condense_dataset(
+        ds["train"], DEMO_METHOD, ipc, network=DEMO_NETWORK, steps=steps, progress=not quiet, cache=False
+    )
+    click.echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
+    click.echo(f"Training networks ({DEMO_NETWORK}, {seeds} seeds) on them, on random rows, on all ...")
+    evaluation = evaluate(
+        small, ds["test"], networks=(DEMO_NETWORK,), epochs=DEMO_EPOCHS, max_updates=max_updates, seeds=seeds,
+        baselines=("random", "full"), cache=False, progress=not quiet,
+    )  # fmt: skip
+    click.echo(f"\n{evaluation}\n")
+    folder = small.save_condensed(out, overwrite=True)
+    small.preview().save(out / PREVIEW)
+    click.echo(f"Saved {folder} and the picture {out / PREVIEW}.")
+    _check_equal(small, folder)
+    click.echo(f"Loaded back: equal to the last bit. All in {_seconds(started)}.")
+
+
+@main.command()
+@click.argument("dataset")
+@click.option("--config", help="Configuration of the dataset.")
+@click.option("--split", default="train", help="Split that is condensed.")
+@click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
+@click.option("--ipc", type=click.IntRange(1), default=10, help="Images per class.")
+@_column_options
+@click.option("--image-size", help="Resize to this side, or to HEIGHTxWIDTH.  [default: as they are]")
+@click.option("--network", help="Network, for example convnet-w32 or resnet18.  [default: the method's]")
+@click.option("--steps", type=click.IntRange(1), help="Updates of the images.  [default: the method's]")
+@click.option("--preset", help="Named options of the method, for example paper.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
+@click.option("--factor", type=click.IntRange(1), help="Multi-formation factor f: f*f rows an image.  [default: 1]")
+@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method; repeatable.")
+@click.option("--checkpoint-dir", type=click.Path(path_type=Path, file_okay=False), help="Resume from, save to here.")
+@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: condensed/NAME]")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made in another way.")
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def run(
+    dataset: str,
+    config: str | None,
+    split: str,
+    image_size: str | None,
+    options: Sequence[str],
+    out: Path | None,
+    overwrite: bool,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Condense DATASET (a Hub id, or a folder) and save the set.
+
+    For example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
+    """
+    given = dict(_option(text) for text in options)
+    if clash := sorted(given.keys() & settings.keys()):
+        raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
+    size = None if image_size is None else _size(image_size)
+
+    from hf_condense import condense_dataset
+
+    started = time.perf_counter()
+    small = condense_dataset(_load(dataset, config, split), image_size=size, progress=not quiet, **settings, **given)
+    folder = _save(small, out or Path("condensed") / Path(dataset).resolve().name, overwrite)
+    click.echo(f"{len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
+    click.echo(f"Saved {folder}.")
+    click.echo(f"What is it worth?  hf-condense eval {folder} --source {dataset}")
+
+
+@main.command("eval")
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--source", required=True, help="The real dataset it was made from: a Hub id, or a folder.")
+@click.option("--source-split", default="train", help="Its training split.")
+@click.option("--test", help="Dataset that is tested on.  [default: that of --source]")
+@click.option("--test-split", default="test", help="Its split.")
+@click.option("--config", help="Configuration of these datasets.")
+@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
+@click.option("--network", "networks", multiple=True, default=("convnet",), help="Network to train; repeatable.")
+@click.option("--recipe", default="dsa", help="Training recipe: dc, dsa or idc.")
+@click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to so many epochs.  [default: the recipe's]")
+@click.option("--max-updates", type=click.IntRange(1), help="Cap the recipe at so many updates.  [default: no cap]")
+@click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
+@click.option(
+    "--baseline", "baselines", multiple=True, type=click.Choice(["random", "full", "none"]), default=("random",),
+    help="What to compare with: random rows, the whole set; repeatable.",
+)  # fmt: skip
+@_column_options
+@click.option("--quiet", is_flag=True, help="No progress bars.")
+def evaluate_command(
+    folder: Path,
+    source: str,
+    source_split: str,
+    test: str | None,
+    test_split: str,
+    config: str | None,
+    name: str | None,
+    networks: tuple[str, ...],
+    baselines: tuple[str, ...],
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Train fresh networks on the set in FOLDER and print their accuracy beside random rows of the same size."""
+    from hf_condense import evaluate, load_condensed
+
+    small = load_condensed(folder, name)
+    real, tested = _load(source, config, source_split), _load(test or source, config, test_split)
+    compared = tuple(baseline for baseline in baselines if baseline != "none")
+    result = evaluate(small, tested, source=real, networks=networks, baselines=compared, progress=not quiet, **settings)
+    click.echo(str(result))
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
+@click.option("--preview", type=click.Path(path_type=Path, dir_okay=False), help="Save a picture of the set here.")
+@click.option("--per-class", type=click.IntRange(1), default=10, help="Images of a class in the picture.")
+def show(folder: Path, name: str | None, preview: Path | None, per_class: int) -> None:
+    """Print how the set in FOLDER was made, and save a picture of it."""
+    from hf_condense import load_condensed
+
+    small = load_condensed(folder, name)
+    click.echo(_table(_facts(small)))
+    if preview is None:
+        click.echo(f"\nA picture:  hf-condense show {folder} --preview {PREVIEW}")
+    else:
+        small.preview(per_class).save(preview)
+        click.echo(f"\nSaved the picture {preview}.")
+
+
+@main.command()
+@click.argument("pattern", required=False)
+def methods(pattern: str | None) -> None:
+    """List the methods, or tell all about one: PATTERN is a name or a shell pattern such as '*m*'."""
+    from hf_condense import list_methods
+    from hf_condense.registry import canonical_name, get_method
+
+    found = list_methods(pattern)
+    if not found and pattern is not None:
+        found = list_methods(canonical_name(get_method(pattern)))  # an alias, else an error with the nearest name
+    if len(found) == 1:
+        click.echo(_described(found[0]))
+        return
+    rows = [("NAME", "KIND", "YEAR", "TITLE"), *((m.name, m.kind, str(m.year), m.title) for m in found)]
+    click.echo(_table(rows))
+    click.echo("\nOptions and paper of one:  hf-condense methods NAME")
+
+
+def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
+    """Load one split of a dataset from the Hub, from a folder, or from what `save_to_disk` wrote."""
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    try:
+        if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+            found: Any = load_from_disk(name)
+        else:
+            found = load_dataset(name, config)
+    except Exception as error:  # whatever a loader raises, the user should read which dataset it was about
+        raise ValueError(f"cannot load {name!r}: {error}") from error
+    if not isinstance(found, DatasetDict):
+        return found
+    if split not in found:
+        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(found)}")
+    return found[split]
+
+
+def _save(small: CondensedDataset, out: Path, overwrite: bool) -> Path:
+    """Save a set; if another one is in the way, beside it, so that no work is lost."""
+    try:
+        return small.save_condensed(out, overwrite=overwrite)
+    except FileExistsError as error:
+        number = 2
+        while (beside := out.with_name(f"{out.name}-{number}")).exists():
+            number += 1
+        click.echo(f"warning: {error}; saved beside it", err=True)
+        return small.save_condensed(beside)
+
+
+def _check_equal(small: CondensedDataset, folder: Path) -> None:
+    """Load a set that was just saved and compare it, bit by bit."""
+    import torch
+
+    from hf_condense import CondensedFormatError, load_condensed
+
+    loaded = load_condensed(folder)
+    same = torch.equal(loaded.synthetic.images, small.synthetic.images)
+    if not (same and torch.equal(loaded.synthetic.labels, small.synthetic.labels) and loaded.recipe == small.recipe):
+        raise CondensedFormatError(f"{folder} does not hold what was saved; please report this")
+
+
+def _option(text: str) -> tuple[str, Any]:
+    """Read `name=value`; a value that is no number, truth value or none is text."""
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise click.UsageError(f"--option takes NAME=VALUE, for example lr_img=5; got {text!r}")
+    words: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+    if value.lower() in words:
+        return name, words[value.lower()]
+    try:
+        number = json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
+    return name, number if isinstance(number, (int, float)) else value
+
+
+def _size(text: str) -> int | tuple[int, int]:
+    """Read `32` or `32x48` (height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise click.UsageError(f"--image-size takes a side or HEIGHTxWIDTH, for example 32 or 32x48; got {text!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
+
+
+def _facts(small: CondensedDataset) -> list[tuple[str, str]]:
+    """Return what is known of a set, as rows of a table."""
+    recipe = small.recipe
+    channels, height, width = recipe.image_shape
+    facts = {
+        "set": f"{recipe.config_name}: {len(small)} rows, columns {', '.join(small.column_names)}",
+        "method": f"{recipe.method} ({recipe.kind}), version {recipe.method_version}",
+        "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
+        "images per class": recipe.ipc,
+        "image": f"{channels} x {height} x {width} (channels, height, width), factor {recipe.factor}",
+        "pixel range": recipe.pixel_range,
+        "network": recipe.network,
+        "steps": recipe.steps,
+        "seed": recipe.seed,
+        "preset": recipe.preset,
+        "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),
+        "source": ", ".join(f"{name} {value}" for name, value in recipe.source.items() if value is not None),
+        "made": recipe.created_at,
+        "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
+
+
+def _described(info: MethodInfo) -> str:
+    """Return all about one method: summary, paper, options, presets."""
+    import dataclasses
+
+    from hf_condense.registry import get_method
+
+    cls = get_method(info.name)
+    lines = [
+        f"{info.name}: {info.title}",
+        info.summary,
+        "",
+        f'{info.authors}, "{info.paper}", {info.venue} {info.year}',
+        info.link,
+        f"Cost: {info.cost}",
+    ]
+    fields = [(f"  {f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
+    presets = [(f"  {name}", preset.description) for name, preset in cls.presets.items()]
+    for title, rows in (("Options (--option NAME=VALUE):", fields), ("Presets (--preset NAME):", presets)):
+        if rows:
+            lines += ["", title, _table(rows)]
+    return "\n".join(lines)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _seconds(started: float) -> str:
+    """Say how long ago a moment was."""
+    return f"{time.perf_counter() - started:.1f} s"

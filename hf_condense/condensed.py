@@ -1,0 +1,217 @@
+"""The finished artefact: a `datasets.Dataset` that carries its exact tensors and its recipe."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import inspect
+import io
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hf_condense.recipe import Recipe
+from hf_condense.synthetic import CondensedTensors, decode, round_robin
+
+SOFT_LABEL_COLUMN = "soft_label"
+_OWN = ("synthetic", "recipe", "source")
+_CHUNK = 64  # stored images decoded at a time
+_KEEPS_TYPE = frozenset(
+    {"with_format", "set_format", "reset_format", "with_transform", "set_transform", "formatted_as"}
+)
+
+
+class CondensedDataset(datasets.Dataset):
+    """A condensed set: rows for any training script, exact tensors and the recipe beside them.
+
+    The rows are 8-bit images (real rows for a coreset). Formatting, copying and pickling keep this type; whatever
+    changes rows or columns (`map`, `select`, `filter`, `rename_column`, ...) returns a plain `Dataset`, so that rows
+    and tensors never disagree. Copies share the tensors, as they share the Arrow table.
+
+    Attributes:
+        synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
+        recipe: How the set was made.
+        source: The real training set it was made from; in memory only, neither pickled nor saved.
+    """
+
+    synthetic: CondensedTensors
+    recipe: Recipe
+    source: datasets.Dataset | None
+
+    @classmethod
+    def from_parts(
+        cls, rows: datasets.Dataset, tensors: CondensedTensors, recipe: Recipe, source: datasets.Dataset | None = None
+    ) -> CondensedDataset:
+        """Join rows, tensors and recipe; the order of the rows is kept.
+
+        Args:
+            rows: `decoded_rows` of a synthetic set, real rows for a coreset; one for each decoded image.
+            tensors: Exact tensors, sorted by class.
+            recipe: How they were made.
+            source: The real training set, or None.
+
+        Raises:
+            ValueError: If the number of rows is not that of the decoded images.
+        """
+        decoded = len(tensors.images) * tensors.factor**2
+        if len(rows) != decoded:
+            raise ValueError(f"{len(rows)} rows for {decoded} decoded images; there should be one for each")
+        made = cls.__new__(cls)
+        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source})
+        return made
+
+    def preview(self, per_class: int = 10) -> Image.Image:
+        """Return the first images of every class as one picture, a row for each class.
+
+        Args:
+            per_class: Images shown of a class, >= 1.
+        """
+        from hf_condense.plots import grid
+
+        images, labels = self.synthetic.images, self.synthetic.labels
+        first = [i for i, turn in enumerate(_turns(labels.tolist())) if turn * self.synthetic.factor**2 < per_class]
+        shown = decode(images[first], self.synthetic.factor)
+        return grid(shown, labels[first].repeat_interleave(self.synthetic.factor**2), per_class=per_class)
+
+    def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the set into a folder that `load_condensed` and plain `datasets.load_dataset` read.
+
+        A folder holds any number of sets; the first one stays the default. The folder is what a Hub repository holds.
+
+        Args:
+            folder: Created if missing. A README.md that is there keeps its text.
+            overwrite: Replace a set of the same name that was made in another way.
+
+        Returns:
+            The folder of this set, `folder/<config>`.
+
+        Raises:
+            FileExistsError: If another set of the same name is there and `overwrite` is False.
+            OSError: If writing failed; what was there before is untouched.
+        """
+        from hf_condense.storage import save
+
+        return save(self, Path(folder), overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        return f"Condensed{super().__repr__()}"
+
+    def __copy__(self) -> CondensedDataset:
+        new = type(self).__new__(type(self))
+        new.__setstate__(dict(self.__dict__))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CondensedDataset:
+        memo.update({id(shared): shared for shared in (self.synthetic, self.source)})
+        new = type(self).__new__(type(self))
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": None}
+
+    def _plain(self) -> datasets.Dataset:
+        """Return the rows as a plain `Dataset` that shares table, format and search indexes."""
+        plain = datasets.Dataset.__new__(datasets.Dataset)
+        plain.__setstate__({name: value for name, value in self.__dict__.items() if name not in _OWN})
+        return plain
+
+
+def _on_plain_rows(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Dataset` run on the plain rows of a condensed set."""
+
+    @functools.wraps(method)
+    def run(self: CondensedDataset, *args: Any, **kwargs: Any) -> Any:
+        return method(self._plain(), *args, **kwargs)
+
+    return run
+
+
+for _name in dir(datasets.Dataset):
+    # By what Dataset has, not by a list of names: a method of a newer `datasets` must not carry stale tensors along.
+    if _name.startswith("_") or _name in _KEEPS_TYPE or _name in vars(CondensedDataset):
+        continue
+    _member = inspect.getattr_static(datasets.Dataset, _name)
+    if isinstance(_member, (classmethod, staticmethod)):
+        setattr(CondensedDataset, _name, staticmethod(getattr(datasets.Dataset, _name)))
+    elif inspect.isfunction(_member):
+        setattr(CondensedDataset, _name, _on_plain_rows(_member))
+
+
+def decoded_rows(
+    tensors: CondensedTensors, recipe: Recipe, features: datasets.Features | None = None
+) -> datasets.Dataset:
+    """Return the rows of a synthetic set: 8-bit PNG images, labels, and soft labels if there are any.
+
+    Rows are dealt out one class after the other. Equal tensors give equal bytes.
+
+    Args:
+        tensors: Exact tensors; values outside [0, 1] are clipped.
+        recipe: Names of the two columns and what the label column holds.
+        features: Features of the source: its image and label columns keep theirs. None: `Image()`, and `ClassLabel`
+            if the label values are 0..K-1.
+
+    Returns:
+        Columns image, label [, `soft_label`: logits]; one row for each decoded image.
+
+    Raises:
+        ValueError: If the set has soft labels and one of its columns is called `soft_label`.
+    """
+    kept = _features(recipe, features)
+    labels = tensors.labels.repeat_interleave(tensors.factor**2).tolist()
+    order = round_robin(labels)
+    pictures = [_png(pixels) for _, coded in eight_bit(tensors) for pixels in coded]
+    columns: dict[str, list[Any]] = {
+        recipe.image_column: [{"bytes": pictures[i], "path": None} for i in order],
+        recipe.label_column: [recipe.label_values[labels[i]] for i in order],
+    }
+    if tensors.soft_labels is not None:
+        if SOFT_LABEL_COLUMN in kept:
+            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}; the source uses this name: rename it")
+        kept[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
+        columns[SOFT_LABEL_COLUMN] = tensors.soft_labels[order].tolist()
+    return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
+
+
+def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield chunks of the decoded images as floats and as the 8-bit pixels that viewers get: (n, C, H, W) twice."""
+    for stored in tensors.images.split(_CHUNK):
+        pixels = decode(stored, tensors.factor)  # (n * f**2, C, H, W)
+        yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _png(pixels: Tensor) -> bytes:
+    """Encode 8-bit pixels (C, H, W) of one or three channels."""
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(array.contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _features(recipe: Recipe, source: datasets.Features | None) -> datasets.Features:
+    """Return the features of the image and the label column, in the source's order."""
+    if source is not None:
+        return datasets.Features({n: f for n, f in source.items() if n in (recipe.image_column, recipe.label_column)})
+    return datasets.Features({recipe.image_column: datasets.Image(), recipe.label_column: _label_feature(recipe)})
+
+
+def _label_feature(recipe: Recipe) -> datasets.ClassLabel | datasets.Value:
+    """Return the feature that suits the label values."""
+    values = recipe.label_values
+    if all(type(value) is int for value in values):
+        counted = values == list(range(len(values)))
+        return datasets.ClassLabel(names=recipe.class_names) if counted else datasets.Value("int64")
+    return datasets.Value("bool" if all(isinstance(value, bool) for value in values) else "string")
+
+
+def _turns(labels: list[int]) -> Iterator[int]:
+    """Yield for each label how many equal ones came before it."""
+    seen: dict[int, int] = {}
+    for label in labels:
+        seen[label] = seen.get(label, -1) + 1
+        yield seen[label]

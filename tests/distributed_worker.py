@@ -1,0 +1,95 @@
+"""What each process of tests/test_distributed.py runs: `torchrun distributed_worker.py <case> <folder>`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from hf_condense import api
+from hf_condense.condensed import CondensedDataset
+from hf_condense.errors import NonFiniteLossError
+from hf_condense.run import Run
+from hf_condense.testing import toy_dataset
+
+PLENTY = 2**40
+# What is condensed, and how much memory each process finds free.
+SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "even": ({"classes": 4}, [PLENTY, PLENTY]),
+    "uneven": ({"classes": 5}, [PLENTY, PLENTY]),  # chunks of 3 and 2 classes
+    "one class a chunk": ({"classes": 5}, [1, 1]),  # three chunks and two
+    "memory differs": ({"classes": 5}, [1, PLENTY]),
+    "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
+    "whole images": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
+}
+
+
+def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
+    """Run one scenario, in one or several processes."""
+    what, memory = SCENARIOS[name]
+    settings = {"network": "convnet-w8-d1", "steps": 4, "batch_real": 6, "compile": False, "progress": False, **what}
+    ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
+    kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
+    try:
+        made = api.condense_dataset(ds, "dm", 2, label_column="label", cache=False, **{**settings, **options})
+    finally:
+        api.memory_budget = kept
+    assert isinstance(made, CondensedDataset)
+    return made
+
+
+def save(made: CondensedDataset, folder: Path, name: str, rank: int) -> None:
+    """Write down what a process was given back."""
+    facts = {"recipe": made.recipe.to_dict(), "rows": [row["label"] for row in made], "process": os.getpid()}
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
+    save_file({"images": made.synthetic.images}, folder / f"{name}-{rank}.safetensors")
+
+
+def condense_all(folder: Path, rank: int) -> None:
+    """Run every scenario, a run that is taken up again, and one that goes wrong on one process alone."""
+    for name in SCENARIOS:
+        save(run_scenario(name, rank), folder, name, rank)
+
+    checkpoints = folder / "checkpoints"
+    seen: list[Path] = []
+    run_scenario("uneven", rank, steps=2, checkpoint_dir=checkpoints)
+    resumed = run_scenario("uneven", rank, checkpoint_dir=checkpoints, callbacks=[lambda *_: seen.append(checkpoints)])
+    assert len(seen) == 2
+    save(resumed, folder, "resumed", rank)
+    run_scenario("uneven", rank, checkpoint_dir=folder / f"checkpoints of process {rank}")
+
+    def spoil(run: Run, done: int, loss: float) -> None:
+        if rank == 1 and done == 2:
+            with torch.no_grad():
+                run.synthetic.images.fill_(torch.nan)
+
+    message = "no error"
+    try:
+        run_scenario("uneven", rank, callbacks=[spoil])
+    except NonFiniteLossError as error:
+        message = str(error)
+    (folder / f"spoilt-{rank}.txt").write_text(message)
+
+
+def mistaken(folder: Path, rank: int) -> None:
+    """Make an accelerator that does not see the other process, as `Accelerator()` does on CPUs under torchrun."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    for name, options in (("joined", {}), ("given", {"accelerator": accelerator})):
+        message = f"no error; {accelerator.num_processes} processes"
+        try:
+            run_scenario("even", rank, **options)
+        except RuntimeError as error:
+            message = str(error)
+        (folder / f"{name}-{rank}.txt").write_text(message)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"condense": condense_all, "mistaken": mistaken}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

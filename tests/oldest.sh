@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Runs the tests with the oldest versions that hf_condense supports, in an environment of its own.
+#
+#     bash tests/oldest.sh [FOLDER OF THE ENVIRONMENT] [ARGUMENTS OF PYTEST ...]
+#
+# PYTHON names the interpreter: 3.10 is the oldest. The environment is kept if a folder is given.
+set -euo pipefail
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+if [ $# -gt 0 ]; then
+  place=$1
+  shift
+else
+  place=$(mktemp -d)
+  trap 'rm -rf "$place"' EXIT
+fi
+
+# numpy, pandas, pyarrow and pillow: of the same age, as datasets 4.0 and torch 2.6 set no upper bound.
+"${PYTHON:-python3}" -m venv "$place"
+"$place/bin/pip" install \
+  "torch==2.6.*" "torchvision==0.21.*" "datasets==4.0.*" "huggingface-hub==1.0.*" "safetensors==0.4.3" \
+  "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<12" --editable "$root[test]"
+"$place/bin/pip" check
+
+cd "$root"
+"$place/bin/python" -m pytest -p no:cacheprovider "$@"

@@ -1,0 +1,1 @@
+"""Textbook implementations that the fast ones are tested against: slow, obvious, written on their own."""

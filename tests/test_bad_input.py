@@ -1,0 +1,267 @@
+"""Bad input gets an error that says what was wrong, what was given and what would be right."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pictures
+from torch import nn
+
+from hf_condense.api import condense_dataset
+from hf_condense.source import load_source
+from hf_condense.testing import toy_dataset
+from tests.picture_sets import encoded, noise, picture_set, read
+
+TOY = toy_dataset(names=("cat", "dog", "eel"))
+PNG, JPEG = encoded(noise(9, 7, 3)), encoded(noise(9, 7, 3), "JPEG")
+
+
+def refused(
+    kind: type[Exception], *parts: str, ds: Any = TOY, method: Any = "dm", ipc: Any = 1, **options: Any
+) -> None:
+    """Condense, and see that the message has every part."""
+    with pytest.raises(kind) as caught:
+        condense_dataset(ds, method, ipc, progress=False, **options)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+def both_twice() -> Dataset:
+    """Two image columns, two label columns."""
+    columns = {"a": TOY["image"][:], "b": TOY["image"][:], "x": TOY["label"][:], "y": TOY["label"][:]}
+    label = TOY.features["label"]
+    return Dataset.from_dict(columns, features=Features({"a": Image(), "b": Image(), "x": label, "y": label}))
+
+
+# Datasets and columns
+
+DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] = {
+    "none": (TypeError, lambda: None, ("datasets.Dataset", "NoneType")),
+    "name": (TypeError, lambda: "cifar10", ("datasets.Dataset", "str", "load_dataset('cifar10')")),
+    "list": (TypeError, lambda: [1], ("datasets.Dataset", "list")),
+    "torch": (TypeError, lambda: torch.utils.data.TensorDataset(torch.ones(2)), ("datasets.Dataset", "TensorDataset")),
+    "dict": (TypeError, lambda: {"train": TOY}, ("one split", "dict", "'train'", "pick one")),
+    "stream": (TypeError, TOY.to_iterable_dataset, ("IterableDataset", "without streaming=True", "ds.take(")),
+    "streams": (TypeError, lambda: IterableDatasetDict(train=TOY.to_iterable_dataset()), ("IterableDatasetDict",)),
+    "split": (ValueError, lambda: DatasetDict(test=TOY, extra=TOY), ("split='train'", "'test', 'extra'")),
+    "no rows": (ValueError, lambda: TOY.select([]), ("no rows",)),
+    "no columns": (ValueError, lambda: Dataset.from_dict({}), ("no rows",)),
+    "no images": (ValueError, lambda: TOY.remove_columns("image"), ("an Image", "'label' (ClassLabel), 'note'")),
+    "no labels": (ValueError, lambda: TOY.remove_columns("label"), ("a ClassLabel", "label_column=", "'note'")),
+    "no label at all": (ValueError, lambda: TOY.select_columns("image"), ("a ClassLabel", "'image' (Image)")),
+    "images": (ValueError, both_twice, ("several", "an Image: 'a', 'b'", "image_column=")),
+    "labels": (ValueError, lambda: both_twice().remove_columns("b"), ("several", "'x', 'y'", "label_column=")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DATASETS)
+def test_datasets(case: str) -> None:
+    kind, make, parts = DATASETS[case]
+    refused(kind, *parts, ds=make(), method="random")
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "parts"),
+    [
+        (ValueError, {"image_column": "img"}, ("image_column='img'", "no column", "'image' (Image), 'label' (Class")),
+        (ValueError, {"image_column": "note"}, ("is string", "an Image", "ds.cast_column('note', datasets.Image())")),
+        (ValueError, {"label_column": "lable"}, ("label_column='lable'", "no column", "'label' (ClassLabel)")),
+        (ValueError, {"label_column": "image"}, ("is Image", "a ClassLabel, text, integers or booleans")),
+        (TypeError, {"image_column": 3}, ("image_column should be the name of a column", "3 (int)")),
+        (TypeError, {"label_column": ["label"]}, ("label_column should be the name", "['label'] (list)")),
+    ],
+)
+def test_columns(kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    refused(kind, *parts, method="random", **options)
+
+
+@pytest.mark.parametrize(
+    ("label", "labels", "parts"),
+    [
+        (None, [0, None, None], ("2 of 3 rows", "no label in 'label'", "row 1", "ds.filter", "not in (None, -1)")),
+        (None, [0, 1, -1], ("1 of 3 rows", "row 2 (-1)", "ds.filter")),
+        (Value("string"), [None, "x", "y"], ("1 of 3 rows", "row 0", "is not None")),
+        (Value("float32"), [1.0, 2.0, 3.0], ("is float32", "a ClassLabel, text, integers or booleans")),
+        (List(Value("int64")), [[1], [2], [1, 2]], ("is List", "a ClassLabel")),
+    ],
+)
+def test_labels(label: Any, labels: list[Any], parts: tuple[str, ...]) -> None:
+    refused(ValueError, *parts, ds=picture_set([PNG] * 3, labels, label=label), method="random", label_column="label")
+
+
+def test_a_label_without_a_name() -> None:
+    table = picture_set([PNG] * 3, [0, 7, 1], label=Value("int64")).data.table
+    features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
+    ds = Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
+    refused(ValueError, "row 1", "label 7", "0..1", "cast the column", ds=ds, method="random")
+
+
+def test_the_advice_for_null_labels_works() -> None:
+    ds = picture_set([PNG] * 4, [0, None, -1, 1])
+    assert read(ds.filter(lambda row: row["label"] not in (None, -1))).counts == {0: 1, 1: 1}
+
+
+# Pictures
+
+
+@pytest.mark.parametrize(
+    ("cell", "parts"),
+    [
+        (b"hello", ("row 1", "cannot be decoded", "unknown format")),
+        (b"", ("row 1", "cannot be decoded", "unknown format")),
+        (PNG[:20], ("row 1", "cannot be decoded")),
+        (PNG[:-60], ("row 1", "cannot be decoded", "truncated")),
+        (JPEG[:-60], ("row 1", "cannot be decoded", "truncated", "repair or remove")),
+        (None, ("row 1", "no picture in 'image'", "filter")),
+        ({"path": "/nowhere/cat.png", "bytes": None}, ("row 1", "cannot be read", "/nowhere/cat.png")),
+        ({"path": "https://nowhere/cat.png", "bytes": None}, ("row 1", "cannot be read", "https://nowhere/cat.png")),
+        ({"path": "a\0b", "bytes": None}, ("row 1", "cannot be read", "null")),
+        (encoded(noise(12, 7, 3)), ("differ in size", "9x7 (1 rows), 12x7 (1 rows)", "image_size=")),
+    ],
+)
+def test_pictures(cell: Any, parts: tuple[str, ...]) -> None:
+    refused(ValueError, *parts, ds=picture_set([PNG, cell]), method="random", cache=False)
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_modes_without_a_range(mode: str) -> None:
+    ds = picture_set([encoded(noise(4, 4)), encoded(Pictures.fromarray(noise(4, 4)).convert(mode), "TIFF")])
+    refused(ValueError, "row 1", f"mode '{mode}'", "convert to 'L' or 'RGB'", ds=ds, method="random")
+
+
+def test_pictures_that_are_too_large() -> None:
+    ds = picture_set([encoded(noise(1, 4097))])
+    refused(ValueError, "1x4097", "at most 4096", "image_size=", ds=ds, method="random")
+    assert read(ds, image_size=2).image_shape == (1, 2, 2)
+
+
+def test_missing_files_name_their_row(tmp_path: Path) -> None:
+    files = [tmp_path / f"{row}.png" for row in range(3)]
+    for file in files:
+        file.write_bytes(PNG)
+    ds = picture_set([{"path": str(file), "bytes": None} for file in files])
+    files[2].unlink()
+    refused(ValueError, "row 2", str(files[2]), ds=ds, method="random")
+
+
+KINDS = {kind: encoded(noise(9, 7, 3), kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")}
+
+
+@settings(deadline=None, max_examples=80)
+@given(st.sampled_from(sorted(KINDS)), st.data())
+def test_any_damage_is_decoded_or_named(kind: str, data: st.DataObject) -> None:
+    damaged = bytearray(KINDS[kind])
+    for _ in range(data.draw(st.integers(1, 8))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    damaged = damaged[: data.draw(st.integers(0, len(damaged)))]
+    try:
+        assert read(picture_set([PNG, bytes(damaged)]), image_size=4).image_shape == (3, 4, 4)
+    except ValueError as error:
+        assert "row 1 has a picture" in str(error)  # noqa: PT017 - decoding may also succeed
+
+
+# Methods and options
+
+
+def makes_a_number(**_: Any) -> Any:
+    return 5
+
+
+def makes_no_head(**_: Any) -> nn.Module:
+    return nn.Flatten()
+
+
+def makes_seven_logits(**_: Any) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(192, 7))
+
+
+OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
+    (ValueError, {"method": "dmm"}, ("'dmm'", "did you mean 'dm'?", "auto, dm, herding, kcenter, random")),
+    (ValueError, {"method": "Random"}, ("'Random'", "did you mean 'random'?")),
+    (TypeError, {"method": 3}, ("method should be a name", "3", "register_method")),
+    (TypeError, {"lr_image": 1.0}, ("unknown option 'lr_image'", "did you mean 'lr_img'?", "init, augment")),
+    (TypeError, {"method": "random", "lr_img": 1.0}, ("unknown option 'lr_img'", "no options")),
+    (ValueError, {"lr_img": -1}, ("lr_img should be larger than 0", "-1")),
+    (ValueError, {"lr_img": float("nan")}, ("lr_img should be larger than 0", "nan")),
+    (TypeError, {"lr_img": "1"}, ("lr_img should be float", "'1' (str)")),
+    (ValueError, {"batch_real": 0}, ("batch_real should be at least 1", "0")),
+    (ValueError, {"preset": "papr"}, ("dm has no preset 'papr'", "did you mean 'paper'?", "'paper', 'quick'")),
+    (ValueError, {"method": "random", "preset": "paper"}, ("random has no preset 'paper'", "presets: none")),
+    (TypeError, {"preset": 1}, ("preset should be a name", "1 (int)")),
+    (ValueError, {"network": "convnt"}, ("'convnt'", "did you mean 'convnet'?", "alexnet, convnet, resnet18")),
+    (ValueError, {"network": "convnet-w0"}, ("width", "at least 1", "0")),
+    (ValueError, {"network": "convnet-q3"}, ("'q3'", "'convnet-q3'", "w<filters>, d<blocks>")),
+    (ValueError, {"network": "convnet-d9"}, ("8x8", "smaller depth")),
+    (TypeError, {"network": 5}, ("network must be a name or a callable", "int")),
+    (TypeError, {"network": makes_a_number}, ("'makes_a_number'", "torch.nn.Module", "int")),
+    (ValueError, {"network": makes_no_head}, ("Flatten", "no nn.Linear", "embed(x)")),
+    (ValueError, {"network": makes_seven_logits}, ("'makes_seven_logits'", "(2, 3)", "(2, 7)")),
+    (ValueError, {"init": "reel"}, ("init should be one of 'real', 'noise'", "'reel'", "did you mean 'real'?")),
+    (TypeError, {"init": 5}, ("init should be str", "5 (int)")),
+    (ValueError, {"augment": "colour_crop"}, ("'colour'", "did you mean 'color'?", "crop, cutout, flip")),
+    (ValueError, {"augment": "flip_flip"}, ("each once", "('flip', 'flip')")),
+    (TypeError, {"augment": 5}, ("augment should be str", "5 (int)")),
+    (ValueError, {"steps": 0}, ("steps should be at least 1", "0")),
+    (TypeError, {"steps": 2.5}, ("steps should be int", "2.5 (float)")),
+    (TypeError, {"steps": True}, ("steps should be int", "True (bool)")),
+    (ValueError, {"seed": -1}, ("seed should be at least 0", "-1")),
+    (TypeError, {"seed": 1.5}, ("seed should be an integer", "1.5 (float)")),
+    (ValueError, {"checkpoint_every": 0}, ("checkpoint_every should be at least 1", "0")),
+    (TypeError, {"checkpoint_every": "9"}, ("checkpoint_every should be an integer", "'9' (str)")),
+    (ValueError, {"factor": 0}, ("factor should be an integer in 1..4", "0")),
+    (ValueError, {"factor": 5}, ("factor should be an integer in 1..4", "5")),
+    (ValueError, {"factor": 1.5}, ("factor should be an integer in 1..4", "1.5")),
+    (ValueError, {"factor": True}, ("factor should be an integer in 1..4", "True")),
+    (ValueError, {"pixel_range": "vald"}, ("'valid' or 'free'", "'vald'")),
+    (ValueError, {"method": "random", "steps": 5}, ("steps=5", "'random', a coreset", "leave it out")),
+    (ValueError, {"method": "random", "factor": 2}, ("factor=2", "a coreset", "leave it out")),
+    (ValueError, {"method": "random", "pixel_range": "free"}, ("pixel_range='free'", "a coreset", "leave it out")),
+    (ValueError, {"image_size": 0}, ("image_size should be a side or (height, width)", "1..4096", "0")),
+    (ValueError, {"image_size": (8, 8, 3)}, ("(height, width)", "(8, 8, 3)")),
+    (TypeError, {"image_size": 3.5}, ("integers in 1..4096", "3.5")),
+    (TypeError, {"image_size": "32"}, ("integers in 1..4096", "'32'")),
+    (TypeError, {"image_size": True}, ("integers in 1..4096", "True")),
+    (ValueError, {"ipc": 0}, ("ipc should be at least 1", "0", "'cat'")),
+    (ValueError, {"ipc": 13}, ("ipc=13", "12 rows", "'cat'")),
+    (TypeError, {"ipc": True}, ("ipc should be an integer", "True (bool)")),
+    (TypeError, {"ipc": 1.5}, ("ipc should be an integer", "1.5 (float)")),
+    (TypeError, {"ipc": [1, 1, 1]}, ("ipc should be an integer, or a dict", "[1, 1, 1] (list)")),
+    (ValueError, {"ipc": {"cat": 1}}, ("leaves out 'dog', 'eel'", "every class that has rows")),
+    (ValueError, {"ipc": {"Cat": 1, "dog": 1, "eel": 1}}, ("'Cat'", "did you mean 'cat'?", "cat, dog, eel")),
+    (ValueError, {"ipc": {"cat": 1, 0: 1, "dog": 1, "eel": 1}}, ("'cat' twice", "by name and by value")),
+    (ValueError, {"ipc": {"cat": 1, "dog": 0, "eel": 1}}, ("at least 1", "0", "'dog'")),
+    (ValueError, {"ipc": {"cat": 1, "dog": 1, "eel": 13}}, ("ipc=13", "12 rows", "'eel'")),
+    (TypeError, {"ipc": {"cat": 1, "dog": "1", "eel": 1}}, ("an integer", "'1' (str)", "'dog'")),
+]  # fmt: skip
+
+
+def spelled(options: dict[str, Any]) -> str:
+    """Name a case without addresses in memory."""
+    return ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())
+
+
+@pytest.mark.parametrize(("kind", "options", "parts"), OPTIONS, ids=[spelled(options) for _, options, _ in OPTIONS])
+def test_options(kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
+    quick = {"steps": 1, "batch_real": 2, "network": "convnet-w8", "compile": False}
+    refused(kind, *parts, **{**(quick if "method" not in options else {}), **options})
+
+
+def test_an_absent_class() -> None:
+    ds = TOY.filter(lambda label: label != 1, input_columns="label")
+    ipc = {"cat": 1, "dog": 1, "eel": 1}
+    refused(ValueError, "ipc names class 'dog'", "no rows", "leave it out", ds=ds, method="random", ipc=ipc)
+
+
+@pytest.mark.parametrize("channels", [2, "3", 0])
+def test_channels(channels: Any) -> None:
+    with pytest.raises(ValueError, match=rf"channels should be 1 or 3; got {re.escape(repr(channels))}"):
+        load_source(TOY, channels=channels)

@@ -1,0 +1,224 @@
+"""The command line: what it prints, what it leaves, how it ends."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset, DatasetDict, load_dataset
+from PIL import Image
+
+from hf_condense import __version__, list_methods, load_condensed
+from hf_condense.cli import _option, main
+
+ROOT = Path(__file__).resolve().parents[1]
+QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
+
+Result = tuple[int, str, str]  # exit code, stdout, stderr
+Program = Callable[..., Result]
+
+
+@pytest.fixture
+def program(capsys: pytest.CaptureFixture[str]) -> Program:
+    """Run the program with some arguments."""
+
+    def run(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments], prog_name="hf-condense")
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(toy: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The toy dataset as a folder of Parquet files, with the splits train and test."""
+    place = tmp_path_factory.mktemp("data") / "toys"
+    toy.select(range(24)).to_parquet(place / "train.parquet")
+    toy.select(range(24, 36)).to_parquet(place / "test.parquet")
+    return place
+
+
+@pytest.fixture(scope="module")
+def saved(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that the program made of them."""
+    out = tmp_path_factory.mktemp("saved") / "toys"
+    arguments = ("run", folder, "--method", "dm", "--steps", 3, "--out", out, *QUICK)
+    with pytest.raises(SystemExit, match="0"):
+        main([str(argument) for argument in arguments])
+    return out
+
+
+def test_run_saves_a_set_that_loads(saved: Path, folder: Path) -> None:
+    small = load_condensed(saved)
+    assert small.recipe.config_name == "dm_ipc2"
+    assert (small.recipe.network, small.recipe.steps) == ("convnet-w8", 3)
+    source = load_dataset(str(folder), split="train")
+    plain = load_dataset(str(saved), split="train")
+    assert plain.features == source.select_columns(["image", "label"]).features
+    assert sorted(plain["label"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_run_takes_options_and_reads_what_save_to_disk_wrote(program: Program, toy: Dataset, tmp_path: Path) -> None:
+    DatasetDict({"train": toy.rename_column("image", "picture")}).save_to_disk(tmp_path / "disk")
+    columns = ("--image-column", "picture", "--label-column", "label")
+    size = ("--image-size", "8x8", "--seed", 3, "--option", "lr_img=0.5", "--option", "batch_real=4")
+    arguments = ("run", tmp_path / "disk", "--method", "dm", "--steps", 1, *columns, *size, *QUICK)
+    code, out, _ = program(*arguments, "--out", tmp_path / "out")
+    assert code == 0
+    recipe = load_condensed(tmp_path / "out").recipe
+    assert (recipe.seed, recipe.image_column, recipe.image_size) == (3, "picture", [8, 8])
+    assert (recipe.options["lr_img"], recipe.options["batch_real"]) == (0.5, 4)
+    assert f"hf-condense eval {tmp_path / 'out' / 'dm_ipc2'}" in out
+
+
+def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folder: Path, tmp_path: Path) -> None:
+    again = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
+    assert program(*again, "--seed", 1)[0] == 0
+    first = load_condensed(tmp_path / "set")
+    code, _, err = program(*again, "--seed", 2)
+    assert code == 0
+    assert "saved beside it" in err
+    assert load_condensed(tmp_path / "set").recipe == first.recipe
+    assert load_condensed(tmp_path / "set-2").recipe.seed == 2
+    assert program(*again, "--seed", 4, "--overwrite")[0] == 0
+    assert load_condensed(tmp_path / "set").recipe.seed == 4
+
+
+def test_run_goes_on_from_its_checkpoint(program: Program, folder: Path, tmp_path: Path) -> None:
+    def arguments(out: str) -> tuple[object, ...]:
+        place = ("--checkpoint-dir", tmp_path / "checkpoints", "--out", tmp_path / out)
+        return ("run", folder, "--method", "dm", "--steps", 2, *place, *QUICK)
+
+    assert program(*arguments("first"))[0] == 0
+    assert any((tmp_path / "checkpoints").iterdir())
+    assert program(*arguments("second"))[0] == 0
+    first, second = (load_condensed(tmp_path / out).synthetic.images for out in ("first", "second"))
+    assert torch.equal(first, second)
+
+
+def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path, folder: Path) -> None:
+    quick = ("--network", "convnet-w8", "--epochs", 2, "--max-updates", 2, "--seeds", 2, "--quiet")
+    code, out, _ = program("eval", saved, "--source", folder, "--baseline", "random", "--baseline", "full", *quick)
+    assert code == 0
+    for word in ("dm", "random", "full", "convnet-w8", "dsa"):
+        assert word in out
+    code, out, _ = program("eval", saved, "--source", folder, "--baseline", "none", *quick)
+    assert code == 0
+    assert "random" not in out
+
+
+def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Path, tmp_path: Path) -> None:
+    code, out, _ = program("show", saved, "--preview", tmp_path / "picture.png")
+    assert code == 0
+    for line in ("dm_ipc2: 6 rows", "3: ball, cross, stripes", "convnet-w8", "3 x 8 x 8"):
+        assert line in out
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > 2 * 8
+    assert "--preview preview.png" in program("show", saved)[1]
+
+
+def test_methods_lists_all_and_describes_one(program: Program) -> None:
+    code, out, _ = program("methods")
+    assert code == 0
+    for info in list_methods():
+        assert re.search(rf"^{info.name} .*{info.year}  {re.escape(info.title)}$", out, re.MULTILINE)
+    _, out, _ = program("methods", "dm")
+    (info,) = list_methods("dm")
+    for text in (info.title, info.paper, info.link, "lr_img", "batch_real", "--preset"):
+        assert text in out
+    assert len(program("methods", "*m*")[1]) < len(program("methods")[1])
+
+
+def test_demo_ends_with_an_equal_set_and_a_picture(program: Program, tmp_path: Path) -> None:
+    quick = ("--steps", 2, "--max-updates", 2, "--seeds", 1, "--quiet")
+    code, out, _ = program("demo", "--out", tmp_path / "demo", *quick)
+    assert code == 0
+    assert "5000 images of MNIST into 10" in out
+    for word in ("random", "full", "equal to the last bit"):
+        assert word in out
+    assert len(load_condensed(tmp_path / "demo")) == 10
+    assert len(load_dataset(str(tmp_path / "demo"), split="train")) == 10
+    with Image.open(tmp_path / "demo" / "preview.png") as picture:
+        assert picture.height > 10 * 28
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "{folder}", "--method", "hearding"], "error: no method is named 'hearding'; did you mean 'herding'?"),
+        (["run", "{folder}", "--method", "dm", "--ipc", "1", "--option", "lr_image=1"], "did you mean 'lr_img'?"),
+        (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: ipc"),
+        (["run", "{folder}", "--split", "validation"], "has no split 'validation'; its splits: train, test"),
+        (["run", "{folder}", "--image-column", "img"], "img"),
+        (["run", "{folder}/nothing"], "error: cannot load"),
+        (["show", "{folder}/nothing"], "error: no folder"),
+        (["show", "{folder}"], "no condensed set"),
+        (["methods", "dmm"], "did you mean 'dm'?"),
+    ],
+)
+def test_users_errors_are_one_line(program: Program, folder: Path, arguments: list[str], message: str) -> None:
+    code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
+    assert code == 1
+    assert re.fullmatch(r"error: [^\n]+\n", err)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["nothing"],
+        ["run"],
+        ["run", "x", "--ipc", "0"],
+        ["run", "x", "--option", "lr_img"],
+        ["run", "x", "--option", "seed=1"],
+        ["run", "x", "--image-size", "8x8x8"],
+        ["eval", "x"],
+    ],
+)
+def test_wrong_usage_ends_with_two(program: Program, arguments: list[str]) -> None:
+    code, _, err = program(*arguments)
+    assert code == 2
+    assert "Usage: hf-condense" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("a=1", 1),
+        ("a=1e-3", 1e-3),
+        ("a=true", True),
+        ("a=None", None),
+        ("a=color_crop", "color_crop"),
+        ("a=x=y", "x=y"),
+        ("a=", ""),
+        ("a=[1]", "[1]"),
+        ("a=1,2", "1,2"),
+    ],
+)
+def test_options_become_numbers_truth_values_none_or_text(text: str, value: object) -> None:
+    name, read = _option(text)
+    assert (name, read, type(read)) == ("a", value, type(value))
+
+
+def test_help_is_quick_and_version_is_told(program: Program) -> None:
+    for command in ("demo", "run", "eval", "show", "methods"):
+        code, out, _ = program(command, "--help")
+        assert code == 0
+        assert "Usage: hf-condense" in out
+    assert __version__ in program("--version")[1]
+    heavy = "import sys, hf_condense.cli; sys.exit(bool({'torch', 'datasets'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", heavy], cwd=ROOT).returncode == 0
+
+
+def test_debug_shows_the_traceback(folder: Path) -> None:
+    command = [sys.executable, "-c", "from hf_condense.cli import main; main()", "--debug", "show", str(folder)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert "CondensedFormatError" in ended.stderr

@@ -1,0 +1,458 @@
+"""An evaluation is fair, repeatable and honest about what it compares."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import ClassVar
+
+import datasets
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image
+
+import hf_condense.bench
+import hf_condense.contenders
+import hf_condense.training
+from hf_condense import condense_dataset, evaluate, register_method
+from hf_condense.condensed import CondensedDataset, decoded_rows
+from hf_condense.evaluation import Evaluation, Score
+from hf_condense.method import MethodConfig, MethodInfo, Selector
+from hf_condense.methods.coreset import RandomRowsConfig
+from hf_condense.registry import unregister_method
+from hf_condense.source import load_source
+from hf_condense.training import TrainingRecipe
+from tests.condensed_sets import make_set
+
+QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": False}
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Tiny networks gain nothing from a second thread, and wait for it long where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def run(train, test, **options) -> Evaluation:
+    return evaluate(train, test, **{**QUICK, **options})
+
+
+def rows_of(evaluation: Evaluation) -> dict[str, Score]:
+    return {score.set: score for score in evaluation.scores}
+
+
+@pytest.fixture(scope="module")
+def small(toy) -> CondensedDataset:
+    """Two real rows of each class, as a condensed set."""
+    return condense_dataset(toy, "random", ipc=2, progress=False)
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    """What networks were trained on, and what they were after it, in order."""
+    seen = []
+    real = hf_condense.training.train_network
+
+    def watched(net, data, recipe, *key, **options):
+        updates = real(net, data, recipe, *key, **options)
+        seen.append((data, recipe, torch.cat([p.detach().flatten() for p in net.parameters()])))
+        return updates
+
+    monkeypatch.setattr(hf_condense.bench, "train_network", watched)
+    return seen
+
+
+def relabelled(ds: Dataset, names: list[str]) -> Dataset:
+    """Return the same pictures and class names with the names in another order."""
+    old = ds.features["label"].names
+    columns = {"image": ds["image"][:], "label": [names.index(old[label]) for label in ds["label"]]}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+
+
+def synthetic(toy, *, factor=1, recipe_changes=None, **tensors) -> CondensedDataset:
+    """Return one synthetic image a class of the toy set, with optional tensors."""
+    names = toy.features["label"].names
+    base = make_set(class_names=names, ipc=1, factor=factor, label_values=[0, 1, 2])
+    made = replace(base.synthetic, **tensors)
+    recipe = replace(base.recipe, **(recipe_changes or {}))
+    return CondensedDataset.from_parts(decoded_rows(made, recipe), made, recipe, toy)
+
+
+def test_a_separable_set_is_learned(toy, small):
+    result = run(small, toy, epochs=60, seeds=2)
+    assert rows_of(result)["random_ipc2"].mean > 0.95
+
+
+def test_classes_are_matched_by_name(toy, small):
+    turned = relabelled(toy, ["stripes", "ball", "cross"])
+    plain = run(small, toy, epochs=30, seeds=2)
+    other = run(small, turned, source=relabelled(toy, ["cross", "stripes", "ball"]), epochs=30, seeds=2)
+    assert rows_of(plain)["random_ipc2"].accuracies == rows_of(other)["random_ipc2"].accuracies
+    assert rows_of(other)["random"].mean > 0.9, "rows of the source are matched by name too"
+
+
+def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
+    part = toy.filter(lambda row: row["label"] != 1)
+    names = ["none", *toy.features["label"].names]
+    assert run(small, relabelled(part, names), epochs=30, seeds=1).scores[0].mean > 0.9
+
+
+def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
+    tests = []
+    real = hf_condense.training.accuracy
+    monkeypatch.setattr(hf_condense.bench, "accuracy", lambda *args: tests.append(len(trainings)) or real(*args))
+    result = run(small, toy, seeds=2)
+    assert tests == [1, 2, 3, 4], "one look at the test set for every network, after its last update"
+    run(small, relabelled(toy.select(range(6)), ["stripes", "ball", "cross"]), seeds=2)
+    for (*_, a), (*_, b) in zip(trainings[:4], trainings[4:], strict=True):
+        assert torch.equal(a, b), "other test images should leave the trained networks as they are"
+    assert {score.n for score in result.scores} == {2}
+
+
+def test_same_seed_same_bits(toy, small, trainings):
+    first, again = (run(small, toy, recipe="dsa", seeds=2) for _ in range(2))
+    other = run(small, toy, recipe="dsa", seeds=2, seed=1)
+    states = [state for *_, state in trainings]
+    assert all(torch.equal(a, b) for a, b in zip(states[:4], states[4:8], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(states[:4], states[8:], strict=True))
+    assert not torch.equal(states[0], states[1]), "two seeds, two networks"
+    timeless = [replace(score, seconds=0) for score in first.scores]
+    assert timeless == [replace(score, seconds=0) for score in again.scores]
+    assert other.scores[0].seeds == (0, 1)
+
+
+def test_seeds_may_be_listed(toy, small):
+    counted = rows_of(run(small, toy, seeds=3))
+    listed = rows_of(run(small, toy, seeds=[2, 0]))
+    for name, score in listed.items():
+        assert score.seeds == (2, 0)
+        assert score.accuracies == (counted[name].accuracies[2], counted[name].accuracies[0])
+
+
+def test_epochs_and_updates_are_counted(toy, small):
+    by_epochs = rows_of(run(small, toy, seeds=1, epochs=7, baselines=("random", "full"), cache=False))
+    assert {name: (s.updates, s.epochs, s.rows) for name, s in by_epochs.items()} == {
+        "random_ipc2": (7, 7, 6),
+        "random": (7, 7, 6),
+        "full": (7, 7, 36),
+    }
+    capped = rows_of(run(small, toy, seeds=1, epochs=7, max_updates=3, baselines=()))
+    assert (capped["random_ipc2"].updates, capped["random_ipc2"].epochs) == (3, 3)
+    tiny = TrainingRecipe("tiny", epochs=4, batch_size=4)
+    by_recipe = rows_of(run(small, toy, recipe=tiny, epochs=None, seeds=1, baselines="full", cache=False))
+    assert (by_recipe["random_ipc2"].updates, by_recipe["full"].updates) == (8, 8), "as many as the set itself takes"
+    assert by_recipe["full"].epochs == pytest.approx(8 / 9, abs=0.01)
+
+
+def test_random_rows_are_balanced_and_redrawn(toy, trainings):
+    uneven = condense_dataset(toy, "random", ipc={"ball": 3, "cross": 1, "stripes": 2}, progress=False)
+    run(uneven, toy, seeds=4, epochs=1)
+    drawn = [data for data, *_ in trainings[4:]]
+    assert [Counter(data.labels.tolist()) for data in drawn] == [{0: 3, 1: 1, 2: 2}] * 4
+    assert len({data.images.sum().item() for data in drawn}) == 4
+    whole = load_source(toy, cache=False, progress=False)
+    real = {
+        image.numpy().tobytes(): c for image, c in zip(whole.at(torch.arange(36)), whole.labels.tolist(), strict=True)
+    }
+    for data in drawn:
+        found = [real[image.numpy().tobytes()] for image in data.images]
+        assert found == data.labels.tolist(), "real rows, each with its own label"
+        assert len({image.numpy().tobytes() for image in data.images}) == 6, "no row twice"
+
+
+def test_factor_adds_random_rows_of_the_decoded_count(toy):
+    made = synthetic(toy, factor=2)
+    scores = rows_of(run(made, toy, seeds=1))
+    assert {name: s.rows for name, s in scores.items()} == {"dm_ipc1_f2": 12, "random": 3, "random x4": 12}
+
+
+def test_random_rows_are_never_more_than_a_class_has(toy):
+    made = synthetic(toy, factor=4)
+    assert rows_of(run(made, toy, seeds=1))["random x16"].rows == 36
+
+
+def test_exact_floats_are_used(toy, trainings):
+    images = torch.linspace(-0.5, 1.5, 3 * 3 * 64).reshape(3, 3, 8, 8)
+    made = synthetic(toy, images=images, recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3]})
+    run(made, toy, seeds=1, baselines=())
+    data = trainings[0][0]
+    torch.testing.assert_close(data.images, (images - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / 0.25)
+    assert data.labels.tolist() == [0, 1, 2]
+
+
+def test_soft_labels_and_learned_rate_are_used(toy, trainings):
+    logits = torch.tensor([[5.0, 1, 0], [0, 5, 1], [1, 0, 5]])
+    made = synthetic(
+        toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0}
+    )  # fmt: skip
+    run(made, toy, seeds=1)
+    (data, recipe, _), (random, plain, _) = trainings
+    assert torch.equal(data.labels, logits)
+    assert data.temperature == 3
+    assert (recipe.lr, plain.lr) == (pytest.approx(0.0125), 0.01)
+    assert not random.soft
+
+
+def test_pixels_are_normalised_with_the_source(toy, small, trainings, caplog):
+    view = small.select(range(len(small)))
+    assert not isinstance(view, CondensedDataset)
+    run(view, toy, source=toy, seeds=1)
+    constants = load_source(toy, cache=False, progress=False).mean
+    assert torch.equal(trainings[0][0].images.mean, constants)
+    assert not caplog.records
+    run(view, toy, baselines=(), seeds=1)
+    assert "own mean and std" in caplog.text
+    assert "source=" in caplog.text
+    assert not torch.equal(trainings[2][0].images.mean, constants)
+
+
+def test_the_view_scores_like_the_floats_of_a_coreset(toy, small):
+    exact = run(small, toy, seeds=2, epochs=10)
+    view = run(small.select(range(len(small))), toy, source=toy, seeds=2, epochs=10)
+    assert rows_of(view)["train"].mean == pytest.approx(rows_of(exact)["random_ipc2"].mean, abs=0.12)
+    assert rows_of(view)["random"].accuracies == rows_of(exact)["random"].accuracies
+
+
+@pytest.mark.parametrize(
+    ("used", "given", "expected"),
+    [
+        ("color_crop", None, "color_crop_cutout_scale_rotate"),
+        ("color_flip", None, "color_crop_cutout_flip_scale_rotate"),
+        ("none", None, "color_crop_cutout_flip_scale_rotate"),
+        (None, None, "color_crop_cutout_flip_scale_rotate"),
+        ("color_crop", "flip", "flip"),
+        ("color_crop", "none", "none"),
+    ],
+)
+def test_flips_follow_the_set(toy, used, given, expected):
+    options = {} if used is None else {"augment": used}
+    made = synthetic(toy, recipe_changes={"options": options})
+    result = run(made, toy, recipe="dsa", augment=given, seeds=1, epochs=1)
+    assert {score.augment for score in result.scores} == {expected}
+
+
+def test_dc_stays_without_augmentation(toy):
+    made = synthetic(toy, recipe_changes={"options": {"augment": "color"}})
+    assert run(made, toy, seeds=1).scores[0].augment is None
+
+
+def test_full_is_cached(toy, small, trainings):
+    options = {"baselines": "full", "seeds": [11, 12]}
+    first = run(small, toy, **options)
+    assert len(trainings) == 4
+    again = run(small, toy, **options)
+    assert len(trainings) == 6, "only the set itself is trained on again"
+    assert rows_of(again)["full"] == rows_of(first)["full"]
+    misses = [{"seed": 5}, {"epochs": 3}, {"recipe": "dsa"}, {"networks": "convnet-w4-d1"}, {"cache": False}]
+    for number, change in enumerate(misses, start=1):
+        run(small, toy, **options, **change)
+        assert len(trainings) == 6 + 4 * number, f"{change} should train anew"
+    run(small, toy.select(range(9)), source=toy, **options)
+    assert len(trainings) == 30, "another test set should train anew"
+    datasets.disable_caching()
+    try:
+        run(small, toy, **options)
+    finally:
+        datasets.enable_caching()
+    assert len(trainings) == 34
+
+
+def test_several_networks_and_a_callable(toy, small):
+    def linear(*, channels, num_classes, image_size):
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes)
+        )
+
+    result = run(small, toy, networks=["convnet-w4", linear, "convnet-w4-bn"], seeds=1, baselines=("random", "full"))
+    assert [(s.set, s.network.split(".")[-1]) for s in result.scores] == [
+        (name, network)
+        for network in ("convnet-w4", "linear", "convnet-w4-bn")
+        for name in ("random_ipc2", "random", "full")
+    ]
+
+
+class FirstRows(Selector[MethodConfig]):
+    """Takes the first rows of each class."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="first", title="First rows", kind="coreset", summary="-", paper="-", authors="-", venue="-", year=2026,
+        link="https://example.org", cost="none",
+    )  # fmt: skip
+    Config = RandomRowsConfig
+
+    def select(self, features, n, generator):
+        return torch.arange(n)
+
+
+def test_any_coreset_method_is_a_baseline(toy, small, trainings):
+    register_method(FirstRows)
+    try:
+        scores = rows_of(run(small, toy, baselines=("random", "first"), seeds=2))
+    finally:
+        unregister_method("first")
+    assert list(scores) == ["random_ipc2", "random", "first"]
+    source = load_source(toy, cache=False, progress=False)
+    first = torch.tensor([p for c in source.classes for p in list(source.positions(c))[:2]])
+    torch.testing.assert_close(trainings[4][0].images, source.at(first))
+    assert trainings[4][0].labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_grey_sets(toy_gray, toy):
+    grey = condense_dataset(toy_gray, "random", ipc=2, progress=False)
+    assert run(grey, toy_gray, seeds=1, epochs=60).scores[0].mean > 0.9
+    with pytest.raises(ValueError, match="test has pictures of mode 'RGB', but the set's are grey"):
+        run(grey, toy)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"recipe": "dsaa"}, "unknown recipe 'dsaa'; did you mean 'dsa'.*dc, dsa, idc"),
+        ({"networks": "convnett"}, "unknown network 'convnett'.*did you mean 'convnet'"),
+        ({"networks": ()}, "at least one network"),
+        ({"baselines": "randon"}, "unknown baseline 'randon'; did you mean 'random'.*full"),
+        ({"baselines": "dm"}, "unknown baseline 'dm'"),
+        ({"seeds": 0}, "seeds should be at least 1; got 0"),
+        ({"seeds": ()}, "seeds should be a number of networks"),
+        ({"seeds": [1, 1]}, "different integers"),
+        ({"epochs": 0}, "epochs should be at least 1"),
+        ({"max_updates": 0}, "max_updates should be at least 1"),
+        ({"augment": "colour"}, "did you mean 'color'"),
+        ({"label_column": "nope"}, "'nope' is no column"),
+    ],
+)
+def test_bad_options(toy, small, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(small, toy, **options)
+
+
+def test_a_missing_source_is_explained(toy, small):
+    loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
+    with pytest.raises(ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines=\(\)"):
+        run(loaded, toy, baselines=("random", "full"))
+    assert run(loaded, toy, baselines=(), seeds=1).scores[0].set == "random_ipc2"
+
+
+def test_unknown_classes_are_explained(toy, small):
+    other = relabelled(toy, ["ball", "cross", "stripes"]).cast_column(
+        "label", ClassLabel(names=["ball", "square", "stripes"])
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"test has classes that the set does not know: 'square'.*'ball', 'cross'"):
+        run(small, other)
+    with pytest.raises(ValueError, match="source has no rows of 'cross'"):
+        run(small, toy, source=toy.filter(lambda row: row["label"] != 1))
+
+
+def test_splits_and_streams_are_refused(toy, small):
+    with pytest.raises(TypeError, match="test should be one split"):
+        run(small, datasets.DatasetDict({"test": toy}))
+    with pytest.raises(TypeError, match="source is an IterableDataset"):
+        run(small, toy, source=toy.to_iterable_dataset())
+
+
+def test_whitened_sets_are_refused(toy):
+    made = synthetic(toy, zca_matrix=torch.eye(192), zca_mean=torch.zeros(192))
+    with pytest.raises(ValueError, match="ZCA"):
+        run(made, toy)
+
+
+def scores() -> Evaluation:
+    return Evaluation(
+        (
+            Score("dm_ipc10", 100, "convnet", "dsa", None, 300, 1000, (0.5, 0.75), (0, 1), 4.25),
+            Score("<full>", 50_000, "convnet-w32", "dsa", "flip", 5.1, 1000, (0.875,), (0,), 100.0),
+        )
+    )
+
+
+def test_the_table_prints_in_per_cent():
+    assert str(scores()).splitlines() == [
+        "set         rows  network      recipe     accuracy %  n  updates  seconds",
+        "dm_ipc10     100  convnet      dsa     62.50 ± 17.68  2    1,000      4.2",
+        "<full>    50,000  convnet-w32  dsa             87.50  1    1,000    100.0",
+    ]
+
+
+def test_the_table_as_html_escapes():
+    page = scores()._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "<td>62.50 ± 17.68</td>" in page
+    assert "<td>&lt;full&gt;</td>" in page
+
+
+def test_records_are_json_and_fractions():
+    first, second = json.loads(json.dumps(scores().to_records(), allow_nan=False))
+    assert first["accuracies"] == [0.5, 0.75]
+    assert (first["mean"], first["n"], first["epochs"], first["seeds"]) == (0.625, 2, 300, [0, 1])
+    assert first["std"] == pytest.approx(torch.tensor([0.5, 0.75]).std().item())
+    assert second["std"] is None
+
+
+def test_pandas():
+    frame = scores().to_pandas()
+    assert list(frame) == ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
+    assert frame["std"].isna().tolist() == [False, True]
+    assert frame["mean"].tolist() == [0.625, 0.875]
+
+
+def test_records_fit_into_a_recipe(toy, small, tmp_path):
+    measured = replace(small.recipe, evaluation=run(small, toy, seeds=1).to_records())
+    CondensedDataset.from_parts(small.select(range(6)), small.synthetic, measured).save_condensed(tmp_path)
+
+
+def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: asked.append(module) or module)
+    monkeypatch.setattr(hf_condense.bench.shutil, "which", lambda _: "/usr/bin/g++")
+    run(small, toy, seeds=1)
+    assert not asked
+    run(small, toy, seeds=1, compile=True)
+    assert len(asked) == 1
+    monkeypatch.setattr(hf_condense.bench, "_COMPILE_PAYS_BYTES", 1e5)
+    run(small, toy, seeds=1)
+    assert len(asked) == 2
+    run(small, toy, seeds=1, compile=False)
+    assert len(asked) == 2
+
+
+WORKER = """
+import json, os, sys
+from hf_condense import condense_dataset, evaluate
+from hf_condense.testing import toy_dataset
+import torch
+torch.set_num_threads(1)
+ds = toy_dataset(names=("cat", "dog", "eel"))
+small = condense_dataset(ds, "random", ipc=1, progress=False)
+table = evaluate(
+    small, ds, networks="convnet-w8", recipe="dsa", epochs=3, seeds=3, baselines=("random", "full"), progress=False
+)
+rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table.to_records()]
+rank = os.environ.get("RANK", "alone")
+with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
+    json.dump(rows, file)
+"""
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about processes on CPUs; a CUDA device was found")
+def test_two_processes_share_the_seeds(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    for command in ([sys.executable], launcher):
+        home = str(tmp_path / f"home of {len(command)}")  # apart, or the second would find the scores of the first
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": home}
+        done = subprocess.run(
+            [*command, str(script), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+    alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1"))
+    assert alone == first == second

@@ -1,0 +1,158 @@
+"""What is shipped: the wheel, the packaged data, the time that importing takes, and the shape of the tree."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Image, load_dataset
+
+import hf_condense
+from hf_condense.demo_data import FOLDER, load_demo
+
+ROOT = Path(__file__).resolve().parents[1]
+TOP_LEVEL = {"LICENSE", "README.md", "examples", "hf_condense", "model_cards", "pyproject.toml", "tests"}
+MADE_BY_TOOLS = {"__pycache__", "build", "condensed", "dist"}  # and *.egg-info and dot-files; git ignores them
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    """The wheel, built from a copy so that nothing is left in the tree."""
+    copy = tmp_path_factory.mktemp("copy")
+    for name in TOP_LEVEL:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, copy / name)
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(copy / "dist"), str(copy)]
+    built = subprocess.run(command, capture_output=True, text=True)
+    assert built.returncode == 0, built.stdout + built.stderr
+    (path,) = (copy / "dist").glob("*.whl")
+    with zipfile.ZipFile(path) as opened:
+        yield opened
+
+
+def test_wheel_holds_every_file_of_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
+    in_tree = {p.relative_to(ROOT).as_posix() for p in (ROOT / "hf_condense").rglob("*") if p.is_file()}
+    in_tree = {name for name in in_tree if "__pycache__" not in name}
+    in_wheel = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert in_wheel == in_tree
+    data = {f"hf_condense/data/mnist/{name}" for name in ("train.parquet", "test.parquet", "LICENSE.md")}
+    assert {"hf_condense/py.typed", *data} <= in_wheel
+
+
+def test_wheel_says_version_licence_and_command(wheel: zipfile.ZipFile) -> None:
+    info = f"hf_condense-{hf_condense.__version__}.dist-info/"
+    metadata = wheel.read(f"{info}METADATA").decode()
+    assert f"Version: {hf_condense.__version__}" in metadata
+    assert "License-Expression: Apache-2.0" in metadata
+    assert f"{info}licenses/LICENSE" in wheel.namelist()
+    assert "hf-condense = hf_condense.cli:main" in wheel.read(f"{info}entry_points.txt").decode()
+
+
+def test_installed_command_leads_to_the_command_line() -> None:
+    from hf_condense.cli import main
+
+    found = [point for point in entry_points(group="console_scripts") if point.name == "hf-condense"]
+    if not found:
+        pytest.skip("hf-condense is not installed, the tests read it from the tree")
+    assert found[0].load() is main
+
+
+def test_excerpt_is_balanced_real_mnist_below_two_megabytes() -> None:
+    assert sum(path.stat().st_size for path in FOLDER.iterdir()) < 2_000_000
+    assert "CC BY-SA 3.0" in (FOLDER / "LICENSE.md").read_text()
+    ds = load_demo()
+    for split, per_class in (("train", 500), ("test", 100)):
+        assert ds[split].features == {"image": Image(), "label": ClassLabel(names=[str(i) for i in range(10)])}
+        assert np.bincount(ds[split]["label"]).tolist() == [per_class] * 10
+        assert ds[split].cache_files == []
+        picture = ds[split][0]["image"]
+        assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (28, 28))
+
+
+def test_excerpt_loads_the_same_twice() -> None:
+    assert load_demo()["train"]._fingerprint == load_demo()["train"]._fingerprint
+
+
+def test_making_an_excerpt_keeps_columns_pixels_and_balance(toy_gray: Dataset, tmp_path: Path) -> None:
+    source = toy_gray.remove_columns("note")
+    for split in ("train", "test"):
+        source.to_parquet(tmp_path / "source" / f"{split}.parquet")
+    maker = _excerpt_maker()
+    maker.make(str(tmp_path / "source"), tmp_path / "out", train=5, test=2)
+    made = load_dataset(str(tmp_path / "out"), cache_dir=str(tmp_path / "cache"))
+    assert isinstance(made, DatasetDict)
+    assert {name: rows.num_rows for name, rows in made.items()} == {"train": 15, "test": 6}
+    assert np.bincount(made["train"]["label"]).tolist() == [5, 5, 5]
+    assert made["train"].features == source.features
+    assert _pixels(made["train"]) <= _pixels(source)
+    with pytest.raises(ValueError, match=r"classes \[0, 1, 2\] have fewer than 13 rows"):
+        maker.excerpt(source, 13)
+
+
+def test_excerpt_is_what_the_script_makes_of_mnist(data_dir: Path, tmp_path: Path) -> None:
+    _excerpt_maker().make(str(data_dir / "mnist"), tmp_path / "mnist", train=500, test=100)
+    made = load_dataset(str(tmp_path / "mnist"), cache_dir=str(tmp_path / "cache"))
+    shipped = load_demo()
+    for split in ("train", "test"):
+        assert made[split]["label"][:] == shipped[split]["label"][:]
+        for ours, theirs in zip(shipped[split]["image"], made[split]["image"], strict=True):
+            assert ours.tobytes() == theirs.tobytes()
+
+
+def test_importing_is_quick() -> None:
+    timed = "import time, torch, datasets; t = time.perf_counter(); import hf_condense; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", timed]
+    runs = (subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT) for _ in range(3))
+    assert any(float(run.stdout) < 0.1 for run in runs)
+
+
+def test_top_level_holds_the_fixed_names_only() -> None:
+    found = {p.name for p in ROOT.iterdir() if not p.name.startswith(".") and p.suffix != ".egg-info"}
+    assert found - MADE_BY_TOOLS == TOP_LEVEL
+
+
+def test_nothing_names_a_path_of_a_machine_or_a_registry() -> None:
+    folders = "|".join(("work", "root", "home", "farm"))
+    hosts = "|".join(("files[.]pythonhosted", "pypi[.]org", "registry[.]npmjs"))
+    pattern = re.compile(rf"(?<![\w.])/(?:{folders})/\w|{hosts}")
+    found = []
+    for path in _texts():
+        lines = path.read_text(encoding="utf-8").splitlines()
+        found += [f"{path.relative_to(ROOT)}:{n}: {line}" for n, line in enumerate(lines, 1) if pattern.search(line)]
+    assert not found
+
+
+def test_no_module_is_longer_than_400_lines() -> None:
+    lines = {p.name: len(p.read_text(encoding="utf-8").splitlines()) for p in (ROOT / "hf_condense").rglob("*.py")}
+    assert {name: n for name, n in lines.items() if n > 400} == {}
+
+
+def _texts() -> list[Path]:
+    """Return every text file that is part of the project."""
+    kinds = {".cfg", ".json", ".md", ".py", ".sh", ".toml", ".txt", ".yaml", ".yml", ""}
+    places = [ROOT / ".ci", *(ROOT / name for name in sorted(TOP_LEVEL))]
+    files = [file for place in places for file in ([place] if place.is_file() else place.rglob("*"))]
+    return [p for p in files if p.is_file() and p.suffix in kinds and "__pycache__" not in p.parts]
+
+
+def _excerpt_maker():
+    """Import the script that makes the excerpt."""
+    spec = importlib.util.spec_from_file_location("make_demo_excerpt", ROOT / "examples" / "make_demo_excerpt.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def _pixels(ds: Dataset) -> set[tuple[int, bytes]]:
+    """Return label and pixels of every row."""
+    return {(row["label"], row["image"].tobytes()) for row in ds}
