@@ -14,7 +14,12 @@ def main(fast: bool = False, out: Path = Path("condensed/quickstart")) -> None:
     ds = load_demo()  # a DatasetDict with the columns image and label; your own dataset works the same way
 
     small = condense_dataset(
-        ds["train"], "dm", ipc=1, network="convnet-w32", steps=3 if fast else 300, augment="color_crop_cutout_scale_rotate"
+        ds["train"],
+        "dm",
+        ipc=1,
+        network="convnet-w32",
+        steps=3 if fast else 100,
+        augment="color_crop_cutout_scale_rotate",  # no flip: a mirrored digit is another thing
     )
     print(small)
     print(f"{len(ds['train'])} images became {len(small)}, by {small.recipe.method} in {small.recipe.steps} steps")

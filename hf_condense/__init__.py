@@ -9,19 +9,20 @@ if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
     from hf_condense.condensed import CondensedDataset
     from hf_condense.errors import CondensedFormatError, NonFiniteLossError
-    from hf_condense.evaluate import Evaluation, evaluate
+    from hf_condense.evaluating import Evaluation, evaluate
     from hf_condense.method import Method, MethodConfig, MethodInfo, Selector
     from hf_condense.registry import list_methods, register_method
     from hf_condense.storage import load_condensed
 
-# Public name -> module; imported when first asked for, so that `import hf_condense` stays quick.
+# Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module may bear a
+# public name: importing it would put the module in the place of the function.
 _HOME = {
     "condense_dataset": "api",
     "CondensedDataset": "condensed",
     "CondensedFormatError": "errors",
     "NonFiniteLossError": "errors",
-    "Evaluation": "evaluate",
-    "evaluate": "evaluate",
+    "Evaluation": "evaluating",
+    "evaluate": "evaluating",
     "Method": "method",
     "MethodConfig": "method",
     "MethodInfo": "method",
@@ -54,7 +55,6 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'hf_condense' has no attribute {name!r}")
     value = getattr(import_module(f"hf_condense.{_HOME[name]}"), name)
-    # Importing `hf_condense.evaluate` binds the module to the same name as the function: bind the function over it.
     globals()[name] = value
     return value
 

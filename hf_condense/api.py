@@ -106,6 +106,8 @@ def condense_dataset(
     cls = get_method(method)
     _check_at_least(0, seed=seed)
     _check_at_least(1, checkpoint_every=checkpoint_every)
+    _check_kinds(compile, callbacks)
+    cls.Config.build(method_options)  # before anything is decoded; presets may still change what is not given
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
@@ -160,6 +162,14 @@ def _check_at_least(least: int, **values: object) -> None:
             raise ValueError(f"{name} should be at least {least}; got {value}")
 
 
+def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
+    """Check what Python itself would only complain of much later."""
+    if compile not in (True, False, "auto"):
+        raise ValueError(f"compile should be True, False or 'auto'; got {compile!r}")
+    if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
+        raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
+
+
 def _warn_of_absent(source: ClassSource) -> None:
     """Name the classes that have no rows, once."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
@@ -189,7 +199,7 @@ def _plan(run: Run, method: Method[Any], recipe: Recipe, compile: CompileOption)
 
 def _saving(run: Run, recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
     """Look for a checkpoint to go on from."""
-    facts = identity(recipe, run.device)
+    facts = identity(recipe, run)
     where = Path(folder) if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)
 
@@ -209,7 +219,7 @@ def _choose(run: Run, selector: Selector[Any], recipe: Recipe, started: float) -
 def _learned(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
     """Turn a learned set into a dataset with the source's image and label columns."""
     if run.accelerator.num_processes > 1:
-        from accelerate.utils import broadcast
+        from accelerate.utils import broadcast, broadcast_object_list
 
         for tensor in run.synthetic.parameters().values():
             tensor.data = broadcast(tensor.data)
@@ -218,5 +228,8 @@ def _learned(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
     if dropped := [name for name in run.dataset.column_names if name not in kept]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
     recipe = completed(recipe, run, seconds=time.perf_counter() - started)
+    if run.accelerator.num_processes > 1:
+        # Each process has its own clock, but all return the same recipe.
+        (recipe,) = broadcast_object_list([recipe])
     features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in kept})
     return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)

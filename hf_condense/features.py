@@ -2,11 +2,64 @@
 
 from __future__ import annotations
 
+import logging
+
+import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.run import Run
+from hf_condense.source import batches
+from hf_condense.training import RECIPES, TrainingSet, train_network
+
+logger = logging.getLogger("hf_condense")
+
+_BATCH = 64  # images embedded at a time
 
 
 def features_of(run: Run, kind: str, updates: int) -> Tensor:
-    """x"""
-    return run.column(kind)
+    """Return a feature for every image of the source, in its order.
+
+    Args:
+        run: The run.
+        kind: `"network"` (embeddings of the run's network, trained on the whole source), `"pixels"` (normalised
+            pixels), or the name of a numeric column of the dataset.
+        updates: Updates with which that network is trained, >= 0.
+
+    Shapes:
+        -> (N, D), on the CPU.
+
+    Raises:
+        ValueError: If there is no such column, or its rows are not vectors of one length.
+    """
+    if kind == "pixels":
+        return torch.cat([images.flatten(1).cpu() for images, _ in batches(run.source, _BATCH)])
+    if kind != "network":
+        return run.column(kind)
+    if not cache_enabled(run.cache and run.factory.named):
+        return _trained_features(run, updates)
+    key = content_key(
+        content=run.source.content_hash, shape=list(run.source.image_shape), network=run.factory.name,
+        updates=updates, seed=run.seed, device=run.device.type, torch=torch.__version__,
+    )  # fmt: skip
+    file = cache_folder("features") / f"{key}.safetensors"
+    # Other processes wait for the main one, and then find the file.
+    with run.accelerator.main_process_first():
+        if not file.is_file():
+            with atomic_file(file) as work:
+                save_file({"features": _trained_features(run, updates)}, work)
+            logger.info("cached features in %s (%.1f MB)", file, file.stat().st_size / 1e6)
+        return load_file(file)["features"]
+
+
+@torch.no_grad()
+def _trained_features(run: Run, updates: int) -> Tensor:
+    """Train a network on the whole source and embed the source with it."""
+    net = run.factory.build(run.seed, "features").to(run.device)
+    if updates:
+        whole = TrainingSet(run.source, run.source.labels, run.num_classes)
+        with torch.enable_grad():
+            train_network(net, whole, RECIPES["dc"], run.seed, "features", max_updates=updates)
+    net.eval()
+    return torch.cat([net.embed(images).float().cpu() for images, _ in batches(run.source, _BATCH)])  # type: ignore[operator]

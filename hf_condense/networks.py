@@ -54,6 +54,8 @@ class NetworkFactory:
         channels: Channels of an image.
         image_size: Height and width of an image.
         num_classes: Number of logits.
+        make: Constructor.
+        named: Whether the name alone says what the network is; not so for a callable, so nothing is cached under it.
     """
 
     name: str
@@ -61,6 +63,7 @@ class NetworkFactory:
     image_size: tuple[int, int]
     num_classes: int
     make: Callable[..., nn.Module] = field(repr=False)
+    named: bool = True
 
     def build(self, *key: Key) -> nn.Module:
         """Return a network with fresh weights, on the CPU and in training mode.
@@ -113,7 +116,7 @@ def network_factory(
         name, make = getattr(inner, "__qualname__", type(inner).__qualname__), spec
     else:
         raise TypeError(f"network must be a name or a callable that returns a module; got {type(spec).__name__}")
-    factory = NetworkFactory(name, channels, image_size, num_classes, make)
+    factory = NetworkFactory(name, channels, image_size, num_classes, make, named=isinstance(spec, str))
     net = factory.build("check")
     if not isinstance(spec, str):
         _check_shapes(factory, net)
@@ -202,10 +205,14 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
 def _check_shapes(factory: NetworkFactory, net: nn.Module) -> None:
     """Run a user's network on two images and see what it returns."""
     images = torch.zeros(2, factory.channels, *factory.image_size, device="cpu")
-    with torch.no_grad(), seeded_globals("check"):
-        logits, embedding = net(images), net.embed(images)  # type: ignore[operator]
+    try:
+        with torch.no_grad(), seeded_globals("check"):
+            logits, embedding = net(images), net.embed(images)  # type: ignore[operator]
+        shapes = tuple(logits.shape), tuple(embedding.shape)
+    except Exception as error:  # whatever the user's network raises
+        raise ValueError(f"network {factory.name!r} failed on two images {tuple(images.shape)}: {error}") from error
     if logits.shape != (2, factory.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
         raise ValueError(
             f"network {factory.name!r} must turn two images into logits (2, {factory.num_classes}) "
-            f"and, with embed, into (2, D); it returned {tuple(logits.shape)} and {tuple(embedding.shape)}"
+            f"and, with embed, into (2, D); it returned {shapes[0]} and {shapes[1]}"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]
+from huggingface_hub.utils import tqdm
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, initial: int = 0) -> Any:

@@ -50,14 +50,19 @@ def make_recipe(
     )
 
 
-def identity(recipe: Recipe, device: torch.device) -> dict[str, Any]:
+def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Return what makes a run this run: a checkpoint of another identity is refused. More `steps` may be asked for."""
     names = (
         "method", "method_version", "ipc", "factor", "seed", "network", "options", "pixel_range", "class_names",
         "image_shape", "mean", "std",
     )  # fmt: skip
     values = {name: getattr(recipe, name) for name in names}
-    return {**values, "content_hash": recipe.source["content_hash"], "device_type": device.type}
+    return {
+        **values,
+        "content_hash": recipe.source["content_hash"],
+        "device_type": run.device.type,
+        "mixed_precision": run.accelerator.mixed_precision,
+    }
 
 
 def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:

@@ -15,11 +15,11 @@ else
   trap 'rm -rf "$place"' EXIT
 fi
 
-# numpy, pandas, pyarrow and pillow: of the same age, as datasets 4.0 and torch 2.6 set no upper bound.
+# numpy, pandas, pyarrow and pillow: of the same age, as datasets 4.0, torch 2.6 and torchvision 0.21 set no upper bound.
 "${PYTHON:-python3}" -m venv "$place"
 "$place/bin/pip" install \
   "torch==2.6.*" "torchvision==0.21.*" "datasets==4.0.*" "huggingface-hub==1.0.*" "safetensors==0.4.3" \
-  "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<12" --editable "$root[test]"
+  "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<11.3" --editable "$root[test]"
 "$place/bin/pip" check
 
 cd "$root"

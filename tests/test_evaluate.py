@@ -439,6 +439,8 @@ rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table.to_rec
 rank = os.environ.get("RANK", "alone")
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump(rows, file)
+if torch.distributed.is_initialized():
+    torch.distributed.destroy_process_group()
 """
 
 

@@ -156,3 +156,9 @@ def _excerpt_maker():
 def _pixels(ds: Dataset) -> set[tuple[int, bytes]]:
     """Return label and pixels of every row."""
     return {(row["label"], row["image"].tobytes()) for row in ds}
+
+
+def test_public_names_are_not_hidden_by_modules() -> None:
+    """Importing a module binds its name in the package; a function of that name would be gone."""
+    modules = {path.stem for path in (ROOT / "hf_condense").glob("*.py")}
+    assert not modules & set(hf_condense.__all__)

@@ -131,8 +131,8 @@ def evaluate(
         )  # fmt: skip
         contenders += _baselines(compared, subject, real, settled, max_updates, contenders[0].updates, seed, choose)
     benches = [
-        Bench(factory, tested, contenders, network_seeds, seed, compile, cache and isinstance(spec, str))
-        for factory, spec in zip(factories, specs, strict=True)
+        Bench(factory, tested, contenders, network_seeds, seed, compile, cache and factory.named)
+        for factory in factories
     ]
     return run_benches(benches, accelerator, shown)
 
