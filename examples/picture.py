@@ -11,7 +11,7 @@ from hf_condense.plots import comparison, grid
 def main(out: Path, steps: int) -> None:
     """Condense the MNIST excerpt to one image a class and save the picture."""
     train = load_demo()["train"]
-    settings = {"network": "convnet-w32", "augment": "color_crop_cutout_scale_rotate"}
+    settings = {"network": "convnet-w32", "augment": "color_crop_cutout_scale_rotate", "batch_real": 64}
     small = condense_dataset(train, "dm", ipc=1, steps=steps, **settings)
     rows = condense_dataset(train, "random", ipc=1)
     pictures = [grid(made.synthetic.images, per_class=5) for made in (rows, small)]

@@ -27,6 +27,7 @@ DEMO_METHOD = "dm"
 DEMO_NETWORK = "convnet-w32"
 DEMO_STEPS = 80
 DEMO_BATCH_REAL = 64
+DEMO_AUGMENT = "color_crop_cutout_scale_rotate"  # a mirrored digit is another thing
 DEMO_EPOCHS = 300
 DEMO_MAX_UPDATES = 60  # of every network; the whole excerpt is what takes long
 
@@ -94,7 +95,8 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     started = time.perf_counter()
     ds = load_demo()
     small = condense_dataset(
-        ds["train"], DEMO_METHOD, ipc, network=DEMO_NETWORK, steps=steps, batch_real=DEMO_BATCH_REAL, cache=False,
+        ds["train"], DEMO_METHOD, ipc, network=DEMO_NETWORK, steps=steps, batch_real=DEMO_BATCH_REAL,
+        augment=DEMO_AUGMENT, cache=False,
         progress=not quiet,
     )  # fmt: skip
     click.echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
