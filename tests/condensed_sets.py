@@ -1,9 +1,10 @@
-"""Small condensed sets for the tests of rows, storage, cards and pictures."""
+"""Small condensed sets for the tests of rows, storage, cards and pictures, and how those compare them."""
 
 from __future__ import annotations
 
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -123,3 +124,32 @@ def make_coreset(ds: datasets.Dataset | None = None, *, ipc: int = 2, **changes)
     )
     order = round_robin(tensors.labels.tolist())
     return CondensedDataset.from_parts(ds.select([rows[i] for i in order]), tensors, recipe, source=ds)
+
+
+def raw(ds: datasets.Dataset) -> dict:
+    """Return the rows with pictures as bytes."""
+    images = [name for name, feature in ds.features.items() if isinstance(feature, datasets.Image)]
+    for name in images:
+        ds = ds.cast_column(name, datasets.Image(decode=False))
+    return ds.with_format(None).to_dict()
+
+
+def assert_same(first: CondensedDataset, second: CondensedDataset) -> None:
+    """Check that two sets are equal to the bit."""
+    content = [
+        {"images": t.images, "labels": t.labels, **t.optional()} for t in (first.synthetic, second.synthetic)
+    ]  # fmt: skip
+    assert content[0].keys() == content[1].keys()
+    for name, tensor in content[0].items():
+        assert tensor.dtype == content[1][name].dtype
+        assert torch.equal(tensor, content[1][name])
+    assert first.synthetic.factor == second.synthetic.factor
+    assert first.recipe == second.recipe
+    assert first.features == second.features
+    assert list(first.features) == list(second.features)
+    assert raw(first) == raw(second)
+
+
+def files_below(folder: Path) -> dict[str, bytes]:
+    """Return every file below a folder."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

@@ -92,3 +92,20 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real data: {folder} is missing; set HF_CONDENSE_DATA to a folder with mnist/ and cifar10/")
     return folder
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    """Tiny networks gain nothing from a second thread, and wait for it long where cores are shared."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def small(toy: Dataset):
+    """Two real rows of each class, as a condensed set."""
+    from hf_condense import condense_dataset
+
+    return condense_dataset(toy, "random", ipc=2, progress=False)

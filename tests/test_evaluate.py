@@ -2,58 +2,27 @@
 
 from __future__ import annotations
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 from typing import ClassVar
 
 import datasets
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image
 
 import hf_condense.bench
 import hf_condense.contenders
 import hf_condense.training
-from hf_condense import condense_dataset, evaluate, register_method
-from hf_condense.condensed import CondensedDataset, decoded_rows
-from hf_condense.evaluation import Evaluation, Score
+from hf_condense import condense_dataset, register_method
+from hf_condense.condensed import CondensedDataset
 from hf_condense.method import MethodConfig, MethodInfo, Selector
 from hf_condense.methods.coreset import RandomRowsConfig
 from hf_condense.registry import unregister_method
 from hf_condense.source import load_source
 from hf_condense.training import TrainingRecipe
-from tests.condensed_sets import make_set
+from tests.evaluations import relabelled, rows_of, run, synthetic
 
-QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": False}
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks gain nothing from a second thread, and wait for it long where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-def run(train, test, **options) -> Evaluation:
-    return evaluate(train, test, **{**QUICK, **options})
-
-
-def rows_of(evaluation: Evaluation) -> dict[str, Score]:
-    return {score.set: score for score in evaluation.scores}
-
-
-@pytest.fixture(scope="module")
-def small(toy) -> CondensedDataset:
-    """Two real rows of each class, as a condensed set."""
-    return condense_dataset(toy, "random", ipc=2, progress=False)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
@@ -69,22 +38,6 @@ def trainings(monkeypatch):
 
     monkeypatch.setattr(hf_condense.bench, "train_network", watched)
     return seen
-
-
-def relabelled(ds: Dataset, names: list[str]) -> Dataset:
-    """Return the same pictures and class names with the names in another order."""
-    old = ds.features["label"].names
-    columns = {"image": ds["image"][:], "label": [names.index(old[label]) for label in ds["label"]]}
-    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
-
-
-def synthetic(toy, *, factor=1, recipe_changes=None, **tensors) -> CondensedDataset:
-    """Return one synthetic image a class of the toy set, with optional tensors."""
-    names = toy.features["label"].names
-    base = make_set(class_names=names, ipc=1, factor=factor, label_values=[0, 1, 2])
-    made = replace(base.synthetic, **tensors)
-    recipe = replace(base.recipe, **(recipe_changes or {}))
-    return CondensedDataset.from_parts(decoded_rows(made, recipe), made, recipe, toy)
 
 
 def test_a_separable_set_is_learned(toy, small):
@@ -266,20 +219,6 @@ def test_full_is_cached(toy, small, trainings):
     assert len(trainings) == 34
 
 
-def test_several_networks_and_a_callable(toy, small):
-    def linear(*, channels, num_classes, image_size):
-        return torch.nn.Sequential(
-            torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes)
-        )
-
-    result = run(small, toy, networks=["convnet-w4", linear, "convnet-w4-bn"], seeds=1, baselines=("random", "full"))
-    assert [(s.set, s.network.split(".")[-1]) for s in result.scores] == [
-        (name, network)
-        for network in ("convnet-w4", "linear", "convnet-w4-bn")
-        for name in ("random_ipc2", "random", "full")
-    ]
-
-
 class FirstRows(Selector[MethodConfig]):
     """Takes the first rows of each class."""
 
@@ -304,157 +243,3 @@ def test_any_coreset_method_is_a_baseline(toy, small, trainings):
     first = torch.tensor([p for c in source.classes for p in list(source.positions(c))[:2]])
     torch.testing.assert_close(trainings[4][0].images, source.at(first))
     assert trainings[4][0].labels.tolist() == [0, 0, 1, 1, 2, 2]
-
-
-def test_grey_sets(toy_gray, toy):
-    grey = condense_dataset(toy_gray, "random", ipc=2, progress=False)
-    assert run(grey, toy_gray, seeds=1, epochs=60).scores[0].mean > 0.9
-    with pytest.raises(ValueError, match="test has pictures of mode 'RGB', but the set's are grey"):
-        run(grey, toy)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"recipe": "dsaa"}, "unknown recipe 'dsaa'; did you mean 'dsa'.*dc, dsa, idc"),
-        ({"networks": "convnett"}, "unknown network 'convnett'.*did you mean 'convnet'"),
-        ({"networks": ()}, "at least one network"),
-        ({"baselines": "randon"}, "unknown baseline 'randon'; did you mean 'random'.*full"),
-        ({"baselines": "dm"}, "unknown baseline 'dm'"),
-        ({"seeds": 0}, "seeds should be at least 1; got 0"),
-        ({"seeds": ()}, "seeds should be a number of networks"),
-        ({"seeds": [1, 1]}, "different integers"),
-        ({"epochs": 0}, "epochs should be at least 1"),
-        ({"max_updates": 0}, "max_updates should be at least 1"),
-        ({"augment": "colour"}, "did you mean 'color'"),
-        ({"label_column": "nope"}, "'nope' is no column"),
-    ],
-)
-def test_bad_options(toy, small, options, message):
-    with pytest.raises(ValueError, match=message):
-        run(small, toy, **options)
-
-
-def test_a_missing_source_is_explained(toy, small):
-    loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
-    with pytest.raises(ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines=\(\)"):
-        run(loaded, toy, baselines=("random", "full"))
-    assert run(loaded, toy, baselines=(), seeds=1).scores[0].set == "random_ipc2"
-
-
-def test_unknown_classes_are_explained(toy, small):
-    other = relabelled(toy, ["ball", "cross", "stripes"]).cast_column(
-        "label", ClassLabel(names=["ball", "square", "stripes"])
-    )  # fmt: skip
-    with pytest.raises(ValueError, match=r"test has classes that the set does not know: 'square'.*'ball', 'cross'"):
-        run(small, other)
-    with pytest.raises(ValueError, match="source has no rows of 'cross'"):
-        run(small, toy, source=toy.filter(lambda row: row["label"] != 1))
-
-
-def test_splits_and_streams_are_refused(toy, small):
-    with pytest.raises(TypeError, match="test should be one split"):
-        run(small, datasets.DatasetDict({"test": toy}))
-    with pytest.raises(TypeError, match="source is an IterableDataset"):
-        run(small, toy, source=toy.to_iterable_dataset())
-
-
-def test_whitened_sets_are_refused(toy):
-    made = synthetic(toy, zca_matrix=torch.eye(192), zca_mean=torch.zeros(192))
-    with pytest.raises(ValueError, match="ZCA"):
-        run(made, toy)
-
-
-def scores() -> Evaluation:
-    return Evaluation(
-        (
-            Score("dm_ipc10", 100, "convnet", "dsa", None, 300, 1000, (0.5, 0.75), (0, 1), 4.25),
-            Score("<full>", 50_000, "convnet-w32", "dsa", "flip", 5.1, 1000, (0.875,), (0,), 100.0),
-        )
-    )
-
-
-def test_the_table_prints_in_per_cent():
-    assert str(scores()).splitlines() == [
-        "set         rows  network      recipe     accuracy %  n  updates  seconds",
-        "dm_ipc10     100  convnet      dsa     62.50 ± 17.68  2    1,000      4.2",
-        "<full>    50,000  convnet-w32  dsa             87.50  1    1,000    100.0",
-    ]
-
-
-def test_the_table_as_html_escapes():
-    page = scores()._repr_html_()
-    assert page.count("<tr>") == 3
-    assert "<td>62.50 ± 17.68</td>" in page
-    assert "<td>&lt;full&gt;</td>" in page
-
-
-def test_records_are_json_and_fractions():
-    first, second = json.loads(json.dumps(scores().to_records(), allow_nan=False))
-    assert first["accuracies"] == [0.5, 0.75]
-    assert (first["mean"], first["n"], first["epochs"], first["seeds"]) == (0.625, 2, 300, [0, 1])
-    assert first["std"] == pytest.approx(torch.tensor([0.5, 0.75]).std().item())
-    assert second["std"] is None
-
-
-def test_pandas():
-    frame = scores().to_pandas()
-    assert list(frame) == ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
-    assert frame["std"].isna().tolist() == [False, True]
-    assert frame["mean"].tolist() == [0.625, 0.875]
-
-
-def test_records_fit_into_a_recipe(toy, small, tmp_path):
-    measured = replace(small.recipe, evaluation=run(small, toy, seeds=1).to_records())
-    CondensedDataset.from_parts(small.select(range(6)), small.synthetic, measured).save_condensed(tmp_path)
-
-
-def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda module, **_: asked.append(module) or module)
-    monkeypatch.setattr(hf_condense.bench.shutil, "which", lambda _: "/usr/bin/g++")
-    run(small, toy, seeds=1)
-    assert not asked
-    run(small, toy, seeds=1, compile=True)
-    assert len(asked) == 1
-    monkeypatch.setattr(hf_condense.bench, "_COMPILE_PAYS_BYTES", 1e5)
-    run(small, toy, seeds=1)
-    assert len(asked) == 2
-    run(small, toy, seeds=1, compile=False)
-    assert len(asked) == 2
-
-
-WORKER = """
-import json, os, sys
-from hf_condense import condense_dataset, evaluate
-from hf_condense.testing import toy_dataset
-import torch
-torch.set_num_threads(1)
-ds = toy_dataset(names=("cat", "dog", "eel"))
-small = condense_dataset(ds, "random", ipc=1, progress=False)
-table = evaluate(
-    small, ds, networks="convnet-w8", recipe="dsa", epochs=3, seeds=3, baselines=("random", "full"), progress=False
-)
-rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table.to_records()]
-rank = os.environ.get("RANK", "alone")
-with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
-    json.dump(rows, file)
-if torch.distributed.is_initialized():
-    torch.distributed.destroy_process_group()
-"""
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="about processes on CPUs; a CUDA device was found")
-def test_two_processes_share_the_seeds(tmp_path):
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER)
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    for command in ([sys.executable], launcher):
-        home = str(tmp_path / f"home of {len(command)}")  # apart, or the second would find the scores of the first
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": home}
-        done = subprocess.run(
-            [*command, str(script), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-    alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1"))
-    assert alone == first == second

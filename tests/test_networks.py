@@ -1,33 +1,17 @@
 """Networks: sizes, options, weights under a key, second derivatives and what is said about bad input."""
 
-import copy
 import random
-from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.networks import (
-    ConvNet,
-    NetworkFactory,
-    activation_bytes,
-    has_batch_statistics,
-    list_networks,
-    network_factory,
-)
-
-
-def factory(spec: object, channels: int = 3, side: int = 16, classes: int = 4) -> NetworkFactory:
-    return network_factory(spec, channels=channels, image_size=(side, side), num_classes=classes)
+from hf_condense.networks import ConvNet, has_batch_statistics, network_factory
+from tests.small_networks import factory, weights
 
 
 def count(net: nn.Module) -> int:
     return sum(p.numel() for p in net.parameters())
-
-
-def weights(net: nn.Module) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in net.parameters()])
 
 
 # --- ConvNet ---------------------------------------------------------------------------------------
@@ -201,126 +185,6 @@ def test_networks_are_made_on_the_cpu_whatever_the_default_device() -> None:
     assert torch.equal(weights(net), weights(factory("convnet-w4").build(0)))
 
 
-# --- torchvision's ---------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg11"])
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("side", [28, 32, 64])
-def test_torchvision_networks_take_small_images(name: str, channels: int, side: int) -> None:
-    check_torchvision(name, channels, side)
-
-
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg11"])
-@pytest.mark.parametrize("side", [16, 37, 70])
-def test_torchvision_networks_take_unusual_sizes(name: str, side: int) -> None:
-    check_torchvision(name, 3, side)
-
-
-@torch.no_grad()
-def check_torchvision(name: str, channels: int, side: int) -> None:
-    net = factory(name, channels, side, 5).build(0)
-    x = torch.randn(2, channels, side, side)
-    logits, embedding = net(x), net.embed(x)
-    assert logits.shape == (2, 5)
-    assert embedding.shape == (2, 256 if name == "alexnet" else 512)
-    head = [m for m in net.modules() if isinstance(m, nn.Linear)][-1]
-    torch.testing.assert_close(head(embedding), logits)
-    assert embedding.std(0).max() > 1e-3  # images can be told apart: no layer was left with a single pixel to normalise
-    assert not has_batch_statistics(net)
-    assert not any(isinstance(m, nn.Dropout) for m in net.modules())
-
-
-@pytest.mark.parametrize(("name", "side", "stem", "resolution"), [
-    ("resnet18", 32, 3, 32), ("resnet18", 64, 3, 64), ("resnet18", 96, 7, 48), ("alexnet", 32, 3, 32),
-    ("alexnet", 96, 11, 23), ("vgg11", 32, 3, 32), ("vgg11", 28, 3, 32), ("vgg11", 96, 3, 96),
-])  # fmt: skip
-def test_small_images_keep_their_resolution_in_the_stem(name: str, side: int, stem: int, resolution: int) -> None:
-    net = factory(name, side=side).build(0)
-    conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
-    seen = []
-    conv.register_forward_hook(lambda _, inputs, output: seen.append(output.shape[-1]))
-    net(torch.zeros(1, 3, side, side))
-    assert (conv.kernel_size, seen) == ((stem, stem), [resolution])
-
-
-@pytest.mark.parametrize(("name", "convolutions"), [("alexnet", 5), ("resnet18", 20), ("vgg11", 8)])
-def test_norms_follow_every_convolution(name: str, convolutions: int) -> None:
-    for suffix, norm in (("", nn.GroupNorm), ("-in", nn.GroupNorm), ("-bn", nn.BatchNorm2d)):
-        kinds = [type(m) for m in factory(name + suffix).build(0).modules()]
-        assert (kinds.count(nn.Conv2d), kinds.count(norm)) == (convolutions, convolutions)
-
-
-def test_batch_norm_starts_from_its_usual_statistics() -> None:
-    for module in factory("resnet18-bn").build(0).modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert torch.equal(module.running_mean, torch.zeros_like(module.running_mean))
-            assert torch.equal(module.running_var, torch.ones_like(module.running_var))
-            assert module.num_batches_tracked == 0
-
-
-def test_every_listed_name_works() -> None:
-    for name in list_networks():
-        assert factory(name).build(0)(torch.zeros(2, 3, 16, 16)).shape == (2, 4)
-
-
-# --- the user's own --------------------------------------------------------------------------------
-
-
-class Own(nn.Module):
-    """A user's network with an embedding of its own."""
-
-    def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
-        super().__init__()
-        self.first = nn.Linear(channels * image_size[0] * image_size[1], 6)
-        self.last = nn.Linear(6, num_classes)
-
-    def embed(self, x: Tensor) -> Tensor:
-        return self.first(x.flatten(1)).tanh()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.embed(x))
-
-
-def plain(channels: int, num_classes: int, image_size: tuple[int, int], hidden: int = 7) -> nn.Module:
-    inside = channels * image_size[0] * image_size[1]
-    return nn.Sequential(
-        nn.Flatten(), nn.Linear(inside, hidden), nn.ReLU(), nn.Dropout(), nn.Linear(hidden, num_classes)
-    )
-
-
-def test_a_users_network_keeps_its_own_embedding() -> None:
-    made = factory(Own, side=4)
-    net = made.build(0)
-    assert made.name == "Own"
-    assert type(net) is Own
-    assert net.embed(torch.zeros(2, 3, 4, 4)).shape == (2, 6)
-    assert torch.equal(weights(net), weights(made.build(0)))
-
-
-@pytest.mark.parametrize("spec", [plain, partial(plain, hidden=7)], ids=["function", "partial"])
-def test_an_embedding_is_derived_from_the_last_linear_layer(spec: object) -> None:
-    made = factory(spec, side=4)
-    net = made.build(0).eval()
-    assert made.name == "plain"
-    x = torch.randn(2, 3, 4, 4, requires_grad=True)
-    inner = net.net
-    torch.testing.assert_close(net.embed(x), inner[:4](x))
-    torch.testing.assert_close(inner[4](net.embed(x)), net(x))
-    (gradient,) = torch.autograd.grad(net.embed(x).sum(), x)
-    assert gradient.abs().sum() > 0
-    assert torch.equal(copy.deepcopy(net)(x), net(x))
-    assert len(inner[4]._forward_pre_hooks) == 0
-
-
-def test_a_single_linear_layer_embeds_its_pixels() -> None:
-    net = factory(
-        lambda channels, num_classes, image_size: nn.Sequential(nn.Flatten(), nn.Linear(12, num_classes)), side=2
-    )
-    x = torch.randn(3, 3, 2, 2)
-    assert torch.equal(net.build(0).embed(x), x.flatten(1))
-
-
 # --- errors ----------------------------------------------------------------------------------------
 
 
@@ -348,12 +212,6 @@ def test_bad_names_say_what_is_right(spec: str, message: str) -> None:
         factory(spec)
 
 
-@pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg11"])
-def test_too_small_for_torchvision(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} takes images of at least 16 pixels a side; got 15x15"):
-        factory(name, side=15)
-
-
 @pytest.mark.parametrize("option", ["norm", "activation", "pooling"])
 def test_convnet_names_the_options_it_knows(option: str) -> None:
     with pytest.raises(ValueError, match=f"unknown {option} 'x'; known: "):
@@ -364,54 +222,3 @@ def test_numbers_below_one() -> None:
     for wrong in ({"channels": 0}, {"num_classes": 0}, {"image_size": (0, 8)}):
         with pytest.raises(ValueError, match="at least 1; got 0"):
             network_factory("convnet", **{"channels": 1, "num_classes": 2, "image_size": (8, 8), **wrong})
-
-
-def test_bad_callables_say_what_is_right() -> None:
-    def no_head(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-        return nn.Sequential(nn.Conv2d(channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-    def unused(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-        net = no_head(channels, num_classes, image_size)
-        net.register_module("extra", nn.Identity())
-        net.extra.spare = nn.Linear(2, 2)
-        return net
-
-    class FlatEmbedding(Own):
-        def embed(self, x: Tensor) -> Tensor:
-            return x.sum()
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.last(self.first(x.flatten(1)))
-
-    for spec, error, message in (
-        (3, TypeError, "must be a name or a callable that returns a module; got int"),
-        (lambda **_: "net", TypeError, "must return a torch.nn.Module; it returned str"),
-        (no_head, ValueError, "has no nn.Linear; give it a method embed"),
-        (unused, ValueError, "did not use its last linear layer 'extra.spare' in forward"),
-        (lambda **size: plain(**{**size, "num_classes": 9}), ValueError, r"logits \(2, 4\) .* returned \(2, 9\)"),
-        (FlatEmbedding, ValueError, r"with embed, into \(2, D\); it returned \(2, 4\) and \(\)"),
-    ):
-        with pytest.raises(error, match=message):
-            factory(spec, side=8)
-
-
-# --- measures --------------------------------------------------------------------------------------
-
-
-def test_activation_bytes_of_a_known_network() -> None:
-    """A block keeps what the convolution, the norm and the pooling read, and the statistics of the norm."""
-    net = ConvNet(3, 2, (8, 8), width=4, depth=1)
-    floats = 3 * 64 + 4 * 64 + 2 * 4 + 4 * 64 + 4 * 16
-    assert activation_bytes(net, (3, 8, 8)) == 4 * floats
-
-
-def test_activation_bytes_grow_with_the_network_and_leave_it_alone() -> None:
-    small, large = (factory(f"convnet-w{w}-bn", side=8).build(0) for w in (4, 8))
-    before, random_state = copy.deepcopy(small.state_dict()), torch.get_rng_state()
-    assert activation_bytes(large, (3, 8, 8)) > activation_bytes(small, (3, 8, 8)) > 0
-    assert all(torch.equal(before[name], value) for name, value in small.state_dict().items())
-    assert torch.equal(torch.get_rng_state(), random_state)
-    small.requires_grad_(False)
-    with torch.no_grad():
-        assert activation_bytes(small, (3, 8, 8)) > 0
-    assert activation_bytes(factory(plain, side=8).build(0), (3, 8, 8)) > 0

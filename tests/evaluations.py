@@ -1,0 +1,38 @@
+"""Short evaluations for the tests of `evaluate`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from datasets import ClassLabel, Dataset, Features, Image
+
+from hf_condense import evaluate
+from hf_condense.condensed import CondensedDataset, decoded_rows
+from hf_condense.evaluation import Evaluation, Score
+from tests.condensed_sets import make_set
+
+QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": False}
+
+
+def run(train, test, **options) -> Evaluation:
+    return evaluate(train, test, **{**QUICK, **options})
+
+
+def rows_of(evaluation: Evaluation) -> dict[str, Score]:
+    return {score.set: score for score in evaluation.scores}
+
+
+def relabelled(ds: Dataset, names: list[str]) -> Dataset:
+    """Return the same pictures and class names with the names in another order."""
+    old = ds.features["label"].names
+    columns = {"image": ds["image"][:], "label": [names.index(old[label]) for label in ds["label"]]}
+    return Dataset.from_dict(columns, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+
+
+def synthetic(toy, *, factor=1, recipe_changes=None, **tensors) -> CondensedDataset:
+    """Return one synthetic image a class of the toy set, with optional tensors."""
+    names = toy.features["label"].names
+    base = make_set(class_names=names, ipc=1, factor=factor, label_values=[0, 1, 2])
+    made = replace(base.synthetic, **tensors)
+    recipe = replace(base.recipe, **(recipe_changes or {}))
+    return CondensedDataset.from_parts(decoded_rows(made, recipe), made, recipe, toy)
