@@ -79,6 +79,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
                 callback(run, done, loss)
             if saving.folder is not None and (done % saving.every == 0 or done == steps):
                 _save(run, method, optimiser, done, saving)
+    with seeded_globals(run.seed, "finish", devices=[run.device]):
+        method.finish(run)
 
 
 def _step(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, t: int, saving: Saving) -> float:

@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.cache import atomic_file, cache_enabled, cache_folder
 from hf_condense.run import Run
 from hf_condense.source import batches
-from hf_condense.training import RECIPES, TrainingSet, train_network
+from hf_condense.teacher import network_key, trained_network
 
 logger = logging.getLogger("hf_condense")
 
@@ -38,28 +38,20 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     if kind != "network":
         return run.column(kind)
     if not cache_enabled(run.cache and run.factory.named):
-        return _trained_features(run, updates)
-    key = content_key(
-        content=run.source.content_hash, shape=list(run.source.image_shape), network=run.factory.name,
-        updates=updates, seed=run.seed, device=run.device.type, torch=torch.__version__,
-    )  # fmt: skip
-    file = cache_folder("features") / f"{key}.safetensors"
+        return _embedded(run, updates)
+    file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
     # Other processes wait for the main one, and then find the file.
     with run.accelerator.main_process_first():
         if not file.is_file():
+            features = _embedded(run, updates)
             with atomic_file(file) as work:
-                save_file({"features": _trained_features(run, updates)}, work)
+                save_file({"features": features}, work)
             logger.info("cached features in %s (%.1f MB)", file, file.stat().st_size / 1e6)
         return load_file(file)["features"]
 
 
 @torch.no_grad()
-def _trained_features(run: Run, updates: int) -> Tensor:
-    """Train a network on the whole source and embed the source with it."""
-    net = run.factory.build(run.seed, "features").to(run.device)
-    if updates:
-        whole = TrainingSet(run.source, run.source.labels, run.num_classes)
-        with torch.enable_grad():
-            train_network(net, whole, RECIPES["dc"], run.seed, "features", max_updates=updates)
-    net.eval()
+def _embedded(run: Run, updates: int) -> Tensor:
+    """Embed the source with a network that was trained on it."""
+    net = trained_network(run, updates)
     return torch.cat([net.embed(images).float().cpu() for images, _ in batches(run.source, _BATCH)])  # type: ignore[operator]

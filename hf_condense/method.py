@@ -170,6 +170,8 @@ class Method(ABC, Generic[ConfigT]):
     presets: ClassVar[Mapping[str, Preset]] = {}
     reduction: ClassVar[Literal["sum", "mean"]] = "sum"
     """How gradients of processes combine: `sum` if classes or chunks are shared out, `mean` for replicas."""
+    graphs: ClassVar[int] = 1
+    """What differentiating an image costs, in forwards of it; larger where gradients themselves are differentiated."""
 
     def __init__(self, config: ConfigT) -> None:
         """Keep the options."""
@@ -202,6 +204,9 @@ class Method(ABC, Generic[ConfigT]):
 
     def after_update(self, run: Run, t: int) -> None:
         """Do what follows an update, such as training the network (an inner loop); default: nothing."""
+
+    def finish(self, run: Run) -> None:
+        """Do what must be done once after the last step, such as labelling the images; default: nothing."""
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return what a checkpoint must hold beyond the set and the optimiser; default: nothing.

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from typing import Any
 
-from huggingface_hub.utils import tqdm
+from huggingface_hub.utils import are_progress_bars_disabled, tqdm
+
+logger = logging.getLogger("hf_condense")
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, initial: int = 0) -> Any:
@@ -21,3 +25,15 @@ def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, initia
     name = f"hf_condense.{desc.split()[0].lower()}"
     make: Any = tqdm
     return make(total=total, initial=initial, desc=desc, unit=unit, name=name, disable=disable)
+
+
+def say(text: str, *, shown: bool = True) -> None:
+    """Tell people something short where they would see a progress bar; it is logged in any case.
+
+    Args:
+        text: One line.
+        shown: As for `progress_bar`.
+    """
+    logger.info("%s", text)
+    if shown and sys.stderr.isatty() and not are_progress_bars_disabled("hf_condense"):
+        tqdm.write(text, file=sys.stderr)

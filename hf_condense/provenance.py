@@ -47,6 +47,7 @@ def make_recipe(
         mean=run.source.mean.tolist(),
         std=run.source.std.tolist(),
         source={**_described(run.dataset), "content_hash": run.source.content_hash},
+        temperature=options.get("temperature") if options.get("soft_labels", "none") != "none" else None,
     )
 
 

@@ -16,13 +16,16 @@ from hf_condense.method import AnyMethod, Method, MethodConfig, MethodInfo, Sele
 logger = logging.getLogger("hf_condense")
 
 ENTRY_POINT_GROUP = "hf_condense.methods"
-AUTO = "dm"  # what method="auto" means; nothing else can have that name
+AUTO = "m3d"  # what method="auto" means (settings: see auto.py); nothing else can have that name
 
 BUILT_IN = {
     "random": "hf_condense.methods.coreset:RandomRows",
     "herding": "hf_condense.methods.coreset:Herding",
     "kcenter": "hf_condense.methods.coreset:KCenter",
+    "dc": "hf_condense.methods.gradient:GradientMatching",
+    "dsa": "hf_condense.methods.gradient:SiameseGradientMatching",
     "dm": "hf_condense.methods.distribution:DistributionMatching",
+    "m3d": "hf_condense.methods.mmd:KernelMoments",
 }
 
 _registered: dict[str, AnyMethod] = {}

@@ -97,13 +97,25 @@ class Run:
         self._network.load_state_dict(fresh.state_dict())
         return self._network.train().requires_grad_(trainable)
 
+    def parts(self, images: Tensor) -> Sequence[Tensor]:
+        """Cut a batch into as many images at a time as the plan says; of equal size, so that compiled code sees few."""
+        most = self.plan.images_per_forward or len(images)
+        cut: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // most)))
+        return cut
+
     def embed(self, images: Tensor) -> Tensor:
         """Embed images with the run's network, as many at a time as the plan says: (N, C, H, W) -> (N, D), float32."""
-        if not self.plan.images_per_forward:
-            return self._embed(images)
-        parts = -(-len(images) // self.plan.images_per_forward)
-        size = -(-len(images) // parts)  # parts of equal size, so that compiled code sees few shapes
-        return torch.cat([self._embed(part) for part in images.split(size)])
+        parts = self.parts(images)
+        return torch.cat([self._embed(part) for part in parts]) if len(parts) > 1 else self._embed(images)
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Classify images with the run's network, all at once: (N, C, H, W) -> (N, K), float32.
+
+        Compiled code cannot be differentiated twice; for second derivatives call the network itself.
+        """
+        with self.accelerator.autocast():
+            found: Tensor = self.trainee(images)
+        return found.float()
 
     def column(self, name: str) -> Tensor:
         """Return a numeric column of the dataset in the source's order, as float32 (N, D).
@@ -123,6 +135,12 @@ class Run:
     def _network(self) -> nn.Module:
         """The module whose weights are overwritten."""
         return self.factory.build(self.seed, "template").to(self.device)
+
+    @cached_property
+    def trainee(self) -> nn.Module:
+        """The run's network as `train_network` wants it: the same weights, compiled if the plan says so."""
+        net: nn.Module = torch.compile(self._network, dynamic=False) if self.plan.compile else self._network  # type: ignore[assignment]
+        return net
 
     @cached_property
     def _embed(self) -> Callable[[Tensor], Tensor]:

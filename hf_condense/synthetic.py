@@ -84,12 +84,23 @@ def round_robin(labels: Sequence[int]) -> list[int]:
         >>> round_robin([0, 0, 1, 1, 1])
         [0, 2, 1, 3, 4]
     """
+    turns = turns_of(labels)
+    return sorted(range(len(labels)), key=lambda i: (turns[i], labels[i], i))
+
+
+def turns_of(labels: Sequence[int]) -> list[int]:
+    """Return for each label how many equal ones come before it.
+
+    Example:
+        >>> turns_of([0, 0, 1, 1, 1])
+        [0, 1, 0, 1, 2]
+    """
     seen: dict[int, int] = {}
     turns = []
     for label in labels:
         turns.append(seen.get(label, 0))
         seen[label] = turns[-1] + 1
-    return sorted(range(len(labels)), key=lambda i: (turns[i], labels[i], i))
+    return turns
 
 
 @dataclass
@@ -144,6 +155,15 @@ class SyntheticSet:
             index = torch.tensor([i for c in classes for i in self.rows[c]], device=self.images.device)
             stored, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
         return self.decode(stored), labels.repeat_interleave(self.factor**2)
+
+    def targets(self, classes: Sequence[int], temperature: float = 1.0) -> Tensor:
+        """Return what the rows of `of(classes)` are trained towards: labels (n,), or probabilities (n, K) if soft."""
+        index = torch.tensor([i for c in classes for i in self.rows[c]], device=self.images.device)
+        if self.soft_labels is None:
+            return self.labels.index_select(0, index).repeat_interleave(self.factor**2)
+        logits = self.soft_labels.unflatten(0, (-1, self.factor**2)).index_select(0, index).flatten(0, 1)
+        probabilities: Tensor = (logits / temperature).softmax(1)
+        return probabilities
 
     def decode(self, stored: Tensor) -> Tensor:
         """Decode stored images of this set (normalised units): (n, C, H, W) -> (n * factor**2, C, H, W)."""

@@ -26,6 +26,12 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "memory differs": ({"classes": 5}, [1, PLENTY]),
     "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
     "whole images": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
+    "gradients": ({"method": "dsa", "classes": 5, "outer_loop": 3, "inner_loop": 2}, [PLENTY, PLENTY]),
+    "learned labels": (
+        {"method": "dc", "classes": 3, "soft_labels": "learned", "teacher_updates": 3, "outer_loop": 2},
+        [PLENTY, PLENTY],
+    ),
+    "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
 }
 
 
@@ -33,10 +39,11 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     """Run one scenario, in one or several processes."""
     what, memory = SCENARIOS[name]
     settings = {"network": "convnet-w8-d1", "steps": 4, "batch_real": 6, "compile": False, "progress": False, **what}
+    method = settings.pop("method", "dm")
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
     try:
-        made = api.condense_dataset(ds, "dm", 2, label_column="label", cache=False, **{**settings, **options})
+        made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
     finally:
         api.memory_budget = kept
     assert isinstance(made, CondensedDataset)

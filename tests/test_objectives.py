@@ -4,44 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from hf_condense import registry
 from hf_condense.augment import Augmentation
 from hf_condense.methods.distribution import DistributionMatching, class_means, mean_discrepancy
 from hf_condense.networks import network_factory
-from hf_condense.run import Run
-from hf_condense.testing import quick_bench, toy_dataset
 from tests.reference.distribution import distribution_matching
+from tests.spied import augmented_rows, objective_of_step
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-
-
-def objective_of_step(options: dict, t: int, ipc: object = 2) -> tuple[Run, DistributionMatching, float, torch.Tensor]:
-    """Run DM on a toy up to step `t` and return the run, its objective at that step and the gradient."""
-    seen: dict = {}
-
-    class Spy(DistributionMatching):
-        def losses(self, run, step):
-            if step == t:
-                seen["images"] = run.synthetic.images.detach().clone()
-            yield from super().losses(run, step)
-
-        def after_update(self, run, step):
-            if step == t:
-                seen.update(run=run, method=self, gradient=run.synthetic.images.grad.clone())
-
-    registry.register_method(Spy, "spy")
-    try:
-        values: list[float] = []
-        quick_bench("spy", steps=t + 1, callbacks=[lambda run, done, loss: values.append(loss)], **options).condense(
-            toy_dataset((0, 1, 2), rows=12), ipc
-        )
-    finally:
-        registry.unregister_method("spy")
-    run = seen["run"]
-    run.synthetic.images.data = seen["images"]
-    return run, seen["method"], values[-1], seen["gradient"]
 
 
 @pytest.mark.parametrize("augment", ["none", "color_crop_cutout_flip_scale_rotate"])
@@ -49,17 +20,12 @@ def objective_of_step(options: dict, t: int, ipc: object = 2) -> tuple[Run, Dist
 @pytest.mark.parametrize("ipc", [2, {0: 1, 1: 3, 2: 2}])
 def test_dm_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
     t = 2
-    run, method, value, gradient = objective_of_step({"augment": augment, "factor": factor}, t, ipc)
+    run, method, value, gradient = objective_of_step(
+        DistributionMatching, {"augment": augment, "factor": factor}, t, ipc
+    )
+    real, synthetic = augmented_rows(run, method, t)
     network = run.network("network", t).double()
     images = run.synthetic.images
-    real, synthetic = {}, {}
-    for c in run.classes:
-        real[c] = run.real([c], method.config.batch_real, t)[0]
-        synthetic[c] = run.synthetic.of([c])[0]
-        if method.augmentation is not None:
-            drawn = method.augmentation.draw(run.num_classes, run.rng("augment", t))
-            real[c] = drawn(real[c], torch.full((len(real[c]),), c))
-            synthetic[c] = drawn(synthetic[c], torch.full((len(synthetic[c]),), c))
     expected = distribution_matching(real, synthetic, lambda x: network.embed(x.double()))
     (slow,) = torch.autograd.grad(expected, images)
     assert value == pytest.approx(expected.item(), rel=1e-4)

@@ -86,7 +86,7 @@ def test_built_in_methods_are_listed_coresets_first() -> None:
     kinds = [info.kind for info in list_methods()]
     assert kinds == sorted(kinds)
     assert names("r*") == ["random"]
-    assert names("[dr]*") == ["random", "dm"]
+    assert names("[mr]*") == ["random", "m3d"]
     assert names("x*") == []
 
 
@@ -94,7 +94,8 @@ def test_every_name_leads_to_its_method() -> None:
     for info in list_methods():
         assert get_method(info.name).info == info
         assert canonical_name(get_method(info.name)) == info.name
-    assert get_method("auto") is get_method("dm") is DistributionMatching
+    assert get_method("dm") is DistributionMatching
+    assert get_method("auto") is get_method("echo") is get_method("m3d")
 
 
 def test_register_and_unregister() -> None:

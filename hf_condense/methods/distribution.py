@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
-import torch
 from torch import Tensor
 
-from hf_condense.augment import Augmentation
-from hf_condense.method import Loss, Method, MethodConfig, MethodInfo, Preset, Setting, option
-
-if TYPE_CHECKING:
-    from hf_condense.run import Run
+from hf_condense.method import MethodInfo, Preset, Setting
+from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
 
 
 def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -30,6 +25,7 @@ def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 4 (arXiv:2110.04181).
 
     Example:
+        >>> import torch
         >>> float(mean_discrepancy(torch.zeros(2, 3), torch.ones(2, 3)))
         6.0
     """
@@ -43,19 +39,8 @@ def class_means(embedded: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class DistributionMatchingConfig(MethodConfig):
+class DistributionMatchingConfig(EmbeddingConfig):
     """Options of DM."""
-
-    steps: int = option(1000, "Updates of the images.", ge=1)
-    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
-    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0)
-    batch_real: int = option(256, "Real images per class and step.", ge=1)
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
-    augment: str = option(
-        "color_crop_cutout_flip_scale_rotate",
-        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
-        "mirror image means something else.",
-    )
 
 
 def _paper(setting: Setting) -> dict[str, object]:
@@ -63,7 +48,17 @@ def _paper(setting: Setting) -> dict[str, object]:
     return {"steps": 20_000, "lr_img": 10.0 if setting.ipc >= 100 else 1.0, "pixel_range": "free"}
 
 
-class DistributionMatching(Method[DistributionMatchingConfig]):
+def _quick(setting: Setting) -> dict[str, object]:
+    """Minutes on two cores."""
+    return {"steps": 300, "lr_img": float(setting.ipc), "network": "convnet-w32"}
+
+
+def _default(setting: Setting) -> dict[str, object]:
+    """The mean over ipc images divides the gradient of each by ipc, so the rate grows with ipc."""
+    return {"steps": 1000, "lr_img": float(setting.ipc)}
+
+
+class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
     """Distribution matching (DM)."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -80,30 +75,15 @@ class DistributionMatching(Method[DistributionMatchingConfig]):
     )
     Config = DistributionMatchingConfig
     presets: ClassVar[dict[str, Preset]] = {
+        "default": Preset("1,000 steps at width 128, a learning rate of 1 per stored image of a class.", _default),
         "paper": Preset("20,000 steps and unclamped pixels, as the authors' code runs it (WACV 2023).", _paper),
-        "quick": Preset("300 steps: minutes on two cores.", lambda _: {"steps": 300, "network": "convnet-w32"}),
+        "quick": Preset("300 steps at width 32: minutes on two cores.", _quick),
     }
 
-    def __init__(self, config: DistributionMatchingConfig) -> None:
-        """Keep the options and parse the augmentation."""
-        super().__init__(config)
-        self.augmentation = Augmentation.parse(config.augment)
+    def summary(self, real: Tensor) -> Tensor:
+        """Return the class means of the real embeddings: (k, B, D) -> (k, D)."""
+        return real.mean(1)
 
-    def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the squared distances of the class means, one chunk of classes at a time."""
-        run.network("network", t)
-        transform = None
-        if self.augmentation is not None:
-            # One set of parameters a class, the same for its real and its synthetic images (siamese).
-            transform = self.augmentation.draw(run.num_classes, run.rng("augment", t))
-        for classes in run.chunks():
-            wanted = torch.tensor(classes, device=run.device)
-            real = run.real(classes, self.config.batch_real, t).flatten(0, 1)  # (k * B, C, H, W)
-            real_labels = wanted.repeat_interleave(self.config.batch_real)
-            images, labels = run.synthetic.of(classes)
-            if transform is not None:
-                real, images = transform(real, real_labels), transform(images, labels)
-            with torch.no_grad():
-                target = class_means(run.embed(real), real_labels, wanted)  # (k, D)
-            loss = mean_discrepancy(target, class_means(run.embed(images), labels, wanted))
-            yield loss, loss.detach()
+    def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+        """Return the squared distances of the class means, summed over classes."""
+        return mean_discrepancy(real, class_means(synthetic, labels, classes))

@@ -1,0 +1,75 @@
+"""A network trained on the real set: gives coresets their features and synthetic images their soft labels."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.run import Run
+from hf_condense.synthetic import SyntheticSet
+from hf_condense.training import RECIPES, TrainingSet, train_network
+
+logger = logging.getLogger("hf_condense")
+
+_BATCH = 64  # images labelled at a time
+
+
+def network_key(run: Run, updates: int) -> str:
+    """Return the name under which a trained network, and what follows from it, is cached."""
+    return content_key(
+        content=run.source.content_hash, shape=list(run.source.image_shape), network=run.factory.name,
+        updates=updates, seed=run.seed, device=run.device.type, torch=torch.__version__,
+    )  # fmt: skip
+
+
+def trained_network(run: Run, updates: int) -> nn.Module:
+    """Return the run's network trained on the whole source, in evaluation mode, on the device; its weights are cached.
+
+    Callers let the main process go first; there is no barrier in here.
+
+    Args:
+        run: The run.
+        updates: Updates of the recipe `dc`, >= 0.
+    """
+    net = run.factory.build(run.seed, "features").to(run.device)
+    if not cache_enabled(run.cache and run.factory.named):
+        _train(run, net, updates)
+        return net.eval()
+    file = cache_folder("networks") / f"{network_key(run, updates)}.safetensors"
+    if not file.is_file():
+        _train(run, net, updates)
+        with atomic_file(file) as work:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}, work)
+        logger.info("cached a trained network in %s (%.1f MB)", file, file.stat().st_size / 1e6)
+    net.load_state_dict(load_file(file))
+    return net.eval()
+
+
+def _train(run: Run, net: nn.Module, updates: int) -> None:
+    """Train on the whole source."""
+    if updates:
+        whole = TrainingSet(run.source, run.source.labels, run.num_classes)
+        with torch.enable_grad():
+            train_network(net, whole, RECIPES["dc"], run.seed, "features", max_updates=updates)
+
+
+@torch.no_grad()
+def teacher_logits(run: Run, made: SyntheticSet, updates: int) -> Tensor:
+    """Let the trained network label the decoded images of a set.
+
+    Args:
+        run: The run.
+        made: The set.
+        updates: Updates with which the network is trained, >= 0.
+
+    Shapes:
+        -> float32 (N * factor**2, K), in the order of the decoded images.
+    """
+    with run.accelerator.main_process_first():  # others find its weights in the cache
+        teacher = trained_network(run, updates)
+    logits: list[Tensor] = [teacher(images).float() for images in made.decode(made.images).split(_BATCH)]
+    return torch.cat(logits)
