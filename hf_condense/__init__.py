@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed import CondensedDataset
     from hf_condense.errors import CondensedFormatError, NonFiniteLossError
     from hf_condense.evaluating import Evaluation, evaluate
+    from hf_condense.hub import list_condensed
     from hf_condense.method import Method, MethodConfig, MethodInfo, Selector
     from hf_condense.registry import list_methods, register_method
     from hf_condense.storage import load_condensed
@@ -23,6 +24,7 @@ _HOME = {
     "NonFiniteLossError": "errors",
     "Evaluation": "evaluating",
     "evaluate": "evaluating",
+    "list_condensed": "hub",
     "Method": "method",
     "MethodConfig": "method",
     "MethodInfo": "method",
@@ -44,6 +46,7 @@ __all__ = [
     "__version__",
     "condense_dataset",
     "evaluate",
+    "list_condensed",
     "list_methods",
     "load_condensed",
     "register_method",

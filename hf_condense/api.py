@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -12,14 +13,17 @@ import datasets
 import torch
 from datasets.table import InMemoryTable
 
+from hf_condense.auto import choose
 from hf_condense.checkpoint import read_checkpoint
 from hf_condense.columns import check_dataset
 from hf_condense.condensed import CondensedDataset, decoded_rows
 from hf_condense.engine import Callback, Saving, optimise
 from hf_condense.initial import select_rows
 from hf_condense.method import Method, Selector, Setting
+from hf_condense.nearest import nearest_real
 from hf_condense.networks import NetworkSpec, activation_bytes, has_batch_statistics, network_factory
 from hf_condense.plan import CompileOption, Plan, make_plan, memory_budget
+from hf_condense.progress import say
 from hf_condense.provenance import completed, identity, make_recipe
 from hf_condense.recipe import Recipe
 from hf_condense.registry import canonical_name, get_method
@@ -56,6 +60,7 @@ def condense_dataset(
     cache: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    budget: float | None = None,
     **method_options: Any,
 ) -> CondensedDataset | datasets.DatasetDict:
     """Condense a labelled image dataset into a tiny one that trains almost as well. `ds` itself is never changed.
@@ -64,7 +69,8 @@ def condense_dataset(
 
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
-        method: A name in `list_methods()`, or `"auto"`, which picks what is best at present (`dm`).
+        method: A name in `list_methods()`, or `"auto"`, which picks method and settings from ipc, classes, image size
+            and `budget`, by a rule, and says what and why.
         ipc: Images per class, >= 1; or a number for every class that has rows, `{class name: n}`.
         image_column: Image column; default: the only Image column.
         label_column: Label column, also of text, integers or booleans; default: the only ClassLabel.
@@ -85,6 +91,7 @@ def condense_dataset(
         cache: Keep decoded images and features under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show progress bars; the Hub's own switches are obeyed as well.
         callbacks: Called after each update as `callback(run, steps_done, loss)`.
+        budget: Minutes that `method="auto"` may take, > 0, kept to within a factor of about two; default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`.
 
     Returns:
@@ -108,6 +115,8 @@ def condense_dataset(
     _check_at_least(1, checkpoint_every=checkpoint_every)
     _check_kinds(compile, callbacks)
     cls.Config.build(method_options)  # before anything is decoded; presets may still change what is not given
+    if budget is not None and (method != "auto" or preset is not None):
+        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
@@ -117,8 +126,12 @@ def condense_dataset(
     _warn_of_absent(source)
 
     amounts = class_amounts(ipc, source)
-    setting = Setting(max(amounts.values()), len(amounts), source.image_shape)
+    setting = Setting(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
     given = {"network": network, "factor": factor, "pixel_range": pixel_range, "steps": steps, **method_options}
+    if method == "auto" and preset is None:
+        choice = choose(setting, budget, network, device=accelerator.device, cores=torch.get_num_threads())
+        given = {**choice.values, **{name: value for name, value in given.items() if value is not None}}
+        say(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
     settings = settle(cls, preset, given, setting)
     chosen = cls(cls.Config.build(settings.options))
     channels, height, width = source.image_shape
@@ -131,8 +144,6 @@ def condense_dataset(
     )  # fmt: skip
     size = checked_size(image_size)
     recipe = make_recipe(run, chosen, settings, method=canonical_name(cls), preset=preset, image_size=size)
-    if method == "auto":
-        logger.info("method='auto' is %s at present", recipe.method)
 
     if isinstance(chosen, Selector):
         small = _choose(run, chosen, recipe, started)
@@ -191,6 +202,7 @@ def _plan(run: Run, method: Method[Any], recipe: Recipe, compile: CompileOption)
         batch_statistics=has_batch_statistics(network),
         device=run.device,
         budget=memory_budget(run.device),
+        graphs=method.graphs,
         compile=compile,
     )
     logger.info("plan: %s", plan)
@@ -228,6 +240,8 @@ def _learned(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
     if dropped := [name for name in run.dataset.column_names if name not in kept]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
     recipe = completed(recipe, run, seconds=time.perf_counter() - started)
+    if run.accelerator.is_main_process:
+        recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
     if run.accelerator.num_processes > 1:
         # Each process has its own clock, but all return the same recipe.
         (recipe,) = broadcast_object_list([recipe])

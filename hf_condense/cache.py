@@ -7,16 +7,22 @@ import hashlib
 import json
 import logging
 import os
+import platform
+import re
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
+import psutil
 
 logger = logging.getLogger("hf_condense")
+
+_ABANDONED_SECONDS = 86_400  # without a change; longer than anything that is written goes untouched
 
 
 def cache_folder(kind: str) -> Path:
@@ -39,13 +45,15 @@ def content_key(**facts: Any) -> str:
 def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name beside `target`, then put it in place at once.
 
-    If another process was faster, its folder stays. If anything fails, nothing is left behind.
+    If another process was faster, its folder stays. If anything fails, nothing is left behind; what a killed process
+    left is removed by the next one that fills `target`.
 
     Raises:
         OSError: With a plain message if no space is left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    _sweep(target)
+    work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
     try:
         with explained_disk_errors(target):
             yield work
@@ -62,13 +70,14 @@ def new_folder(target: Path) -> Iterator[Path]:
 def atomic_file(target: Path) -> Iterator[Path]:
     """Write a file under a temporary name beside `target`, then put it in place at once.
 
-    The earlier file stays whole until then, and whatever happens.
+    The earlier file stays whole until then, and whatever happens. What a killed process left is removed first.
 
     Raises:
         OSError: With a plain message if no space is left.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{target.name}-", dir=target.parent)
+    _sweep(target)
+    handle, name = tempfile.mkstemp(prefix=_prefix(target), dir=target.parent)
     os.close(handle)
     work = Path(name)
     try:
@@ -80,6 +89,44 @@ def atomic_file(target: Path) -> Iterator[Path]:
         os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def _prefix(target: Path) -> str:
+    """Return how the temporary names beside `target` begin: they say which process writes there."""
+    return f".{target.name}-{_machine()}-{os.getpid()}-"
+
+
+def _machine() -> str:
+    """Return a name for where process numbers are unique: the host and, on Linux, the container."""
+    try:
+        numbering = os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        numbering = 0
+    return hashlib.blake2b(f"{platform.node()} {numbering}".encode(), digest_size=4).hexdigest()
+
+
+def _sweep(target: Path) -> None:
+    """Remove what processes that were killed while they wrote `target` left beside it."""
+    ours = re.compile(rf"\.{re.escape(target.name)}-([0-9a-f]{{8}})-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
+    for entry in target.parent.iterdir():
+        if (match := ours.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2])):
+            logger.info("removing %s, which a killed process left behind", entry)
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry, ignore_errors=True)
+            else:
+                with suppress(OSError):  # gone by now, or another user's
+                    entry.unlink()
+
+
+def _is_abandoned(entry: Path, machine: str, process: int) -> bool:
+    """Tell whether no process can still be writing: the one that did is gone or, out of sight, quiet for a day."""
+    if machine == _machine() and not psutil.pid_exists(process):
+        return True
+    try:
+        last = max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
+    except OSError:  # its writer is at work, or another sweeper is
+        return False
+    return time.time() - last > _ABANDONED_SECONDS
 
 
 def _umask() -> int:

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
+from hf_condense.cli_text import facts_table, method_text, table
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from hf_condense.condensed import CondensedDataset
-    from hf_condense.method import MethodInfo
 
 # The demo: what fits into two minutes on two cores.
 DEMO_METHOD = "dm"
@@ -130,6 +130,8 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path, file_okay=False), help="Resume from, save to here.")
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: condensed/NAME]")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made in another way.")
+@click.option("--push", "repo", metavar="USER/REPO", help="Publish the set there as well; see `hf-condense push`.")
+@click.option("--private", is_flag=True, default=None, help="Make a new repository of --push private.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def run(
     dataset: str,
@@ -139,6 +141,8 @@ def run(
     options: Sequence[str],
     out: Path | None,
     overwrite: bool,
+    repo: str | None,
+    private: bool | None,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -151,7 +155,11 @@ def run(
         raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
     size = None if image_size is None else _size(image_size)
 
+    from huggingface_hub.utils import validate_repo_id
+
     from hf_condense import condense_dataset
+
+    validate_repo_id(repo or "none")  # now, not after the work
 
     started = time.perf_counter()
     small = condense_dataset(_load(dataset, config, split), image_size=size, progress=not quiet, **settings, **given)
@@ -159,10 +167,38 @@ def run(
     click.echo(f"{len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     click.echo(f"Saved {folder}.")
     click.echo(f"What is it worth?  hf-condense eval {folder} --source {dataset}")
+    if repo is not None:
+        try:
+            _publish(small, repo, private=private, overwrite=overwrite)
+        except _USER_ERRORS:
+            click.echo(f"Not published. To try again:  hf-condense push {folder} {repo}", err=True)
+            raise
+
+
+@main.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("repo", metavar="USER/REPO")
+@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
+@click.option("--private", is_flag=True, default=None, help="Make a new repository private.  [default: your settings]")
+@click.option("--revision", metavar="BRANCH", help="Push to this branch, made if missing.  [default: main]")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--message", "commit_message", help="Title of the commit.  [default: Upload NAME]")
+@click.option("--license", help="Licence on the card.  [default: that of the source, if known]")
+@click.option("--set-default", is_flag=True, help="Make it the set that is loaded without a name.")
+@click.option("--replace-card", is_flag=True, help="Write the card anew instead of keeping its text.")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made in another way.")
+def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
+    """Publish the set in FOLDER on the Hub: tensors, recipe, Parquet and card in one commit.
+
+    Needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
+    """
+    from hf_condense import load_condensed
+
+    _publish(load_condensed(folder, name), repo, config_name=name, **settings)
 
 
 @main.command("eval")
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="FOLDER_OR_REPO")
 @click.option("--source", required=True, help="The real dataset it was made from: a Hub id, or a folder.")
 @click.option("--source-split", default="train", help="Its training split.")
 @click.option("--test", help="Dataset that is tested on.  [default: that of --source]")
@@ -176,13 +212,14 @@ def run(
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
 @click.option(
-    "--baseline", "baselines", multiple=True, type=click.Choice(["random", "full", "none"]), default=("random",),
-    help="What to compare with: random rows, the whole set; repeatable.",
+    "--baseline", "baselines", multiple=True, metavar="NAME", default=("random",),
+    help="What to compare with: random (rows), full (the whole set), a coreset such as herding or kcenter; repeatable. "
+    "none: nothing.",
 )  # fmt: skip
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def evaluate_command(
-    folder: Path,
+    folder: str,
     source: str,
     source_split: str,
     test: str | None,
@@ -194,7 +231,7 @@ def evaluate_command(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Train fresh networks on the set in FOLDER and print their accuracy beside random rows of the same size."""
+    """Train fresh networks on a set, in a folder or on the Hub, and print their accuracy beside random rows."""
     from hf_condense import evaluate, load_condensed
 
     small = load_condensed(folder, name)
@@ -205,16 +242,17 @@ def evaluate_command(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
-@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
+@click.argument("folder", metavar="FOLDER_OR_REPO")
+@click.option("--name", help="Which of its sets.  [default: that of its card]")
+@click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
 @click.option("--preview", type=click.Path(path_type=Path, dir_okay=False), help="Save a picture of the set here.")
 @click.option("--per-class", type=click.IntRange(1), default=10, help="Images of a class in the picture.")
-def show(folder: Path, name: str | None, preview: Path | None, per_class: int) -> None:
-    """Print how the set in FOLDER was made, and save a picture of it."""
+def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int) -> None:
+    """Print how a set, in a folder or a repository USER/REPO on the Hub, was made, and save a picture of it."""
     from hf_condense import load_condensed
 
-    small = load_condensed(folder, name)
-    click.echo(_table(_facts(small)))
+    small = load_condensed(folder, name, revision=revision)
+    click.echo(facts_table(small))
     if preview is None:
         click.echo(f"\nA picture:  hf-condense show {folder} --preview {PREVIEW}")
     else:
@@ -233,10 +271,10 @@ def methods(pattern: str | None) -> None:
     if not found and pattern is not None:
         found = list_methods(canonical_name(get_method(pattern)))  # an alias, else an error with the nearest name
     if len(found) == 1:
-        click.echo(_described(found[0]))
+        click.echo(method_text(found[0]))
         return
     rows = [("NAME", "KIND", "YEAR", "TITLE"), *((m.name, m.kind, str(m.year), m.title) for m in found)]
-    click.echo(_table(rows))
+    click.echo(table(rows))
     click.echo("\nOptions and paper of one:  hf-condense methods NAME")
 
 
@@ -268,6 +306,15 @@ def _save(small: CondensedDataset, out: Path, overwrite: bool) -> Path:
             number += 1
         click.echo(f"warning: {error}; saved beside it", err=True)
         return small.save_condensed(beside)
+
+
+def _publish(small: CondensedDataset, repo: str, config_name: str | None = None, **settings: Any) -> None:
+    """Push a set and say where it is."""
+    info = small.push_to_hub(repo, config_name, **settings)
+    name = config_name or small.recipe.config_name
+    click.echo(f"Published {name}: {info.pr_url or info.repo_url}")
+    if info.pr_url is None:
+        click.echo(f"Load it:  hf_condense.load_condensed({info.repo_url.repo_id!r}, {name!r}), revision {info.oid}")
 
 
 def _check_equal(small: CondensedDataset, folder: Path) -> None:
@@ -303,60 +350,6 @@ def _size(text: str) -> int | tuple[int, int]:
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
         raise click.UsageError(f"--image-size takes a side or HEIGHTxWIDTH, for example 32 or 32x48; got {text!r}")
     return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))
-
-
-def _facts(small: CondensedDataset) -> list[tuple[str, str]]:
-    """Return what is known of a set, as rows of a table."""
-    recipe = small.recipe
-    channels, height, width = recipe.image_shape
-    facts = {
-        "set": f"{recipe.config_name}: {len(small)} rows, columns {', '.join(small.column_names)}",
-        "method": f"{recipe.method} ({recipe.kind}), version {recipe.method_version}",
-        "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
-        "images per class": recipe.ipc,
-        "image": f"{channels} x {height} x {width} (channels, height, width), factor {recipe.factor}",
-        "pixel range": recipe.pixel_range,
-        "network": recipe.network,
-        "steps": recipe.steps,
-        "seed": recipe.seed,
-        "preset": recipe.preset,
-        "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),
-        "source": ", ".join(f"{name} {value}" for name, value in recipe.source.items() if value is not None),
-        "made": recipe.created_at,
-        "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
-    }
-    return [(name, str(value)) for name, value in facts.items() if value not in (None, "")]
-
-
-def _described(info: MethodInfo) -> str:
-    """Return all about one method: summary, paper, options, presets."""
-    import dataclasses
-
-    from hf_condense.registry import get_method
-
-    cls = get_method(info.name)
-    lines = [
-        f"{info.name}: {info.title}",
-        info.summary,
-        "",
-        f'{info.authors}, "{info.paper}", {info.venue} {info.year}',
-        info.link,
-        f"Cost: {info.cost}",
-    ]
-    fields = [(f"  {f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
-    presets = [(f"  {name}", preset.description) for name, preset in cls.presets.items()]
-    for title, rows in (("Options (--option NAME=VALUE):", fields), ("Presets (--preset NAME):", presets)):
-        if rows:
-            lines += ["", title, _table(rows)]
-    return "\n".join(lines)
-
-
-def _table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def _seconds(started: float) -> str:

@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 import inspect
 import io
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
 from PIL import Image
 from torch import Tensor
 
+from hf_condense.evaluation import Evaluation
 from hf_condense.recipe import Recipe
-from hf_condense.synthetic import CondensedTensors, decode, round_robin
+from hf_condense.synthetic import CondensedTensors, decode, round_robin, turns_of
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
 
 SOFT_LABEL_COLUMN = "soft_label"
 _OWN = ("synthetic", "recipe", "source")
@@ -65,18 +70,49 @@ class CondensedDataset(datasets.Dataset):
         made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source})
         return made
 
-    def preview(self, per_class: int = 10) -> Image.Image:
+    def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
         """Return the first images of every class as one picture, a row for each class.
 
         Args:
             per_class: Images shown of a class, >= 1.
+            max_classes: Classes shown, in label order, >= 1.
         """
         from hf_condense.plots import grid
 
         images, labels = self.synthetic.images, self.synthetic.labels
-        first = [i for i, turn in enumerate(_turns(labels.tolist())) if turn * self.synthetic.factor**2 < per_class]
+        places = enumerate(zip(labels.tolist(), turns_of(labels.tolist()), strict=True))
+        kept = set(labels.unique()[:max_classes].tolist())
+        first = [i for i, (c, turn) in places if c in kept and turn * self.synthetic.factor**2 < per_class]
         shown = decode(images[first], self.synthetic.factor)
         return grid(shown, labels[first].repeat_interleave(self.synthetic.factor**2), per_class=per_class)
+
+    def with_evaluation(self, table: Evaluation) -> CondensedDataset:
+        """Return the set with measured accuracies in its recipe, so that its card shows them once saved or pushed.
+
+        Args:
+            table: What `evaluate` returned for this set; `evaluate(..., eight_bit=True)` also measures what users of
+                `load_dataset` get. It replaces what was measured before.
+
+        Raises:
+            TypeError: If `table` is no `Evaluation`.
+            ValueError: If it is about another set.
+
+        Example:
+            >>> from hf_condense import condense_dataset, evaluate
+            >>> from hf_condense.demo_data import load_demo
+            >>> ds = load_demo()
+            >>> small = condense_dataset(ds["train"], "random", ipc=1, progress=False)
+            >>> table = evaluate(small, ds["test"], networks="convnet-w4", recipe="dc", epochs=1, progress=False)
+            >>> len(small.with_evaluation(table).recipe.evaluation)
+            2
+        """
+        if not isinstance(table, Evaluation):
+            raise TypeError(f"with_evaluation takes what evaluate returns; got {table!r:.80} ({type(table).__name__})")
+        if (own := self.recipe.config_name) not in (names := list(dict.fromkeys(score.set for score in table.scores))):
+            raise ValueError(f"the evaluation should be that of {own!r}; got one of {', '.join(map(repr, names))}")
+        measured = copy.copy(self)
+        measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
+        return measured
 
     def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the set into a folder that `load_condensed` and plain `datasets.load_dataset` read.
@@ -97,6 +133,91 @@ class CondensedDataset(datasets.Dataset):
         from hf_condense.storage import save
 
         return save(self, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        config_name: str | None = None,
+        set_default: bool | None = None,
+        split: str | None = None,
+        data_dir: str | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool | None = False,
+        max_shard_size: int | str | None = None,
+        num_shards: int | None = None,
+        embed_external_files: bool = True,
+        num_proc: int | None = None,
+        *,
+        license: str | None = None,
+        replace_card: bool = False,
+        overwrite: bool = False,
+        extra_splits: Mapping[str, datasets.Dataset] | None = None,
+    ) -> CommitInfo:
+        """Publish the set in a dataset repository on the Hub: exact tensors, recipe, Parquet and card in one commit.
+
+        Anyone reads it back with `load_condensed(repo_id)`, and its 8-bit rows with plain
+        `datasets.load_dataset(repo_id, split="train")`. A repository holds any number of sets, and what else is in it
+        stays. Publishing what is there already makes no commit. Interrupted, the same call completes it.
+
+        Args:
+            repo_id: `"user/name"`, or `"name"` for the user who is logged in; created if missing.
+            config_name: Name of the set in the repository. Default: `{method}_ipc{n}`.
+            set_default: Make it the set that is loaded without a name. The first one is, until another is made it.
+            split: Only `"train"`: a condensed set is for training.
+            data_dir: Cannot be chosen; files are in the folder `config_name`.
+            commit_message: Title of the commit. Default: `"Upload {config_name}"`.
+            commit_description: Its text.
+            private: Make a new repository private. Default: as the owner's settings say.
+            token: Token with write access. Default: the one of `hf auth login` or `HF_TOKEN`.
+            revision: Branch to push to, made if missing. Default: the main branch.
+            create_pr: Open a pull request instead of changing the branch.
+            max_shard_size: Cannot be chosen, nor can `num_shards` and `num_proc`: a set is one small file.
+            num_shards: See `max_shard_size`.
+            embed_external_files: Only True: what is published holds its images.
+            num_proc: See `max_shard_size`.
+            license: Licence in the card's metadata. Default: what is there, else that of the source, if known.
+            replace_card: Write the card anew. Default: keep its text and metadata but for our part.
+            overwrite: Replace a set of the same name that was made in another way.
+            extra_splits: Split name to rows that are published beside the set as they are, for example
+                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. Default: those
+                that are there stay; `{}` removes them.
+
+        Returns:
+            The commit, or the latest one if there was nothing to change.
+
+        Raises:
+            TypeError: If a split is no `Dataset`.
+            ValueError: If a name or value is not usable, or the set cannot be written exactly.
+            FileExistsError: If another set of the same name, or data without a card, is there; nothing was changed.
+            CondensedFormatError: If the card or another set there cannot be read; nothing was changed.
+            PermissionError: If the token is missing or may not write.
+            FileNotFoundError: If the repository is private and not yours, or a pull request is missing.
+            ConnectionError: If the Hub cannot be reached, or does not answer; the message says how to go on.
+
+        Example:
+            >>> small.push_to_hub("me/cifar10-condensed", private=True)  # doctest: +SKIP
+            >>> small.push_to_hub("me/cifar10-condensed", extra_splits={"test": ds["test"]})  # doctest: +SKIP
+        """
+        from hf_condense.publish import Publication, push
+
+        fixed = {
+            "split": (split, ("train",)), "data_dir": (data_dir, ()), "max_shard_size": (max_shard_size, ()),
+            "num_shards": (num_shards, (1,)), "embed_external_files": (embed_external_files, (True,)),
+            "num_proc": (num_proc, ()),
+        }  # fmt: skip
+        for name, (given, possible) in fixed.items():
+            if given is not None and given not in possible:
+                raise ValueError(f"{name}={given!r}: a condensed set has one small train split; leave {name} out")
+        how = Publication(
+            private=private, token=token, revision=revision, create_pr=bool(create_pr), commit_message=commit_message,
+            commit_description=commit_description, set_default=bool(set_default), license=license,
+            replace_card=replace_card, overwrite=overwrite, extra_splits=extra_splits,
+        )  # fmt: skip
+        return push(self, repo_id, config_name, how)
 
     def __repr__(self) -> str:
         return f"Condensed{super().__repr__()}"
@@ -207,11 +328,3 @@ def _label_feature(recipe: Recipe) -> datasets.ClassLabel | datasets.Value:
         counted = values == list(range(len(values)))
         return datasets.ClassLabel(names=recipe.class_names) if counted else datasets.Value("int64")
     return datasets.Value("bool" if all(isinstance(value, bool) for value in values) else "string")
-
-
-def _turns(labels: list[int]) -> Iterator[int]:
-    """Yield for each label how many equal ones came before it."""
-    seen: dict[int, int] = {}
-    for label in labels:
-        seen[label] = seen.get(label, -1) + 1
-        yield seen[label]

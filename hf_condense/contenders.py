@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.columns import find_image_column
-from hf_condense.condensed import CondensedDataset
+from hf_condense.condensed import CondensedDataset, eight_bit
 from hf_condense.networks import NetworkSpec
 from hf_condense.pictures import GREY_MODES, header, raw_batches
 from hf_condense.recipe import Recipe
@@ -203,6 +203,16 @@ def _condensed(train: CondensedDataset, device: torch.device) -> Subject:
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
     )
+
+
+def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | None:
+    """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
+    if not isinstance(train, CondensedDataset) or train.recipe.kind == "coreset":
+        return None
+    shape = (-1, 1, 1)
+    pixels = torch.cat([coded.float() / 255 for _, coded in eight_bit(train.synthetic)])
+    images = (pixels - subject.mean.reshape(shape)) / subject.std.reshape(shape)
+    return dataclasses.replace(subject.data, images=images.to(subject.data.images.device))
 
 
 def random_rows(subject: Subject, real: Real, times: int, *key: Key) -> TrainingSet:

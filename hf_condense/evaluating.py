@@ -12,9 +12,19 @@ import datasets
 from hf_condense.bench import Bench, run_benches
 from hf_condense.columns import check_dataset
 from hf_condense.condensed import CondensedDataset
-from hf_condense.contenders import Contender, Reader, Real, Subject, coreset, random_count, random_rows, read_subject
+from hf_condense.contenders import (
+    Contender,
+    Reader,
+    Real,
+    Subject,
+    coreset,
+    eight_bit_view,
+    random_count,
+    random_rows,
+    read_subject,
+)
 from hf_condense.errors import nearest
-from hf_condense.evaluation import Evaluation
+from hf_condense.evaluation import EIGHT_BIT, Evaluation
 from hf_condense.networks import NetworkSpec, network_factory
 from hf_condense.plan import CompileOption
 from hf_condense.recipe import Recipe
@@ -40,6 +50,7 @@ def evaluate(
     seeds: int | Sequence[int] = 5,
     baselines: str | Sequence[str] = ("random",),
     augment: str | None = None,
+    eight_bit: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
     cache: bool = True,
@@ -71,6 +82,9 @@ def evaluate(
             first network).
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For digits made in another way pass `"color_crop_cutout_scale_rotate"`.
+        eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which is what `load_dataset` gives, as
+            `"<set> (8-bit)"`: the same networks and the same order of draws as on its floats. Real rows are 8-bit
+            images themselves and get no second row.
         image_column: Image column of the datasets; default: the set's own, else the only Image column.
         label_column: Label column of the datasets; default: the set's own, else the only ClassLabel.
         cache: Keep decoded images and the scores of `"full"` under `$HF_HOME/condense`; obeys
@@ -124,6 +138,10 @@ def evaluate(
         for spec in specs
     ]
     contenders = [_itself(subject, settled, max_updates)]
+    if eight_bit and (view := eight_bit_view(train, subject)) is not None:
+        contenders.append(
+            dataclasses.replace(contenders[0], name=subject.name + EIGHT_BIT, make=partial(_same, view))
+        )  # fmt: skip
     if real is not None and source is not None:
         choose = partial(
             coreset, subject=subject, real=real, source=source, network=specs[0], seed=seed, reader=reader,

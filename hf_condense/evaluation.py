@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import pandas as pd
 
+EIGHT_BIT = " (8-bit)"  # behind the name of a set: its 8-bit images
 _LABELS = ("set", "rows", "network", "recipe", "accuracy %", "n", "updates", "seconds")
 _LEFT = (0, 2, 3)  # columns of text
 

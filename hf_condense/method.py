@@ -132,11 +132,13 @@ class Setting:
         ipc: Stored images per class (the largest, if classes differ).
         num_classes: Classes that are condensed.
         image_shape: (channels, height, width).
+        std: Standard deviation of the pixels in [0, 1], mean over channels: a unit of the normalised images.
     """
 
     ipc: int
     num_classes: int
     image_shape: tuple[int, int, int]
+    std: float = 0.25
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
 from hf_condense.card import PARQUET
+from hf_condense.card_text import PREVIEW
 from hf_condense.condensed import SOFT_LABEL_COLUMN, CondensedDataset, decoded_rows, eight_bit
 from hf_condense.errors import CondensedFormatError
 from hf_condense.recipe import Recipe
@@ -33,6 +35,8 @@ from hf_condense.safe_read import (
 from hf_condense.synthetic import CondensedTensors
 
 TENSORS, FACTS = "condensed.safetensors", "condense_config.json"
+_PREVIEW_SIDE = 1000  # pixels of the picture, at most
+_PREVIEW_IMAGES = 10  # along a side of it, at most
 _VALUES = {  # what a label column may hold, by the type of its values
     int: frozenset(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
     str: frozenset({"string", "large_string"}),
@@ -47,7 +51,7 @@ def pack(made: CondensedDataset) -> dict[str, bytes]:
         made: The set.
 
     Returns:
-        Parquet, safetensors and JSON, in the order in which they should be written.
+        Picture, Parquet, safetensors and JSON, in the order in which they should be written.
 
     Raises:
         ValueError: If recipe, tensors and rows contradict each other, or hold what the format cannot.
@@ -72,16 +76,26 @@ def pack(made: CondensedDataset) -> dict[str, bytes]:
         "num_rows": table.num_rows,
         "parquet_bytes": len(parquet),
         "tensor_bytes": len(exact),
+        "preview": PREVIEW,
         "png": _eight_bit_error(tensors) if recipe.kind == "synthetic" else None,
         "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in ((PARQUET, parquet), (TENSORS, exact))},
     }
+    return {PREVIEW: _preview(made), PARQUET: parquet, TENSORS: exact, FACTS: write_facts(facts)}
+
+
+def write_facts(facts: dict[str, Any]) -> bytes:
+    """Return the content of `condense_config.json`.
+
+    Raises:
+        ValueError: If it is longer than readers take.
+    """
     lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items())
     written = f"{{\n{lines}\n}}\n".encode()
     if len(written) > MAX_JSON_BYTES:
         raise ValueError(
             f"{FACTS} would have {len(written):,} bytes; readers take {MAX_JSON_BYTES:,}: shorten the recipe"
         )
-    return {PARQUET: parquet, TENSORS: exact, FACTS: written}
+    return written
 
 
 def unpack(folder: Path) -> CondensedDataset:
@@ -147,6 +161,22 @@ def _stored_table(made: CondensedDataset) -> pa.Table:
     """Return the rows as they are stored: files that rows only name are read in, formatting is left out."""
     table = made.with_format("arrow")[:]
     return embed_table_storage(table.replace_schema_metadata(made.features.arrow_schema.metadata)).combine_chunks()
+
+
+def _preview(made: CondensedDataset) -> bytes:
+    """Draw the first images of the first classes as PNG: a row for each class, or rows of ten if each has one image."""
+    from hf_condense.plots import grid
+
+    tensors = made.synthetic
+    most = int(tensors.labels.bincount().max()) * tensors.factor**2
+    if most == 1:
+        picture = grid(tensors.images[: _PREVIEW_IMAGES**2], per_class=min(_PREVIEW_IMAGES, len(tensors.images)))
+    else:
+        picture = made.preview(min(_PREVIEW_IMAGES, most), max_classes=_PREVIEW_IMAGES)
+    picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _eight_bit_error(tensors: CondensedTensors) -> dict[str, float]:

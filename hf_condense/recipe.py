@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from hf_condense.errors import CondensedFormatError
@@ -45,6 +46,7 @@ class Recipe:
         runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
         created_at: UTC time at which the set was made, ISO 8601.
         evaluation: Measured accuracies, as rows of `Evaluation.to_records()`.
+        nearest: Distances of a synthetic set's images to their nearest source image, as `nearest_real` returns them.
         extra: Keys of a newer writer that this version does not know; kept as they are.
     """
 
@@ -74,6 +76,7 @@ class Recipe:
     runtime: dict[str, Any] = field(default_factory=dict)
     created_at: str = ""
     evaluation: list[dict[str, Any]] = field(default_factory=list)
+    nearest: dict[str, Any] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -134,10 +137,21 @@ class Recipe:
             and self.image_shape[0] in (1, 3) and all(1 <= s <= 4096 for s in self.image_shape[1:]),
             "one mean and one positive std a channel": [len(self.mean)] == [len(self.std)] == self.image_shape[:1]
             and all(s > 0 for s in self.std) and all(map(math.isfinite, [*self.mean, *self.std])),
+            "nearest should have rows >= 1, and synthetic and real with 0 <= min <= median <= max": self.nearest is None
+            or _are_distances(self.nearest),
         }  # fmt: skip
         for rule, holds in rules.items():
             if not holds:
                 raise CondensedFormatError(f"recipe: {rule}")
+
+
+def _are_distances(nearest: dict[str, Any]) -> bool:
+    """Tell whether the distances to the nearest source images are what `nearest_real` returns."""
+    groups = [nearest.get(name) for name in ("synthetic", "real")]
+    if not _is_a(groups, list[dict[str, float]]) or not _is_a(nearest.get("rows"), int) or nearest["rows"] < 1:
+        return False
+    ordered = [[0.0, *(group.get(name, math.nan) for name in ("min", "median", "max"))] for group in groups if group]
+    return len(ordered) == 2 and all(a <= b < math.inf for values in ordered for a, b in pairwise(values))
 
 
 def _is_a(value: Any, hint: Any) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -22,6 +23,8 @@ _ROW_GROUP, _MAX_GROUPS = 100, 100  # rows that a viewer or a stream fetches at 
 _MAX_FOOTER_BYTES = 1 << 20
 _MAX_FIELDS = 1024  # columns, nested ones counted
 _FREE_VALUES = 1 << 20  # nulls take no bytes: this many values may, beyond one for each byte of the file
+_FREE_BYTES = 1 << 24  # but nulls of a fixed size take memory: this much may be taken beyond the size of the file
+_PAGE_BYTES = 4096  # of a page in a chunk of several, on average, at least: each takes time
 _DATA_PAGE, _PLAIN, _UNCOMPRESSED = 0, 0, 0
 
 
@@ -47,8 +50,10 @@ def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
         CondensedFormatError: If it is damaged, not plain, of another length, or holds a file by its path only.
     """
     try:
-        _check_layout(data, rows)
-        table = pq.ParquetFile(pa.BufferReader(data)).read()
+        counts = _check_layout(data, rows)
+        file = pq.ParquetFile(pa.BufferReader(data))
+        _check_sizes(file.schema_arrow, rows, counts, len(data))
+        table = file.read()
         table.validate(full=True)
         if table.num_rows != rows:
             raise CondensedFormatError(f"holds {table.num_rows:,} rows; the set has {rows:,}")
@@ -62,8 +67,8 @@ def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
     return table
 
 
-def _check_layout(data: bytes, rows: int) -> None:
-    """Raise unless the row count is right and every page is plain, so that reading takes about the file's size."""
+def _check_layout(data: bytes, rows: int) -> list[int]:
+    """Return the number of values by column, nested ones counted; raise unless the rows are right and all is plain."""
     length = int.from_bytes(data[-8:-4], "little")
     end = len(data) - 8 - length
     if data[:4] != b"PAR1" or data[-4:] != b"PAR1" or end < 4 or length > _MAX_FOOTER_BYTES:
@@ -75,13 +80,52 @@ def _check_layout(data: bytes, rows: int) -> None:
         raise CondensedFormatError(f"holds {found:,} rows; the set has {rows:,}")
     if len(_structs(footer.get(2))) > _MAX_FIELDS:
         raise CondensedFormatError(f"more than {_MAX_FIELDS:,} columns")
-    values = sum(_check_chunk(data, end, chunk) for group in groups for chunk in _structs(group.get(1)))
-    if values > _FREE_VALUES + len(data):
-        raise CondensedFormatError(f"{values:,} values in {len(data):,} bytes")
+    start = 4
+    values: list[list[int]] = []
+    for group in groups:
+        values.append([])
+        for chunk in _structs(group.get(1)):
+            count, start = _check_chunk(data, start, end, chunk)
+            values[-1].append(count)
+    counts = [sum(column) for column in zip(*values, strict=True)]
+    if sum(counts) > _FREE_VALUES + len(data):
+        raise CondensedFormatError(f"{sum(counts):,} values in {len(data):,} bytes")
+    return counts
 
 
-def _check_chunk(data: bytes, end: int, chunk: dict[int, Any]) -> int:
-    """Return the number of values of a column chunk; raise unless all its pages are plain and before `end`."""
+def _check_sizes(schema: pa.Schema, rows: int, counts: list[int], size: int) -> None:
+    """Raise if columns of fixed-size items, whose nulls take no bytes in the file, may take too much memory."""
+    leaves = (leaf for kind in schema.types for leaf in _leaves(kind))
+    taken = sum(
+        width * (count if repeated else rows) // 8 for (width, repeated), count in zip(leaves, counts, strict=True)
+    )
+    if taken > _FREE_BYTES + size:
+        raise CondensedFormatError(f"fixed-size columns that may take {taken:,} bytes in a file of {size:,}")
+
+
+def _leaves(kind: pa.DataType, items: int = 1, repeated: bool = False) -> Iterator[tuple[int, bool]]:
+    """Yield the bits of an entry, and whether a row may have many, for each column that Parquet makes of a type."""
+    if isinstance(kind, pa.BaseExtensionType):
+        yield from _leaves(kind.storage_type, items, repeated)
+    elif pa.types.is_struct(kind):
+        for i in range(kind.num_fields):
+            yield from _leaves(kind.field(i).type, items, repeated)
+    elif pa.types.is_fixed_size_list(kind):
+        yield from _leaves(kind.value_type, items * kind.list_size, repeated)
+    elif pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        yield from _leaves(kind.value_type, items, True)
+    elif pa.types.is_map(kind):
+        yield from _leaves(kind.key_type, items, True)
+        yield from _leaves(kind.item_type, items, True)
+    elif kind.num_fields:
+        raise CondensedFormatError(f"a column of type {kind!s:.80} is not read")
+    else:
+        fixed = pa.types.is_primitive(kind) or isinstance(kind, pa.FixedSizeBinaryType)
+        yield items * (kind.bit_width if fixed else 64), repeated
+
+
+def _check_chunk(data: bytes, start: int, end: int, chunk: dict[int, Any]) -> tuple[int, int]:
+    """Return values and end of a column chunk; raise unless it lies between the last one and `end`, in plain pages."""
     column = chunk.get(3)
     if not isinstance(column, dict) or chunk.keys() - {2, 3}:
         raise CondensedFormatError("a column chunk is encrypted, in another file, or of an unknown kind")
@@ -90,9 +134,9 @@ def _check_chunk(data: bytes, end: int, chunk: dict[int, Any]) -> int:
     codec, values, size, position = (_number(column.get(field)) for field in (4, 5, 7, 9))
     if codec != _UNCOMPRESSED:
         raise CondensedFormatError("a column chunk is compressed")
-    stop, seen = position + size, 0
-    if not 4 <= position <= stop <= end:
-        raise CondensedFormatError(f"a column chunk lies at {position:,} to {stop:,} of {end:,} bytes")
+    stop, seen, pages = position + size, 0, 0
+    if not start <= position <= stop <= end:  # one after the other: shared bytes would be read again and again
+        raise CondensedFormatError(f"a column chunk lies at {position:,} to {stop:,}, not in {start:,} to {end:,}")
     while position < stop:
         header, position = read_struct(data, position)
         page = header.get(5)
@@ -102,9 +146,11 @@ def _check_chunk(data: bytes, end: int, chunk: dict[int, Any]) -> int:
             raise CondensedFormatError("a page is compressed")
         position += _number(header.get(3))
         seen += _number(page.get(1))
+        if (pages := pages + 1) > 1 + size // _PAGE_BYTES:
+            raise CondensedFormatError(f"a column chunk of {size:,} bytes in too many pages")
     if (position, seen) != (stop, values):
         raise CondensedFormatError(f"a column chunk holds {seen:,} of {values:,} values")
-    return values
+    return values, stop
 
 
 def _structs(value: Any) -> list[dict[int, Any]]:

@@ -9,8 +9,10 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from hf_condense import card
+from hf_condense.citation import citations
 from hf_condense.condensed import CondensedDataset
 from hf_condense.errors import CondensedFormatError, nearest
 from hf_condense.packing import FACTS, TENSORS, pack, read_facts, unpack
@@ -18,9 +20,11 @@ from hf_condense.safe_read import parse_json, read_bytes
 
 README = "README.md"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
-_MAX_README_BYTES = 1 << 20
-_PROVENANCE = frozenset({"created_at", "runtime", "evaluation"})  # may differ between two makings of the same set
+MAX_README_BYTES = 1 << 20
+# May differ between two makings of the same set.
+_PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest"})
 
 
 def save(made: CondensedDataset, folder: Path, *, name: str | None = None, overwrite: bool = False) -> Path:
@@ -44,10 +48,10 @@ def save(made: CondensedDataset, folder: Path, *, name: str | None = None, overw
     files = pack(made)
     target = folder / name
     if target.exists() and not overwrite:
-        _refuse_another(target, files)
+        _refuse_another(target, parse_json(files[FACTS], FACTS))
     sets = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
     sets[name] = parse_json(files[FACTS], FACTS)
-    text = card.render(sets, _read_card(folder))
+    text = render_card(sets, read_card(folder))
     write_files(folder, {**{f"{name}/{file}": data for file, data in files.items()}, README: text.encode()})
     return target
 
@@ -67,30 +71,60 @@ def load_condensed(
     memory is taken.
 
     Args:
-        path_or_repo: A folder of sets, or the folder of one set.
+        path_or_repo: A folder of sets, the folder of one set, or, as text, a dataset repository `"user/name"` on the
+            Hub. A folder that exists comes first. Of a repository only the files of one set are fetched, all of one
+            commit; they are kept, and read without a connection next time.
         name: Which set. None: the default of the card, else the only one there is.
-        revision: Branch, tag or commit of a Hub repository.
-        token: Token for a Hub repository.
-        cache_dir: Where files of a Hub repository are kept.
-        local_files_only: Do not ask the Hub for files that are not yet kept.
+        revision: Branch, tag or commit of a Hub repository. Default: its main branch. A branch can move: give a commit
+            to get the same set for ever.
+        token: Token for a Hub repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+        cache_dir: Where files of a Hub repository are kept. Default: the Hub's own cache.
+        local_files_only: Do not ask the Hub; take what is kept, by the card that is kept.
 
     Returns:
         The set; a synthetic set's rows are made from its tensors, a coreset's are those that were stored.
 
     Raises:
-        FileNotFoundError: If there is no such folder.
+        FileNotFoundError: If there is no such folder, repository or revision, or offline and not kept from earlier.
+        PermissionError: If the token is missing or may not read.
+        ConnectionError: If the Hub cannot be reached.
         ValueError: If there is no set of this name, or several and no default.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
     """
-    folder = _resolve_folder(path_or_repo)
-    return unpack(_pick(folder, name))
+    if is_repository(path_or_repo):
+        from hf_condense.hub import download
+
+        return unpack(
+            download(
+                str(path_or_repo), name, revision=revision, token=token, cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        )  # fmt: skip
+    return unpack(_pick(resolve_folder(path_or_repo), name))
+
+
+def render_card(sets: Mapping[str, Mapping[str, Any]], existing: str | None, **options: Any) -> str:
+    """Render the card of sets with the papers of their methods; `options` are those of `card.render`."""
+    methods = (facts["recipe"]["method"] for facts in sets.values())
+    return card.render(sets, existing, citations=citations(methods), **options)
+
+
+def is_repository(path_or_repo: str | Path) -> bool:
+    """Tell whether a text names a repository on the Hub; a folder that exists comes first, a `Path` is a folder."""
+    named = isinstance(path_or_repo, str) and _REPO.fullmatch(path_or_repo) is not None
+    return named and not Path(path_or_repo).expanduser().is_dir()
 
 
 def list_sets(folder: Path) -> list[str]:
     """Return the names of the sets in a folder, sorted."""
     if not folder.is_dir():
         return []
-    return sorted(entry.name for entry in folder.iterdir() if _NAME.fullmatch(entry.name) and (entry / FACTS).is_file())
+    return sorted(entry.name for entry in folder.iterdir() if is_name(entry.name) and (entry / FACTS).is_file())
+
+
+def is_name(name: str) -> bool:
+    """Tell whether a name can be that of a set: one folder, never a path."""
+    return _NAME.fullmatch(name) is not None
 
 
 def check_name(name: str) -> str:
@@ -99,7 +133,7 @@ def check_name(name: str) -> str:
     Raises:
         ValueError: If it is not.
     """
-    if not _NAME.fullmatch(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
+    if not is_name(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
         raise ValueError(
             f"config name {name!r} should be 1 to 64 letters, digits, '.', '_', '-', begin with a letter or digit, and "
             f"have no part that names a split ({', '.join(sorted(_SPLIT_WORDS))})"
@@ -107,12 +141,17 @@ def check_name(name: str) -> str:
     return name
 
 
-def _resolve_folder(path_or_repo: str | Path) -> Path:
-    """Return the folder that holds the files."""
+def resolve_folder(path_or_repo: str | Path) -> Path:
+    """Return the folder that holds the files.
+
+    Raises:
+        FileNotFoundError: If there is none.
+    """
     folder = Path(path_or_repo).expanduser()
     if not folder.is_dir():
         raise FileNotFoundError(
-            f"no folder {str(path_or_repo)!r} (looked for {folder.absolute()}); pass a folder that save_condensed wrote"
+            f"no folder {str(path_or_repo)!r} (looked for {folder.absolute()}); pass a folder that save_condensed "
+            "wrote, or a Hub repository 'user/name'"
         )
     return folder
 
@@ -124,47 +163,66 @@ def _pick(folder: Path, name: str | None) -> Path:
             raise ValueError(f"{folder} is the folder of one set, {folder.name!r}; got name={name!r}")
         return folder
     names = list_sets(folder)
+    default = card.default_config(read_card(folder) or "") if name is None and len(names) > 1 else None
+    return folder / choose(str(folder), names, name, default)
+
+
+def choose(where: str, names: list[str], name: str | None, default: str | None) -> str:
+    """Return one of the sets that are there: the one that was named, else the card's default, else the only one.
+
+    Raises:
+        ValueError: If there is no such set, or no default among several.
+        CondensedFormatError: If there is none at all.
+    """
     if not names:
         raise CondensedFormatError(
-            f"{folder} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset."
+            f"{where} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset."
         )
     if name is None and len(names) > 1:
-        name = card.default_config(_read_card(folder) or "")
+        name = default
         if name not in names:
-            raise ValueError(f"{folder} holds several condensed sets: {', '.join(names)}. Pass one as 'name'.")
+            raise ValueError(f"{where} holds several condensed sets: {', '.join(names)}. Pass one as 'name'.")
     chosen = names[0] if name is None else name
     if chosen not in names:
         hint = nearest(chosen, names)
-        raise ValueError(f"{folder} has no condensed set named {chosen!r}. It has: {', '.join(names)}{hint}")
-    return folder / chosen
+        raise ValueError(f"{where} has no condensed set named {chosen!r}. It has: {', '.join(names)}{hint}")
+    return chosen
 
 
-def _read_card(folder: Path) -> str | None:
-    """Return the text of the card, if there is one."""
+def read_card(folder: Path) -> str | None:
+    """Return the text of the card in a folder, if there is one.
+
+    Raises:
+        CondensedFormatError: If it is too large, or no text.
+    """
     if not (folder / README).exists():
         return None
     try:
-        return read_bytes(folder / README, _MAX_README_BYTES).decode()
+        return read_bytes(folder / README, MAX_README_BYTES).decode()
     except UnicodeDecodeError as error:
         raise CondensedFormatError(f"{folder / README}: no UTF-8 text: {error}") from None
 
 
-def _refuse_another(target: Path, files: Mapping[str, bytes]) -> None:
+def _refuse_another(target: Path, here: Mapping[str, Any]) -> None:
     """Raise unless what is in the folder of a set is the same set, or nothing."""
     if not (target / FACTS).exists():
         if not target.is_dir() or any(target.iterdir()):
             raise FileExistsError(f"{target} holds something else; save to another folder, or pass overwrite=True")
-        return
-    there, here = read_facts(target), parse_json(files[FACTS], FACTS)
+    elif reason := difference(read_facts(target), here):
+        raise FileExistsError(
+            f"{target} already holds a set with {reason}; save to another folder, or pass overwrite=True"
+        )
+
+
+def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
+    """Say how the facts of one set differ from another's, None if they are of the same set."""
     known = [
         {key: value for key, value in facts["recipe"].items() if key not in _PROVENANCE} for facts in (there, here)
     ]
     differing = sorted(key for key in known[0].keys() | known[1].keys() if known[0].get(key) != known[1].get(key))
-    if differing or there["sha256"].get(TENSORS) != here["sha256"][TENSORS]:
-        reason = f"another recipe ({', '.join(differing)} differ)" if differing else "other tensors of the same recipe"
-        raise FileExistsError(
-            f"{target} already holds a set with {reason}; save to another folder, or pass overwrite=True"
-        )
+    if differing:
+        return f"another recipe ({', '.join(differing)} differ)"
+    return None if there["sha256"].get(TENSORS) == here["sha256"][TENSORS] else "other tensors of the same recipe"
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -9,16 +9,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from tests.hub_fixtures import ENDPOINT, hub  # noqa: F401 (a fixture; it imports neither library before it is used)
+
 # The Hugging Face libraries read these when they are imported, so they are set before anything imports them.
 _read_too_early = {"datasets", "huggingface_hub"} & sys.modules.keys()
 assert not _read_too_early, f"{_read_too_early} imported before tests/conftest.py could set HF_HOME"
 HF_HOME = tempfile.mkdtemp(prefix="hf_condense-tests-")
 atexit.register(shutil.rmtree, HF_HOME, ignore_errors=True)
-for name in ("HF_DATASETS_CACHE", "HF_ENDPOINT", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE"):
+for name in ("HF_DATASETS_CACHE", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_TOKEN", "HUGGINGFACE_HUB_CACHE"):
     os.environ.pop(name, None)
 THREADS = 1 if "PYTEST_XDIST_WORKER" in os.environ else min(2, os.cpu_count() or 1)
 os.environ.update(
     HF_DATASETS_DISABLE_PROGRESS_BARS="1",
+    HF_ENDPOINT=ENDPOINT,
     HF_HOME=HF_HOME,
     HF_HUB_DISABLE_PROGRESS_BARS="1",
     HF_HUB_DISABLE_TELEMETRY="1",

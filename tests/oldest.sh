@@ -3,8 +3,14 @@
 #
 #     bash tests/oldest.sh [FOLDER OF THE ENVIRONMENT] [ARGUMENTS OF PYTEST ...]
 #
-# PYTHON names the interpreter: 3.10 is the oldest. The environment is kept if a folder is given.
+# PYTHON names the interpreter; without it the oldest is taken that runs. The environment is kept if a folder is given.
 set -euo pipefail
+
+python=${PYTHON:-}
+for name in python3.10 python3.11 python3; do
+  # Run, not looked up: a version manager puts names on the path that lead nowhere.
+  if [ -z "$python" ] && "$name" -c "" 2>/dev/null; then python=$name; fi
+done
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 if [ $# -gt 0 ]; then
@@ -16,7 +22,7 @@ else
 fi
 
 # numpy, pandas, pyarrow and pillow: of the same age, as datasets 4.0, torch 2.6 and torchvision 0.21 set no upper bound.
-"${PYTHON:-python3}" -m venv "$place"
+"${python:?none found; set PYTHON}" -m venv "$place"
 "$place/bin/pip" install \
   "torch==2.6.*" "torchvision==0.21.*" "datasets==4.0.*" "huggingface-hub==1.0.*" "safetensors==0.4.3" \
   "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<11.3" --editable "$root[test]"

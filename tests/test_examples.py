@@ -8,7 +8,14 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
-SCRIPTS = ["quickstart.py", "own_columns.py", "new_method.py", "benchmarks/accuracy.py"]
+SCRIPTS = [
+    "quickstart.py",
+    "own_columns.py",
+    "new_method.py",
+    "benchmarks/accuracy.py",
+    "benchmarks/paper.py",
+    "benchmarks/make_cards.py",
+]
 
 
 def run(script: str, *arguments: str, folder: Path) -> str:

@@ -183,7 +183,7 @@ for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="
         for call in calls:
             call.result()
     first, second = (files_below(tmp_path / seed) for seed in "12")
-    assert len(first) == 7
+    assert len(first) == 9
     assert first == second
     for name in ("dm_ipc2_f2", "herding_ipc2"):
         load_condensed(tmp_path / "1", name).save_condensed(tmp_path / "again")
@@ -193,7 +193,7 @@ for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="
 def test_the_layout(tmp_path):
     make_set(soft=True, student=True, zca=True).save_condensed(tmp_path)
     assert set(files_below(tmp_path)) == {
-        "README.md", "dm_ipc2/train-00000-of-00001.parquet", "dm_ipc2/condensed.safetensors",
+        "README.md", "dm_ipc2/preview.png", "dm_ipc2/train-00000-of-00001.parquet", "dm_ipc2/condensed.safetensors",
         "dm_ipc2/condense_config.json",
     }  # fmt: skip
     data = (tmp_path / "dm_ipc2" / TENSORS).read_bytes()

@@ -65,43 +65,6 @@ def test_damage_is_noticed(packed, kind, file, data):
                 load_condensed(folder)
 
 
-@pytest.mark.parametrize(("kind", "file"), [("synthetic", TENSORS), ("coreset", PARQUET)])
-@given(data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_any_change_is_refused_or_loads(packed, kind, file, data):
-    files = dict(packed[kind])
-    content = bytearray(files[file])
-    length = 600 if file == TENSORS else 3000  # the header is in front, the footer at the end
-    span = range(length) if file == TENSORS else range(len(content) - length, len(content))
-    for _ in range(data.draw(st.integers(1, 3))):
-        content[data.draw(st.sampled_from(span))] ^= data.draw(st.integers(1, 255))
-    with tempfile.TemporaryDirectory() as folder:
-        lay(Path(folder), {**files, file: bytes(content)})
-        try:
-            back = load_condensed(folder)
-        except CondensedFormatError:
-            return
-        assert len(back) == 4
-
-
-@given(data=st.data())
-@settings(max_examples=150, deadline=None)
-def test_damaged_json_is_refused_or_loads(packed, data):
-    files = dict(packed["synthetic"])
-    text = bytearray(files[FACTS])
-    at = data.draw(st.integers(0, len(text) - 1))
-    text[at : at + data.draw(st.integers(0, 8))] = data.draw(
-        st.binary(max_size=8) | st.sampled_from([b"NaN", b"1e999"])
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        lay(Path(folder), files)
-        (Path(folder) / FACTS).write_bytes(text)
-        try:
-            load_condensed(folder)
-        except CondensedFormatError:
-            return
-
-
 HEADERS = {
     "claims 2^62 bytes": lambda data: (1 << 62).to_bytes(8, "little") + data[8:],
     "of 2 MiB": lambda data: (2 << 20).to_bytes(8, "little") + b" " * (2 << 20) + data[8:],

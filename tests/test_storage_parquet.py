@@ -10,6 +10,7 @@ import pytest
 
 from hf_condense.errors import CondensedFormatError
 from hf_condense.safe_parquet import from_parquet, to_parquet
+from tests import fuzz_thrift
 
 
 def real_table(rows: int = 4, **columns) -> pa.Table:
@@ -77,6 +78,75 @@ def test_a_list_of_very_many_nulls_is_refused():
     with pytest.raises(CondensedFormatError, match=r"4,194,304 values in"):
         from_parquet(data, 1, "x")
     assert from_parquet(null_bomb(1 << 12), 1, "x").num_rows == 1
+
+
+FIXED = {
+    "binary": lambda size: pa.binary(size),
+    "many columns": lambda size: pa.struct({f"c{i}": pa.binary(size // 8) for i in range(8)}),
+    "list": lambda size: pa.list_(pa.float64(), size // 8),
+    "binary in lists": lambda size: pa.list_(pa.list_(pa.binary(size // 4), 2), 2),
+    "list in a list": lambda size: pa.list_(pa.list_(pa.int8(), size)),
+    "list in a map": lambda size: pa.map_(pa.string(), pa.struct({"a": pa.list_(pa.int8(), size)})),
+}
+
+
+@pytest.mark.parametrize("kind", FIXED.values(), ids=FIXED.keys())
+def test_nulls_of_a_large_fixed_size_are_refused_before_memory_is_taken(kind):
+    def stored(size: int) -> bytes:
+        value = {pa.lib.Type_LIST: [None], pa.lib.Type_MAP: [("k", {"a": None})]}.get(kind(size).id)
+        return to_parquet(pa.table({"x": pa.array([value] * 4, kind(size))}))
+
+    def read():
+        with pytest.raises(
+            CondensedFormatError, match=r"x: fixed-size columns that may take 134,2[\d,]+ bytes in a file"
+        ):
+            from_parquet(bomb, 4, "x")
+
+    bomb, ordinary = stored(1 << 25), stored(1 << 10)
+    assert len(bomb) < 4000
+    assert peak_bytes(read) < 100_000
+    assert from_parquet(ordinary, 4, "x").num_rows == 4
+
+
+def with_footer(data: bytes, change) -> bytes:
+    """Return a file whose footer was changed by a function of its columns' metadata."""
+    end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
+    footer, _ = fuzz_thrift.read(data, end)
+    chunks = footer[4][1][1][0][1][1][1]
+    body = change(data[:end], [chunk[3][1] for chunk in chunks])
+    written = fuzz_thrift.write(footer)
+    return body + written + len(written).to_bytes(4, "little") + b"PAR1"
+
+
+def test_columns_that_share_their_bytes_are_refused():
+    def share(body: bytes, columns: list) -> bytes:
+        for column in columns[1:]:
+            column.update({number: columns[0][number] for number in (5, 6, 7, 9)})
+        return body[: columns[0][9][1] + columns[0][7][1]]
+
+    bomb = with_footer(to_parquet(pa.table({f"c{i}": ["a" * 10_000] for i in range(300)})), share)
+    assert len(bomb) < 100_000
+    assert peak_bytes(lambda: pq.read_table(io.BytesIO(bomb))) > 3_000_000
+    with pytest.raises(CondensedFormatError, match=r"x: a column chunk lies at 4 to 10,0\d\d, not in 10,0\d\d to"):
+        from_parquet(bomb, 1, "x")
+
+
+def test_very_many_pages_are_refused():
+    """Each takes time to look at, and one without values takes 20 bytes only."""
+
+    def split(body: bytes, columns: list) -> bytes:
+        (column,) = columns
+        start, size = column[9][1], column[7][1]
+        none = {1: [5, 0], 2: [5, 0], 3: [5, 0]}
+        empty = fuzz_thrift.write({**none, 5: [12, {**none, 4: [5, 3]}]})
+        for field in (6, 7):
+            column[field][1] = size + 5000 * len(empty)
+        return body[:start] + empty * 5000 + body[start : start + size]
+
+    data = to_parquet(pa.table({"x": [1]}))
+    assert from_parquet(with_footer(data, lambda body, columns: body), 1, "x").num_rows == 1
+    with pytest.raises(CondensedFormatError, match=r"x: a column chunk of [\d,]+ bytes in too many pages"):
+        from_parquet(with_footer(data, split), 1, "x")
 
 
 def test_other_wrong_files_are_refused():

@@ -27,15 +27,7 @@ from hf_condense.training import (
 )
 
 PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """Tiny networks gain nothing from a second thread, and wait for it long where cores are shared."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def build(name="convnet-w8-d1", *key, classes=3):

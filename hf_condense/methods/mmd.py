@@ -90,19 +90,27 @@ class KernelMomentsConfig(EmbeddingConfig):
     ipm: int = option(5, "Steps per random network; a larger one saves forwards of the real images.", ge=1)
 
 
+def _rate(setting: Setting) -> float:
+    """Return the rate of derived configurations, 1 per stored image of a class for pixels in [0, 1], normalised.
+
+    The mean over the images of a class divides the gradient of each by their number, so the rate grows with it.
+    """
+    return setting.ipc / setting.std**2
+
+
 def _paper(setting: Setting) -> dict[str, object]:
     """Settings of derived configurations; the authors' own were not published."""
-    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": 10.0 * setting.ipc, "reuse_real": False}
+    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(setting), "reuse_real": False}
 
 
 def _default(setting: Setting) -> dict[str, object]:
-    """The mean over ipc images divides the gradient of each by ipc, so the rate grows with ipc."""
-    return {"steps": 2000, "lr_img": 10.0 * setting.ipc}
+    """A fifth of the paper's steps."""
+    return {"steps": 2000, "lr_img": _rate(setting)}
 
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "lr_img": 10.0 * setting.ipc, "network": "convnet-w32"}
+    return {"steps": 1000, "lr_img": _rate(setting), "network": "convnet-w32"}
 
 
 class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):

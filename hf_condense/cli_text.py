@@ -1,0 +1,64 @@
+"""What the command line prints: tables and texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_condense.condensed import CondensedDataset
+    from hf_condense.method import MethodInfo
+
+
+def facts_table(small: CondensedDataset) -> str:
+    """Return what is known of a set, a line each."""
+    recipe = small.recipe
+    channels, height, width = recipe.image_shape
+    facts = {
+        "set": f"{recipe.config_name}: {len(small)} rows, columns {', '.join(small.column_names)}",
+        "method": f"{recipe.method} ({recipe.kind}), version {recipe.method_version}",
+        "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
+        "images per class": recipe.ipc,
+        "image": f"{channels} x {height} x {width} (channels, height, width), factor {recipe.factor}",
+        "pixel range": recipe.pixel_range,
+        "network": recipe.network,
+        "steps": recipe.steps,
+        "seed": recipe.seed,
+        "preset": recipe.preset,
+        "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),
+        "source": ", ".join(f"{name} {value}" for name, value in recipe.source.items() if value is not None),
+        "made": recipe.created_at,
+        "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
+    }
+    return table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
+
+
+def method_text(info: MethodInfo) -> str:
+    """Return all about one method: summary, paper, options, presets."""
+    import dataclasses
+
+    from hf_condense.registry import get_method
+
+    cls = get_method(info.name)
+    lines = [
+        f"{info.name}: {info.title}",
+        info.summary,
+        "",
+        f'{info.authors}, "{info.paper}", {info.venue} {info.year}',
+        info.link,
+        f"Cost: {info.cost}",
+    ]
+    fields = [(f"  {f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
+    presets = [(f"  {name}", preset.description) for name, preset in cls.presets.items()]
+    for title, rows in (("Options (--option NAME=VALUE):", fields), ("Presets (--preset NAME):", presets)):
+        if rows:
+            lines += ["", title, table(rows)]
+    return "\n".join(lines)
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Align columns to the left."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

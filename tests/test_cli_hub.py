@@ -1,0 +1,137 @@
+"""The command line and the Hub: publish, look, evaluate."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+from huggingface_hub import HfApi
+from PIL import Image
+
+from hf_condense import list_condensed, load_condensed
+from hf_condense.cli import main
+from tests.condensed_sets import assert_same, make_coreset, make_set
+
+Result = tuple[int, str, str]  # exit code, stdout, stderr
+Program = Callable[..., Result]
+
+
+@pytest.fixture
+def program(capsys: pytest.CaptureFixture[str]) -> Program:
+    """Run the program with some arguments."""
+
+    def run(*arguments: object) -> Result:
+        with pytest.raises(SystemExit) as end:
+            main([str(argument) for argument in arguments], prog_name="hf-condense")
+        return end.value.code, *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder of two sets; dm_ipc2 is the default."""
+    make_set().save_condensed(tmp_path / "sets")
+    make_coreset().save_condensed(tmp_path / "sets")
+    return tmp_path / "sets"
+
+
+def test_push_says_where_the_set_is(hub, program, folder):
+    repo = hub.repo()
+    code, out, err = program("push", folder, repo, "--message", "Mine", "--license", "mit")
+    assert (code, err) == (0, "")
+    (newest, _) = HfApi().list_repo_commits(repo, repo_type="dataset")
+    assert newest.title == "Mine"
+    assert out.splitlines() == [
+        f"Published dm_ipc2: {hub.url}/datasets/{repo}",
+        f"Load it:  hf_condense.load_condensed('{repo}', 'dm_ipc2'), revision {newest.commit_id}",
+    ]
+    assert_same(load_condensed(repo), make_set())
+    assert not HfApi().dataset_info(repo).private
+    assert program("push", folder / "herding_ipc2", repo, "--set-default")[0] == 0
+    assert_same(load_condensed(repo), make_coreset())
+
+
+def test_push_of_one_set_to_a_branch_and_as_a_proposal(hub, program, folder):
+    repo = hub.repo()
+    assert program("push", folder, repo, "--name", "herding_ipc2", "--private")[0] == 0
+    assert HfApi().dataset_info(repo).private
+    assert list_condensed(repo) == ["herding_ipc2"]
+    assert program("push", folder, repo, "--revision", "more")[0] == 0
+    assert list_condensed(repo, revision="more") == ["dm_ipc2", "herding_ipc2"]
+    code, out, _ = program("push", folder, repo, "--create-pr")
+    assert (code, out) == (0, f"Published dm_ipc2: {hub.url}/datasets/{repo}/discussions/1\n")
+    assert list_condensed(repo) == ["herding_ipc2"]
+
+
+def test_show_and_its_picture(hub, program, folder, tmp_path):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo).oid
+    make_coreset().push_to_hub(repo, set_default=True)
+    code, out, _ = program("show", repo, "--preview", tmp_path / "picture.png")
+    assert code == 0
+    assert "herding_ipc2: 4 rows" in out
+    with Image.open(tmp_path / "picture.png") as picture:
+        assert picture.width > 2 * 8
+    assert "dm_ipc2: 4 rows" in program("show", repo, "--name", "dm_ipc2")[1]
+    assert "dm_ipc2: 4 rows" in program("show", repo, "--revision", first)[1]
+
+
+def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):
+    toy.to_parquet(tmp_path / "toys" / "train.parquet")
+    run = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    repo = hub.repo()
+    code, out, err = program(*run, "--push", repo, "--private")
+    assert (code, err) == (0, "")
+    assert f"Published random_ipc1: {hub.url}/datasets/{repo}\n" in out
+    assert HfApi().dataset_info(repo).private
+    assert_same(load_condensed(repo), load_condensed(tmp_path / "out"))
+    code, _, err = program(*run, "--seed", 1, "--push", repo)
+    assert code == 1
+    again = re.search(r"Not published. To try again:  hf-condense push (\S+) (\S+)\n", err)
+    assert load_condensed(again[1]).recipe.seed == 1
+    assert "error: alice/pets" in err
+    assert "already holds another recipe (rows, seed differ)" in err
+    assert program("push", *again.groups(), "--overwrite")[0] == 0
+    assert load_condensed(repo).recipe.seed == 1
+
+
+def test_a_name_that_cannot_be_is_told_before_the_work(program, toy, tmp_path):
+    code, _, err = program("run", tmp_path / "nothing", "--push", "a/b/c")
+    assert code == 1
+    assert "Repo id must be" in err
+
+
+def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset, tmp_path):
+    for split, rows in (("train", toy.select(range(24))), ("test", toy.select(range(24, 36)))):
+        rows.to_parquet(tmp_path / "toys" / f"{split}.parquet")
+    repo = hub.repo()
+    quick = ("--network", "convnet-w8", "--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")
+    made = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    assert program(*made, "--push", repo)[0] == 0
+    code, out, _ = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "kcenter", *quick)
+    assert code == 0
+    assert "kcenter" in out
+    assert "random" in out
+    code, _, err = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "hearding", *quick)
+    assert code == 1
+    assert re.fullmatch(r"error: unknown baseline 'hearding'; did you mean 'herding'\?.*\n", err)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["show", "alice/nothing"], "no folder and no dataset repository on the Hub is called 'alice/nothing'"),
+        (["push", "{folder}", "bob/pets"], "no write access to bob/pets: check the token"),
+        (["push", "{folder}", "alice/pets", "--name", "dm_ipc3"], "has no condensed set named 'dm_ipc3'"),
+        (["push", "alice/pets", "alice/other"], "no folder 'alice/pets'"),
+    ],
+)
+def test_users_errors_are_one_line(hub, program, folder, arguments, message):
+    code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
+    assert code == 1
+    assert re.fullmatch(r"error: [^\n]+\n", err)
+    assert message in err
