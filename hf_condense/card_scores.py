@@ -97,6 +97,8 @@ def _row(name: str, group: Mapping[str, Record], shown: list[str]) -> list[objec
 def _cell(record: Record, first: Record) -> str:
     """Write an accuracy, and in what it differs from the first one of its row."""
     differing = [f"n = {record['n']}"] if record["n"] != first["n"] else []
+    if record["epochs"] != first["epochs"]:
+        differing.append(f"{record['epochs']:g} epochs")
     if record["updates"] != first["updates"]:
         differing.append(f"{record['updates']:,} updates")
     return per_cent(record["mean"], record.get("std")) + (f" ({', '.join(differing)})" if differing else "")

@@ -95,6 +95,8 @@ def _step(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, t: in
         loss.backward(inputs=learned)
         total += reported.detach()
     total = _reduce(run, method, learned, total)
+    for group in optimiser.param_groups:
+        group["lr"] = group.setdefault("initial_lr", group["lr"]) * method.rate(t)
     optimiser.step()
     run.synthetic.clamp_()
     gradients = [p.grad for p in learned if p.grad is not None]

@@ -29,6 +29,7 @@ _BUSY: frozenset[int | None] = frozenset({408, 429, 500, 502, 503, 504})
 _UNKNOWN: frozenset[int | None] = frozenset({401})
 _FORBIDDEN: frozenset[int | None] = frozenset({403})
 _NO_ANSWER: frozenset[int | None] = frozenset({None})
+_MISSING: frozenset[int | None] = frozenset({404})
 _ANY: frozenset[int | None] = frozenset()
 _MAX_CONFLICTS = 20
 _MAX_FAILURES = 4  # on top of the client's own tries, which many requests do not get
@@ -40,7 +41,7 @@ _ALWAYS: tuple[_Rule, ...] = (
     (OfflineModeIsEnabled, _ANY, ConnectionError, "{repo} cannot be reached while HF_HUB_OFFLINE is set; unset it"),
     (LocalTokenNotFoundError, _ANY, PermissionError, "no token was found: run `hf auth login`, or set HF_TOKEN"),
     (
-        LocalEntryNotFoundError, _ANY, FileNotFoundError,
+        LocalEntryNotFoundError, _NO_ANSWER | _BUSY, FileNotFoundError,
         "{repo} cannot be reached, and the set is not among the files kept from earlier; load it once while online",
     ),
     (GatedRepoError, _ANY, PermissionError, "{repo} is gated: log in, and ask for access on its page {page}"),
@@ -57,6 +58,7 @@ _LOADING: tuple[_Rule, ...] = (
     ),
     (HfHubHTTPError, _UNKNOWN, PermissionError, "the token is not valid; log in again, or check HF_TOKEN"),
     (HfHubHTTPError, _FORBIDDEN, PermissionError, "the token may not read {repo}: {cause}"),
+    (HfHubHTTPError, _MISSING, FileNotFoundError, "{endpoint} has lost a part of {repo}: {cause}"),
     (HfHubHTTPError, _BUSY, ConnectionError, "{endpoint} could not answer ({status}); try again later"),
     (HTTPError, _NO_ANSWER, ConnectionError, "{endpoint} cannot be reached: {cause}"),
 )  # fmt: skip
@@ -71,7 +73,7 @@ _PUSHING: tuple[_Rule, ...] = (
     ),
     (RepositoryNotFoundError, _ANY, FileNotFoundError, "no dataset repository {repo}, or it is private and not yours"),
     (HfHubHTTPError, _CONFLICT, ConnectionError, "others keep committing to {repo}; " + _AGAIN),
-    (HfHubHTTPError, _BUSY, ConnectionError, "{endpoint} could not answer ({status}); " + _AGAIN),
+    (HfHubHTTPError, _BUSY | _MISSING, ConnectionError, "{endpoint} could not answer ({status}); " + _AGAIN),
     (HTTPError, _NO_ANSWER, ConnectionError, "the connection to {endpoint} failed ({cause}); " + _AGAIN),
 )  # fmt: skip
 _XET = (

@@ -196,6 +196,10 @@ class Method(ABC, Generic[ConfigT]):
         groups = [{"params": [run.synthetic.images], "lr": getattr(self.config, "lr_img", 1.0)}]
         return torch.optim.SGD(groups, momentum=getattr(self.config, "momentum", 0.5))
 
+    def rate(self, t: int) -> float:
+        """Return what every learning rate is multiplied by in step `t`; default: 1."""
+        return 1.0
+
     @abstractmethod
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield (loss, reported) for this process's chunks; the sum over all processes is the objective of step `t`.

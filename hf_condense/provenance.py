@@ -52,7 +52,10 @@ def make_recipe(
 
 
 def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Return what makes a run this run: a checkpoint of another identity is refused. More `steps` may be asked for."""
+    """Return what makes a run this run: a checkpoint of another identity is refused.
+
+    More `steps` may be asked for, unless the learning rates depend on their number.
+    """
     names = (
         "method", "method_version", "ipc", "factor", "seed", "network", "options", "pixel_range", "class_names",
         "image_shape", "mean", "std",
@@ -60,6 +63,7 @@ def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
     values = {name: getattr(recipe, name) for name in names}
     return {
         **values,
+        "steps": recipe.steps if recipe.options.get("decay") else None,
         "content_hash": recipe.source["content_hash"],
         "device_type": run.device.type,
         "mixed_precision": run.accelerator.mixed_precision,

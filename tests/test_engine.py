@@ -21,6 +21,7 @@ import torch
 from hf_condense.errors import NonFiniteLossError
 from hf_condense.rng import key_seed
 from hf_condense.run import Run
+from hf_condense.testing import quick_bench, toy_dataset
 from tests.engine_methods import Leap, Pull, PullConfig, Watchful, condense, registered, same
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -175,3 +176,23 @@ def test_progress_bars_obey_the_hubs_environment_variable(monkeypatch: pytest.Mo
         condense(steps=2, progress=True, cache=False)
         monkeypatch.undo()
     assert written == [""]
+
+
+def test_learning_rates_can_fall_to_zero() -> None:
+    """The second of two steps moves the images half as far."""
+
+    def images(steps: int, decay: bool) -> torch.Tensor:
+        bench = quick_bench("dm", steps=steps, decay=decay, momentum=0.0, pixel_range="free")
+        return bench.condense(toy_dataset()).synthetic.images
+
+    first, steady, falling = images(1, False), images(2, False), images(2, True)
+    assert torch.equal(first, images(1, True))
+    assert float((steady - first).abs().max()) > 1e-3
+    torch.testing.assert_close(falling - first, (steady - first) / 2, atol=1e-5, rtol=1e-3)
+
+
+def test_a_run_whose_rates_depend_on_its_length_cannot_be_made_longer(tmp_path: Path) -> None:
+    ds = toy_dataset()
+    quick_bench("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="steps"):
+        quick_bench("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)

@@ -27,6 +27,9 @@ class SiameseConfig(MethodConfig):
     steps: int = option(1000, "Updates of the images.", ge=1)
     lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
     momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0)
+    decay: bool = option(
+        False, "Let the learning rates fall linearly to zero over the steps: less noise at the end of a short run."
+    )
     batch_real: int = option(256, "Real images per class and step.", ge=1)
     init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
     augment: str = option(
@@ -69,6 +72,10 @@ class SiameseMethod(Method[ConfigT]):
         if self.augmentation is None:
             return rows
         return self.augmentation.draw(run.num_classes, run.rng("augment", draw))(rows, labels)
+
+    def rate(self, t: int) -> float:
+        """Return 1, or what is left of the steps."""
+        return 1 - t / self.config.steps if self.config.decay else 1.0
 
     def finish(self, run: Run) -> None:
         """Let the teacher label the finished images, if the options ask for it."""

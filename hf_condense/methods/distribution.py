@@ -50,7 +50,7 @@ def _paper(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "lr_img": float(setting.ipc), "network": "convnet-w32", "ipm": 5}
+    return {"steps": 1000, "lr_img": float(setting.ipc), "network": "convnet-w32", "ipm": 5, "decay": True}
 
 
 def _default(setting: Setting) -> dict[str, object]:
@@ -77,7 +77,7 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("1,000 steps at width 128, a learning rate of 1 per stored image of a class.", _default),
         "paper": Preset("20,000 steps and unclamped pixels, as the authors' code runs it (WACV 2023).", _paper),
-        "quick": Preset("1,000 steps at width 32, five per network: minutes on two cores.", _quick),
+        "quick": Preset("1,000 steps at width 32, five per network, falling rates: minutes on two cores.", _quick),
     }
 
     def summary(self, real: Tensor) -> Tensor:

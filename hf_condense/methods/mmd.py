@@ -110,7 +110,7 @@ def _default(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "lr_img": _rate(setting), "network": "convnet-w32"}
+    return {"steps": 1000, "lr_img": _rate(setting), "network": "convnet-w32", "decay": True}
 
 
 class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
@@ -136,7 +136,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             "10,000 steps, factor 2, five per network; from configurations derived from the authors' code, as their "
             "own were not published (AAAI 2024).", _paper,
         ),
-        "quick": Preset("1,000 steps at width 32: minutes on two cores.", _quick),
+        "quick": Preset("1,000 steps at width 32, falling rates: minutes on two cores.", _quick),
     }  # fmt: skip
 
     def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
