@@ -77,6 +77,15 @@ def default_config(card: str) -> str | None:
     return _default(_entries(_split(card)[0].get("configs")))
 
 
+def stated_licence(card: str) -> Any:
+    """Return what the metadata of a card says under `license`, or None.
+
+    Raises:
+        CondensedFormatError: If the card's metadata cannot be read.
+    """
+    return _split(card)[0].get("license")
+
+
 def config_names(card: str) -> list[str]:
     """Return the configs that a card lists, whoever wrote them.
 

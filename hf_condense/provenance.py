@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import datasets
@@ -16,7 +17,8 @@ from hf_condense.recipe import Recipe
 from hf_condense.run import Run
 from hf_condense.settings import Settings
 
-_HUB_FILE = re.compile(r"hf://datasets/(?P<name>[^@]+)@(?P<revision>[0-9a-f]{40})/")
+# Where `datasets` keeps what it loaded from the Hub; nothing else that it hands on names the repository.
+_KEPT = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
 
 
 def make_recipe(
@@ -93,9 +95,9 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
 
 def _described(ds: datasets.Dataset) -> dict[str, Any]:
     """Say what is known of where a dataset comes from; no path of this machine is among it."""
-    found = next(filter(None, map(_HUB_FILE.match, ds.info.download_checksums or {})), None)
+    found = next(filter(None, (_KEPT.search(Path(file["filename"]).as_posix()) for file in ds.cache_files)), None)
     return {
-        "name": found["name"] if found else ds.info.dataset_name,
+        "name": f"{found['owner']}/{found['name']}" if found else ds.info.dataset_name,
         "revision": found["revision"] if found else None,
         "config": ds.info.config_name,
         "split": str(ds.split) if ds.split is not None else None,

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
+import logging
 import re
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from hf_condense.packing import FACTS, pack, read_facts, write_facts
 from hf_condense.safe_read import parse_json
 from hf_condense.storage import README
 
+logger = logging.getLogger("hf_condense")
+
+_REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PULL_REQUEST = "refs/pr/"
 _HARMLESS = re.compile(r"\.[^/]*|[^/]*\.md|(?:LICEN[CS]E|COPYING|NOTICE)[^/]*", re.IGNORECASE)  # no data, whoever reads
@@ -73,16 +78,32 @@ def push(made: CondensedDataset, repo_id: str, config_name: str | None, how: Pub
 
 def _push(made: CondensedDataset, repo_id: str, name: str, how: Publication) -> CommitInfo:
     """Publish a set from this process."""
-    files: dict[str, bytes | Path] = {**pack(made)}
+    api = client(how.token)
+    files: dict[str, bytes | Path] = {**pack(_licensed(made, api))}
     with tempfile.TemporaryDirectory(prefix="hf_condense-") as place:
         described = write_splits(how.extra_splits or {}, made.features, Path(place))
         files |= {path.name: path for path in sorted(Path(place).iterdir())}
-        api = client(how.token)
         with plain_words(repo_id, how.revision, pushing=True):
             repo_id = patiently(
                 lambda: api.create_repo(repo_id, private=how.private, repo_type="dataset", exist_ok=True).repo_id
             )
             return patiently(lambda: _commit(_head(api, repo_id, how), name, files, described, how))
+
+
+def _licensed(made: CondensedDataset, api: HfApi) -> CondensedDataset:
+    """Return the set with the licence that the card of its source states, which `load_dataset` does not hand on."""
+    source = made.recipe.source
+    if source.get("license") or not _REPO.fullmatch(str(source.get("name"))):
+        return made
+    try:
+        readme = Repository(api, source["name"], source.get("revision") or MAIN).fetch(README)
+        stated = card.stated_licence(storage.read_card(readme.parent) or "")
+    except (HTTPError, CondensedFormatError, OSError) as error:  # gone, private, out of reach or damaged
+        logger.info("the card of the source %s cannot be read: %s", source["name"], error)
+        return made
+    licensed = copy.copy(made)
+    licensed.recipe = replace(made.recipe, source={**source, "license": stated})
+    return licensed
 
 
 def _head(api: HfApi, repo_id: str, how: Publication) -> Repository:

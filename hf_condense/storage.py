@@ -217,12 +217,18 @@ def _refuse_another(target: Path, here: Mapping[str, Any]) -> None:
 def difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
     """Say how the facts of one set differ from another's, None if they are of the same set."""
     known = [
-        {key: value for key, value in facts["recipe"].items() if key not in _PROVENANCE} for facts in (there, here)
+        {key: _unlicensed(value) for key, value in facts["recipe"].items() if key not in _PROVENANCE}
+        for facts in (there, here)
     ]
     differing = sorted(key for key in known[0].keys() | known[1].keys() if known[0].get(key) != known[1].get(key))
     if differing:
         return f"another recipe ({', '.join(differing)} differ)"
     return None if there["sha256"].get(TENSORS) == here["sha256"][TENSORS] else "other tensors of the same recipe"
+
+
+def _unlicensed(value: Any) -> Any:
+    """Return a value of a recipe without a licence, which may become known later."""
+    return {key: kept for key, kept in value.items() if key != "license"} if isinstance(value, dict) else value
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

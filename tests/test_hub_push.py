@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi
 
-from hf_condense import CondensedDataset, list_condensed, load_condensed
+from hf_condense import CondensedDataset, condense_dataset, list_condensed, load_condensed
 from hf_condense.card import END, START, config_names, default_config
 from tests.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
 
@@ -276,3 +278,22 @@ def test_text_between_the_markers_is_ours(hub):
     make_set().push_to_hub(repo)
     assert str(card(repo)).endswith("Below.\n")
     assert "## Load" in str(card(repo))
+
+
+def test_the_licence_is_that_of_the_source_card(hub, tmp_path):
+    """`load_dataset` does not hand it on, so it is looked up; a source that is gone is no reason not to push."""
+    source = hub.repo("source")
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    rows = load_dataset(source, split="train")
+    made, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
+    assert (made.recipe.source["name"], made.recipe.source["license"]) == (source, None)
+    first = made.push_to_hub(repo)
+    assert card(repo).data.license == "cc-by-4.0"
+    assert load_condensed(repo).recipe.source["license"] == "cc-by-4.0"
+    assert made.push_to_hub(repo).oid == first.oid
+    lost = copy.copy(made)
+    lost.recipe = replace(made.recipe, source={**made.recipe.source, "name": hub.repo("gone")})
+    other = hub.repo()
+    lost.push_to_hub(other)
+    assert card(other).data.get("license") is None
