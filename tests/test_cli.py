@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,24 +14,10 @@ from PIL import Image
 
 from hf_condense import __version__, list_methods, load_condensed
 from hf_condense.cli import _option, main
+from tests.programs import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
-
-Result = tuple[int, str, str]  # exit code, stdout, stderr
-Program = Callable[..., Result]
-
-
-@pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    """Run the program with some arguments."""
-
-    def run(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments], prog_name="hf-condense")
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture(scope="module")

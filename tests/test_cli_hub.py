@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,23 +11,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from hf_condense import list_condensed, load_condensed
-from hf_condense.cli import main
 from tests.condensed_sets import assert_same, make_coreset, make_set
-
-Result = tuple[int, str, str]  # exit code, stdout, stderr
-Program = Callable[..., Result]
-
-
-@pytest.fixture
-def program(capsys: pytest.CaptureFixture[str]) -> Program:
-    """Run the program with some arguments."""
-
-    def run(*arguments: object) -> Result:
-        with pytest.raises(SystemExit) as end:
-            main([str(argument) for argument in arguments], prog_name="hf-condense")
-        return end.value.code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
