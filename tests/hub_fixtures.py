@@ -10,6 +10,7 @@ faults or the server's own record are then skipped.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -23,6 +24,7 @@ from tests.hub_server import HubServer
 
 _EXTERNAL = os.environ.get("HF_CONDENSE_TEST_HUB", "").rstrip("/")
 _SERVER = HubServer()
+atexit.register(_SERVER.server_close)
 ENDPOINT = _EXTERNAL or _SERVER.url
 
 

@@ -42,7 +42,7 @@ def settled(cls: type[Method[Any]], preset: str | None = None, **given: Any) -> 
 
 
 def test_defaults_alone() -> None:
-    assert settled(DistributionMatching) == Settings("convnet", 1, "valid", {})
+    assert settled(DistributionMatching) == Settings("convnet", 1, "valid", {"steps": 1000, "lr_img": 2.0})
     open_values = {"network": None, "factor": None, "pixel_range": None, "steps": None, "lr_img": None}
     assert settled(DistributionMatching, **open_values) == settled(DistributionMatching)
 
