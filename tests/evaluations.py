@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
+import torch
 from datasets import ClassLabel, Dataset, Features, Image
 
+import hf_condense.bench
+import hf_condense.training
 from hf_condense import evaluate
 from hf_condense.condensed import CondensedDataset, decoded_rows
 from hf_condense.evaluation import Evaluation, Score
+from hf_condense.training import TrainingRecipe, TrainingSet
 from tests.condensed_sets import make_set
 
 QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": False}
@@ -16,6 +21,34 @@ QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": F
 
 def run(train, test, **options) -> Evaluation:
     return evaluate(train, test, **{**QUICK, **options})
+
+
+class Training(NamedTuple):
+    """One call of `train_network`: what with, and the weights around it."""
+
+    data: TrainingSet
+    recipe: TrainingRecipe
+    key: tuple[object, ...]
+    before: torch.Tensor
+    after: torch.Tensor
+
+
+def watch_trainings(monkeypatch) -> list[Training]:
+    """Return a list that fills with what networks are trained on, in order."""
+    seen: list[Training] = []
+    real = hf_condense.training.train_network
+
+    def weights(net) -> torch.Tensor:
+        return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+    def watched(net, data, recipe, *key, **options):
+        before = weights(net)
+        updates = real(net, data, recipe, *key, **options)
+        seen.append(Training(data, recipe, key, before, weights(net)))
+        return updates
+
+    monkeypatch.setattr(hf_condense.bench, "train_network", watched)
+    return seen
 
 
 def rows_of(evaluation: Evaluation) -> dict[str, Score]:

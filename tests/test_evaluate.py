@@ -20,24 +20,14 @@ from hf_condense.methods.coreset import RandomRowsConfig
 from hf_condense.registry import unregister_method
 from hf_condense.source import load_source
 from hf_condense.training import TrainingRecipe
-from tests.evaluations import relabelled, rows_of, run, synthetic
+from tests.evaluations import relabelled, rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """What networks were trained on, and what they were after it, in order."""
-    seen = []
-    real = hf_condense.training.train_network
-
-    def watched(net, data, recipe, *key, **options):
-        updates = real(net, data, recipe, *key, **options)
-        seen.append((data, recipe, torch.cat([p.detach().flatten() for p in net.parameters()])))
-        return updates
-
-    monkeypatch.setattr(hf_condense.bench, "train_network", watched)
-    return seen
+    return watch_trainings(monkeypatch)
 
 
 def test_a_separable_set_is_learned(toy, small):
@@ -148,7 +138,7 @@ def test_soft_labels_and_learned_rate_are_used(toy, trainings):
         toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0}
     )  # fmt: skip
     run(made, toy, seeds=1)
-    (data, recipe, _), (random, plain, _) = trainings
+    (data, recipe, *_), (random, plain, *_) = trainings
     assert torch.equal(data.labels, logits)
     assert data.temperature == 3
     assert (recipe.lr, plain.lr) == (pytest.approx(0.0125), 0.01)

@@ -11,27 +11,15 @@ import torch
 from datasets import Image
 from PIL import Image as Pictures
 
-import hf_condense.bench
-import hf_condense.training
 from hf_condense.synthetic import round_robin
-from tests.evaluations import rows_of, run, synthetic
+from tests.evaluations import rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture
 def trainings(monkeypatch):
-    """The keys and images that networks were trained with, in order."""
-    seen = []
-    real = hf_condense.training.train_network
-
-    def watched(net, data, recipe, *key, **options):
-        weights = torch.cat([p.detach().flatten() for p in net.parameters()])
-        seen.append((key, data, recipe, weights))
-        return real(net, data, recipe, *key, **options)
-
-    monkeypatch.setattr(hf_condense.bench, "train_network", watched)
-    return seen
+    return watch_trainings(monkeypatch)
 
 
 def test_rows_are_those_of_load_dataset(toy, trainings):
@@ -42,7 +30,7 @@ def test_rows_are_those_of_load_dataset(toy, trainings):
     )  # fmt: skip
     result = run(made, toy, seeds=2, eight_bit=True)
     assert list(rows_of(result)) == ["dm_ipc1_f2", "dm_ipc1_f2 (8-bit)", "random", "random x4"]
-    (_, floats, recipe, _), (_, view, viewed, _) = trainings[0], trainings[2]
+    (floats, recipe, *_), (view, viewed, *_) = trainings[0], trainings[2]
     order = round_robin(made.synthetic.decoded()[1].tolist())
     stored = made.cast_column("image", Image(decode=False))["image"][:]
     pixels = np.stack([np.asarray(Pictures.open(io.BytesIO(cell["bytes"]))) for cell in stored])
@@ -60,9 +48,9 @@ def test_networks_and_draws_are_paired(toy, trainings):
     floats, view = result.scores[:2]
     assert floats.seeds == view.seeds == (3, 5)
     assert (floats.rows, floats.updates, floats.augment) == (view.rows, view.updates, view.augment)
-    for (key, *_, weights), (other, *_, others) in zip(trainings[:2], trainings[2:4], strict=True):
-        assert key == other
-        assert torch.equal(weights, others)
+    for one, other in zip(trainings[:2], trainings[2:4], strict=True):
+        assert one.key == other.key
+        assert torch.equal(one.before, other.before)
     alone = run(made, toy, seeds=[3, 5], recipe="dsa", epochs=3)
     assert alone.scores[0].accuracies == floats.accuracies
     assert alone.scores[1].accuracies == result.scores[2].accuracies

@@ -19,7 +19,7 @@ from hf_condense.demo_data import load_demo
 # The recipe with which each paper evaluates.
 RECIPES = {"dc": "dc", "dsa": "dsa", "dm": "dsa", "m3d": "idc"}
 # Test accuracy in per cent with ConvNet-3, by method, dataset and ipc. From the readme of the authors' code (dc, dsa,
-# dm) and, for m3d, from the table of a later paper (NCFM, CVPR 2025), which took the best epoch.
+# dm) and, for m3d, as a later paper (NCFM) prints it in its table.
 PUBLISHED = {
     ("dc", "cifar10"): {1: "28.3 ± 0.5", 10: "44.9 ± 0.5", 50: "53.9 ± 0.5"},
     ("dsa", "cifar10"): {1: "28.8 ± 0.7", 10: "52.1 ± 0.5", 50: "60.6 ± 0.5"},

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.augment import Augmentation
+from hf_condense.augment import Augmentation, Transform
 from hf_condense.method import Loss, Method, MethodConfig, option
 from hf_condense.teacher import teacher_logits
 
@@ -56,6 +56,7 @@ class SiameseMethod(Method[ConfigT]):
         """Keep the options and parse the augmentation."""
         super().__init__(config)
         self.augmentation = Augmentation.parse(config.augment)
+        self._drawn: tuple[int, Transform] | None = None  # a draw and its parameters: all chunks of a step share them
 
     def real_rows(self, run: Run, classes: Sequence[int], draw: int) -> Tensor:
         """Return the real batch of a draw, augmented: (k * batch_real, C, H, W), grouped by class."""
@@ -71,7 +72,9 @@ class SiameseMethod(Method[ConfigT]):
         """Transform rows with the parameters that their class has in this draw, real and synthetic alike."""
         if self.augmentation is None:
             return rows
-        return self.augmentation.draw(run.num_classes, run.rng("augment", draw))(rows, labels)
+        if self._drawn is None or self._drawn[0] != draw:
+            self._drawn = draw, self.augmentation.draw(run.num_classes, run.rng("augment", draw))
+        return self._drawn[1](rows, labels)
 
     def rate(self, t: int) -> float:
         """Return 1, or what is left of the steps."""

@@ -141,7 +141,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
 
     def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
         """Return the squared MMD, summed over classes."""
-        counts = [int((labels == c).sum()) for c in classes]
+        counts = labels.unique_consecutive(return_counts=True)[1].tolist()  # rows are grouped by class
         kernel = _KERNELS[self.config.kernel]
         if len(set(counts)) == 1:
             return squared_mmd(synthetic.unflatten(0, (len(classes), -1)), real, kernel)
