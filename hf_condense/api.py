@@ -141,6 +141,7 @@ def condense_dataset(
             settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
         ),
         clamped=settings.pixel_range == "valid", plan=Plan(1, 0, False), cache=cache, progress=progress,
+        compile=compile,
     )  # fmt: skip
     size = checked_size(image_size)
     recipe = make_recipe(run, chosen, settings, method=canonical_name(cls), preset=preset, image_size=size)
@@ -149,7 +150,7 @@ def condense_dataset(
         small = _choose(run, chosen, recipe, started)
     else:
         saving = _saving(run, recipe, checkpoint_dir, checkpoint_every)
-        run.plan = saving.resumed.plan if saving.resumed else _plan(run, chosen, recipe, compile)
+        run.plan = saving.resumed.plan if saving.resumed else _plan(run, chosen, recipe)
         optimise(run, chosen, recipe.steps or 0, saving, callbacks)
         small = _learned(run, recipe, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
@@ -187,7 +188,7 @@ def _warn_of_absent(source: ClassSource) -> None:
         logger.warning("no rows of %s: the condensed set has none either", ", ".join(map(repr, absent)))
 
 
-def _plan(run: Run, method: Method[Any], recipe: Recipe, compile: CompileOption) -> Plan:
+def _plan(run: Run, method: Method[Any], recipe: Recipe) -> Plan:
     """Cut the work of a step."""
     network = run.factory.build(run.seed, "template")
     decoded = [n * run.factor**2 for n in run.ipc.values()]
@@ -203,7 +204,7 @@ def _plan(run: Run, method: Method[Any], recipe: Recipe, compile: CompileOption)
         device=run.device,
         budget=memory_budget(run.device),
         graphs=method.graphs,
-        compile=compile,
+        compile=run.compile,
     )
     logger.info("plan: %s", plan)
     return plan

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_
 from hf_condense.contenders import Contender, Real
 from hf_condense.evaluation import Evaluation, Score, gathered
 from hf_condense.networks import NetworkFactory, activation_bytes
-from hf_condense.plan import CompileOption
+from hf_condense.plan import CompileOption, compiling_pays
 from hf_condense.progress import progress_bar
 from hf_condense.rng import Key
 from hf_condense.training import accuracy, chunk_size, train_network
@@ -27,9 +26,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 VERSION = 1  # raised when the same evaluation gives other numbers
-# Compiling takes about half a minute of two cores and saves a third of a training pass and half of a test pass. It pays
-# from about this many bytes of activations: half a million images of 32 x 32 at width 32, a quarter of that at 128.
-_COMPILE_PAYS_BYTES = 2e11
 
 
 @dataclass
@@ -87,12 +83,11 @@ class Bench:
         """Decide whether to compile, from shapes and counts alone."""
         if self.compile != "auto":
             return self.compile
-        if self.test.images.device.type != "cpu" or shutil.which("g++") is None:
-            return False
         trained = sum(c.updates * min(c.rows, c.recipe.batch_size) for c in self.contenders)
         tested = len(self.test.images) * len(self.contenders)
         images = len(self.seeds) * (trained + tested / 2)
-        return images * activation_bytes(self.module, self.test.images.image_shape) >= _COMPILE_PAYS_BYTES
+        each = activation_bytes(self.module, self.test.images.image_shape)
+        return compiling_pays(images * each, self.test.images.device)
 
     def cache_file(self, contender: Contender, s: int) -> Path | None:
         """Return where a score is cached, or None if it is not."""
@@ -104,7 +99,7 @@ class Bench:
             mean=images.mean.tolist(), std=images.std.tolist(), shape=images.image_shape, network=self.factory.name,
             num_classes=self.factory.num_classes, recipe=dataclasses.asdict(contender.recipe),
             updates=contender.updates, seeds=[self.seed, s], torch=torch.__version__.split("+")[0],
-            device=images.device.type,
+            device=images.device.type, whitened=images.whitening is not None,
         )  # fmt: skip
         return cache_folder("evaluations") / f"{key}.json"
 

@@ -20,6 +20,7 @@ from hf_condense.recipe import Recipe
 from hf_condense.rng import Key, keyed_generator
 from hf_condense.source import ClassSource, load_source
 from hf_condense.training import TrainingRecipe, TrainingSet
+from hf_condense.whitening import Whitening
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -119,6 +120,7 @@ class Subject:
         factor: Decoded images per stored one are `factor**2`.
         mean: The normalisation that it was made for. (C,)
         std: The same. (C,)
+        whitening: The same, if it was condensed in whitened space; else None.
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
     """
@@ -129,6 +131,7 @@ class Subject:
     stored: dict[int, int]
     mean: Tensor
     std: Tensor
+    whitening: Whitening | None = None
     factor: int = 1
     student_lr: float | None = None
     recipe: Recipe | None = None
@@ -156,7 +159,8 @@ class Subject:
                 f"the set's are {_listed(self.class_names)}"
             )
         outputs = torch.tensor([index.get(name, -1) for name in loaded.class_names])
-        return Real(dataclasses.replace(loaded, mean=self.mean, std=self.std).to(reader.device), outputs)
+        alike = dataclasses.replace(loaded, mean=self.mean, std=self.std, whitening=self.whitening)
+        return Real(alike.to(reader.device), outputs)
 
 
 def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
@@ -181,14 +185,12 @@ def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reade
 def _condensed(train: CondensedDataset, device: torch.device) -> Subject:
     """Read the exact tensors of a condensed set."""
     recipe, tensors = train.recipe, train.synthetic
-    if tensors.zca_matrix is not None:
-        raise ValueError(
-            f"{recipe.config_name} was condensed in whitened (ZCA) space, in which evaluate cannot test; "
-            "evaluate a set that was condensed without whitening"
-        )
+    whitening = None
+    if tensors.zca_matrix is not None and tensors.zca_mean is not None:
+        whitening = Whitening(tensors.zca_matrix, tensors.zca_mean)
     mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
     pixels, labels = tensors.decoded()
-    images = (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+    images = _normal(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
     data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
     classes, amounts = tensors.labels.unique(return_counts=True)
@@ -199,6 +201,7 @@ def _condensed(train: CondensedDataset, device: torch.device) -> Subject:
         stored=dict(zip(classes.tolist(), amounts.tolist(), strict=True)),
         mean=mean,
         std=std,
+        whitening=whitening,
         factor=tensors.factor,
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
@@ -209,10 +212,15 @@ def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | N
     """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
     if not isinstance(train, CondensedDataset) or train.recipe.kind == "coreset":
         return None
-    shape = (-1, 1, 1)
     pixels = torch.cat([coded.float() / 255 for _, coded in eight_bit(train.synthetic)])
-    images = (pixels - subject.mean.reshape(shape)) / subject.std.reshape(shape)
+    images = _normal(pixels, subject.mean, subject.std, subject.whitening)
     return dataclasses.replace(subject.data, images=images.to(subject.data.images.device))
+
+
+def _normal(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening | None) -> Tensor:
+    """Normalise pixels (N, C, H, W), and whiten them if the set is whitened."""
+    normal = (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
+    return normal if whitening is None else whitening(normal)
 
 
 def random_rows(subject: Subject, real: Real, times: int, *key: Key) -> TrainingSet:

@@ -36,7 +36,7 @@ def initial_set(run: Run, init: str) -> SyntheticSet:
     labels = torch.tensor([c for c, n in run.ipc.items() for _ in range(n)], device=run.device)
     made = SyntheticSet(
         images=images.clone(), labels=labels, mean=run.source.mean, std=run.source.std,
-        factor=run.factor, clamped=run.clamped,
+        factor=run.factor, clamped=run.clamped, whitening=run.source.whitening,
     )  # fmt: skip
     made.clamp_()
     return made

@@ -26,6 +26,9 @@ BUILT_IN = {
     "dsa": "hf_condense.methods.gradient:SiameseGradientMatching",
     "dm": "hf_condense.methods.distribution:DistributionMatching",
     "m3d": "hf_condense.methods.mmd:KernelMoments",
+    "mtt": "hf_condense.methods.trajectory:TrajectoryMatching",
+    "tesla": "hf_condense.methods.trajectory:ConstantMemoryMatching",
+    "esp": "hf_condense.methods.subspace:SubspaceProjection",
 }
 
 _registered: dict[str, AnyMethod] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.networks import NetworkFactory
-from hf_condense.plan import Plan
+from hf_condense.plan import CompileOption, Plan
 from hf_condense.rng import Key, keyed_generator
 from hf_condense.source import ClassSource
 from hf_condense.synthetic import SyntheticSet
+from hf_condense.whitening import fit_whitening
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -38,6 +39,7 @@ class Run:
         plan: How the work of a step is cut.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
+        compile: What the caller said of compiling.
         synthetic: The learnable set; there once the method has initialised it.
     """
 
@@ -52,6 +54,7 @@ class Run:
     plan: Plan
     cache: bool = True
     progress: bool = True
+    compile: CompileOption = "auto"
     synthetic: SyntheticSet = field(init=False)
 
     @property
@@ -116,6 +119,10 @@ class Run:
         with self.accelerator.autocast():
             found: Tensor = self.trainee(images)
         return found.float()
+
+    def whiten(self) -> None:
+        """Let the source hand out whitened images from now on."""
+        self.source = replace(self.source, whitening=fit_whitening(self.source).to(self.device))
 
     def column(self, name: str) -> Tensor:
         """Return a numeric column of the dataset in the source's order, as float32 (N, D).

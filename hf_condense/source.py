@@ -25,6 +25,7 @@ from hf_condense.pictures import GREY_MODES, MAX_SIDE, Size, common_shape, decod
 from hf_condense.progress import progress_bar
 from hf_condense.recipe import LabelValue
 from hf_condense.rng import Key, keyed_generator
+from hf_condense.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
 
@@ -48,6 +49,7 @@ class ClassSource:
         std: Per channel over all pixels, in pixel units; 1 where all pixels are equal. float32 (C,).
         content_hash: Of pictures, labels and class names; equal for equal content.
         device: Where `at` and `sample` put their results.
+        whitening: Applied to normalised images, or None.
     """
 
     images: Tensor
@@ -61,6 +63,7 @@ class ClassSource:
     std: Tensor
     content_hash: str
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    whitening: Whitening | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -89,10 +92,14 @@ class ClassSource:
         return range(start, stop)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bring pixels to zero mean and unit variance: uint8 [0, 255] or float [0, 1] (n, C, H, W) -> float32."""
+        """Bring pixels to zero mean and unit variance: uint8 [0, 255] or float [0, 1] (n, C, H, W) -> float32.
+
+        If the source is whitened, so is the result.
+        """
         scale = 1 / self.std if pixels.is_floating_point() else 1 / (255 * self.std)
         shape = (1, -1, 1, 1)
-        return pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
+        normal = pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
+        return normal if self.whitening is None else self.whitening(normal)
 
     def at(self, index: Tensor) -> Tensor:
         """Return the images at some positions (n,), normalised, on the device: (n, C, H, W)."""
@@ -129,7 +136,9 @@ class ClassSource:
         images = self.images
         if device.type == "cuda" and images.numel() < torch.cuda.mem_get_info(device)[0] // 2:
             images = images.to(device)
-        return replace(self, images=images, mean=self.mean.to(device), std=self.std.to(device), device=device)
+        whitening = self.whitening and self.whitening.to(device)
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, images=images, mean=mean, std=std, device=device, whitening=whitening)
 
 
 def load_source(

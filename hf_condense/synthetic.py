@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.whitening import Whitening
+
 PAD_VALUE = 0.5  # what fills an image whose side the factor does not divide, in pixel units
 
 
@@ -116,7 +118,7 @@ class SyntheticSet:
         clamped: Keep the images inside the image of [0, 1] after every update.
         soft_labels: Logits of the decoded rows, learnable if they require a gradient. (N * factor**2, K), or None.
         extras: Other learnable tensors by name, for example `student_lr`.
-        fixed: Tensors that travel with the set but are not learned, for example `zca_matrix`.
+        whitening: What the images have been whitened by, if they are learned in that space; it travels with the set.
     """
 
     images: Tensor
@@ -127,7 +129,7 @@ class SyntheticSet:
     clamped: bool = True
     soft_labels: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
-    fixed: dict[str, Tensor] = field(default_factory=dict)
+    whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
         self.images.requires_grad_(True)
@@ -192,10 +194,13 @@ class SyntheticSet:
     def finished(self) -> CondensedTensors:
         """Return the exact tensors in pixel units, on the CPU; clamped sets are exactly within [0, 1]."""
         shape = (1, -1, 1, 1)
-        pixels = self.images * self.std.reshape(shape) + self.mean.reshape(shape)
+        images = self.images if self.whitening is None else self.whitening.undo(self.images)
+        pixels = images * self.std.reshape(shape) + self.mean.reshape(shape)
         if self.clamped:
             pixels = pixels.clamp(0, 1)
-        kept = {**self.extras, **self.fixed}
+        kept = dict(self.extras)
+        if self.whitening is not None:
+            kept |= {"zca_matrix": self.whitening.matrix, "zca_mean": self.whitening.mean}
         if self.soft_labels is not None:
             kept["soft_labels"] = self.soft_labels
         cpu = {name: tensor.detach().float().cpu().contiguous() for name, tensor in kept.items()}

@@ -21,7 +21,11 @@ from hf_condense.run import Run
 from hf_condense.source import load_source
 from hf_condense.storage import load_condensed
 
-_SMALL = {"steps": 4, "batch_real": 6, "feature_updates": 3}  # options that make a method quick, where it has them
+# Options that make a method quick, where it has them.
+_SMALL = {
+    "steps": 4, "batch_real": 6, "feature_updates": 3, "experts": 2, "snapshots": 6, "snapshot_every": 2,
+    "student_steps": 3,
+}  # fmt: skip
 
 
 def toy_dataset(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from hf_condense.networks import activation_bytes, has_batch_statistics
 from hf_condense.plan import memory_budget
 from hf_condense.rng import Key, key_seed, keyed_generator, seeded_globals
+from hf_condense.sharpness import sharpen
 from hf_condense.source import ClassSource
 from hf_condense.training_recipe import RECIPES, TrainingRecipe
 
@@ -141,7 +143,10 @@ def train_network(
                     optimiser.state.clear()
             images, targets = data.batch(index)
             images, targets = _mixed(_augmented(images, recipe, t, *key), targets, recipe, t, *key)
-            accumulate_gradient(net, images, targets, chunk, data.temperature if data.soft else 1.0)
+            gradient = partial(accumulate_gradient, net, images, targets, chunk, data.temperature if data.soft else 1.0)
+            gradient()
+            if recipe.flatness:
+                sharpen(net, gradient, recipe.flatness, recipe.surrogate_gap)
             optimiser.step()
             optimiser.zero_grad()
             if on_update is not None:

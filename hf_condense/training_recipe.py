@@ -30,6 +30,8 @@ class TrainingRecipe:
         always: Those of them that every image gets, in this order; of the others it gets one, drawn uniformly.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.
         cutmix_probability: Share of the updates that use CutMix, in [0, 1].
+        flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains plainly.
+        surrogate_gap: With flatness: weight of the surrogate gap (GSAM), >= 0.
 
     Raises:
         ValueError: If a value is out of its range, or a family is unknown.
@@ -48,6 +50,8 @@ class TrainingRecipe:
     always: tuple[str, ...] = ()
     cutmix_beta: float = 1.0
     cutmix_probability: float = 0.0
+    flatness: float = 0.0
+    surrogate_gap: float = 0.0
 
     def __post_init__(self) -> None:
         marks = (0.0, *self.milestones, 1.0)
@@ -61,6 +65,8 @@ class TrainingRecipe:
             "gamma should be positive": self.gamma > 0,
             "cutmix_beta should be positive": self.cutmix_beta > 0,
             "cutmix_probability should be in [0, 1]": 0 <= self.cutmix_probability <= 1,
+            "flatness should be at least 0": self.flatness >= 0,
+            "surrogate_gap should be at least 0": self.surrogate_gap >= 0,
         }
         for rule, holds in rules.items():
             if not holds:

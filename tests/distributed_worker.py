@@ -14,10 +14,12 @@ from safetensors.torch import save_file
 from hf_condense import api
 from hf_condense.condensed import CondensedDataset
 from hf_condense.errors import NonFiniteLossError
+from hf_condense.registry import get_method
 from hf_condense.run import Run
 from hf_condense.testing import toy_dataset
 
 PLENTY = 2**40
+TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
 # What is condensed, and how much memory each process finds free.
 SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "even": ({"classes": 4}, [PLENTY, PLENTY]),
@@ -31,6 +33,9 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"method": "dc", "classes": 3, "soft_labels": "learned", "teacher_updates": 3, "outer_loop": 2},
         [PLENTY, PLENTY],
     ),
+    "trajectories": ({"method": "mtt", "classes": 5, "lr_lr": 1e-4, **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
+    "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
 }
 
@@ -38,8 +43,10 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
 def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     """Run one scenario, in one or several processes."""
     what, memory = SCENARIOS[name]
-    settings = {"network": "convnet-w8-d1", "steps": 4, "batch_real": 6, "compile": False, "progress": False, **what}
+    settings = {"network": "convnet-w8-d1", "steps": 4, "compile": False, "progress": False, **what}
     method = settings.pop("method", "dm")
+    if "batch_real" in get_method(method).Config.__dataclass_fields__:
+        settings["batch_real"] = 6
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
     try:

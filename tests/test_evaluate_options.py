@@ -13,10 +13,10 @@ import pytest
 import torch
 from datasets import ClassLabel
 
-import hf_condense.bench
+import hf_condense.plan
 from hf_condense import condense_dataset
 from hf_condense.condensed import CondensedDataset
-from tests.evaluations import relabelled, run, synthetic
+from tests.evaluations import relabelled, run
 
 ROOT = Path(__file__).resolve().parents[1]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -89,21 +89,15 @@ def test_splits_and_streams_are_refused(toy, small):
         run(small, toy, source=toy.to_iterable_dataset())
 
 
-def test_whitened_sets_are_refused(toy):
-    made = synthetic(toy, zca_matrix=torch.eye(192), zca_mean=torch.zeros(192))
-    with pytest.raises(ValueError, match="ZCA"):
-        run(made, toy)
-
-
 def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
     asked = []
     monkeypatch.setattr(torch, "compile", lambda module, **_: asked.append(module) or module)
-    monkeypatch.setattr(hf_condense.bench.shutil, "which", lambda _: "/usr/bin/g++")
+    monkeypatch.setattr(hf_condense.plan.shutil, "which", lambda _: "/usr/bin/g++")
     run(small, toy, seeds=1)
     assert not asked
     run(small, toy, seeds=1, compile=True)
     assert len(asked) == 1
-    monkeypatch.setattr(hf_condense.bench, "_COMPILE_PAYS_BYTES", 1e5)
+    monkeypatch.setattr(hf_condense.plan, "_COMPILE_PAYS_BYTES", 1e5)
     run(small, toy, seeds=1)
     assert len(asked) == 2
     run(small, toy, seeds=1, compile=False)

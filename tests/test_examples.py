@@ -14,6 +14,7 @@ SCRIPTS = [
     "new_method.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
+    "benchmarks/curves.py",
     "benchmarks/make_cards.py",
 ]
 

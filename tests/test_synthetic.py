@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_condense.synthetic import PAD_VALUE, CondensedTensors, SyntheticSet, decode, round_robin
+from hf_condense.whitening import Whitening
 from tests.reference import decode as textbook
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
@@ -147,12 +148,12 @@ class TestSyntheticSet:
         logits = noise(8, 3, seed=1)
         made = make_set(
             [0, 1], factor=2, soft_labels=logits.clone().requires_grad_(),
-            extras={"student_lr": torch.tensor(0.25)}, fixed={"zca_mean": torch.ones(48)},
+            extras={"student_lr": torch.tensor(0.25)}, whitening=Whitening(torch.eye(48), torch.ones(48)),
         )  # fmt: skip
         done = made.finished()
         assert torch.equal(done.soft_labels, logits)
         assert float(done.student_lr) == 0.25
-        assert set(done.optional()) == {"soft_labels", "student_lr", "zca_mean"}
+        assert set(done.optional()) == {"soft_labels", "student_lr", "zca_matrix", "zca_mean"}
         assert done.factor == 2
         images, labels = done.decoded()
         assert (len(images), labels.tolist()) == (8, [0, 0, 0, 0, 1, 1, 1, 1])

@@ -1,4 +1,4 @@
-"""What methods that compare real and synthetic batches share: options, siamese augmentation, soft labels."""
+"""What methods that compare real and synthetic batches share: siamese augmentation, embeddings."""
 
 from __future__ import annotations
 
@@ -10,52 +10,30 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.augment import Augmentation, Transform
-from hf_condense.method import Loss, Method, MethodConfig, option
-from hf_condense.teacher import teacher_logits
+from hf_condense.augment import Transform
+from hf_condense.method import Loss, option
+from hf_condense.methods._images import ImageConfig, ImageMethod
 
 if TYPE_CHECKING:
     from hf_condense.run import Run
 
-ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
-
 
 @dataclass(frozen=True)
-class SiameseConfig(MethodConfig):
+class SiameseConfig(ImageConfig):
     """Options of methods that compare real and synthetic batches."""
 
-    steps: int = option(1000, "Updates of the images.", ge=1)
-    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
-    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0)
-    decay: bool = option(
-        False, "Let the learning rates fall linearly to zero over the steps: less noise at the end of a short run."
-    )
     batch_real: int = option(256, "Real images per class and step.", ge=1)
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
-    augment: str = option(
-        ALL_FAMILIES,
-        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
-        "mirror image means something else.",
-    )
-    soft_labels: str = option(
-        "none",
-        "'teacher': a network trained on the real set labels the finished images, and its logits are stored.",
-        choices=("none", "teacher"),
-    )
-    temperature: float = option(1.0, "Temperature at which soft labels are trained on.", gt=0)
-    teacher_updates: int = option(1000, "Updates with which the teacher of soft labels is trained.", ge=1)
 
 
 ConfigT = TypeVar("ConfigT", bound=SiameseConfig)
 
 
-class SiameseMethod(Method[ConfigT]):
+class SiameseMethod(ImageMethod[ConfigT]):
     """Base of methods that compare real and synthetic batches under the same augmentation."""
 
     def __init__(self, config: ConfigT) -> None:
-        """Keep the options and parse the augmentation."""
+        """Keep the options; nothing is drawn yet."""
         super().__init__(config)
-        self.augmentation = Augmentation.parse(config.augment)
         self._drawn: tuple[int, Transform] | None = None  # a draw and its parameters: all chunks of a step share them
 
     def real_rows(self, run: Run, classes: Sequence[int], draw: int) -> Tensor:
@@ -75,15 +53,6 @@ class SiameseMethod(Method[ConfigT]):
         if self._drawn is None or self._drawn[0] != draw:
             self._drawn = draw, self.augmentation.draw(run.num_classes, run.rng("augment", draw))
         return self._drawn[1](rows, labels)
-
-    def rate(self, t: int) -> float:
-        """Return 1, or what is left of the steps."""
-        return 1 - t / self.config.steps if self.config.decay else 1.0
-
-    def finish(self, run: Run) -> None:
-        """Let the teacher label the finished images, if the options ask for it."""
-        if self.config.soft_labels == "teacher":
-            run.synthetic.soft_labels = teacher_logits(run, run.synthetic, self.config.teacher_updates)
 
 
 @dataclass(frozen=True)

@@ -13,14 +13,13 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
-from hf_condense.methods._siamese import ALL_FAMILIES, SiameseConfig, SiameseMethod
+from hf_condense.methods._images import ALL_FAMILIES, cross_entropy
+from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks import activation_bytes, has_batch_statistics
-from hf_condense.teacher import teacher_logits
 from hf_condense.training import TrainingRecipe, TrainingSet, train_network
 
 if TYPE_CHECKING:
     from hf_condense.run import Run
-    from hf_condense.synthetic import SyntheticSet
 
 Gradients = Sequence[Tensor]  # one tensor (k, *shape) for each parameter, of k classes
 
@@ -115,7 +114,7 @@ def looped_gradients(
     parameters = list(net.parameters())
     found = []
     for rows, wanted in zip(images, targets, strict=True):
-        loss = _loss(net(rows), wanted, temperature)
+        loss = cross_entropy(net(rows), wanted, temperature)
         found.append(torch.autograd.grad(loss, parameters, create_graph=True))
     return [torch.stack(parts) for parts in zip(*found, strict=True)]
 
@@ -127,17 +126,11 @@ def batched_gradients(
     parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
 
     def loss(weights: Mapping[str, Tensor], rows: Tensor, wanted: Tensor) -> Tensor:
-        return _loss(functional_call(net, {**weights, **buffers}, (rows,)), wanted, temperature)
+        return cross_entropy(functional_call(net, {**weights, **buffers}, (rows,)), wanted, temperature)
 
     each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
     found: dict[str, Tensor] = each(parameters, torch.stack(list(images)), torch.stack(list(targets)))
     return list(found.values())
-
-
-def _loss(logits: Tensor, targets: Tensor, temperature: float) -> Tensor:
-    """Mean cross-entropy at a temperature, in float32 or wider."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return F.cross_entropy(logits / temperature, targets) * temperature**2
 
 
 @dataclass(frozen=True)
@@ -156,7 +149,7 @@ class GradientMatchingConfig(SiameseConfig):
     class_gradients: str = option(
         "auto",
         "How the gradients of the synthetic classes are computed: 'loop', 'batched' (vmap), or 'auto', by a rule from "
-        "shapes and device.",
+        "shapes and device. Classes of different sizes are always looped over.",
         choices=("auto", "loop", "batched"),
     )
     soft_labels: str = option(
@@ -209,13 +202,6 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         ),
     }
 
-    def initialise(self, run: Run) -> SyntheticSet:
-        """Make the first images, and their first soft labels if those are learned."""
-        made = super().initialise(run)
-        if self.config.soft_labels == "learned":
-            made.soft_labels = teacher_logits(run, made, self.config.teacher_updates).requires_grad_()
-        return made
-
     def prepare(self, run: Run) -> None:
         """Settle the loops, and how gradients are computed: what is done at once should stay in a CPU's cache."""
         outer, inner = loops(max(run.ipc.values()))
@@ -228,14 +214,6 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         by_rule = "batched" if not counts and (run.device.type != "cpu" or small) else "loop"
         chosen = by_rule if self.config.class_gradients == "auto" else self.config.class_gradients
         self._gradients = batched_gradients if chosen == "batched" and not counts else looped_gradients
-
-    def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Make the SGD of the images and of learned labels."""
-        made = super().optimiser(run)
-        labels = run.synthetic.soft_labels
-        if labels is not None:
-            made.add_param_group({"params": [labels], "lr": self.config.lr_label})
-        return made
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the distances of the gradients, one chunk of classes at a time."""
@@ -268,12 +246,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         targets = run.synthetic.targets(classes, self.config.temperature)
         counts = [run.ipc[c] * run.factor**2 for c in classes]
         with run.accelerator.autocast():
-            return self._gradients(self._net, rows.split(counts), targets.split(counts), self._temperature)
-
-    @property
-    def _temperature(self) -> float:
-        """The temperature of the loss: 1 unless labels are learned."""
-        return self.config.temperature if self.config.soft_labels == "learned" else 1.0
+            return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
 
     def after_update(self, run: Run, t: int) -> None:
         """Train the network on the set as it is now, unless a fresh one comes next (the inner loop)."""
@@ -283,7 +256,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         labels = (
             made.labels.repeat_interleave(made.factor**2) if made.soft_labels is None else made.soft_labels.detach()
         )
-        data = TrainingSet(made.decode(made.images.detach()), labels, run.num_classes, self._temperature)
+        data = TrainingSet(made.decode(made.images.detach()), labels, run.num_classes, self.loss_temperature)
         recipe = TrainingRecipe(
             "inner", epochs=self._inner, lr=self.config.lr_net, momentum=0.0, weight_decay=0.0, milestones=(),
             augment=None if self.augmentation is None else self.config.augment,

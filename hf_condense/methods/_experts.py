@@ -1,0 +1,236 @@
+"""Expert trajectories: the weights of networks in training on the real set, recorded once and shared by methods."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import shutil
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.errors import NonFiniteLossError
+from hf_condense.flat import parameter_vector
+from hf_condense.method import option
+from hf_condense.methods._images import ImageConfig
+from hf_condense.networks import activation_bytes
+from hf_condense.plan import compiling_pays
+from hf_condense.progress import progress_bar
+from hf_condense.training import TrainingRecipe, TrainingSet, chunk_size, train_network
+
+if TYPE_CHECKING:
+    from hf_condense.run import Run
+
+logger = logging.getLogger("hf_condense")
+
+FORMAT = 1  # of the recorded files; raised when the same options give other weights
+
+
+@dataclass(frozen=True)
+class ExpertConfig(ImageConfig):
+    """Options of methods that follow experts: how these are trained and recorded."""
+
+    experts: int = option(20, "Networks that are trained on the real set.", ge=1)
+    snapshots: int = option(
+        9, "Weights kept of each expert, its first ones included. Longer trajectories suit more images a class.", ge=2
+    )
+    snapshot_every: int | None = option(None, "Updates of an expert from snapshot to snapshot; None: an epoch.", ge=1)
+    lr_expert: float = option(0.01, "Learning rate of the experts.", gt=0)
+    momentum_expert: float = option(0.0, "Momentum of the experts, below 1.", ge=0)
+    batch_expert: int = option(256, "Real images in an update of an expert.", ge=1)
+    augment_expert: str = option(
+        "none",
+        "Augmentation under which experts are trained: families joined by _, or 'none'; each image draws its own.",
+    )
+    flatness: float = option(
+        0.0, "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Costs a second backward.",
+        ge=0,
+    )  # fmt: skip
+    surrogate_gap: float = option(
+        0.0, "With flatness: weight of the surrogate gap (GSAM), which looks for flatter minima still.", ge=0
+    )
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Recorded experts, one file each; windows are read when they are asked for, so that memory holds no more.
+
+    Attributes:
+        files: One safetensors file an expert: `snapshots`, float32 (S, P).
+        snapshots: Snapshots S of an expert.
+    """
+
+    files: list[Path]
+    snapshots: int
+
+    def __len__(self) -> int:
+        """Return the number of experts."""
+        return len(self.files)
+
+    def window(self, expert: int, start: int, length: int) -> Tensor:
+        """Read consecutive snapshots of an expert: float32 (length, P), on the CPU."""
+        with safe_open(self.files[expert], framework="pt") as opened:
+            found: Tensor = opened.get_slice("snapshots")[start : start + length]
+        return found
+
+
+def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
+    """Return the experts of a run, recording those that are not in the cache yet.
+
+    Every process of the run must call this. They share the recording; one that does not see the others' files, for
+    want of a common disk, records them itself. An expert's weights depend on its number and the options alone, so that
+    more of them can be asked for later. A run that is killed goes on with the first expert that is not whole.
+
+    Args:
+        run: The run; its network, seed and source are used.
+        config: How many, and how they are trained.
+
+    Raises:
+        NonFiniteLossError: If the weights of an expert become NaN or infinite.
+
+    Reference:
+        Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
+        (arXiv:2203.11932).
+    """
+    every = config.snapshot_every or math.ceil(len(run.source) / config.batch_expert)
+    recipe = expert_recipe(config, every, len(run.source))
+    compiled = _compiled(run, config, every)
+    cached = cache_enabled(run.cache and run.factory.named)
+    folder = _cache_folder(run, config, recipe, compiled) if cached else Path(mkdtemp(prefix="hf_condense-experts-"))
+    files = [folder / f"{e:04}.safetensors" for e in range(config.experts)]
+    share = files[run.accelerator.process_index :: run.accelerator.num_processes]
+    recorder = _Recorder(run, recipe, config.snapshots, every, compiled)
+    _record_missing(run, share, recorder)
+    run.accelerator.wait_for_everyone()
+    _record_missing(run, files, recorder)
+    run.accelerator.wait_for_everyone()
+    found = Experts(files, config.snapshots)
+    if not cached:
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+    return found
+
+
+def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:
+    """Return how experts are trained: plain SGD at a constant rate, for as long as snapshots are taken."""
+    updates = (config.snapshots - 1) * every
+    return TrainingRecipe(
+        "expert", epochs=math.ceil(updates / math.ceil(rows / config.batch_expert)), batch_size=config.batch_expert,
+        lr=config.lr_expert, momentum=config.momentum_expert, weight_decay=0.0, milestones=(),
+        augment=None if config.augment_expert in ("", "none") else config.augment_expert,
+        flatness=config.flatness, surrogate_gap=config.surrogate_gap,
+    )  # fmt: skip
+
+
+def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
+    """Decide from shapes and counts alone whether experts are trained by compiled code, unless the caller said."""
+    if run.compile != "auto":
+        return run.compile
+    images = config.experts * (config.snapshots - 1) * every * config.batch_expert
+    each = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
+    return compiling_pays(images * each, run.device)
+
+
+def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compiled: bool) -> Path:
+    """Return where the experts of these options are kept; how many there are makes no difference."""
+    key = content_key(
+        format=FORMAT, content=run.source.content_hash, shape=list(run.source.image_shape),
+        whitened=run.source.whitening is not None, network=run.factory.name, seed=run.seed,
+        recipe=dataclasses.asdict(recipe), snapshots=config.snapshots, every=config.snapshot_every, compiled=compiled,
+        device=run.device.type, torch=torch.__version__,
+    )  # fmt: skip
+    return cache_folder("experts") / key
+
+
+def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
+    """Record those experts whose files are not there."""
+    missing = [file for file in files if not file.is_file()]
+    if not missing:
+        return
+    total = len(missing) * recorder.updates
+    shown = run.progress and run.accelerator.is_local_main_process
+    with progress_bar(total, "Recording experts", "update", shown=shown) as bar:
+        for file in missing:
+            bar.set_postfix_str(f"expert {int(file.stem) + 1}", refresh=False)
+            recorder.record(file, bar.update)
+    logger.info("recorded %d experts in %s", len(missing), files[0].parent)
+
+
+@dataclass
+class _Recorder:
+    """Trains experts and writes down their weights.
+
+    Attributes:
+        run: The run.
+        recipe: How they are trained.
+        snapshots: Snapshots of an expert.
+        every: Updates from snapshot to snapshot.
+        compiled: Whether compiled code trains them.
+    """
+
+    run: Run
+    recipe: TrainingRecipe
+    snapshots: int
+    every: int
+    compiled: bool
+
+    @property
+    def updates(self) -> int:
+        """Updates of an expert."""
+        return (self.snapshots - 1) * self.every
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """One module, whose weights are overwritten, so that code is generated once."""
+        return self.run.factory.build(self.run.seed, "template").to(self.run.device)
+
+    @cached_property
+    def trainee(self) -> nn.Module:
+        """The module as it is trained."""
+        compiled: Any = torch.compile(self.net, dynamic=False) if self.compiled else self.net
+        trainee: nn.Module = compiled
+        return trainee
+
+    @cached_property
+    def whole(self) -> TrainingSet:
+        """The real set."""
+        return TrainingSet(self.run.source, self.run.source.labels, self.run.num_classes)
+
+    def record(self, file: Path, advance: Callable[[], object]) -> None:
+        """Train the expert whose number is the file's name, and write its snapshots."""
+        expert = int(file.stem)
+        self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
+        kept = [parameter_vector(self.net)]
+        done = 0
+
+        def note() -> None:
+            nonlocal done
+            done += 1
+            if done % self.every == 0:
+                kept.append(parameter_vector(self.net))
+            advance()
+
+        batch = min(self.recipe.batch_size, len(self.whole))
+        with torch.enable_grad():
+            train_network(
+                self.trainee, self.whole, self.recipe, self.run.seed, "expert", expert, max_updates=self.updates,
+                chunk=chunk_size(self.net, self.run.source.image_shape, batch), on_update=note,
+            )  # fmt: skip
+        snapshots = torch.stack(kept)  # (S, P)
+        if not bool(torch.isfinite(snapshots).all()):
+            raise NonFiniteLossError(
+                f"the weights of expert {expert} are not finite after {self.updates} updates at a learning rate of "
+                f"{self.recipe.lr}; a smaller lr_expert usually helps"
+            )
+        with atomic_file(file) as work:
+            save_file({"snapshots": snapshots}, work)

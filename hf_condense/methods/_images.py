@@ -1,0 +1,102 @@
+"""What methods that learn images share: options, falling rates, soft labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_condense.augment import Augmentation
+from hf_condense.method import Method, MethodConfig, option
+from hf_condense.teacher import teacher_logits
+
+if TYPE_CHECKING:
+    from hf_condense.run import Run
+    from hf_condense.synthetic import SyntheticSet
+
+ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
+
+
+@dataclass(frozen=True)
+class ImageConfig(MethodConfig):
+    """Options of methods that learn images."""
+
+    steps: int = option(1000, "Updates of the images.", ge=1)
+    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
+    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0)
+    decay: bool = option(
+        False, "Let the learning rates fall linearly to zero over the steps: less noise at the end of a short run."
+    )
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
+    augment: str = option(
+        ALL_FAMILIES,
+        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
+        "mirror image means something else.",
+    )
+    soft_labels: str = option(
+        "none",
+        "'teacher': a network trained on the real set labels the finished images, and its logits are stored.",
+        choices=("none", "teacher"),
+    )
+    temperature: float = option(1.0, "Temperature at which soft labels are trained on.", gt=0)
+    teacher_updates: int = option(1000, "Updates with which the teacher of soft labels is trained.", ge=1)
+
+
+ImageT = TypeVar("ImageT", bound=ImageConfig)
+
+
+class ImageMethod(Method[ImageT]):
+    """Base of methods that learn images."""
+
+    trained_labels: ClassVar[tuple[str, ...]] = ("learned",)
+    """Values of `soft_labels` with which the first images are labelled, and the labels used while condensing."""
+
+    def __init__(self, config: ImageT) -> None:
+        """Keep the options and parse the augmentation."""
+        super().__init__(config)
+        self.augmentation = Augmentation.parse(config.augment)
+
+    def initialise(self, run: Run) -> SyntheticSet:
+        """Make the first images, and their soft labels if those are used from the start."""
+        made = super().initialise(run)
+        if self.config.soft_labels in self.trained_labels:
+            made.soft_labels = teacher_logits(run, made, self.config.teacher_updates)
+            made.soft_labels.requires_grad_(self.config.soft_labels == "learned")
+        return made
+
+    def optimiser(self, run: Run) -> torch.optim.Optimizer:
+        """Make the SGD of the images and of learned labels."""
+        made = super().optimiser(run)
+        if self.config.soft_labels == "learned":
+            made.add_param_group({"params": [run.synthetic.soft_labels], "lr": getattr(self.config, "lr_label", 1.0)})
+        return made
+
+    def rate(self, t: int) -> float:
+        """Return 1, or what is left of the steps."""
+        return 1 - t / self.config.steps if self.config.decay else 1.0
+
+    def finish(self, run: Run) -> None:
+        """Let the teacher label the finished images, if the options ask for it."""
+        if self.config.soft_labels == "teacher" and run.synthetic.soft_labels is None:
+            run.synthetic.soft_labels = teacher_logits(run, run.synthetic, self.config.teacher_updates)
+
+    @property
+    def loss_temperature(self) -> float:
+        """The temperature of losses on the synthetic set: 1 as long as its labels are hard."""
+        return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
+    """Cross-entropy at a temperature, in float32 or wider; times its square, which keeps the size of gradients.
+
+    Shapes:
+        logits (n, K); targets labels (n,) or probabilities (n, K) -> ()
+
+    Reference:
+        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
+    """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+    return F.cross_entropy(logits / temperature, targets, reduction=reduction) * temperature**2
