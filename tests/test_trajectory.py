@@ -7,6 +7,7 @@ from torch import nn
 from hf_condense import api
 from hf_condense.architectures import WithEmbedding
 from hf_condense.condensed import CondensedDataset
+from hf_condense.method import Setting
 from hf_condense.methods.trajectory import ConstantMemoryMatching, TrajectoryMatching, distance_ratio
 from hf_condense.testing import quick_bench, toy_dataset
 from tests.reference import trajectory as reference
@@ -189,3 +190,37 @@ def test_the_average_of_the_images_is_what_comes_out() -> None:
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.mean, recipe.std))
     torch.testing.assert_close(small.synthetic.images, third * std + mean)
     assert not torch.equal(third, seen[2])
+
+
+def test_a_rollout_that_does_not_fit_is_warned_of(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_condense.methods.trajectory.memory_budget", lambda device: 2**20)
+    quick_bench("mtt", student_steps=40, steps=1).condense(toy_dataset())
+    assert "40 student steps on 6 images keep about" in caplog.text
+    assert "'tesla', which keeps one step at a time" in caplog.text
+    caplog.clear()
+    quick_bench("tesla", student_steps=40, steps=1).condense(toy_dataset())
+    assert "student steps" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("ipc", "classes", "side", "expected"),
+    [
+        (1, 10, 32, {"student_steps": 50, "max_start": 2, "lr_img": 100, "lr_lr": 1e-7, "zca": True}),
+        (10, 10, 28, {"student_steps": 30, "max_start": 20, "lr_student": 0.001, "zca": True}),
+        (50, 10, 32, {"student_steps": 30, "max_start": 40, "lr_img": 1000, "zca": False}),
+        (1, 100, 32, {"student_steps": 20, "expert_span": 3, "lr_img": 1000, "zca": True}),
+        (50, 100, 32, {"student_steps": 80, "batch_syn": 125}),
+        (10, 200, 64, {"student_steps": 20, "max_start": 40, "lr_img": 1e4, "batch_syn": 200}),
+        (7, 10, 32, {"student_steps": 30, "max_start": 20}),
+    ],
+)
+def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expected: dict) -> None:
+    setting = Setting(ipc, classes, (3, side, side))
+    values = TrajectoryMatching.presets["paper"].values(setting)
+    assert expected.items() <= values.items()
+    assert values["steps"] == 5000
+    assert (values["experts"], values["snapshots"]) == (100, 51)
+    constant = ConstantMemoryMatching.presets["paper"].values(setting)
+    assert constant["steps"] == 10_000
+    if (ipc, classes) == (1, 10):
+        assert (constant["max_start"], constant["lr_img"]) == (5, 1000)

@@ -123,7 +123,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         self.net = FlatNetwork(run.network("student", trainable=False))
         counts = [run.ipc[c] * run.factor**2 for c in run.classes]
         self._first = dict(zip(run.classes, torch.tensor([0, *counts]).cumsum(0).tolist(), strict=False))
-        self._total = sum(counts)
+        self.total = sum(counts)
         self._averaged = run.synthetic.images.detach().clone()
 
     def window(self, run: Run, draw: int) -> Window:
@@ -137,16 +137,16 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def batch(self, run: Run, draw: int, step: int) -> Batch:
         """Return what the student's step `step` after a draw is taken on: a part of a permutation of the set."""
-        size, chosen = self._total, None
-        if self.config.batch_syn is not None and self.config.batch_syn < self._total:
+        size, chosen = self.total, None
+        if self.config.batch_syn is not None and self.config.batch_syn < self.total:
             size = self.config.batch_syn
-            turns = self._total // size  # steps that one permutation is enough for
-            order = torch.randperm(self._total, generator=run.rng("order", draw, step // turns))
-            chosen = torch.zeros(self._total, dtype=torch.bool)
+            turns = self.total // size  # steps that one permutation is enough for
+            order = torch.randperm(self.total, generator=run.rng("order", draw, step // turns))
+            chosen = torch.zeros(self.total, dtype=torch.bool)
             chosen[order[step % turns * size :][:size]] = True
         transform = None
         if self.augmentation is not None:
-            transform = self.augmentation.draw(self._total, run.rng("augment", draw, step))
+            transform = self.augmentation.draw(self.total, run.rng("augment", draw, step))
         return Batch(size, chosen, transform)
 
     def chunk_loss(self, run: Run, vector: Tensor, batch: Batch, classes: tuple[int, ...]) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -11,10 +12,14 @@ from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
 from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod, summed_with_graph
+from hf_condense.networks import activation_bytes
+from hf_condense.plan import memory_budget
 
 if TYPE_CHECKING:
     from hf_condense.run import Run
     from hf_condense.synthetic import SyntheticSet
+
+logger = logging.getLogger("hf_condense")
 
 _LEAST_RATE = 1e-5  # a student's learned rate stays above
 
@@ -72,6 +77,19 @@ def _paper(setting: Setting) -> dict[str, object]:
     }  # fmt: skip
 
 
+def _tesla_paper(setting: Setting) -> dict[str, object]:
+    """MTT's table but for the length and, for one image a class of few classes, a larger rate and later starts."""
+    values = {**_paper(setting), "steps": 10_000}
+    if setting.num_classes < 50 and setting.ipc == 1:
+        values |= {"max_start": 5, "lr_img": 1000.0}
+    return values
+
+
+def _default(setting: Setting) -> dict[str, object]:
+    """Shorter experts, students and runs than the paper's."""
+    return {"steps": 1000}
+
+
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
     return {"steps": 500, "network": "convnet-w32"}
@@ -94,6 +112,7 @@ class TrajectoryMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
     )
     Config = TrajectoryMatchingConfig
     presets: ClassVar[dict[str, Preset]] = {
+        "default": Preset("1,000 steps at width 128, 20 experts of 8 epochs.", _default),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).", _paper,
@@ -106,6 +125,24 @@ class TrajectoryMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
         made = super().initialise(run)
         made.extras["student_lr"] = torch.tensor(float(self.config.lr_student), device=run.device)
         return made
+
+    def prepare(self, run: Run) -> None:
+        """Record the experts, and warn if the student's steps will hardly fit into memory."""
+        super().prepare(run)
+        each = activation_bytes(self.net.net, run.source.image_shape)
+        images = min(self.config.batch_syn or self.total, self.total)
+        needed, free = self.rollout_graphs * images * each, memory_budget(run.device)
+        if needed > 2 * free:
+            logger.warning(
+                "%d student steps on %d images keep about %.1f GiB, more than is free; take fewer student_steps or a "
+                "batch_syn, or the method 'tesla', which keeps one step at a time",
+                self.config.student_steps, images, needed / 2**30,
+            )  # fmt: skip
+
+    @property
+    def rollout_graphs(self) -> int:
+        """What an update keeps in memory for one image, in forwards of it."""
+        return self.graphs * self.config.student_steps
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
         """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
@@ -147,6 +184,15 @@ class ConstantMemoryMatching(TrajectoryMatching):
         link="https://arxiv.org/abs/2211.10586",
         cost="experts once; a student's steps twice, the second time with a double backward of each",
     )
+    presets: ClassVar[dict[str, Preset]] = {
+        **TrajectoryMatching.presets,
+        "paper": Preset("10,000 steps; otherwise MTT's table, as the authors' code runs it (ICML 2023).", _tesla_paper),
+    }
+
+    @property
+    def rollout_graphs(self) -> int:
+        """One step's, whatever the number of steps."""
+        return self.graphs
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the steps of the rollout one after the other.
