@@ -99,7 +99,7 @@ class Bench:
             mean=images.mean.tolist(), std=images.std.tolist(), shape=images.image_shape, network=self.factory.name,
             num_classes=self.factory.num_classes, recipe=dataclasses.asdict(contender.recipe),
             updates=contender.updates, seeds=[self.seed, s], torch=torch.__version__.split("+")[0],
-            device=images.device.type, whitened=images.whitening is not None,
+            device=images.device.type, whitening=images.whitening and images.whitening.digest,
         )  # fmt: skip
         return cache_folder("evaluations") / f"{key}.json"
 

@@ -120,7 +120,7 @@ class Subject:
         factor: Decoded images per stored one are `factor**2`.
         mean: The normalisation that it was made for. (C,)
         std: The same. (C,)
-        whitening: The same, if it was condensed in whitened space; else None.
+        whitening: What takes their place, if the set was condensed in whitened space; else None.
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
     """
@@ -218,9 +218,8 @@ def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | N
 
 
 def _normal(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening | None) -> Tensor:
-    """Normalise pixels (N, C, H, W), and whiten them if the set is whitened."""
-    normal = (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1)
-    return normal if whitening is None else whitening(normal)
+    """Normalise pixels (N, C, H, W), or whiten them if the set is whitened."""
+    return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1) if whitening is None else whitening(pixels)
 
 
 def random_rows(subject: Subject, real: Real, times: int, *key: Key) -> TrainingSet:

@@ -66,6 +66,7 @@ def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
     return {
         **values,
         "steps": recipe.steps if recipe.options.get("decay") else None,
+        "compile": run.compile if "experts" in recipe.options else None,  # experts follow it, whatever the plan says
         "content_hash": recipe.source["content_hash"],
         "device_type": run.device.type,
         "mixed_precision": run.accelerator.mixed_precision,

@@ -121,7 +121,13 @@ class Run:
         return found.float()
 
     def whiten(self) -> None:
-        """Let the source hand out whitened images from now on."""
+        """Let the source hand out whitened images from now on.
+
+        Raises:
+            ValueError: If the images are too large for it.
+        """
+        if self.source.whitening is not None:
+            return
         self.source = replace(self.source, whitening=fit_whitening(self.source).to(self.device))
 
     def column(self, name: str) -> Tensor:

@@ -49,7 +49,7 @@ class ClassSource:
         std: Per channel over all pixels, in pixel units; 1 where all pixels are equal. float32 (C,).
         content_hash: Of pictures, labels and class names; equal for equal content.
         device: Where `at` and `sample` put their results.
-        whitening: Applied to normalised images, or None.
+        whitening: What takes the place of normalisation, or None.
     """
 
     images: Tensor
@@ -94,12 +94,13 @@ class ClassSource:
     def normalise(self, pixels: Tensor) -> Tensor:
         """Bring pixels to zero mean and unit variance: uint8 [0, 255] or float [0, 1] (n, C, H, W) -> float32.
 
-        If the source is whitened, so is the result.
+        If the source is whitened, they are whitened instead.
         """
+        if self.whitening is not None:
+            return self.whitening(pixels.float() if pixels.is_floating_point() else pixels.float() / 255)
         scale = 1 / self.std if pixels.is_floating_point() else 1 / (255 * self.std)
         shape = (1, -1, 1, 1)
-        normal = pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
-        return normal if self.whitening is None else self.whitening(normal)
+        return pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
 
     def at(self, index: Tensor) -> Tensor:
         """Return the images at some positions (n,), normalised, on the device: (n, C, H, W)."""

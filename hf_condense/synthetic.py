@@ -57,8 +57,9 @@ class CondensedTensors:
         factor: Multi-formation factor, >= 1: every stored image decodes into `factor**2` images.
         soft_labels: Logits for every decoded image, in the order of `decoded()`. float32 (N * factor**2, K), or None.
         student_lr: Learned learning rate of the student, for trajectory methods. float32 (), or None.
-        zca_matrix: Whitening matrix, if the set was condensed in ZCA space. float32 (C*H*W, C*H*W), or None.
-        zca_mean: Mean that belongs to `zca_matrix`. float32 (C*H*W,), or None.
+        zca_matrix: Whitening matrix, if the set was condensed in ZCA space: networks then see
+            `(pixels - zca_mean) @ zca_matrix` in place of normalised images. float32 (C*H*W, C*H*W), or None.
+        zca_mean: Mean that belongs to `zca_matrix`, in pixel units. float32 (C*H*W,), or None.
     """
 
     images: Tensor
@@ -194,8 +195,10 @@ class SyntheticSet:
     def finished(self) -> CondensedTensors:
         """Return the exact tensors in pixel units, on the CPU; clamped sets are exactly within [0, 1]."""
         shape = (1, -1, 1, 1)
-        images = self.images if self.whitening is None else self.whitening.undo(self.images)
-        pixels = images * self.std.reshape(shape) + self.mean.reshape(shape)
+        if self.whitening is None:
+            pixels = self.images * self.std.reshape(shape) + self.mean.reshape(shape)
+        else:
+            pixels = self.whitening.undo(self.images)
         if self.clamped:
             pixels = pixels.clamp(0, 1)
         kept = dict(self.extras)

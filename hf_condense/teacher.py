@@ -23,7 +23,7 @@ def network_key(run: Run, updates: int) -> str:
     return content_key(
         content=run.source.content_hash, shape=list(run.source.image_shape), network=run.factory.name,
         updates=updates, seed=run.seed, device=run.device.type, torch=torch.__version__,
-        whitened=run.source.whitening is not None,
+        whitening=run.source.whitening and run.source.whitening.digest,
     )  # fmt: skip
 
 
@@ -73,4 +73,9 @@ def teacher_logits(run: Run, made: SyntheticSet, updates: int) -> Tensor:
     with run.accelerator.main_process_first():  # others find its weights in the cache
         teacher = trained_network(run, updates)
     logits: list[Tensor] = [teacher(images).float() for images in made.decode(made.images).split(_BATCH)]
-    return torch.cat(logits)
+    found = torch.cat(logits)
+    if run.accelerator.num_processes > 1:  # without a cache each process has a teacher of its own
+        from accelerate.utils import broadcast
+
+        found = broadcast(found)
+    return found

@@ -1,8 +1,10 @@
-"""ZCA whitening: normalised images with pixels decorrelated, as trajectory methods often see colour images."""
+"""ZCA whitening: images with their pixels decorrelated, as trajectory methods often see colour images."""
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,30 +14,39 @@ if TYPE_CHECKING:
     from hf_condense.source import ClassSource
 
 _BATCH = 1024
-EPSILON = 0.1  # added to every variance
+EPSILON = 0.1  # added to every variance of pixels in [0, 1]
+_MOST_PIXELS = 64 * 64 * 3  # the matrix of such images takes 0.6 GB, and fitting it several times as much
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """An invertible linear map of normalised images.
+    """An invertible linear map of images, which takes the place of normalisation.
 
     Attributes:
-        matrix: Symmetric. float32 (C*H*W, C*H*W).
-        mean: Of the normalised images. float32 (C*H*W,).
+        matrix: Symmetric; per pixel unit (0 black, 1 white). float32 (C*H*W, C*H*W).
+        mean: Of the images, in pixel units. float32 (C*H*W,).
     """
 
     matrix: Tensor
     mean: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whiten normalised images (N, C, H, W)."""
+        """Whiten images in pixel units (N, C, H, W)."""
         flat = (images.flatten(1) - self.mean) @ self.matrix
         return flat.view_as(images)
 
     def undo(self, images: Tensor) -> Tensor:
-        """Return the normalised images of whitened ones (N, C, H, W); solved in float64."""
+        """Return in pixel units the images of whitened ones (N, C, H, W); solved in float64."""
         flat: Tensor = torch.linalg.solve(self.matrix.double(), images.flatten(1).double().T).T + self.mean.double()
         return flat.to(images.dtype).view_as(images)
+
+    @cached_property
+    def digest(self) -> str:
+        """Name of the map, for keys: equal for equal bits."""
+        content = hashlib.blake2b(digest_size=16)
+        for tensor in (self.matrix, self.mean):
+            content.update(tensor.cpu().contiguous().numpy().tobytes())
+        return content.hexdigest()
 
     def to(self, device: torch.device | str) -> Whitening:
         """Return the same map on another device."""
@@ -43,20 +54,29 @@ class Whitening:
 
 
 def fit_whitening(source: ClassSource) -> Whitening:
-    """Fit ZCA whitening to all images of a source: covariance^(-1/2), with 0.1 added to every variance.
+    """Fit ZCA whitening to all images of a source: covariance^(-1/2) of pixels, with 0.1 added to every variance.
 
     Args:
-        source: Real images; they are read in batches, and sums kept in float64.
+        source: Real images, at most 64 x 64 in colour; they are read in batches, and sums kept in float64.
+
+    Raises:
+        ValueError: If the images are larger: the matrix grows with the square of their size.
 
     Reference:
-        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A; with the constant of
-        Cazenavette et al., CVPR 2022, section 4 (arXiv:2203.11932).
+        Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A; on pixels in [0, 1] and
+        with the constant of Cazenavette et al., CVPR 2022, as in the authors' code (arXiv:2203.11932).
     """
     size = source.images[0].numel()
+    if size > _MOST_PIXELS:
+        raise ValueError(
+            f"whitening (zca=True) takes a matrix of {size} x {size} for images of {tuple(source.image_shape)}; it is "
+            f"made for at most {_MOST_PIXELS} values an image. Pass a smaller image_size, or go without"
+        )
     total = torch.zeros(size, dtype=torch.float64, device=source.device)
     squares = torch.zeros(size, size, dtype=torch.float64, device=source.device)
     for index in torch.arange(len(source)).split(_BATCH):
-        rows = source.at(index).flatten(1).double()
+        pixels: Tensor = source.images[index.to(source.images.device)]
+        rows = (pixels.to(source.device).double() / 255).flatten(1)
         total += rows.sum(0)
         squares += rows.T @ rows
     mean = total / len(source)

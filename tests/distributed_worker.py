@@ -36,6 +36,13 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "trajectories": ({"method": "mtt", "classes": 5, "lr_lr": 1e-4, **TRAJECTORIES}, [PLENTY, PLENTY]),
     "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
     "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
+    **{
+        f"{method} with more processes than chunks": (
+            {"method": method, "classes": 3, "network": "convnet-w8-d1-bn", **TRAJECTORIES},
+            [PLENTY, PLENTY],
+        )
+        for method in ("mtt", "tesla", "esp")
+    },
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
 }
 
@@ -61,7 +68,7 @@ def save(made: CondensedDataset, folder: Path, name: str, rank: int) -> None:
     """Write down what a process was given back."""
     facts = {"recipe": made.recipe.to_dict(), "rows": [row["label"] for row in made], "process": os.getpid()}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
-    save_file({"images": made.synthetic.images}, folder / f"{name}-{rank}.safetensors")
+    save_file({"images": made.synthetic.images, **made.synthetic.optional()}, folder / f"{name}-{rank}.safetensors")
 
 
 def condense_all(folder: Path, rank: int) -> None:

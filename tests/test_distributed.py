@@ -83,7 +83,8 @@ def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
     assert chunks == {
         "even": 2, "uneven": 3, "one class a chunk": 1, "memory differs": 1, "more processes than chunks": 3,
         "whole images": 2, "gradients": 3, "learned labels": 2, "moments": 3, "trajectories": 3,
-        "truncated trajectories": 1, "a subspace": 3,
+        "truncated trajectories": 1, "a subspace": 3, "mtt with more processes than chunks": 3,
+        "tesla with more processes than chunks": 3, "esp with more processes than chunks": 3,
     }  # fmt: skip
 
 

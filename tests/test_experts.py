@@ -1,6 +1,8 @@
 """Expert trajectories: how they are trained, recorded, cached and taken up again."""
 
+import contextlib
 import dataclasses
+import gc
 import logging
 
 import pytest
@@ -73,15 +75,11 @@ def test_snapshots_differ_from_each_other_and_from_expert_to_expert(run: Run) ->
     assert torch.equal(found.window(1, 1, 2), whole[1, 1:3])
 
 
-def test_an_epoch_is_the_default_distance(run: Run, trained: list[int]) -> None:
-    config = dataclasses.replace(CONFIG, snapshot_every=None, experts=1)
+def test_an_epoch_is_the_default_distance(run: Run, monkeypatch) -> None:
     updates: list[int] = []
     original = experts_module.train_network
-    experts_module.train_network = lambda *a, **k: updates.append(original(*a, **k))  # type: ignore[assignment]
-    try:
-        recorded(run, config)
-    finally:
-        experts_module.train_network = original
+    monkeypatch.setattr(experts_module, "train_network", lambda *a, **k: updates.append(original(*a, **k)))
+    recorded(run, dataclasses.replace(CONFIG, snapshot_every=None, experts=1))
     assert updates == [9]  # 36 images in batches of 12, three times
 
 
@@ -104,7 +102,43 @@ def test_experts_are_recorded_once_and_shared(run: Run, trained: list[int]) -> N
     ],
 )  # fmt: skip
 def test_other_options_are_other_experts(run: Run, changes: dict) -> None:
-    assert recorded(run).files[0].parent != recorded(run, dataclasses.replace(CONFIG, **changes)).files[0].parent
+    first, other = recorded(run), recorded(run, dataclasses.replace(CONFIG, **changes))
+    assert first.files[0].parent != other.files[0].parent
+    if "snapshots" not in changes:
+        assert torch.equal(first.window(0, 0, 1), other.window(0, 0, 1))
+        assert not torch.allclose(first.window(0, 2, 1), other.window(0, 2, 1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum_expert": 1.0}, "momentum_expert should be below 1; got 1.0"),
+        ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 is part of flat experts; give a flatness"),
+        ({"augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(options: dict, message: str, trained: list[int]) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+    assert trained == []
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_folder_is_left_without_a_cache(failing: bool, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(experts_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    options = {"lr_expert": 1e30, "snapshots": 8} if failing else {}
+    with pytest.raises(NonFiniteLossError) if failing else contextlib.nullcontext():
+        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_code_is_compiled_does_not_depend_on_how_many_experts_there_are(run: Run, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(experts_module, "compiling_pays", lambda work, device: asked.append(work) or False)
+    for count in (1, 2):
+        recorded(dataclasses.replace(run, compile="auto"), dataclasses.replace(CONFIG, experts=count))
+    assert asked[0] == asked[1] > 0
 
 
 def test_other_seeds_networks_and_images_are_other_experts(run: Run) -> None:

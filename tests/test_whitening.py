@@ -21,7 +21,7 @@ def source():
 def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
     """Each principal variance v becomes v / (v + epsilon), and directions stay where they are."""
     whitening = fit_whitening(source)
-    plain = source.at(torch.arange(len(source))).flatten(1).double()
+    plain = source.images.flatten(1).double() / 255
     white = dataclasses.replace(source, whitening=whitening).at(torch.arange(len(source))).flatten(1).double()
     assert float(white.mean(0).abs().max()) < 1e-5
     values, vectors = torch.linalg.eigh(torch.cov(plain.T, correction=0))
@@ -32,7 +32,7 @@ def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
 
 def test_undoing_gives_back_the_images(source) -> None:
     whitening = fit_whitening(source)
-    images = source.at(torch.arange(9))
+    images = source.images[:9].float() / 255
     torch.testing.assert_close(whitening.undo(whitening(images)), images, rtol=1e-4, atol=1e-5)
 
 
@@ -78,10 +78,21 @@ def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
     evaluate(
         small, ds, source=ds, networks="convnet-w8-d1", recipe="dc", epochs=1, seeds=1, progress=False, cache=False
     )
-    recipe, whitening = small.recipe, Whitening(small.synthetic.zca_matrix, small.synthetic.zca_mean)
-    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.mean, recipe.std))
-    torch.testing.assert_close(trained[0].images, whitening((small.synthetic.images - mean) / std))
-    plain = load_source(ds, cache=False, progress=False).at(torch.arange(5))
-    torch.testing.assert_close(tested[0].at(torch.arange(5)), whitening(plain), rtol=1e-4, atol=1e-4)
-    assert all(abs(float(rows.images.mean())) < 0.5 for rows in trained[1:])
-    assert all(images.whitening is not None for images in tested)
+    whitening = Whitening(small.synthetic.zca_matrix, small.synthetic.zca_mean)
+    torch.testing.assert_close(trained[0].images, whitening(small.synthetic.images))
+    pixels = load_source(ds, cache=False, progress=False).images.float() / 255
+    torch.testing.assert_close(tested[0].at(torch.arange(5)), whitening(pixels[:5]), rtol=1e-4, atol=1e-4)
+    real = whitening(pixels).flatten(1)  # every random row is one of these
+    assert len(trained) == 2
+    assert float(torch.cdist(trained[1].images.flatten(1), real).amin(1).max()) < 1e-2
+
+
+def test_images_that_are_too_large_are_refused() -> None:
+    ds = toy_dataset(rows=2, size=65)
+    with pytest.raises(ValueError, match=r"a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"):
+        quick_bench("esp", zca=True, pixel_range="free", network="convnet-w2-d1").condense(ds, 1)
+
+
+def test_digest_tells_maps_apart() -> None:
+    first, second = Whitening(torch.eye(2), torch.zeros(2)), Whitening(torch.eye(2), torch.ones(2))
+    assert first.digest == Whitening(torch.eye(2), torch.zeros(2)).digest != second.digest

@@ -52,17 +52,18 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     ds = datasets.load_dataset(given.dataset) if given.dataset else load_demo()
     name = Path(given.dataset or "mnist").name
-    digits = {"augment": NO_FLIP} if name in ("mnist", "svhn") else {}
+    digits = {"augment": NO_FLIP, "augment_expert": NO_FLIP} if name in ("mnist", "svhn") else {}
     records = []
     for method in given.methods:
         for ipc in given.ipc:
             known = get_method(method).Config.__dataclass_fields__
-            options = {**(digits if method not in ("dc", "m3d") else {}), **small_mode}
+            options = {**({} if method in ("dc", "m3d") else digits), **small_mode}
             options = {name: value for name, value in options.items() if name == "steps" or name in known}
+            preset = "paper" if "paper" in get_method(method).presets else None  # none was published for esp
             folder = given.checkpoints / f"{name}_{method}_ipc{ipc}"
             started = time.perf_counter()
             small = condense_dataset(
-                ds["train"], method, ipc, preset="paper", network=given.network, checkpoint_dir=folder, **options
+                ds["train"], method, ipc, preset=preset, network=given.network, checkpoint_dir=folder, **options
             )
             minutes = (time.perf_counter() - started) / 60
             small.save_condensed(folder / "set", overwrite=True)

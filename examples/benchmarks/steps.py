@@ -22,16 +22,16 @@ from hf_condense.run import Run
 
 
 def measure(dataset: str | None, method: str, ipc: int, network: str, updates: int, options: dict) -> tuple:
-    """Return the median seconds of an update, the peak memory in MiB before the first one and during them."""
+    """Return the median seconds of an update, and in MiB the memory at the start and at the peak."""
     ds = (datasets.load_dataset(dataset) if dataset else load_demo())["train"]
     clock: list[float] = []
-    process, peaks = psutil.Process(), []
+    peaks: list[float] = []
 
     def note(run: Run, done: int, loss: float) -> None:
         clock.append(time.perf_counter())
         peaks.append(peak(run.device))
 
-    before = process.memory_info().rss / 2**20
+    before = 0.0 if torch.cuda.is_available() else psutil.Process().memory_info().rss / 2**20
     condense_dataset(ds, method, ipc, network=network, steps=updates, progress=False, callbacks=[note], **options)
     seconds = [b - a for a, b in pairwise(clock)]
     return statistics.median(seconds) if seconds else 0.0, before, max(peaks)

@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from hf_condense.augment import Augmentation
 from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.errors import NonFiniteLossError
 from hf_condense.flat import parameter_vector
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hf_condense")
 
 FORMAT = 1  # of the recorded files; raised when the same options give other weights
+# For the decision whether to compile: the true number would make experts depend on how many there are.
+_USUAL_EXPERTS = 20
 
 
 @dataclass(frozen=True)
@@ -54,11 +57,11 @@ class ExpertConfig(ImageConfig):
         "Augmentation under which experts are trained: families joined by _, or 'none'; each image draws its own.",
     )
     flatness: float = option(
-        0.0, "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Costs a second backward.",
+        0.0, "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Doubles their cost.",
         ge=0,
     )  # fmt: skip
     surrogate_gap: float = option(
-        0.0, "With flatness: weight of the surrogate gap (GSAM), which looks for flatter minima still.", ge=0
+        0.0, "Weight of the surrogate gap (GSAM), which looks for flatter minima still; needs a flatness.", ge=0
     )
 
 
@@ -89,8 +92,9 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
     """Return the experts of a run, recording those that are not in the cache yet.
 
     Every process of the run must call this. They share the recording; one that does not see the others' files, for
-    want of a common disk, records them itself. An expert's weights depend on its number and the options alone, so that
-    more of them can be asked for later. A run that is killed goes on with the first expert that is not whole.
+    want of a common disk, records them itself. An expert's weights depend on its number and the other options alone, so
+    that more of them can be asked for later. A recording that was killed goes on with the first that is not whole.
+    Without the cache, and for a network that has no name, nothing outlasts the run: each run records its own.
 
     Args:
         run: The run; its network, seed and source are used.
@@ -107,18 +111,36 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
     recipe = expert_recipe(config, every, len(run.source))
     compiled = _compiled(run, config, every)
     cached = cache_enabled(run.cache and run.factory.named)
-    folder = _cache_folder(run, config, recipe, compiled) if cached else Path(mkdtemp(prefix="hf_condense-experts-"))
+    folder = _cache_folder(run, config, recipe, compiled) if cached else _passing_folder(run)
     files = [folder / f"{e:04}.safetensors" for e in range(config.experts)]
+    found = Experts(files, config.snapshots)
+    if not cached and run.accelerator.is_local_main_process:
+        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     share = files[run.accelerator.process_index :: run.accelerator.num_processes]
     recorder = _Recorder(run, recipe, config.snapshots, every, compiled)
     _record_missing(run, share, recorder)
     run.accelerator.wait_for_everyone()
     _record_missing(run, files, recorder)
     run.accelerator.wait_for_everyone()
-    found = Experts(files, config.snapshots)
-    if not cached:
-        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     return found
+
+
+def check_experts(run: Run, config: ExpertConfig) -> None:
+    """Check, before anything is trained, the options that depend on each other or are another module's to judge.
+
+    Raises:
+        ValueError: If one is out of its range.
+    """
+    if config.momentum_expert >= 1:
+        raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
+    if config.surrogate_gap and not config.flatness:
+        raise ValueError(
+            f"surrogate_gap={config.surrogate_gap!r} is part of flat experts; give a flatness, or leave it out"
+        )
+    try:
+        Augmentation.parse(config.augment_expert)
+    except ValueError as error:
+        raise ValueError(f"augment_expert: {error}") from error
 
 
 def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:
@@ -136,7 +158,7 @@ def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
     """Decide from shapes and counts alone whether experts are trained by compiled code, unless the caller said."""
     if run.compile != "auto":
         return run.compile
-    images = config.experts * (config.snapshots - 1) * every * config.batch_expert
+    images = _USUAL_EXPERTS * (config.snapshots - 1) * every * config.batch_expert
     each = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
     return compiling_pays(images * each, run.device)
 
@@ -145,11 +167,23 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
     """Return where the experts of these options are kept; how many there are makes no difference."""
     key = content_key(
         format=FORMAT, content=run.source.content_hash, shape=list(run.source.image_shape),
-        whitened=run.source.whitening is not None, network=run.factory.name, seed=run.seed,
+        whitening=run.source.whitening and run.source.whitening.digest, network=run.factory.name, seed=run.seed,
         recipe=dataclasses.asdict(recipe), snapshots=config.snapshots, every=config.snapshot_every, compiled=compiled,
         device=run.device.type, torch=torch.__version__,
     )  # fmt: skip
     return cache_folder("experts") / key
+
+
+def _passing_folder(run: Run) -> Path:
+    """Make a folder that dies with the run, the same one for all processes of a machine."""
+    made = [mkdtemp(prefix="hf_condense-experts-")] if run.accelerator.is_main_process else [""]
+    if run.accelerator.num_processes > 1:
+        from accelerate.utils import broadcast_object_list
+
+        broadcast_object_list(made)
+    folder = Path(made[0])
+    folder.mkdir(exist_ok=True)  # another machine has not got it yet
+    return folder
 
 
 def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
@@ -163,7 +197,8 @@ def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
         for file in missing:
             bar.set_postfix_str(f"expert {int(file.stem) + 1}", refresh=False)
             recorder.record(file, bar.update)
-    logger.info("recorded %d experts in %s", len(missing), files[0].parent)
+    size = sum(file.stat().st_size for file in missing) / 1e6
+    logger.info("recorded %d experts in %s (%.1f MB)", len(missing), files[0].parent, size)
 
 
 @dataclass
@@ -210,14 +245,20 @@ class _Recorder:
         """Train the expert whose number is the file's name, and write its snapshots."""
         expert = int(file.stem)
         self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
-        kept = [parameter_vector(self.net)]
+        snapshots = torch.empty(self.snapshots, sum(p.numel() for p in self.net.parameters()))  # (S, P)
+        snapshots[0] = parameter_vector(self.net)
         done = 0
 
         def note() -> None:
             nonlocal done
             done += 1
             if done % self.every == 0:
-                kept.append(parameter_vector(self.net))
+                snapshots[done // self.every] = vector = parameter_vector(self.net)
+                if not bool(torch.isfinite(vector).all()):
+                    raise NonFiniteLossError(
+                        f"the weights of expert {expert} are not finite after {done} updates at a learning rate of "
+                        f"{self.recipe.lr}; a smaller lr_expert usually helps"
+                    )
             advance()
 
         batch = min(self.recipe.batch_size, len(self.whole))
@@ -226,11 +267,5 @@ class _Recorder:
                 self.trainee, self.whole, self.recipe, self.run.seed, "expert", expert, max_updates=self.updates,
                 chunk=chunk_size(self.net, self.run.source.image_shape, batch), on_update=note,
             )  # fmt: skip
-        snapshots = torch.stack(kept)  # (S, P)
-        if not bool(torch.isfinite(snapshots).all()):
-            raise NonFiniteLossError(
-                f"the weights of expert {expert} are not finite after {self.updates} updates at a learning rate of "
-                f"{self.recipe.lr}; a smaller lr_expert usually helps"
-            )
         with atomic_file(file) as work:
             save_file({"snapshots": snapshots}, work)

@@ -12,12 +12,19 @@ from torch import Tensor
 from hf_condense.augment import Transform
 from hf_condense.flat import FlatNetwork
 from hf_condense.method import Loss, option
-from hf_condense.methods._experts import ExpertConfig, Experts, recorded_experts
+from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, cross_entropy
+from hf_condense.rng import seeded_globals
 
 if TYPE_CHECKING:
     from hf_condense.run import Run
     from hf_condense.synthetic import SyntheticSet
+
+
+# Experts of the presets `quick`: many short ones, as a few are soon learned by heart; two minutes of two cores on MNIST.
+QUICK_EXPERTS: dict[str, object] = {
+    "network": "convnet-w32", "experts": 24, "snapshots": 7, "snapshot_every": 16, "expert_span": 4, "max_start": 3,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,9 @@ class TrajectoryConfig(ExpertConfig):
     max_start: int | None = option(
         None, "Windows start at one of the first so many snapshots; None: wherever they fit.", ge=1
     )
-    batch_syn: int | None = option(None, "Decoded synthetic images in a student step; None: the whole set.", ge=1)
+    batch_syn: int | None = option(
+        None, "Decoded images in a student step, parts of one permutation after the other; None: the whole set.", ge=1
+    )
     soft_labels: str = option(
         "none",
         "'teacher': a network trained on the real set labels the first images, and the student learns from its logits. "
@@ -44,7 +53,10 @@ class TrajectoryConfig(ExpertConfig):
     )
     lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
     average: float = option(
-        0.0, "Weight of the past in a moving average of the images, which is the result; 0 takes the last ones.", ge=0
+        0.0,
+        "Weight of the past, below 1, in a moving average of the images, which is the result; smaller in the first "
+        "steps t, t / (t + 10) at most. 0 takes the last images.",
+        ge=0,
     )
     zca: bool = option(
         False, "Learn in whitened (ZCA) space; the matrix travels with the set. Needs pixel_range='free', factor=1."
@@ -77,11 +89,13 @@ class Batch:
     """What a student step is taken on.
 
     Attributes:
+        key: Its draw and step.
         size: Decoded images in it.
         chosen: Whether each decoded image of the set is in it, bool (N,); None: all are.
         transform: Augmentation with parameters for every decoded image of the set, or None.
     """
 
+    key: tuple[int, int]
     size: int
     chosen: Tensor | None
     transform: Transform | None
@@ -115,6 +129,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                     f"{run.factor}"
                 )
             run.whiten()
+        check_experts(run, config)
         return super().initialise(run)
 
     def prepare(self, run: Run) -> None:
@@ -139,18 +154,18 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         """Return what the student's step `step` after a draw is taken on: a part of a permutation of the set."""
         size, chosen = self.total, None
         if self.config.batch_syn is not None and self.config.batch_syn < self.total:
-            size = self.config.batch_syn
-            turns = self.total // size  # steps that one permutation is enough for
+            turns = -(-self.total // self.config.batch_syn)  # steps that one permutation is enough for
             order = torch.randperm(self.total, generator=run.rng("order", draw, step // turns))
-            chosen = torch.zeros(self.total, dtype=torch.bool)
-            chosen[order[step % turns * size :][:size]] = True
+            part = order.split(self.config.batch_syn)[step % turns]
+            size, chosen = len(part), torch.zeros(self.total, dtype=torch.bool)
+            chosen[part] = True
         transform = None
         if self.augmentation is not None:
             transform = self.augmentation.draw(self.total, run.rng("augment", draw, step))
-        return Batch(size, chosen, transform)
+        return Batch((draw, step), size, chosen, transform)
 
-    def chunk_loss(self, run: Run, vector: Tensor, batch: Batch, classes: tuple[int, ...]) -> Tensor:
-        """Return a chunk's share of the mean cross-entropy of a batch under the weights of a vector (P,): ()."""
+    def chunk_rows(self, run: Run, batch: Batch, classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return a chunk's rows in a batch, augmented, (n, C, H, W), and their targets; n can be 0."""
         images, labels = run.synthetic.of(classes)
         targets = run.synthetic.targets(classes, self.loss_temperature)
         first = self._first[classes[0]]
@@ -159,18 +174,26 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             own = batch.chosen[first : first + len(labels)].nonzero()[:, 0]
             group, own = group[own], own.to(run.device)
             images, targets = images.index_select(0, own), targets.index_select(0, own)
-        if batch.transform is not None:
+        if batch.transform is not None and len(images):
             images = batch.transform(images, group)
-        with run.accelerator.autocast():
-            logits = self.net.logits(vector, images)
-        return cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
+        return images, targets
 
     def chunk_gradient(
         self, run: Run, vector: Tensor, batch: Batch, classes: tuple[int, ...], graph: bool = True
     ) -> Tensor:
-        """Return a chunk's share of the student's gradient at a vector: (P,); its graph leads to images and labels."""
+        """Return a chunk's share of the gradient of a batch's mean cross-entropy at a vector: (P,).
+
+        Its graph leads to images and labels, and to the vector if that has one.
+        """
+        images, targets = self.chunk_rows(run, batch, classes)
+        if not len(images):
+            return torch.zeros_like(vector) + 0 * images.sum()  # bound to the images, as any other chunk's
         at = vector if vector.requires_grad else vector.detach().requires_grad_()
-        loss = self.chunk_loss(run, at, batch, classes)
+        # Keyed, so that dropout draws the same when a chunk is computed a second time.
+        key = (run.seed, "student", *batch.key, classes[0])
+        with run.accelerator.autocast(), seeded_globals(*key, devices=[run.device]):
+            logits = self.net.logits(at, images)
+        loss = cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
         (gradient,) = torch.autograd.grad(loss, at, create_graph=graph)
         return gradient
 
@@ -289,7 +312,7 @@ class _Summed(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, run: Run) -> Tensor:
         ctx.run = run
-        return summed(run, part.clone())
+        return summed(run, part)
 
     @staticmethod
     def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod
+from hf_condense.methods._trajectory import QUICK_EXPERTS, TrajectoryConfig, TrajectoryMethod
 from hf_condense.methods.distribution import DistributionMatching
 from hf_condense.methods.mmd import KernelMoments
 
@@ -123,7 +123,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
 
     lr_img: float = option(300.0, "Learning rate of the images, in normalised units; the objective is a ratio.", gt=0)
     expert_span: int = option(4, "Snapshots from the start of a window to its end; as many steps span it.", ge=1)
-    lr_student: float = option(0.05, "Learning rate of the student.", gt=0)
+    lr_student: float = option(0.05, "Learning rate of the student; 'point' has none.", gt=0)
     form: str = option(
         "free",
         "'free': the student moves as its gradients lead; each update of the images pulls its next step towards the "
@@ -138,13 +138,15 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         choices=("flat", "layer"),
     )
     beside: str = option(
-        "none", "'dm' or 'm3d': its objective is added, with its own options at their defaults for this ipc.",
+        "none",
+        "'dm' or 'm3d': its objective is added, with its default options for this ipc but for augment and batch_real, "
+        "which are those given here.",
         choices=("none", "dm", "m3d"),
-    )  # fmt: skip
+    )
     beside_weight: float = option(
         1.0, "Weight of what is added; at 1 it moves the images as far as it would alone.", gt=0
     )
-    batch_real: int = option(256, "Real images per class and step, for what is added.", ge=1)
+    batch_real: int = option(256, "Real images per class and step, for what is added; unused without.", ge=1)
 
 
 def _default(setting: Setting) -> dict[str, object]:
@@ -154,7 +156,7 @@ def _default(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "network": "convnet-w32"}
+    return {**QUICK_EXPERTS, "steps": 3000, "student_steps": 12, "decay": True}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
@@ -175,7 +177,9 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     Config = SubspaceProjectionConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps at width 128.", _default),
-        "quick": Preset("1,000 steps at width 32: minutes on two cores.", _quick),
+        "quick": Preset(
+            "3,000 steps at width 32, 24 experts of 96 updates, falling rates: minutes on two cores.", _quick
+        ),
     }
 
     def prepare(self, run: Run) -> None:
@@ -190,7 +194,9 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         cls: type[EmbeddingMatching[Any]] = DistributionMatching if self.config.beside == "dm" else KernelMoments
         setting = Setting(max(run.ipc.values()), len(run.ipc), run.source.image_shape, float(run.source.std.mean()))
         shared = {"batch_real": self.config.batch_real, "augment": self.config.augment}
-        return cls(cls.Config.build({**cls.presets["default"].values(setting), **shared}))
+        values = cls.presets["default"].values(setting)
+        known = {name: value for name, value in values.items() if name in cls.Config.__dataclass_fields__}
+        return cls(cls.Config.build({**known, **shared}))
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the objective of the student's next step, and what is added to it."""

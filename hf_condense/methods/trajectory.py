@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
-from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod, summed_with_graph
+from hf_condense.methods._trajectory import QUICK_EXPERTS, TrajectoryConfig, TrajectoryMethod, summed_with_graph
 from hf_condense.networks import activation_bytes
 from hf_condense.plan import memory_budget
 
@@ -64,12 +64,16 @@ class TrajectoryMatchingConfig(TrajectoryConfig):
     lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps that as it is.", ge=0)
 
 
-def _paper(setting: Setting) -> dict[str, object]:
-    """The table of the paper's code for the task that comes nearest."""
+def _row(setting: Setting) -> tuple[str, int]:
+    """The row of the table that comes nearest to a task."""
     small = min(setting.image_shape[1:]) < 48
     kind = ("many classes" if setting.num_classes >= 50 else "few classes") if small else "large"
-    ipc = min((1, 10, 50), key=lambda n: abs(n - setting.ipc))
-    steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[kind, ipc]
+    return kind, min((1, 10, 50), key=lambda n: abs(n - setting.ipc))
+
+
+def _paper(setting: Setting) -> dict[str, object]:
+    """The table of the paper's code for the task that comes nearest."""
+    steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[_row(setting)]
     return {
         "steps": 5000, "student_steps": steps, "expert_span": span, "max_start": starts, "lr_img": lr_img,
         "lr_student": lr_student, "lr_lr": lr_lr, "zca": zca, "batch_syn": batch, "experts": 100, "snapshots": 51,
@@ -80,7 +84,7 @@ def _paper(setting: Setting) -> dict[str, object]:
 def _tesla_paper(setting: Setting) -> dict[str, object]:
     """MTT's table but for the length and, for one image a class of few classes, a larger rate and later starts."""
     values = {**_paper(setting), "steps": 10_000}
-    if setting.num_classes < 50 and setting.ipc == 1:
+    if _row(setting) == ("few classes", 1):
         values |= {"max_start": 5, "lr_img": 1000.0}
     return values
 
@@ -92,10 +96,34 @@ def _default(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 500, "network": "convnet-w32"}
+    return {**QUICK_EXPERTS, "steps": 500, "student_steps": 8, "lr_student": 0.05, "decay": True}
 
 
-class TrajectoryMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
+class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
+    """Base of MTT and TESLA: the student's learning rate is learned with the images."""
+
+    Config = TrajectoryMatchingConfig
+
+    def initialise(self, run: Run) -> SyntheticSet:
+        """Make the first images and the student's learning rate."""
+        made = super().initialise(run)
+        made.extras["student_lr"] = torch.tensor(float(self.config.lr_student), device=run.device)
+        return made
+
+    def optimiser(self, run: Run) -> torch.optim.Optimizer:
+        """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
+        made = super().optimiser(run)
+        made.add_param_group({"params": [run.synthetic.extras["student_lr"]], "lr": self.config.lr_lr})
+        return made
+
+    def after_update(self, run: Run, t: int) -> None:
+        """Keep the student's learning rate positive."""
+        super().after_update(run, t)
+        with torch.no_grad():
+            run.synthetic.extras["student_lr"].clamp_(min=min(_LEAST_RATE, self.config.lr_student))
+
+
+class TrajectoryMatching(StudentMatching):
     """Matching training trajectories (MTT)."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -110,45 +138,27 @@ class TrajectoryMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
         link="https://arxiv.org/abs/2203.11932",
         cost="experts once; a student's steps, all kept in memory, and a double backward through them",
     )
-    Config = TrajectoryMatchingConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("1,000 steps at width 128, 20 experts of 8 epochs.", _default),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).", _paper,
         ),
-        "quick": Preset("500 steps at width 32: minutes on two cores.", _quick),
+        "quick": Preset("500 steps at width 32, 24 experts of 96 updates, falling rates: minutes on two cores.", _quick),
     }  # fmt: skip
-
-    def initialise(self, run: Run) -> SyntheticSet:
-        """Make the first images and the student's learning rate."""
-        made = super().initialise(run)
-        made.extras["student_lr"] = torch.tensor(float(self.config.lr_student), device=run.device)
-        return made
 
     def prepare(self, run: Run) -> None:
         """Record the experts, and warn if the student's steps will hardly fit into memory."""
         super().prepare(run)
         each = activation_bytes(self.net.net, run.source.image_shape)
-        images = min(self.config.batch_syn or self.total, self.total)
-        needed, free = self.rollout_graphs * images * each, memory_budget(run.device)
-        if needed > 2 * free:
+        images = -(-min(self.config.batch_syn or self.total, self.total) // run.accelerator.num_processes)
+        needed = self.graphs * self.config.student_steps * images * each
+        if needed > 2 * memory_budget(run.device):
             logger.warning(
                 "%d student steps on %d images keep about %.1f GiB, more than is free; take fewer student_steps or a "
                 "batch_syn, or the method 'tesla', which keeps one step at a time",
                 self.config.student_steps, images, needed / 2**30,
             )  # fmt: skip
-
-    @property
-    def rollout_graphs(self) -> int:
-        """What an update keeps in memory for one image, in forwards of it."""
-        return self.graphs * self.config.student_steps
-
-    def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
-        made = super().optimiser(run)
-        made.add_param_group({"params": [run.synthetic.extras["student_lr"]], "lr": self.config.lr_lr})
-        return made
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield this process's share of the distance, with the graph of all of the student's steps."""
@@ -157,19 +167,14 @@ class TrajectoryMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
         for n in range(self.config.student_steps):
             batch = self.batch(run, t, n)
             parts = [self.chunk_gradient(run, student, batch, classes) for classes in run.chunks()]
-            own = torch.stack(parts).sum(0) if parts else 0 * student
+            # Without a chunk zeros, bound to the images: each process must take part on the way back.
+            own = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + 0 * run.synthetic.images.sum()
             student = student - rate * summed_with_graph(run, own)
         loss = distance_ratio(student, window.start, window.points[-1]) / run.accelerator.num_processes
         yield loss, loss.detach()
 
-    def after_update(self, run: Run, t: int) -> None:
-        """Keep the student's learning rate positive."""
-        super().after_update(run, t)
-        with torch.no_grad():
-            run.synthetic.extras["student_lr"].clamp_(min=_LEAST_RATE)
 
-
-class ConstantMemoryMatching(TrajectoryMatching):
+class ConstantMemoryMatching(StudentMatching):
     """Trajectory matching at constant memory (TESLA)."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -188,11 +193,6 @@ class ConstantMemoryMatching(TrajectoryMatching):
         **TrajectoryMatching.presets,
         "paper": Preset("10,000 steps; otherwise MTT's table, as the authors' code runs it (ICML 2023).", _tesla_paper),
     }
-
-    @property
-    def rollout_graphs(self) -> int:
-        """One step's, whatever the number of steps."""
-        return self.graphs
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the steps of the rollout one after the other.
