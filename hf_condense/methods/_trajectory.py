@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from hf_condense.synthetic import SyntheticSet
 
 
-# Experts of the presets `quick`: many short ones, as a few are soon learned by heart; two minutes of two cores on MNIST.
+# Experts of the presets `quick`: many short ones, as a few are soon learned by heart: minutes on two cores.
 QUICK_EXPERTS: dict[str, object] = {
     "network": "convnet-w32", "experts": 24, "snapshots": 7, "snapshot_every": 16, "expert_span": 4, "max_start": 3,
 }  # fmt: skip

@@ -144,7 +144,7 @@ class TrajectoryMatching(StudentMatching):
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).", _paper,
         ),
-        "quick": Preset("500 steps at width 32, 24 experts of 96 updates, falling rates: minutes on two cores.", _quick),
+        "quick": Preset("500 steps at width 32, 24 experts of 96 updates, falling rates: minutes on a CPU.", _quick),
     }  # fmt: skip
 
     def prepare(self, run: Run) -> None:
