@@ -1,4 +1,4 @@
-"""A network as a function of one vector: all its parameters, joined in the order in which the module has them."""
+"""A network as a function of one vector: all its parameters, frozen ones too, joined in the module's order."""
 
 from __future__ import annotations
 

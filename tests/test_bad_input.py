@@ -185,7 +185,7 @@ def makes_seven_logits(**_: Any) -> nn.Module:
 
 
 OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
-    (ValueError, {"method": "dmm"}, ("'dmm'", "did you mean 'dm'?", "auto, dc, dm, dsa, herding, kcenter, m3d, rand")),
+    (ValueError, {"method": "dmm"}, ("'dmm'", "did you mean 'dm'?", "auto, dc, dm, dsa, esp, herding, kcenter")),
     (ValueError, {"method": "Random"}, ("'Random'", "did you mean 'random'?")),
     (TypeError, {"method": 3}, ("method should be a name", "3", "register_method")),
     (TypeError, {"lr_image": 1.0}, ("unknown option 'lr_image'", "did you mean 'lr_img'?", "init, augment")),

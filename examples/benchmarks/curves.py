@@ -1,7 +1,8 @@
 """Draw accuracy against minutes of condensing, for several methods, beside random rows and herding.
 
 Every method runs once, with a cache of its own; its images are put aside at each mark, and evaluated when it has
-stopped. What comes before the first update (experts, above all) counts, and is printed apart. For example:
+stopped. What comes before the first update (experts, above all) counts, and is printed apart. Images are those of the
+moment: the option `average`, which takes effect at the end of a run, does not show. For example:
 
     python examples/benchmarks/curves.py ylecun/mnist --methods dm dc mtt tesla esp --ipc 1 --marks 0.5 1 2 4
 """
