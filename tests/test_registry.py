@@ -86,7 +86,7 @@ def test_built_in_methods_are_listed_coresets_first() -> None:
     kinds = [info.kind for info in list_methods()]
     assert kinds == sorted(kinds)
     assert names("r*") == ["random"]
-    assert names("[mr]*") == ["random", "m3d"]
+    assert names("[mr]*") == ["random", "mtt", "m3d"]
     assert names("x*") == []
 
 
