@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -182,6 +183,11 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     if accelerator is None:
         cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         joined = bool(AcceleratorState._shared_state)
+        if cpu_group and not joined:
+            # Functions there take the group of the moment as a default and would keep it alive; imported before it is.
+            from torch.distributed import nn as _functions  # noqa: F401
+
+            atexit.register(_leave_group)
         accelerator = Accelerator() if joined or not cpu_group else Accelerator(cpu=True)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
@@ -192,3 +198,9 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
     return accelerator
+
+
+def _leave_group() -> None:
+    """End the threads of a group of CPU processes: one that outlives the interpreter may abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -105,7 +105,15 @@ def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
 
 
 WORKER = """
-import json, os, sys
+import atexit, json, os, sys
+
+def note_threads():
+    names = {task: open(f"/proc/self/task/{task}/comm").read().strip() for task in os.listdir("/proc/self/task")}
+    with open(f"{sys.argv[1]}/{rank}.threads", "w") as file:
+        json.dump(sorted(names.values()), file)
+
+if os.path.isdir("/proc/self/task"):
+    atexit.register(note_threads)  # before others are registered, so it is called after them
 from hf_condense import condense_dataset, evaluate
 from hf_condense.testing import toy_dataset
 import torch
@@ -119,9 +127,6 @@ rows = [{k: v for k, v in row.items() if k != "seconds"} for row in table.to_rec
 rank = os.environ.get("RANK", "alone")
 with open(f"{sys.argv[1]}/{rank}.json", "w") as file:
     json.dump(rows, file)
-if torch.distributed.is_initialized():
-    torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 """
 
 
@@ -136,7 +141,8 @@ def test_two_processes_share_the_seeds(tmp_path):
         done = subprocess.run(
             [*command, str(script), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
         )  # fmt: skip
-        # Seldom, the threads of gloo abort a process that has done its work, while it exits; its results are there.
-        assert done.returncode == 0 or "terminate called without an active exception" in done.stderr, done.stderr
+        assert done.returncode == 0, done.stderr
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1"))
     assert alone == first == second
+    for file in tmp_path.glob("*.threads"):  # one of gloo's that is left may abort the process while it exits
+        assert "gloo" not in file.read_text()
