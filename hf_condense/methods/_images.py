@@ -45,6 +45,19 @@ class ImageConfig(MethodConfig):
     teacher_updates: int = option(1000, "Updates with which the teacher of soft labels is trained.", ge=1)
 
 
+@dataclass(frozen=True)
+class LearnedLabelConfig(ImageConfig):
+    """Options of methods that can learn soft labels with the images."""
+
+    soft_labels: str = option(
+        "none",
+        "'teacher': a network trained on the real set labels the images: the first ones if the method itself trains "
+        "on soft labels, else the finished ones. 'learned': these logits, for the first images, are learned with them.",
+        choices=("none", "teacher", "learned"),
+    )
+    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
+
+
 ImageT = TypeVar("ImageT", bound=ImageConfig)
 
 

@@ -13,7 +13,7 @@ from hf_condense.augment import Transform
 from hf_condense.flat import FlatNetwork
 from hf_condense.method import Loss, option
 from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
-from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, cross_entropy
+from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, cross_entropy
 from hf_condense.rng import seeded_globals
 
 if TYPE_CHECKING:
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from hf_condense.synthetic import SyntheticSet
 
 
-# Experts of the presets `quick`: many short ones, as a few are soon learned by heart: minutes on two cores.
+# Experts of the presets `quick`, minutes on two cores. Many short ones, as a few are soon learned by heart.
 QUICK_EXPERTS: dict[str, object] = {
     "network": "convnet-w32", "experts": 24, "snapshots": 7, "snapshot_every": 16, "expert_span": 4, "max_start": 3,
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
-class TrajectoryConfig(ExpertConfig):
+class TrajectoryConfig(ExpertConfig, LearnedLabelConfig):
     """Options of methods that train a student along expert trajectories."""
 
     lr_img: float = option(100.0, "Learning rate of the images, in normalised units; objectives are ratios.", gt=0)
@@ -45,13 +45,6 @@ class TrajectoryConfig(ExpertConfig):
     batch_syn: int | None = option(
         None, "Decoded images in a student step, parts of one permutation after the other; None: the whole set.", ge=1
     )
-    soft_labels: str = option(
-        "none",
-        "'teacher': a network trained on the real set labels the first images, and the student learns from its logits. "
-        "'learned': these are learned together with the images.",
-        choices=("none", "teacher", "learned"),
-    )
-    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
     average: float = option(
         0.0,
         "Weight of the past, below 1, in a moving average of the images, which is the result; smaller in the first "
@@ -226,8 +219,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         wanted, value = _differentiated(objective, total)
         for i, classes in enumerate(chunks):
             gradient = self.chunk_gradient(run, vector, batch, classes) if first is None else first
-            counts = i == 0 and run.accelerator.is_main_process  # the value is the same for all: once is enough
-            yield (wanted * gradient).sum(), value if counts else torch.zeros_like(value)
+            yield (wanted * gradient).sum(), reported_once(run, value, first=i == 0)
 
     def rollout(
         self, run: Run, draw: int, window: Window, rate: Tensor, objective: Callable[[Tensor], Tensor]
@@ -263,12 +255,14 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             for i, classes in enumerate(run.chunks()):
                 gradient = self.chunk_gradient(run, student, batch, classes)
                 found += gradient.detach()
-                counts = n == i == 0 and run.accelerator.is_main_process
-                yield -step * (wanted * gradient).sum(), value if counts else torch.zeros_like(value)
-            student = student - step * summed(run, found)
+                yield -step * (wanted * gradient).sum(), reported_once(run, value, first=n == i == 0)
+            if n < steps[-1]:
+                student = student - step * summed(run, found)
 
     def after_update(self, run: Run, t: int) -> None:
         """Let the average follow the images."""
+        if not self.config.average:
+            return
         past = min(self.config.average, t / (t + 10))  # what is long past weighs less while there is little of it
         self._averaged.lerp_(run.synthetic.images.detach(), 1 - past)
 
@@ -296,6 +290,11 @@ def _differentiated(objective: Callable[[Tensor], Tensor], at: Tensor) -> tuple[
         value = objective(point)
         (gradient,) = torch.autograd.grad(value, point)
     return gradient, value.detach()
+
+
+def reported_once(run: Run, value: Tensor, first: bool) -> Tensor:
+    """Return the value of an objective that all chunks and processes know, for the first of them, and zero else."""
+    return value if first and run.accelerator.is_main_process else torch.zeros_like(value)
 
 
 def summed(run: Run, part: Tensor) -> Tensor:

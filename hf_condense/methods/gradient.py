@@ -13,7 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
-from hf_condense.methods._images import ALL_FAMILIES, cross_entropy
+from hf_condense.methods._images import ALL_FAMILIES, LearnedLabelConfig, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks import activation_bytes, has_batch_statistics
 from hf_condense.training import TrainingRecipe, TrainingSet, train_network
@@ -134,7 +134,7 @@ def batched_gradients(
 
 
 @dataclass(frozen=True)
-class GradientMatchingConfig(SiameseConfig):
+class GradientMatchingConfig(SiameseConfig, LearnedLabelConfig):
     """Options of DC."""
 
     lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0)
@@ -152,13 +152,6 @@ class GradientMatchingConfig(SiameseConfig):
         "shapes and device. Classes of different sizes are always looped over.",
         choices=("auto", "loop", "batched"),
     )
-    soft_labels: str = option(
-        "none",
-        "'teacher': a network trained on the real set labels the finished images. 'learned': its logits for the first "
-        "images are learned together with them.",
-        choices=("none", "teacher", "learned"),
-    )
-    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
 
 
 def _paper(setting: Setting) -> dict[str, object]:

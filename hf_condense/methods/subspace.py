@@ -94,6 +94,9 @@ def step_objective(subspaces: Sequence[tuple[slice, Subspace]], moved: Tensor, a
         >>> blocks = [(slice(0, 2), Subspace.of(points))]
         >>> float(step_objective(blocks, torch.tensor([1.0, 1.0]), 0.5, 1.0))
         0.25
+
+    Reference:
+        A reconstruction, see `SubspaceProjection`.
     """
     terms = [
         subspace.outside(moved[block]) + weight * (subspace.progress(moved[block]) - aim).square()
@@ -105,7 +108,7 @@ def step_objective(subspaces: Sequence[tuple[slice, Subspace]], moved: Tensor, a
 def direction_objective(subspaces: Sequence[tuple[slice, Subspace]], gradient: Tensor, weight: float) -> Tensor:
     """Share of a gradient's energy outside the subspace, and one minus the cosine of its descent with the expert's way.
 
-    Unchanged if the gradient is multiplied by a positive number. Arguments and shapes as `step_objective`.
+    Unchanged if the gradient is multiplied by a positive number. Arguments, shapes and source as `step_objective`.
     """
     terms = []
     for block, subspace in subspaces:
@@ -160,7 +163,14 @@ def _quick(setting: Setting) -> dict[str, object]:
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
-    """Expert subspace projection (ESP), reconstructed."""
+    """Expert subspace projection (ESP), reconstructed.
+
+    The paper asks that training on the synthetic set stay in the subspace that an expert's steps span, and that it need
+    not be unrolled. The objectives here are a reading of that aim; the paper's own formulas may differ.
+
+    Reference:
+        After Ma et al., "Dataset Condensation via Expert Subspace Projection", Sensors 23(19), 2023, abstract.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="esp",
