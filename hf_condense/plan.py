@@ -14,9 +14,9 @@ CompileOption = Literal["auto"] | bool
 # On a CPU, activations that stay in cache win: about 64 images at width 32, 32 at width 128 (two cores, 32 x 32).
 _CPU_CACHE_BYTES = 64 * 2**20
 _CPU_MOST_IMAGES = 64
-# Compiling takes about half a minute of two cores, and saves a third of a training pass and half of a forward pass. It
-# pays from about this many bytes of activations: half a million images of 32 x 32 at width 32, an eighth at 128.
-_COMPILE_PAYS_BYTES = 2e11
+# Compiling takes ten to twenty seconds of two cores for each shape of batch, and saves almost half of a training pass:
+# it pays from about this many bytes of activations, those of 75,000 images of 32 x 32 at width 32.
+_COMPILE_PAYS_BYTES = 3e10
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,15 @@ def memory_budget(device: torch.device) -> int:
     return 1 << max(20, (free // 2).bit_length() - 1)
 
 
-def compiling_pays(work: float, device: torch.device) -> bool:
+def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
     """Tell whether compiling a network takes less time than it saves; a rule for CPUs, never true elsewhere.
 
     Args:
         work: Bytes of activations that its forwards compute in all.
         device: Where it runs.
+        shapes: Shapes of the batches; code is compiled for each.
     """
-    return device.type == "cpu" and work >= _COMPILE_PAYS_BYTES and shutil.which("g++") is not None
+    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None
 
 
 def make_plan(
@@ -92,7 +93,7 @@ def make_plan(
     share = -(-num_classes // num_processes)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
-        pays = compiling_pays(steps * rows_per_step * graphs * activation_bytes, device)
+        pays = compiling_pays(steps * rows_per_step * graphs * activation_bytes, device, shapes=2)
         return Plan(min(fits, share), images, compile=pays if compile == "auto" else compile)
     images = budget // max(1, activation_bytes)
     return Plan(min(fits, share), 0 if images >= rows_per_step else max(1, images), compile=compile is True)

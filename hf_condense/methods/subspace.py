@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._trajectory import QUICK_EXPERTS, TrajectoryConfig, TrajectoryMethod
+from hf_condense.methods._trajectory import QUICK, TrajectoryConfig, TrajectoryMethod
 from hf_condense.methods.distribution import DistributionMatching
 from hf_condense.methods.mmd import KernelMoments
 
@@ -159,7 +159,7 @@ def _default(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {**QUICK_EXPERTS, "steps": 3000, "student_steps": 12, "decay": True}
+    return {**QUICK, "steps": 3000, "student_steps": 12}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
@@ -188,7 +188,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps at width 128.", _default),
         "quick": Preset(
-            "3,000 steps at width 32, 24 experts of 96 updates, falling rates: minutes on two cores.", _quick
+            "3,000 steps at width 32, 24 experts of 48 updates, falling rates: minutes on two cores.", _quick
         ),
     }
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
-from hf_condense.methods._trajectory import QUICK_EXPERTS, TrajectoryConfig, TrajectoryMethod, summed_with_graph
+from hf_condense.methods._trajectory import QUICK, TrajectoryConfig, TrajectoryMethod, summed_with_graph
 from hf_condense.networks import activation_bytes
 from hf_condense.plan import memory_budget
 
@@ -96,7 +96,7 @@ def _default(setting: Setting) -> dict[str, object]:
 
 def _quick(setting: Setting) -> dict[str, object]:
     """Minutes on two cores."""
-    return {**QUICK_EXPERTS, "steps": 500, "student_steps": 8, "lr_student": 0.05, "decay": True}
+    return {**QUICK, "steps": 400, "student_steps": 8}
 
 
 class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
@@ -144,7 +144,7 @@ class TrajectoryMatching(StudentMatching):
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).", _paper,
         ),
-        "quick": Preset("500 steps at width 32, 24 experts of 96 updates, falling rates: minutes on a CPU.", _quick),
+        "quick": Preset("400 steps at width 32, 24 experts of 48 updates, falling rates: minutes.", _quick),
     }  # fmt: skip
 
     def prepare(self, run: Run) -> None:
