@@ -88,7 +88,7 @@ def condense_dataset(
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
         checkpoint_dir: Where checkpoints go. A run that finds its own checkpoint there goes on from it, bit for bit.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        cache: Keep decoded images and features under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
+        cache: Keep decoded images, features and experts under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show progress bars; the Hub's own switches are obeyed as well.
         callbacks: Called after each update as `callback(run, steps_done, loss)`.
         budget: Minutes that `method="auto"` may take, > 0, kept to within a factor of about two; default: 15.
@@ -192,12 +192,11 @@ def _plan(run: Run, method: Method[Any], recipe: Recipe) -> Plan:
     """Cut the work of a step."""
     network = run.factory.build(run.seed, "template")
     decoded = [n * run.factor**2 for n in run.ipc.values()]
-    batch_real = getattr(method.config, "batch_real", 0)
     plan = make_plan(
         num_classes=len(run.ipc),
         num_processes=run.accelerator.num_processes,
         rows_per_class=max(decoded),
-        rows_per_step=batch_real * len(run.ipc) + sum(decoded),
+        rows_per_step=method.batch_real * len(run.ipc) + sum(decoded),
         steps=recipe.steps or 0,
         activation_bytes=activation_bytes(network, run.source.image_shape),
         batch_statistics=has_batch_statistics(network),

@@ -17,7 +17,7 @@ class FlatNetwork:
 
     Attributes:
         size: Number of parameters P.
-        blocks: Place in the vector of every tensor with two or more dimensions: weights, not biases and norms.
+        blocks: Place in the vector of every tensor with two or more dimensions: weights, not biases, nor most norms.
 
     Example:
         >>> net = FlatNetwork(nn.Linear(2, 1))

@@ -179,6 +179,11 @@ class Method(ABC, Generic[ConfigT]):
         """Keep the options."""
         self.config = config
 
+    @property
+    def batch_real(self) -> int:
+        """Real rows of a class that a step embeds, for the plan; default: the option of that name."""
+        return int(getattr(self.config, "batch_real", 0))
+
     def initialise(self, run: Run) -> SyntheticSet:
         """Make the set that optimisation starts from; default: as the option `init` says."""
         from hf_condense.initial import initial_set

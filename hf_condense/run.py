@@ -18,7 +18,7 @@ from hf_condense.plan import CompileOption, Plan
 from hf_condense.rng import Key, keyed_generator
 from hf_condense.source import ClassSource
 from hf_condense.synthetic import SyntheticSet
-from hf_condense.whitening import fit_whitening
+from hf_condense.whitening import Whitening, fit_whitening
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -129,7 +129,12 @@ class Run:
         """
         if self.source.whitening is not None:
             return
-        self.source = replace(self.source, whitening=fit_whitening(self.source).to(self.device))
+        fitted = fit_whitening(self.source).to(self.device)
+        if self.accelerator.num_processes > 1:
+            from accelerate.utils import broadcast
+
+            fitted = Whitening(broadcast(fitted.matrix), broadcast(fitted.mean))  # the last bits could differ
+        self.source = replace(self.source, whitening=fitted)
 
     def column(self, name: str) -> Tensor:
         """Return a numeric column of the dataset in the source's order, as float32 (N, D).

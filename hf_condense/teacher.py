@@ -23,7 +23,7 @@ def network_key(run: Run, updates: int) -> str:
     return content_key(
         content=run.source.content_hash, shape=list(run.source.image_shape), network=run.factory.name,
         updates=updates, seed=run.seed, device=run.device.type, torch=torch.__version__,
-        whitening=run.source.whitening and run.source.whitening.digest,
+        whitened=run.source.whitening is not None,
     )  # fmt: skip
 
 

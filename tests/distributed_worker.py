@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from hf_condense import api
 from hf_condense.condensed import CondensedDataset
 from hf_condense.errors import NonFiniteLossError
+from hf_condense.methods import _experts
 from hf_condense.registry import get_method
 from hf_condense.run import Run
 from hf_condense.testing import toy_dataset
@@ -95,6 +96,19 @@ def condense_all(folder: Path, rank: int) -> None:
     except NonFiniteLossError as error:
         message = str(error)
     (folder / f"spoilt-{rank}.txt").write_text(message)
+
+    def diverge(recorder: _experts._Recorder, file: Path, advance: object) -> None:
+        if rank == 1:
+            raise NonFiniteLossError("the weights of an expert of process 1 are not finite")
+        record(recorder, file, lambda: None)
+
+    record, _experts._Recorder.record = _experts._Recorder.record, diverge  # type: ignore[method-assign]
+    message = "no error"
+    try:
+        run_scenario("trajectories", rank)
+    except NonFiniteLossError as error:
+        message = str(error)
+    (folder / f"diverged-{rank}.txt").write_text(message)
 
 
 def mistaken(folder: Path, rank: int) -> None:

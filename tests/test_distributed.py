@@ -46,8 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
+def tensors(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}-{rank}.safetensors")
+
+
 def images(folder: Path, name: str, rank: int) -> torch.Tensor:
-    return load_file(folder / f"{name}-{rank}.safetensors")["images"]
+    return tensors(folder, name, rank)["images"]
 
 
 def facts(folder: Path, name: str, rank: int) -> dict[str, Any]:
@@ -59,7 +63,8 @@ def test_two_processes_agree_with_one(name: str, folder: Path) -> None:
     alone = run_scenario(name)
     assert alone.recipe.runtime["num_processes"] == 1
     assert facts(folder, name, 0)["recipe"]["runtime"]["num_processes"] == 2
-    torch.testing.assert_close(images(folder, name, 0), alone.synthetic.images, atol=2e-5, rtol=0)
+    expected = {"images": alone.synthetic.images, **alone.synthetic.optional()}
+    torch.testing.assert_close(tensors(folder, name, 0), expected, atol=2e-5, rtol=0)
 
 
 def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None:
@@ -69,7 +74,7 @@ def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_every_process_is_given_the_same_set(name: str, folder: Path) -> None:
-    assert torch.equal(images(folder, name, 0), images(folder, name, 1))
+    torch.testing.assert_close(tensors(folder, name, 0), tensors(folder, name, 1), atol=0, rtol=0)
     first, second = facts(folder, name, 0), facts(folder, name, 1)
     assert first["process"] != second["process"]
     assert first["rows"] == second["rows"]
@@ -101,6 +106,11 @@ def test_only_the_main_process_writes(folder: Path) -> None:
 def test_not_a_number_on_one_process_ends_all(folder: Path) -> None:
     for rank in (0, 1):
         assert "not finite at step 2" in (folder / f"spoilt-{rank}.txt").read_text()
+
+
+def test_an_expert_that_diverges_on_one_process_ends_all(folder: Path) -> None:
+    for rank in (0, 1):
+        assert (folder / f"diverged-{rank}.txt").read_text() == "the weights of an expert of process 1 are not finite"
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) -> None:

@@ -115,11 +115,24 @@ def test_other_options_are_other_experts(run: Run, changes: dict) -> None:
         ({"momentum_expert": 1.0}, "momentum_expert should be below 1; got 1.0"),
         ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 is part of flat experts; give a flatness"),
         ({"augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
+        ({"lr_expert": float("inf")}, "lr_expert should be finite; got inf"),
     ],
 )
 def test_options_are_checked_before_anything_is_trained(options: dict, message: str, trained: list[int]) -> None:
     with pytest.raises(ValueError, match=message):
         quick_bench("esp", cache=False, **options).condense(toy_dataset())
+    assert trained == []
+
+
+def test_frozen_parameters_are_refused(trained: list[int]) -> None:
+    def half_frozen(*, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+        net = network_factory("convnet-w8-d1", channels=channels, image_size=image_size, num_classes=num_classes)
+        built = net.build(0)
+        next(built.parameters()).requires_grad_(False)
+        return built
+
+    with pytest.raises(ValueError, match=r"1 parameters of the network are frozen \("):
+        quick_bench("mtt", cache=False, network=half_frozen).condense(toy_dataset())
     assert trained == []
 
 
@@ -159,6 +172,32 @@ def test_a_killed_recording_goes_on_where_it_was(run: Run, trained: list[int]) -
     whole.files[1].unlink()
     assert torch.equal(recorded(run).window(1, 0, 4), before[1])
     assert trained == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"", lambda data: b"x" * len(data)])
+def test_a_damaged_file_is_recorded_again(damage, run: Run, trained: list[int]) -> None:
+    whole = recorded(run)
+    before = whole.window(1, 0, 4).clone()  # what was read is mapped to the file, which is overwritten in place
+    whole.files[1].write_bytes(damage(whole.files[1].read_bytes()))
+    assert torch.equal(recorded(run).window(1, 0, 4), before)
+    assert trained == [0, 1, 2, 1]
+
+
+def test_an_expert_that_another_run_records_in_the_meantime_is_not_trained(
+    run: Run, trained: list[int], monkeypatch
+) -> None:
+    files = recorded(run).files
+    second, record = files[1].read_bytes(), experts_module._Recorder.record
+    for file in files:
+        file.unlink()
+
+    def record_and_let_the_other_write(recorder, file, advance) -> None:
+        record(recorder, file, advance)
+        files[1].write_bytes(second)
+
+    monkeypatch.setattr(experts_module._Recorder, "record", record_and_let_the_other_write)
+    recorded(run)
+    assert trained == [0, 1, 2, 0, 2]
 
 
 def test_nothing_is_left_without_a_cache(run: Run) -> None:

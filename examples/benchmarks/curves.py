@@ -3,7 +3,8 @@
 Every method runs once; its images are put aside at every doubling of its steps, and evaluated when it has finished, so
 that points before the last are of a run on its way. Experts are recorded once, as methods share them, and their minutes
 are counted for each method that needs them; what is left of the time before the first update (compiling, features)
-counts too. The option `average` takes effect at the end of a run, and shows there only. For example:
+counts too. The option `average` takes effect at the end of a run, and shows there only. A set with a learning rate of
+its own (`mtt`, `tesla`) is trained on at that rate, at the end at the recipe's rate as well. For example:
 
     python examples/benchmarks/curves.py ylecun/mnist --ipc 1 --methods dm dc mtt tesla esp --out mnist1
     python examples/benchmarks/curves.py --draw mnist1.json mnist10.json --out both
@@ -14,8 +15,8 @@ import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from dataclasses import fields
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from hf_condense.condensed import CondensedDataset, decoded_rows
 from hf_condense.demo_data import load_demo
 from hf_condense.registry import get_method
 from hf_condense.run import Run
+from hf_condense.synthetic import CondensedTensors
 
 BASELINES = ("random", "herding")
 
@@ -44,13 +46,19 @@ def sets_on_the_way(
             kept.append(((clock[-1] - clock[1]) / 60, done, run.synthetic.finished()))
 
     made = condense_dataset(ds, callbacks=[keep], **options)
-    recipe, steps = made.recipe, made.recipe.steps
+    steps = made.recipe.steps
     sets = [
-        (minutes, done, CondensedDataset.from_parts(decoded_rows(t, recipe, made.features), t, recipe, ds))
-        for minutes, done, t in kept
-        if done < steps <= done * 2 ** (number - 1)
+        (minutes, done, remade(made, tensors))
+        for minutes, done, tensors in kept
+        if done <= 0.75 * steps and steps < done * 2**number
     ]
     return (clock[1] - clock[0]) / 60, [*sets, ((clock[-1] - clock[1]) / 60, steps, made)]
+
+
+def remade(like: CondensedDataset, tensors: CondensedTensors) -> CondensedDataset:
+    """Return a set of other tensors that is otherwise like a given one."""
+    rows = decoded_rows(tensors, like.recipe, like.features)
+    return CondensedDataset.from_parts(rows, tensors, like.recipe, like.source)
 
 
 def expert_options(method: str, options: dict) -> dict | None:
@@ -61,6 +69,7 @@ def expert_options(method: str, options: dict) -> dict | None:
     if not issubclass(get_method(method).Config, ExpertConfig):
         return None
     names = {field.name for field in fields(ExpertConfig)} - {field.name for field in fields(ImageConfig)}
+    names |= {"preset", "network", "zca", "seed"}
     return {name: value for name, value in options.items() if name in names}
 
 
@@ -102,20 +111,37 @@ def measure(ds: datasets.DatasetDict, given: argparse.Namespace) -> list[dict]:
                 experts[key] = minutes_of_experts(ds["train"], **options)
             recording = experts[key]
         before, sets = sets_on_the_way(ds["train"], given.points, **options)
+        made = sets[-1][2]
         print(f"{method}: {before:.2f} min before the first update, experts {recording:.2f} min", flush=True)
         for minutes, steps, small in sets:
-            table = evaluate(
-                small, ds["test"], networks=given.network, recipe=given.recipe, epochs=given.epochs, seeds=given.seeds,
-                augment="none", baselines=() if points else BASELINES,
-            )  # fmt: skip
-            for row in table.to_records():
+            for row in scores(small, ds["test"], given, () if points else BASELINES):
                 name = row["set"] if row["set"] in BASELINES else method
                 points.append(
                     {**row, "method": name, "minutes": before + minutes, "experts": recording, "steps": steps}
                 )
-                print(f"{name}, {steps} steps, {before + minutes:.2f} min: {100 * row['mean']:.1f} ± "
-                      f"{100 * row['std']:.1f} (n = {row['n']})", flush=True)  # fmt: skip
+                print(f"{name}, {steps} steps, {before + minutes:.2f} min: {told(row)}", flush=True)
+        if made.synthetic.student_lr is not None:
+            plain = remade(made, replace(made.synthetic, student_lr=None))
+            (points[-1]["at the rate of the recipe"],) = scores(plain, ds["test"], given)
+            rate, found = float(made.synthetic.student_lr), told(points[-1]["at the rate of the recipe"])
+            print(f"its learned rate is {rate:.4f}; trained at the recipe's own: {found}", flush=True)
     return points
+
+
+def scores(
+    small: CondensedDataset, test: datasets.Dataset, given: argparse.Namespace, baselines: Sequence[str] = ()
+) -> list[dict]:
+    """Evaluate a set, and the baselines beside it."""
+    table = evaluate(
+        small, test, networks=given.network, recipe=given.recipe, epochs=given.epochs, seeds=given.seeds,
+        augment="none", baselines=baselines,
+    )  # fmt: skip
+    return table.to_records()
+
+
+def told(row: dict) -> str:
+    """Return a row's accuracy as text."""
+    return f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} (n = {row['n']})"
 
 
 def draw(pictures: list[dict], file: Path) -> None:
@@ -131,7 +157,9 @@ def draw(pictures: list[dict], file: Path) -> None:
     for column, picture in zip(grid.T, pictures, strict=True):
         for axes, counted in zip(column, (0, 1), strict=True):
             draw_curves(axes, picture["points"], counted)
-            axes.set(xlabel=f"minutes, {'with' if counted else 'without'} the recording of experts", xscale="log")
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_formatter("{x:g}")
+            axes.set_xlabel(f"minutes, {'with' if counted else 'without'} the recording of experts")
         column[0].set_title(picture["title"])
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy, %")

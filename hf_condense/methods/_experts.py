@@ -9,13 +9,13 @@ import shutil
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -118,19 +118,25 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
         weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
     share = files[run.accelerator.process_index :: run.accelerator.num_processes]
     recorder = _Recorder(run, recipe, config.snapshots, every, compiled)
-    _record_missing(run, share, recorder)
-    run.accelerator.wait_for_everyone()
-    _record_missing(run, files, recorder)
-    run.accelerator.wait_for_everyone()
+    for wanted in (share, files):
+        _together(run, partial(_record_missing, run, wanted, recorder))
     return found
 
 
 def check_experts(run: Run, config: ExpertConfig) -> None:
-    """Check, before anything is trained, the options that depend on each other or are another module's to judge.
+    """Check, before anything is trained, what depends on several options or is another module's to judge.
 
     Raises:
-        ValueError: If one is out of its range.
+        ValueError: If an option is out of its range, or the network has frozen parameters.
     """
+    frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...); experts and students are trained "
+            "in all of them. Give a network without frozen ones, or a method that needs no training, such as 'dm'"
+        )
+    if not math.isfinite(config.lr_expert):
+        raise ValueError(f"lr_expert should be finite; got {config.lr_expert!r}")
     if config.momentum_expert >= 1:
         raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
     if config.surrogate_gap and not config.flatness:
@@ -167,7 +173,7 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
     """Return where the experts of these options are kept; how many there are makes no difference."""
     key = content_key(
         format=FORMAT, content=run.source.content_hash, shape=list(run.source.image_shape),
-        whitening=run.source.whitening and run.source.whitening.digest, network=run.factory.name, seed=run.seed,
+        whitened=run.source.whitening is not None, network=run.factory.name, seed=run.seed,
         recipe=dataclasses.asdict(recipe), snapshots=config.snapshots, every=config.snapshot_every, compiled=compiled,
         device=run.device.type, torch=torch.__version__,
     )  # fmt: skip
@@ -186,9 +192,38 @@ def _passing_folder(run: Run) -> Path:
     return folder
 
 
+def _together(run: Run, work: Callable[[], None]) -> None:
+    """Let every process do its work, and wait for all: if it fails in one, it fails in all.
+
+    Raises:
+        NonFiniteLossError: If the weights of an expert of any process were not finite.
+    """
+    failed: NonFiniteLossError | None = None
+    try:
+        work()
+    except NonFiniteLossError as error:
+        failed = error
+    if run.accelerator.num_processes > 1:
+        from accelerate.utils import gather_object
+
+        told = [message for message in gather_object([failed and str(failed)]) if message]
+        failed = NonFiniteLossError(told[0]) if told else None
+    if failed is not None:
+        raise failed
+
+
+def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
+    """Tell whether a recorded file is there, and neither cut off nor of another shape."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return tuple(opened.get_slice("snapshots").get_shape()) == shape
+    except (OSError, SafetensorError):
+        return False
+
+
 def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
-    """Record those experts whose files are not there."""
-    missing = [file for file in files if not file.is_file()]
+    """Record those experts whose files are not there, or are damaged."""
+    missing = [file for file in files if not _is_whole(file, recorder.shape)]
     if not missing:
         return
     total = len(missing) * recorder.updates
@@ -196,7 +231,8 @@ def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
     with progress_bar(total, "Recording experts", "update", shown=shown) as bar:
         for file in missing:
             bar.set_postfix_str(f"expert {int(file.stem) + 1}", refresh=False)
-            recorder.record(file, bar.update)
+            if not _is_whole(file, recorder.shape):  # another run may have recorded it in the meantime
+                recorder.record(file, bar.update)
     size = sum(file.stat().st_size for file in missing) / 1e6
     logger.info("recorded %d experts in %s (%.1f MB)", len(missing), files[0].parent, size)
 
@@ -225,6 +261,11 @@ class _Recorder:
         return (self.snapshots - 1) * self.every
 
     @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Shape (S, P) of what is written."""
+        return self.snapshots, sum(p.numel() for p in self.net.parameters())
+
+    @cached_property
     def net(self) -> nn.Module:
         """One module, whose weights are overwritten, so that code is generated once."""
         return self.run.factory.build(self.run.seed, "template").to(self.run.device)
@@ -245,7 +286,7 @@ class _Recorder:
         """Train the expert whose number is the file's name, and write its snapshots."""
         expert = int(file.stem)
         self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
-        snapshots = torch.empty(self.snapshots, sum(p.numel() for p in self.net.parameters()))  # (S, P)
+        snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
         done = 0
 

@@ -29,7 +29,7 @@ QUICK: dict[str, object] = {
 
 
 @dataclass(frozen=True)
-class TrajectoryConfig(ExpertConfig, LearnedLabelConfig):
+class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     """Options of methods that train a student along expert trajectories."""
 
     lr_img: float = option(100.0, "Learning rate of the images, in normalised units; objectives are ratios.", gt=0)
@@ -115,15 +115,15 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             )
         if config.average >= 1:
             raise ValueError(f"average should be below 1, the weight of the past; got {config.average!r}")
+        check_experts(run, config)
         if config.zca:
             if run.clamped or run.factor > 1:
                 raise ValueError(
                     "zca=True learns images in whitened space, where pixels have no range and patches no meaning: "
                     f"it needs pixel_range='free' and factor=1; got {'valid' if run.clamped else 'free'!r} and "
-                    f"{run.factor}"
+                    f"{run.factor}. Pass zca=False, which presets may set, or leave those two out"
                 )
             run.whiten()
-        check_experts(run, config)
         return super().initialise(run)
 
     def prepare(self, run: Run) -> None:
@@ -195,7 +195,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         """Return the student's gradient on the whole batch, over all chunks and processes, without a graph: (P,)."""
         total = torch.zeros_like(vector)
         for classes in run.chunks():
-            total += self.chunk_gradient(run, vector, batch, classes, graph=False)
+            total += self.chunk_gradient(run, vector, batch, classes, graph=False).detach()
         return summed(run, total)
 
     def two_passes(

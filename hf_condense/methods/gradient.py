@@ -134,7 +134,7 @@ def batched_gradients(
 
 
 @dataclass(frozen=True)
-class GradientMatchingConfig(SiameseConfig, LearnedLabelConfig):
+class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     """Options of DC."""
 
     lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0)

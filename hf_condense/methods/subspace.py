@@ -130,11 +130,14 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     form: str = option(
         "free",
         "'free': the student moves as its gradients lead; each update of the images pulls its next step towards the "
-        "subspace. 'projected': it is put back into the subspace after each step. 'point': the gradient at a point "
+        "subspace. 'projected': it is put back into the subspaces after each step. 'point': the gradient at a point "
         "of the window should lie in the subspace. 'rollout': an update pulls all the student's steps at once.",
         choices=("free", "projected", "point", "rollout"),
     )
-    progress: float = option(1.0, "Weight of how far along the expert's way the student should be.", ge=0)
+    progress: float = option(
+        1.0, "Weight of how far along the expert's way the student should be; in 'point', of the gradient's direction.",
+        ge=0,
+    )  # fmt: skip
     blocks: str = option(
         "flat",
         "'flat': one subspace of all parameters. 'layer': one of every weight tensor, without biases and norms.",
@@ -191,6 +194,11 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
             "3,000 steps at width 32, 24 experts of 48 updates, falling rates: minutes on two cores.", _quick
         ),
     }
+
+    @property
+    def batch_real(self) -> int:
+        """Real rows of a class in a step: those of what is added."""
+        return 0 if self.config.beside == "none" else self.config.batch_real
 
     def prepare(self, run: Run) -> None:
         """Record the experts; make what is added, if anything is."""

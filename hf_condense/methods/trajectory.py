@@ -82,8 +82,8 @@ def _paper(setting: Setting) -> dict[str, object]:
 
 
 def _tesla_paper(setting: Setting) -> dict[str, object]:
-    """MTT's table but for the length and, for one image a class of few classes, a larger rate and later starts."""
-    values = {**_paper(setting), "steps": 10_000}
+    """MTT's table but for length and labels; for one image a class of few classes, a larger rate and later starts."""
+    values = {**_paper(setting), "steps": 10_000, "soft_labels": "teacher"}
     if _row(setting) == ("few classes", 1):
         values |= {"max_start": 5, "lr_img": 1000.0}
     return values
@@ -155,8 +155,8 @@ class TrajectoryMatching(StudentMatching):
         needed = self.graphs * self.config.student_steps * images * each
         if needed > 2 * memory_budget(run.device):
             logger.warning(
-                "%d student steps on %d images keep about %.1f GiB, more than is free; take fewer student_steps or a "
-                "batch_syn, or the method 'tesla', which keeps one step at a time",
+                "%d student steps on %d images keep about %.1f GiB, most of what is free; take fewer student_steps or "
+                "a batch_syn, or the method 'tesla', which keeps one step at a time",
                 self.config.student_steps, images, needed / 2**30,
             )  # fmt: skip
 
@@ -191,7 +191,10 @@ class ConstantMemoryMatching(StudentMatching):
     )
     presets: ClassVar[dict[str, Preset]] = {
         **TrajectoryMatching.presets,
-        "paper": Preset("10,000 steps; otherwise MTT's table, as the authors' code runs it (ICML 2023).", _tesla_paper),
+        "paper": Preset(
+            "10,000 steps, labels of a teacher; otherwise MTT's table, as in the authors' code (ICML 2023).",
+            _tesla_paper,
+        ),
     }
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
