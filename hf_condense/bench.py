@@ -87,7 +87,7 @@ class Bench:
         tested = len(self.test.images) * len(self.contenders)
         images = len(self.seeds) * (trained + tested / 2)
         each = activation_bytes(self.module, self.test.images.image_shape)
-        shapes = {min(c.rows, c.recipe.batch_size) for c in self.contenders}  # a forward alone is compiled in no time
+        shapes = {min(c.rows, c.recipe.batch_size) for c in self.contenders}  # forwards of tests are left out
         return compiling_pays(images * each, self.test.images.device, shapes=len(shapes))
 
     def cache_file(self, contender: Contender, s: int) -> Path | None:

@@ -14,8 +14,8 @@ CompileOption = Literal["auto"] | bool
 # On a CPU, activations that stay in cache win: about 64 images at width 32, 32 at width 128 (two cores, 32 x 32).
 _CPU_CACHE_BYTES = 64 * 2**20
 _CPU_MOST_IMAGES = 64
-# Compiling takes ten to twenty seconds of two cores for each shape of batch, and saves almost half of a training pass:
-# it pays from about this many bytes of activations, those of 75,000 images of 32 x 32 at width 32.
+# Compiling takes about ten seconds for each shape of batch, and saves almost half of a training pass (two cores): it
+# pays from about this many bytes of activations, those of 75,000 images of 32 x 32 at width 32.
 _COMPILE_PAYS_BYTES = 3e10
 
 
