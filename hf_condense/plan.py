@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         classes_per_chunk: Classes whose losses share one graph.
         images_per_forward: Images in one forward pass; 0 means all at once.
-        compile: Whether embeddings are compiled.
+        compile: Whether forwards are compiled, those that are differentiated no more than once.
     """
 
     classes_per_chunk: int

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
@@ -37,6 +39,25 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "trajectories": ({"method": "mtt", "classes": 5, "lr_lr": 1e-4, **TRAJECTORIES}, [PLENTY, PLENTY]),
     "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
     "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "a subspace, one class a chunk": ({"method": "esp", "classes": 5, "form": "projected", **TRAJECTORIES}, [1, 1]),
+    "a point": ({"method": "esp", "classes": 5, "form": "point", "batch_syn": 3, **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "a rollout": (
+        {"method": "esp", "classes": 3, "form": "rollout", "factor": 2, "average": 0.5, **TRAJECTORIES},
+        [PLENTY, PLENTY],
+    ),
+    "trajectories, labels and whitening": (
+        {
+            "method": "mtt",
+            "classes": 3,
+            "soft_labels": "learned",
+            "teacher_updates": 3,
+            "zca": True,
+            "pixel_range": "free",
+            "batch_syn": 4,
+            **TRAJECTORIES,
+        },
+        [PLENTY, PLENTY],
+    ),
     **{
         f"{method} with more processes than chunks": (
             {"method": method, "classes": 3, "network": "convnet-w8-d1-bn", **TRAJECTORIES},
@@ -97,18 +118,27 @@ def condense_all(folder: Path, rank: int) -> None:
         message = str(error)
     (folder / f"spoilt-{rank}.txt").write_text(message)
 
-    def diverge(recorder: _experts._Recorder, file: Path, advance: object) -> None:
+    for error in (NonFiniteLossError("the weights of an expert of process 1 are not finite"), OSError("disk full")):
+        message = "no error"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_experts._Recorder, "record", failing_on_process_1(error, rank))
+            try:
+                run_scenario("trajectories", rank)
+            except (NonFiniteLossError, RuntimeError, OSError) as caught:
+                message = f"{type(caught).__name__}: {caught}"
+        (folder / f"{type(error).__name__}-{rank}.txt").write_text(message)
+
+
+def failing_on_process_1(error: Exception, rank: int) -> Callable[..., None]:
+    """Return a recorder's method that fails on one process alone."""
+    record = _experts._Recorder.record
+
+    def recorded(recorder: _experts._Recorder, file: Path, advance: object) -> None:
         if rank == 1:
-            raise NonFiniteLossError("the weights of an expert of process 1 are not finite")
+            raise error
         record(recorder, file, lambda: None)
 
-    record, _experts._Recorder.record = _experts._Recorder.record, diverge  # type: ignore[method-assign]
-    message = "no error"
-    try:
-        run_scenario("trajectories", rank)
-    except NonFiniteLossError as error:
-        message = str(error)
-    (folder / f"diverged-{rank}.txt").write_text(message)
+    return recorded
 
 
 def mistaken(folder: Path, rank: int) -> None:

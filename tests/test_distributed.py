@@ -90,7 +90,8 @@ def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
     assert chunks == {
         "even": 2, "uneven": 3, "one class a chunk": 1, "memory differs": 1, "more processes than chunks": 3,
         "whole images": 2, "gradients": 3, "learned labels": 2, "moments": 3, "trajectories": 3,
-        "truncated trajectories": 1, "a subspace": 3, "mtt with more processes than chunks": 3,
+        "truncated trajectories": 1, "a subspace": 3, "a subspace, one class a chunk": 1, "a point": 3, "a rollout": 2,
+        "trajectories, labels and whitening": 2, "mtt with more processes than chunks": 3,
         "tesla with more processes than chunks": 3, "esp with more processes than chunks": 3,
     }  # fmt: skip
 
@@ -110,9 +111,15 @@ def test_not_a_number_on_one_process_ends_all(folder: Path) -> None:
         assert "not finite at step 2" in (folder / f"spoilt-{rank}.txt").read_text()
 
 
-def test_an_expert_that_diverges_on_one_process_ends_all(folder: Path) -> None:
-    for rank in (0, 1):
-        assert (folder / f"diverged-{rank}.txt").read_text() == "the weights of an expert of process 1 are not finite"
+def test_a_recording_that_fails_on_one_process_ends_all(folder: Path) -> None:
+    diverged, full = (
+        [(folder / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("NonFiniteLossError", "OSError")
+    )
+    assert diverged == ["NonFiniteLossError: the weights of an expert of process 1 are not finite"] * 2
+    assert full == [
+        "RuntimeError: recording experts failed in another process, by OSError: disk full",
+        "OSError: disk full",
+    ]
 
 
 def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) -> None:

@@ -197,17 +197,25 @@ def _together(run: Run, work: Callable[[], None]) -> None:
 
     Raises:
         NonFiniteLossError: If the weights of an expert of any process were not finite.
+        RuntimeError: If the work of another process failed in another way; here, the error is raised as it is.
     """
-    failed: NonFiniteLossError | None = None
+    failed: Exception | None = None
     try:
         work()
-    except NonFiniteLossError as error:
+    except Exception as error:
         failed = error
     if run.accelerator.num_processes > 1:
         from accelerate.utils import gather_object
 
-        told = [message for message in gather_object([failed and str(failed)]) if message]
-        failed = NonFiniteLossError(told[0]) if told else None
+        told = gather_object([None if failed is None else (type(failed).__name__, str(failed))])
+        if failed is None and (others := [report for report in told if report is not None]):
+            kind, message = others[0]
+            diverged = kind == NonFiniteLossError.__name__
+            failed = (
+                NonFiniteLossError(message)
+                if diverged
+                else RuntimeError(f"recording experts failed in another process, by {kind}: {message}")
+            )
     if failed is not None:
         raise failed
 
