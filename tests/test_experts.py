@@ -29,7 +29,9 @@ CONFIG = ExpertConfig(experts=3, snapshots=4, snapshot_every=2, lr_expert=0.05, 
 @pytest.fixture
 def run(tmp_path, monkeypatch) -> Run:
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
-    return objective_of_step(TrajectoryMatching, {"experts": 1, "snapshots": 3, "cache": False}, 0).run
+    return objective_of_step(
+        TrajectoryMatching, {"experts": 1, "snapshots": 3, "expert_span": 2, "cache": False}, 0
+    ).run
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Trajectory matching (MTT, TESLA) against slow references and closed forms."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,8 +11,11 @@ from hf_condense import api
 from hf_condense.architectures import WithEmbedding
 from hf_condense.condensed import CondensedDataset
 from hf_condense.method import Setting
+from hf_condense.methods._experts import ExpertConfig
+from hf_condense.methods._images import ImageConfig
 from hf_condense.methods.subspace import SubspaceProjection
 from hf_condense.methods.trajectory import ConstantMemoryMatching, TrajectoryMatching, distance_ratio
+from hf_condense.registry import get_method
 from hf_condense.testing import law_resume, quick_bench, toy_dataset
 from tests.reference import trajectory as reference
 from tests.students import Student, student
@@ -105,7 +110,7 @@ def test_gradient_of_a_linear_softmax_student_is_known() -> None:
     weight = window.points[0].reshape(3, -1)
     rows = made.images.detach().flatten(1)
     error = (rows @ weight.T).softmax(1) - torch.eye(3, dtype=torch.float64)[made.labels]
-    reached = weight - 0.01 * error.T @ rows / len(rows)
+    reached = weight - seen.method.config.lr_student * error.T @ rows / len(rows)
     target = window.points[-1].reshape(3, -1)
     wanted = (reached - target).square().sum() / (weight - target).square().sum()
     torch.testing.assert_close(seen.objective()[0], wanted, rtol=1e-7, atol=0)
@@ -287,3 +292,15 @@ def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expec
     assert constant["steps"] == 10_000
     if (ipc, classes) == (1, 10):
         assert (constant["max_start"], constant["lr_img"]) == (5, 1000)
+
+
+@pytest.mark.parametrize("preset", ["default", "quick"])
+@pytest.mark.parametrize("ipc", [1, 3, 4, 50])
+def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(preset: str, ipc: int) -> None:
+    of_experts = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
+    said = [get_method(name).presets[preset].values(Setting(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
+    shared = [{name: value for name, value in values.items() if name in of_experts} for values in said]
+    assert {"experts", "snapshots", "snapshot_every", "lr_expert", "network"} <= shared[0].keys()
+    assert shared[0] == shared[1] == shared[2]
+    for values in said:
+        assert values["expert_span"] + values["max_start"] <= values["snapshots"]

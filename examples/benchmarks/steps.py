@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if given.fast:
         given.methods, given.network, given.student_steps, given.updates = ["esp"], "convnet-w4", [2], 3
 
-    experts = {"experts": 1, "snapshots": 5, "snapshot_every": 1, **given.options}
+    experts = {"experts": 1, "snapshots": 5, "snapshot_every": 1, "expert_span": 4, **given.options}
     lines = []
     spawn = multiprocessing.get_context("spawn")
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.augment import Transform
 from hf_condense.flat import FlatNetwork
-from hf_condense.method import Loss, option
+from hf_condense.method import Loss, Setting, option
 from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, cross_entropy
 from hf_condense.rng import seeded_globals
@@ -21,11 +21,20 @@ if TYPE_CHECKING:
     from hf_condense.synthetic import SyntheticSet
 
 
-# What the presets `quick` share, minutes on two cores. Many short experts, as a few are soon learned by heart.
-QUICK: dict[str, object] = {
-    "network": "convnet-w32", "experts": 24, "snapshots": 13, "snapshot_every": 4, "lr_expert": 0.05,
-    "batch_expert": 128, "expert_span": 4, "max_start": 8, "lr_student": 0.03, "lr_img": 1000.0, "decay": True,
-}  # fmt: skip
+def few_images(setting: Setting) -> bool:
+    """Tell whether a set is so small that presets follow an expert for a short way; 1 and 10 a class were measured."""
+    return setting.ipc < 4
+
+
+def short_experts(setting: Setting) -> dict[str, Any]:
+    """Return what presets of all methods share, so that experts are recorded once.
+
+    They are many and short, as a few are soon learned by heart. More images can follow them for a longer way.
+    """
+    shared = {"snapshot_every": 4, "lr_expert": 0.05, "batch_expert": 128, "lr_img": 1000.0, "decay": True}
+    if few_images(setting):
+        return {**shared, "experts": 24, "snapshots": 13, "expert_span": 4, "max_start": 8, "lr_student": 0.03}
+    return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._trajectory import QUICK, TrajectoryConfig, TrajectoryMethod
+from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod, few_images, short_experts
 from hf_condense.methods.distribution import DistributionMatching
 from hf_condense.methods.mmd import KernelMoments
 
@@ -155,14 +155,16 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     batch_real: int = option(256, "Real images per class and step, for what is added; unused without.", ge=1)
 
 
-def _default(setting: Setting) -> dict[str, object]:
-    """Twenty experts."""
-    return {"steps": 2000}
+def _default(setting: Setting) -> dict[str, Any]:
+    """The usual width, more experts and twice the steps of `quick`."""
+    values = _quick(setting)
+    return {**values, "network": "convnet", "experts": 50, "steps": 2 * values["steps"]}
 
 
-def _quick(setting: Setting) -> dict[str, object]:
+def _quick(setting: Setting) -> dict[str, Any]:
     """Minutes on two cores."""
-    return {**QUICK, "steps": 3000, "student_steps": 12}
+    own = {"steps": 3000, "student_steps": 12} if few_images(setting) else {"steps": 1000, "student_steps": 24}
+    return {**short_experts(setting), **own, "network": "convnet-w32"}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
@@ -189,9 +191,9 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     )
     Config = SubspaceProjectionConfig
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("2,000 steps at width 128.", _default),
+        "default": Preset("`quick` at width 128, with 50 experts and twice the steps.", _default),
         "quick": Preset(
-            "3,000 steps at width 32, 24 experts of 48 updates, falling rates: minutes on two cores.", _quick
+            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates: minutes on two cores.", _quick
         ),
     }
 
