@@ -102,6 +102,8 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
 
     Raises:
         NonFiniteLossError: If the weights of an expert become NaN or infinite.
+        OSError: If they cannot be written.
+        RuntimeError: If another process failed in another way.
 
     Reference:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
@@ -182,14 +184,18 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
 
 def _passing_folder(run: Run) -> Path:
     """Make a folder that dies with the run, the same one for all processes of a machine."""
-    made = [mkdtemp(prefix="hf_condense-experts-")] if run.accelerator.is_main_process else [""]
+    made = [""]
+
+    def make() -> None:
+        if run.accelerator.is_main_process:
+            made[0] = mkdtemp(prefix="hf_condense-experts-")
+
+    _together(run, make)
     if run.accelerator.num_processes > 1:
         from accelerate.utils import broadcast_object_list
 
         broadcast_object_list(made)
-    folder = Path(made[0])
-    folder.mkdir(exist_ok=True)  # another machine has not got it yet
-    return folder
+    return Path(made[0])  # not there yet on another machine; who writes makes it
 
 
 def _together(run: Run, work: Callable[[], None]) -> None:
@@ -197,7 +203,7 @@ def _together(run: Run, work: Callable[[], None]) -> None:
 
     Raises:
         NonFiniteLossError: If the weights of an expert of any process were not finite.
-        RuntimeError: If the work of another process failed in another way; here, the error is raised as it is.
+        RuntimeError: If the work of another process failed in another way; where it failed, it raises its own error.
     """
     failed: Exception | None = None
     try:

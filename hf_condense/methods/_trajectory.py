@@ -37,6 +37,11 @@ def short_experts(setting: Setting) -> dict[str, Any]:
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
+def usual_width(quick: dict[str, Any]) -> dict[str, Any]:
+    """Return what the presets `default` make of `quick`: the usual width, more experts, twice the steps."""
+    return {**quick, "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
+
+
 @dataclass(frozen=True)
 class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     """Options of methods that train a student along expert trajectories."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.method import Loss, MethodInfo, Preset, Setting, option
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod, few_images, short_experts
+from hf_condense.methods._trajectory import TrajectoryConfig, TrajectoryMethod, few_images, short_experts, usual_width
 from hf_condense.methods.distribution import DistributionMatching
 from hf_condense.methods.mmd import KernelMoments
 
@@ -156,9 +156,8 @@ class SubspaceProjectionConfig(TrajectoryConfig):
 
 
 def _default(setting: Setting) -> dict[str, Any]:
-    """The usual width, more experts and twice the steps of `quick`."""
-    values = _quick(setting)
-    return {**values, "network": "convnet", "experts": 50, "steps": 2 * values["steps"]}
+    """`quick` on a larger scale."""
+    return usual_width(_quick(setting))
 
 
 def _quick(setting: Setting) -> dict[str, Any]:
@@ -191,7 +190,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     )
     Config = SubspaceProjectionConfig
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("`quick` at width 128, with 50 experts and twice the steps.", _default),
+        "default": Preset("`quick` at width 128, with 50 experts and twice the steps; not measured.", _default),
         "quick": Preset(
             "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates: minutes on two cores.", _quick
         ),

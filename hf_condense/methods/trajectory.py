@@ -17,6 +17,7 @@ from hf_condense.methods._trajectory import (
     few_images,
     short_experts,
     summed_with_graph,
+    usual_width,
 )
 from hf_condense.networks import activation_bytes
 from hf_condense.plan import memory_budget
@@ -96,9 +97,8 @@ def _tesla_paper(setting: Setting) -> dict[str, object]:
 
 
 def _default(setting: Setting) -> dict[str, Any]:
-    """The usual width, more experts and twice the steps of `quick`."""
-    values = _quick(setting)
-    return {**values, "network": "convnet", "experts": 50, "steps": 2 * values["steps"]}
+    """`quick` on a larger scale."""
+    return usual_width(_quick(setting))
 
 
 def _quick(setting: Setting) -> dict[str, Any]:
@@ -150,7 +150,7 @@ class TrajectoryMatching(StudentMatching):
         cost="experts once; a student's steps, all kept in memory, and a double backward through them",
     )
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("`quick` at width 128, with 50 experts and twice the steps.", _default),
+        "default": Preset("`quick` at width 128, with 50 experts and twice the steps; not measured.", _default),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).", _paper,
