@@ -8,8 +8,8 @@ import torch
 
 from hf_condense import Method, MethodConfig, MethodInfo, condense_dataset, register_method
 from hf_condense.demo_data import load_demo
-from hf_condense.method import Loss, option
-from hf_condense.run import Run
+from hf_condense.engine.method import Loss, option
+from hf_condense.engine.run import Run
 from hf_condense.testing import check_method
 
 

@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from hf_condense import condense_dataset
+from hf_condense.condensed.preview import comparison, grid
 from hf_condense.demo_data import load_demo
-from hf_condense.plots import comparison, grid
 
 
 def main(out: Path, steps: int) -> None:

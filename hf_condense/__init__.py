@@ -7,41 +7,49 @@ from hf_condense._version import __version__
 
 if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
-    from hf_condense.condensed import CondensedDataset
-    from hf_condense.errors import CondensedFormatError, NonFiniteLossError
-    from hf_condense.evaluating import Evaluation, evaluate
-    from hf_condense.hub import list_condensed
-    from hf_condense.method import Method, MethodConfig, MethodInfo, Selector
-    from hf_condense.registry import list_methods, register_method
-    from hf_condense.storage import load_condensed
+    from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError
+    from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.condensed.loading import list_condensed, load_condensed
+    from hf_condense.condensed.scores import Evaluation
+    from hf_condense.engine.method import Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
+    from hf_condense.engine.registry import list_methods, register_method
+    from hf_condense.engine.run import Run
+    from hf_condense.evaluation.evaluate import evaluate
 
-# Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module may bear a
-# public name: importing it would put the module in the place of the function.
+# Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
+# may bear a public name: importing it would put the module in the place of the function.
 _HOME = {
     "condense_dataset": "api",
-    "CondensedDataset": "condensed",
-    "CondensedFormatError": "errors",
-    "NonFiniteLossError": "errors",
-    "Evaluation": "evaluating",
-    "evaluate": "evaluating",
-    "list_condensed": "hub",
-    "Method": "method",
-    "MethodConfig": "method",
-    "MethodInfo": "method",
-    "Selector": "method",
-    "list_methods": "registry",
-    "register_method": "registry",
-    "load_condensed": "storage",
+    "CondensedDataset": "condensed.dataset",
+    "CondensedFormatError": "base.errors",
+    "NonFiniteLossError": "base.errors",
+    "Evaluation": "condensed.scores",
+    "evaluate": "evaluation.evaluate",
+    "list_condensed": "condensed.loading",
+    "load_condensed": "condensed.loading",
+    "Loss": "engine.method",
+    "Method": "engine.method",
+    "MethodConfig": "engine.method",
+    "MethodInfo": "engine.method",
+    "Preset": "engine.method",
+    "Selector": "engine.method",
+    "option": "engine.method",
+    "list_methods": "engine.registry",
+    "register_method": "engine.registry",
+    "Run": "engine.run",
 }
 
 __all__ = [
     "CondensedDataset",
     "CondensedFormatError",
     "Evaluation",
+    "Loss",
     "Method",
     "MethodConfig",
     "MethodInfo",
     "NonFiniteLossError",
+    "Preset",
+    "Run",
     "Selector",
     "__version__",
     "condense_dataset",
@@ -49,6 +57,7 @@ __all__ = [
     "list_condensed",
     "list_methods",
     "load_condensed",
+    "option",
     "register_method",
 ]
 

@@ -13,24 +13,27 @@ import datasets
 import torch
 from datasets.table import InMemoryTable
 
-from hf_condense.auto import choose
-from hf_condense.checkpoint import read_checkpoint
-from hf_condense.columns import check_dataset
-from hf_condense.condensed import CondensedDataset, decoded_rows
-from hf_condense.engine import Callback, Saving, optimise
-from hf_condense.initial import select_rows
-from hf_condense.method import Method, Selector, Setting
-from hf_condense.nearest import nearest_real
-from hf_condense.networks import NetworkSpec, activation_bytes, has_batch_statistics, network_factory
-from hf_condense.plan import CompileOption, Plan, make_plan, memory_budget
-from hf_condense.progress import say
-from hf_condense.provenance import completed, identity, make_recipe
-from hf_condense.recipe import Recipe
-from hf_condense.registry import canonical_name, get_method
-from hf_condense.run import Run, get_accelerator
-from hf_condense.settings import class_amounts, settle
-from hf_condense.source import ClassSource, checked_size, load_source
-from hf_condense.synthetic import CondensedTensors, round_robin
+from hf_condense.base.devices import CompileOption, memory_budget
+from hf_condense.base.processes import get_accelerator
+from hf_condense.base.progress import say
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import decoded_rows
+from hf_condense.condensed.tensors import CondensedTensors, round_robin
+from hf_condense.engine.auto import choose
+from hf_condense.engine.checkpoint import read_checkpoint
+from hf_condense.engine.copies import nearest_real
+from hf_condense.engine.initial import initial_set, select_rows
+from hf_condense.engine.loop import Callback, Saving, optimise
+from hf_condense.engine.method import Method, Selector, Setting
+from hf_condense.engine.plan import Plan, make_plan
+from hf_condense.engine.provenance import completed, identity, make_recipe
+from hf_condense.engine.registry import canonical_name, get_method
+from hf_condense.engine.run import Run
+from hf_condense.engine.settings import class_amounts, settle
+from hf_condense.networks.factory import NetworkSpec, activation_bytes, has_batch_statistics, network_factory
+from hf_condense.source.class_source import ClassSource, checked_size, load_source
+from hf_condense.source.columns import check_dataset
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,9 +123,13 @@ def condense_dataset(
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
-            dataset, image_column=image_column, label_column=label_column, image_size=image_size, cache=cache,
+            dataset,
+            image_column=image_column,
+            label_column=label_column,
+            image_size=image_size,
+            cache=cache,
             progress=progress and accelerator.is_local_main_process,
-        ).to(accelerator.device)  # fmt: skip
+        ).to(accelerator.device)
     _warn_of_absent(source)
 
     amounts = class_amounts(ipc, source)
@@ -136,13 +143,22 @@ def condense_dataset(
     chosen = cls(cls.Config.build(settings.options))
     channels, height, width = source.image_shape
     run = Run(
-        dataset=dataset, source=source, accelerator=accelerator, seed=seed, ipc=amounts, factor=settings.factor,
+        dataset=dataset,
+        source=source,
+        accelerator=accelerator,
+        seed=seed,
+        ipc=amounts,
+        factor=settings.factor,
         factory=network_factory(
             settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
         ),
-        clamped=settings.pixel_range == "valid", plan=Plan(1, 0, False), cache=cache, progress=progress,
+        clamped=settings.pixel_range == "valid",
+        plan=Plan(1, 0, False),
+        start=initial_set,
+        cache=cache,
+        progress=progress,
         compile=compile,
-    )  # fmt: skip
+    )
     size = checked_size(image_size)
     recipe = make_recipe(run, chosen, settings, method=canonical_name(cls), preset=preset, image_size=size)
 

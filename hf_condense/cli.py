@@ -20,7 +20,7 @@ from hf_condense.cli_text import facts_table, method_text, table
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
-    from hf_condense.condensed import CondensedDataset
+    from hf_condense.condensed.dataset import CondensedDataset
 
 # The demo: what fits into two minutes on two cores.
 DEMO_METHOD = "dm"
@@ -95,16 +95,29 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     started = time.perf_counter()
     ds = load_demo()
     small = condense_dataset(
-        ds["train"], DEMO_METHOD, ipc, network=DEMO_NETWORK, steps=steps, batch_real=DEMO_BATCH_REAL,
-        augment=DEMO_AUGMENT, cache=False,
+        ds["train"],
+        DEMO_METHOD,
+        ipc,
+        network=DEMO_NETWORK,
+        steps=steps,
+        batch_real=DEMO_BATCH_REAL,
+        augment=DEMO_AUGMENT,
+        cache=False,
         progress=not quiet,
-    )  # fmt: skip
+    )
     click.echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
     click.echo(f"Training {seeds} networks ({DEMO_NETWORK}) on them, on random rows and on the whole excerpt ...")
     evaluation = evaluate(
-        small, ds["test"], networks=(DEMO_NETWORK,), epochs=DEMO_EPOCHS, max_updates=max_updates, seeds=seeds,
-        baselines=("random", "full"), cache=False, progress=not quiet,
-    )  # fmt: skip
+        small,
+        ds["test"],
+        networks=(DEMO_NETWORK,),
+        epochs=DEMO_EPOCHS,
+        max_updates=max_updates,
+        seeds=seeds,
+        baselines=("random", "full"),
+        cache=False,
+        progress=not quiet,
+    )
     click.echo(f"\n{evaluation}\n")
     folder = small.save_condensed(out, overwrite=True)
     small.preview().save(out / PREVIEW)
@@ -212,10 +225,14 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
 @click.option(
-    "--baseline", "baselines", multiple=True, metavar="NAME", default=("random",),
+    "--baseline",
+    "baselines",
+    multiple=True,
+    metavar="NAME",
+    default=("random",),
     help="What to compare with: random (rows), full (the whole set), a coreset such as herding or kcenter; repeatable. "
     "none: nothing.",
-)  # fmt: skip
+)
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def evaluate_command(
@@ -265,7 +282,7 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
 def methods(pattern: str | None) -> None:
     """List the methods, or tell all about one: PATTERN is a name or a shell pattern such as '*m*'."""
     from hf_condense import list_methods
-    from hf_condense.registry import canonical_name, get_method
+    from hf_condense.engine.registry import canonical_name, get_method
 
     found = list_methods(pattern)
     if not found and pattern is not None:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hf_condense.condensed import CondensedDataset
-    from hf_condense.method import MethodInfo
+    from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.engine.method import MethodInfo
 
 
 def facts_table(small: CondensedDataset) -> str:
@@ -37,7 +37,7 @@ def method_text(info: MethodInfo) -> str:
     """Return all about one method: summary, paper, options, presets."""
     import dataclasses
 
-    from hf_condense.registry import get_method
+    from hf_condense.engine.registry import get_method
 
     cls = get_method(info.name)
     lines = [

@@ -14,18 +14,23 @@ import torch
 from PIL import Image
 
 from hf_condense.api import condense_dataset
-from hf_condense.condensed import CondensedDataset
-from hf_condense.method import Method
-from hf_condense.registry import get_method
-from hf_condense.run import Run
-from hf_condense.source import load_source
-from hf_condense.storage import load_condensed
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.loading import load_condensed
+from hf_condense.engine.method import Method
+from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
+from hf_condense.source.class_source import load_source
 
 # Options that make a method quick, where it has them.
 _SMALL = {
-    "steps": 4, "batch_real": 6, "feature_updates": 3, "experts": 2, "snapshots": 6, "snapshot_every": 2,
+    "steps": 4,
+    "batch_real": 6,
+    "feature_updates": 3,
+    "experts": 2,
+    "snapshots": 6,
+    "snapshot_every": 2,
     "student_steps": 3,
-}  # fmt: skip
+}
 
 
 def toy_dataset(

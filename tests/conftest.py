@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.hub_fixtures import ENDPOINT, hub  # noqa: F401 (a fixture; it imports neither library before it is used)
-from tests.programs import program  # noqa: F401 (the same)
+from tests.support.command_line import program  # noqa: F401 (the same)
+from tests.support.hub_fixtures import ENDPOINT, hub  # noqa: F401 (a fixture; it imports neither library before it is used)
 
 # The Hugging Face libraries read these when they are imported, so they are set before anything imports them.
 _read_too_early = {"datasets", "huggingface_hub"} & sys.modules.keys()

@@ -17,9 +17,9 @@ from PIL import Image as Pictures
 from torch import nn
 
 from hf_condense.api import condense_dataset
-from hf_condense.source import load_source
+from hf_condense.source.class_source import load_source
 from hf_condense.testing import toy_dataset
-from tests.picture_sets import encoded, noise, picture_set, read
+from tests.support.picture_sets import encoded, noise, picture_set, read
 
 TOY = toy_dataset(names=("cat", "dog", "eel"))
 PNG, JPEG = encoded(noise(9, 7, 3)), encoded(noise(9, 7, 3), "JPEG")
@@ -60,7 +60,7 @@ DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] 
     "no label at all": (ValueError, lambda: TOY.select_columns("image"), ("a ClassLabel", "'image' (Image)")),
     "images": (ValueError, both_twice, ("several", "an Image: 'a', 'b'", "image_column=")),
     "labels": (ValueError, lambda: both_twice().remove_columns("b"), ("several", "'x', 'y'", "label_column=")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("case", DATASETS)
@@ -241,7 +241,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"ipc": {"cat": 1, "dog": 0, "eel": 1}}, ("at least 1", "0", "'dog'")),
     (ValueError, {"ipc": {"cat": 1, "dog": 1, "eel": 13}}, ("ipc=13", "12 rows", "'eel'")),
     (TypeError, {"ipc": {"cat": 1, "dog": "1", "eel": 1}}, ("an integer", "'1' (str)", "'dog'")),
-]  # fmt: skip
+]
 
 
 def spelled(options: dict[str, Any]) -> str:

@@ -14,7 +14,7 @@ from PIL import Image
 
 from hf_condense import __version__, list_methods, load_condensed
 from hf_condense.cli import _option, main
-from tests.programs import Program
+from tests.support.command_line import Program
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")

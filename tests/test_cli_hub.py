@@ -11,7 +11,7 @@ from huggingface_hub import HfApi
 from PIL import Image
 
 from hf_condense import list_condensed, load_condensed
-from tests.condensed_sets import assert_same, make_coreset, make_set
+from tests.support.condensed_sets import assert_same, make_coreset, make_set
 
 
 @pytest.fixture

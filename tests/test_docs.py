@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import hf_condense
-from hf_condense.registry import list_methods
+from hf_condense.engine.registry import list_methods
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()

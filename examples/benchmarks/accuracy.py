@@ -14,8 +14,8 @@ import datasets
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
-from hf_condense.method import Selector
-from hf_condense.registry import get_method
+from hf_condense.engine.method import Selector
+from hf_condense.engine.registry import get_method
 
 
 def main(argv: list[str] | None = None) -> list[dict]:

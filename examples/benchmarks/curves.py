@@ -23,12 +23,13 @@ from typing import Any
 import datasets
 
 from hf_condense import condense_dataset, evaluate
-from hf_condense.cache import cache_folder
-from hf_condense.condensed import CondensedDataset, decoded_rows
+from hf_condense.base.cache import cache_folder
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.rows import decoded_rows
+from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.demo_data import load_demo
-from hf_condense.registry import get_method
-from hf_condense.run import Run
-from hf_condense.synthetic import CondensedTensors
+from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
 
 BASELINES = ("random", "herding")
 
@@ -133,9 +134,15 @@ def scores(
 ) -> list[dict]:
     """Evaluate a set, and the baselines beside it."""
     table = evaluate(
-        small, test, networks=given.network, recipe=given.recipe, epochs=given.epochs, seeds=given.seeds,
-        augment="none", baselines=baselines,
-    )  # fmt: skip
+        small,
+        test,
+        networks=given.network,
+        recipe=given.recipe,
+        epochs=given.epochs,
+        seeds=given.seeds,
+        augment="none",
+        baselines=baselines,
+    )
     return table.to_records()
 
 

@@ -12,11 +12,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from hf_condense import condense_dataset, evaluate
-from hf_condense.card import default_config
-from hf_condense.card_text import PREVIEW
+from hf_condense.condensed.card.render import default_config, render
+from hf_condense.condensed.facts import PREVIEW, read_facts
+from hf_condense.condensed.folder import list_sets, read_card
 from hf_condense.demo_data import load_demo
-from hf_condense.packing import read_facts
-from hf_condense.storage import list_sets, read_card, render_card
 
 
 def make_card(folder: Path, out: Path) -> Path:
@@ -30,7 +29,7 @@ def make_card(folder: Path, out: Path) -> Path:
             (out / folder.name / name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name / PREVIEW, out / folder.name / name / PREVIEW)
     card = out / f"{folder.name}.md"
-    text = render_card(sets, None, default=default, place=f"path/to/{folder.name}", pictures=f"{folder.name}/")
+    text = render(sets, None, default=default, place=f"path/to/{folder.name}", pictures=f"{folder.name}/")
     card.write_text(text, encoding="utf-8")
     return card
 

@@ -15,7 +15,7 @@ import torch
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
-from hf_condense.registry import get_method
+from hf_condense.engine.registry import get_method
 
 # The recipe with which each paper evaluates.
 RECIPES = {"dc": "dc", "m3d": "idc"}  # others: dsa
@@ -68,9 +68,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
             minutes = (time.perf_counter() - started) / 60
             small.save_condensed(folder / "set", overwrite=True)
             table = evaluate(
-                small, ds["test"], networks=[given.network], recipe=RECIPES.get(method, "dsa"), seeds=given.seeds,
+                small,
+                ds["test"],
+                networks=[given.network],
+                recipe=RECIPES.get(method, "dsa"),
+                seeds=given.seeds,
                 epochs=2 if given.fast else None,
-            )  # fmt: skip
+            )
             published = PUBLISHED.get((method, name), {}).get(ipc, "none known")
             print(table)
             print(f"{method} ipc {ipc}: published {published}; {minutes:.1f} min of this call, {_memory()}", flush=True)

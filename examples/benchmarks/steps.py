@@ -18,7 +18,7 @@ import torch
 
 from hf_condense import condense_dataset
 from hf_condense.demo_data import load_demo
-from hf_condense.run import Run
+from hf_condense.engine.run import Run
 
 
 def measure(dataset: str | None, method: str, ipc: int, network: str, updates: int, options: dict) -> tuple:

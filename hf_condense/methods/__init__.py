@@ -1,1 +1,1 @@
-"""The methods, one file each. `hf_condense.registry` lists them."""
+"""The methods, one file each. `hf_condense.engine.registry` lists them."""

@@ -19,19 +19,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_condense.augment import Augmentation
-from hf_condense.cache import atomic_file, cache_enabled, cache_folder, content_key
-from hf_condense.errors import NonFiniteLossError
-from hf_condense.flat import parameter_vector
-from hf_condense.method import option
+from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.base.devices import compiling_pays
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.progress import progress_bar
+from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
-from hf_condense.networks import activation_bytes
-from hf_condense.plan import compiling_pays
-from hf_condense.progress import progress_bar
-from hf_condense.training import TrainingRecipe, TrainingSet, chunk_size, train_network
+from hf_condense.networks.augment import Augmentation
+from hf_condense.networks.factory import activation_bytes
+from hf_condense.networks.flat import parameter_vector
+from hf_condense.networks.training import TrainingRecipe, TrainingSet, chunk_size, train_network
 
 if TYPE_CHECKING:
-    from hf_condense.run import Run
+    from hf_condense.engine.run import Run
 
 logger = logging.getLogger("hf_condense")
 
@@ -57,9 +57,10 @@ class ExpertConfig(ImageConfig):
         "Augmentation under which experts are trained: families joined by _, or 'none'; each image draws its own.",
     )
     flatness: float = option(
-        0.0, "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Doubles their cost.",
+        0.0,
+        "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Doubles their cost.",
         ge=0,
-    )  # fmt: skip
+    )
     surrogate_gap: float = option(
         0.0, "Weight of the surrogate gap (GSAM), which looks for flatter minima still; needs a flatness.", ge=0
     )
@@ -155,11 +156,17 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
     """Return how experts are trained: plain SGD at a constant rate, for as long as snapshots are taken."""
     updates = (config.snapshots - 1) * every
     return TrainingRecipe(
-        "expert", epochs=math.ceil(updates / math.ceil(rows / config.batch_expert)), batch_size=config.batch_expert,
-        lr=config.lr_expert, momentum=config.momentum_expert, weight_decay=0.0, milestones=(),
+        "expert",
+        epochs=math.ceil(updates / math.ceil(rows / config.batch_expert)),
+        batch_size=config.batch_expert,
+        lr=config.lr_expert,
+        momentum=config.momentum_expert,
+        weight_decay=0.0,
+        milestones=(),
         augment=None if config.augment_expert in ("", "none") else config.augment_expert,
-        flatness=config.flatness, surrogate_gap=config.surrogate_gap,
-    )  # fmt: skip
+        flatness=config.flatness,
+        surrogate_gap=config.surrogate_gap,
+    )
 
 
 def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
@@ -174,11 +181,19 @@ def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
 def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compiled: bool) -> Path:
     """Return where the experts of these options are kept; how many there are makes no difference."""
     key = content_key(
-        format=FORMAT, content=run.source.content_hash, shape=list(run.source.image_shape),
-        whitened=run.source.whitening is not None, network=run.factory.name, seed=run.seed,
-        recipe=dataclasses.asdict(recipe), snapshots=config.snapshots, every=config.snapshot_every, compiled=compiled,
-        device=run.device.type, torch=torch.__version__,
-    )  # fmt: skip
+        format=FORMAT,
+        content=run.source.content_hash,
+        shape=list(run.source.image_shape),
+        whitened=run.source.whitening is not None,
+        network=run.factory.name,
+        seed=run.seed,
+        recipe=dataclasses.asdict(recipe),
+        snapshots=config.snapshots,
+        every=config.snapshot_every,
+        compiled=compiled,
+        device=run.device.type,
+        torch=torch.__version__,
+    )
     return cache_folder("experts") / key
 
 
@@ -319,8 +334,15 @@ class _Recorder:
         batch = min(self.recipe.batch_size, len(self.whole))
         with torch.enable_grad():
             train_network(
-                self.trainee, self.whole, self.recipe, self.run.seed, "expert", expert, max_updates=self.updates,
-                chunk=chunk_size(self.net, self.run.source.image_shape, batch), on_update=note,
-            )  # fmt: skip
+                self.trainee,
+                self.whole,
+                self.recipe,
+                self.run.seed,
+                "expert",
+                expert,
+                max_updates=self.updates,
+                chunk=chunk_size(self.net, self.run.source.image_shape, batch),
+                on_update=note,
+            )
         with atomic_file(file) as work:
             save_file({"snapshots": snapshots}, work)

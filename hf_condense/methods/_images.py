@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_condense.augment import Augmentation
-from hf_condense.method import Method, MethodConfig, option
-from hf_condense.teacher import teacher_logits
+from hf_condense.engine.method import Method, MethodConfig, option
+from hf_condense.engine.teacher import teacher_logits
+from hf_condense.networks.augment import Augmentation
 
 if TYPE_CHECKING:
-    from hf_condense.run import Run
-    from hf_condense.synthetic import SyntheticSet
+    from hf_condense.engine.run import Run
+    from hf_condense.engine.synthetic import SyntheticSet
 
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.augment import Transform
-from hf_condense.method import Loss, option
+from hf_condense.engine.method import Loss, option
 from hf_condense.methods._images import ImageConfig, ImageMethod
+from hf_condense.networks.augment import Transform
 
 if TYPE_CHECKING:
-    from hf_condense.run import Run
+    from hf_condense.engine.run import Run
 
 
 @dataclass(frozen=True)

@@ -31,9 +31,14 @@ def mean_loss(net: nn.Module, weights: Weights, step: Step, temperature: float =
 
 
 def trained(
-    net: nn.Module, start: Weights, steps: list[Step], rate: Tensor | float, temperature: float = 1.0,
-    *, unrolled: bool = True,
-) -> Weights:  # fmt: skip
+    net: nn.Module,
+    start: Weights,
+    steps: list[Step],
+    rate: Tensor | float,
+    temperature: float = 1.0,
+    *,
+    unrolled: bool = True,
+) -> Weights:
     """Train by plain gradient descent; without unrolling, the weights that gradients are taken at count as given."""
     weights = [w.clone().requires_grad_() for w in start]
     for step in steps:

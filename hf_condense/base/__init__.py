@@ -1,0 +1,1 @@
+"""What knows nothing of images: errors, checks, keyed randomness, the cache, progress, devices, processes."""

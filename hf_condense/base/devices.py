@@ -1,0 +1,34 @@
+"""What devices can do: memory that a step may use, and whether compiling pays."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Literal
+
+import psutil
+import torch
+
+CompileOption = Literal["auto"] | bool
+
+
+# Compiling takes about ten seconds for each shape of batch, and saves almost half of a training pass (two cores): it
+# pays from about this many bytes of activations, those of 75,000 images of 32 x 32 at width 32.
+_COMPILE_PAYS_BYTES = 3e10
+
+
+def memory_budget(device: torch.device) -> int:
+    """Return how many bytes a step may use: half of what is free now, down to a power of two."""
+    on_gpu = device.type == "cuda"
+    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    return 1 << max(20, (free // 2).bit_length() - 1)
+
+
+def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
+    """Tell whether compiling a network takes less time than it saves; a rule for CPUs, never true elsewhere.
+
+    Args:
+        work: Bytes of activations that its forwards compute in all.
+        device: Where it runs.
+        shapes: Shapes of the batches; code is compiled for each.
+    """
+    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None

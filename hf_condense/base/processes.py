@@ -1,0 +1,49 @@
+"""What several processes of one run share."""
+
+from __future__ import annotations
+
+import atexit
+import os
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
+    """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
+
+    Raises:
+        RuntimeError: If several processes were launched but would not know of each other, so that each would act
+            as the main one; or if half precision was asked for on a CPU.
+    """
+    # Imported here because it takes longer than the whole package.
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    if accelerator is None:
+        cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+        joined = bool(AcceleratorState._shared_state)
+        if cpu_group and not joined:
+            # Functions there take the group of the moment as a default and would keep it alive; imported before it is.
+            from torch.distributed import nn as _functions  # noqa: F401
+
+            atexit.register(_leave_group)
+        accelerator = Accelerator() if joined or not cpu_group else Accelerator(cpu=True)
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != launched:
+        raise RuntimeError(
+            f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
+            "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
+        )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
+    return accelerator
+
+
+def _leave_group() -> None:
+    """End the threads of a group of CPU processes: one that outlives the interpreter may abort the process."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

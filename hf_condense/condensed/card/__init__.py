@@ -1,0 +1,1 @@
+"""The card of a folder or repository of condensed sets."""

@@ -1,0 +1,268 @@
+"""The finished artefact: a `datasets.Dataset` that carries its exact tensors and its recipe."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import datasets
+from PIL import Image
+
+from hf_condense.condensed.folder import save
+from hf_condense.condensed.hub.publish import Publication, push
+from hf_condense.condensed.preview import first_images
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import Parts
+from hf_condense.condensed.scores import Evaluation
+from hf_condense.condensed.tensors import CondensedTensors
+
+if TYPE_CHECKING:
+    from huggingface_hub import CommitInfo
+
+_OWN = ("synthetic", "recipe", "source")
+_KEEPS_TYPE = frozenset(
+    {"with_format", "set_format", "reset_format", "with_transform", "set_transform", "formatted_as"}
+)
+
+
+class CondensedDataset(datasets.Dataset):
+    """A condensed set: rows for any training script, exact tensors and the recipe beside them.
+
+    The rows are 8-bit images (real rows for a coreset). Formatting, copying and pickling keep this type; whatever
+    changes rows or columns (`map`, `select`, `filter`, `rename_column`, ...) returns a plain `Dataset`, so that rows
+    and tensors never disagree. Copies share the tensors, as they share the Arrow table.
+
+    Attributes:
+        synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
+        recipe: How the set was made.
+        source: The real training set it was made from; in memory only, neither pickled nor saved.
+    """
+
+    synthetic: CondensedTensors
+    recipe: Recipe
+    source: datasets.Dataset | None
+
+    @classmethod
+    def from_parts(
+        cls, rows: datasets.Dataset, tensors: CondensedTensors, recipe: Recipe, source: datasets.Dataset | None = None
+    ) -> CondensedDataset:
+        """Join rows, tensors and recipe; the order of the rows is kept.
+
+        Args:
+            rows: `decoded_rows` of a synthetic set, real rows for a coreset; one for each decoded image.
+            tensors: Exact tensors, sorted by class.
+            recipe: How they were made.
+            source: The real training set, or None.
+
+        Raises:
+            ValueError: If the number of rows is not that of the decoded images.
+        """
+        decoded = len(tensors.images) * tensors.factor**2
+        if len(rows) != decoded:
+            raise ValueError(f"{len(rows)} rows for {decoded} decoded images; there should be one for each")
+        made = cls.__new__(cls)
+        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source})
+        return made
+
+    def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
+        """Return the first images of every class as one picture, a row for each class.
+
+        Args:
+            per_class: Images shown of a class, >= 1.
+            max_classes: Classes shown, in label order, >= 1.
+        """
+        return first_images(self.synthetic, per_class, max_classes=max_classes)
+
+    def with_evaluation(self, table: Evaluation) -> CondensedDataset:
+        """Return the set with measured accuracies in its recipe, so that its card shows them once saved or pushed.
+
+        Args:
+            table: What `evaluate` returned for this set; `evaluate(..., eight_bit=True)` also measures what users of
+                `load_dataset` get. It replaces what was measured before.
+
+        Raises:
+            TypeError: If `table` is no `Evaluation`.
+            ValueError: If it is about another set.
+
+        Example:
+            >>> from hf_condense import condense_dataset, evaluate
+            >>> from hf_condense.demo_data import load_demo
+            >>> ds = load_demo()
+            >>> small = condense_dataset(ds["train"], "random", ipc=1, progress=False)
+            >>> table = evaluate(small, ds["test"], networks="convnet-w4", recipe="dc", epochs=1, progress=False)
+            >>> len(small.with_evaluation(table).recipe.evaluation)
+            2
+        """
+        if not isinstance(table, Evaluation):
+            raise TypeError(f"with_evaluation takes what evaluate returns; got {table!r:.80} ({type(table).__name__})")
+        if (own := self.recipe.config_name) not in (names := list(dict.fromkeys(score.set for score in table.scores))):
+            raise ValueError(f"the evaluation should be that of {own!r}; got one of {', '.join(map(repr, names))}")
+        measured = copy.copy(self)
+        measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
+        return measured
+
+    def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the set into a folder that `load_condensed` and plain `datasets.load_dataset` read.
+
+        A folder holds any number of sets; the first one stays the default. The folder is what a Hub repository holds.
+
+        Args:
+            folder: Created if missing. A README.md that is there keeps its text.
+            overwrite: Replace a set of the same name that was made in another way.
+
+        Returns:
+            The folder of this set, `folder/<config>`.
+
+        Raises:
+            FileExistsError: If another set of the same name is there and `overwrite` is False.
+            OSError: If writing failed; what was there before is untouched.
+        """
+        return save(self.parts, Path(folder), overwrite=overwrite)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        config_name: str | None = None,
+        set_default: bool | None = None,
+        split: str | None = None,
+        data_dir: str | None = None,
+        commit_message: str | None = None,
+        commit_description: str | None = None,
+        private: bool | None = None,
+        token: str | bool | None = None,
+        revision: str | None = None,
+        create_pr: bool | None = False,
+        max_shard_size: int | str | None = None,
+        num_shards: int | None = None,
+        embed_external_files: bool = True,
+        num_proc: int | None = None,
+        *,
+        license: str | None = None,
+        replace_card: bool = False,
+        overwrite: bool = False,
+        extra_splits: Mapping[str, datasets.Dataset] | None = None,
+    ) -> CommitInfo:
+        """Publish the set in a dataset repository on the Hub: exact tensors, recipe, Parquet and card in one commit.
+
+        Anyone reads it back with `load_condensed(repo_id)`, and its 8-bit rows with plain
+        `datasets.load_dataset(repo_id, split="train")`. A repository holds any number of sets, and what else is in it
+        stays. Publishing what is there already makes no commit. Interrupted, the same call completes it.
+
+        Args:
+            repo_id: `"user/name"`, or `"name"` for the user who is logged in; created if missing.
+            config_name: Name of the set in the repository. Default: `{method}_ipc{n}`.
+            set_default: Make it the set that is loaded without a name. The first one is, until another is made it.
+            split: Only `"train"`: a condensed set is for training.
+            data_dir: Cannot be chosen; files are in the folder `config_name`.
+            commit_message: Title of the commit. Default: `"Upload {config_name}"`.
+            commit_description: Its text.
+            private: Make a new repository private. Default: as the owner's settings say.
+            token: Token with write access. Default: the one of `hf auth login` or `HF_TOKEN`.
+            revision: Branch to push to, made if missing. Default: the main branch.
+            create_pr: Open a pull request instead of changing the branch.
+            max_shard_size: Cannot be chosen, nor can `num_shards` and `num_proc`: a set is one small file.
+            num_shards: See `max_shard_size`.
+            embed_external_files: Only True: what is published holds its images.
+            num_proc: See `max_shard_size`.
+            license: Licence in the card's metadata. Default: what is there, else that of the source, if known.
+            replace_card: Write the card anew. Default: keep its text and metadata but for our part.
+            overwrite: Replace a set of the same name that was made in another way.
+            extra_splits: Split name to rows that are published beside the set as they are, for example
+                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. Default: those
+                that are there stay; `{}` removes them.
+
+        Returns:
+            The commit, or the latest one if there was nothing to change.
+
+        Raises:
+            TypeError: If a split is no `Dataset`.
+            ValueError: If a name or value is not usable, or the set cannot be written exactly.
+            FileExistsError: If another set of the same name, or data without a card, is there; nothing was changed.
+            CondensedFormatError: If the card or another set there cannot be read; nothing was changed.
+            PermissionError: If the token is missing or may not write.
+            FileNotFoundError: If the repository is private and not yours, or a pull request is missing.
+            ConnectionError: If the Hub cannot be reached, or does not answer; the message says how to go on.
+
+        Example:
+            >>> small.push_to_hub("me/cifar10-condensed", private=True)  # doctest: +SKIP
+            >>> small.push_to_hub("me/cifar10-condensed", extra_splits={"test": ds["test"]})  # doctest: +SKIP
+        """
+        fixed = {
+            "split": (split, ("train",)),
+            "data_dir": (data_dir, ()),
+            "max_shard_size": (max_shard_size, ()),
+            "num_shards": (num_shards, (1,)),
+            "embed_external_files": (embed_external_files, (True,)),
+            "num_proc": (num_proc, ()),
+        }
+        for name, (given, possible) in fixed.items():
+            if given is not None and given not in possible:
+                raise ValueError(f"{name}={given!r}: a condensed set has one small train split; leave {name} out")
+        how = Publication(
+            private=private,
+            token=token,
+            revision=revision,
+            create_pr=bool(create_pr),
+            commit_message=commit_message,
+            commit_description=commit_description,
+            set_default=bool(set_default),
+            license=license,
+            replace_card=replace_card,
+            overwrite=overwrite,
+            extra_splits=extra_splits,
+        )
+        return push(self.parts, repo_id, config_name, how)
+
+    def __repr__(self) -> str:
+        return f"Condensed{super().__repr__()}"
+
+    def __copy__(self) -> CondensedDataset:
+        new = type(self).__new__(type(self))
+        new.__setstate__(dict(self.__dict__))
+        return new
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> CondensedDataset:
+        memo.update({id(shared): shared for shared in (self.synthetic, self.source)})
+        new = type(self).__new__(type(self))
+        new.__setstate__(copy.deepcopy(self.__dict__, memo))
+        return new
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "source": None}
+
+    @property
+    def parts(self) -> Parts:
+        """Rows, tensors and recipe, each on its own."""
+        return Parts(self._plain(), self.synthetic, self.recipe)
+
+    def _plain(self) -> datasets.Dataset:
+        """Return the rows as a plain `Dataset` that shares table, format and search indexes."""
+        plain = datasets.Dataset.__new__(datasets.Dataset)
+        plain.__setstate__({name: value for name, value in self.__dict__.items() if name not in _OWN})
+        return plain
+
+
+def _on_plain_rows(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Make a method of `Dataset` run on the plain rows of a condensed set."""
+
+    @functools.wraps(method)
+    def run(self: CondensedDataset, *args: Any, **kwargs: Any) -> Any:
+        return method(self._plain(), *args, **kwargs)
+
+    return run
+
+
+for _name in dir(datasets.Dataset):
+    # By what Dataset has, not by a list of names: a method of a newer `datasets` must not carry stale tensors along.
+    if _name.startswith("_") or _name in _KEEPS_TYPE or _name in vars(CondensedDataset):
+        continue
+    _member = inspect.getattr_static(datasets.Dataset, _name)
+    if isinstance(_member, (classmethod, staticmethod)):
+        setattr(CondensedDataset, _name, staticmethod(getattr(datasets.Dataset, _name)))
+    elif inspect.isfunction(_member):
+        setattr(CondensedDataset, _name, _on_plain_rows(_member))

@@ -1,0 +1,1 @@
+"""Condensed sets on the Hub."""

@@ -1,0 +1,94 @@
+"""Loading condensed sets, from a folder or from the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.folder import is_repository, list_sets, pick, resolve_folder
+from hf_condense.condensed.hub.errors import plain_words
+from hf_condense.condensed.hub.repository import MAIN, Repository, client, download, set_names
+from hf_condense.condensed.packing import unpack
+
+
+def load_condensed(
+    path_or_repo: str | Path,
+    name: str | None = None,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> CondensedDataset:
+    """Load a condensed set exactly as it was made: float pixels, labels, recipe, rows.
+
+    Nothing that is read is trusted: no code is run, no path from inside a file is followed, sizes are checked before
+    memory is taken.
+
+    Args:
+        path_or_repo: A folder of sets, the folder of one set, or, as text, a dataset repository `"user/name"` on the
+            Hub. A folder that exists comes first. Of a repository only the files of one set are fetched, all of one
+            commit; they are kept, and read without a connection next time.
+        name: Which set. None: the default of the card, else the only one there is.
+        revision: Branch, tag or commit of a Hub repository. Default: its main branch. A branch can move: give a commit
+            to get the same set for ever.
+        token: Token for a Hub repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+        cache_dir: Where files of a Hub repository are kept. Default: the Hub's own cache.
+        local_files_only: Do not ask the Hub; take what is kept, by the card that is kept.
+
+    Returns:
+        The set; a synthetic set's rows are made from its tensors, a coreset's are those that were stored.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, repository or revision, or offline and not kept from earlier.
+        PermissionError: If the token is missing or may not read.
+        ConnectionError: If the Hub cannot be reached.
+        ValueError: If there is no set of this name, or several and no default.
+        CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
+    """
+    if is_repository(path_or_repo):
+        folder = download(
+            str(path_or_repo),
+            name,
+            revision=revision,
+            token=token,
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+        )
+    else:
+        folder = pick(resolve_folder(path_or_repo), name)
+    return CondensedDataset.from_parts(*unpack(folder))
+
+
+def list_condensed(
+    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+) -> list[str]:
+    """Return the names of the condensed sets in a folder or in a dataset repository on the Hub, sorted.
+
+    Args:
+        path_or_repo: A folder, or a repository `"user/name"`; a folder that exists comes first.
+        revision: Branch, tag or commit of a repository. Default: its main branch.
+        token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+
+    Returns:
+        The names that `load_condensed` takes; none if there is no condensed set.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, repository or revision.
+        PermissionError: If the token is missing or may not read.
+        ConnectionError: If the Hub cannot be reached.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
+        >>> list_condensed(folder)
+        ['random_ipc1']
+    """
+    if not is_repository(path_or_repo):
+        return list_sets(resolve_folder(path_or_repo))
+    repository = Repository(client(token), str(path_or_repo), revision or MAIN)
+    with plain_words(repository.name, revision):
+        return set_names(repository.files())

@@ -1,0 +1,101 @@
+"""Pictures of sets: a grid with a row for each class, and two such grids side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+from torchvision.utils import make_grid
+
+from hf_condense.condensed.tensors import CondensedTensors, decode, turns_of
+
+_SEEN_SIDE = 56  # pixels: smaller images are enlarged by a whole factor to about this side
+_GAP = 2
+_BLANK = 1.0  # white, in pixel units
+
+
+def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, max_classes: int = 100) -> Image.Image:
+    """Return images as one picture: a row for each class if labels are given, else rows of `per_class` images.
+
+    Small images are enlarged by a whole factor without smoothing, so that their pixels are seen as they are.
+
+    Args:
+        images: At least one image, in pixel units; values outside [0, 1] are clipped.
+        labels: Class of every image, or None.
+        per_class: Images in a row, >= 1; a class with fewer leaves the rest of its row white, one with more is cut.
+        max_classes: Classes shown, in label order, so that a thousand classes still make a picture.
+
+    Shapes:
+        images (N, C, H, W) with C of 1 or 3; labels (N,).
+
+    Raises:
+        ValueError: If the shapes are others, or `per_class` or `max_classes` is below 1.
+
+    Example:
+        >>> grid(torch.rand(6, 1, 28, 28), torch.tensor([0, 0, 1, 1, 2, 2]), per_class=2).size
+        (118, 176)
+    """
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"images should be (N, C, H, W) with N >= 1 and C of 1 or 3; got {tuple(images.shape)}")
+    if min(per_class, max_classes) < 1:
+        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    if labels is not None:
+        if labels.shape != images.shape[:1]:
+            raise ValueError(f"labels should be ({len(images)},), one for each image; got {tuple(labels.shape)}")
+        images = torch.cat([_row(images[labels == c], per_class) for c in labels.unique()[:max_classes]])
+    scale = max(1, round(_SEEN_SIDE / min(images.shape[2:])))
+    enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
+    picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
+    return picture
+
+
+def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
+    """Return the first decoded images of every class of a set as one picture, a row for each class.
+
+    Args:
+        tensors: The set.
+        per_class: Images shown of a class, >= 1.
+        max_classes: Classes shown, in label order, >= 1.
+    """
+    images, labels = tensors.images, tensors.labels
+    places = enumerate(zip(labels.tolist(), turns_of(labels.tolist()), strict=True))
+    kept = set(labels.unique()[:max_classes].tolist())
+    first = [i for i, (c, turn) in places if c in kept and turn * tensors.factor**2 < per_class]
+    shown = decode(images[first], tensors.factor)
+    return grid(shown, labels[first].repeat_interleave(tensors.factor**2), per_class=per_class)
+
+
+def comparison(sets: Sequence[tuple[str, Image.Image]]) -> Image.Image:
+    """Return pictures side by side, each under its caption; for example a condensed set and random rows.
+
+    Args:
+        sets: (caption, picture) pairs, at least one.
+
+    Raises:
+        ValueError: If there is no picture.
+    """
+    if not sets:
+        raise ValueError("sets should hold at least one (caption, picture) pair; got none")
+    font = ImageFont.load_default()
+    measures = [ImageDraw.Draw(picture).textbbox((0, 0), caption, font=font) for caption, picture in sets]
+    widths = [max(picture.width, round(box[2])) for (_, picture), box in zip(sets, measures, strict=True)]
+    head = round(max(box[3] for box in measures)) + 2 * _GAP
+    gap = 8 * _GAP
+    height = head + max(picture.height for _, picture in sets)
+    canvas = Image.new("RGB", (sum(widths) + gap * (len(sets) - 1), height), "white")
+    left = 0
+    for (caption, picture), width in zip(sets, widths, strict=True):
+        ImageDraw.Draw(canvas).text((left, _GAP), caption, fill="black", font=font)
+        canvas.paste(picture, (left, head))
+        left += width + gap
+    return canvas
+
+
+def _row(images: Tensor, length: int) -> Tensor:
+    """Cut or fill with white to `length` images: (n, C, H, W) -> (length, C, H, W)."""
+    blank = images.new_full((max(0, length - len(images)), *images.shape[1:]), _BLANK)
+    return torch.cat([images[:length], blank])

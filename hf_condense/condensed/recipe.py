@@ -1,0 +1,179 @@
+"""How a condensed set was made, as data: the part of `condense_config.json` that a run fills."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from hf_condense.base.errors import CondensedFormatError
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that says how a set was made and how it is to be read. JSON values only.
+
+    Attributes:
+        method: Canonical name of the method.
+        method_version: Raised when the method's results change for the same options.
+        kind: `"synthetic"` (learned images) or `"coreset"` (real rows).
+        ipc: Stored images per class: one number, or one for each class name.
+        factor: Multi-formation factor; a class has `ipc * factor**2` rows.
+        seed: Seed of every draw.
+        steps: Updates of the images; None for a coreset.
+        preset: Name of the preset that was asked for, or None.
+        network: Name of the network that was matched or gave the features.
+        options: Every field of the method's config, defaults filled in.
+        pixel_range: `"valid"` (images inside [0, 1]) or `"free"`.
+        class_names: Names of all classes, in label order, absent ones included.
+        label_values: What the label column holds for each class name.
+        image_column: Name of the image column.
+        label_column: Name of the label column.
+        image_shape: (channels, height, width) of the stored images.
+        image_size: What `image_size=` asked for, as (height, width), or None for the source's own size.
+        mean: Per channel, in pixel units: the normalisation that the set was made for.
+        std: Per channel, in pixel units.
+        source: What is known of the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
+        citation: The line that cites the method's paper, or None for a set of an older version.
+        rows: Row numbers in the source, in the order of the tensors, for a coreset; None otherwise.
+        temperature: Of the soft labels (logits), or None without soft labels.
+        plan: The chunk plan that the run used; part of what makes bits repeat.
+        runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
+        created_at: UTC time at which the set was made, ISO 8601.
+        evaluation: Measured accuracies, as rows of `Evaluation.to_records()`.
+        nearest: Distances of a synthetic set's images to their nearest source image, as `nearest_real` returns them.
+        extra: Keys of a newer writer that this version does not know; kept as they are.
+    """
+
+    method: str
+    method_version: int
+    kind: str
+    ipc: int | dict[str, int]
+    factor: int
+    seed: int
+    steps: int | None
+    preset: str | None
+    network: str
+    options: dict[str, Any]
+    pixel_range: str
+    class_names: list[str]
+    label_values: list[int | str | bool]
+    image_column: str
+    label_column: str
+    image_shape: list[int]
+    image_size: list[int] | None
+    mean: list[float]
+    std: list[float]
+    source: dict[str, Any]
+    citation: str | None = None
+    rows: list[int] | None = None
+    temperature: float | None = None
+    plan: dict[str, Any] = field(default_factory=dict)
+    runtime: dict[str, Any] = field(default_factory=dict)
+    created_at: str = ""
+    evaluation: list[dict[str, Any]] = field(default_factory=list)
+    nearest: dict[str, Any] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def config_name(self) -> str:
+        """The folder and config name: `{method}_ipc{n}`, `_f2` for factor 2, `ipc{min}-{max}` for a dict."""
+        if isinstance(self.ipc, dict):
+            low, high = min(self.ipc.values()), max(self.ipc.values())
+            amount = f"{low}-{high}" if low != high else str(low)
+        else:
+            amount = str(self.ipc)
+        return f"{self.method}_ipc{amount}" + (f"_f{self.factor}" if self.factor > 1 else "")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values; unknown keys of `extra` come last."""
+        known = dataclasses.asdict(self)
+        extra = known.pop("extra")
+        return {**known, **extra}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Recipe:
+        """Rebuild a recipe from JSON values; nothing is trusted.
+
+        Raises:
+            CondensedFormatError: If a key is missing, of the wrong type, or out of range.
+        """
+        hints = typing.get_type_hints(cls)
+        names = [f.name for f in dataclasses.fields(cls) if f.name != "extra"]
+        required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
+        if missing := sorted(required - values.keys()):
+            raise CondensedFormatError(f"recipe: missing {', '.join(missing)}")
+        for name in names:
+            if name in values and not _is_a(values[name], hints[name]):
+                raise CondensedFormatError(f"recipe: {name} should be {_spell(hints[name])}; got {values[name]!r:.80}")
+        recipe = cls(
+            **{name: values[name] for name in names if name in values},
+            extra={name: value for name, value in values.items() if name not in names},
+        )
+        recipe._check()
+        return recipe
+
+    def _check(self) -> None:
+        """Raise `CondensedFormatError` for values that contradict each other."""
+        counts = self.ipc.values() if isinstance(self.ipc, dict) else [self.ipc]
+        names, values = self.class_names, self.label_values
+        rules = {
+            "kind should be synthetic or coreset": self.kind in ("synthetic", "coreset"),
+            "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
+            "ipc should be >= 1": all(n >= 1 for n in counts) and bool(counts),
+            "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
+            "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")
+            and all(row >= 0 for row in self.rows or ()),
+            "a coreset has factor 1": self.kind == "synthetic" or self.factor == 1,
+            "factor should be in 1..32, at most the smaller side": 1 <= self.factor <= min([32, *self.image_shape[1:]]),
+            "one label value for each class name": len(values) == len(names) > 0,
+            "class names and label values should differ": len(set(names)) == len(names)
+            and len({(type(v), v) for v in values}) == len(values),
+            "image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..4096": len(self.image_shape) == 3
+            and self.image_shape[0] in (1, 3)
+            and all(1 <= s <= 4096 for s in self.image_shape[1:]),
+            "one mean and one positive std a channel": [len(self.mean)] == [len(self.std)] == self.image_shape[:1]
+            and all(s > 0 for s in self.std)
+            and all(map(math.isfinite, [*self.mean, *self.std])),
+            "nearest should have rows >= 1, and synthetic and real with 0 <= min <= median <= max": self.nearest is None
+            or _are_distances(self.nearest),
+        }
+        for rule, holds in rules.items():
+            if not holds:
+                raise CondensedFormatError(f"recipe: {rule}")
+
+
+def _are_distances(nearest: dict[str, Any]) -> bool:
+    """Tell whether the distances to the nearest source images are what `nearest_real` returns."""
+    groups = [nearest.get(name) for name in ("synthetic", "real")]
+    if not _is_a(groups, list[dict[str, float]]) or not _is_a(nearest.get("rows"), int) or nearest["rows"] < 1:
+        return False
+    ordered = [[0.0, *(group.get(name, math.nan) for name in ("min", "median", "max"))] for group in groups if group]
+    return len(ordered) == 2 and all(a <= b < math.inf for values in ordered for a, b in pairwise(values))
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    """Tell whether a JSON value fits a type hint made of scalars, lists, dicts and unions."""
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (typing.Union, types.UnionType):
+        return any(_is_a(value, arg) for arg in args)
+    if origin is list:
+        return isinstance(value, list) and all(_is_a(item, args[0]) for item in value)
+    if origin is dict:
+        return isinstance(value, dict) and all(isinstance(k, str) and _is_a(v, args[1]) for k, v in value.items())
+    if hint is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _spell(hint: Any) -> str:
+    """Write a type hint for people."""
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

@@ -1,0 +1,101 @@
+"""The rows of a condensed set: 8-bit images, labels and soft labels, as `load_dataset` gives them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import datasets
+import torch
+from PIL import Image
+from torch import Tensor
+
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.tensors import CondensedTensors, decode, round_robin
+
+
+class Parts(NamedTuple):
+    """What makes up a condensed set.
+
+    Attributes:
+        rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows for a coreset.
+        tensors: The exact tensors, sorted by class.
+        recipe: How they were made.
+    """
+
+    rows: datasets.Dataset
+    tensors: CondensedTensors
+    recipe: Recipe
+
+
+SOFT_LABEL_COLUMN = "soft_label"
+
+
+_CHUNK = 64  # stored images decoded at a time
+
+
+def decoded_rows(
+    tensors: CondensedTensors, recipe: Recipe, features: datasets.Features | None = None
+) -> datasets.Dataset:
+    """Return the rows of a synthetic set: 8-bit PNG images, labels, and soft labels if there are any.
+
+    Rows are dealt out one class after the other. Equal tensors give equal bytes.
+
+    Args:
+        tensors: Exact tensors; values outside [0, 1] are clipped.
+        recipe: Names of the two columns and what the label column holds.
+        features: Features of the source: its image and label columns keep theirs. None: `Image()`, and `ClassLabel`
+            if the label values are 0..K-1.
+
+    Returns:
+        Columns image, label [, `soft_label`: logits]; one row for each decoded image.
+
+    Raises:
+        ValueError: If the set has soft labels and one of its columns is called `soft_label`.
+    """
+    kept = _features(recipe, features)
+    labels = tensors.labels.repeat_interleave(tensors.factor**2).tolist()
+    order = round_robin(labels)
+    pictures = [_png(pixels) for _, coded in eight_bit(tensors) for pixels in coded]
+    columns: dict[str, list[Any]] = {
+        recipe.image_column: [{"bytes": pictures[i], "path": None} for i in order],
+        recipe.label_column: [recipe.label_values[labels[i]] for i in order],
+    }
+    if tensors.soft_labels is not None:
+        if SOFT_LABEL_COLUMN in kept:
+            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}; the source uses this name: rename it")
+        kept[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
+        columns[SOFT_LABEL_COLUMN] = tensors.soft_labels[order].tolist()
+    return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
+
+
+def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield chunks of the decoded images as floats and as the 8-bit pixels that viewers get: (n, C, H, W) twice."""
+    for stored in tensors.images.split(_CHUNK):
+        pixels = decode(stored, tensors.factor)  # (n * f**2, C, H, W)
+        yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _png(pixels: Tensor) -> bytes:
+    """Encode 8-bit pixels (C, H, W) of one or three channels."""
+    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
+    buffer = io.BytesIO()
+    Image.fromarray(array.contiguous().numpy()).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _features(recipe: Recipe, source: datasets.Features | None) -> datasets.Features:
+    """Return the features of the image and the label column, in the source's order."""
+    if source is not None:
+        return datasets.Features({n: f for n, f in source.items() if n in (recipe.image_column, recipe.label_column)})
+    return datasets.Features({recipe.image_column: datasets.Image(), recipe.label_column: _label_feature(recipe)})
+
+
+def _label_feature(recipe: Recipe) -> datasets.ClassLabel | datasets.Value:
+    """Return the feature that suits the label values."""
+    values = recipe.label_values
+    if all(type(value) is int for value in values):
+        counted = values == list(range(len(values)))
+        return datasets.ClassLabel(names=recipe.class_names) if counted else datasets.Value("int64")
+    return datasets.Value("bool" if all(isinstance(value, bool) for value in values) else "string")

@@ -1,0 +1,154 @@
+"""The table of measured accuracies that `evaluate` returns."""
+
+from __future__ import annotations
+
+import dataclasses
+import html
+import statistics
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+EIGHT_BIT = " (8-bit)"  # behind the name of a set: its 8-bit images
+_LABELS = ("set", "rows", "network", "recipe", "accuracy %", "n", "updates", "seconds")
+_LEFT = (0, 2, 3)  # columns of text
+
+
+@dataclass(frozen=True)
+class Score:
+    """What networks of one kind reached after training on one set.
+
+    Attributes:
+        set: What they were trained on.
+        rows: Images in it.
+        network: Canonical name of the network.
+        recipe: Name of the training recipe.
+        augment: Families of augmentation that were used, or None.
+        epochs: Passes over the images.
+        updates: Updates of one network.
+        accuracies: Accuracy on the test set of every network after its last epoch, fractions in [0, 1].
+        seeds: Seed of every network.
+        seconds: Training and testing all of them.
+    """
+
+    set: str
+    rows: int
+    network: str
+    recipe: str
+    augment: str | None
+    epochs: float
+    updates: int
+    accuracies: tuple[float, ...]
+    seeds: tuple[int, ...]
+    seconds: float
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy, a fraction."""
+        return statistics.fmean(self.accuracies)
+
+    @property
+    def std(self) -> float | None:
+        """Standard deviation of the accuracies (ddof 1); None for a single network."""
+        return statistics.stdev(self.accuracies) if self.n > 1 else None
+
+    @property
+    def n(self) -> int:
+        """Number of networks."""
+        return len(self.accuracies)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Accuracies of a set beside those of its baselines; prints as a table, in per cent.
+
+    Attributes:
+        scores: One for every network and set.
+
+    Example:
+        >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
+        >>> print(Evaluation((score,)))
+        set      rows  network  recipe    accuracy %  n  updates  seconds
+        dm_ipc1    10  convnet  dc      62.50 ± 17.68  2      300      4.2
+    """
+
+    scores: tuple[Score, ...]
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dict of JSON values for every row; accuracies are fractions, `std` is None for one network."""
+        return [
+            {
+                "set": s.set,
+                "rows": s.rows,
+                "network": s.network,
+                "recipe": s.recipe,
+                "augment": s.augment,
+                "mean": s.mean,
+                "std": s.std,
+                "n": s.n,
+                "seconds": round(s.seconds, 3),
+                "updates": s.updates,
+                "epochs": s.epochs,
+                "accuracies": list(s.accuracies),
+                "seeds": list(s.seeds),
+            }
+            for s in self.scores
+        ]
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Return a data frame with set, network, recipe, mean, std, n, seconds, updates, epochs; fractions.
+
+        Raises:
+            ImportError: If pandas is not installed.
+        """
+        import pandas as pd
+
+        columns = ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
+        return pd.DataFrame(self.to_records(), columns=columns).astype({"std": "float64"})
+
+    def __str__(self) -> str:
+        table = [_LABELS, *map(_cells, self.scores)]
+        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if i in _LEFT else cell.rjust(width)
+                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in table
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table for notebooks."""
+        head = "".join(f"<th>{html.escape(label)}</th>" for label in _LABELS)
+        body = (
+            "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(score)) + "</tr>"
+            for score in self.scores
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+
+
+def gathered(scores: list[Score]) -> Score:
+    """Join the scores of single networks that differ in nothing but the seed."""
+    return dataclasses.replace(
+        scores[0],
+        accuracies=tuple(a for score in scores for a in score.accuracies),
+        seeds=tuple(s for score in scores for s in score.seeds),
+        seconds=sum(score.seconds for score in scores),
+    )
+
+
+def _cells(score: Score) -> tuple[str, ...]:
+    """Write a score as the cells of a row."""
+    spread = "" if score.std is None else f" ± {100 * score.std:.2f}"
+    return (
+        score.set,
+        f"{score.rows:,}",
+        score.network,
+        score.recipe,
+        f"{100 * score.mean:.2f}{spread}",
+        str(score.n),
+        f"{score.updates:,}",
+        f"{score.seconds:.1f}",
+    )

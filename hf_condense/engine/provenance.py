@@ -1,0 +1,123 @@
+"""What a run knows of itself, written down as a recipe."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import datasets
+import torch
+
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.engine.method import Method, Selector
+from hf_condense.engine.run import Run
+from hf_condense.engine.settings import Settings
+
+# Where `datasets` keeps what it loaded from the Hub; nothing else that it hands on names the repository.
+_KEPT = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
+
+
+def make_recipe(
+    run: Run,
+    chosen: Method[Any] | Selector[Any],
+    settings: Settings,
+    *,
+    method: str,
+    preset: str | None,
+    image_size: tuple[int, int] | None,
+) -> Recipe:
+    """Write down how a set is going to be made; what is only known afterwards is added by `completed`."""
+    options = dataclasses.asdict(chosen.config)
+    amounts = set(run.ipc.values())
+    return Recipe(
+        method=method,
+        method_version=chosen.version,
+        kind=chosen.info.kind,
+        ipc=amounts.pop() if len(amounts) == 1 else {run.source.class_names[c]: n for c, n in run.ipc.items()},
+        factor=run.factor,
+        seed=run.seed,
+        steps=options.pop("steps", None),
+        preset=preset,
+        network=run.factory.name,
+        options=options,
+        pixel_range=settings.pixel_range,
+        class_names=list(run.source.class_names),
+        label_values=list(run.source.label_values),
+        image_column=run.source.image_column,
+        label_column=run.source.label_column,
+        image_shape=list(run.source.image_shape),
+        image_size=list(image_size) if image_size else None,
+        mean=run.source.mean.tolist(),
+        std=run.source.std.tolist(),
+        citation=dataclasses.replace(chosen.info, name=method).citation,
+        source={**_described(run.dataset), "content_hash": run.source.content_hash},
+        temperature=options.get("temperature") if options.get("soft_labels", "none") != "none" else None,
+    )
+
+
+def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Return what makes a run this run: a checkpoint of another identity is refused.
+
+    More `steps` may be asked for, unless the learning rates depend on their number.
+    """
+    names = (
+        "method",
+        "method_version",
+        "ipc",
+        "factor",
+        "seed",
+        "network",
+        "options",
+        "pixel_range",
+        "class_names",
+        "image_shape",
+        "mean",
+        "std",
+    )
+    values = {name: getattr(recipe, name) for name in names}
+    return {
+        **values,
+        "steps": recipe.steps if recipe.options.get("decay") else None,
+        "compile": run.compile if "experts" in recipe.options else None,  # experts follow it, whatever the plan says
+        "content_hash": recipe.source["content_hash"],
+        "device_type": run.device.type,
+        "mixed_precision": run.accelerator.mixed_precision,
+    }
+
+
+def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:
+    """Add what is known only after the run; times are frozen from here on."""
+    now = datetime.datetime.now(datetime.timezone.utc)
+    runtime = {
+        "device": run.device.type,
+        "device_name": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "num_processes": run.accelerator.num_processes,
+        "mixed_precision": run.accelerator.mixed_precision,
+        "seconds": round(seconds, 1),
+        "torch": torch.__version__,
+        "datasets": datasets.__version__,
+    }
+    return dataclasses.replace(
+        recipe,
+        rows=None if rows is None else list(rows),
+        plan=run.plan.to_dict() if recipe.kind == "synthetic" else {},
+        runtime=runtime,
+        created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+    )
+
+
+def _described(ds: datasets.Dataset) -> dict[str, Any]:
+    """Say what is known of where a dataset comes from; no path of this machine is among it."""
+    found = next(filter(None, (_KEPT.search(Path(file["filename"]).as_posix()) for file in ds.cache_files)), None)
+    return {
+        "name": f"{found['owner']}/{found['name']}" if found else ds.info.dataset_name,
+        "revision": found["revision"] if found else None,
+        "config": ds.info.config_name,
+        "split": str(ds.split) if ds.split is not None else None,
+        "license": ds.info.license or None,
+        "num_examples": len(ds),
+    }

@@ -1,0 +1,154 @@
+"""Method names to classes. Nothing is imported until it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+import importlib
+import logging
+import re
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from hf_condense.base.errors import nearest
+from hf_condense.engine.method import AnyMethod, Method, MethodConfig, MethodInfo, Selector
+
+logger = logging.getLogger("hf_condense")
+
+ENTRY_POINT_GROUP = "hf_condense.methods"
+AUTO = "m3d"  # what method="auto" means (settings: see auto.py); nothing else can have that name
+
+BUILT_IN = {
+    "random": "hf_condense.methods.random:RandomRows",
+    "herding": "hf_condense.methods.herding:Herding",
+    "kcenter": "hf_condense.methods.kcenter:KCenter",
+    "dc": "hf_condense.methods.dc:GradientMatching",
+    "dsa": "hf_condense.methods.dsa:SiameseGradientMatching",
+    "dm": "hf_condense.methods.dm:DistributionMatching",
+    "m3d": "hf_condense.methods.m3d:KernelMoments",
+    "mtt": "hf_condense.methods.mtt:TrajectoryMatching",
+    "tesla": "hf_condense.methods.tesla:ConstantMemoryMatching",
+    "esp": "hf_condense.methods.esp:SubspaceProjection",
+}
+
+_registered: dict[str, AnyMethod] = {}
+
+
+def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
+    """Make a method available by name. Can be used as a decorator.
+
+    Installed packages do the same without being imported, through the entry-point group `hf_condense.methods`.
+
+    Args:
+        cls: A subclass of `Method` or `Selector` with `info` and `Config`.
+        name: Name to use; default: `cls.info.name`.
+
+    Returns:
+        `cls`, unchanged.
+
+    Raises:
+        TypeError: If `cls` is no method, or lacks what a method must declare or define.
+        ValueError: If the name is taken, or not made of lower case letters, digits and `_`.
+    """
+    if not (isinstance(cls, type) and issubclass(cls, (Method, Selector))):
+        raise TypeError(f"register_method takes a subclass of Method or Selector; got {cls!r}")
+    _check_declared(cls)
+    name = name or cls.info.name
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
+        raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
+    if _registered.get(name) is cls:
+        return cls
+    if name in (taken := {"auto", *_names()}):
+        raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(taken))}")
+    _registered[name] = cls
+    return cls
+
+
+def unregister_method(name: str) -> None:
+    """Forget a method added by `register_method`; built-in ones cannot be removed.
+
+    Raises:
+        ValueError: If no such method was registered.
+    """
+    if name not in _registered:
+        raise ValueError(f"{name!r} was not registered; registered: {', '.join(_registered) or 'none'}")
+    del _registered[name]
+
+
+def get_method(name: str) -> AnyMethod:
+    """Return the class behind a name or an alias; `"auto"` is whatever is best at present.
+
+    Raises:
+        ValueError: If there is no such method; the message gives the nearest name and lists all.
+    """
+    if not isinstance(name, str):
+        raise TypeError(f"method should be a name; got {name!r}. Own classes: register_method(MyMethod) first")
+    wanted = AUTO if name == "auto" else name
+    found = _names()
+    if wanted in found:
+        return _load(wanted, found[wanted])
+    for info in list_methods():
+        if wanted in info.aliases:
+            return _load(info.name, found[info.name])
+    known = ["auto", *sorted(found)]
+    raise ValueError(f"no method is named {name!r}{nearest(name, known)}; methods: {', '.join(known)}")
+
+
+def canonical_name(cls: AnyMethod) -> str:
+    """Return the name under which a class was registered, else the one it declares."""
+    return next((name for name, registered in _registered.items() if registered is cls), cls.info.name)
+
+
+def list_methods(pattern: str | None = None) -> list[MethodInfo]:
+    """List the methods there are: built-in, registered and installed ones.
+
+    Args:
+        pattern: Only names that match this shell pattern, for example `"*m*"`; default: all.
+
+    Returns:
+        One `MethodInfo` each, coresets first, then by year.
+    """
+    infos = []
+    for name, target in _names().items():
+        try:
+            infos.append(dataclasses.replace(_load(name, target).info, name=name))
+        except Exception as error:
+            if not isinstance(target, EntryPoint):
+                raise
+            logger.warning("the method %r of another package cannot be loaded: %s", name, error)
+    chosen = [info for info in infos if pattern is None or fnmatch.fnmatch(info.name, pattern)]
+    return sorted(chosen, key=lambda info: (info.kind != "coreset", info.year, info.name))
+
+
+def _names() -> dict[str, str | EntryPoint | AnyMethod]:
+    """Return every name with what it leads to; built-in names win."""
+    installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
+    return {**installed, **_registered, **BUILT_IN}
+
+
+def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
+    """Import a method's class."""
+    if isinstance(target, type):
+        return target
+    if isinstance(target, EntryPoint):
+        loaded: Any = target.load()
+        if not (isinstance(loaded, type) and issubclass(loaded, (Method, Selector))):
+            raise TypeError(f"the entry point {name!r} leads to {loaded!r}, which is no Method or Selector")
+        _check_declared(loaded)
+        return loaded
+    module, _, attribute = target.partition(":")
+    found: AnyMethod = getattr(importlib.import_module(module), attribute)
+    return found
+
+
+def _check_declared(cls: AnyMethod) -> None:
+    """Check that a class declares what a method must."""
+    info = getattr(cls, "info", None)
+    kind = "coreset" if issubclass(cls, Selector) else "synthetic"
+    if not isinstance(info, MethodInfo) or info.kind != kind:
+        raise TypeError(f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}; got {info!r}")
+    if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+        raise TypeError(f"{cls.__name__} should define {', '.join(missing)}")
+    config = getattr(cls, "Config", None)
+    if not (isinstance(config, type) and issubclass(config, MethodConfig) and dataclasses.is_dataclass(config)):
+        raise TypeError(f"{cls.__name__}.Config should be a dataclass that extends MethodConfig")

@@ -1,0 +1,117 @@
+"""From what the caller, a preset and a method's defaults say to the values of one run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from hf_condense.base.errors import nearest
+from hf_condense.engine.method import AnyMethod, Selector, Setting
+from hf_condense.networks.factory import NetworkSpec
+from hf_condense.source.class_source import ClassSource
+
+RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "factor": 1, "pixel_range": "valid"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of one run, settled.
+
+    Attributes:
+        network: Network that is matched.
+        factor: Multi-formation factor.
+        pixel_range: `"valid"` or `"free"`.
+        options: The method's own options, those that differ from its defaults.
+    """
+
+    network: NetworkSpec
+    factor: int
+    pixel_range: str
+    options: dict[str, Any]
+
+
+def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], setting: Setting) -> Settings:
+    """Combine what was given with a preset: the caller wins over the preset, the preset over the defaults.
+
+    Args:
+        cls: The method.
+        preset: Name of a preset, or None for the preset `"default"` if the method has one.
+        given: Values by name; None means that the caller left it open.
+        setting: What the preset may depend on.
+
+    Raises:
+        TypeError: If the preset is no text.
+        ValueError: If the preset is unknown, a value is out of range, or makes no sense for a coreset.
+    """
+    if preset is not None and not isinstance(preset, str):
+        raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
+    if preset is not None and preset not in cls.presets:
+        listed = ", ".join(map(repr, cls.presets)) or "none"
+        raise ValueError(f"{cls.info.name} has no preset {preset!r}{nearest(preset, cls.presets)}; presets: {listed}")
+    wanted = {name: value for name, value in given.items() if value is not None}
+    if issubclass(cls, Selector):
+        for name in ("steps", "factor", "pixel_range"):
+            if wanted.get(name) not in (None, RUN_DEFAULTS.get(name)):
+                raise ValueError(
+                    f"{name}={wanted[name]!r} makes no sense for {cls.info.name!r}, a coreset, "
+                    "which chooses real rows and learns nothing; leave it out"
+                )
+            wanted.pop(name, None)
+    chosen = cls.presets.get(preset or "default")
+    values = {**RUN_DEFAULTS, **(chosen.values(setting) if chosen else {}), **wanted}
+    network, factor, pixel_range = (values.pop(name) for name in RUN_DEFAULTS)
+    if isinstance(factor, bool) or not isinstance(factor, int) or not 1 <= factor <= min(setting.image_shape[1:]) // 2:
+        most = min(setting.image_shape[1:]) // 2
+        raise ValueError(f"factor should be an integer in 1..{most} for images of this size; got {factor!r}")
+    if pixel_range not in ("valid", "free"):
+        raise ValueError(f"pixel_range should be 'valid' or 'free'; got {pixel_range!r}")
+    return Settings(network, factor, pixel_range, values)
+
+
+def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
+    """Return the stored images for every class that has rows, by class index.
+
+    Args:
+        ipc: One number, or one for every class that has rows, by class name (or original label value).
+        source: The dataset's images by class.
+
+    Raises:
+        TypeError: If a number is no integer.
+        ValueError: If a number is below 1 or above the rows of its class, or a dict does not name each class once.
+    """
+    counts = source.counts
+    named = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
+    for c, n in named.items():
+        name = source.class_names[c]
+        if isinstance(n, bool) or not isinstance(n, int):
+            raise TypeError(
+                "ipc should be an integer, or a dict with an integer for every class; "
+                f"got {n!r} ({type(n).__name__}) for class {name!r}"
+            )
+        if n < 1:
+            raise ValueError(f"ipc should be at least 1; got {n} for class {name!r}")
+        if n > counts[c]:
+            raise ValueError(f"ipc={n} is more than the {counts[c]} rows of class {name!r}; ask for no more than that")
+    return {c: named[c] for c in counts}
+
+
+def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
+    """Turn a dict by class name or label value into one by class index that names every class with rows."""
+    index: dict[Any, int] = {value: c for c, value in enumerate(source.label_values)}
+    index.update({name: c for c, name in enumerate(source.class_names)})
+    found: dict[int, int] = {}
+    for name, n in ipc.items():
+        if name not in index:
+            raise ValueError(
+                f"ipc names {name!r}, which is no class{nearest(str(name), source.class_names)}; "
+                f"classes: {', '.join(source.class_names)}"
+            )
+        if index[name] not in source.counts:
+            raise ValueError(f"ipc names class {name!r}, which has no rows; leave it out")
+        if index[name] in found:
+            raise ValueError(f"ipc names class {source.class_names[index[name]]!r} twice, by name and by value")
+        found[index[name]] = n
+    if missing := [source.class_names[c] for c in source.counts if c not in found]:
+        raise ValueError(f"ipc leaves out {', '.join(map(repr, missing))}; give a number for every class that has rows")
+    return found

@@ -1,0 +1,126 @@
+"""A network trained on the real set: gives coresets their features and synthetic images their soft labels."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.engine.run import Run
+from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.networks.training import RECIPES, TrainingSet, train_network
+from hf_condense.source.class_source import batches
+
+logger = logging.getLogger("hf_condense")
+
+_BATCH = 64  # images labelled at a time
+
+
+def network_key(run: Run, updates: int) -> str:
+    """Return the name under which a trained network, and what follows from it, is cached."""
+    return content_key(
+        content=run.source.content_hash,
+        shape=list(run.source.image_shape),
+        network=run.factory.name,
+        updates=updates,
+        seed=run.seed,
+        device=run.device.type,
+        torch=torch.__version__,
+        whitened=run.source.whitening is not None,
+    )
+
+
+def trained_network(run: Run, updates: int) -> nn.Module:
+    """Return the run's network trained on the whole source, in evaluation mode, on the device; its weights are cached.
+
+    Callers let the main process go first; there is no barrier in here.
+
+    Args:
+        run: The run.
+        updates: Updates of the recipe `dc`, >= 0.
+    """
+    net = run.factory.build(run.seed, "features").to(run.device)
+    if not cache_enabled(run.cache and run.factory.named):
+        _train(run, net, updates)
+        return net.eval()
+    file = cache_folder("networks") / f"{network_key(run, updates)}.safetensors"
+    if not file.is_file():
+        _train(run, net, updates)
+        with atomic_file(file) as work:
+            save_file({name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}, work)
+        logger.info("cached a trained network in %s (%.1f MB)", file, file.stat().st_size / 1e6)
+    net.load_state_dict(load_file(file))
+    return net.eval()
+
+
+def _train(run: Run, net: nn.Module, updates: int) -> None:
+    """Train on the whole source."""
+    if updates:
+        whole = TrainingSet(run.source, run.source.labels, run.num_classes)
+        with torch.enable_grad():
+            train_network(net, whole, RECIPES["dc"], run.seed, "features", max_updates=updates)
+
+
+@torch.no_grad()
+def teacher_logits(run: Run, made: SyntheticSet, updates: int) -> Tensor:
+    """Let the trained network label the decoded images of a set.
+
+    Args:
+        run: The run.
+        made: The set.
+        updates: Updates with which the network is trained, >= 0.
+
+    Shapes:
+        -> float32 (N * factor**2, K), in the order of the decoded images.
+    """
+    with run.accelerator.main_process_first():  # others find its weights in the cache
+        teacher = trained_network(run, updates)
+    logits: list[Tensor] = [teacher(images).float() for images in made.decode(made.images).split(_BATCH)]
+    found = torch.cat(logits)
+    if run.accelerator.num_processes > 1:  # without a cache each process has a teacher of its own
+        from accelerate.utils import broadcast
+
+        found = broadcast(found)
+    return found
+
+
+def features_of(run: Run, kind: str, updates: int) -> Tensor:
+    """Return a feature for every image of the source, in its order.
+
+    Args:
+        run: The run.
+        kind: `"network"` (embeddings of the run's network, trained on the whole source), `"pixels"` (normalised
+            pixels), or the name of a numeric column of the dataset.
+        updates: Updates with which that network is trained, >= 0.
+
+    Shapes:
+        -> (N, D), on the CPU.
+
+    Raises:
+        ValueError: If there is no such column, or its rows are not vectors of one length.
+    """
+    if kind == "pixels":
+        return torch.cat([images.flatten(1).cpu() for images, _ in batches(run.source, _BATCH)])
+    if kind != "network":
+        return run.column(kind)
+    if not cache_enabled(run.cache and run.factory.named):
+        return _embedded(run, updates)
+    file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
+    # Other processes wait for the main one, and then find the file.
+    with run.accelerator.main_process_first():
+        if not file.is_file():
+            features = _embedded(run, updates)
+            with atomic_file(file) as work:
+                save_file({"features": features}, work)
+            logger.info("cached features in %s (%.1f MB)", file, file.stat().st_size / 1e6)
+        return load_file(file)["features"]
+
+
+@torch.no_grad()
+def _embedded(run: Run, updates: int) -> Tensor:
+    """Embed the source with a network that was trained on it."""
+    net = trained_network(run, updates)
+    return torch.cat([net.embed(images).float().cpu() for images, _ in batches(run.source, _BATCH)])  # type: ignore[operator]

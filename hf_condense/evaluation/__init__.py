@@ -1,0 +1,1 @@
+"""What a set is worth: networks trained on it and on baselines, tested on real images."""

@@ -1,0 +1,43 @@
+"""DSA: gradient matching of batches that are augmented alike."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from hf_condense.engine.method import MethodInfo, option
+from hf_condense.methods._images import ALL_FAMILIES
+
+if TYPE_CHECKING:
+    pass
+from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
+
+
+@dataclass(frozen=True)
+class SiameseGradientMatchingConfig(GradientMatchingConfig):
+    """Options of DSA: those of DC with augmentation, starting from real rows."""
+
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
+    augment: str = option(
+        ALL_FAMILIES,
+        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
+        "mirror image means something else.",
+    )
+
+
+class SiameseGradientMatching(GradientMatching):
+    """Gradient matching with differentiable siamese augmentation (DSA)."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="dsa",
+        title="Differentiable Siamese Augmentation",
+        kind="synthetic",
+        summary="Matches gradients as DC does, of real and synthetic batches that are augmented alike.",
+        paper="Dataset Condensation with Differentiable Siamese Augmentation",
+        authors="Bo Zhao and Hakan Bilen",
+        venue="ICML",
+        year=2021,
+        link="https://arxiv.org/abs/2102.08259",
+        cost="that of dc",
+    )
+    Config = SiameseGradientMatchingConfig

@@ -1,0 +1,190 @@
+"""MTT: let a student that is trained on the synthetic set end where an expert ended."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_condense.base.devices import memory_budget
+from hf_condense.engine.method import Loss, MethodInfo, Preset, Setting, option
+from hf_condense.methods._student import (
+    TrajectoryConfig,
+    TrajectoryMethod,
+    few_images,
+    short_experts,
+    summed_with_graph,
+    usual_width,
+)
+from hf_condense.networks.factory import activation_bytes
+
+if TYPE_CHECKING:
+    from hf_condense.engine.run import Run
+    from hf_condense.engine.synthetic import SyntheticSet
+
+logger = logging.getLogger("hf_condense")
+
+_LEAST_RATE = 1e-5  # a student's learned rate stays above
+
+# CIFAR-10 and CIFAR-100 (images of 32 pixels), images a class: student steps, span, starts, image rate, rate of the
+# student and its own rate, whitening, batch. Tiny ImageNet (64 pixels) likewise.
+_PAPER: dict[tuple[str, int], tuple[int, int, int, float, float, float, bool, int | None]] = {
+    ("few classes", 1): (50, 2, 2, 100, 0.01, 1e-7, True, None),
+    ("few classes", 10): (30, 2, 20, 100, 0.001, 1e-5, True, None),
+    ("few classes", 50): (30, 2, 40, 1000, 0.001, 1e-5, False, None),
+    ("many classes", 1): (20, 3, 20, 1000, 0.01, 1e-5, True, None),
+    ("many classes", 10): (20, 2, 20, 1000, 0.01, 1e-5, False, None),
+    ("many classes", 50): (80, 2, 40, 1000, 0.01, 1e-5, True, 125),
+    ("large", 1): (10, 2, 10, 1e4, 0.01, 1e-4, False, None),
+    ("large", 10): (20, 2, 40, 1e4, 0.01, 1e-4, False, 200),
+    ("large", 50): (20, 2, 40, 1e4, 0.01, 1e-4, False, 300),
+}
+
+
+def distance_ratio(reached: Tensor, start: Tensor, target: Tensor) -> Tensor:
+    """Squared distance from where the student ended to where the expert did, in units of the expert's own way.
+
+    Shapes:
+        (P,), (P,), (P,) -> ()
+
+    Reference:
+        Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2
+        (arXiv:2203.11932).
+
+    Example:
+        >>> start, target = torch.tensor([0.0, 0.0]), torch.tensor([2.0, 0.0])
+        >>> float(distance_ratio(torch.tensor([1.0, 0.0]), start, target))
+        0.25
+    """
+    return (reached - target).square().sum() / (start - target).square().sum()
+
+
+@dataclass(frozen=True)
+class TrajectoryMatchingConfig(TrajectoryConfig):
+    """Options of MTT."""
+
+    lr_student: float = option(0.01, "Learning rate of the student at first; it is learned, and stored.", gt=0)
+    lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps that as it is.", ge=0)
+
+
+def paper_row(setting: Setting) -> tuple[str, int]:
+    """The row of the table that comes nearest to a task."""
+    small = min(setting.image_shape[1:]) < 48
+    kind = ("many classes" if setting.num_classes >= 50 else "few classes") if small else "large"
+    return kind, min((1, 10, 50), key=lambda n: abs(n - setting.ipc))
+
+
+def paper_table(setting: Setting) -> dict[str, object]:
+    """The table of the paper's code for the task that comes nearest."""
+    steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(setting)]
+    return {
+        "steps": 5000,
+        "student_steps": steps,
+        "expert_span": span,
+        "max_start": starts,
+        "lr_img": lr_img,
+        "lr_student": lr_student,
+        "lr_lr": lr_lr,
+        "zca": zca,
+        "batch_syn": batch,
+        "experts": 100,
+        "snapshots": 51,
+        "augment_expert": "color_crop_cutout_flip_scale_rotate",
+        "pixel_range": "free",
+    }
+
+
+def _default(setting: Setting) -> dict[str, Any]:
+    """`quick` on a larger scale."""
+    return usual_width(_quick(setting))
+
+
+def _quick(setting: Setting) -> dict[str, Any]:
+    """Minutes on two cores."""
+    own: dict[str, Any] = {"steps": 400, "student_steps": 8}
+    if not few_images(setting):
+        # A step of the student takes long, so fewer of them over a shorter window; each image has a smaller share.
+        own |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
+    return {**short_experts(setting), **own, "network": "convnet-w32"}
+
+
+class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
+    """Base of MTT and TESLA: the student's learning rate is learned with the images."""
+
+    Config = TrajectoryMatchingConfig
+
+    def initialise(self, run: Run) -> SyntheticSet:
+        """Make the first images and the student's learning rate."""
+        made = super().initialise(run)
+        made.extras["student_lr"] = torch.tensor(float(self.config.lr_student), device=run.device)
+        return made
+
+    def optimiser(self, run: Run) -> torch.optim.Optimizer:
+        """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
+        made = super().optimiser(run)
+        made.add_param_group({"params": [run.synthetic.extras["student_lr"]], "lr": self.config.lr_lr})
+        return made
+
+    def after_update(self, run: Run, t: int) -> None:
+        """Keep the student's learning rate positive."""
+        super().after_update(run, t)
+        with torch.no_grad():
+            run.synthetic.extras["student_lr"].clamp_(min=min(_LEAST_RATE, self.config.lr_student))
+
+
+class TrajectoryMatching(StudentMatching):
+    """Matching training trajectories (MTT)."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="mtt",
+        title="Matching Training Trajectories",
+        kind="synthetic",
+        summary="Trains a student on the synthetic set for many steps and brings it to where an expert ended.",
+        paper="Dataset Distillation by Matching Training Trajectories",
+        authors="George Cazenavette, Tongzhou Wang, Antonio Torralba, Alexei A. Efros and Jun-Yan Zhu",
+        venue="CVPR",
+        year=2022,
+        link="https://arxiv.org/abs/2203.11932",
+        cost="experts once; a student's steps, all kept in memory, and a double backward through them",
+    )
+    presets: ClassVar[dict[str, Preset]] = {
+        "default": Preset("`quick` at width 128, with 50 experts and twice the steps; not measured.", _default),
+        "paper": Preset(
+            "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
+            "(CVPR 2022).",
+            paper_table,
+        ),
+        "quick": Preset("150 to 400 steps at width 32, some 20 short experts, falling rates: minutes.", _quick),
+    }
+
+    def prepare(self, run: Run) -> None:
+        """Record the experts, and warn if the student's steps will hardly fit into memory."""
+        super().prepare(run)
+        each = activation_bytes(self.net.net, run.source.image_shape)
+        images = -(-min(self.config.batch_syn or self.total, self.total) // run.accelerator.num_processes)
+        needed = self.graphs * self.config.student_steps * images * each
+        if needed > 2 * memory_budget(run.device):
+            logger.warning(
+                "%d student steps on %d images keep about %.1f GiB, most of what is free; take fewer student_steps or "
+                "a batch_syn, or the method 'tesla', which keeps one step at a time",
+                self.config.student_steps,
+                images,
+                needed / 2**30,
+            )
+
+    def losses(self, run: Run, t: int) -> Iterator[Loss]:
+        """Yield this process's share of the distance, with the graph of all of the student's steps."""
+        window = self.window(run, t)
+        rate, student = run.synthetic.extras["student_lr"], window.start.clone().requires_grad_()
+        for n in range(self.config.student_steps):
+            batch = self.batch(run, t, n)
+            parts = [self.chunk_gradient(run, student, batch, classes) for classes in run.chunks()]
+            # Without a chunk zeros, bound to the images: each process must take part on the way back.
+            own = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + 0 * run.synthetic.images.sum()
+            student = student - rate * summed_with_graph(run, own)
+        loss = distance_ratio(student, window.start, window.points[-1]) / run.accelerator.num_processes
+        yield loss, loss.detach()

@@ -1,0 +1,41 @@
+"""Random rows: the baseline beside which every number stands."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class RandomRowsConfig(MethodConfig):
+    """Options of random rows: none."""
+
+
+class RandomRows(Selector[RandomRowsConfig]):
+    """Random rows of each class."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="random",
+        title="Random rows",
+        kind="coreset",
+        summary="Draws rows of each class at random: the baseline beside which every number stands.",
+        paper="Dataset Condensation with Gradient Matching",
+        authors="Bo Zhao, Konda Reddy Mopuri and Hakan Bilen",
+        venue="ICLR",
+        year=2021,
+        link="https://arxiv.org/abs/2006.05929",
+        cost="none",
+    )
+    Config = RandomRowsConfig
+
+    def select(self, features: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        """Choose `n` rows."""
+        return torch.randperm(len(features), generator=generator)[:n]

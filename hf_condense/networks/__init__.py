@@ -1,0 +1,1 @@
+"""What is trained, and how: networks, augmentation, training recipes, the training loop."""

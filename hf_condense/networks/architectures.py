@@ -1,0 +1,241 @@
+"""The networks themselves: the ConvNet family, torchvision's made fit for small images, and `embed` for any module."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+
+from hf_condense.base.errors import nearest
+
+TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
+_NORMS: Final = ("instance", "batch", "layer", "group", "none")
+_ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {
+    "relu": nn.ReLU,
+    "leakyrelu": nn.LeakyReLU,
+    "sigmoid": nn.Sigmoid,
+    "gelu": nn.GELU,
+}
+_POOLINGS: Final[dict[str, Callable[[], nn.Module]]] = {
+    "avg": partial(nn.AvgPool2d, 2),
+    "max": partial(nn.MaxPool2d, 2),
+    "none": nn.Identity,
+}
+_SMALL_SIDE: Final = 64  # up to here, torchvision's networks get a stem that keeps the resolution
+_SMALLEST_SIDE: Final = 16  # below, their last layers would see a single pixel, which instance norm sets to zero
+
+
+class ConvNet(nn.Module):
+    """Blocks of 3x3 convolution, normalisation, activation and 2x2 pooling, then one linear layer.
+
+    Sides that the pooling does not divide are padded with zeros before the first convolution, so 28x28 becomes 32x32.
+
+    Args:
+        channels: Channels of an image (`int`, >= 1).
+        num_classes: Number of logits (`int`, >= 1).
+        image_size: Height and width of an image.
+        width: Filters of every convolution (`int`, defaults to 128).
+        depth: Number of blocks (`int`, >= 1). By default `max(1, round(log2(shorter side)) - 2)`: 3 for 28-32 pixels,
+            4 for 64, 5 for 128.
+        norm: `"instance"` (the default), `"batch"`, `"layer"`, `"group"` (4 groups) or `"none"`.
+        activation: `"relu"` (the default), `"leakyrelu"`, `"sigmoid"` or `"gelu"`.
+        pooling: `"avg"` (the default), `"max"` or `"none"`.
+
+    Raises:
+        ValueError: If an option is unknown, a number is below 1, or pooling would leave less than one pixel.
+
+    Reference:
+        Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018; as used by Zhao et al.,
+        "Dataset Condensation with Gradient Matching", ICLR 2021, section 4 (arXiv:2006.05929).
+
+    Example:
+        >>> net = ConvNet(3, 10, (32, 32))
+        >>> sum(p.numel() for p in net.parameters())
+        320010
+        >>> net.embed(torch.zeros(2, 3, 32, 32)).shape
+        torch.Size([2, 2048])
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        num_classes: int,
+        image_size: tuple[int, int],
+        *,
+        width: int = 128,
+        depth: int | None = None,
+        norm: str = "instance",
+        activation: str = "relu",
+        pooling: str = "avg",
+    ) -> None:
+        super().__init__()
+        depth = default_depth(image_size) if depth is None else depth
+        check_positive(channels=channels, num_classes=num_classes, width=width, depth=depth)
+        _check_option("norm", norm, _NORMS)
+        _check_option("activation", activation, _ACTIVATIONS)
+        _check_option("pooling", pooling, _POOLINGS)
+        if norm == "group" and width % 4:
+            raise ValueError(f"group norm makes 4 groups, so the width must be a multiple of 4; got {width}")
+        halvings = 0 if pooling == "none" else depth
+        if min(image_size) < 2**halvings:
+            raise ValueError(
+                f"{halvings} poolings leave nothing of {image_size[0]}x{image_size[1]} images: "
+                f"use images of at least {2**halvings} pixels a side, or a smaller depth"
+            )
+        padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)
+        layers: list[nn.Module] = [padding]
+        for block in range(depth):
+            layers += [
+                nn.Conv2d(width if block else channels, width, 3, padding=1),
+                _norm_layer(norm, width, (h, w)),
+                _ACTIVATIONS[activation](),
+                _POOLINGS[pooling](),
+            ]
+            h, w = (h, w) if pooling == "none" else (h // 2, w // 2)
+        self.features = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width * h * w, num_classes)
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the flattened output of the last block: (B, C, H, W) -> (B, D)."""
+        return self.features(x).flatten(1)  # type: ignore[no-any-return]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits: (B, C, H, W) -> (B, K)."""
+        return self.classifier(self.embed(x))  # type: ignore[no-any-return]
+
+
+class WithEmbedding(nn.Module):
+    """Give any network an `embed`: what goes into its last linear layer.
+
+    Args:
+        net: A network from images to logits, with at least one `nn.Linear`; the last one defined counts as the head.
+
+    Raises:
+        ValueError: If `net` has no linear layer.
+
+    Example:
+        >>> net = WithEmbedding(nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 2)))
+        >>> net.embed(torch.zeros(4, 3, 2, 2)).shape
+        torch.Size([4, 5])
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        linears = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+        if not linears:
+            raise ValueError(
+                f"cannot find an embedding in {type(net).__name__}: it has no nn.Linear; "
+                "give it a method embed(x) that returns (B, D)"
+            )
+        self.head = linears[-1]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the input of the last linear layer: (B, C, H, W) -> (B, D)."""
+        seen: list[Tensor] = []
+        head = self.net.get_submodule(self.head)
+        with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+            self.net(x)
+        if not seen:
+            raise ValueError(
+                f"{type(self.net).__name__} did not use its last linear layer {self.head!r} in forward; "
+                "give it a method embed(x) that returns (B, D)"
+            )
+        return seen[-1].flatten(1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits: (B, C, H, W) -> (B, K)."""
+        return self.net(x)  # type: ignore[no-any-return]
+
+
+def default_depth(image_size: tuple[int, int]) -> int:
+    """Number of ConvNet blocks that leaves about 4x4 pixels."""
+    return max(1, round(math.log2(min(image_size))) - 2)
+
+
+def check_positive(**numbers: int) -> None:
+    """Raise for a number below 1."""
+    for name, number in numbers.items():
+        if number < 1:
+            raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
+
+
+def torchvision_network(
+    base: str, *, channels: int, num_classes: int, image_size: tuple[int, int], norm: str = "instance"
+) -> nn.Module:
+    """One of torchvision's networks for small images: no dropout, one linear layer on the mean of the last features."""
+    from torchvision import models  # slow to import, and most runs need the ConvNet only
+
+    if min(image_size) < _SMALLEST_SIDE:
+        raise ValueError(
+            f"{base} takes images of at least {_SMALLEST_SIDE} pixels a side; "
+            f"got {image_size[0]}x{image_size[1]}: use 'convnet', or a larger image_size"
+        )
+    small = min(image_size) <= _SMALL_SIDE
+    normalise = partial(_norm_layer, norm, size=image_size)
+
+    def stem(conv: nn.Conv2d) -> nn.Conv2d:
+        bias = conv.bias is not None
+        if small:
+            return nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=bias)
+        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+        return nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
+
+    with torch.device("meta"):  # the heads made for ImageNet are large and thrown away: give them no memory
+        if base == "resnet18":
+            net = models.resnet18(num_classes=num_classes, norm_layer=normalise)
+            net.conv1 = stem(net.conv1)
+            net.maxpool = nn.Identity() if small else net.maxpool
+        else:
+            net = models.alexnet() if base == "alexnet" else models.vgg11()
+            first, *rest = net.features
+            if small and base == "alexnet":
+                rest = [rest[0], *rest[2:]]  # without the pooling of the stem
+            layers: list[nn.Module] = []
+            for layer in (stem(first), *rest):
+                layers.append(layer)
+                if isinstance(layer, nn.Conv2d):
+                    layers.append(normalise(layer.out_channels))
+                    width = layer.out_channels
+            if small and base == "vgg11":  # five poolings
+                layers.insert(0, _pad_to_multiple(image_size, 32)[0])
+            net.features, net.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
+            net.classifier = nn.Linear(width, num_classes)
+    for module in net.to_empty(device="cpu").modules():
+        if callable(reset := getattr(module, "reset_parameters", None)):
+            reset()
+    return net  # type: ignore[no-any-return]
+
+
+def _check_option(option: str, value: str, known: Iterable[str]) -> None:
+    """Raise for an unknown value of an option."""
+    if value not in known:
+        raise ValueError(f"unknown {option} {value!r}; known: {', '.join(known)}{nearest(value, known)}")
+
+
+def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, tuple[int, int]]:
+    """Layer that pads images with zeros, evenly, up to a multiple, and the size that they then have."""
+    missing_h, missing_w = (-side % multiple for side in size)
+    if not missing_h and not missing_w:
+        return nn.Identity(), size
+    left, top = missing_w // 2, missing_h // 2
+    padding = nn.ZeroPad2d((left, missing_w - left, top, missing_h - top))
+    return padding, (size[0] + missing_h, size[1] + missing_w)
+
+
+def _norm_layer(kind: str, channels: int, size: tuple[int, int]) -> nn.Module:
+    """Normalisation of (B, channels, *size)."""
+    match kind:
+        case "instance":
+            return nn.GroupNorm(channels, channels)  # as in the papers: affine, no running statistics
+        case "batch":
+            return nn.BatchNorm2d(channels)
+        case "layer":
+            return nn.LayerNorm([channels, *size])
+        case "group":
+            return nn.GroupNorm(4, channels)
+    return nn.Identity()

@@ -1,0 +1,247 @@
+"""Siamese augmentation: parameters drawn once per group of rows, applied alike to real and to synthetic images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Final, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hf_condense.base.errors import nearest
+
+FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+Mode = Literal["single", "all"]
+
+_FLIP_PROBABILITY: Final = 0.5
+_MAX_SCALE: Final = 1.2
+_MAX_ANGLE: Final = math.radians(15)
+_CROP_RATIO: Final = 0.125
+_CUTOUT_RATIO: Final = 0.5
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A strategy of differentiable transforms, with the constants of DSA.
+
+    `color`: brightness +-0.5, saturation x0-2 and contrast x0.5-1.5. `crop`: shift by up to 1/8 of a side. `cutout`: a
+    square of half a side set to zero. `flip`: mirror with probability 1/2. `scale`: each side x1/1.2-1.2. `rotate`:
+    +-15 degrees. What comes in from outside the image is zero, which is the mean colour of a normalised image.
+
+    Args:
+        families: Transforms to use, names of `FAMILIES`, in the order in which `"all"` applies them.
+        mode: `"single"`: each group draws one family; `"all"`: each group gets all of them.
+
+    Raises:
+        ValueError: If a family or the mode is unknown, or a family is missing or given twice.
+
+    Reference:
+        Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section 3.3
+        (arXiv:2102.08259). Constants as in the authors' code.
+
+    Example:
+        >>> transform = Augmentation.parse("flip_crop").draw(2, torch.Generator().manual_seed(0))
+        >>> transform(torch.ones(3, 1, 8, 8), torch.tensor([0, 0, 1])).shape
+        torch.Size([3, 1, 8, 8])
+    """
+
+    families: tuple[str, ...]
+    mode: Mode = "single"
+
+    def __post_init__(self) -> None:
+        unknown = next((name for name in self.families if name not in FAMILIES), None)
+        if unknown is not None:
+            known = ", ".join(FAMILIES)
+            raise ValueError(f"unknown augmentation {unknown!r}; known: {known}{nearest(unknown, FAMILIES)}")
+        if not self.families or len(set(self.families)) < len(self.families):
+            raise ValueError(f"an augmentation needs one or more families, each once; got {self.families!r}")
+        if self.mode not in ("single", "all"):
+            raise ValueError(f"augmentation mode must be 'single' or 'all'; got {self.mode!r}")
+
+    @classmethod
+    def parse(cls, strategy: str | None, mode: Mode = "single") -> Augmentation | None:
+        """Read a strategy such as `"color_crop_cutout"`; None, `""` and `"none"` mean no augmentation.
+
+        Raises:
+            ValueError: As for the class.
+        """
+        if strategy is None or strategy in ("", "none"):
+            return None
+        return cls(tuple(strategy.split("_")), mode)
+
+    def draw(self, groups: int, generator: torch.Generator) -> Transform:
+        """Draw one set of parameters for every group of rows.
+
+        The numbers drawn depend on nothing but `groups`: neither on the families nor on what is transformed later.
+
+        Args:
+            groups: Number of groups, >= 0: one a class for siamese use, one an image for evaluation.
+            generator: A CPU generator (see `rng.keyed_generator`).
+        """
+        u = torch.rand(groups, 12, generator=generator)  # (G, 12), in [0, 1)
+        parameters = {
+            "color": u[:, 1:4] * torch.tensor([1.0, 2.0, 1.0]) + torch.tensor([-0.5, 0.0, 0.5]),
+            "crop": u[:, 4:6],
+            "cutout": u[:, 6:8],
+            "flip": u[:, 8:9] < _FLIP_PROBABILITY,
+            "scale": u[:, 9:11] * (_MAX_SCALE - 1 / _MAX_SCALE) + 1 / _MAX_SCALE,
+            "rotate": (u[:, 11:12] * 2 - 1) * _MAX_ANGLE,
+        }
+        choice = None if self.mode == "all" else _integer(u[:, 0], len(self.families))
+        return Transform(self.families, choice, parameters)
+
+
+@dataclass(frozen=True)
+class Transform:
+    """Drawn parameters for G groups; made by `Augmentation.draw`.
+
+    Attributes:
+        families: Transforms in use, in order.
+        choice: For each group the index of its one family, int64 (G,); None applies all of them.
+        parameters: For every name in `FAMILIES` its parameters, (G, k): `color` brightness offset, saturation and
+            contrast factors; `crop` and `cutout` where in the range of positions, down and across, in [0, 1); `flip`
+            whether; `scale` source pixels per pixel, down and across; `rotate` the angle in radians.
+    """
+
+    families: tuple[str, ...]
+    choice: Tensor | None
+    parameters: dict[str, Tensor]
+
+    def __call__(self, images: Tensor, group: Tensor) -> Tensor:
+        """Transform every row with the parameters of its group; differentiable with respect to the images.
+
+        Args:
+            images: Normalised images.
+            group: Group of every row. On the CPU (as drawn parameters are), a GPU need not be waited for.
+
+        Shapes:
+            images (N, C, H, W), group int64 (N,) in [0, G) -> (N, C, H, W)
+
+        Raises:
+            ValueError: If there is not one group for every row.
+        """
+        if images.ndim != 4 or group.shape != images.shape[:1]:
+            raise ValueError(
+                f"expected images (N, C, H, W) and one group a row (N,); "
+                f"got {tuple(images.shape)} and {tuple(group.shape)}"
+            )
+        group = group.to(self.parameters["flip"].device)
+        if self.choice is None:
+            for name in self.families:
+                images = self._apply(name, images, group)
+            return images
+        choice = self.choice[group]  # (N,)
+        counts = torch.bincount(choice, minlength=len(self.families)).tolist()
+        if len(images) in counts:  # one family for all rows: nothing to sort
+            return self._apply(self.families[counts.index(len(images))], images, group)
+        order = choice.argsort(stable=True)
+        parts = torch.split(images.index_select(0, order.to(images.device)), counts)
+        groups = torch.split(group[order], counts)
+        done = [self._apply(*args) for args in zip(self.families, parts, groups, strict=True) if len(args[1])]
+        return torch.cat(done).index_select(0, order.argsort().to(images.device))
+
+    def __getitem__(self, groups: Tensor | slice) -> Transform:
+        """Return the parameters of some groups, renumbered from 0."""
+        choice = None if self.choice is None else self.choice[groups]
+        return replace(self, choice=choice, parameters={name: p[groups] for name, p in self.parameters.items()})
+
+    def to(self, device: torch.device | str) -> Transform:
+        """Return the same parameters on another device."""
+        choice = None if self.choice is None else self.choice.to(device)
+        return replace(self, choice=choice, parameters={name: p.to(device) for name, p in self.parameters.items()})
+
+    def _apply(self, name: str, images: Tensor, group: Tensor) -> Tensor:
+        """Apply one family to all the rows."""
+        return _TRANSFORMS[name](images, self.parameters[name][group].to(images.device))
+
+
+def _integer(u: Tensor, count: int) -> Tensor:
+    """Uniform integers in [0, count) from uniform numbers in [0, 1)."""
+    return (u * count).long().clamp(max=count - 1)  # the product can round up to count
+
+
+def _pixels(ratio: float, side: int) -> int:
+    """Share of a side in whole pixels, halves up."""
+    return int(ratio * side + 0.5)
+
+
+def _columns(p: Tensor) -> list[Tensor]:
+    """Split parameters (N, k) into k tensors (N, 1, 1, 1)."""
+    return [column.reshape(-1, 1, 1, 1) for column in p.unbind(1)]
+
+
+def _color(images: Tensor, p: Tensor) -> Tensor:
+    """Brightness, then saturation about each pixel's grey, then contrast about each image's mean."""
+    brightness, saturation, contrast = _columns(p.to(images.dtype))
+    images = images + brightness
+    grey = images.mean(1, keepdim=True)
+    images = (images - grey) * saturation + grey
+    mean = images.mean((1, 2, 3), keepdim=True)
+    return (images - mean) * contrast + mean
+
+
+def _crop(images: Tensor, p: Tensor) -> Tensor:
+    """Shift by whole pixels."""
+    shifts = []
+    for u, side in zip(_columns(p), images.shape[2:], strict=True):
+        reach = _pixels(_CROP_RATIO, side)
+        shifts.append(_integer(u, 2 * reach + 1) - reach)
+    y, x = _centred(images)
+    # Sampling at the nearest pixel is exact for whole shifts, and its backward much faster than that of indexing.
+    return _sample(images, y + shifts[0], x + shifts[1], "nearest")
+
+
+def _cutout(images: Tensor, p: Tensor) -> Tensor:
+    """Set a square around a random pixel, cut off at the border, to zero."""
+    inside = []
+    for u, side, shape in zip(_columns(p), images.shape[2:], ((-1, 1), (1, -1)), strict=True):
+        length = _pixels(_CUTOUT_RATIO, side)
+        start = _integer(u, side + 1 - length % 2) - length // 2  # (N, 1, 1, 1)
+        position = torch.arange(side, device=images.device).reshape(shape)
+        inside.append((position >= start) & (position < start + length))
+    return images.masked_fill(inside[0] & inside[1], 0)
+
+
+def _flip(images: Tensor, p: Tensor) -> Tensor:
+    """Mirror left and right."""
+    return torch.where(p[:, :, None, None], images.flip(3), images)
+
+
+def _scale(images: Tensor, p: Tensor) -> Tensor:
+    """Stretch or shrink about the centre, each side on its own."""
+    (down, across), (y, x) = _columns(p.to(images.dtype)), _centred(images)
+    return _sample(images, y * down, x * across, "bilinear")
+
+
+def _rotate(images: Tensor, p: Tensor) -> Tensor:
+    """Turn about the centre."""
+    (angle,), (y, x) = _columns(p.to(images.dtype)), _centred(images)
+    cos, sin = angle.cos(), angle.sin()
+    return _sample(images, y * cos + x * sin, x * cos - y * sin, "bilinear")
+
+
+def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixel centres, counted from the centre of the image: (1, 1, H, 1) and (1, 1, 1, W)."""
+    h, w = images.shape[2:]
+    y, x = (torch.arange(n, dtype=images.dtype, device=images.device) + (1 - n) / 2 for n in (h, w))
+    return y.reshape(1, 1, h, 1), x.reshape(1, 1, 1, w)
+
+
+def _sample(images: Tensor, y: Tensor, x: Tensor, mode: str) -> Tensor:
+    """Read the images at positions counted in pixels from the centre; zero outside."""
+    n, _, h, w = images.shape
+    grid = torch.stack([(x * (2 / w)).expand(n, 1, h, w), (y * (2 / h)).expand(n, 1, h, w)], dim=-1)  # (N, 1, H, W, 2)
+    return F.grid_sample(images, grid[:, 0], mode=mode, padding_mode="zeros", align_corners=False)
+
+
+_TRANSFORMS: Final[dict[str, Callable[[Tensor, Tensor], Tensor]]] = {
+    "color": _color,
+    "crop": _crop,
+    "cutout": _cutout,
+    "flip": _flip,
+    "scale": _scale,
+    "rotate": _rotate,
+}

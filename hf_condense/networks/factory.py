@@ -1,0 +1,226 @@
+"""Networks behind one factory: the ConvNet family, torchvision's small-image relatives, or the user's own callable."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from hf_condense.base.errors import nearest
+from hf_condense.base.rng import Key, seeded_globals
+from hf_condense.networks.architectures import (
+    TORCHVISION,
+    ConvNet,
+    WithEmbedding,
+    check_positive,
+    default_depth,
+    torchvision_network,
+)
+
+__all__ = [
+    "ConvNet",
+    "NetworkFactory",
+    "NetworkSpec",
+    "activation_bytes",
+    "has_batch_statistics",
+    "list_networks",
+    "network_factory",
+]
+
+NetworkSpec = str | Callable[..., nn.Module]
+
+# Suffix in a network's name -> option of the ConvNet and its value.
+_SUFFIXES: Final = {
+    "in": ("norm", "instance"),
+    "bn": ("norm", "batch"),
+    "ln": ("norm", "layer"),
+    "gn": ("norm", "group"),
+    "nonorm": ("norm", "none"),
+    "relu": ("activation", "relu"),
+    "leakyrelu": ("activation", "leakyrelu"),
+    "sigmoid": ("activation", "sigmoid"),
+    "gelu": ("activation", "gelu"),
+    "avg": ("pooling", "avg"),
+    "max": ("pooling", "max"),
+    "nopool": ("pooling", "none"),
+}
+_DEFAULTS: Final = {"width": 128, "norm": "instance", "activation": "relu", "pooling": "avg"}
+
+
+@dataclass(frozen=True)
+class NetworkFactory:
+    """Makes networks of one kind, fresh weights for every key. Made by `network_factory`.
+
+    Attributes:
+        name: Canonical name: options at their default are left out. For a callable, its qualified name.
+        channels: Channels of an image.
+        image_size: Height and width of an image.
+        num_classes: Number of logits.
+        make: Constructor.
+        named: Whether the name alone says what the network is; not so for a callable, so nothing is cached under it.
+    """
+
+    name: str
+    channels: int
+    image_size: tuple[int, int]
+    num_classes: int
+    make: Callable[..., nn.Module] = field(repr=False)
+    named: bool = True
+
+    def build(self, *key: Key) -> nn.Module:
+        """Return a network with fresh weights, on the CPU and in training mode.
+
+        Args:
+            *key: Address of the weights (see `rng.key_seed`): the same key gives the same weights, and the global
+                generators are left as they were.
+
+        Returns:
+            A module from (B, C, H, W) to (B, K), with a method `embed` to (B, D).
+
+        Raises:
+            TypeError: If the user's callable returns something that is not a module.
+        """
+        with seeded_globals(*key), torch.device("cpu"):
+            net = self.make(channels=self.channels, num_classes=self.num_classes, image_size=self.image_size)
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"network {self.name!r} must return a torch.nn.Module; it returned {type(net).__name__}")
+        net = net if callable(getattr(net, "embed", None)) else WithEmbedding(net)
+        return net.cpu().train()
+
+
+def network_factory(
+    spec: NetworkSpec, *, channels: int, image_size: tuple[int, int], num_classes: int
+) -> NetworkFactory:
+    """Return the factory of the networks that `spec` asks for, after building one to see that it works.
+
+    Args:
+        spec: A name (see `list_networks`), or a callable that takes the keywords `channels`, `num_classes` and
+            `image_size` and returns a module from (B, C, H, W) to (B, K). If the module has no `embed`, the input of
+            its last `nn.Linear` is its embedding.
+        channels: Channels of an image (`int`, >= 1).
+        image_size: Height and width of an image.
+        num_classes: Number of logits (`int`, >= 1).
+
+    Raises:
+        ValueError: If the name or an option in it is unknown, the images are too small for the network, or the network
+            returns logits or embeddings of another shape.
+        TypeError: If `spec` is neither text nor callable, or does not make a module.
+
+    Example:
+        >>> network_factory("convnet-avg-w32", channels=1, image_size=(28, 28), num_classes=10).name
+        'convnet-w32'
+    """
+    check_positive(channels=channels, num_classes=num_classes, height=image_size[0], width=image_size[1])
+    if isinstance(spec, str):
+        name, make = _parse(spec, image_size)
+    elif callable(spec):
+        inner = spec.func if isinstance(spec, partial) else spec
+        name, make = getattr(inner, "__qualname__", type(inner).__qualname__), spec
+    else:
+        raise TypeError(f"network must be a name or a callable that returns a module; got {type(spec).__name__}")
+    factory = NetworkFactory(name, channels, image_size, num_classes, make, named=isinstance(spec, str))
+    net = factory.build("check")
+    if not isinstance(spec, str):
+        _check_shapes(factory, net)
+    return factory
+
+
+def list_networks() -> list[str]:
+    """Return the names of the networks, without their options.
+
+    Options are added to a name with hyphens, in any order. `convnet` takes `-w<filters>`, `-d<blocks>`, a norm (`-in`,
+    `-bn`, `-ln`, `-gn`, `-nonorm`), an activation (`-relu`, `-leakyrelu`, `-sigmoid`, `-gelu`) and a pooling (`-avg`,
+    `-max`, `-nopool`); the others take `-in` or `-bn`. Instance norm, ReLU and average pooling are the defaults.
+
+    Example:
+        >>> list_networks()
+        ['alexnet', 'convnet', 'resnet18', 'vgg11']
+    """
+    return sorted(("convnet", *TORCHVISION))
+
+
+def has_batch_statistics(net: nn.Module) -> bool:
+    """Return whether a network normalises over the batch, so that an image's output depends on its neighbours."""
+    return any(isinstance(module, _BatchNorm) for module in net.modules())
+
+
+def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return how many bytes one image's forward keeps for the backward, weights left out.
+
+    Runs the network once, on its own device, and leaves its buffers and the global generators as they were.
+
+    Args:
+        net: Any network from images to logits.
+        image_shape: (channels, height, width) of an image.
+
+    Example:
+        >>> activation_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))  # the 12 floats that go in
+        48
+    """
+    weight = next(net.parameters(), torch.empty(0))
+    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *buffers.values())}
+    kept: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their addresses apart
+
+    def note(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+
+    images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)  # batch norm needs two images
+    with (
+        torch.enable_grad(),
+        seeded_globals("activation_bytes", devices=[weight.device]),
+        torch.autograd.graph.saved_tensors_hooks(note, lambda packed: packed),
+    ):
+        torch.func.functional_call(net, buffers, (images.requires_grad_(),))
+    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in fixed) // len(images)
+
+
+def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., nn.Module]]:
+    """Canonical name and constructor for a network's name."""
+    base, *suffixes = spec.split("-")
+    if base not in list_networks():
+        known = list_networks()
+        raise ValueError(f"unknown network {spec!r}; known: {', '.join(known)}{nearest(base, known)}")
+    allowed = ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
+    options: dict[str, Any] = {}
+    for suffix in suffixes:
+        number = re.fullmatch(r"([wd])(\d+)", suffix) if base == "convnet" else None
+        if number is None and suffix not in allowed:
+            known = [*(("w<filters>", "d<blocks>") if base == "convnet" else ()), *allowed]
+            raise ValueError(
+                f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(known)}"
+                f"{nearest(suffix, known)}"
+            )
+        option, value = ({"w": "width", "d": "depth"}[number[1]], int(number[2])) if number else _SUFFIXES[suffix]
+        if option in options:
+            raise ValueError(f"network {spec!r} gives its {option} twice; give it once")
+        options[option] = value
+    defaults = {**_DEFAULTS, "depth": default_depth(image_size)}
+    options = {option: value for option, value in options.items() if value != defaults[option]}
+    numbers = [f"{option[0]}{options[option]}" for option in ("width", "depth") if option in options]
+    words = [suffix for suffix, (option, value) in _SUFFIXES.items() if options.get(option) == value]
+    make = ConvNet if base == "convnet" else partial(torchvision_network, base)
+    return "-".join([base, *numbers, *words]), partial(make, **options)
+
+
+def _check_shapes(factory: NetworkFactory, net: nn.Module) -> None:
+    """Run a user's network on two images and see what it returns."""
+    images = torch.zeros(2, factory.channels, *factory.image_size, device="cpu")
+    try:
+        with torch.no_grad(), seeded_globals("check"):
+            logits, embedding = net(images), net.embed(images)  # type: ignore[operator]
+        shapes = tuple(logits.shape), tuple(embedding.shape)
+    except Exception as error:  # whatever the user's network raises
+        raise ValueError(f"network {factory.name!r} failed on two images {tuple(images.shape)}: {error}") from error
+    if logits.shape != (2, factory.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
+        raise ValueError(
+            f"network {factory.name!r} must turn two images into logits (2, {factory.num_classes}) "
+            f"and, with embed, into (2, D); it returned {shapes[0]} and {shapes[1]}"
+        )

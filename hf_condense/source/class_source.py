@@ -1,0 +1,331 @@
+"""Any labelled image dataset as class-indexed uint8 images, decoded once and cached by content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from hf_condense.base.cache import cache_enabled, cache_folder, content_key, folder_size, new_folder
+from hf_condense.base.progress import progress_bar
+from hf_condense.base.rng import Key, keyed_generator
+from hf_condense.source.columns import (
+    Labels,
+    LabelValue,
+    check_dataset,
+    find_image_column,
+    find_label_column,
+    read_labels,
+)
+from hf_condense.source.decode import GREY_MODES, MAX_SIDE, Size, common_shape, decode_picture, header, raw_batches
+from hf_condense.source.whitening import Whitening
+
+logger = logging.getLogger("hf_condense")
+
+FORMAT = 1  # of the cached files
+_SLICE = 128  # pictures that one thread decodes at a time
+
+
+@dataclass(frozen=True)
+class ClassSource:
+    """A dataset's images, sorted by class.
+
+    Attributes:
+        images: uint8 (N, C, H, W), sorted by class; memory-mapped when cached, or on a device.
+        labels: Index into `class_names`. int64 (N,), sorted, on the CPU.
+        rows: Row number in the dataset of every image. int64 (N,), on the CPU.
+        class_names: Names of all classes, absent ones included.
+        label_values: What the label column holds for each class.
+        image_column: Name of the image column.
+        label_column: Name of the label column.
+        mean: Per channel over all pixels, in pixel units (0 black, 1 white). float32 (C,).
+        std: Per channel over all pixels, in pixel units; 1 where all pixels are equal. float32 (C,).
+        content_hash: Of pictures, labels and class names; equal for equal content.
+        device: Where `at` and `sample` put their results.
+        whitening: What takes the place of normalisation, or None.
+    """
+
+    images: Tensor
+    labels: Tensor
+    rows: Tensor
+    class_names: tuple[str, ...]
+    label_values: tuple[LabelValue, ...]
+    image_column: str
+    label_column: str
+    mean: Tensor
+    std: Tensor
+    content_hash: str
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    whitening: Whitening | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.labels)
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width)."""
+        _, c, h, w = self.images.shape
+        return (c, h, w)
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Number of images of every class that has any."""
+        amounts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        return {c: n for c, n in enumerate(amounts) if n}
+
+    @property
+    def classes(self) -> tuple[int, ...]:
+        """The classes that have images."""
+        return tuple(self.counts)
+
+    def positions(self, c: int) -> range:
+        """Return the positions of a class's images."""
+        start, stop = torch.searchsorted(self.labels, torch.tensor([c, c + 1])).tolist()
+        return range(start, stop)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """Bring pixels to zero mean and unit variance: uint8 [0, 255] or float [0, 1] (n, C, H, W) -> float32.
+
+        If the source is whitened, they are whitened instead.
+        """
+        if self.whitening is not None:
+            return self.whitening(pixels.float() if pixels.is_floating_point() else pixels.float() / 255)
+        scale = 1 / self.std if pixels.is_floating_point() else 1 / (255 * self.std)
+        shape = (1, -1, 1, 1)
+        return pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
+
+    def at(self, index: Tensor) -> Tensor:
+        """Return the images at some positions (n,), normalised, on the device: (n, C, H, W)."""
+        pixels: Tensor = self.images[index.to(self.images.device)]
+        return self.normalise(pixels.to(self.device))
+
+    def sample(self, classes: Sequence[int], n: int, *key: Key) -> Tensor:
+        """Draw `n` images of each class, without repeats as long as the class has enough.
+
+        A smaller class is drawn in whole permutations, one after the other. The draw depends on the key and the
+        class's name alone, not on the other classes or on the process.
+
+        Args:
+            classes: Classes to draw from.
+            n: Images per class, >= 1.
+            *key: Address of the draw, for example `(seed, "real", step)`.
+
+        Shapes:
+            -> (len(classes), n, C, H, W), normalised.
+        """
+        picked = torch.cat([self._draw(c, n, *key) for c in classes])
+        return self.at(picked).reshape(len(classes), n, *self.image_shape)
+
+    def _draw(self, c: int, n: int, *key: Key) -> Tensor:
+        """Draw `n` positions of one class."""
+        own = self.positions(c)
+        generator = keyed_generator(*key, self.class_names[c])
+        rounds = [torch.randperm(len(own), generator=generator) for _ in range(-(-n // len(own)))]
+        return torch.cat(rounds)[:n] + own.start
+
+    def to(self, device: torch.device | str) -> ClassSource:
+        """Return a source that hands out tensors on `device`; the images move there too if they fit easily."""
+        device = torch.device(device)
+        images = self.images
+        if device.type == "cuda" and images.numel() < torch.cuda.mem_get_info(device)[0] // 2:
+            images = images.to(device)
+        whitening = self.whitening and self.whitening.to(device)
+        mean, std = self.mean.to(device), self.std.to(device)
+        return replace(self, images=images, mean=mean, std=std, device=device, whitening=whitening)
+
+
+def load_source(
+    ds: datasets.Dataset,
+    *,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    image_size: int | Size | None = None,
+    channels: int | None = None,
+    cache: bool = True,
+    progress: bool = True,
+) -> ClassSource:
+    """Read a labelled image dataset into class-indexed uint8 images. The dataset itself is never changed.
+
+    Decodes once; a second call with the same content opens the memory-mapped file under `$HF_HOME/condense/sources`,
+    which also lets a set be larger than memory. Without the cache everything is held in memory.
+
+    Args:
+        ds: Any map-style dataset; its formatting and transforms are ignored.
+        image_column: Name of the image column; default: the only Image column.
+        label_column: Name of the label column (ClassLabel, text, integers, booleans); default: the only ClassLabel.
+        image_size: Resize the shorter side (bicubic, antialiased) and crop the centre to this side or (height, width).
+        channels: 1 or 3; default: what the mode of the Image feature says, else 1 if all pictures are grey, else 3.
+        cache: Keep the decoded images on disk; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while decoding.
+
+    Returns:
+        The source, on the CPU.
+
+    Raises:
+        TypeError: If `ds` is a stream or a dict of splits.
+        ValueError: If columns are missing or ambiguous, labels are null, sizes differ without `image_size`, or a
+            picture is damaged (the message names its row).
+    """
+    ds = check_dataset(ds)
+    image_column = find_image_column(ds, image_column)
+    label_column = find_label_column(ds, label_column)
+    size = checked_size(image_size)
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels should be 1 or 3; got {channels!r}")
+    if channels is None and (mode := ds.features[image_column].mode) is not None:
+        channels = 1 if mode in GREY_MODES else 3
+    labels = read_labels(ds, label_column)
+    content_hash = _content_hash(ds, image_column, labels)
+    order = torch.argsort(labels.index, stable=True)
+
+    if cache_enabled(cache):
+        key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
+        folder = cache_folder("sources") / key
+        if not _is_whole(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            with new_folder(folder) as work:
+                _decode(ds, image_column, size, channels, order, work / "images.bin", progress)
+            logger.info("cached the decoded images in %s (%.1f MB)", folder, folder_size(folder) / 1e6)
+        images, histogram = _open(folder)
+    else:
+        images, histogram = _decode(ds, image_column, size, channels, order, None, progress)
+    mean, std = _statistics(histogram)
+    return ClassSource(
+        images=images,
+        labels=labels.index[order],
+        rows=order,
+        class_names=labels.names,
+        label_values=labels.values,
+        image_column=image_column,
+        label_column=label_column,
+        mean=mean,
+        std=std,
+        content_hash=content_hash,
+    )
+
+
+def checked_size(image_size: int | Size | None) -> Size | None:
+    """Return (height, width) or None."""
+    if image_size is None:
+        return None
+    size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+    wanted = f"image_size should be a side or (height, width), integers in 1..{MAX_SIDE}; got {image_size!r}"
+    if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
+        raise TypeError(wanted)
+    if len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):
+        raise ValueError(wanted)
+    return (size[0], size[1])
+
+
+def _content_hash(ds: datasets.Dataset, image_column: str, labels: Labels) -> str:
+    """Hash pictures and labels; independent of formats, fingerprints and how the table is cut into chunks."""
+    digest = hashlib.blake2b(digest_size=16)
+    for _, batch in raw_batches(ds, image_column):
+        for data in batch:
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+    digest.update(labels.index.numpy().astype("<i8").tobytes())
+    digest.update(json.dumps([labels.names, labels.values]).encode())
+    return digest.hexdigest()
+
+
+def _decode(
+    ds: datasets.Dataset,
+    column: str,
+    size: Size | None,
+    channels: int | None,
+    order: Tensor,
+    file: Path | None,
+    progress: bool,
+) -> tuple[Tensor, NDArray[np.int64]]:
+    """Decode all pictures to their sorted positions, in a file or in memory; also count the pixel values."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        headers = [
+            found
+            for start, batch in raw_batches(ds, column)
+            for found in pool.map(header, batch, range(start, start + len(batch)))
+        ]
+        shape = common_shape(headers, size, channels)
+        images = _allocate((len(ds), *shape), file)
+        place = torch.empty_like(order)
+        place[order] = torch.arange(len(order))
+        histogram = np.zeros((shape[0], 256), dtype=np.int64)
+
+        def decode_slice(start: int, part: list[bytes]) -> NDArray[np.uint8]:
+            return np.stack([decode_picture(data, start + i, shape) for i, data in enumerate(part)])
+
+        with progress_bar(len(ds), "Decoding", "img", shown=progress) as bar:
+            for start, batch in raw_batches(ds, column):
+                starts = range(0, len(batch), _SLICE)
+                parts = pool.map(decode_slice, [start + s for s in starts], [batch[s : s + _SLICE] for s in starts])
+                decoded = np.concatenate(list(parts))  # (n, C, H, W)
+                images[place[start : start + len(batch)]] = torch.from_numpy(decoded)
+                for c in range(shape[0]):
+                    histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
+                bar.update(len(batch))
+    if file is not None:
+        facts = {"shape": list(images.shape), "histogram": histogram.tolist()}
+        file.with_name("source.json").write_text(json.dumps(facts))
+    return images, histogram
+
+
+def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
+    """Return an uninitialised uint8 tensor in memory, or one that is the content of a new file."""
+    if file is None:
+        return torch.empty(shape, dtype=torch.uint8)
+    count = int(np.prod(shape))
+    with file.open("wb") as handle:
+        # Reserving the space first turns a full disk into an error here, not into a crash while writing the map.
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(handle.fileno(), 0, count)
+        handle.truncate(count)
+    return torch.from_file(str(file), shared=True, size=count, dtype=torch.uint8).reshape(shape)
+
+
+def _is_whole(folder: Path) -> bool:
+    """Tell whether a folder holds cached images, none of them lost since."""
+    try:
+        shape = json.loads((folder / "source.json").read_text())["shape"]
+        return bool((folder / "images.bin").stat().st_size == math.prod(shape))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _open(folder: Path) -> tuple[Tensor, NDArray[np.int64]]:
+    """Open cached images without reading them."""
+    facts = json.loads((folder / "source.json").read_text())
+    count = int(np.prod(facts["shape"]))
+    images = torch.from_file(str(folder / "images.bin"), shared=False, size=count, dtype=torch.uint8)
+    return images.reshape(facts["shape"]), np.asarray(facts["histogram"], dtype=np.int64)
+
+
+def _statistics(histogram: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    """Return mean and std per channel in pixel units from the counts of the 256 values: (C, 256) -> (C,), (C,)."""
+    values = np.arange(256) / 255
+    total = histogram.sum(1)
+    mean = histogram @ values / total
+    variance = histogram @ values**2 / total - mean**2
+    std = np.sqrt(np.maximum(variance, 0))
+    std[std < 1e-6] = 1.0
+    return torch.from_numpy(mean).float(), torch.from_numpy(std).float()
+
+
+def batches(source: ClassSource, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield all images, normalised, with their labels, in order, `size` at a time."""
+    for start in range(0, len(source), size):
+        index = torch.arange(start, min(start + size, len(source)))
+        yield source.at(index), source.labels[index].to(source.device)

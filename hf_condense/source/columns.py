@@ -1,0 +1,150 @@
+"""Which columns of a dataset hold the images and the labels, and what the labels say."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor
+
+logger = logging.getLogger("hf_condense")
+
+LabelValue = int | str | bool
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a dataset as class indices.
+
+    Attributes:
+        index: Class of every row, in row order. int64 (N,).
+        names: Names of all classes, those without rows included.
+        values: What the label column holds for each class: what comes out again.
+    """
+
+    index: Tensor
+    names: tuple[str, ...]
+    values: tuple[LabelValue, ...]
+
+
+def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
+    """Return `ds` if it is a map-style dataset with rows, without any formatting or transform.
+
+    Raises:
+        TypeError: If it is a stream, a dict of splits or something else.
+        ValueError: If it has no rows.
+    """
+    if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict, dict)):
+        splits = ", ".join(map(repr, ds))
+        raise TypeError(f"{what} should be one split; got {type(ds).__name__} with {splits}; pick one")
+    if isinstance(ds, datasets.IterableDataset):
+        raise TypeError(
+            f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "
+            "or keep some of it: Dataset.from_list(list(ds.take(10_000)), features=ds.features)"
+        )
+    if not isinstance(ds, datasets.Dataset):
+        hint = f"; load it first: datasets.load_dataset({ds!r})" if isinstance(ds, str) else ""
+        raise TypeError(f"{what} should be a datasets.Dataset; got {type(ds).__name__}{hint}")
+    if len(ds) == 0:
+        raise ValueError(f"{what} has no rows")
+    if ds.format["type"] == "custom":
+        logger.warning("%s has a transform set; it is ignored: the stored images are used", what)
+    return ds.with_format(None)
+
+
+def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
+    """Return the image column: the one that was given, else the only one there is.
+
+    Raises:
+        ValueError: If it is missing, of another kind, or not the only candidate; the message lists the candidates.
+    """
+    return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image")
+
+
+def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
+    """Return the label column: the one that was given (also of text or integers), else the only ClassLabel.
+
+    Raises:
+        ValueError: If it is missing, of another kind, or not the only candidate; the message lists the candidates.
+    """
+    if given is not None:
+        return _find(ds, given, "label", _is_label, "a ClassLabel, text, integers or booleans")
+    try:
+        return _find(ds, None, "label", lambda feature: isinstance(feature, datasets.ClassLabel), "a ClassLabel")
+    except ValueError as error:
+        others = [name for name, feature in ds.features.items() if _is_label(feature)]
+        if "no column" in str(error) and others:
+            raise ValueError(f"{error}; pass label_column=, which may be {' or '.join(map(repr, others))}") from None
+        raise
+
+
+def _is_label(feature: Any) -> bool:
+    """Tell whether a column of this kind can hold labels."""
+    if isinstance(feature, datasets.ClassLabel):
+        return True
+    kind = getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else ""
+    return kind.startswith(("int", "uint")) or kind in ("string", "large_string", "bool")
+
+
+def _find(ds: datasets.Dataset, given: str | None, role: str, suits: Callable[[Any], bool], kind: str) -> str:
+    """Return the column for a role, or say what there is instead."""
+    present = f"columns: {', '.join(f'{name!r} ({_kind(feature)})' for name, feature in ds.features.items())}"
+    if given is not None:
+        if not isinstance(given, str):
+            raise TypeError(f"{role}_column should be the name of a column; got {given!r} ({type(given).__name__})")
+        if given not in ds.features:
+            raise ValueError(f"{role}_column={given!r} is no column of the dataset; {present}")
+        if not suits(ds.features[given]):
+            hint = f"; cast it first: ds.cast_column({given!r}, datasets.Image())" if role == "image" else ""
+            raise ValueError(
+                f"{role}_column={given!r} is {_kind(ds.features[given])}; it should be {kind}{hint}; {present}"
+            )
+        return given
+    candidates: list[str] = [name for name, feature in ds.features.items() if suits(feature)]
+    if len(candidates) == 1:
+        return candidates[0]
+    if not candidates:
+        raise ValueError(f"no column holds {kind}; {present}")
+    raise ValueError(f"several columns hold {kind}: {', '.join(map(repr, candidates))}; pass {role}_column=")
+
+
+def _kind(feature: Any) -> str:
+    """Name the kind of a column in one word."""
+    if isinstance(feature, datasets.Value):
+        return str(feature.dtype)
+    return type(feature).__name__
+
+
+def read_labels(ds: datasets.Dataset, column: str) -> Labels:
+    """Read a label column as class indices.
+
+    Text, booleans and integers that are not a ClassLabel are mapped to 0..K-1 in sorted order.
+
+    Raises:
+        ValueError: If a label is null (or -1 in a ClassLabel), or no class of its ClassLabel; the message gives the
+            count and the first row.
+    """
+    values = ds.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
+    feature = ds.features[column]
+    is_class = isinstance(feature, datasets.ClassLabel)
+    if empty := [row for row, value in enumerate(values) if value is None or (is_class and value == -1)]:
+        kept = "not in (None, -1)" if is_class else "is not None"
+        raise ValueError(
+            f"{len(empty)} of {len(values)} rows have no label in {column!r}, the first is row {empty[0]} "
+            f"({values[empty[0]]}); filter them out: ds.filter(lambda row: row[{column!r}] {kept})"
+        )
+    if is_class:
+        names = tuple(feature.names)
+        if strange := [row for row, value in enumerate(values) if not 0 <= value < len(names)]:
+            raise ValueError(
+                f"row {strange[0]} has the label {values[strange[0]]} in {column!r}, "
+                f"whose ClassLabel has names for 0..{len(names) - 1}; cast the column to one that names every label"
+            )
+        return Labels(torch.tensor(values), names, tuple(range(len(names))))
+    distinct = sorted(set(values))
+    position = {value: i for i, value in enumerate(distinct)}
+    return Labels(torch.tensor([position[v] for v in values]), tuple(map(str, distinct)), tuple(distinct))

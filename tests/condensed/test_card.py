@@ -1,0 +1,168 @@
+"""The card's metadata, and what an owner's own card keeps; what it tells is in test_card_text.py."""
+
+from __future__ import annotations
+
+import pytest
+from datasets import Features
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard
+
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.card.render import END, START, default_config, render
+from tests.support.card_sets import card_sets, facts_of
+from tests.support.condensed_sets import make_coreset, make_set
+
+
+@pytest.fixture(scope="module")
+def sets() -> dict:
+    return card_sets()
+
+
+def body(card: str) -> str:
+    return DatasetCard(card).text
+
+
+def metadata(card: str) -> dict:
+    return DatasetCard(card).data.to_dict()
+
+
+def test_dataset_info_is_that_of_the_rows(sets):
+    infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(render(sets)).data)
+    assert set(infos) == set(sets)
+    for name, facts in sets.items():
+        assert infos[name].features == Features.from_dict(facts["features"])
+        assert infos[name].splits["train"].num_examples == facts["num_rows"]
+    assert infos["herding_ipc2"].download_size == sets["herding_ipc2"]["parquet_bytes"]
+    learned = infos["dm_ipc1-3_f2"]
+    assert {split: known.num_examples for split, known in learned.splits.items()} == {"train": 16, "test": 4000}
+    assert learned.download_size == sets["dm_ipc1-3_f2"]["parquet_bytes"] + 123_456
+
+
+def test_writing_it_again_changes_nothing(sets):
+    card = render(sets)
+    assert render(sets, card) == card
+    one = render({"herding_ipc2": sets["herding_ipc2"]})
+    both = render(sets, one)
+    assert render(dict(reversed(sets.items())), both) == both
+
+
+def test_the_first_default_stays_and_can_be_moved(sets):
+    card = render(sets, render({"herding_ipc2": sets["herding_ipc2"]}))
+    assert default_config(card) == "herding_ipc2"
+    moved = render(sets, card, default="dm_ipc1-3_f2")
+    assert default_config(moved) == "dm_ipc1-3_f2"
+    assert sum(bool(entry.get("default")) for entry in metadata(moved)["configs"]) == 1
+
+
+def test_a_set_that_is_gone_leaves_the_card(sets):
+    one = render({"herding_ipc2": sets["herding_ipc2"]}, render(sets))
+    assert [entry["config_name"] for entry in metadata(one)["configs"]] == ["herding_ipc2"]
+    assert [entry["config_name"] for entry in metadata(one)["dataset_info"]] == ["herding_ipc2"]
+    assert default_config(one) == "herding_ipc2"
+    assert "dm_ipc1-3_f2" not in one
+
+
+OWN = """---
+license: cc-by-4.0
+language:
+- fr
+tags:
+- pets
+- image
+my_field:
+  a: 1
+configs:
+- config_name: raw
+  data_files: raw/*.parquet
+dataset_info:
+  config_name: raw
+  features:
+  - name: x
+    dtype: int64
+---
+# Mes images
+
+Un texte, avec --- et ## des titres.
+"""
+
+
+def test_an_owner_keeps_text_and_metadata(sets):
+    card = render(sets, OWN)
+    known = metadata(card)
+    assert (known["license"], known["language"], known["my_field"]) == ("cc-by-4.0", ["fr"], {"a": 1})
+    assert known["tags"][:2] == ["pets", "image"]
+    assert len(known["tags"]) == len(set(known["tags"]))
+    assert [entry["config_name"] for entry in known["configs"]] == ["raw", *sets]
+    assert known["configs"][0]["data_files"] == "raw/*.parquet"
+    assert [entry["config_name"] for entry in known["dataset_info"]] == ["raw", *sets]
+    assert body(card).startswith(body(OWN).rstrip() + f"\n\n{START}\n")
+    edited = card.replace("# Mes images", "# Images").replace(END, f"{END}\n\nAprès.") + "\nFin.\n"
+    again = render({"herding_ipc2": sets["herding_ipc2"]}, edited)
+    assert body(again).startswith("# Images\n\nUn texte, avec --- et ## des titres.\n\n" + START)
+    assert body(again).endswith(f"{END}\n\nAprès.\n\nFin.\n")
+
+
+def test_an_owner_keeps_a_default_of_their_own(sets):
+    card = render(sets, OWN.replace("data_files: raw/*.parquet", "data_files: raw/*.parquet\n  default: true"))
+    assert default_config(card) == "raw"
+
+
+@pytest.mark.parametrize("text", ["# Only text\n", "\n\n", f"# Broken\n{START}\nno end\n", f"{END}\n"])
+def test_texts_without_metadata_or_with_one_marker_are_kept(sets, text):
+    card = render(sets, text)
+    assert body(card).startswith(text.rstrip())
+    assert body(card).count("## Sets") == 1
+    assert render(sets, card) == card
+
+
+MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
+
+
+@pytest.mark.parametrize("metadata", ["a: [", "- a", "[" * 2000, MERGES], ids=["open", "list", "deep", "merges"])
+def test_metadata_that_cannot_be_read_is_an_error(sets, metadata):
+    with pytest.raises(CondensedFormatError, match=r"README\.md: "):
+        render(sets, f"---\n{metadata}\n---\n")
+
+
+def test_licences_are_inherited_and_never_guessed():
+    unknown = facts_of(make_set(source={"name": None}))
+    card = render({"dm_ipc2": unknown})
+    assert "license" not in metadata(card)
+    assert "source_datasets" not in metadata(card)
+    assert "states none" in card
+    mixed = render({"dm_ipc2": unknown, "herding_ipc2": facts_of(make_coreset())})
+    assert "license" not in metadata(mixed)
+    other = facts_of(make_set(ipc=1, source={"name": "x/y", "license": ["cc-by-4.0"]}))
+    first = render({"dm_ipc1": other})
+    assert metadata(first)["license"] == ["cc-by-4.0"]
+    assert "license" not in metadata(render({"dm_ipc1": other, "dm_ipc2": unknown}, first))
+
+
+@pytest.mark.parametrize(
+    ("stated", "named"),
+    [
+        ("cc-by-4.0", "cc-by-4.0"),
+        (" MIT ", "mit"),
+        ("Free for research", "other"),
+        (["MIT", "Free for research"], ["mit", "other"]),
+        ("", None),
+    ],
+)
+def test_licences_are_named_as_the_hub_names_them(stated, named):
+    card = render({"dm_ipc2": facts_of(make_set(source={"name": "x/y", "license": stated}))})
+    assert metadata(card).get("license") == named
+    if named == "other":
+        assert "its source is under Free for research." in card
+
+
+def test_a_given_licence_wins(sets):
+    card = render(sets, license="cc0-1.0")
+    assert metadata(card)["license"] == "cc0-1.0"
+    assert "This card states: cc0-1.0." in card
+    assert metadata(render(sets, card))["license"] == "cc0-1.0"
+
+
+def test_facts_of_another_writer_are_an_error():
+    facts = facts_of(make_set())
+    with pytest.raises(CondensedFormatError, match="features or sizes"):
+        render({"dm_ipc2": {**facts, "features": {"image": {"_type": "nothing"}}}})

@@ -1,0 +1,185 @@
+"""What a card tells: the whole of it by one pattern, and what it says when less, or something strange, is known."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.card.accuracy import accuracy_section, groups_of, paired_difference
+from hf_condense.condensed.card.markdown import escape
+from hf_condense.condensed.card.render import END, render
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.scores import Evaluation
+from hf_condense.engine.registry import list_methods
+from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score
+from tests.support.condensed_sets import make_coreset, make_recipe, make_set
+
+PATTERN = Path(__file__).parents[1] / "support" / "card_pattern.md"
+MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
+PLACES = {"⟨bytes⟩": r"[\d,]+", "⟨count⟩": r"[\d,]+", "⟨number⟩": r"\d+\.\d+"}  # sizes depend on the libraries
+
+
+def section(card: str, head: str) -> str:
+    """Return one section of a card."""
+    return card.split(f"## {head}\n", 1)[1].split("\n## ", 1)[0].split(END)[0].strip()
+
+
+def test_the_whole_card():
+    card = render(card_sets(), None, place="me/pets")
+    pattern = re.escape(PATTERN.read_text(encoding="utf-8"))
+    for place, meaning in PLACES.items():
+        pattern = pattern.replace(re.escape(place), meaning)
+    assert re.fullmatch(pattern, card), f"a card that differs from {PATTERN.name}:\n{card}"
+
+
+def test_less_is_known():
+    made = make_set(source={}, runtime={})
+    facts = {key: value for key, value in facts_of(made).items() if key != "preview"}  # of an earlier version
+    card = render({"dm_ipc2": facts})
+    assert "## Images" not in card
+    assert "## Citation" not in card
+    assert section(card, "Accuracy").startswith("Not measured: dm_ipc2.")
+    assert section(card, "Storage").splitlines()[2].endswith("B | not known |")
+    assert section(card, "Nearest real images") == "- dm_ipc2: not checked."
+    assert "| not stated |" in section(card, "Sets")
+    assert "This card states none." in section(card, "Licence")
+
+
+def test_only_its_own_picture_is_shown():
+    for strange in ("../secret.png", "http://elsewhere/x.png", True):
+        assert "![" not in render({"dm_ipc2": {**facts_of(make_set()), "preview": strange}})
+    assert "![dm_ipc2](pictures/dm_ipc2/preview.png)" in render({"dm_ipc2": facts_of(make_set())}, pictures="pictures/")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"set": "dm_ipc2"},
+        {**score("dm_ipc2", 0.5).__dict__, "mean": "0.5", "n": 1},
+        {**score("dm_ipc2", 0.5).__dict__, "mean": 50.0, "n": 1},
+    ],
+)
+def test_measurements_of_another_writer_are_left_out(record):
+    record.pop("accuracies", None)
+    made = make_set(evaluation=[record])
+    assert groups_of(made.recipe) == []
+    assert "Not measured: dm_ipc2." in render({"dm_ipc2": facts_of(made)})
+
+
+def test_a_coreset_has_8_bit_images_only():
+    made = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5), score("random", 0.25))))
+    table = accuracy_section({"herding_ipc2": made.recipe}).splitlines()
+    assert table[4].startswith("| config | 8-bit images | random rows | n |")
+    assert table[6].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
+
+
+def test_differences_are_paired_by_seed():
+    first, second = Evaluation((score("a", 0.5, 0.75), score("b", 0.25, 0.75))).to_records()
+    assert paired_difference(first, second) == pytest.approx((0.125, 0.1767767))
+    assert paired_difference(first, {**second, "seeds": [1, 0]}) is None
+    assert paired_difference(first, {**second, "accuracies": [0.5]}) is None
+    assert paired_difference(first, {**second, "accuracies": ["x", "y"]}) is None
+    assert paired_difference({"mean": 0.5}, {"mean": 0.5}) is None
+    assert paired_difference(*Evaluation((score("a", 0.5), score("b", 0.25))).to_records()) == (0.25, None)
+
+
+@pytest.mark.parametrize(
+    ("synthetic", "verdict"),
+    [
+        ({"min": 0.0, "median": 0.1, "max": 0.2}, "at least one image is all but a copy"),
+        ({"min": 0.02, "median": 0.07, "max": 0.2}, "no copies, but much nearer to single source images"),
+        ({"min": 0.05, "median": 0.1, "max": 0.2}, "no copies; a little nearer to single source images"),
+        ({"min": 0.05, "median": 0.2, "max": 0.2}, "no copies; no nearer to single source images"),
+    ],
+)
+def test_copies_are_called_copies(synthetic, verdict):
+    card = render({"dm_ipc2": facts_of(make_set(nearest={**NEAREST, "synthetic": synthetic}))})
+    assert verdict in section(card, "Nearest real images")
+
+
+def test_citation_of_every_method_names_the_whole_paper():
+    for info in list_methods():
+        for part in (info.title, info.authors, info.paper, info.venue, str(info.year), info.link):
+            assert part in info.citation
+
+
+def test_method_that_is_not_installed_here_stays_cited():
+    card = render({"dm_ipc2": facts_of(make_set(method="of_another_package", citation="Somebody | 2026"))})
+    assert section(card, "Citation") == "- Somebody &#124; 2026"
+
+
+def test_set_of_an_older_version_has_no_citation():
+    assert "## Citation" not in render({"dm_ipc2": facts_of(make_set(citation=None))})
+
+
+def test_text_of_others_stays_text():
+    nasty = 'a|b\n## c <script>x</script> ![x](http://t) `y` *z* ~~w~~ {{ 7*7 }} & --- "q"'
+    record = score(nasty, 0.5, network=nasty, recipe=nasty, augment=nasty)
+    made = make_set(
+        source={"name": nasty, "license": nasty},
+        network=nasty,
+        options={"x": nasty},
+        runtime={"seconds": 1, "device": nasty},
+        evaluation=Evaluation((record, score("dm_ipc2", 0.5, network=nasty, recipe=nasty, augment=nasty))).to_records(),
+    )
+    text = render({"dm_ipc2": facts_of(made)}).split("---\n", 2)[2]
+    assert "<script>" not in text
+    assert "![x]" not in text
+    assert "\n## c" not in text
+    assert "*z*" not in text
+    widths = {line.count("|") for line in text.splitlines() if line.startswith(("| dm_ipc2 | dm", "| dm_ipc2 | 0"))}
+    assert widths == {9}
+    assert [line.count("|") for line in section(text, "Accuracy").splitlines() if line.startswith("|")] == [7] * 3
+    assert escape("a|b\r\nc") == "a&#124;b c"
+    assert render({"dm_ipc2": facts_of(make_set(network=END))}).count(END) == 1
+
+
+@pytest.mark.parametrize(
+    "broken", [{"png": {"clipped_fraction": 0}}, {"png": 1}, {"parquet_bytes": None}, {"tensor_bytes": "many"}]
+)
+def test_facts_that_cannot_be_told_are_an_error(broken):
+    with pytest.raises(CondensedFormatError, match="dm_ipc2"):
+        render({"dm_ipc2": {**facts_of(make_set()), **broken}})
+
+
+def test_a_measured_set_is_saved_measured(tmp_path):
+    made = measured_set()
+    plain = CondensedDataset.from_parts(made, made.synthetic, replace(made.recipe, evaluation=[], nearest=None))
+    plain.save_condensed(tmp_path)
+    assert "Not measured" in (tmp_path / "README.md").read_text()
+    target = made.save_condensed(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "62.00 ± 16.97" in card
+    assert "Not measured" not in card
+    again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert made.save_condensed(tmp_path) == target
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == again
+
+
+def test_an_evaluation_of_another_set_is_refused():
+    made = make_set()
+    table = Evaluation((score("dm_ipc9", 0.5),))
+    with pytest.raises(ValueError, match="should be that of 'dm_ipc2'; got one of 'dm_ipc9'"):
+        made.with_evaluation(table)
+    with pytest.raises(TypeError, match="what evaluate returns; got"):
+        made.with_evaluation(table.to_records())
+    measured = made.with_evaluation(Evaluation((score("dm_ipc2", 0.5),)))
+    assert (made.recipe.evaluation, len(measured.recipe.evaluation)) == ([], 1)
+    assert measured.recipe == make_recipe(evaluation=measured.recipe.evaluation)
+    assert isinstance(measured, CondensedDataset)
+
+
+@pytest.mark.parametrize("path", sorted(MODEL_CARDS.glob("*.md")), ids=lambda path: path.stem)
+def test_the_cards_of_this_project_are_rendered_and_measured(path):
+    card = path.read_text(encoding="utf-8")
+    assert card.endswith(f"{END}\n"), "nothing is added by hand"
+    assert "Not measured" not in card
+    assert section(card, "Accuracy").count("| config | 8-bit images | exact floats | random rows |") == 1
+    pictures = re.findall(r"!\[.*\]\((.*)\)", card)
+    assert pictures
+    assert all((MODEL_CARDS / picture).is_file() for picture in pictures)

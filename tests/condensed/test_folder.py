@@ -1,0 +1,179 @@
+"""Several sets in one folder: named, never lost, and whole whatever fails."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.folder import check_name, list_sets
+from hf_condense.condensed.loading import load_condensed
+from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set
+
+
+def test_the_first_set_stays_the_default(tmp_path):
+    for ipc in (2, 1, 3):
+        make_set(ipc=ipc).save_condensed(tmp_path)
+    assert list_sets(tmp_path) == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
+    assert load_condensed(tmp_path).recipe.ipc == 2
+    assert load_condensed(str(tmp_path), "dm_ipc3").recipe.ipc == 3
+    with pytest.raises(ValueError, match=r"no condensed set named 'dm_ipc4'. It has: dm_ipc1, dm_ipc2, dm_ipc3"):
+        load_condensed(tmp_path, "dm_ipc4")
+
+
+@pytest.mark.parametrize("text", [None, "", "# Mine\n", "---\nlicense: mit\n---\n"])
+def test_several_sets_and_no_default(tmp_path, text):
+    for ipc in (1, 2):
+        make_set(ipc=ipc).save_condensed(tmp_path)
+    (tmp_path / "README.md").unlink()
+    if text is not None:
+        (tmp_path / "README.md").write_text(text)
+    with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc1, dm_ipc2. Pass one as 'name'"):
+        load_condensed(tmp_path)
+    assert load_condensed(tmp_path, "dm_ipc1").recipe.ipc == 1
+
+
+def test_the_folder_of_one_set(tmp_path):
+    target = make_set().save_condensed(tmp_path)
+    assert load_condensed(target, "dm_ipc2").recipe.ipc == 2
+    with pytest.raises(ValueError, match="folder of one set, 'dm_ipc2'; got name='dm_ipc1'"):
+        load_condensed(target, "dm_ipc1")
+
+
+@pytest.mark.parametrize("name", ["../dm_ipc2", "/etc", "dm_ipc2/", ".", ".."])
+def test_a_name_is_never_a_path(tmp_path, name):
+    make_set().save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="no condensed set named"):
+        load_condensed(tmp_path, name)
+
+
+def test_a_missing_folder_and_a_foreign_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'.*save_condensed"):
+        load_condensed(tmp_path / "nowhere")
+    with pytest.raises(CondensedFormatError, match=r"no condensed set .*datasets.load_dataset"):
+        load_condensed(tmp_path)
+
+
+def test_an_identical_set_changes_nothing(tmp_path):
+    target = make_set().save_condensed(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert make_set().save_condensed(tmp_path) == target
+    load_condensed(tmp_path).save_condensed(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+def test_another_set_of_the_same_name_is_refused(tmp_path):
+    make_set().save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    with pytest.raises(FileExistsError, match=r"another recipe \(seed, steps differ\).*overwrite=True"):
+        make_set(seed=1, steps=20).save_condensed(tmp_path)
+    other = make_set()
+    other.synthetic.images.mul_(0.5)
+    with pytest.raises(FileExistsError, match="other tensors of the same recipe"):
+        other.save_condensed(tmp_path)
+    assert files_below(tmp_path) == before
+    make_set(seed=1, steps=20).save_condensed(tmp_path, overwrite=True)
+    assert_same(load_condensed(tmp_path), make_set(seed=1, steps=20))
+
+
+def test_new_measurements_of_the_same_set_are_taken(tmp_path):
+    make_set().save_condensed(tmp_path)
+    measured = make_set(evaluation=[{"mean": 0.5}], runtime={"seconds": 9.0}, created_at="2027-01-01T00:00:00Z")
+    measured.save_condensed(tmp_path)
+    assert load_condensed(tmp_path).recipe.evaluation == [{"mean": 0.5}]
+
+
+def test_something_else_of_the_same_name_is_kept(tmp_path):
+    (tmp_path / "dm_ipc2").mkdir()
+    (tmp_path / "dm_ipc2" / "mine.txt").write_text("mine")
+    with pytest.raises(FileExistsError, match="holds something else"):
+        make_set().save_condensed(tmp_path)
+    make_set().save_condensed(tmp_path, overwrite=True)
+    assert (tmp_path / "dm_ipc2" / "mine.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", ".x", "x" * 65, "train", "test_dm", "dm.eval", "data"])
+def test_names_that_are_paths_or_splits_are_refused(name):
+    with pytest.raises(ValueError, match="config name"):
+        check_name(name)
+
+
+def test_what_json_cannot_hold_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="JSON values only"):
+        make_set(evaluation=[{"std": float("nan")}]).save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="JSON values only"):
+        make_set(options={"lr": object()}).save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="readers take 1,048,576"):
+        make_set(options={"long": "x" * (1 << 20)}).save_condensed(tmp_path)
+    assert files_below(tmp_path) == {}
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"ipc": 3}, "class 'cat' has 2 images; ipc is 3"),
+        ({"image_shape": [3, 8, 9]}, r"images should be F32 \[4, 3, 8, 9\]"),
+        ({"factor": 2}, "the tensors have factor 1, the recipe has 2"),
+        ({"kind": "coreset", "rows": [1, 2]}, "2 rows for 4 images"),
+        ({"mean": [0.5]}, "one mean"),
+    ],
+)
+def test_parts_that_contradict_each_other_are_not_saved(tmp_path, changes, match):
+    made = make_set()
+    with pytest.raises(ValueError, match=match):
+        CondensedDataset.from_parts(made, made.synthetic, make_recipe(**changes)).save_condensed(tmp_path)
+    assert files_below(tmp_path) == {}
+
+
+# Whatever fails, the earlier set is whole
+
+
+class FailingCall:
+    """Stands in for a function of `os` and fails at one of its calls, as a full disk does."""
+
+    def __init__(self, real, at: int) -> None:
+        self.real, self.left = real, at
+
+    def __call__(self, *args, **kwargs):
+        self.left -= 1
+        if self.left == 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return self.real(*args, **kwargs)
+
+
+@pytest.mark.parametrize("call", ["replace", "fsync"])
+@pytest.mark.parametrize("at", [1, 2, 3, 4])
+@pytest.mark.parametrize("there", [False, True], ids=["new", "over"])
+def test_no_space_left_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at, there):
+    folder = tmp_path / "sets"
+    folder.mkdir()
+    if there:
+        make_set().save_condensed(folder)
+    before = files_below(folder)
+    monkeypatch.setattr(os, call, FailingCall(getattr(os, call), at))
+    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as caught:
+        make_set(seed=1, source={"name": "other"}).save_condensed(folder, overwrite=True)
+    monkeypatch.undo()
+    assert caught.value.errno == errno.ENOSPC
+    assert files_below(folder) == before
+    assert [path.name for path in folder.iterdir()] == (["dm_ipc2", "README.md"] if there else []) or there
+    if there:
+        assert_same(load_condensed(folder), make_set())
+    make_set(seed=1).save_condensed(folder, overwrite=True)
+    assert_same(load_condensed(folder), make_set(seed=1))
+
+
+def test_an_interrupt_leaves_the_earlier_set_whole(tmp_path, monkeypatch):
+    make_set().save_condensed(tmp_path)
+    before = files_below(tmp_path)
+
+    def interrupted(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        make_set(seed=1).save_condensed(tmp_path, overwrite=True)
+    assert files_below(tmp_path) == before

@@ -1,0 +1,299 @@
+"""A set is published in one commit, and nothing of others is touched."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict, load_dataset
+from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi
+
+from hf_condense import CondensedDataset, condense_dataset, list_condensed, load_condensed
+from hf_condense.condensed.card.render import END, START, config_names, default_config
+from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
+
+ROOT = Path(__file__).resolve().parents[2]
+MINE = "---\nlicense: cc-by-4.0\nlanguage: fr\n---\n# Mes images\n\nUn texte.\n"
+
+
+def commit(repo: str, files: dict[str, str | bytes]) -> str:
+    """Commit files as their owner would, without hf_condense."""
+    HfApi().create_repo(repo, repo_type="dataset", exist_ok=True)
+    content = {path: data.encode() if isinstance(data, str) else data for path, data in files.items()}
+    operations = [CommitOperationAdd(path, data) for path, data in content.items()]
+    return HfApi().create_commit(repo, operations, commit_message="mine", repo_type="dataset").oid
+
+
+def titles(repo: str, **options) -> list[str]:
+    """Return the titles of the commits, newest first."""
+    return [found.title for found in HfApi().list_repo_commits(repo, repo_type="dataset", **options)]
+
+
+def paths(repo: str, **options) -> set[str]:
+    return set(HfApi().list_repo_files(repo, repo_type="dataset", **options)) - {".gitattributes"}
+
+
+def card(repo: str, **options) -> DatasetCard:
+    return DatasetCard.load(HfApi().hf_hub_download(repo, "README.md", repo_type="dataset", **options))
+
+
+@pytest.mark.parametrize("make", [make_set, make_coreset], ids=["synthetic", "coreset"])
+def test_one_commit_holds_everything(hub, tmp_path, make):
+    made, repo = make(), hub.repo()
+    info = made.push_to_hub(repo)
+    assert isinstance(info, CommitInfo)
+    name = made.recipe.config_name
+    assert titles(repo)[0] == info.commit_message == f"Upload {name}"
+    assert titles(repo)[1:] == ["initial commit"]
+    assert info.oid == HfApi().dataset_info(repo).sha
+    assert info.repo_url.repo_id == repo
+    made.save_condensed(tmp_path)
+    saved = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
+    assert paths(repo) == saved
+    for path in saved - {"README.md"}:
+        there = HfApi().hf_hub_download(repo, path, repo_type="dataset")
+        assert Path(there).read_bytes() == (tmp_path / path).read_bytes()
+    assert f'"{repo}"' in str(card(repo))
+
+
+def test_what_is_there_makes_no_commit(hub):
+    made, repo = make_set(soft=True, factor=2), hub.repo()
+    first = made.push_to_hub(repo, commit_message="one")
+    again = made.push_to_hub(repo, commit_message="two")
+    assert (again.oid, again.commit_url, again.pr_url) == (first.oid, first.commit_url, None)
+    assert load_condensed(repo).push_to_hub(repo, create_pr=True).oid == first.oid
+    assert titles(repo)[0] == "one"
+    assert len(titles(repo)) == 2
+
+
+def test_several_sets_share_a_repository(hub):
+    repo = hub.repo()
+    first, second = make_set(), make_coreset()
+    first.push_to_hub(repo)
+    second.push_to_hub(repo)
+    assert list_condensed(repo) == ["dm_ipc2", "herding_ipc2"]
+    assert default_config(str(card(repo))) == "dm_ipc2"
+    assert raw(load_dataset(repo, split="train")) == raw(first)
+    assert raw(load_dataset(repo, "herding_ipc2", split="train")) == raw(second)
+    streamed = load_dataset(repo, "herding_ipc2", split="train", streaming=True)
+    assert [row["id"] for row in streamed] == second["id"][:]
+    second.push_to_hub(repo, set_default=True)
+    assert default_config(str(card(repo))) == "herding_ipc2"
+    first.push_to_hub(repo, "mine", license="mit")
+    assert default_config(str(card(repo))) == "herding_ipc2"
+    assert list_condensed(repo) == ["dm_ipc2", "herding_ipc2", "mine"]
+
+
+def test_an_owner_keeps_text_metadata_and_harmless_files(hub):
+    repo = hub.repo()
+    commit(repo, {"README.md": MINE, "LICENSE": "free", "notes.md": "notes"})
+    make_set().push_to_hub(repo)
+    found = card(repo)
+    assert found.text.startswith(f"# Mes images\n\nUn texte.\n\n{START}\n")
+    assert (found.data.license, found.data.language) == ("cc-by-4.0", "fr")
+    make_set(ipc=1).push_to_hub(repo, license="mit")
+    assert card(repo).data.license == "mit"
+    assert "Un texte." in card(repo).text
+    make_set(ipc=1).push_to_hub(repo, replace_card=True)
+    assert "Un texte." not in card(repo).text
+    assert sorted(config_names(str(card(repo)))) == ["dm_ipc1", "dm_ipc2"]
+    assert default_config(str(card(repo))) == "dm_ipc2"
+    assert {"LICENSE", "notes.md"} < paths(repo)
+
+
+def test_a_plain_dataset_in_the_same_repository_stays(hub):
+    repo = hub.repo()
+    rows = real_rows().select_columns(["image", "label"])
+    rows.push_to_hub(repo)
+    rows.select([0]).push_to_hub(repo, "few")
+    make_set().push_to_hub(repo)
+    make_set(ipc=1).push_to_hub(repo)
+    assert config_names(str(card(repo))) == ["default", "few", "dm_ipc2", "dm_ipc1"]
+    assert raw(load_dataset(repo, split="train")) == raw(rows)
+    assert len(load_dataset(repo, "few", split="train")) == 1
+    assert raw(load_dataset(repo, "dm_ipc2", split="train")) == raw(make_set())
+    with pytest.raises(FileExistsError, match=r"holds something else under the name 'few'.*overwrite=True"):
+        make_set().push_to_hub(repo, "few")
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"rows.csv": "a,b\n1,2\n"}, {"README.md": MINE, "cats/1.png": b"png"}, {"a.txt": "", "b.json": "{}"}],
+    ids=["table", "images", "several"],
+)
+def test_a_foreign_repository_is_refused_untouched(hub, files):
+    repo = hub.repo()
+    before = commit(repo, files)
+    with pytest.raises(FileExistsError, match=r"holds other data \((rows.csv|cats/1.png|a.txt and 1 more)\).*its own"):
+        make_set().push_to_hub(repo, overwrite=True)
+    assert HfApi().dataset_info(repo).sha == before
+
+
+def test_another_set_of_the_same_name_is_refused(hub):
+    repo = hub.repo()
+    before = make_set().push_to_hub(repo).oid
+    with pytest.raises(FileExistsError, match=r"already holds another recipe \(seed differ\) under the name 'dm_ipc2'"):
+        make_set(seed=1).push_to_hub(repo)
+    other = make_set()
+    other.synthetic.images.mul_(0.5)
+    with pytest.raises(FileExistsError, match="other tensors of the same recipe"):
+        other.push_to_hub(repo)
+    assert HfApi().dataset_info(repo).sha == before
+    measured = make_set(evaluation=[])
+    assert measured.push_to_hub(repo).oid == before
+    make_set(seed=1).push_to_hub(repo, overwrite=True)
+    assert_same(load_condensed(repo), make_set(seed=1))
+
+
+def test_a_damaged_set_is_only_in_the_way_of_others(hub):
+    repo = hub.repo()
+    make_set().push_to_hub(repo)
+    commit(repo, {"dm_ipc2/condense_config.json": "{}"})
+    for made in (make_set(), make_set(ipc=1)):
+        with pytest.raises(ValueError, match=r"dm_ipc2/condense_config\.json: format should be"):
+            made.push_to_hub(repo)
+    make_set().push_to_hub(repo, overwrite=True)
+    assert_same(load_condensed(repo), make_set())
+
+
+def test_private_branches_and_pull_requests(hub):
+    repo = hub.repo()
+    make_set(ipc=1).push_to_hub(repo, private=True)
+    with pytest.raises(FileNotFoundError, match="no dataset repository on the Hub is called"):
+        load_condensed(repo, token=False)
+    main = HfApi().dataset_info(repo).sha
+    made = make_set()
+    assert made.push_to_hub(repo, revision="more", commit_description="why").pr_url is None
+    assert_same(load_condensed(repo, "dm_ipc2", revision="more"), made)
+    found = HfApi().list_repo_commits(repo, repo_type="dataset", revision="more")[0]
+    assert (found.title, found.message) == ("Upload dm_ipc2", "why")
+    opened = made.push_to_hub(repo, create_pr=True)
+    assert opened.pr_num == 1
+    assert_same(load_condensed(repo, "dm_ipc2", revision="refs/pr/1"), made)
+    make_set(ipc=3).push_to_hub(repo, revision="refs/pr/1")
+    assert list_condensed(repo, revision="refs/pr/1") == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
+    assert HfApi().dataset_info(repo).sha == main
+    with pytest.raises(ValueError, match="revision should be a branch to push to; got the commit"):
+        made.push_to_hub(repo, revision=main)
+    with pytest.raises(FileNotFoundError, match="has no revision 'refs/pr/7'"):
+        made.push_to_hub(repo, revision="refs/pr/7")
+
+
+def test_a_stranger_may_open_a_pull_request(hub):
+    repo = hub.repo()
+    make_set(ipc=1).push_to_hub(repo)
+    assert make_set().push_to_hub(repo, token=hub.stranger_token, create_pr=True).pr_num == 1
+    assert list_condensed(repo, revision="refs/pr/1") == ["dm_ipc1", "dm_ipc2"]
+
+
+def test_a_name_alone_is_the_users(hub):
+    name = hub.repo().partition("/")[2]
+    assert make_set().push_to_hub(name).repo_url.repo_id == f"alice/{name}"
+    assert list_condensed(f"alice/{name}") == ["dm_ipc2"]
+
+
+def test_the_order_of_the_keywords_is_that_of_datasets():
+    theirs = list(inspect.signature(Dataset.push_to_hub).parameters)
+    ours = list(inspect.signature(CondensedDataset.push_to_hub).parameters)
+    assert ours == [*theirs, "license", "replace_card", "overwrite", "extra_splits"]
+
+
+@pytest.mark.parametrize(
+    "keyword",
+    [
+        {"split": "test"},
+        {"data_dir": "data"},
+        {"max_shard_size": "1MB"},
+        {"num_shards": 2},
+        {"embed_external_files": False},
+        {"num_proc": 2},
+    ],
+    ids=lambda keyword: next(iter(keyword)),
+)
+def test_keywords_without_sense_are_refused_by_name(keyword):
+    with pytest.raises(ValueError, match=f"^{next(iter(keyword))}=.*leave {next(iter(keyword))} out"):
+        make_set().push_to_hub("alice/pets", **keyword)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", "train", "my_test", ""])
+def test_names_that_are_not_usable(name):
+    with pytest.raises(ValueError, match=r"config name .* should be 1 to 64 letters"):
+        make_set().push_to_hub("alice/pets", name)
+
+
+@pytest.mark.parametrize("repo", ["a/b/c", "alice/..", "buckets/alice/x"])
+def test_repositories_that_cannot_be(hub, repo):
+    with pytest.raises(ValueError, match=r"[Rr]epo id"):
+        make_set().push_to_hub(repo)
+
+
+def test_a_dict_pushed_by_its_own_method_has_rows_only(hub):
+    repo = hub.repo()
+    DatasetDict(train=make_set()).push_to_hub(repo)
+    assert list_condensed(repo) == []
+    with pytest.raises(ValueError, match=r"has no condensed set .*datasets.load_dataset"):
+        load_condensed(repo)
+
+
+TOGETHER = """
+import os, sys
+from pathlib import Path
+from accelerate import Accelerator
+from tests.support.condensed_sets import make_set
+Accelerator(cpu=True)
+own = make_set(source={"made by": os.environ["RANK"]})
+for name, repo in (("pushed", sys.argv[1]), ("refused", "bob/pets")):
+    try:
+        told = own.push_to_hub(repo).oid
+    except (OSError, RuntimeError) as error:
+        told = f"{type(error).__name__}: {error}"
+    Path(sys.argv[2], name + os.environ["RANK"]).write_text(told)
+"""
+
+
+def test_of_two_processes_of_a_run_the_main_one_pushes(hub, tmp_path):
+    repo = hub.repo()
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
+    command = [*launcher, sys.executable, "-c", TOGETHER, repo, str(tmp_path)]
+    ran = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    told = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert told["pushed0"] == told["pushed1"] == HfApi().dataset_info(repo).sha
+    assert load_condensed(repo).recipe.source == {"made by": "0"}
+    assert told["refused0"].startswith("PermissionError: no write access to bob/pets")
+    assert told["refused1"] == f"RuntimeError: the main process could not push: {told['refused0'].partition(': ')[2]}"
+
+
+def test_text_between_the_markers_is_ours(hub):
+    repo = hub.repo()
+    make_set().push_to_hub(repo)
+    text = str(card(repo)).replace(END, f"{END}\n\nBelow.").replace("## Load", "## Gone")
+    commit(repo, {"README.md": text})
+    make_set().push_to_hub(repo)
+    assert str(card(repo)).endswith("Below.\n")
+    assert "## Load" in str(card(repo))
+
+
+def test_the_licence_is_that_of_the_source_card(hub, tmp_path):
+    """`load_dataset` does not hand it on, so it is looked up; a source that is gone is no reason not to push."""
+    source = hub.repo("source")
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    rows = load_dataset(source, split="train")
+    made, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
+    assert (made.recipe.source["name"], made.recipe.source["license"]) == (source, None)
+    first = made.push_to_hub(repo)
+    assert card(repo).data.license == "cc-by-4.0"
+    assert load_condensed(repo).recipe.source["license"] == "cc-by-4.0"
+    assert made.push_to_hub(repo).oid == first.oid
+    lost = copy.copy(made)
+    lost.recipe = replace(made.recipe, source={**made.recipe.source, "name": hub.repo("gone")})
+    other = hub.repo()
+    lost.push_to_hub(other)
+    assert card(other).data.get("license") is None

@@ -1,0 +1,145 @@
+"""Splits beside a condensed one: published in the same commit, row for row as they are."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, DatasetDict, Image, Value, get_dataset_split_names, load_dataset
+from huggingface_hub import DatasetCard, HfApi
+
+from hf_condense import load_condensed
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.facts import extra_splits
+from hf_condense.condensed.hub import splits as splits_module
+from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
+
+
+def files(repo: str) -> list[str]:
+    return sorted(path for path in HfApi().list_repo_files(repo, repo_type="dataset") if path.endswith(".parquet"))
+
+
+def labelled(n: int) -> Dataset:
+    return real_rows(n).select_columns(["image", "label"])
+
+
+def test_splits_are_in_the_same_config_and_commit(hub):
+    made, rows, repo = make_coreset(), real_rows(7, image_type="JPEG"), hub.repo()
+    made.push_to_hub(repo, extra_splits={"test": rows, "validation": rows.select([3, 1])})
+    assert len(HfApi().list_repo_commits(repo, repo_type="dataset")) == 2
+    assert get_dataset_split_names(repo, "herding_ipc2") == ["train", "test", "validation"]
+    assert raw(load_dataset(repo, "herding_ipc2", split="test")) == raw(rows)
+    assert raw(load_dataset(repo, split="validation")) == raw(rows.select([3, 1]))
+    assert raw(load_dataset(repo, split="train")) == raw(made)
+    assert [row["id"] for row in load_dataset(repo, split="test", streaming=True)] == rows["id"][:]
+    assert_same(load_condensed(repo), made)
+    info = DatasetCard.load(HfApi().hf_hub_download(repo, "README.md", repo_type="dataset")).data.dataset_info
+    assert {split["name"]: split["num_examples"] for split in info[0]["splits"]} == {
+        "train": 4,
+        "test": 7,
+        "validation": 2,
+    }
+
+
+def test_they_stay_until_told_otherwise(hub):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo, extra_splits={"test": labelled(5)}).oid
+    assert make_set().push_to_hub(repo).oid == first
+    assert make_set().push_to_hub(repo, extra_splits={"test": labelled(5)}).oid == first
+    make_set(ipc=1).push_to_hub(repo)
+    assert len(load_dataset(repo, "dm_ipc2", split="test")) == 5
+    make_set().push_to_hub(repo, extra_splits={"dev": labelled(3)})
+    assert get_dataset_split_names(repo, "dm_ipc2") == ["train", "dev"]
+    make_set(seed=1).push_to_hub(repo, overwrite=True)
+    assert len(load_dataset(repo, "dm_ipc2", split="dev")) == 3
+    make_set(seed=1).push_to_hub(repo, extra_splits={})
+    assert files(repo) == [f"dm_ipc{ipc}/train-00000-of-00001.parquet" for ipc in (1, 2)]
+    assert get_dataset_split_names(repo, "dm_ipc2") == ["train"]
+
+
+def test_a_set_with_other_columns_takes_them_away(hub):
+    repo = hub.repo()
+    make_set().push_to_hub(repo, extra_splits={"test": labelled(5)})
+    make_set(soft=True).push_to_hub(repo, overwrite=True)
+    assert get_dataset_split_names(repo) == ["train"]
+
+
+def test_many_rows_are_cut_into_shards(hub, monkeypatch):
+    monkeypatch.setattr(splits_module, "_SHARD_BYTES", 40_000)
+    repo = hub.repo()
+    make_set().push_to_hub(repo, extra_splits={"test": labelled(450)})
+    shards = [path for path in files(repo) if "test" in path]
+    assert shards[0] == f"dm_ipc2/test-00000-of-{len(shards):05d}.parquet"
+    assert len(shards) == 3
+    assert raw(load_dataset(repo, split="test")) == raw(labelled(450))
+    make_set().push_to_hub(repo, extra_splits={"test": labelled(8)})
+    assert files(repo) == [f"dm_ipc2/{split}-00000-of-00001.parquet" for split in ("test", "train")]
+    assert len(load_dataset(repo, split="test")) == 8
+
+
+def test_pictures_are_inside(hub, tmp_path):
+    real_rows(2)[0]["image"].save(tmp_path / "a.png")
+    rows = Dataset.from_dict({"image": [str(tmp_path / "a.png")], "label": [1]})
+    rows = rows.cast_column("image", Image()).cast_column("label", ClassLabel(names=["cat", "dog"]))
+    make_set().push_to_hub(repo := hub.repo(), extra_splits={"test": rows})
+    (stored,) = raw(load_dataset(repo, split="test"))["image"]
+    assert stored == {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
+
+
+def test_rows_have_the_columns_of_the_set(hub, caplog):
+    repo, made = hub.repo(), make_set(soft=True)
+    rows = DatasetDict(test=real_rows(4).with_format("numpy").select([3, 2]))
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        made.push_to_hub(repo, extra_splits=rows)
+    assert "split 'test' that the condensed set lacks are left out: id, note, boxes, good, wave" in caplog.text
+    found = load_dataset(repo, split="test")
+    assert list(found.features) == ["image", "label", "soft_label"]
+    assert np.isnan(found["soft_label"][:]).all()
+    assert np.shape(found["soft_label"][:]) == (2, 2)
+    assert raw(found.remove_columns("soft_label")) == raw(labelled(4).select([3, 2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "error", "message"),
+    [
+        ("train", lambda ds: ds, ValueError, "'train' should be letters, digits and '_', and not 'train'"),
+        ("../x", lambda ds: ds, ValueError, "'../x' should be letters"),
+        ("test", lambda ds: ds.to_iterable_dataset(), TypeError, "should be a datasets.Dataset; got IterableDataset"),
+        (
+            "test",
+            lambda ds: ds.remove_columns("label"),
+            ValueError,
+            "column 'label' .* should be ClassLabel.*; got None",
+        ),
+        ("test", lambda ds: ds.cast_column("label", Value("int8")), ValueError, r"got Value\('int8'\)"),
+        (
+            "test",
+            lambda ds: ds.cast_column("label", ClassLabel(names=["dog", "cat"])),
+            ValueError,
+            "as in the condensed",
+        ),
+        ("test", lambda ds: ds.select([]), ValueError, "'test' has no rows"),
+    ],
+)
+def test_splits_that_do_not_suit(name, change, error, message):
+    with pytest.raises(error, match=f"extra_splits: .*{message}"):
+        make_set().push_to_hub("alice/pets", extra_splits={name: change(labelled(4))})
+
+
+@pytest.mark.parametrize(
+    "described",
+    [
+        [],
+        {"train": {"num_rows": 1, "num_bytes": 1}},
+        {"../test": {"num_rows": 1, "num_bytes": 1}},
+        {"te|st": {"num_rows": 1, "num_bytes": 1}},
+        {"test": {"num_rows": -1, "num_bytes": 1}},
+        {"test": {"num_rows": True, "num_bytes": 1}},
+        {"test": {"num_rows": 1}},
+        {"test": 3},
+    ],
+)
+def test_facts_of_others_are_not_trusted(described):
+    with pytest.raises(CondensedFormatError, match="extra_splits"):
+        extra_splits({"extra_splits": described})

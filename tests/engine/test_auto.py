@@ -1,0 +1,69 @@
+"""method="auto" picks by a rule, says what, and lets the caller win."""
+
+import logging
+
+import pytest
+import torch
+
+from hf_condense import condense_dataset
+from hf_condense.engine.auto import choose
+from hf_condense.engine.method import Setting
+from hf_condense.testing import toy_dataset
+
+CPU = torch.device("cpu")
+
+
+def picked(ipc: int = 10, size: int = 32, classes: int = 10, budget: float | None = None, **given):
+    return choose(Setting(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "cores": 2, **given})
+
+
+def test_more_minutes_or_cores_give_more_steps_and_more_work_fewer() -> None:
+    steps = picked(budget=5).values["steps"]
+    assert picked(budget=10).values["steps"] == pytest.approx(2 * steps, rel=0.01)
+    assert picked(budget=5, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.01)
+    assert picked(budget=5, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.01)
+    assert picked(budget=1e-6).values["steps"] == 100
+    assert picked(budget=1e6).values["steps"] == 10_000
+
+
+def test_many_or_small_images_are_not_cut() -> None:
+    assert picked(ipc=10).values["factor"] == 2
+    assert picked(ipc=100).values["factor"] == 1
+    assert picked(size=8).values["factor"] == 1
+
+
+def test_a_gpu_gets_the_wide_network() -> None:
+    assert picked().values["network"] == "convnet-w32"
+    assert picked(device=torch.device("cuda")).values["network"] == "convnet"
+    assert choose(Setting(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
+
+
+@pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
+def test_budget_out_of_range(budget: float) -> None:
+    with pytest.raises(ValueError, match="budget should be a positive number of minutes; got"):
+        picked(budget=budget)
+
+
+@pytest.mark.parametrize("budget", ["5", True])
+def test_budget_of_another_type(budget: object) -> None:
+    with pytest.raises(TypeError, match="budget should be minutes as a number; got"):
+        picked(budget=budget)
+
+
+def test_the_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=16)
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        small = condense_dataset(
+            ds, ipc=1, steps=2, batch_real=4, network="convnet-w4-d1", budget=1, progress=False, compile=False
+        )
+    assert (small.recipe.method, small.recipe.steps, small.recipe.factor) == ("m3d", 2, 2)
+    assert small.recipe.options["batch_real"] == 4
+    (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
+    assert line.startswith("method='auto' runs m3d, factor 2")
+    assert "1 minutes" in line
+
+
+@pytest.mark.parametrize("given", [{"method": "dm"}, {"method": "auto", "preset": "quick"}])
+def test_a_budget_is_for_auto_alone(given: dict) -> None:
+    with pytest.raises(ValueError, match=r"budget is for method='auto' without a preset.*steps="):
+        condense_dataset(toy_dataset(names=("a", "b", "c")), ipc=1, budget=3, progress=False, **given)

@@ -1,0 +1,205 @@
+"""A run that is cut, killed or denied its disk goes on from a whole checkpoint, bit for bit."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
+from hf_condense.engine.plan import Plan
+from hf_condense.engine.run import Run
+from hf_condense.testing import toy_dataset
+from tests.support.engine_methods import Stop, condense, registered, same, stop_after
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAN = Plan(2, 64, False)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> Iterator[None]:
+    with registered():
+        yield
+
+
+@given(cut=st.integers(1, 6), every=st.integers(1, 3))
+@settings(max_examples=8, deadline=None)
+def test_run_cut_anywhere_goes_on_as_if_nothing_had_happened(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, every: int
+) -> None:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.raises(Stop):
+        condense(checkpoint_dir=folder, checkpoint_every=every, callbacks=[stop_after(cut)])
+    assert same(condense(checkpoint_dir=folder, checkpoint_every=every), condense())
+
+
+def test_more_steps_after_a_finished_run(tmp_path: Path) -> None:
+    done: list[int] = []
+    condense(steps=3, checkpoint_dir=tmp_path, checkpoint_every=2)
+    longer = condense(steps=5, checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
+    assert done == [4, 5]
+    assert same(longer, condense(steps=5))
+    assert same(condense(steps=5, checkpoint_dir=tmp_path, callbacks=[stop_after(5)]), longer), "nothing is left to do"
+
+
+def test_fewer_steps_than_are_done(tmp_path: Path) -> None:
+    condense(steps=3, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="stands at step 3, beyond steps=2; ask for more steps"):
+        condense(steps=2, checkpoint_dir=tmp_path)
+
+
+def test_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path: Path) -> None:
+    condense("dm", steps=2, batch_real=4, lr_img=1.0, checkpoint_dir=tmp_path)
+    before = (tmp_path / FILE_NAME).read_bytes()
+    with pytest.raises(ValueError, match="belongs to another run") as caught:
+        condense("dm", steps=2, batch_real=4, lr_img=0.25, seed=3, network="convnet-w4-d1", checkpoint_dir=tmp_path)
+    message = str(caught.value)
+    assert "seed: 0 there, 3 here" in message
+    assert "options.lr_img: 1.0 there, 0.25 here" in message
+    assert "network: 'convnet" in message
+    assert "batch_real" not in message, "what is equal should not be named"
+    assert "pass another checkpoint_dir" in message
+    with pytest.raises(ValueError, match=r"method: 'dm' there, 'pull' here"):
+        condense(checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="content_hash"):
+        condense("dm", ds=toy_dataset(rows=11), steps=2, batch_real=4, checkpoint_dir=tmp_path)
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", ["cut short", "emptied", "no checkpoint"])
+def test_damaged_checkpoint_is_named_and_left_alone(damage: str, tmp_path: Path) -> None:
+    condense(steps=1, checkpoint_dir=tmp_path)
+    file = tmp_path / FILE_NAME
+    content = {"cut short": file.read_bytes()[:-100], "emptied": b"", "no checkpoint": b"{}" * 50}[damage]
+    file.write_bytes(content)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no readable checkpoint .*remove it to start"):
+        condense(steps=1, checkpoint_dir=tmp_path)
+    assert file.read_bytes() == content
+
+
+def test_plan_of_the_checkpoint_wins_over_what_memory_is_free_now(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as tight:
+        tight.setattr("hf_condense.api.memory_budget", lambda device: 1)
+        first = condense(steps=2, checkpoint_dir=tmp_path)
+        straight = condense(steps=4)
+    assert first.recipe.plan["classes_per_chunk"] == 1
+    resumed = condense(steps=4, checkpoint_dir=tmp_path)
+    assert resumed.recipe.plan == first.recipe.plan
+    assert condense(steps=4).recipe.plan["classes_per_chunk"] == 3
+    assert same(resumed, straight)
+
+
+def checkpoint(step: int, values: int = 10) -> Checkpoint:
+    return Checkpoint(step, {"seed": 0}, PLAN, {"synthetic.images": torch.full((values,), float(step))})
+
+
+def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+    assert read_checkpoint(tmp_path / "nowhere", {}) is None
+    written = Checkpoint(
+        7,
+        {"seed": 0, "mean": [0.1, 1 / 3], "kinds": ("a",)},
+        PLAN,
+        {"synthetic.images": torch.rand(2, 3), "method.a.b": torch.tensor(3), "optimiser.0.step": torch.tensor(7.0)},
+    )
+    written.write(tmp_path / "new" / "folder")
+    found = read_checkpoint(tmp_path / "new" / "folder", written.identity)
+    assert found is not None
+    assert (found.step, found.plan) == (7, PLAN)
+    assert found.group("method").keys() == {"a.b"}
+    for name, tensor in written.tensors.items():
+        assert torch.equal(found.tensors[name], tensor)
+        assert found.tensors[name].dtype == tensor.dtype
+
+
+def test_write_that_the_system_refuses_leaves_the_earlier_one(tmp_path: Path) -> None:
+    """A real failure half-way through the file: the process may not write that much."""
+    checkpoint(1).write(tmp_path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large"):
+            checkpoint(2, values=10_000).write(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+    assert read_checkpoint(tmp_path, {"seed": 0}).step == 1
+
+
+def test_full_disk_is_explained_and_the_run_can_be_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def disk_is_full(run: Run, done: int, loss: float) -> None:
+        def refuse(handle: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        if done == 4:
+            monkeypatch.setattr(os, "fsync", refuse)
+
+    with pytest.raises(OSError, match=r"no space left while writing .*what was there before is whole") as caught:
+        condense(checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[disk_is_full])
+    assert caught.value.errno == errno.ENOSPC
+    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+    monkeypatch.undo()
+    done: list[int] = []
+    resumed = condense(checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
+    assert done == [3, 4, 5, 6], "the checkpoint of step 2 should be whole"
+    assert same(resumed, condense())
+
+
+KILLED = """
+import os, signal, sys
+import torch
+from tests.support.engine_methods import condense
+
+moment, folder, threads = sys.argv[1], sys.argv[2], int(sys.argv[3])
+torch.set_num_threads(threads)
+now = False
+
+def kill(*args):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+def deadly(function):
+    return lambda *args: kill() if now else function(*args)
+
+def callback(run, done, loss):
+    global now
+    now = done >= int(moment[-1])
+    if now and moment.startswith("step"):
+        kill()
+
+if moment.startswith("writing"):
+    os.fsync = deadly(os.fsync)
+if moment.startswith("renaming"):
+    os.replace = deadly(os.replace)
+condense("dm", steps=8, batch_real=4, checkpoint_dir=folder, checkpoint_every=1, callbacks=[callback])
+"""
+
+
+def test_killed_three_times_equals_the_run_that_was_left_alone(tmp_path: Path) -> None:
+    """Kill -9 in the middle of a step, with a checkpoint half written, and between its writing and its renaming."""
+    for moment, last in (("step 2", 1), ("writing 4", 3), ("renaming 6", 5)):
+        command = [sys.executable, "-c", KILLED, moment, str(tmp_path), str(torch.get_num_threads())]
+        killed = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        with safe_open(tmp_path / FILE_NAME, framework="pt") as opened:
+            assert json.loads(opened.metadata()["hf_condense_checkpoint"])["step"] == last, f"killed at {moment}"
+        leftovers = [file for file in tmp_path.iterdir() if file.name != FILE_NAME]
+        assert len(leftovers) == (moment != "step 2"), "the kill should have hit one temporary file; earlier ones go"
+    done: list[int] = []
+    options = {"steps": 8, "batch_real": 4, "checkpoint_every": 1}
+    resumed = condense("dm", checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)], **options)
+    assert done == [6, 7, 8]
+    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
+    assert same(resumed, condense("dm", **options))

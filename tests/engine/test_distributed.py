@@ -1,0 +1,170 @@
+"""One process and two (gloo, on CPUs) give the same images; every process is given them; only the main one writes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hf_condense.base.processes import get_accelerator
+from hf_condense.engine.checkpoint import FILE_NAME
+from tests.support.distributed_worker import SCENARIOS, run_scenario
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about processes on CPUs; a CUDA device was found")
+
+
+def launch(case: str, folder: Path) -> None:
+    """Run the worker in two processes."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc_per_node",
+        "2",
+        "--master_addr",
+        "127.0.0.1",
+        "--master_port",
+        str(port),
+        "-m",
+        "tests.support.distributed_worker",
+        case,
+        str(folder),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes made of every scenario. They make no accelerator themselves."""
+    made = tmp_path_factory.mktemp("two processes")
+    launch("condense", made)
+    return made
+
+
+def tensors(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
+    return load_file(folder / f"{name}-{rank}.safetensors")
+
+
+def images(folder: Path, name: str, rank: int) -> torch.Tensor:
+    return tensors(folder, name, rank)["images"]
+
+
+def facts(folder: Path, name: str, rank: int) -> dict[str, Any]:
+    return json.loads((folder / f"{name}-{rank}.json").read_text())
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_two_processes_agree_with_one(name: str, folder: Path) -> None:
+    alone = run_scenario(name)
+    assert alone.recipe.runtime["num_processes"] == 1
+    assert facts(folder, name, 0)["recipe"]["runtime"]["num_processes"] == 2
+    found = tensors(folder, name, 0)
+    torch.testing.assert_close(found.pop("images"), alone.synthetic.images, atol=2e-5, rtol=0)
+    # Soft labels are logits, of ten and more.
+    torch.testing.assert_close(found, alone.synthetic.optional(), atol=2e-5, rtol=1e-5)
+
+
+def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None:
+    one_step = run_scenario("uneven", steps=1).synthetic.images
+    assert float((images(folder, "uneven", 0) - one_step).abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_every_process_is_given_the_same_set(name: str, folder: Path) -> None:
+    torch.testing.assert_close(tensors(folder, name, 0), tensors(folder, name, 1), atol=0, rtol=0)
+    first, second = facts(folder, name, 0), facts(folder, name, 1)
+    assert first["process"] != second["process"]
+    assert first["rows"] == second["rows"]
+    for frozen in ("runtime", "created_at"):
+        first["recipe"].pop(frozen), second["recipe"].pop(frozen)
+    assert first["recipe"] == second["recipe"]
+
+
+def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
+    chunks = {name: facts(folder, name, 0)["recipe"]["plan"]["classes_per_chunk"] for name in SCENARIOS}
+    assert chunks == {
+        "even": 2,
+        "uneven": 3,
+        "one class a chunk": 1,
+        "memory differs": 1,
+        "more processes than chunks": 3,
+        "whole images": 2,
+        "gradients": 3,
+        "learned labels": 2,
+        "moments": 3,
+        "trajectories": 3,
+        "truncated trajectories": 1,
+        "a subspace": 3,
+        "a subspace, one class a chunk": 1,
+        "a point": 3,
+        "a rollout": 2,
+        "trajectories, labels and whitening": 2,
+        "mtt with more processes than chunks": 3,
+        "tesla with more processes than chunks": 3,
+        "esp with more processes than chunks": 3,
+    }
+
+
+def test_run_of_two_processes_that_is_taken_up_again_is_the_same_run(folder: Path) -> None:
+    assert torch.equal(images(folder, "resumed", 0), images(folder, "uneven", 0))
+    assert torch.equal(images(folder, "resumed", 1), images(folder, "uneven", 0))
+
+
+def test_only_the_main_process_writes(folder: Path) -> None:
+    assert [file.name for file in (folder / "checkpoints of process 0").iterdir()] == [FILE_NAME]
+    assert not (folder / "checkpoints of process 1").exists()
+
+
+def test_not_a_number_on_one_process_ends_all(folder: Path) -> None:
+    for rank in (0, 1):
+        assert "not finite at step 2" in (folder / f"spoilt-{rank}.txt").read_text()
+
+
+def test_a_recording_that_fails_on_one_process_ends_all(folder: Path) -> None:
+    diverged, full = (
+        [(folder / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("NonFiniteLossError", "OSError")
+    )
+    assert diverged == ["NonFiniteLossError: the weights of an expert of process 1 are not finite"] * 2
+    assert full == [
+        "RuntimeError: recording experts failed in another process, by OSError: disk full",
+        "OSError: disk full",
+    ]
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) -> None:
+    launch("mistaken", tmp_path)
+    for file in ("joined-0", "joined-1", "given-0", "given-1"):
+        message = (tmp_path / f"{file}.txt").read_text()
+        if message == "no error; 2 processes":
+            continue  # an older Accelerate lets the processes find each other all the same
+        assert "2 processes were launched, but Accelerate sees 1" in message
+        assert "Accelerator(cpu=True)" in message
+
+
+def test_half_precision_on_a_cpu_is_refused() -> None:
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with pytest.raises(RuntimeError, match=r"fp16.* does not work on a CPU; use 'bf16' or 'no'"):
+            get_accelerator(Accelerator(cpu=True, mixed_precision="fp16"))
+        with pytest.raises(RuntimeError, match="fp16"):
+            get_accelerator()  # joins the one that is there
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    assert get_accelerator().mixed_precision == "no"

@@ -1,0 +1,198 @@
+"""The one loop: what it does to a method's losses, to networks, callbacks, bars and numbers that are none."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.rng import key_seed
+from hf_condense.engine.run import Run
+from hf_condense.testing import quick_bench, toy_dataset
+from tests.support.engine_methods import Leap, Pull, PullConfig, Watchful, condense, registered, same
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _registered() -> Iterator[None]:
+    with registered():
+        yield
+
+
+def test_does_what_a_plain_loop_does() -> None:
+    """One group per rate, gradients of all chunks added up, images clamped: written out, it is this."""
+    seen: list[Run] = []
+    made = condense(steps=3, kinds=("a",), callbacks=[lambda run, done, loss: seen.append(run)])
+    run = seen[0]
+    plain = Pull(PullConfig())
+    run.synthetic = plain.initialise(run)
+    run.synthetic.extras["student_lr"].requires_grad_()
+    optimiser = plain.optimiser(run)
+    for t in range(3):
+        optimiser.zero_grad()
+        sum(loss for loss, _ in plain.losses(run, t)).backward()
+        optimiser.step()
+        run.synthetic.clamp_()
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(key_seed(run.seed, "step", t))
+            plain.after_update(run, t)
+    torch.testing.assert_close(made.synthetic.images, run.synthetic.finished().images)
+    assert float(made.synthetic.student_lr) != 0.5
+    torch.testing.assert_close(made.synthetic.student_lr, run.synthetic.extras["student_lr"].detach())
+
+
+def test_callbacks_see_every_step_and_the_objective() -> None:
+    seen: list[tuple[int, float, float]] = []
+
+    def first(run: Run, done: int, loss: float) -> None:
+        seen.append((done, loss, float(run.synthetic.images.detach().sum())))
+        torch.rand(3)  # whatever a callback draws is its own affair
+
+    second: list[int] = []
+    made = condense(steps=3, callbacks=[first, lambda run, done, loss: second.append(done)])
+    assert [done for done, _, _ in seen] == second == [1, 2, 3]
+    assert all(loss > 0 for _, loss, _ in seen)
+    assert len({total for _, _, total in seen}) == 3, "each call should see the images of its step"
+    assert same(made, condense(steps=3))
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+def test_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pull, "poison", (what, 4))
+    with pytest.raises(NonFiniteLossError, match=r"at step 4 .*; the checkpoint of step 3 in .* is kept"):
+        condense(checkpoint_dir=tmp_path, checkpoint_every=3)
+    with pytest.raises(NonFiniteLossError, match=r"at step 4 .*; the checkpoint of step 3"):
+        condense(checkpoint_dir=tmp_path, checkpoint_every=500)  # the one that it resumed from
+    with pytest.raises(NonFiniteLossError, match="no checkpoint had been written"):
+        condense()
+    monkeypatch.setattr(Pull, "poison", None)
+    assert same(condense(checkpoint_dir=tmp_path), condense())
+
+
+def test_update_that_overflows_is_never_checkpointed(tmp_path: Path) -> None:
+    with pytest.raises(NonFiniteLossError, match="at step 0 "):
+        condense("leap", pixel_range="free", checkpoint_dir=tmp_path, checkpoint_every=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_infinite_gradient_is_not_hidden_by_the_clamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Leap, "steep", True)
+    with pytest.raises(NonFiniteLossError, match=r"at step 0 \(loss 0\.0\)"):
+        condense("leap", pixel_range="valid", checkpoint_dir=tmp_path, checkpoint_every=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_graph_of_a_chunk_is_freed_before_the_next_and_networks_collect_no_gradients() -> None:
+    Watchful.kept_alive.clear()
+    Watchful.gradients.clear()
+    first, second = condense("watchful", steps=1), condense("watchful", steps=2)
+    assert not torch.equal(first.synthetic.images, second.synthetic.images), "the images should have moved"
+    assert Watchful.kept_alive == [0, 0, 0, 0] * 3
+    assert Watchful.gradients
+    assert all(gradient is None for gradient in Watchful.gradients)
+
+
+BARS = """
+import sys
+from huggingface_hub.utils import disable_progress_bars, enable_progress_bars
+from hf_condense.api import condense_dataset
+from hf_condense.testing import toy_dataset
+
+def condense(title, **options):
+    print(title, file=sys.stderr, flush=True)
+    condense_dataset(
+        toy_dataset().remove_columns("note"), "dm", 1, label_column="label", network="convnet-w8-d1", compile=False,
+        steps=3, batch_real=2, cache=False, **options,
+    )
+
+condense("PLAIN")
+condense("ASKED NOT TO", progress=False)
+disable_progress_bars("hf_condense")
+condense("SWITCHED OFF")
+enable_progress_bars("hf_condense")
+condense("AT LAST")
+"""
+
+
+@contextmanager
+def terminal(written: list[str]) -> Iterator[int]:
+    """Open a terminal, and add what was written to it to a list once it is closed."""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a bar fills the width that there is
+    chunks: list[bytes] = []
+
+    def read() -> None:
+        with contextlib.suppress(OSError):  # how a closed terminal says so
+            while chunk := os.read(main, 4096):
+                chunks.append(chunk)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield side
+    finally:
+        os.close(side)
+        reader.join(10)
+        os.close(main)
+        written.append(b"".join(chunks).decode())
+
+
+def test_progress_bars_are_shown_on_a_terminal_and_can_be_switched_off() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    written: list[str] = []
+    with terminal(written) as side:
+        subprocess.run([sys.executable, "-c", BARS], env=environment, stderr=side, cwd=ROOT, check=True, timeout=120)
+    plain, rest = written[0].split("ASKED NOT TO")
+    silent, last = rest.split("AT LAST")
+    for part in (plain, last):
+        assert "Condensing: 100%" in part
+        assert "3/3" in part
+        assert "loss=" in part
+        assert "Decoding" in part
+    assert silent.split() == ["SWITCHED", "OFF"]
+
+
+def test_progress_bars_obey_the_hubs_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1", "conftest.py sets it before anything reads it"
+    written: list[str] = []
+    with terminal(written) as side, os.fdopen(os.dup(side), "w") as stderr:
+        monkeypatch.setattr(sys, "stderr", stderr)
+        condense(steps=2, progress=True, cache=False)
+        monkeypatch.undo()
+    assert written == [""]
+
+
+def test_learning_rates_can_fall_to_zero() -> None:
+    """The second of two steps moves the images half as far."""
+
+    def images(steps: int, decay: bool) -> torch.Tensor:
+        bench = quick_bench("dm", steps=steps, decay=decay, momentum=0.0, pixel_range="free")
+        return bench.condense(toy_dataset()).synthetic.images
+
+    first, steady, falling = images(1, False), images(2, False), images(2, True)
+    assert torch.equal(first, images(1, True))
+    assert float((steady - first).abs().max()) > 1e-3
+    torch.testing.assert_close(falling - first, (steady - first) / 2, atol=1e-5, rtol=1e-3)
+
+
+def test_a_run_whose_rates_depend_on_its_length_cannot_be_made_longer(tmp_path: Path) -> None:
+    ds = toy_dataset()
+    quick_bench("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match="steps"):
+        quick_bench("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)

@@ -1,0 +1,129 @@
+"""How the work of a step is cut: a rule, checked without running anything."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hf_condense.base.devices import memory_budget
+from hf_condense.engine.plan import Plan, make_plan
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+MIB, GIB = 2**20, 2**30
+
+
+def plan(device: torch.device = CPU, **changed: Any) -> Plan:
+    """Plan CIFAR-10 at ipc 10 with a network of width 32, but for what is changed."""
+    usual: dict[str, Any] = {
+        "num_classes": 10,
+        "num_processes": 1,
+        "rows_per_class": 10,
+        "rows_per_step": 2660,
+        "steps": 1000,
+        "activation_bytes": MIB // 2,
+        "batch_statistics": False,
+        "budget": 8 * GIB,
+        "compile": False,
+    }
+    return make_plan(device=device, **{**usual, **changed})
+
+
+def test_cpu_takes_small_forwards() -> None:
+    assert plan() == Plan(classes_per_chunk=10, images_per_forward=64, compile=False)
+    assert plan(activation_bytes=2 * MIB).images_per_forward == 32
+    assert plan(activation_bytes=500 * MIB).images_per_forward == 1
+
+
+def test_gpu_takes_all_at_once_when_it_fits() -> None:
+    assert plan(GPU) == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
+
+
+def test_gpu_cuts_forwards_that_do_not_fit() -> None:
+    assert plan(GPU, budget=GIB, rows_per_step=100_000).images_per_forward == 2048
+    assert plan(GPU, budget=1, rows_per_step=100_000).images_per_forward == 1
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_chunk_of_classes_fits_the_budget(device: torch.device) -> None:
+    one_class = 10 * (MIB // 2)
+    assert plan(device, budget=3 * one_class + 1).classes_per_chunk == 3
+    assert plan(device, budget=12 * one_class, graphs=4).classes_per_chunk == 3
+    assert plan(device, budget=one_class // 2).classes_per_chunk == 1, "one class is the least there is"
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_batch_statistics_are_never_cut(device: torch.device) -> None:
+    made = plan(device, batch_statistics=True, budget=1, num_processes=4)
+    assert made == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
+
+
+@pytest.mark.parametrize(("processes", "share"), [(2, 5), (3, 4), (10, 1), (64, 1)])
+def test_processes_share_the_classes(processes: int, share: int) -> None:
+    assert plan(GPU, num_processes=processes).classes_per_chunk == share
+
+
+def test_processes_share_the_memory_of_a_cpu_only() -> None:
+    one_class = 10 * (MIB // 2)
+    assert plan(CPU, num_processes=2, budget=4 * one_class).classes_per_chunk == 2
+    assert plan(GPU, num_processes=2, budget=4 * one_class).classes_per_chunk == 4
+
+
+def test_compiles_on_a_cpu_when_it_pays() -> None:
+    compiler = shutil.which("g++") is not None
+    assert plan(compile="auto").compile is compiler
+    assert plan(compile="auto", steps=10).compile is False
+    assert plan(compile="auto", steps=60, graphs=4).compile is compiler
+    assert plan(GPU, compile="auto").compile is False
+    assert plan(compile="auto", batch_statistics=True).compile is False
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+@pytest.mark.parametrize("batch_statistics", [False, True])
+@pytest.mark.parametrize("wanted", [False, True])
+def test_compiling_can_be_asked_for(device: torch.device, batch_statistics: bool, wanted: bool) -> None:
+    assert plan(device, compile=wanted, batch_statistics=batch_statistics, steps=1).compile is wanted
+
+
+@given(
+    device=st.sampled_from([CPU, GPU]),
+    num_classes=st.integers(1, 1000),
+    num_processes=st.integers(1, 64),
+    rows_per_class=st.integers(1, 500),
+    rows_per_step=st.integers(1, 10**6),
+    steps=st.integers(1, 10**5),
+    activation_bytes=st.integers(0, 2**34),
+    budget=st.integers(1, 2**40),
+    batch_statistics=st.booleans(),
+)
+def test_any_plan_can_be_run_and_repeats(**facts: Any) -> None:
+    made = plan(**facts)
+    assert made == plan(**facts)
+    assert 1 <= made.classes_per_chunk <= facts["num_classes"]
+    assert made.images_per_forward >= 0
+    kept = made.classes_per_chunk * facts["rows_per_class"] * facts["activation_bytes"]
+    assert kept <= facts["budget"] or made.classes_per_chunk == 1 or facts["batch_statistics"]
+
+
+def test_survives_a_round_trip_through_json_values() -> None:
+    made = Plan(3, 64, True)
+    assert Plan(**made.to_dict()) == made
+    assert set(made.to_dict()) == {f.name for f in dataclasses.fields(Plan)}
+
+
+def test_memory_budget_is_a_power_of_two_of_what_is_free() -> None:
+    budget = memory_budget(CPU)
+    assert budget >= MIB
+    assert budget.bit_count() == 1
+
+
+@pytest.mark.gpu
+def test_memory_budget_of_a_gpu_is_its_own() -> None:
+    budget = memory_budget(GPU)
+    assert budget.bit_count() == 1
+    assert budget <= torch.cuda.mem_get_info(GPU)[0]

@@ -1,0 +1,216 @@
+"""Methods by name: built-in, registered, and installed by other packages."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from hf_condense.api import condense_dataset
+from hf_condense.engine.method import Loss, Method, MethodConfig, MethodInfo, Selector, option
+from hf_condense.engine.registry import (
+    BUILT_IN,
+    canonical_name,
+    get_method,
+    list_methods,
+    register_method,
+    unregister_method,
+)
+from hf_condense.engine.run import Run
+from hf_condense.methods.dm import DistributionMatching
+from hf_condense.methods.random import RandomRows
+from hf_condense.testing import check_method, toy_dataset
+
+INFO = MethodInfo(
+    name="first",
+    title="First rows",
+    kind="coreset",
+    summary="Takes the first rows.",
+    paper="None",
+    authors="Nobody",
+    venue="Nowhere",
+    year=1999,
+    link="https://example.org",
+    cost="none",
+    aliases=("leading", "head"),
+)
+
+
+@dataclass(frozen=True)
+class NoOptions(MethodConfig):
+    """No options."""
+
+
+class FirstRows(Selector[NoOptions]):
+    info: ClassVar[MethodInfo] = INFO
+    Config = NoOptions
+
+    def select(self, features: Tensor, n: int, generator: torch.Generator) -> Tensor:
+        return torch.arange(n)
+
+
+@dataclass(frozen=True)
+class MeanPixelsConfig(MethodConfig):
+    """Options of matching mean pixels."""
+
+    steps: int = option(10, "Updates of the images.", ge=1)
+    lr_img: float = option(0.1, "Learning rate of the images.", gt=0)
+    batch_real: int = option(8, "Real images of a class in a step.", ge=1)
+
+
+class MeanPixels(Method[MeanPixelsConfig]):
+    info: ClassVar[MethodInfo] = dataclasses.replace(INFO, name="mean_pixels", kind="synthetic", aliases=())
+    Config = MeanPixelsConfig
+
+    def losses(self, run: Run, t: int) -> Iterator[Loss]:
+        for classes in run.chunks():
+            real = run.real(classes, self.config.batch_real, t).mean(1)  # (k, C, H, W)
+            images, labels = run.synthetic.of(classes)
+            own = torch.stack([images[labels == c].mean(0) for c in classes])
+            loss = (own - real).square().sum()
+            yield loss, loss.detach()
+
+
+@pytest.fixture(autouse=True)
+def leaves_no_methods() -> Iterator[None]:
+    yield
+    for info in list_methods():
+        if info.name not in BUILT_IN:
+            unregister_method(info.name)
+
+
+def names(pattern: str | None = None) -> list[str]:
+    return [info.name for info in list_methods(pattern)]
+
+
+def test_built_in_methods_are_listed_coresets_first() -> None:
+    assert set(names()) == set(BUILT_IN)
+    kinds = [info.kind for info in list_methods()]
+    assert kinds == sorted(kinds)
+    assert names("r*") == ["random"]
+    assert names("[mr]*") == ["random", "mtt", "m3d"]
+    assert names("x*") == []
+
+
+def test_every_name_leads_to_its_method() -> None:
+    for info in list_methods():
+        assert get_method(info.name).info == info
+        assert canonical_name(get_method(info.name)) == info.name
+    assert get_method("dm") is DistributionMatching
+    assert get_method("auto") is get_method("echo") is get_method("m3d")
+
+
+def test_register_and_unregister() -> None:
+    assert register_method(FirstRows) is FirstRows
+    assert get_method("first") is get_method("head") is get_method("leading") is FirstRows
+    assert names("first") == ["first"]
+    register_method(FirstRows)  # again, as when a notebook cell is run twice
+    unregister_method("first")
+    with pytest.raises(ValueError, match="no method is named 'first'"):
+        get_method("first")
+    with pytest.raises(ValueError, match="'first' was not registered; registered: none"):
+        unregister_method("first")
+
+
+def test_a_method_can_be_registered_under_another_name() -> None:
+    register_method(FirstRows, "mine")
+    assert canonical_name(FirstRows) == "mine"
+    assert [info.title for info in list_methods("mine")] == ["First rows"]
+    small = condense_dataset(toy_dataset(names=("a", "b", "c")), "head", 1, progress=False)
+    assert small.recipe.method == "mine"
+
+
+@pytest.mark.parametrize("name", ["random", "dm", "auto"])
+def test_a_name_in_use_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"named '{name}' exists already; names in use: .*kcenter"):
+        register_method(FirstRows, name)
+    with pytest.raises(ValueError, match="'dm' was not registered"):
+        unregister_method("dm")
+
+
+def test_another_class_of_the_same_name_is_refused() -> None:
+    register_method(FirstRows)
+    with pytest.raises(ValueError, match="'first' exists already"):
+        register_method(type("Other", (FirstRows,), {}))
+
+
+@pytest.mark.parametrize("name", ["First", "first-rows", "1st", "a b", "../x"])
+def test_names_are_plain(name: str) -> None:
+    with pytest.raises(ValueError, match="lower case letters, digits and _; got"):
+        register_method(FirstRows, name)
+
+
+@pytest.mark.parametrize(
+    ("cls", "message"),
+    [
+        (FirstRows(NoOptions()), "takes a subclass of Method or Selector; got"),
+        (dict, "takes a subclass of Method or Selector; got"),
+        (type("NoInfo", (RandomRows,), {"info": None}), "NoInfo.info should be .* of kind 'coreset'; got None"),
+        (type("Odd", (RandomRows,), {"info": MeanPixels.info}), "Odd.info should be .* of kind 'coreset'"),
+        (type("NoConfig", (RandomRows,), {"Config": dict}), "NoConfig.Config should be a dataclass"),
+        (type("Empty", (Method,), {"info": MeanPixels.info, "Config": NoOptions}), "Empty should define losses"),
+        (type("Void", (Selector,), {"info": INFO, "Config": NoOptions}), "Void should define select"),
+    ],
+)
+def test_what_is_no_method_is_refused(cls: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        register_method(cls, "mine")
+
+
+def install(folder: Path, entries: str, module: str) -> None:
+    """Put a package with entry points into a folder, as pip would."""
+    about = folder / "other_methods-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: other-methods\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(f"[hf_condense.methods]\n{entries}")
+    (folder / "other_methods.py").write_text(module)
+
+
+def test_installed_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    install(
+        tmp_path,
+        "installed = other_methods:Installed\nlost = other_methods:Lost\nodd = other_methods:ODD\n"
+        "away = nowhere_at_all:X\nrandom = other_methods:Installed\n",
+        "from hf_condense.methods.random import RandomRows\nclass Installed(RandomRows): pass\nODD = 5\n",
+    )
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with caplog.at_level(logging.WARNING, "hf_condense"):
+            assert set(names()) == {*BUILT_IN, "installed"}
+        for broken in ("lost", "odd", "away"):
+            assert f"the method '{broken}' of another package cannot be loaded" in caplog.text
+        assert get_method("installed").__name__ == "Installed"
+        assert get_method("random") is RandomRows  # built-in names win
+        register_method(FirstRows)
+        assert get_method("head") is FirstRows  # an alias is found beside broken packages
+        with pytest.raises(ValueError, match=r"named 'instaled'; did you mean 'installed'\?"):
+            get_method("instaled")
+        with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+            get_method("away")
+        with pytest.raises(TypeError, match="entry point 'odd' leads to 5, which is no Method or Selector"):
+            get_method("odd")
+        with pytest.raises(ValueError, match="'installed' exists already"):
+            register_method(FirstRows, "installed")
+    assert "installed" not in names()
+
+
+@pytest.mark.parametrize("cls", [FirstRows, MeanPixels])
+def test_methods_of_third_parties_keep_the_laws(cls: Any) -> None:
+    register_method(cls)
+    check_method(cls.info.name)
+
+
+def test_a_broken_law_is_named() -> None:
+    class Undocumented(FirstRows):
+        info: ClassVar[MethodInfo] = dataclasses.replace(INFO, link="")
+
+    register_method(Undocumented)
+    with pytest.raises(AssertionError, match="declared: The method says what it is"):
+        check_method("first")

@@ -1,0 +1,103 @@
+"""What the caller gives wins over the preset, and the preset over the defaults; amounts by class."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import pytest
+
+from hf_condense.api import condense_dataset
+from hf_condense.engine.method import Method, Preset, Setting
+from hf_condense.engine.registry import register_method, unregister_method
+from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.methods.dm import DistributionMatching
+from hf_condense.methods.random import RandomRows
+from hf_condense.source.class_source import ClassSource
+from hf_condense.testing import toy_dataset
+from tests.support.picture_sets import read
+
+SETTING = Setting(ipc=2, num_classes=3, image_shape=(3, 8, 8))
+
+
+@dataclass(frozen=True)
+class Values:
+    """Values that a preset of the tests gives."""
+
+    given: dict[str, Any]
+
+    def __call__(self, setting: Setting) -> dict[str, Any]:
+        return {**self.given, "batch_real": 10 * setting.ipc}
+
+
+class WithPresets(DistributionMatching):
+    presets: ClassVar[dict[str, Preset]] = {
+        "default": Preset("Always, unless another is asked for.", Values({"steps": 7, "factor": 2})),
+        "loose": Preset("All kinds of options.", Values({"network": "convnet-w16", "pixel_range": "free", "steps": 5})),
+    }
+
+
+def settled(cls: type[Method[Any]], preset: str | None = None, **given: Any) -> Settings:
+    return settle(cls, preset, given, SETTING)
+
+
+def test_defaults_alone() -> None:
+    assert settled(DistributionMatching) == Settings("convnet", 1, "valid", {"steps": 1000, "lr_img": 2.0})
+    open_values = {"network": None, "factor": None, "pixel_range": None, "steps": None, "lr_img": None}
+    assert settled(DistributionMatching, **open_values) == settled(DistributionMatching)
+
+
+def test_a_preset_wins_over_the_defaults() -> None:
+    assert settled(WithPresets, "loose") == Settings("convnet-w16", 1, "free", {"steps": 5, "batch_real": 20})
+
+
+def test_the_default_preset_holds_unless_another_is_named() -> None:
+    assert settled(WithPresets) == Settings("convnet", 2, "valid", {"steps": 7, "batch_real": 20})
+
+
+def test_the_caller_wins_over_the_preset() -> None:
+    found = settled(WithPresets, "loose", network="convnet-w8", pixel_range="valid", steps=1, lr_img=3.0, factor=2)
+    assert found == Settings("convnet-w8", 2, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
+
+
+@pytest.mark.parametrize("given", [{"factor": 1}, {"pixel_range": "valid"}, {"factor": 1, "steps": None}])
+def test_a_coreset_takes_what_says_nothing(given: dict[str, Any]) -> None:
+    assert settle(RandomRows, None, given, SETTING) == Settings("convnet", 1, "valid", {})
+
+
+def test_precedence_reaches_the_recipe() -> None:
+    register_method(WithPresets, "with_presets")
+    try:
+        small = condense_dataset(
+            toy_dataset(names=("a", "b", "c")),
+            "with_presets",
+            1,
+            preset="loose",
+            network="convnet-w8",
+            steps=1,
+            compile=False,
+            progress=False,
+        )
+    finally:
+        unregister_method("with_presets")
+    recipe = small.recipe
+    assert (recipe.method, recipe.preset) == ("with_presets", "loose")
+    assert (recipe.network, recipe.steps) == ("convnet-w8", 1)  # from the call
+    assert (recipe.pixel_range, recipe.options["batch_real"]) == ("free", 10)  # from the preset
+    assert (recipe.factor, recipe.options["momentum"]) == (1, 0.5)  # from the defaults
+
+
+@pytest.fixture(scope="module")
+def source() -> ClassSource:
+    """Classes "a" and "c" with 12 rows each; "b" has none."""
+    ds = toy_dataset(names=("a", "b", "c"))
+    return read(ds.filter(lambda label: label != 1, input_columns="label"))
+
+
+def test_one_amount_for_every_class_that_has_rows(source: ClassSource) -> None:
+    assert class_amounts(12, source) == {0: 12, 2: 12}
+
+
+@pytest.mark.parametrize("ipc", [{"c": 3, "a": 1}, {2: 3, "a": 1}, {0: 1, 2: 3}])
+def test_amounts_by_name_or_value_come_in_class_order(source: ClassSource, ipc: dict[Any, int]) -> None:
+    assert list(class_amounts(ipc, source).items()) == [(0, 1), (2, 3)]

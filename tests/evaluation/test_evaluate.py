@@ -1,0 +1,243 @@
+"""An evaluation is fair, repeatable and honest about what it compares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from typing import ClassVar
+
+import datasets
+import pytest
+import torch
+
+import hf_condense.evaluation.bench
+import hf_condense.evaluation.contenders
+import hf_condense.networks.training
+from hf_condense import condense_dataset, register_method
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
+from hf_condense.engine.registry import unregister_method
+from hf_condense.methods.random import RandomRowsConfig
+from hf_condense.networks.training import TrainingRecipe
+from hf_condense.source.class_source import load_source
+from tests.support.short_evaluations import relabelled, rows_of, run, synthetic, watch_trainings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def trainings(monkeypatch):
+    return watch_trainings(monkeypatch)
+
+
+def test_a_separable_set_is_learned(toy, small):
+    result = run(small, toy, epochs=60, seeds=2)
+    assert rows_of(result)["random_ipc2"].mean > 0.95
+
+
+def test_classes_are_matched_by_name(toy, small):
+    turned = relabelled(toy, ["stripes", "ball", "cross"])
+    plain = run(small, toy, epochs=30, seeds=2)
+    other = run(small, turned, source=relabelled(toy, ["cross", "stripes", "ball"]), epochs=30, seeds=2)
+    assert rows_of(plain)["random_ipc2"].accuracies == rows_of(other)["random_ipc2"].accuracies
+    assert rows_of(other)["random"].mean > 0.9, "rows of the source are matched by name too"
+
+
+def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
+    part = toy.filter(lambda row: row["label"] != 1)
+    names = ["none", *toy.features["label"].names]
+    assert run(small, relabelled(part, names), epochs=30, seeds=1).scores[0].mean > 0.9
+
+
+def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
+    tests = []
+    real = hf_condense.networks.training.accuracy
+    monkeypatch.setattr(
+        hf_condense.evaluation.bench, "accuracy", lambda *args: tests.append(len(trainings)) or real(*args)
+    )
+    result = run(small, toy, seeds=2)
+    assert tests == [1, 2, 3, 4], "one look at the test set for every network, after its last update"
+    run(small, relabelled(toy.select(range(6)), ["stripes", "ball", "cross"]), seeds=2)
+    for (*_, a), (*_, b) in zip(trainings[:4], trainings[4:], strict=True):
+        assert torch.equal(a, b), "other test images should leave the trained networks as they are"
+    assert {score.n for score in result.scores} == {2}
+
+
+def test_same_seed_same_bits(toy, small, trainings):
+    first, again = (run(small, toy, recipe="dsa", seeds=2) for _ in range(2))
+    other = run(small, toy, recipe="dsa", seeds=2, seed=1)
+    states = [state for *_, state in trainings]
+    assert all(torch.equal(a, b) for a, b in zip(states[:4], states[4:8], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(states[:4], states[8:], strict=True))
+    assert not torch.equal(states[0], states[1]), "two seeds, two networks"
+    timeless = [replace(score, seconds=0) for score in first.scores]
+    assert timeless == [replace(score, seconds=0) for score in again.scores]
+    assert other.scores[0].seeds == (0, 1)
+
+
+def test_seeds_may_be_listed(toy, small):
+    counted = rows_of(run(small, toy, seeds=3))
+    listed = rows_of(run(small, toy, seeds=[2, 0]))
+    for name, score in listed.items():
+        assert score.seeds == (2, 0)
+        assert score.accuracies == (counted[name].accuracies[2], counted[name].accuracies[0])
+
+
+def test_epochs_and_updates_are_counted(toy, small):
+    by_epochs = rows_of(run(small, toy, seeds=1, epochs=7, baselines=("random", "full"), cache=False))
+    assert {name: (s.updates, s.epochs, s.rows) for name, s in by_epochs.items()} == {
+        "random_ipc2": (7, 7, 6),
+        "random": (7, 7, 6),
+        "full": (7, 7, 36),
+    }
+    capped = rows_of(run(small, toy, seeds=1, epochs=7, max_updates=3, baselines=()))
+    assert (capped["random_ipc2"].updates, capped["random_ipc2"].epochs) == (3, 3)
+    tiny = TrainingRecipe("tiny", epochs=4, batch_size=4)
+    by_recipe = rows_of(run(small, toy, recipe=tiny, epochs=None, seeds=1, baselines="full", cache=False))
+    assert (by_recipe["random_ipc2"].updates, by_recipe["full"].updates) == (8, 8), "as many as the set itself takes"
+    assert by_recipe["full"].epochs == pytest.approx(8 / 9, abs=0.01)
+
+
+def test_random_rows_are_balanced_and_redrawn(toy, trainings):
+    uneven = condense_dataset(toy, "random", ipc={"ball": 3, "cross": 1, "stripes": 2}, progress=False)
+    run(uneven, toy, seeds=4, epochs=1)
+    drawn = [data for data, *_ in trainings[4:]]
+    assert [Counter(data.labels.tolist()) for data in drawn] == [{0: 3, 1: 1, 2: 2}] * 4
+    assert len({data.images.sum().item() for data in drawn}) == 4
+    whole = load_source(toy, cache=False, progress=False)
+    real = {
+        image.numpy().tobytes(): c for image, c in zip(whole.at(torch.arange(36)), whole.labels.tolist(), strict=True)
+    }
+    for data in drawn:
+        found = [real[image.numpy().tobytes()] for image in data.images]
+        assert found == data.labels.tolist(), "real rows, each with its own label"
+        assert len({image.numpy().tobytes() for image in data.images}) == 6, "no row twice"
+
+
+def test_factor_adds_random_rows_of_the_decoded_count(toy):
+    made = synthetic(toy, factor=2)
+    scores = rows_of(run(made, toy, seeds=1))
+    assert {name: s.rows for name, s in scores.items()} == {"dm_ipc1_f2": 12, "random": 3, "random x4": 12}
+
+
+def test_random_rows_are_never_more_than_a_class_has(toy):
+    made = synthetic(toy, factor=4)
+    assert rows_of(run(made, toy, seeds=1))["random x16"].rows == 36
+
+
+def test_exact_floats_are_used(toy, trainings):
+    images = torch.linspace(-0.5, 1.5, 3 * 3 * 64).reshape(3, 3, 8, 8)
+    made = synthetic(toy, images=images, recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3]})
+    run(made, toy, seeds=1, baselines=())
+    data = trainings[0][0]
+    torch.testing.assert_close(data.images, (images - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / 0.25)
+    assert data.labels.tolist() == [0, 1, 2]
+
+
+def test_soft_labels_and_learned_rate_are_used(toy, trainings):
+    logits = torch.tensor([[5.0, 1, 0], [0, 5, 1], [1, 0, 5]])
+    made = synthetic(toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0})
+    run(made, toy, seeds=1)
+    (data, recipe, *_), (random, plain, *_) = trainings
+    assert torch.equal(data.labels, logits)
+    assert data.temperature == 3
+    assert (recipe.lr, plain.lr) == (pytest.approx(0.0125), 0.01)
+    assert not random.soft
+
+
+def test_pixels_are_normalised_with_the_source(toy, small, trainings, caplog):
+    view = small.select(range(len(small)))
+    assert not isinstance(view, CondensedDataset)
+    run(view, toy, source=toy, seeds=1)
+    constants = load_source(toy, cache=False, progress=False).mean
+    assert torch.equal(trainings[0][0].images.mean, constants)
+    assert not caplog.records
+    run(view, toy, baselines=(), seeds=1)
+    assert "own mean and std" in caplog.text
+    assert "source=" in caplog.text
+    assert not torch.equal(trainings[2][0].images.mean, constants)
+
+
+def test_the_view_scores_like_the_floats_of_a_coreset(toy, small):
+    exact = run(small, toy, seeds=2, epochs=10)
+    view = run(small.select(range(len(small))), toy, source=toy, seeds=2, epochs=10)
+    assert rows_of(view)["train"].mean == pytest.approx(rows_of(exact)["random_ipc2"].mean, abs=0.12)
+    assert rows_of(view)["random"].accuracies == rows_of(exact)["random"].accuracies
+
+
+@pytest.mark.parametrize(
+    ("used", "given", "expected"),
+    [
+        ("color_crop", None, "color_crop_cutout_scale_rotate"),
+        ("color_flip", None, "color_crop_cutout_flip_scale_rotate"),
+        ("none", None, "color_crop_cutout_flip_scale_rotate"),
+        (None, None, "color_crop_cutout_flip_scale_rotate"),
+        ("color_crop", "flip", "flip"),
+        ("color_crop", "none", "none"),
+    ],
+)
+def test_flips_follow_the_set(toy, used, given, expected):
+    options = {} if used is None else {"augment": used}
+    made = synthetic(toy, recipe_changes={"options": options})
+    result = run(made, toy, recipe="dsa", augment=given, seeds=1, epochs=1)
+    assert {score.augment for score in result.scores} == {expected}
+
+
+def test_dc_stays_without_augmentation(toy):
+    made = synthetic(toy, recipe_changes={"options": {"augment": "color"}})
+    assert run(made, toy, seeds=1).scores[0].augment is None
+
+
+def test_full_is_cached(toy, small, trainings):
+    options = {"baselines": "full", "seeds": [11, 12]}
+    first = run(small, toy, **options)
+    assert len(trainings) == 4
+    again = run(small, toy, **options)
+    assert len(trainings) == 6, "only the set itself is trained on again"
+    assert rows_of(again)["full"] == rows_of(first)["full"]
+    misses = [{"seed": 5}, {"epochs": 3}, {"recipe": "dsa"}, {"networks": "convnet-w4-d1"}, {"cache": False}]
+    for number, change in enumerate(misses, start=1):
+        run(small, toy, **options, **change)
+        assert len(trainings) == 6 + 4 * number, f"{change} should train anew"
+    run(small, toy.select(range(9)), source=toy, **options)
+    assert len(trainings) == 30, "another test set should train anew"
+    datasets.disable_caching()
+    try:
+        run(small, toy, **options)
+    finally:
+        datasets.enable_caching()
+    assert len(trainings) == 34
+
+
+class FirstRows(Selector[MethodConfig]):
+    """Takes the first rows of each class."""
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="first",
+        title="First rows",
+        kind="coreset",
+        summary="-",
+        paper="-",
+        authors="-",
+        venue="-",
+        year=2026,
+        link="https://example.org",
+        cost="none",
+    )
+    Config = RandomRowsConfig
+
+    def select(self, features, n, generator):
+        return torch.arange(n)
+
+
+def test_any_coreset_method_is_a_baseline(toy, small, trainings):
+    register_method(FirstRows)
+    try:
+        scores = rows_of(run(small, toy, baselines=("random", "first"), seeds=2))
+    finally:
+        unregister_method("first")
+    assert list(scores) == ["random_ipc2", "random", "first"]
+    source = load_source(toy, cache=False, progress=False)
+    first = torch.tensor([p for c in source.classes for p in list(source.positions(c))[:2]])
+    torch.testing.assert_close(trainings[4][0].images, source.at(first))
+    assert trainings[4][0].labels.tolist() == [0, 0, 1, 1, 2, 2]

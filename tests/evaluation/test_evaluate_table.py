@@ -1,0 +1,59 @@
+"""What an evaluation returns: a table to read, and records to keep."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.scores import Evaluation, Score
+from tests.support.short_evaluations import run
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def scores() -> Evaluation:
+    return Evaluation(
+        (
+            Score("dm_ipc10", 100, "convnet", "dsa", None, 300, 1000, (0.5, 0.75), (0, 1), 4.25),
+            Score("<full>", 50_000, "convnet-w32", "dsa", "flip", 5.1, 1000, (0.875,), (0,), 100.0),
+        )
+    )
+
+
+def test_the_table_prints_in_per_cent():
+    assert str(scores()).splitlines() == [
+        "set         rows  network      recipe     accuracy %  n  updates  seconds",
+        "dm_ipc10     100  convnet      dsa     62.50 ± 17.68  2    1,000      4.2",
+        "<full>    50,000  convnet-w32  dsa             87.50  1    1,000    100.0",
+    ]
+
+
+def test_the_table_as_html_escapes():
+    page = scores()._repr_html_()
+    assert page.count("<tr>") == 3
+    assert "<td>62.50 ± 17.68</td>" in page
+    assert "<td>&lt;full&gt;</td>" in page
+
+
+def test_records_are_json_and_fractions():
+    first, second = json.loads(json.dumps(scores().to_records(), allow_nan=False))
+    assert first["accuracies"] == [0.5, 0.75]
+    assert (first["mean"], first["n"], first["epochs"], first["seeds"]) == (0.625, 2, 300, [0, 1])
+    assert first["std"] == pytest.approx(torch.tensor([0.5, 0.75]).std().item())
+    assert second["std"] is None
+
+
+def test_pandas():
+    frame = scores().to_pandas()
+    assert list(frame) == ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
+    assert frame["std"].isna().tolist() == [False, True]
+    assert frame["mean"].tolist() == [0.625, 0.875]
+
+
+def test_records_fit_into_a_recipe(toy, small, tmp_path):
+    measured = replace(small.recipe, evaluation=run(small, toy, seeds=1).to_records())
+    CondensedDataset.from_parts(small.select(range(6)), small.synthetic, measured).save_condensed(tmp_path)

@@ -1,0 +1,60 @@
+"""Herding and k-center against brute force and their closed forms."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from hf_condense.methods.herding import herding
+from hf_condense.methods.kcenter import k_center
+from tests.reference import coreset as reference
+
+
+def points(seed: int, n: int, width: int) -> torch.Tensor:
+    return torch.randn(n, width, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@given(seed=st.integers(0, 10_000), n=st.integers(2, 12), width=st.integers(1, 4))
+@settings(max_examples=40, deadline=None)
+def test_herding_equals_trying_every_row(seed: int, n: int, width: int) -> None:
+    rows = points(seed, n, width)
+    chosen = herding(rows, n).tolist()
+    gaps = []
+    for k in range(1, n):
+        expected = reference.herding(rows.numpy(), k)
+        gaps.append(np.linalg.norm(rows.mean(0) - rows[chosen[:k]].mean(0)))
+        assert gaps[-1] == pytest.approx(np.linalg.norm(rows.mean(0) - rows[expected].mean(0)), abs=1e-9)
+    assert sorted(chosen) == list(range(n)), "all rows: every one once, and the mean is met exactly"
+
+
+def test_herding_begins_nearest_the_mean() -> None:
+    rows = points(3, 50, 6)
+    nearest = (rows - rows.mean(0)).norm(dim=1).argmin()
+    assert herding(rows, 1).item() == nearest
+
+
+@given(seed=st.integers(0, 10_000), total=st.integers(3, 9), n=st.integers(1, 3))
+@settings(max_examples=40, deadline=None)
+def test_k_center_is_within_twice_the_optimum(seed: int, total: int, n: int) -> None:
+    rows = points(seed, total, 2)
+    chosen = k_center(rows, n).tolist()
+    assert reference.radius(rows.numpy(), chosen) <= 2 * reference.best_radius(rows.numpy(), n) + 1e-12
+
+
+@pytest.mark.parametrize("rule", [herding, k_center])
+def test_a_prefix_is_the_choice_for_fewer(rule) -> None:
+    rows = points(1, 30, 5)
+    assert rule(rows, 20)[:7].tolist() == rule(rows, 7).tolist()
+
+
+@pytest.mark.parametrize("rule", [herding, k_center])
+def test_duplicates_are_chosen_once_each(rule) -> None:
+    rows = torch.ones(6, 3)
+    assert sorted(rule(rows, 6).tolist()) == list(range(6))
+
+
+@pytest.mark.parametrize("rule", [herding, k_center])
+def test_float32_rows_far_from_the_origin_are_told_apart(rule) -> None:
+    rows = points(2, 40, 3)
+    assert rule(rows, 8).tolist() == rule(rows + 1000, 8).tolist()

@@ -1,0 +1,303 @@
+"""Expert trajectories: how they are trained, recorded, cached and taken up again."""
+
+import contextlib
+import dataclasses
+import gc
+import logging
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import hf_condense.methods._experts as experts_module
+from hf_condense.base.cache import cache_folder
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.engine.run import Run
+from hf_condense.methods._experts import ExpertConfig, Experts, recorded_experts
+from hf_condense.methods.mtt import TrajectoryMatching
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.flat import FlatNetwork, parameter_vector
+from hf_condense.networks.training import TrainingRecipe, sharpen
+from hf_condense.testing import quick_bench, toy_dataset
+from tests.support.observed_step import objective_of_step
+
+CONFIG = ExpertConfig(experts=3, snapshots=4, snapshot_every=2, lr_expert=0.05, batch_expert=12)
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch) -> Run:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+    return objective_of_step(
+        TrajectoryMatching, {"experts": 1, "snapshots": 3, "expert_span": 2, "cache": False}, 0
+    ).run
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[int]:
+    """Numbers of the experts that are trained from now on."""
+    seen: list[int] = []
+    original = experts_module.train_network
+
+    def spy(*args, **options):
+        seen.append(args[5])
+        return original(*args, **options)
+
+    monkeypatch.setattr(experts_module, "train_network", spy)
+    return seen
+
+
+def recorded(run: Run, config: ExpertConfig = CONFIG, *, cache: bool = True) -> Experts:
+    return recorded_experts(dataclasses.replace(run, cache=cache), config)
+
+
+def test_snapshots_are_those_of_plain_gradient_descent(run: Run) -> None:
+    """Three updates on whole batches: one epoch each, so that the order does not matter."""
+    config = dataclasses.replace(CONFIG, batch_expert=36, snapshot_every=1)
+    found = recorded(run, config).window(1, 0, 4)
+    net = run.factory.build(run.seed, "expert", 1)
+    images, labels = run.source.at(torch.arange(36)), run.source.labels
+    for n in range(4):
+        torch.testing.assert_close(found[n], parameter_vector(net), rtol=1e-4, atol=1e-6)
+        gradients = torch.autograd.grad(F.cross_entropy(net(images), labels), list(net.parameters()))
+        with torch.no_grad():
+            for p, g in zip(net.parameters(), gradients, strict=True):
+                p -= 0.05 * g
+
+
+def test_snapshots_differ_from_each_other_and_from_expert_to_expert(run: Run) -> None:
+    """Weights that are detached and moved to the CPU they are on would all be the last ones."""
+    found = recorded(run)
+    whole = torch.stack([found.window(e, 0, 4) for e in range(3)])  # (E, S, P)
+    assert len(found) == 3
+    assert whole.shape == (3, 4, FlatNetwork(run.factory.build(0)).size)
+    assert float((whole.diff(dim=1)).abs().amax(2).min()) > 0
+    assert float((whole.diff(dim=0)).abs().amax(2).min()) > 0
+    assert torch.equal(found.window(1, 1, 2), whole[1, 1:3])
+
+
+def test_an_epoch_is_the_default_distance(run: Run, monkeypatch) -> None:
+    updates: list[int] = []
+    original = experts_module.train_network
+    monkeypatch.setattr(experts_module, "train_network", lambda *a, **k: updates.append(original(*a, **k)))
+    recorded(run, dataclasses.replace(CONFIG, snapshot_every=None, experts=1))
+    assert updates == [9]  # 36 images in batches of 12, three times
+
+
+def test_experts_are_recorded_once_and_shared(run: Run, trained: list[int]) -> None:
+    first = recorded(run)
+    assert trained == [0, 1, 2]
+    again = recorded(run)
+    assert trained == [0, 1, 2]
+    assert first.files == again.files
+    more = recorded(run, dataclasses.replace(CONFIG, experts=5, lr_img=7.0, steps=3))
+    assert trained == [0, 1, 2, 3, 4]
+    assert more.files[:3] == first.files
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"snapshots": 3},
+        {"snapshot_every": 3},
+        {"lr_expert": 0.04},
+        {"momentum_expert": 0.5},
+        {"batch_expert": 9},
+        {"augment_expert": "flip"},
+        {"flatness": 0.1},
+        {"flatness": 0.1, "surrogate_gap": 1.0},
+    ],
+)
+def test_other_options_are_other_experts(run: Run, changes: dict) -> None:
+    first, other = recorded(run), recorded(run, dataclasses.replace(CONFIG, **changes))
+    assert first.files[0].parent != other.files[0].parent
+    if "snapshots" not in changes:
+        assert torch.equal(first.window(0, 0, 1), other.window(0, 0, 1))
+        assert not torch.allclose(first.window(0, 2, 1), other.window(0, 2, 1), rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"momentum_expert": 1.0}, "momentum_expert should be below 1; got 1.0"),
+        ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 is part of flat experts; give a flatness"),
+        ({"augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
+        ({"lr_expert": float("inf")}, "lr_expert should be finite; got inf"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(options: dict, message: str, trained: list[int]) -> None:
+    with pytest.raises(ValueError, match=message):
+        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+    assert trained == []
+
+
+def test_frozen_parameters_are_refused(trained: list[int]) -> None:
+    def half_frozen(*, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+        net = network_factory("convnet-w8-d1", channels=channels, image_size=image_size, num_classes=num_classes)
+        built = net.build(0)
+        next(built.parameters()).requires_grad_(False)
+        return built
+
+    with pytest.raises(ValueError, match=r"1 parameters of the network are frozen \("):
+        quick_bench("mtt", cache=False, network=half_frozen).condense(toy_dataset())
+    assert trained == []
+
+
+@pytest.mark.parametrize("failing", [False, True])
+def test_no_folder_is_left_without_a_cache(failing: bool, tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(experts_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    options = {"lr_expert": 1e30, "snapshots": 8} if failing else {}
+    with pytest.raises(NonFiniteLossError) if failing else contextlib.nullcontext():
+        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whether_code_is_compiled_does_not_depend_on_how_many_experts_there_are(run: Run, monkeypatch) -> None:
+    asked = []
+    monkeypatch.setattr(experts_module, "compiling_pays", lambda work, device: asked.append(work) or False)
+    for count in (1, 2):
+        recorded(dataclasses.replace(run, compile="auto"), dataclasses.replace(CONFIG, experts=count))
+    assert asked[0] == asked[1] > 0
+
+
+def test_other_seeds_networks_and_images_are_other_experts(run: Run) -> None:
+    folders = {recorded(run).files[0].parent, recorded(dataclasses.replace(run, seed=1)).files[0].parent}
+    other = dataclasses.replace(
+        run, factory=network_factory("convnet-w4-d1", channels=3, image_size=(8, 8), num_classes=3)
+    )
+    folders.add(recorded(other).files[0].parent)
+    other = dataclasses.replace(run)
+    other.whiten()
+    folders.add(recorded(other).files[0].parent)
+    assert len(folders) == 4
+
+
+def test_a_killed_recording_goes_on_where_it_was(run: Run, trained: list[int]) -> None:
+    whole = recorded(run)
+    before = [whole.window(e, 0, 4) for e in range(3)]
+    whole.files[1].unlink()
+    assert torch.equal(recorded(run).window(1, 0, 4), before[1])
+    assert trained == [0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"", lambda data: b"x" * len(data)])
+def test_a_damaged_file_is_recorded_again(damage, run: Run, trained: list[int]) -> None:
+    whole = recorded(run)
+    before = whole.window(1, 0, 4).clone()  # what was read is mapped to the file, which is overwritten in place
+    whole.files[1].write_bytes(damage(whole.files[1].read_bytes()))
+    assert torch.equal(recorded(run).window(1, 0, 4), before)
+    assert trained == [0, 1, 2, 1]
+
+
+def test_an_expert_that_another_run_records_in_the_meantime_is_not_trained(
+    run: Run, trained: list[int], monkeypatch
+) -> None:
+    files = recorded(run).files
+    second, record = files[1].read_bytes(), experts_module._Recorder.record
+    for file in files:
+        file.unlink()
+
+    def record_and_let_the_other_write(recorder, file, advance) -> None:
+        record(recorder, file, advance)
+        files[1].write_bytes(second)
+
+    monkeypatch.setattr(experts_module._Recorder, "record", record_and_let_the_other_write)
+    recorded(run)
+    assert trained == [0, 1, 2, 0, 2]
+
+
+def test_nothing_is_left_without_a_cache(run: Run) -> None:
+    found = recorded(run, cache=False)
+    folder = found.files[0].parent
+    assert folder.is_dir()
+    assert not cache_folder("experts").exists()
+    del found
+    assert not folder.exists()
+
+
+def test_networks_without_a_name_are_not_cached(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+
+    def linear(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+        return nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, num_classes))
+
+    quick_bench("mtt").condense(toy_dataset(), network=linear)
+    assert not cache_folder("experts").exists()
+    quick_bench("mtt").condense(toy_dataset())
+    assert cache_folder("experts").exists()
+
+
+def test_methods_share_experts(tmp_path, monkeypatch, trained: list[int]) -> None:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+    for method in ("mtt", "tesla", "esp"):
+        quick_bench(method).condense(toy_dataset())
+    assert trained == [0, 1]
+
+
+def test_weights_that_explode_are_an_error(run: Run) -> None:
+    config = dataclasses.replace(CONFIG, lr_expert=1e30, snapshots=8)
+    with pytest.raises(NonFiniteLossError, match=r"expert 0 are not finite .* a smaller lr_expert usually helps"):
+        recorded(run, config)
+
+
+def test_recording_is_logged_and_shown(run: Run, caplog) -> None:
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        recorded(run)
+    assert "recorded 3 experts" in caplog.text
+
+
+def quadratic(start: Tensor) -> tuple[nn.Module, Tensor]:
+    """A module whose weight is a point, and the matrix of a quadratic loss."""
+    net = nn.Linear(3, 1, bias=False).double()
+    net.weight.data.copy_(start)
+    matrix = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]], dtype=torch.float64)
+    return net, matrix
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.7])
+def test_sharpened_gradient_of_a_quadratic_is_known(gap: float) -> None:
+    """SAM: A (w + rho g / |g|). GSAM takes from it what g has across."""
+    start = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
+    net, matrix = quadratic(start)
+
+    def accumulate() -> None:
+        (0.5 * (net.weight @ matrix @ net.weight.T)).sum().backward()
+
+    accumulate()
+    sharpen(net, accumulate, 0.3, gap)
+    g = start @ matrix
+    uphill = (start + 0.3 * g / g.norm()) @ matrix
+    across = g - (g * uphill).sum() / uphill.square().sum() * uphill
+    torch.testing.assert_close(net.weight.grad, uphill - gap * across)
+    assert torch.equal(net.weight.data, start)
+
+
+@pytest.mark.parametrize(("name", "value"), [("flatness", -0.1), ("surrogate_gap", -1.0)])
+def test_recipes_check_flatness(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} should be at least 0; got {value}"):
+        TrainingRecipe("mine", epochs=1, **{name: value})
+
+
+@pytest.mark.parametrize("spec", ["convnet-w8-d1", "convnet-w8-d1-bn"])
+def test_flat_network_is_the_network(spec: str) -> None:
+    net = network_factory(spec, channels=3, image_size=(8, 8), num_classes=4).build(3)
+    flat, images = FlatNetwork(net), torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    vector = parameter_vector(net)
+    found = flat.logits(vector, images)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+    torch.testing.assert_close(found, net(images))
+    other = parameter_vector(network_factory(spec, channels=3, image_size=(8, 8), num_classes=4).build(4))
+    assert not torch.allclose(flat.logits(other, images), found)
+    assert flat.size == len(vector) == sum(p.numel() for p in net.parameters())
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    for block, weight in zip(flat.blocks, weights, strict=True):
+        assert torch.equal(vector[block], weight.detach().flatten())
+
+
+def test_parameter_vector_is_a_copy() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    vector = parameter_vector(net)
+    net.weight.data += 1
+    assert float(vector) == pytest.approx(float(net.weight.detach()) - 1)

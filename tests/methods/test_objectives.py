@@ -1,0 +1,60 @@
+"""Objectives against slow references and closed forms."""
+
+import pytest
+import torch
+from torch import nn
+
+from hf_condense.methods.dm import DistributionMatching, class_means, mean_discrepancy
+from hf_condense.networks.augment import Augmentation
+from hf_condense.networks.factory import network_factory
+from tests.reference.distribution import distribution_matching
+from tests.support.observed_step import augmented_rows, objective_of_step
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("augment", ["none", "color_crop_cutout_flip_scale_rotate"])
+@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize("ipc", [2, {0: 1, 1: 3, 2: 2}])
+def test_dm_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
+    t = 2
+    run, method, value, gradient = objective_of_step(
+        DistributionMatching, {"augment": augment, "factor": factor}, t, ipc
+    )
+    real, synthetic = augmented_rows(run, method, t)
+    network = run.network("network", t).double()
+    images = run.synthetic.images
+    expected = distribution_matching(real, synthetic, lambda x: network.embed(x.double()))
+    (slow,) = torch.autograd.grad(expected, images)
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    torch.testing.assert_close(gradient, slow.float(), rtol=1e-3, atol=1e-5 * float(slow.abs().max()) + 1e-7)
+
+
+def test_mean_discrepancy_of_a_linear_embedding_has_the_known_gradient() -> None:
+    weight, real = normal(7, 4), normal(9, 7, seed=1)
+    synthetic = normal(3, 7, seed=2).requires_grad_()
+    mean_discrepancy((real @ weight).mean(0)[None], (synthetic @ weight).mean(0)[None]).backward()
+    expected = 2 / 3 * (synthetic.mean(0) - real.mean(0)) @ weight @ weight.T
+    torch.testing.assert_close(synthetic.grad, expected.expand(3, 7).contiguous())
+
+
+def test_mean_discrepancy_passes_gradcheck_and_is_zero_for_equal_means() -> None:
+    rows, labels, classes = normal(6, 3).requires_grad_(), torch.tensor([0, 0, 2, 2, 2, 0]), torch.tensor([2, 0])
+    target = normal(2, 3, seed=1)
+    assert torch.autograd.gradcheck(lambda x: mean_discrepancy(target, class_means(x, labels, classes)), rows)
+    means = class_means(rows, labels, classes)
+    torch.testing.assert_close(means[0], rows[2:5].mean(0))
+    assert mean_discrepancy(means, means).item() == 0
+
+
+def test_augmentation_of_dm_is_siamese() -> None:
+    """A real and a synthetic image that are equal stay equal, so that a copied set has objective zero."""
+    drawn = Augmentation.parse("color_crop_cutout_flip_scale_rotate").draw(3, torch.Generator().manual_seed(0))
+    rows, labels = normal(3, 3, 8, 8).float(), torch.arange(3)
+    factory = network_factory("convnet-w8-d1", channels=3, image_size=(8, 8), num_classes=3)
+    embed: nn.Module = factory.build(0)
+    many = embed.embed(drawn(rows.repeat_interleave(4, 0), labels.repeat_interleave(4)))
+    few = embed.embed(drawn(rows, labels))
+    assert mean_discrepancy(class_means(many, labels.repeat_interleave(4), labels), few).item() < 1e-9

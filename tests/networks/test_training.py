@@ -1,0 +1,312 @@
+"""The training loop follows its recipe, whatever the chunks; every draw has an address."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hf_condense.base.rng import keyed_generator
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.training import (
+    RECIPES,
+    TrainingRecipe,
+    TrainingSet,
+    _mixed,
+    _order,
+    accumulate_gradient,
+    accuracy,
+    chunk_size,
+    train_network,
+)
+from hf_condense.source.class_source import load_source
+
+PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def build(name="convnet-w8-d1", *key, classes=3):
+    return network_factory(name, channels=3, image_size=(8, 8), num_classes=classes).build(*(key or ("net",)))
+
+
+def toy_set(rows=20, classes=3, *, soft=False, temperature=1.0) -> TrainingSet:
+    generator = keyed_generator("toy", rows)
+    labels = torch.arange(rows) % classes
+    images = torch.randn(rows, 3, 8, 8, generator=generator) + labels.reshape(-1, 1, 1, 1)
+    logits = torch.randn(rows, classes, generator=generator) * 3
+    return TrainingSet(images, logits if soft else labels, classes, temperature)
+
+
+def weights(net: nn.Module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in net.parameters()])
+
+
+def trained(data=None, recipe=PLAIN, key=("a",), name="convnet-w8-d1", **options) -> torch.Tensor:
+    net = build(name)
+    train_network(net, data or toy_set(), recipe, *key, **options)
+    return weights(net)
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """Learning rate and whether there was momentum at every update."""
+    seen = []
+
+    class Watched(torch.optim.SGD):
+        def step(self, closure=None):
+            seen.append((self.param_groups[0]["lr"], bool(self.state)))
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "SGD", Watched)
+    return seen
+
+
+def test_published_recipes():
+    dc, dsa, idc = RECIPES["dc"], RECIPES["dsa"], RECIPES["idc"]
+    assert (dc.epochs, dc.batch_size, dc.augment, dc.cutmix_probability) == (300, 256, None, 0)
+    assert (dsa.epochs, dsa.batch_size, dsa.augment) == (1000, 256, "color_crop_cutout_flip_scale_rotate")
+    assert [(a.families, a.mode) for a in dsa.augmentations()] == [
+        (("color", "crop", "cutout", "flip", "scale", "rotate"), "single")
+    ]
+    assert (idc.epochs, idc.batch_size, idc.gamma, idc.cutmix_probability) == (1000, 64, 0.2, 0.5)
+    assert [(a.families, a.mode) for a in idc.augmentations()] == [
+        (("flip", "color"), "all"),
+        (("crop", "scale", "rotate"), "single"),
+    ]
+    for recipe in RECIPES.values():
+        assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.01, 0.9, 5e-4)
+
+
+def test_families_left_out_of_always_are_not_applied():
+    kept = replace(RECIPES["idc"], augment="color_crop").augmentations()
+    assert [(a.families, a.mode) for a in kept] == [(("color",), "all"), (("crop",), "single")]
+    assert replace(RECIPES["idc"], augment="none").augmentations() == []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"epochs": 0}, "epochs should be at least 1; got 0"),
+        ({"lr": math.nan}, "lr should be positive"),
+        ({"milestones": (0.5, 0.5)}, "milestones should rise"),
+        ({"milestones": (1.0,)}, "milestones should rise"),
+        ({"cutmix_probability": 1.5}, "cutmix_probability"),
+        ({"augment": "colour"}, "did you mean 'color'"),
+    ],
+)
+def test_bad_recipes(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES["dc"], **change)
+
+
+def test_exactly_epochs(steps):
+    updates = train_network(build(), toy_set(20), PLAIN, "a")
+    assert updates == len(steps) == 4 * 3  # 8 + 8 + 4 rows an epoch
+
+
+def test_learning_rate_drops_and_momentum_is_lost_half_way(steps):
+    train_network(build(), toy_set(8), replace(PLAIN, epochs=10), "a")
+    assert [lr for lr, _ in steps] == pytest.approx([0.1] * 5 + [0.01] * 5)
+    assert [momentum for _, momentum in steps] == [False, *[True] * 4, False, *[True] * 4]
+
+
+def test_schedule_of_idc_keeps_momentum(steps):
+    recipe = replace(RECIPES["idc"], epochs=12, augment=None)
+    train_network(build(), toy_set(8), recipe, "a")
+    assert [lr for lr, _ in steps] == pytest.approx([0.01] * 8 + [0.002] * 2 + [0.0004] * 2)
+    assert [momentum for _, momentum in steps] == [False] + [True] * 11
+
+
+def test_max_updates_caps_and_shrinks_the_schedule(steps):
+    told = []
+    updates = train_network(
+        build(), toy_set(20), replace(PLAIN, epochs=100), "a", max_updates=10, on_update=lambda: told.append(1)
+    )
+    assert updates == len(steps) == len(told) == 10
+    assert [lr for lr, _ in steps] == pytest.approx([0.1] * 5 + [0.01] * 5)
+    assert PLAIN.updates(20, 1000) == 12, "a cap above the recipe changes nothing"
+
+
+def test_every_epoch_visits_every_row_once_in_another_order():
+    order = list(_order(20, 8, 7, "a"))
+    assert [len(index) for index in order] == [8, 8, 4, 8, 8, 4, 8]
+    first, second = torch.cat(order[:3]), torch.cat(order[3:6])
+    assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(20))
+    assert first.tolist() != second.tolist()
+
+
+def test_equals_a_textbook_loop():
+    data = toy_set(6)
+    net = build()
+    params = list(net.parameters())
+    velocity = [torch.zeros_like(p) for p in params]
+    for epoch in range(4):
+        if epoch == 2:
+            velocity = [torch.zeros_like(p) for p in params]
+        grads = torch.autograd.grad(F.cross_entropy(net(data.images), data.labels), params)
+        with torch.no_grad():
+            for p, v, g in zip(params, velocity, grads, strict=True):
+                v.mul_(0.9).add_(g + 5e-4 * p)
+                p.sub_((0.1 if epoch < 2 else 0.01) * v)
+    torch.testing.assert_close(trained(data, PLAIN), weights(net), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 4, 7, 19])
+@pytest.mark.parametrize("soft", [False, True])
+def test_chunks_give_the_same_gradient(chunk, soft):
+    images, targets = toy_set(20, soft=soft).batch(torch.arange(20))
+    whole, cut = build(), build()
+    accumulate_gradient(whole, images, targets, 20, 2.0)
+    accumulate_gradient(cut, images, targets, chunk, 2.0)
+    for a, b in zip(whole.parameters(), cut.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-5, atol=1e-6)
+
+
+def test_chunks_give_the_same_training():
+    torch.testing.assert_close(trained(chunk=8), trained(chunk=3), rtol=1e-4, atol=1e-5)
+
+
+def test_networks_with_batch_statistics_see_whole_batches():
+    net = build("convnet-w8-d1-bn")
+    assert chunk_size(net, (3, 8, 8), 300) == 300
+    assert chunk_size(build(), (3, 8, 8), 300) <= 32
+    with pytest.raises(ValueError, match="whole batch of 8; got chunk=4"):
+        train_network(net, toy_set(20), PLAIN, "a", chunk=4)
+    seen = []
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    train_network(net, toy_set(20), replace(PLAIN, epochs=1), "a")
+    assert seen[-3:] == [8, 8, 4]
+
+
+def test_chunks_are_of_equal_size():
+    assert chunk_size(build(), (3, 8, 8), 100) == 25
+    assert chunk_size(build(), (3, 8, 8), 10) == 10
+
+
+@pytest.mark.parametrize("recipe", ["dsa", "idc"])
+def test_same_key_same_bits(recipe):
+    scaled = replace(RECIPES[recipe], epochs=3, batch_size=8)
+    before = torch.get_rng_state()
+    first = trained(recipe=scaled)
+    assert torch.equal(torch.get_rng_state(), before), "the global generator should be left alone"
+    torch.rand(3)
+    assert torch.equal(first, trained(recipe=scaled))
+    assert not torch.equal(first, trained(recipe=scaled, key=("b",)))
+
+
+def test_dropout_is_keyed():
+    def run(key):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.Linear(192, 3))
+        train_network(net, toy_set(), PLAIN, key, chunk=8)
+        return weights(net)
+
+    assert torch.equal(run("a"), run("a"))
+    assert not torch.equal(run("a"), run("b"))
+
+
+def test_augmentation_changes_what_is_seen():
+    seen = []
+    net = build()
+    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    data = TrainingSet(torch.ones(4, 3, 8, 8), torch.arange(4) % 3, 3)
+    train_network(net, data, replace(RECIPES["dsa"], epochs=2, augment="crop"), "a", chunk=4)
+    for batch in seen:
+        assert set(batch.unique().tolist()) == {0.0, 1.0}, "a crop fills with zeros"
+        assert len({image.sum().item() for image in batch}) > 1, "every image draws its own parameters"
+    assert not torch.equal(seen[0], seen[1]), "every update draws anew"
+
+
+def test_cutmix_mixes_targets_by_area():
+    n = 16
+    images = torch.arange(n).float().reshape(n, 1, 1, 1).expand(n, 1, 12, 10)
+    targets = torch.eye(n)
+    recipe = replace(RECIPES["idc"], cutmix_probability=1.0)
+    shares = []
+    for t in range(30):
+        mixed, wanted = _mixed(images, targets, recipe, t, "a")
+        seen = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
+        torch.testing.assert_close(seen, wanted)
+        shares.append(1 - wanted.diagonal().min().item())
+    assert min(shares) < 0.2
+    assert max(shares) > 0.5
+    used = [_mixed(images, targets, RECIPES["idc"], t, "a")[0] is not images for t in range(400)]
+    assert 0.4 < sum(used) / 400 < 0.6
+
+
+def test_soft_targets():
+    data = toy_set(10, soft=True, temperature=4.0)
+    images, targets = data.batch(torch.tensor([3, 1]))
+    torch.testing.assert_close(targets, (data.labels[[3, 1]] / 4).softmax(1))
+    net = build()
+    accumulate_gradient(net, images, targets, 2, 4.0)
+    mine = [p.grad.clone() for p in net.parameters()]
+    kl = F.kl_div((net(images) / 4).log_softmax(1), targets, reduction="batchmean") * 16
+    theirs = torch.autograd.grad(kl, list(net.parameters()))
+    for a, b in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def test_certain_soft_labels_are_hard_labels():
+    hard = toy_set()
+    soft = replace(hard, labels=F.one_hot(hard.labels, 3).float() * 200)
+    torch.testing.assert_close(trained(hard), trained(soft), rtol=1e-4, atol=1e-6)
+
+
+def test_a_source_trains_like_its_images(toy):
+    source = load_source(toy, cache=False, progress=False)
+    held = TrainingSet(source.at(torch.arange(len(source))), source.labels, 3)
+    read = TrainingSet(source, source.labels, 3)
+    assert read.image_shape == held.image_shape == (3, 8, 8)
+    assert torch.equal(trained(held), trained(read))
+
+
+def test_accuracy_maps_outputs_and_ignores_padding(toy):
+    source = load_source(toy, cache=False, progress=False)
+    many = replace(
+        source, images=source.images.repeat(3, 1, 1, 1), labels=source.labels.repeat(3), rows=source.rows.repeat(3)
+    )
+    assert len(many) > 64
+
+    class Oracle(nn.Module):
+        """Knows every image by its sum; calls the third class output 0, and so on."""
+
+        def __init__(self):
+            super().__init__()
+            self.known = nn.Parameter(source.at(torch.arange(len(source))).flatten(1))
+            self.register_buffer("answers", F.one_hot(2 - source.labels, 3).float())
+
+        def forward(self, x):
+            return self.answers[torch.cdist(x.flatten(1), self.known).argmin(1)]
+
+    assert accuracy(Oracle(), many, torch.tensor([2, 1, 0])) == 1.0
+    assert accuracy(Oracle(), many, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)
+
+
+def test_accuracy_runs_in_evaluation_mode(toy):
+    source = load_source(toy, cache=False, progress=False)
+    net = nn.Sequential(nn.Flatten(), nn.Dropout(1.0), nn.Linear(192, 3))
+    with torch.no_grad():
+        net[2].bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+        net[2].weight.zero_()
+    accuracy(net, source, torch.arange(3))
+    assert not net.training
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler; g++ was not found")
+@pytest.mark.filterwarnings("default")  # those of the compiler are not ours
+def test_compiled_training_agrees(toy):
+    source = load_source(toy, cache=False, progress=False)
+    data, recipe = TrainingSet(source, source.labels, 3), replace(PLAIN, epochs=2)
+    plain, module = build(), build()
+    compiled = torch.compile(module, dynamic=False)
+    train_network(plain, data, recipe, "a", chunk=4)
+    train_network(compiled, data, recipe, "a", chunk=4)
+    torch.testing.assert_close(weights(plain), weights(module), rtol=1e-3, atol=1e-4)
+    outputs = torch.arange(3)
+    assert accuracy(plain, source, outputs) == pytest.approx(accuracy(compiled, source, outputs), abs=0.06)

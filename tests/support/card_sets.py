@@ -1,0 +1,62 @@
+"""Facts of small sets, as a card is rendered from them: measured, checked, with another split beside."""
+
+from __future__ import annotations
+
+import json
+
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import FACTS
+from hf_condense.condensed.packing import pack
+from hf_condense.condensed.scores import Evaluation, Score
+from tests.support.condensed_sets import make_coreset, make_set
+
+NEAREST = {
+    "synthetic": {"min": 0.05, "median": 0.1, "max": 0.2},
+    "real": {"min": 0.04, "median": 0.15, "max": 0.3},
+    "rows": 100,
+}
+
+
+def facts_of(made: CondensedDataset) -> dict:
+    """Return the facts of a set as they are stored."""
+    return json.loads(pack(made.parts)[FACTS])
+
+
+def score(name: str, *accuracies: float, **changes) -> Score:
+    """Return the accuracies of a set in a table."""
+    values = {"rows": 16, "network": "convnet-w32", "recipe": "dc", "augment": None, "epochs": 300, "updates": 300}
+    seeds = tuple(range(len(accuracies)))
+    return Score(set=name, accuracies=accuracies, seeds=seeds, seconds=1.5, **{**values, **changes})
+
+
+def measured_set(**changes) -> CondensedDataset:
+    """Return a learned set that has been measured in every way."""
+    made = make_set(
+        soft=True,
+        factor=2,
+        ipc={"cat": 1, "dog": 3},
+        pixel_range="free",
+        options={"lr": 0.1, "a": [1]},
+        steps=1000,
+        nearest=NEAREST,
+        source={"name": "someone/pets", "license": "MIT", "num_examples": 20_000},
+        **changes,
+    )
+    name = made.recipe.config_name
+    scores = (
+        score(name, 0.5, 0.75),
+        score(f"{name} (8-bit)", 0.5, 0.74),
+        score("random", 0.25, 0.5),
+        score("random x4", 0.375, 0.5),
+        score("herding", 0.3125, 0.4375),
+        score("full", 0.9, epochs=3.5, updates=1000),
+        score(name, 0.4, network="convnet", augment="flip"),
+    )
+    return made.with_evaluation(Evaluation(scores))
+
+
+def card_sets() -> dict[str, dict]:
+    """Return the facts of two sets: one that is measured and has a split beside it, and a coreset."""
+    learned = facts_of(measured_set())
+    learned["extra_splits"] = {"test": {"num_rows": 4000, "num_bytes": 123_456}}
+    return {"dm_ipc1-3_f2": learned, "herding_ipc2": facts_of(make_coreset())}

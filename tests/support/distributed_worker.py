@@ -1,0 +1,160 @@
+"""What each process of tests/engine/test_distributed.py runs: `torchrun distributed_worker.py <case> <folder>`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hf_condense import api
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
+from hf_condense.methods import _experts
+from hf_condense.testing import toy_dataset
+
+PLENTY = 2**40
+TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
+# What is condensed, and how much memory each process finds free.
+SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "even": ({"classes": 4}, [PLENTY, PLENTY]),
+    "uneven": ({"classes": 5}, [PLENTY, PLENTY]),  # chunks of 3 and 2 classes
+    "one class a chunk": ({"classes": 5}, [1, 1]),  # three chunks and two
+    "memory differs": ({"classes": 5}, [1, PLENTY]),
+    "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
+    "whole images": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
+    "gradients": ({"method": "dsa", "classes": 5, "outer_loop": 3, "inner_loop": 2}, [PLENTY, PLENTY]),
+    "learned labels": (
+        {"method": "dc", "classes": 3, "soft_labels": "learned", "teacher_updates": 3, "outer_loop": 2},
+        [PLENTY, PLENTY],
+    ),
+    "trajectories": ({"method": "mtt", "classes": 5, "lr_lr": 1e-4, **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
+    "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "a subspace, one class a chunk": ({"method": "esp", "classes": 5, "form": "projected", **TRAJECTORIES}, [1, 1]),
+    "a point": ({"method": "esp", "classes": 5, "form": "point", "batch_syn": 3, **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "a rollout": (
+        {"method": "esp", "classes": 3, "form": "rollout", "factor": 2, "average": 0.5, **TRAJECTORIES},
+        [PLENTY, PLENTY],
+    ),
+    "trajectories, labels and whitening": (
+        {
+            "method": "mtt",
+            "classes": 3,
+            "soft_labels": "learned",
+            "teacher_updates": 3,
+            "zca": True,
+            "pixel_range": "free",
+            "batch_syn": 4,
+            **TRAJECTORIES,
+        },
+        [PLENTY, PLENTY],
+    ),
+    **{
+        f"{method} with more processes than chunks": (
+            {"method": method, "classes": 3, "network": "convnet-w8-d1-bn", **TRAJECTORIES},
+            [PLENTY, PLENTY],
+        )
+        for method in ("mtt", "tesla", "esp")
+    },
+    "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
+}
+
+
+def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
+    """Run one scenario, in one or several processes."""
+    what, memory = SCENARIOS[name]
+    settings = {"network": "convnet-w8-d1", "steps": 4, "compile": False, "progress": False, **what}
+    method = settings.pop("method", "dm")
+    if "batch_real" in get_method(method).Config.__dataclass_fields__:
+        settings["batch_real"] = 6
+    ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
+    kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
+    try:
+        made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
+    finally:
+        api.memory_budget = kept
+    assert isinstance(made, CondensedDataset)
+    return made
+
+
+def save(made: CondensedDataset, folder: Path, name: str, rank: int) -> None:
+    """Write down what a process was given back."""
+    facts = {"recipe": made.recipe.to_dict(), "rows": [row["label"] for row in made], "process": os.getpid()}
+    (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
+    save_file({"images": made.synthetic.images, **made.synthetic.optional()}, folder / f"{name}-{rank}.safetensors")
+
+
+def condense_all(folder: Path, rank: int) -> None:
+    """Run every scenario, a run that is taken up again, and one that goes wrong on one process alone."""
+    for name in SCENARIOS:
+        save(run_scenario(name, rank), folder, name, rank)
+
+    checkpoints = folder / "checkpoints"
+    seen: list[Path] = []
+    run_scenario("uneven", rank, steps=2, checkpoint_dir=checkpoints)
+    resumed = run_scenario("uneven", rank, checkpoint_dir=checkpoints, callbacks=[lambda *_: seen.append(checkpoints)])
+    assert len(seen) == 2
+    save(resumed, folder, "resumed", rank)
+    run_scenario("uneven", rank, checkpoint_dir=folder / f"checkpoints of process {rank}")
+
+    def spoil(run: Run, done: int, loss: float) -> None:
+        if rank == 1 and done == 2:
+            with torch.no_grad():
+                run.synthetic.images.fill_(torch.nan)
+
+    message = "no error"
+    try:
+        run_scenario("uneven", rank, callbacks=[spoil])
+    except NonFiniteLossError as error:
+        message = str(error)
+    (folder / f"spoilt-{rank}.txt").write_text(message)
+
+    for error in (NonFiniteLossError("the weights of an expert of process 1 are not finite"), OSError("disk full")):
+        message = "no error"
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(_experts._Recorder, "record", failing_on_process_1(error, rank))
+            try:
+                run_scenario("trajectories", rank)
+            except (NonFiniteLossError, RuntimeError, OSError) as caught:
+                message = f"{type(caught).__name__}: {caught}"
+        (folder / f"{type(error).__name__}-{rank}.txt").write_text(message)
+
+
+def failing_on_process_1(error: Exception, rank: int) -> Callable[..., None]:
+    """Return a recorder's method that fails on one process alone."""
+    record = _experts._Recorder.record
+
+    def recorded(recorder: _experts._Recorder, file: Path, advance: object) -> None:
+        if rank == 1:
+            raise error
+        record(recorder, file, lambda: None)
+
+    return recorded
+
+
+def mistaken(folder: Path, rank: int) -> None:
+    """Make an accelerator that does not see the other process, as `Accelerator()` does on CPUs under torchrun."""
+    from accelerate import Accelerator
+
+    accelerator = Accelerator()
+    for name, options in (("joined", {}), ("given", {"accelerator": accelerator})):
+        message = f"no error; {accelerator.num_processes} processes"
+        try:
+            run_scenario("even", rank, **options)
+        except RuntimeError as error:
+            message = str(error)
+        (folder / f"{name}-{rank}.txt").write_text(message)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    {"condense": condense_all, "mistaken": mistaken}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

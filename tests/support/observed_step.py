@@ -1,0 +1,63 @@
+"""A method caught in the act: its run, objective and gradient at one step."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+
+from hf_condense.engine import registry
+from hf_condense.engine.method import Method
+from hf_condense.engine.run import Run
+from hf_condense.testing import quick_bench, toy_dataset
+
+
+class Seen(NamedTuple):
+    """What was seen; the run's images are those of before the update."""
+
+    run: Run
+    method: Method[Any]
+    value: float
+    gradient: torch.Tensor
+
+
+def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int, ipc: Any = 2) -> Seen:
+    """Run a method on a toy up to step `t` and return its objective there."""
+    seen: dict[str, Any] = {}
+
+    class Spy(method):  # type: ignore[misc, valid-type]
+        def losses(self, run, step):
+            if step == t:
+                seen["images"] = run.synthetic.images.detach().clone()
+            yield from super().losses(run, step)
+
+        def after_update(self, run, step):
+            if step == t:
+                seen.update(run=run, method=self, gradient=run.synthetic.images.grad.clone())
+                return
+            super().after_update(run, step)
+
+    registry.register_method(Spy, "spy")
+    try:
+        values: list[float] = []
+        quick_bench("spy", steps=t + 1, callbacks=[lambda run, done, loss: values.append(loss)], **options).condense(
+            toy_dataset((0, 1, 2), rows=12), ipc
+        )
+    finally:
+        registry.unregister_method("spy")
+    run = seen["run"]
+    run.synthetic.images.data = seen["images"]
+    return Seen(run, seen["method"], values[-1], seen["gradient"])
+
+
+def augmented_rows(run: Run, method: Any, draw: int) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
+    """Return the real and the synthetic rows of a step by class, augmented one class at a time."""
+    real, synthetic = {}, {}
+    for c in run.classes:
+        real[c] = run.real([c], method.config.batch_real, draw)[0]
+        synthetic[c] = run.synthetic.of([c])[0]
+        if method.augmentation is not None:
+            drawn = method.augmentation.draw(run.num_classes, run.rng("augment", draw))
+            real[c] = drawn(real[c], torch.full((len(real[c]),), c))
+            synthetic[c] = drawn(synthetic[c], torch.full((len(synthetic[c]),), c))
+    return real, synthetic
