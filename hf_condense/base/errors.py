@@ -14,7 +14,7 @@ class NonFiniteLossError(ArithmeticError):
     """A loss or a gradient became NaN or infinite; the message names the step, and checkpoints are kept."""
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"` for the known name closest to `name`, or nothing if none is close."""
     matches = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,15 +1,18 @@
-"""What several processes of one run share."""
+"""What the processes of one run share: the accelerator they run on, and the values they exchange."""
 
 from __future__ import annotations
 
 import atexit
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+Value = TypeVar("Value")
 
 
 def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
@@ -47,3 +50,42 @@ def _leave_group() -> None:
     """End the threads of a group of CPU processes: one that outlives the interpreter may abort the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """Return the main process's tensor, in every process."""
+    if accelerator.num_processes == 1:
+        return tensor
+    from accelerate.utils import broadcast as send
+
+    received: Tensor = send(tensor)
+    return received
+
+
+def broadcast_object(accelerator: Accelerator, value: Value) -> Value:
+    """Return the main process's object (anything that can be pickled), in every process."""
+    if accelerator.num_processes == 1:
+        return value
+    from accelerate.utils import broadcast_object_list
+
+    received: list[Value] = broadcast_object_list([value])
+    return received[0]
+
+
+def gather_objects(accelerator: Accelerator, value: Value) -> list[Value]:
+    """Return the objects of all processes, in the order of their ranks, in every process."""
+    if accelerator.num_processes == 1:
+        return [value]
+    from accelerate.utils import gather_object
+
+    gathered: list[Value] = gather_object([value])
+    return gathered
+
+
+def reduce(accelerator: Accelerator, tensor: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
+    """Return the sum or the mean of a tensor over all processes, in every process; it carries no graph."""
+    if accelerator.num_processes == 1:
+        return tensor
+    reduced: Any = accelerator.reduce(tensor, reduction=reduction)
+    result: Tensor = reduced
+    return result

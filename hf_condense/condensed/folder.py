@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from hf_condense.base.errors import CondensedFormatError, nearest
+from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.condensed.card import render as card
 from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, README, TENSORS, read_facts
 from hf_condense.condensed.packing import pack
@@ -129,7 +129,7 @@ def choose(where: str, names: list[str], name: str | None, default: str | None) 
             raise ValueError(f"{where} holds several condensed sets: {', '.join(names)}. Pass one as 'name'.")
     chosen = names[0] if name is None else name
     if chosen not in names:
-        hint = nearest(chosen, names)
+        hint = did_you_mean(chosen, names)
         raise ValueError(f"{where} has no condensed set named {chosen!r}. It has: {', '.join(names)}{hint}")
     return chosen
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
@@ -53,7 +53,9 @@ def _tiled_rows(run: Run, init: str) -> Tensor:
     name = "random" if init == "real" else init
     if name not in coresets:
         known = ["real", "noise", *coresets]
-        raise ValueError(f"init should be one of {', '.join(map(repr, known))}; got {init!r}{nearest(init, known)}")
+        raise ValueError(
+            f"init should be one of {', '.join(map(repr, known))}; got {init!r}{did_you_mean(init, known)}"
+        )
     cls = get_method(name)
     assert issubclass(cls, Selector)
     wanted = {c: n * run.factor**2 for c, n in run.ipc.items()}

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -106,7 +106,7 @@ class MethodConfig:
         for name in options:
             if name not in known:
                 listed = f"options: {', '.join(known)}" if known else "this method has no options"
-                raise TypeError(f"unknown option {name!r}{nearest(name, known)}; {listed}")
+                raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}; {listed}")
         return cls(**options)
 
 
@@ -121,7 +121,7 @@ def _check_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) ->
         spelled = " or ".join(kind.__name__ for kind in allowed)
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
     if rules.get("choices") is not None and value not in rules["choices"]:
-        hint_text = nearest(value, rules["choices"]) if isinstance(value, str) else ""
+        hint_text = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
         raise ValueError(f"{name} should be one of {', '.join(map(repr, rules['choices']))}; got {value!r}{hint_text}")
     if rules.get("ge") is not None and not value >= rules["ge"]:
         raise ValueError(f"{name} should be at least {rules['ge']}; got {value!r}")

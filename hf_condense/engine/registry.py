@@ -10,7 +10,7 @@ import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 from hf_condense.engine.method import AnyMethod, Method, MethodConfig, MethodInfo, Selector
 
 logger = logging.getLogger("hf_condense")
@@ -91,7 +91,7 @@ def get_method(name: str) -> AnyMethod:
         if wanted in info.aliases:
             return _load(info.name, found[info.name])
     known = ["auto", *sorted(found)]
-    raise ValueError(f"no method is named {name!r}{nearest(name, known)}; methods: {', '.join(known)}")
+    raise ValueError(f"no method is named {name!r}{did_you_mean(name, known)}; methods: {', '.join(known)}")
 
 
 def canonical_name(cls: AnyMethod) -> str:

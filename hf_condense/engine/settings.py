@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 from hf_condense.engine.method import AnyMethod, Selector, Setting
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource
@@ -48,7 +48,9 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], setting
         raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
     if preset is not None and preset not in cls.presets:
         listed = ", ".join(map(repr, cls.presets)) or "none"
-        raise ValueError(f"{cls.info.name} has no preset {preset!r}{nearest(preset, cls.presets)}; presets: {listed}")
+        raise ValueError(
+            f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {listed}"
+        )
     wanted = {name: value for name, value in given.items() if value is not None}
     if issubclass(cls, Selector):
         for name in ("steps", "factor", "pixel_range"):
@@ -104,7 +106,7 @@ def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
     for name, n in ipc.items():
         if name not in index:
             raise ValueError(
-                f"ipc names {name!r}, which is no class{nearest(str(name), source.class_names)}; "
+                f"ipc names {name!r}, which is no class{did_you_mean(str(name), source.class_names)}; "
                 f"classes: {', '.join(source.class_names)}"
             )
         if index[name] not in source.counts:

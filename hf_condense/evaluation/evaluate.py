@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import datasets
 
 from hf_condense.base.devices import CompileOption
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 from hf_condense.base.processes import get_accelerator
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
@@ -210,7 +210,7 @@ def _settled(
     """Return the recipe as the caller wants it."""
     if isinstance(recipe, str):
         if recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {recipe!r}{nearest(recipe, RECIPES)}; recipes: {', '.join(RECIPES)}")
+            raise ValueError(f"unknown recipe {recipe!r}{did_you_mean(recipe, RECIPES)}; recipes: {', '.join(RECIPES)}")
         recipe = RECIPES[recipe]
     elif not isinstance(recipe, TrainingRecipe):
         raise TypeError(f"recipe should be one of {', '.join(RECIPES)} or a TrainingRecipe; got {recipe!r}")
@@ -232,7 +232,9 @@ def _baseline_names(baselines: str | Sequence[str]) -> list[str]:
     known = list(dict.fromkeys(["random", "full", *(info.name for info in list_methods() if info.kind == "coreset")]))
     for name in names:
         if name not in known:
-            raise ValueError(f"unknown baseline {name!r}{nearest(str(name), known)}; baselines: {', '.join(known)}")
+            raise ValueError(
+                f"unknown baseline {name!r}{did_you_mean(str(name), known)}; baselines: {', '.join(known)}"
+            )
     return names
 
 

@@ -10,7 +10,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
 _NORMS: Final = ("instance", "batch", "layer", "group", "none")
@@ -214,7 +214,7 @@ def torchvision_network(
 def _check_option(option: str, value: str, known: Iterable[str]) -> None:
     """Raise for an unknown value of an option."""
     if value not in known:
-        raise ValueError(f"unknown {option} {value!r}; known: {', '.join(known)}{nearest(value, known)}")
+        raise ValueError(f"unknown {option} {value!r}; known: {', '.join(known)}{did_you_mean(value, known)}")
 
 
 def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, tuple[int, int]]:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
 Mode = Literal["single", "all"]
@@ -55,7 +55,7 @@ class Augmentation:
         unknown = next((name for name in self.families if name not in FAMILIES), None)
         if unknown is not None:
             known = ", ".join(FAMILIES)
-            raise ValueError(f"unknown augmentation {unknown!r}; known: {known}{nearest(unknown, FAMILIES)}")
+            raise ValueError(f"unknown augmentation {unknown!r}; known: {known}{did_you_mean(unknown, FAMILIES)}")
         if not self.families or len(set(self.families)) < len(self.families):
             raise ValueError(f"an augmentation needs one or more families, each once; got {self.families!r}")
         if self.mode not in ("single", "all"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_condense.base.errors import nearest
+from hf_condense.base.errors import did_you_mean
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.architectures import (
     TORCHVISION,
@@ -187,7 +187,7 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     base, *suffixes = spec.split("-")
     if base not in list_networks():
         known = list_networks()
-        raise ValueError(f"unknown network {spec!r}; known: {', '.join(known)}{nearest(base, known)}")
+        raise ValueError(f"unknown network {spec!r}; known: {', '.join(known)}{did_you_mean(base, known)}")
     allowed = ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
     options: dict[str, Any] = {}
     for suffix in suffixes:
@@ -196,7 +196,7 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
             known = [*(("w<filters>", "d<blocks>") if base == "convnet" else ()), *allowed]
             raise ValueError(
                 f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(known)}"
-                f"{nearest(suffix, known)}"
+                f"{did_you_mean(suffix, known)}"
             )
         option, value = ({"w": "width", "d": "depth"}[number[1]], int(number[2])) if number else _SUFFIXES[suffix]
         if option in options:
