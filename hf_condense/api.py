@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -11,26 +10,26 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
-from datasets.table import InMemoryTable
 
+from hf_condense.base.checks import integer
 from hf_condense.base.devices import CompileOption, memory_budget
 from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import say
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import decoded_rows
-from hf_condense.condensed.tensors import CondensedTensors, round_robin
-from hf_condense.engine.auto import choose
+from hf_condense.engine.auto import CANDIDATES, choose
 from hf_condense.engine.checkpoint import read_checkpoint
-from hf_condense.engine.copies import nearest_real
-from hf_condense.engine.initial import initial_set, select_rows
+from hf_condense.engine.finish import finish_synthetic, select_coreset
+from hf_condense.engine.initial import initial_set
 from hf_condense.engine.loop import Callback, Saving, optimise
-from hf_condense.engine.method import Method, Selector, Setting
+from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.plan import Plan, make_plan
-from hf_condense.engine.provenance import completed, identity, make_recipe
+from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import class_amounts, settle
+from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, has_batch_statistics, network_factory
 from hf_condense.source.class_source import ClassSource, checked_size, load_source
 from hf_condense.source.columns import check_dataset
@@ -54,6 +53,8 @@ def condense_dataset(
     preset: str | None = None,
     steps: int | None = None,
     seed: int = 0,
+    storage: str | None = None,
+    expand: int | None = None,
     factor: int | None = None,
     pixel_range: str | None = None,
     compile: CompileOption = "auto",
@@ -74,7 +75,7 @@ def condense_dataset(
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
         method: A name in `list_methods()`, or `"auto"`, which picks method and settings from ipc, classes, image size
             and `budget`, by a rule, and says what and why.
-        ipc: Images per class, >= 1; or a number for every class that has rows, `{class name: n}`.
+        ipc: Images per class that may be stored, >= 1; or a number for every class that has rows, `{class name: n}`.
         image_column: Image column; default: the only Image column.
         label_column: Label column, also of text, integers or booleans; default: the only ClassLabel.
         split: Which split of a `DatasetDict` is condensed.
@@ -83,9 +84,12 @@ def condense_dataset(
         network: Network that is matched, or gives a coreset's features: a name such as `"convnet"` (width 128),
             `"convnet-w32-d4"`, `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`.
         preset: Named options of the method, for example `"paper"` or `"quick"`.
-        steps: Updates of the images, >= 1. A coreset has none.
+        steps: Updates of the images, >= 1. Coresets have none.
         seed: Seed of every draw. Same seed, version, chunk plan and device type: same bits.
-        factor: Multi-formation factor f >= 1: a class has `ipc * f**2` rows, cut from `ipc` stored images.
+        storage: Storage form: `"pixels"` (the images themselves) or `"patches"` (images that are cut into patches, each
+            up-sampled to a whole row). A class may store `ipc * C * H * W` numbers in any form.
+        expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4).
+        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`.
         pixel_range: `"valid"` keeps images inside [0, 1]; `"free"` lets them leave it, as several papers do.
         compile: Compile forwards: True, False, or `"auto"`, by a rule from shapes and device.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
@@ -112,14 +116,11 @@ def condense_dataset(
         (20, ['image', 'label'])
     """
     started = time.perf_counter()
-    dataset = check_dataset(_pick_split(ds, split))
-    cls = get_method(method)
-    _check_at_least(0, seed=seed)
-    _check_at_least(1, checkpoint_every=checkpoint_every)
+    seed = integer("seed", seed, least=0)
+    checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     _check_kinds(compile, callbacks)
-    cls.Config.build(method_options)  # before anything is decoded; presets may still change what is not given
-    if budget is not None and (method != "auto" or preset is not None):
-        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
+    _check_method(method, preset, budget, method_options)
+    dataset = check_dataset(_pick_split(ds, split))
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
@@ -133,42 +134,54 @@ def condense_dataset(
     _warn_of_absent(source)
 
     amounts = class_amounts(ipc, source)
-    setting = Setting(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
-    given = {"network": network, "factor": factor, "pixel_range": pixel_range, "steps": steps, **method_options}
-    if method == "auto" and preset is None:
-        choice = choose(setting, budget, network, device=accelerator.device, cores=torch.get_num_threads())
-        given = {**choice.values, **{name: value for name, value in given.items() if value is not None}}
-        say(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
-    settings = settle(cls, preset, given, setting)
-    chosen = cls(cls.Config.build(settings.options))
-    channels, height, width = source.image_shape
-    run = Run(
+    task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
+    given: dict[str, Any] = {
+        "network": network,
+        "storage": storage,
+        "expand": expand,
+        "factor": factor,
+        "pixel_range": pixel_range,
+        "steps": steps,
+        **method_options,
+    }
+    if method == "auto":
+        choice = choose(task, budget, network, device=accelerator.device, cores=torch.get_num_threads())
+        method = choice.method
+        if preset is None:
+            given = _filled_in(given, choice.values)
+            say(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
+    cls = get_method(method)
+    settings = settle(cls, preset, given, task)
+    implementation = cls(cls.Config.build(settings.options))
+    run = _make_run(
+        settings,
         dataset=dataset,
         source=source,
         accelerator=accelerator,
         seed=seed,
         ipc=amounts,
-        factor=settings.factor,
-        factory=network_factory(
-            settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
-        ),
-        clamped=settings.pixel_range == "valid",
-        plan=Plan(1, 0, False),
-        start=initial_set,
         cache=cache,
         progress=progress,
         compile=compile,
     )
-    size = checked_size(image_size)
-    recipe = make_recipe(run, chosen, settings, method=canonical_name(cls), preset=preset, image_size=size)
-
-    if isinstance(chosen, Selector):
-        small = _choose(run, chosen, recipe, started)
+    recipe = make_recipe(
+        run,
+        implementation,
+        settings,
+        method=canonical_name(cls),
+        preset=preset,
+        image_size=checked_size(image_size),
+    )
+    if isinstance(implementation, Selector):
+        small = select_coreset(run, implementation, recipe, started)
+    elif isinstance(implementation, Composer):
+        run.synthetic = implementation.compose(run)
+        small = finish_synthetic(run, recipe, started)
     else:
-        saving = _saving(run, recipe, checkpoint_dir, checkpoint_every)
-        run.plan = saving.resumed.plan if saving.resumed else _plan(run, chosen, recipe)
-        optimise(run, chosen, recipe.steps or 0, saving, callbacks)
-        small = _learned(run, recipe, started)
+        saving = _saving(run, implementation, recipe, checkpoint_dir, checkpoint_every)
+        run.plan = saving.resumed.plan if saving.resumed else _plan(run, implementation, recipe)
+        optimise(run, implementation, recipe.steps or 0, saving, callbacks)
+        small = finish_synthetic(run, recipe, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
@@ -181,15 +194,6 @@ def _pick_split(ds: object, split: str) -> object:
     return ds[split]
 
 
-def _check_at_least(least: int, **values: object) -> None:
-    """Check that values are integers, and not below a bound."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"{name} should be an integer; got {value!r} ({type(value).__name__})")
-        if value < least:
-            raise ValueError(f"{name} should be at least {least}; got {value}")
-
-
 def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
     """Check what Python itself would only complain of much later."""
     if compile not in (True, False, "auto"):
@@ -198,68 +202,61 @@ def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
 
 
+def _check_method(method: str, preset: str | None, budget: float | None, options: Mapping[str, Any]) -> None:
+    """Check method and options before anything is decoded; presets may still change what is not given."""
+    for name in CANDIDATES if method == "auto" else (method,):
+        get_method(name).Config.build(options)
+    if budget is not None and (method != "auto" or preset is not None):
+        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
+
+
+def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given, and what was chosen where the caller left it open; a form is given as a whole."""
+    says_form = any(given[name] is not None for name in ("storage", "expand", "factor"))
+    chosen = {name: value for name, value in chosen.items() if not (says_form and name in ("storage", "expand"))}
+    return {**given, **{name: value for name, value in chosen.items() if given.get(name) is None}}
+
+
 def _warn_of_absent(source: ClassSource) -> None:
     """Name the classes that have no rows, once."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
         logger.warning("no rows of %s: the condensed set has none either", ", ".join(map(repr, absent)))
 
 
+def _make_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
+    """Return the run of some settings; `facts` are further attributes of `Run`. Its plan depends on the method too."""
+    channels, height, width = source.image_shape
+    factory = network_factory(
+        settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
+    )
+    frame = Frame(source.mean, source.std, clip=settings.pixel_range == "valid")
+    decoder = decoder_class(settings.storage)(source.image_shape, settings.expand, frame)
+    return Run(source=source, factory=factory, decoder=decoder, start=initial_set, **facts)
+
+
 def _plan(run: Run, method: Method[Any], recipe: Recipe) -> Plan:
     """Cut the work of a step."""
     network = run.factory.build(run.seed, "template")
-    decoded = [n * run.factor**2 for n in run.ipc.values()]
+    rows = run.counts.values()
     plan = make_plan(
         num_classes=len(run.ipc),
         num_processes=run.accelerator.num_processes,
-        rows_per_class=max(decoded),
-        rows_per_step=method.batch_real * len(run.ipc) + sum(decoded),
+        rows_per_class=max(rows),
+        rows_per_step=method.batch_real * len(run.ipc) + sum(rows),
         steps=recipe.steps or 0,
         activation_bytes=activation_bytes(network, run.source.image_shape),
         batch_statistics=has_batch_statistics(network),
         device=run.device,
         budget=memory_budget(run.device),
-        graphs=method.graphs,
+        cost_in_forwards=method.cost_in_forwards,
         compile=run.compile,
     )
     logger.info("plan: %s", plan)
     return plan
 
 
-def _saving(run: Run, recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
+def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
     """Look for a checkpoint to go on from."""
-    facts = identity(recipe, run)
+    facts = identity(recipe, run, method)
     where = Path(folder) if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)
-
-
-def _choose(run: Run, selector: Selector[Any], recipe: Recipe, started: float) -> CondensedDataset:
-    """Run a coreset method: real rows as they are, every column and the original bytes."""
-    positions = torch.cat(list(select_rows(run, selector, run.ipc).values()))
-    rows = run.source.rows[positions].tolist()
-    labels = run.source.labels[positions]
-    images = run.source.images[positions.to(run.source.images.device)].cpu().float() / 255
-    table = run.dataset.with_format("arrow")[[rows[i] for i in round_robin(labels.tolist())]]
-    chosen = datasets.Dataset(InMemoryTable(table), info=run.dataset.info.copy(), split=run.dataset.split)
-    recipe = completed(recipe, run, seconds=time.perf_counter() - started, rows=rows)
-    return CondensedDataset.from_parts(chosen, CondensedTensors(images, labels), recipe, run.dataset)
-
-
-def _learned(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
-    """Turn a learned set into a dataset with the source's image and label columns."""
-    if run.accelerator.num_processes > 1:
-        from accelerate.utils import broadcast, broadcast_object_list
-
-        for tensor in run.synthetic.parameters().values():
-            tensor.data = broadcast(tensor.data)
-    tensors = run.synthetic.finished()
-    kept = (recipe.image_column, recipe.label_column)
-    if dropped := [name for name in run.dataset.column_names if name not in kept]:
-        logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
-    recipe = completed(recipe, run, seconds=time.perf_counter() - started)
-    if run.accelerator.is_main_process:
-        recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
-    if run.accelerator.num_processes > 1:
-        # Each process has its own clock, but all return the same recipe.
-        (recipe,) = broadcast_object_list([recipe])
-    features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in kept})
-    return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)

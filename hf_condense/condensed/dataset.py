@@ -62,9 +62,8 @@ class CondensedDataset(datasets.Dataset):
         Raises:
             ValueError: If the number of rows is not that of the decoded images.
         """
-        decoded = len(tensors.images) * tensors.factor**2
-        if len(rows) != decoded:
-            raise ValueError(f"{len(rows)} rows for {decoded} decoded images; there should be one for each")
+        if len(rows) != tensors.num_rows:
+            raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
         made = cls.__new__(cls)
         made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source})
         return made

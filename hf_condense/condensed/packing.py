@@ -12,6 +12,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.torch
+import torch
 from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
@@ -24,7 +25,6 @@ from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, Parts, decoded_rows, e
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.untrusted import (
     FORMAT,
-    FORMAT_VERSION,
     MAX_FILE_BYTES,
     check_tensors,
     parse_json,
@@ -56,17 +56,18 @@ def pack(parts: Parts) -> dict[str, bytes]:
     recipe, tensors = _checked_recipe(parts.recipe), parts.tensors
     check_tensors(tensors, recipe)
     table = _stored_table(parts.rows)
-    content = {"images": tensors.images, "labels": tensors.labels, **tensors.optional()}
     exact = safetensors.torch.save(
-        {key: tensor.detach().cpu().contiguous() for key, tensor in content.items()},
-        metadata={FORMAT: FORMAT_VERSION},  # one key only: with more, their order, so the bytes, differs by process
+        {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.all().items()},
+        metadata={
+            FORMAT: recipe.decoder.format_version
+        },  # one key only: with more, their order, so the bytes, differs by process
     )
     parquet = to_parquet(table)
     if recipe.kind == "coreset":
         _coreset_rows(parquet, tensors, recipe)
     facts = {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": recipe.decoder.format_version,
         "hf_condense_version": __version__,
         "recipe": recipe.to_dict(),
         "features": parts.rows.features.to_dict(),
@@ -126,9 +127,10 @@ def _stored_table(rows: datasets.Dataset) -> pa.Table:
 
 def _preview(tensors: CondensedTensors) -> bytes:
     """Draw the first images of the first classes as PNG: a row for each class, or rows of ten if each has one image."""
-    most = int(tensors.labels.bincount().max()) * tensors.factor**2
+    most = int(tensors.row_labels.bincount().max())
     if most == 1:
-        picture = grid(tensors.images[: _PREVIEW_IMAGES**2], per_class=min(_PREVIEW_IMAGES, len(tensors.images)))
+        first = torch.arange(min(_PREVIEW_IMAGES**2, tensors.num_rows))
+        picture = grid(tensors.decoded(first)[0], per_class=min(_PREVIEW_IMAGES, tensors.num_rows))
     else:
         picture = first_images(tensors, min(_PREVIEW_IMAGES, most), max_classes=_PREVIEW_IMAGES)
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))

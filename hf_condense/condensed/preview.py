@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
-from hf_condense.condensed.tensors import CondensedTensors, decode, turns_of
+from hf_condense.condensed.tensors import CondensedTensors, turns_of
 
 _SEEN_SIDE = 56  # pixels: smaller images are enlarged by a whole factor to about this side
 _GAP = 2
@@ -61,12 +61,11 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
         per_class: Images shown of a class, >= 1.
         max_classes: Classes shown, in label order, >= 1.
     """
-    images, labels = tensors.images, tensors.labels
-    places = enumerate(zip(labels.tolist(), turns_of(labels.tolist()), strict=True))
-    kept = set(labels.unique()[:max_classes].tolist())
-    first = [i for i, (c, turn) in places if c in kept and turn * tensors.factor**2 < per_class]
-    shown = decode(images[first], tensors.factor)
-    return grid(shown, labels[first].repeat_interleave(tensors.factor**2), per_class=per_class)
+    labels = tensors.row_labels
+    classes = set(labels.unique()[:max_classes].tolist())
+    turns = turns_of(labels.tolist())
+    first = [row for row, c in enumerate(labels.tolist()) if c in classes and turns[row] < per_class]
+    return grid(*tensors.decoded(torch.tensor(first)), per_class=per_class)
 
 
 def comparison(sets: Sequence[tuple[str, Image.Image]]) -> Image.Image:

@@ -10,7 +10,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
+from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
 
 
 @dataclass(frozen=True)
@@ -19,21 +23,24 @@ class Recipe:
 
     Attributes:
         method: Canonical name of the method.
-        method_version: Raised when the method's results change for the same options.
-        kind: `"synthetic"` (learned images) or `"coreset"` (real rows).
-        ipc: Stored images per class: one number, or one for each class name.
-        factor: Multi-formation factor; a class has `ipc * factor**2` rows.
+        method_version: Version of the method: incremented when its results change for the same options.
+        kind: `"synthetic"` (learned images), `"composed"` (images put together from real ones) or `"coreset"` (real
+            rows).
+        ipc: Images per class that may be stored: one number, or one for each class name.
+        storage: Storage form, a name in `condensed.decoders.DECODERS`.
+        expand: Rows that the form decodes into for each image of the budget.
         seed: Seed of every draw.
         steps: Updates of the images; None for a coreset.
         preset: Name of the preset that was asked for, or None.
         network: Name of the network that was matched or gave the features.
         options: Every field of the method's config, defaults filled in.
+        augment: Families of augmentation under which the images were learned, or None.
         pixel_range: `"valid"` (images inside [0, 1]) or `"free"`.
         class_names: Names of all classes, in label order, absent ones included.
         label_values: What the label column holds for each class name.
         image_column: Name of the image column.
         label_column: Name of the label column.
-        image_shape: (channels, height, width) of the stored images.
+        image_shape: (channels, height, width) of the decoded images.
         image_size: What `image_size=` asked for, as (height, width), or None for the source's own size.
         mean: Per channel, in pixel units: the normalisation that the set was made for.
         std: Per channel, in pixel units.
@@ -53,7 +60,8 @@ class Recipe:
     method_version: int
     kind: str
     ipc: int | dict[str, int]
-    factor: int
+    storage: str
+    expand: int
     seed: int
     steps: int | None
     preset: str | None
@@ -69,6 +77,7 @@ class Recipe:
     mean: list[float]
     std: list[float]
     source: dict[str, Any]
+    augment: str | None = None
     citation: str | None = None
     rows: list[int] | None = None
     temperature: float | None = None
@@ -81,19 +90,32 @@ class Recipe:
 
     @property
     def config_name(self) -> str:
-        """The folder and config name: `{method}_ipc{n}`, `_f2` for factor 2, `ipc{min}-{max}` for a dict."""
+        """The folder and config name: `{method}_ipc{n}`, `ipc{min}-{max}` for a dict, and the storage form's suffix."""
         if isinstance(self.ipc, dict):
             low, high = min(self.ipc.values()), max(self.ipc.values())
             amount = f"{low}-{high}" if low != high else str(low)
         else:
             amount = str(self.ipc)
-        return f"{self.method}_ipc{amount}" + (f"_f{self.factor}" if self.factor > 1 else "")
+        return f"{self.method}_ipc{amount}{self.decoder.suffix}"
+
+    def budget(self, name: str) -> int:
+        """Return how many images a class may store."""
+        return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
+
+    @property
+    def decoder(self) -> Decoder:
+        """The storage form, as it reads the tensors of a file."""
+        cls = decoder_class(self.storage)
+        frame = Frame(torch.tensor(self.mean), torch.tensor(self.std), clip=self.pixel_range == "valid")
+        return cls(self.image_shape, self.expand, PIXELS if cls.stores_images else frame)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values; unknown keys of `extra` come last."""
-        known = dataclasses.asdict(self)
-        extra = known.pop("extra")
-        return {**known, **extra}
+        values = dataclasses.asdict(self)
+        extra = values.pop("extra")
+        if decoder_class(self.storage).format_version == "1":
+            extra["factor"] = factor_of_form(self.storage, self.expand)  # what readers of version 1 know
+        return {**values, **extra}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
@@ -102,6 +124,7 @@ class Recipe:
         Raises:
             CondensedFormatError: If a key is missing, of the wrong type, or out of range.
         """
+        values = _with_storage(values)
         hints = typing.get_type_hints(cls)
         names = [f.name for f in dataclasses.fields(cls) if f.name != "extra"]
         required = {f.name for f in dataclasses.fields(cls) if f.default is f.default_factory is dataclasses.MISSING}
@@ -122,14 +145,13 @@ class Recipe:
         counts = self.ipc.values() if isinstance(self.ipc, dict) else [self.ipc]
         names, values = self.class_names, self.label_values
         rules = {
-            "kind should be synthetic or coreset": self.kind in ("synthetic", "coreset"),
+            "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
             "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
             "ipc should be >= 1": all(n >= 1 for n in counts) and bool(counts),
             "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
             "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")
             and all(row >= 0 for row in self.rows or ()),
-            "a coreset has factor 1": self.kind == "synthetic" or self.factor == 1,
-            "factor should be in 1..32, at most the smaller side": 1 <= self.factor <= min([32, *self.image_shape[1:]]),
+            "a coreset is stored as pixels": self.kind != "coreset" or self.storage == "pixels",
             "one label value for each class name": len(values) == len(names) > 0,
             "class names and label values should differ": len(set(names)) == len(names)
             and len({(type(v), v) for v in values}) == len(values),
@@ -145,6 +167,28 @@ class Recipe:
         for rule, holds in rules.items():
             if not holds:
                 raise CondensedFormatError(f"recipe: {rule}")
+        try:
+            _ = self.decoder
+        except ValueError as error:
+            raise CondensedFormatError(f"recipe: {error}") from None
+
+
+def _with_storage(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of a recipe with the storage form, which the first files named by its factor alone."""
+    values = dict(values)
+    factor = values.pop("factor", None)
+    if factor is not None:
+        if not _is_a(factor, int) or not 1 <= factor <= LARGEST_FACTOR:
+            raise CondensedFormatError(
+                f"recipe: factor should be an integer in 1..{LARGEST_FACTOR}; got {factor!r:.40}"
+            )
+        storage, expand = form_of_factor(factor)
+        if (values.setdefault("storage", storage), values.setdefault("expand", expand)) != (storage, expand):
+            raise CondensedFormatError(
+                f"recipe: factor {factor} contradicts storage {values['storage']!r:.40} with expand "
+                f"{values['expand']!r:.40}"
+            )
+    return values
 
 
 def _are_distances(nearest: dict[str, Any]) -> bool:

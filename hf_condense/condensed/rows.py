@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.tensors import CondensedTensors, decode, round_robin
+from hf_condense.condensed.tensors import CondensedTensors, round_robin
 
 
 class Parts(NamedTuple):
@@ -30,9 +30,6 @@ class Parts(NamedTuple):
 
 
 SOFT_LABEL_COLUMN = "soft_label"
-
-
-_CHUNK = 64  # stored images decoded at a time
 
 
 def decoded_rows(
@@ -55,7 +52,7 @@ def decoded_rows(
         ValueError: If the set has soft labels and one of its columns is called `soft_label`.
     """
     kept = _features(recipe, features)
-    labels = tensors.labels.repeat_interleave(tensors.factor**2).tolist()
+    labels = tensors.row_labels.tolist()
     order = round_robin(labels)
     pictures = [_png(pixels) for _, coded in eight_bit(tensors) for pixels in coded]
     columns: dict[str, list[Any]] = {
@@ -72,8 +69,7 @@ def decoded_rows(
 
 def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield chunks of the decoded images as floats and as the 8-bit pixels that viewers get: (n, C, H, W) twice."""
-    for stored in tensors.images.split(_CHUNK):
-        pixels = decode(stored, tensors.factor)  # (n * f**2, C, H, W)
+    for pixels in tensors.chunks():
         yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

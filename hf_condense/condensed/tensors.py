@@ -1,81 +1,107 @@
-"""The exact tensors of a finished set."""
+"""The exact tensors of a finished set, and the order in which its rows are dealt out."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-PAD_VALUE = 0.5  # what fills an image whose side the factor does not divide, in pixel units
+from hf_condense.condensed.decoders import Decoder, decoder_class
+from hf_condense.condensed.decoders.patches import storage_of_factor
 
-
-def decode(images: Tensor, factor: int, pad: Tensor | float = PAD_VALUE) -> Tensor:
-    """Cut every image into `factor` x `factor` patches and up-sample each to the full size (multi-formation).
-
-    Differentiable, so that methods train the stored images through it.
-
-    Args:
-        images: Stored images.
-        factor: Patches along a side, >= 1; 1 returns the images as they are.
-        pad: What fills the bottom and right when `factor` does not divide a side, in the images' own units:
-            a number, or one a channel.
-
-    Shapes:
-        images (N, C, H, W) -> (N * factor**2, C, H, W); the patches of one image are neighbours, row by row.
-
-    Reference:
-        Kim et al., "Dataset Condensation via Efficient Synthetic-Data Parameterization", ICML 2022, section 4.1
-        (arXiv:2205.14959).
-    """
-    if factor == 1:
-        return images
-    n, c, h, w = images.shape
-    ph, pw = math.ceil(h / factor), math.ceil(w / factor)
-    if (ph * factor, pw * factor) != (h, w):
-        fill = torch.as_tensor(pad, dtype=images.dtype, device=images.device).reshape(-1, 1, 1)
-        canvas = fill.expand(n, c, ph * factor, pw * factor)
-        inside = F.pad(torch.ones_like(images), (0, pw * factor - w, 0, ph * factor - h))
-        images = torch.where(inside.bool(), F.pad(images, (0, pw * factor - w, 0, ph * factor - h)), canvas)
-    patches = images.reshape(n, c, factor, ph, factor, pw).permute(0, 2, 4, 1, 3, 5)  # (N, f, f, C, ph, pw)
-    patches = patches.reshape(n * factor**2, c, ph, pw)
-    return F.interpolate(patches, size=(h, w), mode="bilinear", align_corners=False)
+_OPTIONAL = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
 
 
 @dataclass(frozen=True)
 class CondensedTensors:
-    """The exact tensors of a finished set, in pixel units: 0 is black, 1 is white.
+    """The exact tensors of a finished set, sorted by class. Images are in pixel units: 0 is black, 1 is white.
 
     Attributes:
-        images: Images as stored, before decoding, sorted by class. float32 (N, C, H, W).
-        labels: Index of each stored image's class among all class names. int64 (N,).
-        factor: Multi-formation factor, >= 1: every stored image decodes into `factor**2` images.
-        soft_labels: Logits for every decoded image, in the order of `decoded()`. float32 (N * factor**2, K), or None.
+        stored: What is stored, by name, as `decoder.layout` says; for pixels and patches `images`, float32
+            (N, C, H, W).
+        labels: Index of the class of each entry of the stored tensors among all class names. int64 (N,).
+        decoder: How the stored tensors become images.
+        soft_labels: Logits for every decoded row, in the order of `decoded()`. float32 (rows, K), or None.
         student_lr: Learned learning rate of the student, for trajectory methods. float32 (), or None.
         zca_matrix: Whitening matrix, if the set was condensed in ZCA space: networks then see
             `(pixels - zca_mean) @ zca_matrix` in place of normalised images. float32 (C*H*W, C*H*W), or None.
         zca_mean: Mean that belongs to `zca_matrix`, in pixel units. float32 (C*H*W,), or None.
     """
 
-    images: Tensor
+    stored: Mapping[str, Tensor]
     labels: Tensor
-    factor: int = 1
+    decoder: Decoder
     soft_labels: Tensor | None = None
     student_lr: Tensor | None = None
     zca_matrix: Tensor | None = None
     zca_mean: Tensor | None = None
 
-    def decoded(self) -> tuple[Tensor, Tensor]:
-        """Return the images that are trained on and their labels: (N * f**2, C, H, W) and (N * f**2,)."""
-        return decode(self.images, self.factor), self.labels.repeat_interleave(self.factor**2)
+    @classmethod
+    def of_images(
+        cls, images: Tensor, labels: Tensor, *, factor: int = 1, **optional: Tensor | None
+    ) -> CondensedTensors:
+        """Return the tensors of a set that stores images.
+
+        Args:
+            images: In pixel units, sorted by class. float32 (N, C, H, W).
+            labels: Class of each. int64 (N,).
+            factor: Patches along a side that each image decodes into; 1 stores whole images.
+            **optional: The other attributes by name.
+        """
+        channels, height, width = images.shape[1:]
+        storage, expand = storage_of_factor(factor, (channels, height, width))
+        decoder = decoder_class(storage)((channels, height, width), expand)
+        return cls({"images": images}, labels, decoder, **optional)
+
+    @property
+    def images(self) -> Tensor:
+        """The stored images, in pixel units, before decoding: (N, C, H, W).
+
+        Raises:
+            AttributeError: If the set stores something else than images.
+        """
+        if not self.decoder.stores_images:
+            raise AttributeError(
+                f"this set stores {', '.join(self.stored)} (storage {self.decoder.name!r}), not images; "
+                "its images are decoded()[0]"
+            )
+        return self.stored["images"]
+
+    @property
+    def num_rows(self) -> int:
+        """Number of decoded rows."""
+        return len(self.labels) * self.decoder.rows_per_entry
+
+    @property
+    def row_labels(self) -> Tensor:
+        """Class of every decoded row: int64 (rows,)."""
+        return self.labels.repeat_interleave(self.decoder.rows_per_entry)
+
+    def decoded(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the images that are trained on and their labels, in pixel units: (n, C, H, W) and (n,).
+
+        Args:
+            rows: Numbers of the decoded rows that are wanted, int64 (n,); None: all.
+        """
+        images = self.decoder.decode(self.stored, rows)
+        if not self.decoder.stores_images:
+            images = self.decoder.frame.to_pixels(images)
+        return images, self.row_labels if rows is None else self.row_labels[rows]
+
+    def chunks(self, size: int = 64) -> Iterator[Tensor]:
+        """Yield all decoded images in pixel units, at most about `size` entries at a time: (n, C, H, W)."""
+        for rows in torch.arange(self.num_rows).split(size * self.decoder.rows_per_entry):
+            yield self.decoded(rows)[0]
 
     def optional(self) -> dict[str, Tensor]:
         """Return the optional tensors that this set has, by name."""
-        names = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
-        return {name: value for name in names if (value := getattr(self, name)) is not None}
+        return {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
+
+    def all(self) -> dict[str, Tensor]:
+        """Return every tensor by name, as a file holds them."""
+        return {**self.stored, "labels": self.labels, **self.optional()}
 
 
 def round_robin(labels: Sequence[int]) -> list[int]:

@@ -14,17 +14,19 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.decoders.base import Layout
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors
 
 FORMAT = "hf_condense"
-FORMAT_VERSION = "1"
+FORMAT_VERSIONS = ("1", "2")  # the second one has storage forms beyond pixels and patches
 MAX_JSON_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 35
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_TENSORS = 32
 _MAX_DEPTH = 32
 _MAX_DIGITS = 20  # of an integer: more than any 64-bit number has
+_TYPES = {torch.float32: "F32", torch.int64: "I64"}
 _ITEM_BYTES = {"F32": 4, "I64": 8}
 
 
@@ -48,12 +50,13 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 def check_version(version: object, where: str) -> None:
     """Raise `CondensedFormatError` unless this library reads the format version; a newer one says upgrade."""
-    if version == FORMAT_VERSION:
+    if version in FORMAT_VERSIONS:
         return
-    newer = isinstance(version, str) and version.isdecimal() and int(version[:_MAX_DIGITS]) > int(FORMAT_VERSION)
+    newest = FORMAT_VERSIONS[-1]
+    newer = isinstance(version, str) and version.isdecimal() and int(version[:_MAX_DIGITS]) > int(newest)
     advice = "; upgrade hf_condense" if newer else ""
     raise CondensedFormatError(
-        f"{where}: format_version {version!r:.40}: this hf_condense reads {FORMAT_VERSION}{advice}"
+        f"{where}: format_version {version!r:.40}: this hf_condense reads {' and '.join(FORMAT_VERSIONS)}{advice}"
     )
 
 
@@ -87,57 +90,69 @@ def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetenso
     """
     try:
         _check_header(data, recipe)
-        tensors = safetensors.torch.load(data)
-        found = CondensedTensors(factor=recipe.factor, **tensors)
-        check_tensors(found, recipe)
+        loaded = safetensors.torch.load(data)
+        decoder = recipe.decoder
+        names = decoder.layout(1, 1).keys()
+        stored = {name: loaded.pop(name) for name in names}
+        tensors = CondensedTensors(stored, loaded.pop("labels"), decoder, **loaded)
+        check_tensors(tensors, recipe)
     except (CondensedFormatError, safetensors.SafetensorError) as error:
         raise CondensedFormatError(f"{where}: {error}") from None
-    return found
+    return tensors
 
 
 def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
     """Raise `CondensedFormatError` unless shapes, types and values fit the recipe; used before writing as well."""
-    found = {"images": tensors.images, "labels": tensors.labels, **tensors.optional()}
-    expected = _layout(recipe, len(tensors.images))
-    for name, tensor in found.items():
-        dtype, shape = expected[name]
-        if {torch.float32: "F32", torch.int64: "I64"}.get(tensor.dtype) != dtype or list(tensor.shape) != shape:
+    form = (tensors.decoder.name, tensors.decoder.expand)
+    if form != (recipe.storage, recipe.expand):
+        raise CondensedFormatError(
+            f"the tensors are stored as {form[0]!r} with expand {form[1]}; the recipe says {recipe.storage!r} with "
+            f"expand {recipe.expand}"
+        )
+    layout = _layout(recipe, len(tensors.labels))
+    for name, tensor in tensors.all().items():
+        dtype, shape = layout[name]
+        if _TYPES.get(tensor.dtype) != dtype or list(tensor.shape) != shape:
             raise CondensedFormatError(
                 f"{name} should be {dtype} {shape}; got {tensor.dtype} {list(tensor.shape)} for image_shape "
-                f"{recipe.image_shape}, factor {recipe.factor}, {len(recipe.class_names)} classes"
+                f"{recipe.image_shape}, storage {recipe.storage!r} with expand {recipe.expand}, "
+                f"{len(recipe.class_names)} classes"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise CondensedFormatError(f"{name} holds NaN or infinite values")
-    if tensors.factor != recipe.factor:
-        raise CondensedFormatError(f"the tensors have factor {tensors.factor}, the recipe has {recipe.factor}")
     if (tensors.zca_matrix is None) != (tensors.zca_mean is None):
         raise CondensedFormatError("zca_matrix and zca_mean belong together; one is missing")
-    if recipe.rows is not None and len(recipe.rows) != len(tensors.images):
-        raise CondensedFormatError(f"the recipe lists {len(recipe.rows)} rows for {len(tensors.images)} images")
+    if recipe.rows is not None and len(recipe.rows) != len(tensors.labels):
+        raise CondensedFormatError(f"the recipe lists {len(recipe.rows)} rows for {len(tensors.labels)} images")
     _check_labels(tensors.labels, recipe)
 
 
 def _check_labels(labels: Tensor, recipe: Recipe) -> None:
-    """Raise unless labels are in range, sorted, and as many a class as `ipc` says."""
+    """Raise unless labels are in range, sorted, and each class has as many entries as its `ipc` holds."""
     low, high, classes = int(labels.min()), int(labels.max()), len(recipe.class_names)
     if low < 0 or high >= classes:
         raise CondensedFormatError(f"labels range over [{low}, {high}] but there are {classes} classes")
     if bool((labels[1:] < labels[:-1]).any()):
         raise CondensedFormatError("labels should be sorted by class")
     counts = {recipe.class_names[i]: n for i, n in enumerate(torch.bincount(labels).tolist()) if n}
-    wanted = recipe.ipc if isinstance(recipe.ipc, dict) else dict.fromkeys(counts, recipe.ipc)
-    if wrong := {name for name in {*counts, *wanted} if counts.get(name) != wanted.get(name)}:
+    budgets = {name: recipe.budget(name) for name in (recipe.ipc if isinstance(recipe.ipc, dict) else counts)}
+    entries = {name: recipe.decoder.entries(budget) for name, budget in budgets.items()}
+    if wrong := {name for name in {*counts, *entries} if counts.get(name) != entries.get(name)}:
         name = min(wrong)
-        raise CondensedFormatError(f"class {name!r:.80} has {counts.get(name, 0)} images; ipc is {wanted.get(name, 0)}")
+        raise CondensedFormatError(
+            f"class {name!r:.80} has {counts.get(name, 0)} entries; its ipc of {budgets.get(name, 0)} holds "
+            f"{entries.get(name, 0)}"
+        )
 
 
-def _layout(recipe: Recipe, n: int) -> dict[str, tuple[str, list[int]]]:
-    """Return type and shape of every tensor that a set of `n` stored images may hold."""
-    pixels = math.prod(recipe.image_shape)
+def _layout(recipe: Recipe, entries: int) -> Layout:
+    """Return type and shape of every tensor that a set with this many entries may hold."""
+    decoder, pixels = recipe.decoder, math.prod(recipe.image_shape)
+    classes = len(recipe.ipc) if isinstance(recipe.ipc, dict) else -(-entries // decoder.entries(recipe.ipc))
     return {
-        "images": ("F32", [n, *recipe.image_shape]),
-        "labels": ("I64", [n]),
-        "soft_labels": ("F32", [n * recipe.factor**2, len(recipe.class_names)]),
+        **decoder.layout(entries, classes),
+        "labels": ("I64", [entries]),
+        "soft_labels": ("F32", [entries * decoder.rows_per_entry, len(recipe.class_names)]),
         "student_lr": ("F32", []),
         "zca_matrix": ("F32", [pixels, pixels]),
         "zca_mean": ("F32", [pixels]),
@@ -146,6 +161,27 @@ def _layout(recipe: Recipe, n: int) -> dict[str, tuple[str, list[int]]]:
 
 def _check_header(data: bytes, recipe: Recipe) -> None:
     """Raise unless the header describes known tensors that fill the rest of the file without gap or overlap."""
+    header, size = _read_header(data, recipe)
+    layout = _layout(recipe, _count_entries(header))
+    required = {"labels", *recipe.decoder.layout(1, 1)}
+    if missing := required - header.keys():
+        raise CondensedFormatError(f"missing {', '.join(sorted(missing))}")
+    spans = []
+    for name, entry in header.items():
+        if name not in layout:
+            raise CondensedFormatError(f"unknown tensor {name!r:.80}; known are {', '.join(layout)}")
+        dtype, shape = layout[name]
+        if not isinstance(entry, dict) or (entry.get("dtype"), entry.get("shape")) != (dtype, shape):
+            raise CondensedFormatError(f"{name} should be {dtype} {shape}; got {entry!r:.120}")
+        offsets = entry.get("data_offsets")
+        if not isinstance(offsets, list) or len(offsets) != 2 or not all(isinstance(at, int) for at in offsets):
+            raise CondensedFormatError(f"{name} should have two offsets; got {offsets!r:.80}")
+        spans.append((*offsets, math.prod(shape) * _ITEM_BYTES[dtype]))
+    _check_spans(spans, len(data) - 8 - size)
+
+
+def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:
+    """Return the entries of a header, without its metadata, and its size in bytes."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(_MAX_HEADER_BYTES, len(data) - 8):
         raise CondensedFormatError(
@@ -156,41 +192,37 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
     if not isinstance(metadata, dict) or metadata.keys() != {FORMAT}:
         raise CondensedFormatError(f"metadata should be exactly {{{FORMAT!r}: version}}; got {metadata!r:.80}")
     check_version(metadata[FORMAT], "header")
+    if metadata[FORMAT] != recipe.decoder.format_version:
+        raise CondensedFormatError(
+            f"header: format_version {metadata[FORMAT]!r:.40}; storage {recipe.storage!r} has version "
+            f"{recipe.decoder.format_version}"
+        )
     if len(header) > _MAX_TENSORS:
         raise CondensedFormatError(f"{len(header)} tensors; at most {_MAX_TENSORS}")
-    expected = _layout(recipe, _stored_images(header))
-    if missing := {"images", "labels"} - header.keys():
-        raise CondensedFormatError(f"missing {', '.join(sorted(missing))}")
-    spans = []
-    for name, entry in header.items():
-        if name not in expected:
-            raise CondensedFormatError(f"unknown tensor {name!r:.80}; known are {', '.join(expected)}")
-        dtype, shape = expected[name]
-        if not isinstance(entry, dict) or (entry.get("dtype"), entry.get("shape")) != (dtype, shape):
-            raise CondensedFormatError(f"{name} should be {dtype} {shape}; got {entry!r:.120}")
-        offsets = entry.get("data_offsets")
-        if not isinstance(offsets, list) or len(offsets) != 2 or not all(isinstance(at, int) for at in offsets):
-            raise CondensedFormatError(f"{name} should have two offsets; got {offsets!r:.80}")
-        spans.append((*offsets, math.prod(shape) * _ITEM_BYTES[dtype]))
-    end = 0
+    return header, size
+
+
+def _check_spans(spans: list[tuple[int, int, int]], end: int) -> None:
+    """Raise unless tensors (begin, stop, length) follow one another from 0 to `end`."""
+    position = 0
     for begin, stop, length in sorted(spans):
-        if (begin, stop) != (end, end + length):
+        if (begin, stop) != (position, position + length):
             raise CondensedFormatError(
-                f"a tensor of {length:,} bytes should begin at {end:,}; got {begin:,} to {stop:,}"
+                f"a tensor of {length:,} bytes should begin at {position:,}; got {begin:,} to {stop:,}"
             )
-        end = stop
-    if end != len(data) - 8 - size:
-        raise CondensedFormatError(f"tensors take {end:,} bytes of {len(data) - 8 - size:,}")
+        position = stop
+    if position != end:
+        raise CondensedFormatError(f"tensors take {position:,} bytes of {end:,}")
 
 
-def _stored_images(header: dict[str, Any]) -> int:
-    """Return the number of images that a header claims."""
-    entry = header.get("images")
+def _count_entries(header: dict[str, Any]) -> int:
+    """Return the number of entries that a header claims: one for each label."""
+    entry = header.get("labels")
     shape = entry.get("shape") if isinstance(entry, dict) else None
-    n = shape[0] if isinstance(shape, list) and shape else None
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise CondensedFormatError(f"images should have shape (N, C, H, W) with N >= 1; got {entry!r:.120}")
-    return n
+    count = shape[0] if isinstance(shape, list) and shape else None
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise CondensedFormatError(f"labels should have shape (N,) with N >= 1; got {entry!r:.120}")
+    return count
 
 
 def _check_values(value: Any, depth: int) -> None:

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.processes import broadcast_object, reduce
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Method
-from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
 
 logger = logging.getLogger("hf_condense")
@@ -54,108 +54,131 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
 
     Raises:
         NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
-        ValueError: If the checkpoint is beyond `steps`.
+        ValueError: If the checkpoint is beyond `steps`, or the optimiser leaves out something that is learned.
     """
-    found = saving.resumed
-    if found is not None and found.step > steps:
-        raise ValueError(f"the checkpoint stands at step {found.step}, beyond steps={steps}; ask for more steps")
-    run.plan = _agreed(run)
-    run.synthetic = method.initialise(run)
-    for parameter in run.synthetic.parameters().values():
-        parameter.requires_grad_(True)
+    if saving.resumed is not None and saving.resumed.step > steps:
+        raise ValueError(
+            f"the checkpoint stands at step {saving.resumed.step}, beyond steps={steps}; ask for more steps"
+        )
+    run.plan = broadcast_object(run.accelerator, run.plan)  # free memory differs, but all must cut in the same way
     method.prepare(run)
-    optimiser = method.optimiser(run)
-    start = _resume(run, method, optimiser, found) if found is not None else 0
-    shown = run.progress and run.accelerator.is_local_main_process
-    with progress_bar(steps, "Condensing", "step", shown=shown, initial=start) as bar:
+    run.synthetic = method.initialise(run)
+    optimisation = _Optimisation(run, method, saving)
+    start = optimisation.resume() if saving.resumed is not None else 0
+    with progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start) as bar:
         for t in range(start, steps):
             with seeded_globals(run.seed, "step", t, devices=[run.device]):
-                loss = _step(run, method, optimiser, t, saving)
+                value = optimisation.step(t)
                 method.after_update(run, t)
             done = t + 1
             bar.update()
-            bar.set_postfix(loss=f"{loss:.4g}", refresh=False)
+            bar.set_postfix(loss=f"{value:.4g}", refresh=False)
             for callback in callbacks:
-                callback(run, done, loss)
+                callback(run, done, value)
             if saving.folder is not None and (done % saving.every == 0 or done == steps):
-                _save(run, method, optimiser, done, saving)
+                optimisation.save(done)
     with seeded_globals(run.seed, "finish", devices=[run.device]):
         method.finish(run)
 
 
-def _step(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, t: int, saving: Saving) -> float:
-    """Update the synthetic set once and return the objective."""
-    learned = list(run.synthetic.parameters().values())
-    for parameter in learned:
-        # Zeros, not None: what no chunk of this process reaches may be reached by another's.
-        parameter.grad = torch.zeros_like(parameter)
-    total = torch.zeros((), device=run.device)
-    for loss, reported in method.losses(run, t):
-        # Naming the inputs keeps gradients out of the matched network.
-        loss.backward(inputs=learned)
-        total += reported.detach()
-    total = _reduce(run, method, learned, total)
-    for group in optimiser.param_groups:
-        group["lr"] = group.setdefault("initial_lr", group["lr"]) * method.rate(t)
-    optimiser.step()
-    run.synthetic.clamp_()
-    gradients = [p.grad for p in learned if p.grad is not None]
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *learned)):
-        raise NonFiniteLossError(_non_finite_message(t, float(total), saving))
-    return float(total)
+class _Optimisation:
+    """What is learned in a run, its optimiser, and the values of the objective so far.
+
+    Args:
+        run: The run; its synthetic set has been initialised.
+        method: What is minimised.
+        saving: Where checkpoints go.
+    """
+
+    def __init__(self, run: Run, method: Method[Any], saving: Saving) -> None:
+        self.run, self.method, self.saving = run, method, saving
+        self.auxiliary = method.auxiliary(run)
+        self.learned = [*run.synthetic.parameters().values(), *self.auxiliary.values()]
+        for tensor in self.learned:
+            tensor.requires_grad_(True)
+        self.optimiser = method.optimiser(run)
+        self.values: list[float] = []
+        self._check_groups()
+
+    def step(self, t: int) -> float:
+        """Update everything that is learned once and return the objective."""
+        run, method = self.run, self.method
+        for tensor in self.learned:
+            # Zeros, not None: what no chunk of this process reaches may be reached by another's.
+            tensor.grad = torch.zeros_like(tensor)
+        total = torch.zeros((), device=run.device)
+        for loss, value in method.losses(run, t):
+            # Naming the inputs keeps gradients out of the matched network.
+            loss.backward(inputs=self.learned)
+            total += value.detach()
+        for tensor in self.learned:
+            tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
+        total = reduce(run.accelerator, total, method.reduction)
+        self.values.append(float(total))
+        for group in self.optimiser.param_groups:
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * method.rate(t, self.values)
+        self.optimiser.step()
+        run.synthetic.project_()
+        gradients = [_gradient(tensor) for tensor in self.learned]
+        if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *self.learned)):
+            raise NonFiniteLossError(self._non_finite_message(t))
+        return self.values[-1]
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint; only the main process does."""
+        run = self.run
+        if run.accelerator.is_main_process and self.saving.folder is not None:
+            groups = {
+                "synthetic": run.synthetic.state(),
+                "auxiliary": self.auxiliary,
+                "optimiser": optimiser_tensors(self.optimiser),
+                "method": self.method.state(run),
+                "history": {"values": torch.tensor(self.values, dtype=torch.float64)},
+            }
+            tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+            Checkpoint(done, self.saving.identity, run.plan, tensors).write(self.saving.folder)
+        run.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def resume(self) -> int:
+        """Take up the checkpoint and return the number of steps that are done."""
+        run, checkpoint = self.run, self.saving.resumed
+        assert checkpoint is not None
+        run.synthetic.load_state({name: t.to(run.device) for name, t in checkpoint.group("synthetic").items()})
+        for name, tensor in checkpoint.group("auxiliary").items():
+            self.auxiliary[name].copy_(tensor)
+        load_optimiser(self.optimiser, checkpoint.group("optimiser"))
+        self.method.load_state(run, checkpoint.group("method"))
+        self.values = checkpoint.group("history")["values"].tolist()
+        logger.info("resuming at step %d", checkpoint.step)
+        return checkpoint.step
+
+    def _check_groups(self) -> None:
+        """Raise unless the optimiser steps everything that is learned: a slip there would go unnoticed."""
+        stepped = {id(tensor) for group in self.optimiser.param_groups for tensor in group["params"]}
+        named = {**self.run.synthetic.parameters(), **self.auxiliary}
+        if missing := [name for name, tensor in named.items() if id(tensor) not in stepped]:
+            raise ValueError(
+                f"the optimiser of {self.method.info.name!r} has no group with {', '.join(missing)}; "
+                "every learned tensor should be in one"
+            )
+
+    def _non_finite_message(self, t: int) -> str:
+        """Say at which step it happened and what is left."""
+        saving = self.saving
+        last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
+        remains = (
+            f"the checkpoint of step {last} in {saving.folder} is kept"
+            if saving.folder is not None and last
+            else "no checkpoint had been written"
+        )
+        return (
+            f"the loss, its gradient or the update is not finite at step {t} (loss {self.values[-1]}); {remains}. "
+            "A smaller learning rate, such as lr_img, usually helps"
+        )
 
 
-def _reduce(run: Run, method: Method[Any], learned: list[Tensor], total: Tensor) -> Tensor:
-    """Combine gradients and objective over processes; every process then takes the same step."""
-    if run.accelerator.num_processes == 1:
-        return total
-    for parameter in learned:
-        parameter.grad = run.accelerator.reduce(parameter.grad, reduction=method.reduction)
-    reduced: Tensor = run.accelerator.reduce(total, reduction=method.reduction)
-    return reduced
-
-
-def _agreed(run: Run) -> Plan:
-    """Return the main process's plan: free memory differs between processes, but all must cut in the same way."""
-    if run.accelerator.num_processes == 1:
-        return run.plan
-    from accelerate.utils import broadcast_object_list
-
-    plans: list[Plan] = broadcast_object_list([run.plan])
-    return plans[0]
-
-
-def _non_finite_message(t: int, total: float, saving: Saving) -> str:
-    """Say at which step it happened and what is left."""
-    last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
-    kept = (
-        f"the checkpoint of step {last} in {saving.folder} is kept"
-        if saving.folder is not None and last
-        else "no checkpoint had been written"
-    )
-    return (
-        f"the loss, its gradient or the update is not finite at step {t} (loss {total}); {kept}. "
-        "A smaller learning rate, such as lr_img, usually helps"
-    )
-
-
-def _save(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, done: int, saving: Saving) -> None:
-    """Write a checkpoint; only the main process does."""
-    if run.accelerator.is_main_process and saving.folder is not None:
-        groups = {
-            "synthetic": run.synthetic.state(),
-            "optimiser": optimiser_tensors(optimiser),
-            "method": method.state(run),
-        }
-        tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-        Checkpoint(done, saving.identity, run.plan, tensors).write(saving.folder)
-    run.accelerator.wait_for_everyone()
-
-
-def _resume(run: Run, method: Method[Any], optimiser: torch.optim.Optimizer, found: Checkpoint) -> int:
-    """Take up a checkpoint and return the number of steps that are done."""
-    run.synthetic.load_state({name: tensor.to(run.device) for name, tensor in found.group("synthetic").items()})
-    load_optimiser(optimiser, found.group("optimiser"))
-    method.load_state(run, found.group("method"))
-    logger.info("resuming at step %d", found.step)
-    return found.step
+def _gradient(tensor: Tensor) -> Tensor:
+    """Return a gradient that is known to be there."""
+    assert tensor.grad is not None
+    return tensor.grad

@@ -6,20 +6,36 @@ import dataclasses
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import number, one_of
 from hf_condense.base.errors import did_you_mean
+from hf_condense.engine.task import Task
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
     from hf_condense.engine.synthetic import SyntheticSet
 
-Loss = tuple[Tensor, Tensor]  # (what is differentiated, the value that is reported and checked)
+
+class Loss(NamedTuple):
+    """What a method yields for each of its chunks.
+
+    Attributes:
+        loss: What is differentiated: the objective, or a surrogate with the right gradient. ().
+        value: The objective's value, which is reported and checked for NaN. ().
+    """
+
+    loss: Tensor
+    value: Tensor
+
+
+ROLES = ("batch_real", "image_rate", "momentum", "init", "augment")
+"""What the engine needs to know of a method's options; see `option`."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +45,8 @@ class MethodInfo:
     Attributes:
         name: Canonical name: lower case letters, digits and `_`.
         title: The method's name in full.
-        kind: `"synthetic"` (learns images) or `"coreset"` (chooses real rows).
+        kind: `"synthetic"` (learns images), `"composed"` (puts them together from real ones, once) or `"coreset"`
+            (chooses real rows).
         summary: One sentence on what it does.
         paper: Title of the paper.
         authors: Authors as they are cited.
@@ -42,7 +59,7 @@ class MethodInfo:
 
     name: str
     title: str
-    kind: Literal["synthetic", "coreset"]
+    kind: Literal["synthetic", "composed", "coreset"]
     summary: str
     paper: str
     authors: str
@@ -65,6 +82,8 @@ def option(
     ge: float | None = None,
     gt: float | None = None,
     choices: tuple[Any, ...] | None = None,
+    role: str | None = None,
+    tiny: Any = None,
 ) -> Any:
     """Declare a field of a config: its default, what it means and which values it takes.
 
@@ -74,8 +93,18 @@ def option(
         ge: Smallest value allowed.
         gt: The value must be larger than this.
         choices: The only values allowed.
+        role: What the engine uses the option for, if it does: `"batch_real"` (real images per class and step, by which
+            memory is planned), `"image_rate"` and `"momentum"` (of the images' optimiser), `"init"` (what to start
+            from) or `"augment"` (families of augmentation, or "none"). Updates of the images are the option `steps`.
+        tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
+
+    Raises:
+        ValueError: If there is no such role.
     """
-    return dataclasses.field(default=default, metadata={"help": help, "ge": ge, "gt": gt, "choices": choices})
+    if role is not None:
+        one_of("role", role, ROLES)
+    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
@@ -109,6 +138,16 @@ class MethodConfig:
                 raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}; {listed}")
         return cls(**options)
 
+    @classmethod
+    def tiny_options(cls) -> dict[str, Any]:
+        """Return the options that make a run take seconds, by name."""
+        return {f.name: f.metadata["tiny"] for f in dataclasses.fields(cls) if f.metadata.get("tiny") is not None}
+
+    def of_role(self, role: str, default: Any = None) -> Any:
+        """Return the value of the option that declares a role, or the default if no option does."""
+        names = [f.name for f in dataclasses.fields(self) if f.metadata.get("role") == role]
+        return getattr(self, names[-1]) if names else default
+
 
 def _check_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> None:
     """Check one value of a config against its type and its declared range."""
@@ -120,30 +159,10 @@ def _check_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) ->
     if not isinstance(value, flat) or (isinstance(value, bool) and bool not in flat):
         spelled = " or ".join(kind.__name__ for kind in allowed)
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
-    if rules.get("choices") is not None and value not in rules["choices"]:
-        hint_text = did_you_mean(value, rules["choices"]) if isinstance(value, str) else ""
-        raise ValueError(f"{name} should be one of {', '.join(map(repr, rules['choices']))}; got {value!r}{hint_text}")
-    if rules.get("ge") is not None and not value >= rules["ge"]:
-        raise ValueError(f"{name} should be at least {rules['ge']}; got {value!r}")
-    if rules.get("gt") is not None and not value > rules["gt"]:
-        raise ValueError(f"{name} should be larger than {rules['gt']}; got {value!r}")
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What a preset may depend on.
-
-    Attributes:
-        ipc: Stored images per class (the largest, if classes differ).
-        num_classes: Classes that are condensed.
-        image_shape: (channels, height, width).
-        std: Standard deviation of the pixels in [0, 1], mean over channels: a unit of the normalised images.
-    """
-
-    ipc: int
-    num_classes: int
-    image_shape: tuple[int, int, int]
-    std: float = 0.25
+    if rules.get("choices") is not None:
+        one_of(name, value, rules["choices"])
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        number(name, value, least=rules.get("ge"), above=rules.get("gt"))
 
 
 @dataclass(frozen=True)
@@ -152,68 +171,113 @@ class Preset:
 
     Attributes:
         description: What it is good for and where the values come from.
-        values: Gives the options for a setting: the method's own, `network`, `factor` and `pixel_range`.
+        values: Gives the options for a task: the method's own, `network`, `storage`, `expand`, `factor` and
+            `pixel_range`.
     """
 
     description: str
-    values: Callable[[Setting], dict[str, Any]]
+    values: Callable[[Task], dict[str, Any]]
 
 
 ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
-class Method(ABC, Generic[ConfigT]):
-    """One way to learn a synthetic set. Subclass, declare `info` and `Config`, write `losses`.
-
-    Everything that is not mathematics (backward, reduction over processes, optimiser, clamp, progress, checkpoints,
-    resume, callbacks) is the engine's. Every draw must come from `run.rng` or `run.network`, keyed by step, so that a
-    resumed run repeats the straight one bit for bit.
-    """
+class _Declared(ABC, Generic[ConfigT]):
+    """What all kinds of methods declare."""
 
     info: ClassVar[MethodInfo]
     Config: ClassVar[type[MethodConfig]]
     version: ClassVar[int] = 1
-    """Raised when the same options give other results."""
+    """Increment when the same options start to give different results."""
     presets: ClassVar[Mapping[str, Preset]] = {}
-    reduction: ClassVar[Literal["sum", "mean"]] = "sum"
-    """How gradients of processes combine: `sum` if classes or chunks are shared out, `mean` for replicas."""
-    graphs: ClassVar[int] = 1
-    """What differentiating an image costs, in forwards of it; larger where gradients themselves are differentiated."""
 
     def __init__(self, config: ConfigT) -> None:
         """Keep the options."""
         self.config = config
 
     @property
-    def batch_real(self) -> int:
-        """Real rows of a class that a step embeds, for the plan; default: the option of that name."""
-        return int(getattr(self.config, "batch_real", 0))
+    def label_temperature(self) -> float | None:
+        """Temperature of the soft labels that the set will store; default: None, it stores none."""
+        return None
 
-    def initialise(self, run: Run) -> SyntheticSet:
-        """Make the set that optimisation starts from; default: as the option `init` says."""
-        return run.start(run, getattr(self.config, "init", "real"))
+
+class Method(_Declared[ConfigT]):
+    """One way to learn a synthetic set. Subclass, declare `info` and `Config`, write `losses`.
+
+    Everything that is not mathematics (backward, reduction over processes, optimiser, valid range, progress,
+    checkpoints, resume, callbacks) is the engine's. Every draw must come from `run.rng` or `run.network`, keyed by
+    step, so that a resumed run repeats the straight one bit for bit.
+
+    The life of a method, in the order in which the engine calls it:
+
+    1. `prepare(run)`: what is needed before there are images, such as experts or a pool of networks.
+    2. `initialise(run)`: the first set; `run.synthetic` is there from now on.
+    3. `auxiliary(run)`: what else is learned, but not stored in the result.
+    4. `optimiser(run)`: the optimiser of all that is learned.
+    5. `load_state(run, state)`: only if the run goes on from a checkpoint.
+    6. In every step t: `losses(run, t)`, whose gradients are summed over chunks and processes; `rate(t, values)`; the
+       update; `after_update(run, t)`. `state(run)` is asked for whenever a checkpoint is written.
+    7. `finish(run)`: once, after the last step.
+    """
+
+    reduction: ClassVar[Literal["sum", "mean"]] = "sum"
+    """How gradients of processes combine: `sum` if classes or chunks are shared out, `mean` for replicas."""
+    cost_in_forwards: ClassVar[int] = 1
+    """What differentiating an image costs, in forwards of it; larger where gradients themselves are differentiated."""
+
+    @property
+    def batch_real(self) -> int:
+        """Real images of a class that a step embeds, for the plan; default: the option of the role `"batch_real"`."""
+        return int(self.config.of_role("batch_real", 0))
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return what else makes a run this run, beside the options: a checkpoint of another identity is refused.
+
+        JSON values. Default: nothing. A method whose result depends on the number of steps returns that number here;
+        for others a run can be resumed with more steps.
+        """
+        return {}
 
     def prepare(self, run: Run) -> None:
-        """Do what must be done once before the first step, such as recording experts; default: nothing."""
+        """Do what must be done once before there are images, such as recording experts; default: nothing."""
+
+    def initialise(self, run: Run) -> SyntheticSet:
+        """Return the set that optimisation starts from; default: as the option of the role `"init"` says."""
+        return run.start(run, self.config.of_role("init", "real"))
+
+    def auxiliary(self, run: Run) -> dict[str, Tensor]:
+        """Return tensors by name that are learned with the images but not stored in the result; default: none.
+
+        They are leaves on the device. The engine differentiates, reduces and checkpoints them like the images; the
+        method's `optimiser` must have each in a group (`maximize=True` for an adversary).
+        """
+        return {}
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Make the optimiser of the synthetic set, with one parameter group for each learning rate.
+        """Return the optimiser of all that is learned, with one parameter group for each learning rate.
 
-        Default: SGD on the images with the options `lr_img` and `momentum`.
+        Default: what suits the storage form (SGD for pixels), with the options of the roles `"image_rate"` and
+        `"momentum"`.
         """
-        groups = [{"params": [run.synthetic.images], "lr": getattr(self.config, "lr_img", 1.0)}]
-        return torch.optim.SGD(groups, momentum=getattr(self.config, "momentum", 0.5))
+        rate = self.config.of_role("image_rate", 1.0) * run.decoder.rate_scale
+        groups = [{"params": list(run.synthetic.learned().values()), "lr": rate}]
+        return run.decoder.optimiser(groups, momentum=self.config.of_role("momentum", 0.5))
 
-    def rate(self, t: int) -> float:
-        """Return what every learning rate is multiplied by in step `t`; default: 1."""
+    def rate(self, t: int, values: Sequence[float]) -> float:
+        """Return what every learning rate is multiplied by in step `t`; default: 1.
+
+        Args:
+            t: Number of the step, from 0.
+            values: Values of the objective in the steps before, and in this one: t + 1 of them.
+        """
         return 1.0
 
     @abstractmethod
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield (loss, reported) for this process's chunks; the sum over all processes is the objective of step `t`.
+        """Yield a `Loss` for each of this process's chunks; the sum over all processes is the objective of step `t`.
 
-        One pair for each chunk of classes (`run.chunks()`) or of the set. `loss` is what is differentiated: its
-        graph is freed before the next one is asked for. `reported` is the value for progress and the NaN check.
+        One for each chunk of classes (`run.chunks()`) or of the set. The graph of a loss is freed before the next one
+        is asked for.
         """
 
     def after_update(self, run: Run, t: int) -> None:
@@ -223,7 +287,7 @@ class Method(ABC, Generic[ConfigT]):
         """Do what must be done once after the last step, such as labelling the images; default: nothing."""
 
     def state(self, run: Run) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold beyond the set and the optimiser; default: nothing.
+        """Return what a checkpoint must hold beyond what is learned and the optimiser; default: nothing.
 
         Only what cannot be rebuilt from (seed, t).
         """
@@ -233,17 +297,20 @@ class Method(ABC, Generic[ConfigT]):
         """Take back what `state` returned; default: nothing."""
 
 
-class Selector(ABC, Generic[ConfigT]):
+class Composer(_Declared[ConfigT]):
+    """One way to put a set together from real images, at once. Subclass, declare `info` and `Config`, write `compose`.
+
+    There are no steps and no checkpoints. The result is a set like a learned one: images of its own, not rows of the
+    source.
+    """
+
+    @abstractmethod
+    def compose(self, run: Run) -> SyntheticSet:
+        """Return the set, in normalised space; every draw must come from `run.rng` or `run.network`."""
+
+
+class Selector(_Declared[ConfigT]):
     """One way to choose real rows (a coreset). Subclass, declare `info` and `Config`, write `select`."""
-
-    info: ClassVar[MethodInfo]
-    Config: ClassVar[type[MethodConfig]]
-    version: ClassVar[int] = 1
-    presets: ClassVar[Mapping[str, Preset]] = {}
-
-    def __init__(self, config: ConfigT) -> None:
-        """Keep the options."""
-        self.config = config
 
     def features(self, run: Run) -> Tensor | None:
         """Return a feature for every image of the source, in its order, (N, D); default: None, nothing is needed."""
@@ -263,4 +330,4 @@ class Selector(ABC, Generic[ConfigT]):
         """
 
 
-AnyMethod = type[Method[Any]] | type[Selector[Any]]
+AnyMethod = type[Method[Any]] | type[Composer[Any]] | type[Selector[Any]]

@@ -44,7 +44,7 @@ def make_plan(
     batch_statistics: bool,
     device: torch.device,
     budget: int,
-    graphs: int = 1,
+    cost_in_forwards: int = 1,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Cut the work of a step. A pure function: the same arguments give the same plan everywhere.
@@ -59,18 +59,18 @@ def make_plan(
         batch_statistics: Whether the network normalises over the batch; then nothing may be cut.
         device: Where the work runs.
         budget: Bytes that a step may use (`memory_budget`); on a CPU, all processes together.
-        graphs: What differentiating an image costs, in memory and in time, in forwards of it (`Method.graphs`).
+        cost_in_forwards: What differentiating an image costs, in memory and in time (`Method.cost_in_forwards`).
         compile: True, False, or "auto": on a CPU, when it pays for itself and a C++ compiler is there.
     """
     if batch_statistics:
         return Plan(num_classes, 0, compile=compile is True)
     if device.type == "cpu":
         budget //= num_processes
-    fits = max(1, budget // max(1, rows_per_class * graphs * activation_bytes))
+    fits = max(1, budget // max(1, rows_per_class * cost_in_forwards * activation_bytes))
     share = -(-num_classes // num_processes)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
-        pays = compiling_pays(steps * rows_per_step * graphs * activation_bytes, device, shapes=2)
+        pays = compiling_pays(steps * rows_per_step * cost_in_forwards * activation_bytes, device, shapes=2)
         return Plan(min(fits, share), images, compile=pays if compile == "auto" else compile)
     images = budget // max(1, activation_bytes)
     return Plan(min(fits, share), 0 if images >= rows_per_step else max(1, images), compile=compile is True)

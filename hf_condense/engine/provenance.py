@@ -13,17 +13,33 @@ import datasets
 import torch
 
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine.method import Method, Selector
+from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 
 # Where `datasets` keeps what it loaded from the Hub; nothing else that it hands on names the repository.
 _KEPT = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
 
+_IDENTIFYING = (
+    "method",
+    "method_version",
+    "ipc",
+    "storage",
+    "expand",
+    "seed",
+    "network",
+    "options",
+    "pixel_range",
+    "class_names",
+    "image_shape",
+    "mean",
+    "std",
+)
+
 
 def make_recipe(
     run: Run,
-    chosen: Method[Any] | Selector[Any],
+    chosen: Method[Any] | Composer[Any] | Selector[Any],
     settings: Settings,
     *,
     method: str,
@@ -38,12 +54,14 @@ def make_recipe(
         method_version=chosen.version,
         kind=chosen.info.kind,
         ipc=amounts.pop() if len(amounts) == 1 else {run.source.class_names[c]: n for c, n in run.ipc.items()},
-        factor=run.factor,
+        storage=run.decoder.name,
+        expand=run.decoder.expand,
         seed=run.seed,
         steps=options.pop("steps", None),
         preset=preset,
         network=run.factory.name,
         options=options,
+        augment=_families(chosen.config.of_role("augment")),
         pixel_range=settings.pixel_range,
         class_names=list(run.source.class_names),
         label_values=list(run.source.label_values),
@@ -55,34 +73,18 @@ def make_recipe(
         std=run.source.std.tolist(),
         citation=dataclasses.replace(chosen.info, name=method).citation,
         source={**_described(run.dataset), "content_hash": run.source.content_hash},
-        temperature=options.get("temperature") if options.get("soft_labels", "none") != "none" else None,
+        temperature=chosen.label_temperature,
     )
 
 
-def identity(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Return what makes a run this run: a checkpoint of another identity is refused.
+def identity(recipe: Recipe, run: Run, method: Method[Any]) -> dict[str, Any]:
+    """Return the facts that identify a run; a checkpoint with different facts is refused.
 
-    More `steps` may be asked for, unless the learning rates depend on their number.
+    More `steps` may be asked for, unless the method says that its result depends on their number.
     """
-    names = (
-        "method",
-        "method_version",
-        "ipc",
-        "factor",
-        "seed",
-        "network",
-        "options",
-        "pixel_range",
-        "class_names",
-        "image_shape",
-        "mean",
-        "std",
-    )
-    values = {name: getattr(recipe, name) for name in names}
     return {
-        **values,
-        "steps": recipe.steps if recipe.options.get("decay") else None,
-        "compile": run.compile if "experts" in recipe.options else None,  # experts follow it, whatever the plan says
+        **method.identity(run),
+        **{name: getattr(recipe, name) for name in _IDENTIFYING},
         "content_hash": recipe.source["content_hash"],
         "device_type": run.device.type,
         "mixed_precision": run.accelerator.mixed_precision,
@@ -108,6 +110,11 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
         runtime=runtime,
         created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def _families(augment: str | None) -> str | None:
+    """Return families of augmentation as a recipe has them: None for none."""
+    return None if augment in (None, "", "none") else augment
 
 
 def _described(ds: datasets.Dataset) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hf_condense.base.errors import did_you_mean
-from hf_condense.engine.method import AnyMethod, Method, MethodConfig, MethodInfo, Selector
+from hf_condense.engine.method import AnyMethod, Composer, Method, MethodConfig, MethodInfo, Selector
 
 logger = logging.getLogger("hf_condense")
 
 ENTRY_POINT_GROUP = "hf_condense.methods"
-AUTO = "m3d"  # what method="auto" means (settings: see auto.py); nothing else can have that name
+_AUTO = "auto"  # picks a method by a rule (`engine.auto`), so that no method can have this name
+_KINDS: dict[type[Any], str] = {Method: "synthetic", Composer: "composed", Selector: "coreset"}
 
 BUILT_IN = {
     "random": "hf_condense.methods.random:RandomRows",
@@ -40,7 +41,7 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
     Installed packages do the same without being imported, through the entry-point group `hf_condense.methods`.
 
     Args:
-        cls: A subclass of `Method` or `Selector` with `info` and `Config`.
+        cls: A subclass of `Method`, `Composer` or `Selector` with `info` and `Config`.
         name: Name to use; default: `cls.info.name`.
 
     Returns:
@@ -50,15 +51,15 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         TypeError: If `cls` is no method, or lacks what a method must declare or define.
         ValueError: If the name is taken, or not made of lower case letters, digits and `_`.
     """
-    if not (isinstance(cls, type) and issubclass(cls, (Method, Selector))):
-        raise TypeError(f"register_method takes a subclass of Method or Selector; got {cls!r}")
+    if not (isinstance(cls, type) and issubclass(cls, (Method, Composer, Selector))):
+        raise TypeError(f"register_method takes a subclass of Method, Composer or Selector; got {cls!r}")
     _check_declared(cls)
     name = name or cls.info.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
     if _registered.get(name) is cls:
         return cls
-    if name in (taken := {"auto", *_names()}):
+    if name in (taken := {_AUTO, *_names()}):
         raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(taken))}")
     _registered[name] = cls
     return cls
@@ -76,21 +77,20 @@ def unregister_method(name: str) -> None:
 
 
 def get_method(name: str) -> AnyMethod:
-    """Return the class behind a name or an alias; `"auto"` is whatever is best at present.
+    """Return the class behind a name or an alias.
 
     Raises:
         ValueError: If there is no such method; the message gives the nearest name and lists all.
     """
     if not isinstance(name, str):
         raise TypeError(f"method should be a name; got {name!r}. Own classes: register_method(MyMethod) first")
-    wanted = AUTO if name == "auto" else name
-    found = _names()
-    if wanted in found:
-        return _load(wanted, found[wanted])
+    targets = _names()
+    if name in targets:
+        return _load(name, targets[name])
     for info in list_methods():
-        if wanted in info.aliases:
-            return _load(info.name, found[info.name])
-    known = ["auto", *sorted(found)]
+        if name in info.aliases:
+            return _load(info.name, targets[info.name])
+    known = [_AUTO, *sorted(targets)]
     raise ValueError(f"no method is named {name!r}{did_you_mean(name, known)}; methods: {', '.join(known)}")
 
 
@@ -132,19 +132,19 @@ def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
         return target
     if isinstance(target, EntryPoint):
         loaded: Any = target.load()
-        if not (isinstance(loaded, type) and issubclass(loaded, (Method, Selector))):
-            raise TypeError(f"the entry point {name!r} leads to {loaded!r}, which is no Method or Selector")
+        if not (isinstance(loaded, type) and issubclass(loaded, (Method, Composer, Selector))):
+            raise TypeError(f"the entry point {name!r} leads to {loaded!r}, which is no Method, Composer or Selector")
         _check_declared(loaded)
         return loaded
     module, _, attribute = target.partition(":")
-    found: AnyMethod = getattr(importlib.import_module(module), attribute)
-    return found
+    cls: AnyMethod = getattr(importlib.import_module(module), attribute)
+    return cls
 
 
 def _check_declared(cls: AnyMethod) -> None:
     """Check that a class declares what a method must."""
     info = getattr(cls, "info", None)
-    kind = "coreset" if issubclass(cls, Selector) else "synthetic"
+    kind = next(kind for base, kind in _KINDS.items() if issubclass(cls, base))
     if not isinstance(info, MethodInfo) or info.kind != kind:
         raise TypeError(f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}; got {info!r}")
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):

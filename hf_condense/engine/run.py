@@ -1,4 +1,4 @@
-"""What a method is handed: source, synthetic set, device, keyed generators and fresh networks."""
+"""What a method is handed: source, synthetic set, device, keyed generators and networks."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.processes import broadcast
 from hf_condense.base.rng import Key, keyed_generator
+from hf_condense.condensed.decoders import Decoder
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkFactory
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.whitening import Whitening, fit_whitening
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+MAIN = "main"
 
 
 @dataclass
@@ -33,14 +38,13 @@ class Run:
         accelerator: Devices and processes.
         factory: Makes networks for this source.
         seed: Seed of every draw.
-        ipc: Stored images for every class that is condensed, by class index.
-        factor: Multi-formation factor.
-        clamped: Whether the images stay in the valid pixel range.
-        plan: How the work of a step is cut.
+        ipc: Budget in images of every class that is condensed, by class index.
+        decoder: Storage form of the set, in normalised units.
         start: Makes the set that optimisation starts from, by the name of a start (`initial_set`).
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
         compile: What the caller said of compiling.
+        plan: How the work of a step is cut; by default one class at a time, nothing compiled.
         synthetic: The learnable set; there once the method has initialised it.
     """
 
@@ -50,20 +54,25 @@ class Run:
     factory: NetworkFactory
     seed: int
     ipc: dict[int, int]
-    factor: int
-    clamped: bool
-    plan: Plan
+    decoder: Decoder
     start: Callable[[Run, str], SyntheticSet]
     cache: bool = True
     progress: bool = True
     compile: CompileOption = "auto"
+    plan: Plan = field(default=Plan(1, 0, False))
     synthetic: SyntheticSet = field(init=False)
+    _networks: dict[str, _Network] = field(init=False, default_factory=dict)
 
     @property
     def device(self) -> torch.device:
         """Where tensors live."""
         device: torch.device = self.accelerator.device
         return device
+
+    @property
+    def shows_progress(self) -> bool:
+        """Whether this process shows progress bars."""
+        return self.progress and bool(self.accelerator.is_local_main_process)
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -75,52 +84,85 @@ class Run:
         """Outputs of a network: all class names, absent ones included."""
         return len(self.source.class_names)
 
+    @property
+    def counts(self) -> dict[int, int]:
+        """Decoded rows of every class that is condensed, by class index."""
+        return {c: self.decoder.rows(budget) for c, budget in self.ipc.items()}
+
+    @property
+    def task(self) -> Task:
+        """What a preset may depend on."""
+        std = float(self.source.std.mean())
+        return Task(max(self.ipc.values()), len(self.ipc), self.source.image_shape, std)
+
     def chunks(self) -> Iterator[tuple[int, ...]]:
         """Yield the chunks of classes that fall to this process."""
         size = self.plan.classes_per_chunk
-        cut = [self.classes[i : i + size] for i in range(0, len(self.classes), size)]
-        yield from cut[self.accelerator.process_index :: self.accelerator.num_processes]
+        chunks = [self.classes[i : i + size] for i in range(0, len(self.classes), size)]
+        yield from chunks[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def rng(self, *key: Key) -> torch.Generator:
         """Return the CPU generator of a key, for example `run.rng("augment", t)`; the run's seed is part of it."""
         return keyed_generator(self.seed, *key)
 
-    def real(self, classes: Sequence[int], n: int, t: int) -> Tensor:
+    def real_batch(self, classes: Sequence[int], n: int, t: int) -> Tensor:
         """Draw the real batch of step `t`: (len(classes), n, C, H, W), normalised."""
         return self.source.sample(classes, n, self.seed, "real", t)
 
-    def network(self, *key: Key, trainable: bool = False) -> nn.Module:
-        """Return the run's network with fresh weights of a key, in training mode, on the device.
+    def network(self, *key: Key, weights: Tensor | None = None, trainable: bool = False, slot: str = MAIN) -> nn.Module:
+        """Return a network with fresh weights of a key, or with given ones, in training mode, on the device.
 
-        It is one module whose weights are overwritten: what was returned before changes too. Compiled code stays valid.
+        A slot is one module whose weights are overwritten, so that compiled code stays valid: what an earlier call with
+        the same slot returned changes too. Networks of different slots are alive at once.
 
         Args:
-            *key: Address of the weights, for example `("network", t)`.
+            *key: Address of fresh weights, for example `("network", t)`.
+            weights: All parameters as one vector (P,), as `parameter_vector` returns them, in place of fresh ones.
+                Buffers, such as the statistics of batch norm, are those of a fresh network.
             trainable: Whether its parameters require gradients.
+            slot: Name of the module.
+
+        Raises:
+            ValueError: If `weights` has another length than the network has parameters.
         """
-        fresh = self.factory.build(self.seed, *key)
-        self._network.load_state_dict(fresh.state_dict())
-        return self._network.train().requires_grad_(trainable)
+        module = self._slot(slot).module
+        if weights is None or any(True for _ in module.buffers()):
+            module.load_state_dict(self.factory.build(self.seed, *key).state_dict())
+        if weights is not None:
+            _copy_weights(module, weights)
+        return module.train().requires_grad_(trainable)
 
-    def parts(self, images: Tensor) -> Sequence[Tensor]:
-        """Cut a batch into as many images at a time as the plan says; of equal size, so that compiled code sees few."""
+    def split_for_forward(self, images: Tensor) -> Sequence[Tensor]:
+        """Split a batch into parts of equal size, as many images as the plan says: compiled code sees few shapes."""
         most = self.plan.images_per_forward or len(images)
-        cut: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // most)))
-        return cut
+        parts: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // most)))
+        return parts
 
-    def embed(self, images: Tensor) -> Tensor:
-        """Embed images with the run's network, as many at a time as the plan says: (N, C, H, W) -> (N, D), float32."""
-        parts = self.parts(images)
-        return torch.cat([self._embed(part) for part in parts]) if len(parts) > 1 else self._embed(images)
+    def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Embed images, as many at a time as the plan says: (N, C, H, W) -> (N, D), float32.
 
-    def logits(self, images: Tensor) -> Tensor:
-        """Classify images with the run's network, all at once: (N, C, H, W) -> (N, K), float32.
+        Args:
+            images: Normalised images.
+            network: What `network` returned; default: the network of the main slot.
+        """
+        forward = self._of_module(network).embed
+        embedded = [self._in_float32(forward, part) for part in self.split_for_forward(images)]
+        return embedded[0] if len(embedded) == 1 else torch.cat(embedded)
+
+    def logits(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
+        """Classify images, all at once: (N, C, H, W) -> (N, K), float32.
 
         Compiled code cannot be differentiated twice; for second derivatives call the network itself.
+
+        Args:
+            images: Normalised images.
+            network: What `network` returned; default: the network of the main slot.
         """
-        with self.accelerator.autocast():
-            found: Tensor = self.trainee(images)
-        return found.float()
+        return self._in_float32(self.compiled_network(network), images)
+
+    def compiled_network(self, network: nn.Module | None = None) -> nn.Module:
+        """Return a network as `train_network` wants it: the same weights, compiled if the plan says so."""
+        return self._of_module(network).compiled
 
     def whiten(self) -> None:
         """Let the source hand out whitened images from now on.
@@ -131,13 +173,11 @@ class Run:
         if self.source.whitening is not None:
             return
         fitted = fit_whitening(self.source.images, self.device)
-        if self.accelerator.num_processes > 1:
-            from accelerate.utils import broadcast
+        # The processes' last bits could differ.
+        matrix, mean = broadcast(self.accelerator, fitted.matrix), broadcast(self.accelerator, fitted.mean)
+        self.source = replace(self.source, whitening=Whitening(matrix, mean))
 
-            fitted = Whitening(broadcast(fitted.matrix), broadcast(fitted.mean))  # the last bits could differ
-        self.source = replace(self.source, whitening=fitted)
-
-    def column(self, name: str) -> Tensor:
+    def numeric_column(self, name: str) -> Tensor:
         """Return a numeric column of the dataset in the source's order, as float32 (N, D).
 
         Raises:
@@ -151,25 +191,53 @@ class Run:
             raise ValueError(f"column {name!r} should hold vectors of one length; {error}") from error
         return values.reshape(len(values), -1)[self.source.rows]
 
-    @cached_property
-    def _network(self) -> nn.Module:
-        """The module whose weights are overwritten."""
-        return self.factory.build(self.seed, "template").to(self.device)
+    def _slot(self, slot: str) -> _Network:
+        """Return the network of a slot, made when it is first asked for."""
+        if slot not in self._networks:
+            module = self.factory.build(self.seed, "template").to(self.device)
+            self._networks[slot] = _Network(module, self.plan.compile)
+        return self._networks[slot]
+
+    def _of_module(self, module: nn.Module | None) -> _Network:
+        """Return the network that a module belongs to; one of the caller's own is used as it is."""
+        if module is None:
+            return self._slot(MAIN)
+        for network in self._networks.values():
+            if network.module is module:
+                return network
+        return _Network(module, compiles=False)
+
+    def _in_float32(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """Run a forward pass under the accelerator's autocast and return its result in float32."""
+        with self.accelerator.autocast():
+            return forward(images).float()
+
+
+@dataclass
+class _Network:
+    """A module and what is compiled of it, once it is asked for."""
+
+    module: nn.Module
+    compiles: bool
 
     @cached_property
-    def trainee(self) -> nn.Module:
-        """The run's network as `train_network` wants it: the same weights, compiled if the plan says so."""
-        net: nn.Module = torch.compile(self._network, dynamic=False) if self.plan.compile else self._network  # type: ignore[assignment]
+    def compiled(self) -> nn.Module:
+        """The module, compiled if the plan says so."""
+        net: nn.Module = torch.compile(self.module, dynamic=False) if self.compiles else self.module  # type: ignore[assignment]
         return net
 
     @cached_property
-    def _embed(self) -> Callable[[Tensor], Tensor]:
-        """The forward pass to embeddings, compiled if the plan says so, under the accelerator's autocast."""
-        embed: Callable[[Tensor], Tensor] = self._network.embed  # type: ignore[assignment]
-        forward = torch.compile(embed, dynamic=False) if self.plan.compile else embed
+    def embed(self) -> Callable[[Tensor], Tensor]:
+        """The forward pass to embeddings, compiled if the plan says so."""
+        embed: Callable[[Tensor], Tensor] = self.module.embed  # type: ignore[assignment]
+        return torch.compile(embed, dynamic=False) if self.compiles else embed
 
-        def run_forward(images: Tensor) -> Tensor:
-            with self.accelerator.autocast():
-                return forward(images).float()
 
-        return run_forward
+@torch.no_grad()
+def _copy_weights(module: nn.Module, weights: Tensor) -> None:
+    """Overwrite a network's parameters with a vector (P,)."""
+    parameters = list(module.parameters())
+    if weights.shape != (size := sum(parameter.numel() for parameter in parameters),):
+        raise ValueError(f"weights should be a vector of the network's {size} parameters; got {tuple(weights.shape)}")
+    for parameter, values in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
+        parameter.copy_(values.view_as(parameter))

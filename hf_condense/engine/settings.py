@@ -6,12 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from hf_condense.base.checks import integer, one_of
 from hf_condense.base.errors import did_you_mean
-from hf_condense.engine.method import AnyMethod, Selector, Setting
+from hf_condense.condensed.decoders import decoder_class
+from hf_condense.condensed.decoders.patches import storage_of_factor
+from hf_condense.engine.method import AnyMethod, Method, Selector
+from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource
 
-RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "factor": 1, "pixel_range": "valid"}
+RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid"}
+_STORAGE = ("storage", "expand", "factor")
 
 
 @dataclass(frozen=True)
@@ -20,25 +25,27 @@ class Settings:
 
     Attributes:
         network: Network that is matched.
-        factor: Multi-formation factor.
+        storage: Storage form.
+        expand: Rows that it decodes into for each image of the budget.
         pixel_range: `"valid"` or `"free"`.
         options: The method's own options, those that differ from its defaults.
     """
 
     network: NetworkSpec
-    factor: int
+    storage: str
+    expand: int
     pixel_range: str
     options: dict[str, Any]
 
 
-def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], setting: Setting) -> Settings:
+def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: Task) -> Settings:
     """Combine what was given with a preset: the caller wins over the preset, the preset over the defaults.
 
     Args:
         cls: The method.
         preset: Name of a preset, or None for the preset `"default"` if the method has one.
         given: Values by name; None means that the caller left it open.
-        setting: What the preset may depend on.
+        task: What the preset may depend on.
 
     Raises:
         TypeError: If the preset is no text.
@@ -51,24 +58,50 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], setting
         raise ValueError(
             f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {listed}"
         )
-    wanted = {name: value for name, value in given.items() if value is not None}
+    asked = {name: value for name, value in given.items() if value is not None}
+    if not issubclass(cls, Method):
+        _refuse_what_is_not_learned(cls, asked)
+    default = cls.presets.get(preset or "default")
+    suggested = default.values(task) if default else {}
+    storage, expand = _storage_form(asked, suggested, task.image_shape)
+    values = {**RUN_DEFAULTS, **suggested, **asked}
+    network, pixel_range = (values.pop(name) for name in RUN_DEFAULTS)
+    one_of("pixel_range", pixel_range, ("valid", "free"))
+    options = {name: value for name, value in values.items() if name not in _STORAGE}
+    return Settings(network, storage, expand, pixel_range, options)
+
+
+def _refuse_what_is_not_learned(cls: AnyMethod, asked: dict[str, Any]) -> None:
+    """Raise for values that only mean something where images are learned, and drop those that say nothing."""
+    meaningless: dict[str, Any] = {"steps": None}
     if issubclass(cls, Selector):
-        for name in ("steps", "factor", "pixel_range"):
-            if wanted.get(name) not in (None, RUN_DEFAULTS.get(name)):
-                raise ValueError(
-                    f"{name}={wanted[name]!r} makes no sense for {cls.info.name!r}, a coreset, "
-                    "which chooses real rows and learns nothing; leave it out"
-                )
-            wanted.pop(name, None)
-    chosen = cls.presets.get(preset or "default")
-    values = {**RUN_DEFAULTS, **(chosen.values(setting) if chosen else {}), **wanted}
-    network, factor, pixel_range = (values.pop(name) for name in RUN_DEFAULTS)
-    if isinstance(factor, bool) or not isinstance(factor, int) or not 1 <= factor <= min(setting.image_shape[1:]) // 2:
-        most = min(setting.image_shape[1:]) // 2
-        raise ValueError(f"factor should be an integer in 1..{most} for images of this size; got {factor!r}")
-    if pixel_range not in ("valid", "free"):
-        raise ValueError(f"pixel_range should be 'valid' or 'free'; got {pixel_range!r}")
-    return Settings(network, factor, pixel_range, values)
+        meaningless |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid"}
+        what = "a coreset, which chooses real rows and learns nothing"
+    else:
+        what = "which puts its images together at once and learns nothing"
+    for name, harmless in meaningless.items():
+        value = asked.pop(name, None)
+        if value not in (None, harmless):
+            raise ValueError(f"{name}={value!r} makes no sense for {cls.info.name!r}, {what}; leave it out")
+
+
+def _storage_form(
+    asked: Mapping[str, Any], suggested: Mapping[str, Any], image_shape: tuple[int, int, int]
+) -> tuple[str, int]:
+    """Return storage form and `expand`: what the caller says of them, else what the preset says, else pixels."""
+    said = asked if any(name in asked for name in ("storage", "factor")) else {**suggested, **asked}
+    storage, expand, factor = (said.get(name) for name in _STORAGE)
+    if factor is not None:
+        form = storage_of_factor(factor, image_shape)
+        if (storage or form[0], expand or form[1]) != form:
+            raise ValueError(
+                f"factor={factor} is short for storage={form[0]!r}, expand={form[1]}; got storage={storage!r}, "
+                f"expand={expand!r}. Give either factor or the other two"
+            )
+        return form
+    storage = "pixels" if storage is None else storage
+    expand = None if expand is None else integer("expand", expand, least=1)
+    return storage, decoder_class(storage).settle_expand(expand, image_shape)
 
 
 def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:

@@ -1,14 +1,15 @@
-"""The synthetic set: learnable images while condensing, exact tensors afterwards, and multi-formation decoding."""
+"""The learnable set: the stored tensors of a decoder, in normalised space, that a run optimises."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from hf_condense.condensed.tensors import PAD_VALUE, CondensedTensors, decode
+from hf_condense.condensed.decoders import Decoder
+from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.source.whitening import Whitening
 
 
@@ -17,108 +18,114 @@ class SyntheticSet:
     """The learnable set, in normalised space, sorted by class; what the engine optimises.
 
     Attributes:
-        images: Leaf that requires a gradient. (N, C, H, W), normalised.
-        labels: Class of every stored image. int64 (N,).
-        factor: Multi-formation factor, >= 1.
-        mean: Per channel, in pixel units. (C,).
-        std: Per channel, in pixel units. (C,).
-        clamped: Keep the images inside the image of [0, 1] after every update.
-        soft_labels: Logits of the decoded rows, learnable if they require a gradient. (N * factor**2, K), or None.
-        extras: Other learnable tensors by name, for example `student_lr`.
+        stored: The decoder's tensors by name. Those of a floating-point type are learned: leaves that require a
+            gradient. The others, such as positions, stay as they are.
+        labels: Class of every entry. int64 (N,).
+        decoder: Turns the stored tensors into rows.
+        soft_labels: Logits of the decoded rows, learned if they require a gradient. (rows, K), or None.
+        student_lr: Learning rate of a student, learned with the images and stored with them. (), or None.
         whitening: What the images have been whitened by, if they are learned in that space; it travels with the set.
     """
 
-    images: Tensor
+    stored: dict[str, Tensor]
     labels: Tensor
-    mean: Tensor
-    std: Tensor
-    factor: int = 1
-    clamped: bool = True
+    decoder: Decoder
     soft_labels: Tensor | None = None
-    extras: dict[str, Tensor] = field(default_factory=dict)
+    student_lr: Tensor | None = None
     whitening: Whitening | None = None
 
     def __post_init__(self) -> None:
-        self.images.requires_grad_(True)
+        for tensor in self.learned().values():
+            tensor.requires_grad_(True)
         labels = self.labels.tolist()
         if labels != sorted(labels):
             raise ValueError("a synthetic set is sorted by class; got labels out of order")
-        self.rows = {c: [i for i, label in enumerate(labels) if label == c] for c in dict.fromkeys(labels)}
+        self.row_labels = self.labels.repeat_interleave(self.decoder.rows_per_entry)  # (rows,)
+        row_labels = self.row_labels.tolist()
+        self.rows = {c: [i for i, label in enumerate(row_labels) if label == c] for c in dict.fromkeys(labels)}
+
+    def learned(self) -> dict[str, Tensor]:
+        """Return those of the stored tensors that are learned, by name."""
+        return {name: tensor for name, tensor in self.stored.items() if tensor.is_floating_point()}
 
     def parameters(self) -> dict[str, Tensor]:
         """Return everything that is learned, by name; the images come first."""
-        found = {"images": self.images, **self.extras}
+        parameters = self.learned()
+        if self.student_lr is not None:
+            parameters["student_lr"] = self.student_lr
         if self.soft_labels is not None and self.soft_labels.requires_grad:
-            found["soft_labels"] = self.soft_labels
-        return found
+            parameters["soft_labels"] = self.soft_labels
+        return parameters
 
     def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the decoded images of some classes and their labels, ready to be trained on.
+        """Return the decoded rows of some classes and their labels, ready to be trained on.
 
-        Shapes:
-            (sum of ipc * factor**2, C, H, W) and (the same,), grouped by class in the order of `classes`.
+        Args:
+            classes: Classes, whose rows are grouped in this order.
+
+        Returns:
+            (n, C, H, W) and (n,), n being the rows of all these classes.
         """
-        if list(classes) == list(self.rows):
-            stored, labels = self.images, self.labels
-        else:
-            index = torch.tensor([i for c in classes for i in self.rows[c]], device=self.images.device)
-            stored, labels = self.images.index_select(0, index), self.labels.index_select(0, index)
-        return self.decode(stored), labels.repeat_interleave(self.factor**2)
+        index = self._index(classes)
+        if index is None:
+            return self.decoder.decode(self.stored), self.row_labels
+        return self.decoder.decode(self.stored, index), self.row_labels.index_select(0, index)
+
+    def all(self) -> tuple[Tensor, Tensor]:
+        """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""
+        return self.of(list(self.rows))
 
     def targets(self, classes: Sequence[int], temperature: float = 1.0) -> Tensor:
         """Return what the rows of `of(classes)` are trained towards: labels (n,), or probabilities (n, K) if soft."""
-        index = torch.tensor([i for c in classes for i in self.rows[c]], device=self.images.device)
-        if self.soft_labels is None:
-            return self.labels.index_select(0, index).repeat_interleave(self.factor**2)
-        logits = self.soft_labels.unflatten(0, (-1, self.factor**2)).index_select(0, index).flatten(0, 1)
-        probabilities: Tensor = (logits / temperature).softmax(1)
-        return probabilities
+        index = self._index(classes)
+        labels = self.row_labels if self.soft_labels is None else self.soft_labels
+        labels = labels if index is None else labels.index_select(0, index)
+        return labels if self.soft_labels is None else (labels / temperature).softmax(1)
 
-    def decode(self, stored: Tensor) -> Tensor:
-        """Decode stored images of this set (normalised units): (n, C, H, W) -> (n * factor**2, C, H, W)."""
-        pad = (PAD_VALUE - self.mean) / self.std
-        return decode(stored, self.factor, pad)
+    def zero(self) -> Tensor:
+        """Return 0 with a graph that leads to every learned image, for a share of an objective that has no rows."""
+        return torch.stack([0 * tensor.sum() for tensor in self.learned().values()]).sum()
 
     @torch.no_grad()
-    def clamp_(self) -> None:
-        """Bring the images back into the valid pixel range, if the set is clamped."""
-        if self.clamped:
-            shape = (1, -1, 1, 1)
-            low, high = (-self.mean / self.std).reshape(shape), ((1 - self.mean) / self.std).reshape(shape)
-            self.images.copy_(torch.maximum(torch.minimum(self.images, high), low))
+    def project_(self) -> None:
+        """Bring the stored tensors back into their valid range, if they have one."""
+        self.decoder.project_(self.stored)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold, by name."""
-        return {name: tensor.detach() for name, tensor in self.parameters().items()}
+        """Return what a checkpoint must hold, by name: what is learned, and what the start decided."""
+        return {name: tensor.detach() for name, tensor in {**self.stored, **self.parameters()}.items()}
 
     @torch.no_grad()
     def load_state(self, state: dict[str, Tensor]) -> None:
-        """Overwrite the learned tensors with those of `state()`."""
-        for name, tensor in self.parameters().items():
+        """Overwrite the tensors with those of `state()`."""
+        for name, tensor in {**self.stored, **self.parameters()}.items():
             tensor.copy_(state[name])
 
     @torch.no_grad()
     def finished(self) -> CondensedTensors:
-        """Return the exact tensors in pixel units, on the CPU; clamped sets are exactly within [0, 1]."""
-        shape = (1, -1, 1, 1)
-        if self.whitening is None:
-            pixels = self.images * self.std.reshape(shape) + self.mean.reshape(shape)
-        else:
-            pixels = self.whitening.undo(self.images)
-        if self.clamped:
-            pixels = pixels.clamp(0, 1)
-        kept = dict(self.extras)
-        if self.whitening is not None:
-            kept |= {"zca_matrix": self.whitening.matrix, "zca_mean": self.whitening.mean}
-        if self.soft_labels is not None:
-            kept["soft_labels"] = self.soft_labels
-        cpu = {name: tensor.detach().float().cpu().contiguous() for name, tensor in kept.items()}
+        """Return the exact tensors on the CPU, images in pixel units; clipped sets are exactly within [0, 1]."""
+        stored, decoder = self.decoder.export(self.stored, self._to_pixels)
         return CondensedTensors(
-            images=pixels.float().cpu().contiguous(),
+            stored=stored,
             labels=self.labels.cpu(),
-            factor=self.factor,
-            soft_labels=cpu.get("soft_labels"),
-            student_lr=cpu.get("student_lr"),
-            zca_matrix=cpu.get("zca_matrix"),
-            zca_mean=cpu.get("zca_mean"),
+            decoder=decoder,
+            soft_labels=_exact(self.soft_labels),
+            student_lr=_exact(self.student_lr),
+            zca_matrix=None if self.whitening is None else _exact(self.whitening.matrix),
+            zca_mean=None if self.whitening is None else _exact(self.whitening.mean),
         )
+
+    def _to_pixels(self, images: Tensor) -> Tensor:
+        """Return images of this set's space in pixel units."""
+        return self.decoder.frame.to_pixels(images) if self.whitening is None else self.whitening.undo(images)
+
+    def _index(self, classes: Sequence[int]) -> Tensor | None:
+        """Return the numbers of the rows of some classes, None for all rows in their order."""
+        if list(classes) == list(self.rows):
+            return None
+        return torch.tensor([i for c in classes for i in self.rows[c]], device=self.labels.device)
+
+
+def _exact(tensor: Tensor | None) -> Tensor | None:
+    """Return a tensor as it is stored: float32, on the CPU."""
+    return None if tensor is None else tensor.detach().float().cpu().contiguous()

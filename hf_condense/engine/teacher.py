@@ -1,4 +1,4 @@
-"""A network trained on the real set: gives coresets their features and synthetic images their soft labels."""
+"""A network trained on the real set: it gives coresets their features and synthetic images their soft labels."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.base.processes import broadcast
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.training import RECIPES, TrainingSet, train_network
@@ -16,7 +17,7 @@ from hf_condense.source.class_source import batches
 
 logger = logging.getLogger("hf_condense")
 
-_BATCH = 64  # images labelled at a time
+_BATCH = 64  # images that pass through the network at a time
 
 
 def network_key(run: Run, updates: int) -> str:
@@ -57,7 +58,7 @@ def trained_network(run: Run, updates: int) -> nn.Module:
 
 
 def _train(run: Run, net: nn.Module, updates: int) -> None:
-    """Train on the whole source."""
+    """Train a network on the whole source."""
     if updates:
         whole = TrainingSet(run.source, run.source.labels, run.num_classes)
         with torch.enable_grad():
@@ -65,26 +66,21 @@ def _train(run: Run, net: nn.Module, updates: int) -> None:
 
 
 @torch.no_grad()
-def teacher_logits(run: Run, made: SyntheticSet, updates: int) -> Tensor:
-    """Let the trained network label the decoded images of a set.
+def teacher_logits(run: Run, synthetic: SyntheticSet, updates: int) -> Tensor:
+    """Return the logits of the trained network for the decoded rows of a set.
 
     Args:
         run: The run.
-        made: The set.
+        synthetic: The set.
         updates: Updates with which the network is trained, >= 0.
 
-    Shapes:
-        -> float32 (N * factor**2, K), in the order of the decoded images.
+    Returns:
+        float32 (rows, K).
     """
     with run.accelerator.main_process_first():  # others find its weights in the cache
         teacher = trained_network(run, updates)
-    logits: list[Tensor] = [teacher(images).float() for images in made.decode(made.images).split(_BATCH)]
-    found = torch.cat(logits)
-    if run.accelerator.num_processes > 1:  # without a cache each process has a teacher of its own
-        from accelerate.utils import broadcast
-
-        found = broadcast(found)
-    return found
+    logits = [teacher(images).float() for images in synthetic.all()[0].split(_BATCH)]
+    return broadcast(run.accelerator, torch.cat(logits))  # without a cache each process has a teacher of its own
 
 
 def features_of(run: Run, kind: str, updates: int) -> Tensor:
@@ -96,8 +92,8 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
             pixels), or the name of a numeric column of the dataset.
         updates: Updates with which that network is trained, >= 0.
 
-    Shapes:
-        -> (N, D), on the CPU.
+    Returns:
+        (N, D), on the CPU.
 
     Raises:
         ValueError: If there is no such column, or its rows are not vectors of one length.
@@ -105,7 +101,7 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     if kind == "pixels":
         return torch.cat([images.flatten(1).cpu() for images, _ in batches(run.source, _BATCH)])
     if kind != "network":
-        return run.column(kind)
+        return run.numeric_column(kind)
     if not cache_enabled(run.cache and run.factory.named):
         return _embedded(run, updates)
     file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"

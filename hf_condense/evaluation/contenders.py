@@ -123,7 +123,7 @@ class Subject:
         data: Its images and labels.
         class_names: Names of all classes: the outputs of a network.
         stored: Stored images of every class that has any.
-        factor: Decoded images per stored one are `factor**2`.
+        rows_per_image: Decoded rows for each image of the budget.
         mean: The normalisation that it was made for. (C,)
         std: The same. (C,)
         whitening: What takes their place, if the set was condensed in whitened space; else None.
@@ -138,7 +138,7 @@ class Subject:
     mean: Tensor
     std: Tensor
     whitening: Whitening | None = None
-    factor: int = 1
+    rows_per_image: int = 1
     student_lr: float | None = None
     recipe: Recipe | None = None
 
@@ -199,16 +199,15 @@ def _condensed(train: CondensedDataset, device: torch.device) -> Subject:
     images = _normal(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
     data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
-    classes, amounts = tensors.labels.unique(return_counts=True)
     return Subject(
         name=recipe.config_name,
         data=data,
         class_names=tuple(recipe.class_names),
-        stored=dict(zip(classes.tolist(), amounts.tolist(), strict=True)),
+        stored={c: recipe.budget(recipe.class_names[c]) for c in tensors.labels.unique().tolist()},
         mean=mean,
         std=std,
         whitening=whitening,
-        factor=tensors.factor,
+        rows_per_image=tensors.decoder.expand,
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
     )

@@ -180,7 +180,7 @@ def _baselines(
     found = []
     for name in names:
         if name == "random":
-            for times in dict.fromkeys((1, subject.factor**2)):
+            for times in dict.fromkeys((1, subject.rows_per_image)):
                 draw = partial(_drawn, subject, real, times, seed)
                 title = name if times == 1 else f"{name} x{times}"
                 found.append(Contender(title, random_count(subject, real, times), recipe, max_updates, draw))

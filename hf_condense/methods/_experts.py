@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import compiling_pays
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.processes import broadcast_object, gather_objects
 from hf_condense.base.progress import progress_bar
 from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # of the recorded files; raised when the same options give other weights
+FORMAT = 1  # of the recorded files; increment when the same options start to give other weights
 # For the decision whether to compile: the true number would make experts depend on how many there are.
 _USUAL_EXPERTS = 20
 
@@ -44,11 +45,16 @@ _USUAL_EXPERTS = 20
 class ExpertConfig(ImageConfig):
     """Options of methods that follow experts: how these are trained and recorded."""
 
-    experts: int = option(20, "Networks that are trained on the real set.", ge=1)
+    experts: int = option(20, "Networks that are trained on the real set.", ge=1, tiny=2)
     snapshots: int = option(
-        9, "Weights kept of each expert, its first ones included. Longer trajectories suit more images a class.", ge=2
+        9,
+        "Snapshots recorded per expert, including the initial weights. More images per class need longer trajectories.",
+        ge=2,
+        tiny=6,
     )
-    snapshot_every: int | None = option(None, "Updates of an expert from snapshot to snapshot; None: an epoch.", ge=1)
+    snapshot_every: int | None = option(
+        None, "Updates of an expert from snapshot to snapshot; None: an epoch.", ge=1, tiny=2
+    )
     lr_expert: float = option(0.01, "Learning rate of the experts.", gt=0)
     momentum_expert: float = option(0.0, "Momentum of the experts, below 1.", ge=0)
     batch_expert: int = option(256, "Real images in an update of an expert.", ge=1)
@@ -61,9 +67,7 @@ class ExpertConfig(ImageConfig):
         "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Doubles their cost.",
         ge=0,
     )
-    surrogate_gap: float = option(
-        0.0, "Weight of the surrogate gap (GSAM), which looks for flatter minima still; needs a flatness.", ge=0
-    )
+    surrogate_gap: float = option(0.0, "Weight of the GSAM surrogate-gap term; requires flatness > 0.", ge=0)
 
 
 @dataclass(frozen=True)
@@ -199,18 +203,15 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
 
 def _passing_folder(run: Run) -> Path:
     """Make a folder that dies with the run, the same one for all processes of a machine."""
-    made = [""]
+    name = ""
 
     def make() -> None:
+        nonlocal name
         if run.accelerator.is_main_process:
-            made[0] = mkdtemp(prefix="hf_condense-experts-")
+            name = mkdtemp(prefix="hf_condense-experts-")
 
     _together(run, make)
-    if run.accelerator.num_processes > 1:
-        from accelerate.utils import broadcast_object_list
-
-        broadcast_object_list(made)
-    return Path(made[0])  # not there yet on another machine; who writes makes it
+    return Path(broadcast_object(run.accelerator, name))  # another machine has no such folder until it writes there
 
 
 def _together(run: Run, work: Callable[[], None]) -> None:
@@ -220,25 +221,34 @@ def _together(run: Run, work: Callable[[], None]) -> None:
         NonFiniteLossError: If the weights of an expert of any process were not finite.
         RuntimeError: If the work of another process failed in another way; where it failed, it raises its own error.
     """
-    failed: Exception | None = None
+    failure: Exception | None = None
     try:
         work()
     except Exception as error:
-        failed = error
-    if run.accelerator.num_processes > 1:
-        from accelerate.utils import gather_object
+        failure = error
+    own = None
+    if failure is not None:
+        own = _Failure(type(failure).__name__, str(failure), isinstance(failure, NonFiniteLossError))
+    reports = [report for report in gather_objects(run.accelerator, own) if report is not None]
+    if failure is not None:
+        raise failure
+    if reports:
+        raise reports[0].error()
 
-        told = gather_object([None if failed is None else (type(failed).__name__, str(failed))])
-        if failed is None and (others := [report for report in told if report is not None]):
-            kind, message = others[0]
-            diverged = kind == NonFiniteLossError.__name__
-            failed = (
-                NonFiniteLossError(message)
-                if diverged
-                else RuntimeError(f"recording experts failed in another process, by {kind}: {message}")
-            )
-    if failed is not None:
-        raise failed
+
+@dataclass(frozen=True)
+class _Failure:
+    """What the other processes are told of an error."""
+
+    kind: str
+    message: str
+    diverged: bool
+
+    def error(self) -> Exception:
+        """Return the error to raise in a process that did not fail itself."""
+        if self.diverged:
+            return NonFiniteLossError(self.message)
+        return RuntimeError(f"recording experts failed in another process, by {self.kind}: {self.message}")
 
 
 def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
@@ -256,8 +266,7 @@ def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
     if not missing:
         return
     total = len(missing) * recorder.updates
-    shown = run.progress and run.accelerator.is_local_main_process
-    with progress_bar(total, "Recording experts", "update", shown=shown) as bar:
+    with progress_bar(total, "Recording experts", "update", shown=run.shows_progress) as bar:
         for file in missing:
             bar.set_postfix_str(f"expert {int(file.stem) + 1}", refresh=False)
             if not _is_whole(file, recorder.shape):  # another run may have recorded it in the meantime

@@ -23,7 +23,9 @@ class FeatureConfig(MethodConfig):
         "What rows are compared by: 'network' (embeddings of a network trained on the set), 'pixels', or the name of "
         "a column of embeddings.",
     )
-    feature_updates: int = option(500, "Updates with which that network is trained; its cost is about theirs.", ge=0)
+    feature_updates: int = option(
+        500, "Updates with which that network is trained; its cost is about theirs.", ge=0, tiny=3
+    )
 
 
 class FeatureSelector(Selector[FeatureConfig]):

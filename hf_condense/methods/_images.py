@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,22 +21,24 @@ if TYPE_CHECKING:
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
 
 
+AUGMENT_HELP = (
+    "Siamese augmentation: families joined by _, or 'none'. Leave out flip where a mirror image means something else, "
+    "as for digits."
+)
+
+
 @dataclass(frozen=True)
 class ImageConfig(MethodConfig):
     """Options of methods that learn images."""
 
-    steps: int = option(1000, "Updates of the images.", ge=1)
-    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
-    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0)
+    steps: int = option(1000, "Updates of the images.", ge=1, tiny=4)
+    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
+    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0, role="momentum")
     decay: bool = option(
         False, "Let the learning rates fall linearly to zero over the steps: less noise at the end of a short run."
     )
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
-    augment: str = option(
-        ALL_FAMILIES,
-        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
-        "mirror image means something else.",
-    )
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
     soft_labels: str = option(
         "none",
         "'teacher': a network trained on the real set labels the finished images, and its logits are stored.",
@@ -51,8 +54,9 @@ class LearnedLabelConfig(ImageConfig):
 
     soft_labels: str = option(
         "none",
-        "'teacher': a network trained on the real set labels the images: the first ones if the method itself trains "
-        "on soft labels, else the finished ones. 'learned': these logits, for the first images, are learned with them.",
+        "'teacher': label the images with a network trained on the real data (before condensing if the method trains "
+        "on soft labels, otherwise after). 'learned': start from the teacher's logits and optimise them together with "
+        "the images.",
         choices=("none", "teacher", "learned"),
     )
     lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
@@ -72,23 +76,32 @@ class ImageMethod(Method[ImageT]):
         super().__init__(config)
         self.augmentation = Augmentation.parse(config.augment)
 
+    @property
+    def label_temperature(self) -> float | None:
+        """Temperature of the soft labels, None for hard labels."""
+        return None if self.config.soft_labels == "none" else self.config.temperature
+
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return the number of steps if the learning rates depend on it."""
+        return {"steps": self.config.steps if self.config.decay else None}
+
     def initialise(self, run: Run) -> SyntheticSet:
-        """Make the first images, and their soft labels if those are used from the start."""
-        made = super().initialise(run)
+        """Return the first images, with their soft labels if those are used from the start."""
+        synthetic = super().initialise(run)
         if self.config.soft_labels in self.trained_labels:
-            made.soft_labels = teacher_logits(run, made, self.config.teacher_updates)
-            made.soft_labels.requires_grad_(self.config.soft_labels == "learned")
-        return made
+            synthetic.soft_labels = teacher_logits(run, synthetic, self.config.teacher_updates)
+            synthetic.soft_labels.requires_grad_(self.config.soft_labels == "learned")
+        return synthetic
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Make the SGD of the images and of learned labels."""
-        made = super().optimiser(run)
-        if self.config.soft_labels == "learned":
-            made.add_param_group({"params": [run.synthetic.soft_labels], "lr": getattr(self.config, "lr_label", 1.0)})
-        return made
+        """Return the optimiser of the images and of learned labels."""
+        optimiser = super().optimiser(run)
+        if isinstance(self.config, LearnedLabelConfig) and self.config.soft_labels == "learned":
+            optimiser.add_param_group({"params": [run.synthetic.soft_labels], "lr": self.config.lr_label})
+        return optimiser
 
-    def rate(self, t: int) -> float:
-        """Return 1, or what is left of the steps."""
+    def rate(self, t: int, values: Sequence[float]) -> float:
+        """Return 1, or the share of the steps that is left."""
         return 1 - t / self.config.steps if self.config.decay else 1.0
 
     def finish(self, run: Run) -> None:
@@ -105,10 +118,16 @@ class ImageMethod(Method[ImageT]):
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
     """Cross-entropy at a temperature, in float32 or wider; times its square, which keeps the size of gradients.
 
-    Shapes:
-        logits (n, K); targets labels (n,) or probabilities (n, K) -> ()
+    Args:
+        logits: (n, K).
+        targets: Labels (n,) or probabilities (n, K).
+        temperature: What the logits are divided by.
+        reduction: "mean" or "sum" over the rows.
 
-    Reference:
+    Returns:
+        ().
+
+    References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
     """
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class SiameseConfig(ImageConfig):
     """Options of methods that compare real and synthetic batches."""
 
-    batch_real: int = option(256, "Real images per class and step.", ge=1)
+    batch_real: int = option(256, "Real images per class and step.", ge=1, role="batch_real", tiny=6)
 
 
 ConfigT = TypeVar("ConfigT", bound=SiameseConfig)
@@ -38,7 +38,7 @@ class SiameseMethod(ImageMethod[ConfigT]):
 
     def real_rows(self, run: Run, classes: Sequence[int], draw: int) -> Tensor:
         """Return the real batch of a draw, augmented: (k * batch_real, C, H, W), grouped by class."""
-        rows = run.real(classes, self.config.batch_real, draw).flatten(0, 1)
+        rows = run.real_batch(classes, self.config.batch_real, draw).flatten(0, 1)
         return self.augmented(run, rows, torch.tensor(classes).repeat_interleave(self.config.batch_real), draw)
 
     def synthetic_rows(self, run: Run, classes: Sequence[int], draw: int) -> tuple[Tensor, Tensor]:
@@ -100,7 +100,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             wanted = torch.tensor(classes, device=run.device)
             rows, labels = self.synthetic_rows(run, classes, draw)
             loss = self.discrepancy(self._real(run, classes, draw), run.embed(rows), labels, wanted)
-            yield loss, loss.detach()
+            yield Loss(loss, loss.detach())
 
     @torch.no_grad()
     def _real(self, run: Run, classes: tuple[int, ...], draw: int) -> Tensor:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.processes import reduce
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.method import Loss, Setting, option
+from hf_condense.engine.method import Loss, option
+from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, cross_entropy
 from hf_condense.networks.augment import Transform
@@ -21,18 +23,18 @@ if TYPE_CHECKING:
     from hf_condense.engine.synthetic import SyntheticSet
 
 
-def few_images(setting: Setting) -> bool:
+def few_images(task: Task) -> bool:
     """Tell whether a set is so small that presets follow an expert for a short way; 1 and 10 a class were measured."""
-    return setting.ipc < 4
+    return task.ipc < 4
 
 
-def short_experts(setting: Setting) -> dict[str, Any]:
+def short_experts(task: Task) -> dict[str, Any]:
     """Return what presets of all methods share, so that experts are recorded once.
 
     They are many and short, as a few are soon learned by heart. More images can follow them for a longer way.
     """
     shared = {"snapshot_every": 4, "lr_expert": 0.05, "batch_expert": 128, "lr_img": 1000.0, "decay": True}
-    if few_images(setting):
+    if few_images(task):
         return {**shared, "experts": 24, "snapshots": 13, "expert_span": 4, "max_start": 8, "lr_student": 0.03}
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
@@ -46,28 +48,32 @@ def usual_width(quick: dict[str, Any]) -> dict[str, Any]:
 class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     """Options of methods that train a student along expert trajectories."""
 
-    lr_img: float = option(100.0, "Learning rate of the images, in normalised units; objectives are ratios.", gt=0)
+    lr_img: float = option(
+        100.0, "Learning rate of the images, in normalised units; objectives are ratios.", gt=0, role="image_rate"
+    )
     augment: str = option(
         ALL_FAMILIES,
         "Augmentation of the synthetic images, each drawing its own in every student step: families joined by _, or "
-        "'none'. Leave out flip for digits and other sets where a mirror image means something else.",
+        "'none'. Leave out flip where a mirror image means something else, as for digits.",
+        role="augment",
     )
-    student_steps: int = option(10, "Steps of the student from the start of a window of the expert.", ge=1)
+    student_steps: int = option(10, "Steps of the student from the start of a window of the expert.", ge=1, tiny=3)
     expert_span: int = option(2, "Snapshots from the start of a window to its end.", ge=1)
     max_start: int | None = option(
-        None, "Windows start at one of the first so many snapshots; None: wherever they fit.", ge=1
+        None, "Latest snapshot at which a window may start, exclusive; None: anywhere.", ge=1
     )
     batch_syn: int | None = option(
         None, "Decoded images in a student step, parts of one permutation after the other; None: the whole set.", ge=1
     )
     average: float = option(
         0.0,
-        "Weight of the past, below 1, in a moving average of the images, which is the result; smaller in the first "
-        "steps t, t / (t + 10) at most. 0 takes the last images.",
+        "Decay of an exponential moving average of the images, in [0, 1); the average is returned. Warmed up as "
+        "min(average, t / (t + 10)). 0 returns the last images.",
         ge=0,
     )
     zca: bool = option(
-        False, "Learn in whitened (ZCA) space; the matrix travels with the set. Needs pixel_range='free', factor=1."
+        False,
+        "Learn in whitened (ZCA) space; the matrix travels with the set. Needs pixel_range='free', storage='pixels'.",
     )
 
 
@@ -94,7 +100,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Batch:
-    """What a student step is taken on.
+    """The minibatch of one student step.
 
     Attributes:
         key: Its draw and step.
@@ -116,11 +122,32 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     """Base of methods that train a student on the synthetic set, along the trajectory of an expert."""
 
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
-    graphs: ClassVar[int] = 4
+    cost_in_forwards: ClassVar[int] = 4
     experts: Experts
 
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return also whether experts are compiled: they follow the caller's word, whatever the plan says."""
+        return {**super().identity(run), "compile": run.compile}
+
+    def prepare(self, run: Run) -> None:
+        """Check the options that depend on each other, whiten the source if asked to, and record the experts."""
+        self._check(run)
+        if self.config.zca:
+            run.whiten()
+        self.experts = recorded_experts(run, self.config)
+        self.net = FlatNetwork(run.network("student", trainable=False))
+        first_rows = torch.tensor([0, *run.counts.values()]).cumsum(0).tolist()
+        self._first = dict(zip(run.classes, first_rows, strict=False))
+        self.total = sum(run.counts.values())
+
     def initialise(self, run: Run) -> SyntheticSet:
-        """Check the options that depend on each other, whiten the source if asked to, and make the first images."""
+        """Return the first images, with which their average begins."""
+        synthetic = super().initialise(run)
+        self._averages = {name: tensor.detach().clone() for name, tensor in synthetic.learned().items()}
+        return synthetic
+
+    def _check(self, run: Run) -> None:
+        """Raise for options that contradict each other or the run."""
         config = self.config
         if config.expert_span >= config.snapshots:
             raise ValueError(
@@ -130,24 +157,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if config.average >= 1:
             raise ValueError(f"average should be below 1, the weight of the past; got {config.average!r}")
         check_experts(run, config)
-        if config.zca:
-            if run.clamped or run.factor > 1:
-                raise ValueError(
-                    "zca=True learns images in whitened space, where pixels have no range and patches no meaning: "
-                    f"it needs pixel_range='free' and factor=1; got {'valid' if run.clamped else 'free'!r} and "
-                    f"{run.factor}. Pass zca=False, which presets may set, or leave those two out"
-                )
-            run.whiten()
-        return super().initialise(run)
-
-    def prepare(self, run: Run) -> None:
-        """Record the experts, or find them in the cache."""
-        self.experts = recorded_experts(run, self.config)
-        self.net = FlatNetwork(run.network("student", trainable=False))
-        counts = [run.ipc[c] * run.factor**2 for c in run.classes]
-        self._first = dict(zip(run.classes, torch.tensor([0, *counts]).cumsum(0).tolist(), strict=False))
-        self.total = sum(counts)
-        self._averaged = run.synthetic.images.detach().clone()
+        clips, storage = run.decoder.frame.clip, run.decoder.name
+        if config.zca and (clips or not run.decoder.can_be_whitened):
+            raise ValueError(
+                "zca=True learns images in whitened space, where pixels have no range and patches no meaning: "
+                f"it needs pixel_range='free' and storage='pixels'; got {'valid' if clips else 'free'!r} and "
+                f"{storage!r}. Pass zca=False, which presets may set, or leave those two out"
+            )
 
     def window(self, run: Run, draw: int) -> Window:
         """Return the stretch of a random expert that a draw picks."""
@@ -215,7 +231,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     def two_passes(
         self, run: Run, vector: Tensor, batch: Batch, objective: Callable[[Tensor], Tensor]
     ) -> Iterator[Loss]:
-        """Yield, chunk by chunk, what gives the exact gradient of an objective of the student's gradient.
+        """Yield surrogate losses whose gradients sum to the exact gradient of `objective(g)`, one chunk at a time.
 
         An objective f(g) of g, the sum of the chunks' gradients g_c, depends on the images of a chunk through g_c
         alone: its gradient is that of <w, g_c> with w = df/dg. So g is summed first, without a graph, and then each
@@ -231,10 +247,10 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         alone = len(chunks) == 1 and run.accelerator.num_processes == 1
         first = self.chunk_gradient(run, vector, batch, chunks[0]) if alone else None
         total = self.whole_gradient(run, vector, batch) if first is None else first.detach()
-        wanted, value = _differentiated(objective, total)
+        direction, value = _differentiated(objective, total)
         for i, classes in enumerate(chunks):
             gradient = self.chunk_gradient(run, vector, batch, classes) if first is None else first
-            yield (wanted * gradient).sum(), reported_once(run, value, first=i == 0)
+            yield Loss((direction * gradient).sum(), reported_once(run, value, first=i == 0))
 
     def rollout(
         self, run: Run, draw: int, window: Window, rate: Tensor, objective: Callable[[Tensor], Tensor]
@@ -261,41 +277,46 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         for n in steps:
             gradient = self.whole_gradient(run, student, self.batch(run, draw, n))
             total, student = total + gradient, student - step * gradient
-        wanted, value = _differentiated(objective, -step * total)
+        direction, value = _differentiated(objective, -step * total)
         if run.accelerator.is_main_process and rate.requires_grad:
-            yield -rate * (wanted * total).sum(), torch.zeros_like(value)
+            yield Loss(-rate * (direction * total).sum(), torch.zeros_like(value))
         student = window.start
         for n in steps:
-            batch, found = self.batch(run, draw, n), torch.zeros_like(student)
+            batch, whole = self.batch(run, draw, n), torch.zeros_like(student)
             for i, classes in enumerate(run.chunks()):
                 gradient = self.chunk_gradient(run, student, batch, classes)
-                found += gradient.detach()
-                yield -step * (wanted * gradient).sum(), reported_once(run, value, first=n == i == 0)
+                whole += gradient.detach()
+                yield Loss(-step * (direction * gradient).sum(), reported_once(run, value, first=n == i == 0))
             if n < steps[-1]:
-                student = student - step * summed(run, found)
+                student = student - step * summed(run, whole)
 
     def after_update(self, run: Run, t: int) -> None:
         """Let the average follow the images."""
         if not self.config.average:
             return
-        past = min(self.config.average, t / (t + 10))  # what is long past weighs less while there is little of it
-        self._averaged.lerp_(run.synthetic.images.detach(), 1 - past)
+        decay = min(self.config.average, t / (t + 10))  # the first images weigh less while there are few
+        for name, tensor in run.synthetic.learned().items():
+            self._averages[name].lerp_(tensor.detach(), 1 - decay)
 
+    @torch.no_grad()
     def finish(self, run: Run) -> None:
         """Take the average for the result."""
         if self.config.average:
-            with torch.no_grad():
-                run.synthetic.images.copy_(self._averaged)
+            for name, tensor in run.synthetic.learned().items():
+                tensor.copy_(self._averages[name])
         super().finish(run)
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the average."""
-        return {"averaged": self._averaged} if self.config.average else {}
+        if not self.config.average:
+            return {}
+        return {f"average.{name}": tensor for name, tensor in self._averages.items()}
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
         """Take the average back."""
         if self.config.average:
-            self._averaged.copy_(state["averaged"])
+            for name, average in self._averages.items():
+                average.copy_(state[f"average.{name}"])
 
 
 def _differentiated(objective: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
@@ -308,20 +329,17 @@ def _differentiated(objective: Callable[[Tensor], Tensor], at: Tensor) -> tuple[
 
 
 def reported_once(run: Run, value: Tensor, first: bool) -> Tensor:
-    """Return the value of an objective that all chunks and processes know, for the first of them, and zero else."""
+    """Report `value` once: on the main process's first chunk; return zero everywhere else."""
     return value if first and run.accelerator.is_main_process else torch.zeros_like(value)
 
 
 def summed(run: Run, part: Tensor) -> Tensor:
-    """Add up what the processes have; carries no graph."""
-    if run.accelerator.num_processes == 1:
-        return part
-    total: Tensor = run.accelerator.reduce(part, reduction="sum")
-    return total
+    """Return the sum of a tensor over all processes, without a graph."""
+    return reduce(run.accelerator, part)
 
 
 class _Summed(torch.autograd.Function):
-    """Add up what the processes have. Backwards, add up what they want of it."""
+    """All-reduce (sum) in the forward and in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, run: Run) -> Tensor:
@@ -329,12 +347,12 @@ class _Summed(torch.autograd.Function):
         return summed(run, part)
 
     @staticmethod
-    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor, None]:
-        return summed(ctx.run, wanted.contiguous()), None
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return summed(ctx.run, gradient.contiguous()), None
 
 
 def summed_with_graph(run: Run, part: Tensor) -> Tensor:
-    """Add up what the processes have, so that it can be differentiated.
+    """Return the sum of a tensor over all processes, so that it can be differentiated.
 
     Each process must differentiate its share of the objective: 1 / num_processes of it.
     """

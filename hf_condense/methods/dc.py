@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_condense.engine.method import Loss, MethodInfo, Preset, Setting, option
-from hf_condense.methods._images import LearnedLabelConfig, cross_entropy
+from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.task import Task
+from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.training import TrainingRecipe, TrainingSet, train_network
@@ -137,9 +138,9 @@ def batched_gradients(
 class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     """Options of DC."""
 
-    lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0)
-    init: str = option("noise", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
-    augment: str = option("none", "Siamese augmentation: families joined by _, or 'none'.")
+    lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
+    init: str = option("noise", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    augment: str = option("none", AUGMENT_HELP, role="augment")
     distance: str = option("layerwise", "How gradients are compared.", choices=tuple(_DISTANCES))
     outer_loop: int | None = option(None, "Updates of the images per network; None: by ipc, see `loops`.", ge=1)
     inner_loop: int | None = option(
@@ -154,19 +155,19 @@ class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     )
 
 
-def _paper(setting: Setting) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, object]:
     """1,000 networks, each with its outer loop."""
-    return {"steps": 1000 * loops(setting.ipc)[0], "pixel_range": "free"}
+    return {"steps": 1000 * loops(task.ipc)[0], "pixel_range": "free"}
 
 
-def _default(setting: Setting) -> dict[str, object]:
+def _default(task: Task) -> dict[str, object]:
     """A fifth of the paper's networks, valid pixels."""
-    return {"steps": 200 * loops(setting.ipc)[0]}
+    return {"steps": 200 * loops(task.ipc)[0]}
 
 
-def _quick(setting: Setting) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, object]:
     """A start from real rows, small real batches, short loops and a larger rate: chosen on a part of training sets."""
-    short = {"batch_real": 64, "outer_loop": min(setting.ipc, 10), "inner_loop": 5}
+    short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short}
 
 
@@ -186,7 +187,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         cost="forward and backward of the real batch, a double backward of the synthetic set, and an inner loop",
     )
     Config = GradientMatchingConfig
-    graphs: ClassVar[int] = 4
+    cost_in_forwards: ClassVar[int] = 4
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("A fifth of the paper's 1,000 networks; pixels stay valid.", _default),
         "paper": Preset("1,000 networks and unclamped pixels, as the authors' code runs it (ICLR 2021).", _paper),
@@ -201,7 +202,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
         self._net = run.network("network", 0, trainable=True)
-        counts = {n * run.factor**2 for n in run.ipc.values()}
+        counts = set(run.counts.values())
         rows = counts.pop() * min(run.plan.classes_per_chunk, len(run.ipc))
         small = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
         by_rule = "batched" if not counts and (run.device.type != "cpu" or small) else "loop"
@@ -220,13 +221,13 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             wanted = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
             own = self._synthetic_gradients(run, classes, t)
             loss = distance([g.float() for g in own], [torch.stack(parts) for parts in zip(*wanted, strict=True)])
-            yield loss, loss.detach()
+            yield Loss(loss, loss.detach())
 
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
         """Return the gradient of the mean cross-entropy of one class's real batch."""
         parameters = list(self._net.parameters())
         total = [torch.zeros_like(p) for p in parameters]
-        for part in run.parts(images):
+        for part in run.split_for_forward(images):
             labels = torch.full((len(part),), c, device=run.device)
             loss = F.cross_entropy(run.logits(part), labels, reduction="sum") / len(images)
             for kept, more in zip(total, torch.autograd.grad(loss, parameters), strict=True):
@@ -237,7 +238,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         """Return the gradients of the synthetic classes; they carry the graph to images and labels."""
         rows, _ = self.synthetic_rows(run, classes, t)
         targets = run.synthetic.targets(classes, self.config.temperature)
-        counts = [run.ipc[c] * run.factor**2 for c in classes]
+        counts = [run.counts[c] for c in classes]
         with run.accelerator.autocast():
             return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
 
@@ -245,11 +246,11 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         """Train the network on the set as it is now, unless a fresh one comes next (the inner loop)."""
         if not self._inner or (t + 1) % self._outer == 0:
             return
-        made = run.synthetic
-        labels = (
-            made.labels.repeat_interleave(made.factor**2) if made.soft_labels is None else made.soft_labels.detach()
-        )
-        data = TrainingSet(made.decode(made.images.detach()), labels, run.num_classes, self.loss_temperature)
+        with torch.no_grad():
+            images, labels = run.synthetic.all()
+        soft_labels = run.synthetic.soft_labels
+        targets = labels if soft_labels is None else soft_labels.detach()
+        data = TrainingSet(images.detach(), targets, run.num_classes, self.loss_temperature)
         recipe = TrainingRecipe(
             "inner",
             epochs=self._inner,
@@ -261,7 +262,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         )
         batch = min(recipe.batch_size, len(data))
         chunk = min(run.plan.images_per_forward or batch, batch)
-        train_network(run.trainee, data, recipe, run.seed, "inner", t, chunk=chunk)
+        train_network(run.compiled_network(), data, recipe, run.seed, "inner", t, chunk=chunk)
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the network, which has been trained since it was drawn."""

@@ -7,7 +7,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from hf_condense.engine.method import MethodInfo, Preset, Setting
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
 
 
@@ -43,19 +44,19 @@ class DistributionMatchingConfig(EmbeddingConfig):
     """Options of DM."""
 
 
-def _paper(setting: Setting) -> dict[str, object]:
-    """Settings of the paper's code for an ipc."""
-    return {"steps": 20_000, "lr_img": 10.0 if setting.ipc >= 100 else 1.0, "pixel_range": "free"}
+def _paper(task: Task) -> dict[str, object]:
+    """Tasks of the paper's code for an ipc."""
+    return {"steps": 20_000, "lr_img": 10.0 if task.ipc >= 100 else 1.0, "pixel_range": "free"}
 
 
-def _quick(setting: Setting) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "lr_img": float(setting.ipc), "network": "convnet-w32", "ipm": 5, "decay": True}
+    return {"steps": 1000, "lr_img": float(task.ipc), "network": "convnet-w32", "ipm": 5, "decay": True}
 
 
-def _default(setting: Setting) -> dict[str, object]:
+def _default(task: Task) -> dict[str, object]:
     """The mean over ipc images divides the gradient of each by ipc, so the rate grows with ipc."""
-    return {"steps": 1000, "lr_img": float(setting.ipc)}
+    return {"steps": 1000, "lr_img": float(task.ipc)}
 
 
 class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):

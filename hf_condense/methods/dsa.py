@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from hf_condense.engine.method import MethodInfo, option
-from hf_condense.methods._images import ALL_FAMILIES
+from hf_condense.methods._images import ALL_FAMILIES, AUGMENT_HELP
 
 if TYPE_CHECKING:
     pass
@@ -17,12 +17,8 @@ from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 class SiameseGradientMatchingConfig(GradientMatchingConfig):
     """Options of DSA: those of DC with augmentation, starting from real rows."""
 
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.")
-    augment: str = option(
-        ALL_FAMILIES,
-        "Siamese augmentation: families joined by _, or 'none'. Leave out flip for digits and other sets where a "
-        "mirror image means something else.",
-    )
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
 
 
 class SiameseGradientMatching(GradientMatching):

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.engine.method import Loss, MethodInfo, Preset, Setting, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
 from hf_condense.methods._student import TrajectoryConfig, TrajectoryMethod, few_images, short_experts, usual_width
 from hf_condense.methods.dm import DistributionMatching
@@ -124,7 +125,9 @@ def direction_objective(subspaces: Sequence[tuple[slice, Subspace]], gradient: T
 class SubspaceProjectionConfig(TrajectoryConfig):
     """Options of ESP."""
 
-    lr_img: float = option(300.0, "Learning rate of the images, in normalised units; the objective is a ratio.", gt=0)
+    lr_img: float = option(
+        300.0, "Learning rate of the images, in normalised units; the objective is a ratio.", gt=0, role="image_rate"
+    )
     expert_span: int = option(4, "Snapshots from the start of a window to its end; as many steps span it.", ge=1)
     lr_student: float = option(0.05, "Learning rate of the student; 'point' has none.", gt=0)
     form: str = option(
@@ -136,7 +139,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     )
     progress: float = option(
         1.0,
-        "Weight of how far along the expert's way the student should be; in 'point', of the gradient's direction.",
+        "Weight of the progress term (how far along the expert's path); for form='point', of the direction term.",
         ge=0,
     )
     blocks: str = option(
@@ -153,18 +156,20 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     beside_weight: float = option(
         1.0, "Weight of what is added; at 1 it moves the images as far as it would alone.", gt=0
     )
-    batch_real: int = option(256, "Real images per class and step, for what is added; unused without.", ge=1)
+    batch_real: int = option(
+        256, "Real images per class and step, for what is added; unused without.", ge=1, role="batch_real", tiny=6
+    )
 
 
-def _default(setting: Setting) -> dict[str, Any]:
+def _default(task: Task) -> dict[str, Any]:
     """`quick` on a larger scale."""
-    return usual_width(_quick(setting))
+    return usual_width(_quick(task))
 
 
-def _quick(setting: Setting) -> dict[str, Any]:
+def _quick(task: Task) -> dict[str, Any]:
     """Minutes on two cores."""
-    own = {"steps": 3000, "student_steps": 12} if few_images(setting) else {"steps": 1000, "student_steps": 24}
-    return {**short_experts(setting), **own, "network": "convnet-w32"}
+    own = {"steps": 3000, "student_steps": 12} if few_images(task) else {"steps": 1000, "student_steps": 24}
+    return {**short_experts(task), **own, "network": "convnet-w32"}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
@@ -212,9 +217,8 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     def _partner(self, run: Run) -> EmbeddingMatching[Any]:
         """Make the method whose objective is added."""
         cls: type[EmbeddingMatching[Any]] = DistributionMatching if self.config.beside == "dm" else KernelMoments
-        setting = Setting(max(run.ipc.values()), len(run.ipc), run.source.image_shape, float(run.source.std.mean()))
         shared = {"batch_real": self.config.batch_real, "augment": self.config.augment}
-        values = cls.presets["default"].values(setting)
+        values = cls.presets["default"].values(run.task)
         known = {name: value for name, value in values.items() if name in cls.Config.__dataclass_fields__}
         return cls(cls.Config.build({**known, **shared}))
 
@@ -228,8 +232,8 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
             yield from self._next_step(run, t)
         if self._beside is not None:
             scale = self.config.beside_weight * self._beside.config.lr_img / self.config.lr_img
-            for loss, reported in self._beside.losses(run, t):
-                yield scale * loss, scale * reported
+            for loss, value in self._beside.losses(run, t):
+                yield Loss(scale * loss, scale * value)
 
     def _next_step(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the objective of where the next step leads; the student starts anew when it has gone all its steps."""

@@ -9,7 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.engine.method import MethodInfo, Preset, Setting, option
+from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.task import Task
+from hf_condense.methods._images import AUGMENT_HELP
 from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
 
 Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # synthetic, real -> their three Gram matrices
@@ -87,31 +89,31 @@ class KernelMomentsConfig(EmbeddingConfig):
         "'gaussian' (a mixture of five widths), 'linear' (which is DM) or 'polynomial'.",
         choices=tuple(_KERNELS),
     )
-    augment: str = option("color_crop_cutout", "Siamese augmentation: families joined by _, or 'none'.")
+    augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
     ipm: int = option(5, "Steps per random network; a larger one saves forwards of the real images.", ge=1)
 
 
-def _rate(setting: Setting) -> float:
+def _rate(task: Task) -> float:
     """Return the rate of derived configurations, 1 per stored image of a class for pixels in [0, 1], normalised.
 
     The mean over the images of a class divides the gradient of each by their number, so the rate grows with it.
     """
-    return setting.ipc / setting.std**2
+    return task.ipc / task.std**2
 
 
-def _paper(setting: Setting) -> dict[str, object]:
-    """Settings of derived configurations; the authors' own were not published."""
-    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(setting), "reuse_real": False}
+def _paper(task: Task) -> dict[str, object]:
+    """Tasks of derived configurations; the authors' own were not published."""
+    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(task), "reuse_real": False}
 
 
-def _default(setting: Setting) -> dict[str, object]:
+def _default(task: Task) -> dict[str, object]:
     """A fifth of the paper's steps."""
-    return {"steps": 2000, "lr_img": _rate(setting)}
+    return {"steps": 2000, "lr_img": _rate(task)}
 
 
-def _quick(setting: Setting) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, object]:
     """Minutes on two cores."""
-    return {"steps": 1000, "lr_img": _rate(setting), "network": "convnet-w32", "decay": True}
+    return {"steps": 1000, "lr_img": _rate(task), "network": "convnet-w32", "decay": True}
 
 
 class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):

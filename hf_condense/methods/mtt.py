@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.devices import memory_budget
-from hf_condense.engine.method import Loss, MethodInfo, Preset, Setting, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.task import Task
 from hf_condense.methods._student import (
     TrajectoryConfig,
     TrajectoryMethod,
@@ -71,16 +72,16 @@ class TrajectoryMatchingConfig(TrajectoryConfig):
     lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps that as it is.", ge=0)
 
 
-def paper_row(setting: Setting) -> tuple[str, int]:
+def paper_row(task: Task) -> tuple[str, int]:
     """The row of the table that comes nearest to a task."""
-    small = min(setting.image_shape[1:]) < 48
-    kind = ("many classes" if setting.num_classes >= 50 else "few classes") if small else "large"
-    return kind, min((1, 10, 50), key=lambda n: abs(n - setting.ipc))
+    small = min(task.image_shape[1:]) < 48
+    kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
+    return kind, min((1, 10, 50), key=lambda n: abs(n - task.ipc))
 
 
-def paper_table(setting: Setting) -> dict[str, object]:
+def paper_table(task: Task) -> dict[str, object]:
     """The table of the paper's code for the task that comes nearest."""
-    steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(setting)]
+    steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(task)]
     return {
         "steps": 5000,
         "student_steps": steps,
@@ -98,18 +99,25 @@ def paper_table(setting: Setting) -> dict[str, object]:
     }
 
 
-def _default(setting: Setting) -> dict[str, Any]:
+def _default(task: Task) -> dict[str, Any]:
     """`quick` on a larger scale."""
-    return usual_width(_quick(setting))
+    return usual_width(_quick(task))
 
 
-def _quick(setting: Setting) -> dict[str, Any]:
+def _quick(task: Task) -> dict[str, Any]:
     """Minutes on two cores."""
     own: dict[str, Any] = {"steps": 400, "student_steps": 8}
-    if not few_images(setting):
+    if not few_images(task):
         # A step of the student takes long, so fewer of them over a shorter window; each image has a smaller share.
         own |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
-    return {**short_experts(setting), **own, "network": "convnet-w32"}
+    return {**short_experts(task), **own, "network": "convnet-w32"}
+
+
+def student_rate(run: Run) -> Tensor:
+    """Return the student's learning rate, which is learned with the images: ()."""
+    rate = run.synthetic.student_lr
+    assert rate is not None
+    return rate
 
 
 class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
@@ -119,21 +127,21 @@ class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
 
     def initialise(self, run: Run) -> SyntheticSet:
         """Make the first images and the student's learning rate."""
-        made = super().initialise(run)
-        made.extras["student_lr"] = torch.tensor(float(self.config.lr_student), device=run.device)
-        return made
+        synthetic = super().initialise(run)
+        synthetic.student_lr = torch.tensor(float(self.config.lr_student), device=run.device)
+        return synthetic
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
         """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
-        made = super().optimiser(run)
-        made.add_param_group({"params": [run.synthetic.extras["student_lr"]], "lr": self.config.lr_lr})
-        return made
+        optimiser = super().optimiser(run)
+        optimiser.add_param_group({"params": [student_rate(run)], "lr": self.config.lr_lr})
+        return optimiser
 
     def after_update(self, run: Run, t: int) -> None:
         """Keep the student's learning rate positive."""
         super().after_update(run, t)
         with torch.no_grad():
-            run.synthetic.extras["student_lr"].clamp_(min=min(_LEAST_RATE, self.config.lr_student))
+            student_rate(run).clamp_(min=min(_LEAST_RATE, self.config.lr_student))
 
 
 class TrajectoryMatching(StudentMatching):
@@ -166,7 +174,7 @@ class TrajectoryMatching(StudentMatching):
         super().prepare(run)
         each = activation_bytes(self.net.net, run.source.image_shape)
         images = -(-min(self.config.batch_syn or self.total, self.total) // run.accelerator.num_processes)
-        needed = self.graphs * self.config.student_steps * images * each
+        needed = self.cost_in_forwards * self.config.student_steps * images * each
         if needed > 2 * memory_budget(run.device):
             logger.warning(
                 "%d student steps on %d images keep about %.1f GiB, most of what is free; take fewer student_steps or "
@@ -179,12 +187,12 @@ class TrajectoryMatching(StudentMatching):
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield this process's share of the distance, with the graph of all of the student's steps."""
         window = self.window(run, t)
-        rate, student = run.synthetic.extras["student_lr"], window.start.clone().requires_grad_()
+        rate, student = student_rate(run), window.start.clone().requires_grad_()
         for n in range(self.config.student_steps):
             batch = self.batch(run, t, n)
             parts = [self.chunk_gradient(run, student, batch, classes) for classes in run.chunks()]
             # Without a chunk zeros, bound to the images: each process must take part on the way back.
-            own = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + 0 * run.synthetic.images.sum()
+            own = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + run.synthetic.zero()
             student = student - rate * summed_with_graph(run, own)
         loss = distance_ratio(student, window.start, window.points[-1]) / run.accelerator.num_processes
-        yield loss, loss.detach()
+        yield Loss(loss, loss.detach())

@@ -5,18 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from hf_condense.engine.method import Loss, MethodInfo, Preset, Setting
-from hf_condense.methods.mtt import paper_row, paper_table
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.task import Task
+from hf_condense.methods.mtt import (
+    StudentMatching,
+    TrajectoryMatching,
+    distance_ratio,
+    paper_row,
+    paper_table,
+    student_rate,
+)
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
-from hf_condense.methods.mtt import StudentMatching, TrajectoryMatching, distance_ratio
 
 
-def _tesla_paper(setting: Setting) -> dict[str, object]:
+def _tesla_paper(task: Task) -> dict[str, object]:
     """MTT's table but for length and labels; for one image a class of few classes, a larger rate and later starts."""
-    values = {**paper_table(setting), "steps": 10_000, "soft_labels": "teacher"}
-    if paper_row(setting) == ("few classes", 1):
+    values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher"}
+    if paper_row(task) == ("few classes", 1):
         values |= {"max_start": 5, "lr_img": 1000.0}
     return values
 
@@ -54,5 +61,5 @@ class ConstantMemoryMatching(StudentMatching):
             Cui et al., ICML 2023, section 3.2.
         """
         window = self.window(run, t)
-        rate = run.synthetic.extras["student_lr"]
+        rate = student_rate(run)
         yield from self.rollout(run, t, window, rate, lambda u: distance_ratio(u, 0 * u, window.displacement))

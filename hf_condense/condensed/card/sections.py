@@ -72,7 +72,7 @@ def _pictures(sets: Mapping[str, Facts], recipes: Mapping[str, Recipe], before: 
     found = [name for name, facts in sets.items() if facts.get("preview") == PREVIEW]
     pictures = []
     for name in found:
-        alone = recipes[name].ipc == 1 and recipes[name].factor == 1
+        alone = recipes[name].ipc == 1 and recipes[name].expand == 1
         layout = "one image of each class" if alone else "a row for each class"
         pictures.append(f"`{name}`: the first images, {layout}\n\n![{name}]({before}{name}/{PREVIEW})")
     return _section("Images", *pictures)
@@ -115,7 +115,7 @@ def _set_row(name: str, recipe: Recipe, facts: Facts) -> tuple[object, ...]:
     counts = sorted({*ipc.values()}) if isinstance(ipc, dict) else [ipc]
     amount = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else counts[0]
     channels, height, width = recipe.image_shape
-    decoded = f", each decoded into {recipe.factor**2}" if recipe.factor > 1 else ""
+    decoded = f", each decoded into {recipe.expand}" if recipe.expand > 1 else ""
     total = _source_size(recipe)
     return (
         name,

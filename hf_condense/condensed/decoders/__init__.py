@@ -1,0 +1,25 @@
+"""Storage forms: how the stored tensors of a set become images. One file each; a new one is a file and a line here."""
+
+from __future__ import annotations
+
+from hf_condense.base.checks import one_of
+from hf_condense.condensed.decoders.base import PIXELS, Decoder, Frame
+from hf_condense.condensed.decoders.patches import Patches
+from hf_condense.condensed.decoders.pixels import Pixels
+
+__all__ = ["DECODERS", "PIXELS", "Decoder", "Frame", "decoder_class"]
+
+DECODERS: dict[str, type[Decoder]] = {
+    "pixels": Pixels,
+    "patches": Patches,
+}
+
+
+def decoder_class(storage: str) -> type[Decoder]:
+    """Return the class of a storage form.
+
+    Raises:
+        ValueError: If there is no such form; the message lists all.
+    """
+    one_of("storage", storage, DECODERS)
+    return DECODERS[storage]

@@ -1,0 +1,66 @@
+"""What a run returns: a coreset's real rows, or the rows of a set that was learned or composed."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from typing import Any
+
+import datasets
+import torch
+from datasets.table import InMemoryTable
+
+from hf_condense.base.processes import broadcast, broadcast_object
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import decoded_rows
+from hf_condense.condensed.tensors import CondensedTensors, round_robin
+from hf_condense.engine.copies import nearest_real
+from hf_condense.engine.initial import select_rows
+from hf_condense.engine.method import Selector
+from hf_condense.engine.provenance import completed
+from hf_condense.engine.run import Run
+
+logger = logging.getLogger("hf_condense")
+
+
+def select_coreset(run: Run, selector: Selector[Any], recipe: Recipe, started: float) -> CondensedDataset:
+    """Return real rows as they are, with every column and the original bytes.
+
+    Args:
+        run: The run.
+        selector: The coreset method.
+        recipe: How the set is made.
+        started: When the call began, by `time.perf_counter`.
+    """
+    positions = torch.cat(list(select_rows(run, selector, run.ipc).values()))
+    rows = run.source.rows[positions].tolist()
+    labels = run.source.labels[positions]
+    images = run.source.images[positions.to(run.source.images.device)].cpu().float() / 255
+    table = run.dataset.with_format("arrow")[[rows[i] for i in round_robin(labels.tolist())]]
+    selected = datasets.Dataset(InMemoryTable(table), info=run.dataset.info.copy(), split=run.dataset.split)
+    recipe = completed(recipe, run, seconds=time.perf_counter() - started, rows=rows)
+    return CondensedDataset.from_parts(selected, CondensedTensors.of_images(images, labels), recipe, run.dataset)
+
+
+def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
+    """Return the run's set as a dataset with the source's image and label columns, the same in every process.
+
+    Args:
+        run: The run; its set is finished.
+        recipe: How the set was made.
+        started: When the call began, by `time.perf_counter`.
+    """
+    for tensor in run.synthetic.parameters().values():
+        tensor.data = broadcast(run.accelerator, tensor.data)
+    tensors = run.synthetic.finished()
+    columns = (recipe.image_column, recipe.label_column)
+    if dropped := [name for name in run.dataset.column_names if name not in columns]:
+        logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
+    recipe = completed(recipe, run, seconds=time.perf_counter() - started)
+    if run.accelerator.is_main_process:
+        recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
+    recipe = broadcast_object(run.accelerator, recipe)  # each process has its own clock
+    features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in columns})
+    return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)
