@@ -46,7 +46,7 @@ class SpreadMatching(Method[SpreadMatchingConfig]):
         run.network("network", t)  # fresh random weights, keyed by the step
         for classes in run.chunks():
             with torch.no_grad():
-                real = run.embed(run.real(classes, self.config.batch_real, t).flatten(0, 1))  # (k * B, D)
+                real = run.embed(run.real_batch(classes, self.config.batch_real, t).flatten(0, 1))  # (k * B, D)
             images, labels = run.synthetic.of(classes)
             embedded = run.embed(images)  # (n, D)
             total = torch.zeros((), device=run.device)

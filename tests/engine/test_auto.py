@@ -7,14 +7,14 @@ import torch
 
 from hf_condense import condense_dataset
 from hf_condense.engine.auto import choose
-from hf_condense.engine.method import Setting
+from hf_condense.engine.task import Task
 from hf_condense.testing import toy_dataset
 
 CPU = torch.device("cpu")
 
 
 def picked(ipc: int = 10, size: int = 32, classes: int = 10, budget: float | None = None, **given):
-    return choose(Setting(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "cores": 2, **given})
+    return choose(Task(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "cores": 2, **given})
 
 
 def test_more_minutes_or_cores_give_more_steps_and_more_work_fewer() -> None:
@@ -27,15 +27,15 @@ def test_more_minutes_or_cores_give_more_steps_and_more_work_fewer() -> None:
 
 
 def test_many_or_small_images_are_not_cut() -> None:
-    assert picked(ipc=10).values["factor"] == 2
-    assert picked(ipc=100).values["factor"] == 1
-    assert picked(size=8).values["factor"] == 1
+    assert picked(ipc=10).values["expand"] == 4
+    assert picked(ipc=100).values["storage"] == "pixels"
+    assert picked(size=8).values["storage"] == "pixels"
 
 
 def test_a_gpu_gets_the_wide_network() -> None:
     assert picked().values["network"] == "convnet-w32"
     assert picked(device=torch.device("cuda")).values["network"] == "convnet"
-    assert choose(Setting(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
+    assert choose(Task(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
@@ -46,7 +46,7 @@ def test_budget_out_of_range(budget: float) -> None:
 
 @pytest.mark.parametrize("budget", ["5", True])
 def test_budget_of_another_type(budget: object) -> None:
-    with pytest.raises(TypeError, match="budget should be minutes as a number; got"):
+    with pytest.raises(TypeError, match="budget should be a number; got"):
         picked(budget=budget)
 
 
@@ -56,7 +56,12 @@ def test_the_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixtu
         small = condense_dataset(
             ds, ipc=1, steps=2, batch_real=4, network="convnet-w4-d1", budget=1, progress=False, compile=False
         )
-    assert (small.recipe.method, small.recipe.steps, small.recipe.factor) == ("m3d", 2, 2)
+    assert (small.recipe.method, small.recipe.steps, small.recipe.storage, small.recipe.expand) == (
+        "m3d",
+        2,
+        "patches",
+        4,
+    )
     assert small.recipe.options["batch_real"] == 4
     (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
     assert line.startswith("method='auto' runs m3d, factor 2")

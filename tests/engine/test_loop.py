@@ -40,26 +40,26 @@ def test_does_what_a_plain_loop_does() -> None:
     run = seen[0]
     plain = Pull(PullConfig())
     run.synthetic = plain.initialise(run)
-    run.synthetic.extras["student_lr"].requires_grad_()
+    run.synthetic.student_lr.requires_grad_()
     optimiser = plain.optimiser(run)
     for t in range(3):
         optimiser.zero_grad()
         sum(loss for loss, _ in plain.losses(run, t)).backward()
         optimiser.step()
-        run.synthetic.clamp_()
+        run.synthetic.project_()
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key_seed(run.seed, "step", t))
             plain.after_update(run, t)
     torch.testing.assert_close(made.synthetic.images, run.synthetic.finished().images)
     assert float(made.synthetic.student_lr) != 0.5
-    torch.testing.assert_close(made.synthetic.student_lr, run.synthetic.extras["student_lr"].detach())
+    torch.testing.assert_close(made.synthetic.student_lr, run.synthetic.student_lr.detach())
 
 
 def test_callbacks_see_every_step_and_the_objective() -> None:
     seen: list[tuple[int, float, float]] = []
 
     def first(run: Run, done: int, loss: float) -> None:
-        seen.append((done, loss, float(run.synthetic.images.detach().sum())))
+        seen.append((done, loss, float(run.synthetic.stored["images"].detach().sum())))
         torch.rand(3)  # whatever a callback draws is its own affair
 
     second: list[int] = []

@@ -53,7 +53,7 @@ def test_gpu_cuts_forwards_that_do_not_fit() -> None:
 def test_chunk_of_classes_fits_the_budget(device: torch.device) -> None:
     one_class = 10 * (MIB // 2)
     assert plan(device, budget=3 * one_class + 1).classes_per_chunk == 3
-    assert plan(device, budget=12 * one_class, graphs=4).classes_per_chunk == 3
+    assert plan(device, budget=12 * one_class, cost_in_forwards=4).classes_per_chunk == 3
     assert plan(device, budget=one_class // 2).classes_per_chunk == 1, "one class is the least there is"
 
 
@@ -78,7 +78,7 @@ def test_compiles_on_a_cpu_when_it_pays() -> None:
     compiler = shutil.which("g++") is not None
     assert plan(compile="auto").compile is compiler
     assert plan(compile="auto", steps=10).compile is False
-    assert plan(compile="auto", steps=60, graphs=4).compile is compiler
+    assert plan(compile="auto", steps=60, cost_in_forwards=4).compile is compiler
     assert plan(GPU, compile="auto").compile is False
     assert plan(compile="auto", batch_statistics=True).compile is False
 

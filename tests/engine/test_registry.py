@@ -71,7 +71,7 @@ class MeanPixels(Method[MeanPixelsConfig]):
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         for classes in run.chunks():
-            real = run.real(classes, self.config.batch_real, t).mean(1)  # (k, C, H, W)
+            real = run.real_batch(classes, self.config.batch_real, t).mean(1)  # (k, C, H, W)
             images, labels = run.synthetic.of(classes)
             own = torch.stack([images[labels == c].mean(0) for c in classes])
             loss = (own - real).square().sum()
@@ -104,7 +104,7 @@ def test_every_name_leads_to_its_method() -> None:
         assert get_method(info.name).info == info
         assert canonical_name(get_method(info.name)) == info.name
     assert get_method("dm") is DistributionMatching
-    assert get_method("auto") is get_method("echo") is get_method("m3d")
+    assert get_method("echo") is get_method("m3d")
 
 
 def test_register_and_unregister() -> None:
@@ -150,8 +150,8 @@ def test_names_are_plain(name: str) -> None:
 @pytest.mark.parametrize(
     ("cls", "message"),
     [
-        (FirstRows(NoOptions()), "takes a subclass of Method or Selector; got"),
-        (dict, "takes a subclass of Method or Selector; got"),
+        (FirstRows(NoOptions()), "takes a subclass of Method, Composer or Selector; got"),
+        (dict, "takes a subclass of Method, Composer or Selector; got"),
         (type("NoInfo", (RandomRows,), {"info": None}), "NoInfo.info should be .* of kind 'coreset'; got None"),
         (type("Odd", (RandomRows,), {"info": MeanPixels.info}), "Odd.info should be .* of kind 'coreset'"),
         (type("NoConfig", (RandomRows,), {"Config": dict}), "NoConfig.Config should be a dataclass"),
@@ -194,7 +194,7 @@ def test_installed_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
             get_method("instaled")
         with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
             get_method("away")
-        with pytest.raises(TypeError, match="entry point 'odd' leads to 5, which is no Method or Selector"):
+        with pytest.raises(TypeError, match="entry point 'odd' leads to 5, which is no Method, Composer or Selector"):
             get_method("odd")
         with pytest.raises(ValueError, match="'installed' exists already"):
             register_method(FirstRows, "installed")

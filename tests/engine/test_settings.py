@@ -8,16 +8,17 @@ from typing import Any, ClassVar
 import pytest
 
 from hf_condense.api import condense_dataset
-from hf_condense.engine.method import Method, Preset, Setting
+from hf_condense.engine.method import Method, Preset
 from hf_condense.engine.registry import register_method, unregister_method
 from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.engine.task import Task
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.random import RandomRows
 from hf_condense.source.class_source import ClassSource
 from hf_condense.testing import toy_dataset
 from tests.support.picture_sets import read
 
-SETTING = Setting(ipc=2, num_classes=3, image_shape=(3, 8, 8))
+TASK = Task(ipc=2, num_classes=3, image_shape=(3, 8, 8))
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Values:
 
     given: dict[str, Any]
 
-    def __call__(self, setting: Setting) -> dict[str, Any]:
-        return {**self.given, "batch_real": 10 * setting.ipc}
+    def __call__(self, task: Task) -> dict[str, Any]:
+        return {**self.given, "batch_real": 10 * task.ipc}
 
 
 class WithPresets(DistributionMatching):
@@ -38,31 +39,31 @@ class WithPresets(DistributionMatching):
 
 
 def settled(cls: type[Method[Any]], preset: str | None = None, **given: Any) -> Settings:
-    return settle(cls, preset, given, SETTING)
+    return settle(cls, preset, given, TASK)
 
 
 def test_defaults_alone() -> None:
-    assert settled(DistributionMatching) == Settings("convnet", 1, "valid", {"steps": 1000, "lr_img": 2.0})
+    assert settled(DistributionMatching) == Settings("convnet", "pixels", 1, "valid", {"steps": 1000, "lr_img": 2.0})
     open_values = {"network": None, "factor": None, "pixel_range": None, "steps": None, "lr_img": None}
     assert settled(DistributionMatching, **open_values) == settled(DistributionMatching)
 
 
 def test_a_preset_wins_over_the_defaults() -> None:
-    assert settled(WithPresets, "loose") == Settings("convnet-w16", 1, "free", {"steps": 5, "batch_real": 20})
+    assert settled(WithPresets, "loose") == Settings("convnet-w16", "pixels", 1, "free", {"steps": 5, "batch_real": 20})
 
 
 def test_the_default_preset_holds_unless_another_is_named() -> None:
-    assert settled(WithPresets) == Settings("convnet", 2, "valid", {"steps": 7, "batch_real": 20})
+    assert settled(WithPresets) == Settings("convnet", "patches", 4, "valid", {"steps": 7, "batch_real": 20})
 
 
 def test_the_caller_wins_over_the_preset() -> None:
     found = settled(WithPresets, "loose", network="convnet-w8", pixel_range="valid", steps=1, lr_img=3.0, factor=2)
-    assert found == Settings("convnet-w8", 2, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
+    assert found == Settings("convnet-w8", "patches", 4, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
 
 
 @pytest.mark.parametrize("given", [{"factor": 1}, {"pixel_range": "valid"}, {"factor": 1, "steps": None}])
 def test_a_coreset_takes_what_says_nothing(given: dict[str, Any]) -> None:
-    assert settle(RandomRows, None, given, SETTING) == Settings("convnet", 1, "valid", {})
+    assert settle(RandomRows, None, given, TASK) == Settings("convnet", "pixels", 1, "valid", {})
 
 
 def test_precedence_reaches_the_recipe() -> None:
@@ -84,7 +85,7 @@ def test_precedence_reaches_the_recipe() -> None:
     assert (recipe.method, recipe.preset) == ("with_presets", "loose")
     assert (recipe.network, recipe.steps) == ("convnet-w8", 1)  # from the call
     assert (recipe.pixel_range, recipe.options["batch_real"]) == ("free", 10)  # from the preset
-    assert (recipe.factor, recipe.options["momentum"]) == (1, 0.5)  # from the defaults
+    assert (recipe.storage, recipe.options["momentum"]) == ("pixels", 0.5)  # from the defaults
 
 
 @pytest.fixture(scope="module")

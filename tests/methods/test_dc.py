@@ -45,7 +45,7 @@ def test_run_equals_the_textbook(method: type, factor: int, class_gradients: str
     real, synthetic = augmented_rows(run, made, 1)
     real, synthetic = ({c: rows.double() for c, rows in found.items()} for found in (real, synthetic))
     expected = gradient_matching(copy.deepcopy(made._net).double(), real, synthetic, distance)
-    (slow,) = torch.autograd.grad(expected, run.synthetic.images)
+    (slow,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
     assert value == pytest.approx(expected.item(), rel=1e-4)
     torch.testing.assert_close(gradient, slow.float(), rtol=1e-3, atol=2e-4 * float(slow.abs().max()))
 

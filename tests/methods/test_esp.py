@@ -113,7 +113,7 @@ def test_rollout_on_a_line_is_tesla() -> None:
     options = {"t": 0, "expert_span": 1, "student_steps": 3, "lr_student": 0.05, "augment": "color_scale"}
     first = student(SubspaceProjection, form="rollout", **options)
     second = student(ConstantMemoryMatching, lr_lr=0.0, **options)
-    second.run.synthetic.images.data = first.run.synthetic.images.detach().clone()
+    second.run.synthetic.stored["images"].data = first.run.synthetic.stored["images"].detach().clone()
     (value, gradients), (known, expected) = first.objective(), second.objective()
     torch.testing.assert_close(value, known, rtol=1e-8, atol=0)
     scale = float(expected["images"].abs().max())
@@ -123,7 +123,7 @@ def test_rollout_on_a_line_is_tesla() -> None:
 def test_finite_differences_of_the_next_step_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = prepared(monkeypatch, 1, 1, ipc=1, network="convnet-w2-d1-sigmoid", augment="color_scale")
     gradient = seen.objective()[1]["images"].flatten()
-    pixels = seen.run.synthetic.images.data.view(-1)
+    pixels = seen.run.synthetic.stored["images"].data.view(-1)
     for i in (0, 70, 191, 400):
         values = []
         for change in (1e-5, -2e-5):

@@ -52,7 +52,7 @@ def test_run_equals_the_textbook(kernel: str, factor: int, ipc: object, ipm: int
         slow(network.embed(synthetic[c].double()), network.embed(real[c].double()).detach(), kernel)
         for c in run.classes
     )
-    (wanted,) = torch.autograd.grad(expected, run.synthetic.images)
+    (wanted,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
     assert value == pytest.approx(expected.item(), rel=1e-3)
     torch.testing.assert_close(gradient, wanted.float(), rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
 

@@ -9,8 +9,8 @@ from torch import nn
 
 from hf_condense import api
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.engine.method import Setting
 from hf_condense.engine.registry import get_method
+from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig
 from hf_condense.methods._images import ImageConfig
 from hf_condense.methods.esp import SubspaceProjection
@@ -84,7 +84,7 @@ def test_one_step_of_mtt_and_of_tesla_are_the_same() -> None:
 @pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
 def test_a_student_that_stands_still_has_objective_one(method: type) -> None:
     seen = student(method)
-    seen.run.synthetic.extras["student_lr"].data.zero_()
+    seen.run.synthetic.student_lr.data.zero_()
     assert seen.objective()[0].item() == 1.0
 
 
@@ -103,7 +103,7 @@ def test_a_set_that_replays_the_expert_has_objective_zero(method: type) -> None:
         lr_student=0.1,
         soft_labels="none",
     )
-    seen.run.synthetic.images.data = seen.run.source.at(torch.arange(36)).double()
+    seen.run.synthetic.stored["images"].data = seen.run.source.at(torch.arange(36)).double()
     assert seen.objective()[0].item() < 1e-9
 
 
@@ -117,7 +117,7 @@ def test_gradient_of_a_linear_softmax_student_is_known() -> None:
     seen = student(TrajectoryMatching, network=linear, **options)
     window, made = seen.window, seen.run.synthetic
     weight = window.points[0].reshape(3, -1)
-    rows = made.images.detach().flatten(1)
+    rows = made.stored["images"].detach().flatten(1)
     error = (rows @ weight.T).softmax(1) - torch.eye(3, dtype=torch.float64)[made.labels]
     reached = weight - seen.method.config.lr_student * error.T @ rows / len(rows)
     target = window.points[-1].reshape(3, -1)
@@ -129,11 +129,11 @@ def test_mtt_passes_gradcheck() -> None:
     seen = student(TrajectoryMatching, ipc=1, student_steps=2, augment="color_scale", network="convnet-w2-d1-sigmoid")
 
     def objective(images: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-        seen.run.synthetic.images, seen.run.synthetic.extras["student_lr"] = images, rate
+        seen.run.synthetic.stored["images"], seen.run.synthetic.student_lr = images, rate
         ((loss, _),) = seen.method.losses(seen.run, seen.t)
         return loss
 
-    images, rate = seen.run.synthetic.images, seen.run.synthetic.extras["student_lr"]
+    images, rate = seen.run.synthetic.stored["images"], seen.run.synthetic.student_lr
     assert torch.autograd.gradcheck(objective, (images, rate), fast_mode=True)
 
 
@@ -146,7 +146,7 @@ def test_distance_ratio_is_one_at_the_start_and_zero_at_the_target() -> None:
 @pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
 def test_the_learned_rate_is_stored_and_stays_positive(method: type) -> None:
     seen = student(method)
-    seen.run.synthetic.extras["student_lr"].data.fill_(-3.0)
+    seen.run.synthetic.student_lr.data.fill_(-3.0)
     seen.method.after_update(seen.run, seen.t + 1)
     assert 0 < float(seen.run.synthetic.finished().student_lr) < 1e-3
     kept = quick_bench(method.info.name, lr_lr=0.0, lr_student=0.03).condense(toy_dataset())
@@ -180,7 +180,7 @@ def test_networks_with_dropout_get_exact_gradients(
     seen = student(method, t=0, network=Dropping, student_steps=steps, augment="none", lr_student=0.5)
     seen.method._begun = -1  # lets esp begin again, in float64
     gradient = seen.objective()[1]["images"].flatten()
-    pixels = seen.run.synthetic.images.data.view(-1)
+    pixels = seen.run.synthetic.stored["images"].data.view(-1)
     for i in gradient.abs().topk(3).indices.tolist():
         values = []
         for change in (1e-5, -2e-5):
@@ -243,8 +243,8 @@ def test_batches_are_parts_of_a_permutation() -> None:
     [
         ({"expert_span": 6}, r"expert_span=6 needs at least 7 snapshots of an expert; got snapshots=6"),
         ({"average": 1.0}, r"average should be below 1"),
-        ({"zca": True}, r"zca=True .* needs pixel_range='free' and factor=1; got 'valid' and 1"),
-        ({"zca": True, "pixel_range": "free", "factor": 2}, r"got 'free' and 2"),
+        ({"zca": True}, r"zca=True .* needs pixel_range='free' and storage='pixels'; got 'valid' and 'pixels'"),
+        ({"zca": True, "pixel_range": "free", "factor": 2}, r"got 'free' and 'patches'"),
         ({"student_steps": 0}, r"student_steps should be at least 1"),
     ],
 )
@@ -258,7 +258,7 @@ def test_the_average_of_the_images_is_what_comes_out() -> None:
     options = {"steps": 3, "average": 0.5}
     small = quick_bench(
         "tesla",
-        callbacks=[lambda run, done, loss: seen.append(run.synthetic.images.detach().clone())],
+        callbacks=[lambda run, done, loss: seen.append(run.synthetic.stored["images"].detach().clone())],
         pixel_range="free",
         **options,
     ).condense(toy_dataset())
@@ -294,7 +294,7 @@ def test_a_rollout_that_does_not_fit_is_warned_of(caplog, monkeypatch: pytest.Mo
     ],
 )
 def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expected: dict) -> None:
-    setting = Setting(ipc, classes, (3, side, side))
+    setting = Task(ipc, classes, (3, side, side))
     values = TrajectoryMatching.presets["paper"].values(setting)
     assert expected.items() <= values.items()
     assert values["steps"] == 5000
@@ -309,7 +309,7 @@ def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expec
 @pytest.mark.parametrize("ipc", [1, 3, 4, 50])
 def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(preset: str, ipc: int) -> None:
     of_experts = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
-    said = [get_method(name).presets[preset].values(Setting(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
+    said = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
     shared = [{name: value for name, value in values.items() if name in of_experts} for values in said]
     assert {"experts", "snapshot_every", "lr_expert", "network"} <= shared[0].keys()
     assert shared[0]["snapshots"] == (13 if ipc < 4 else 25)

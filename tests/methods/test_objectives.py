@@ -25,7 +25,7 @@ def test_dm_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
     )
     real, synthetic = augmented_rows(run, method, t)
     network = run.network("network", t).double()
-    images = run.synthetic.images
+    images = run.synthetic.stored["images"]
     expected = distribution_matching(real, synthetic, lambda x: network.embed(x.double()))
     (slow,) = torch.autograd.grad(expected, images)
     assert value == pytest.approx(expected.item(), rel=1e-4)

@@ -13,6 +13,7 @@ from PIL import Image
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders.patches import factor_of_form, form_of_factor
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
@@ -23,12 +24,14 @@ def make_recipe(**changes) -> Recipe:
     names = changes.get("class_names", ["cat", "dog"])
     channels = changes.get("image_shape", [3, 8, 8])[0]
     method = changes.get("method", "dm")
+    storage, expand = form_of_factor(changes.pop("factor", 1))
     recipe = Recipe(
         method=method,
         method_version=1,
         kind="synthetic",
         ipc=2,
-        factor=1,
+        storage=storage,
+        expand=expand,
         seed=0,
         steps=10,
         preset=None,
@@ -60,11 +63,11 @@ def make_tensors(recipe: Recipe, *, soft: bool = False, student: bool = False, z
     images = torch.rand(len(labels), *recipe.image_shape, generator=generator) * 1.2 - 0.1
     if recipe.pixel_range == "valid":
         images = images.clamp(0, 1)
-    decoded = len(labels) * recipe.factor**2
-    return CondensedTensors(
-        images=images,
-        labels=labels,
-        factor=recipe.factor,
+    decoded = len(labels) * recipe.expand
+    return CondensedTensors.of_images(
+        images,
+        labels,
+        factor=factor_of_form(recipe.storage, recipe.expand),
         soft_labels=torch.randn(decoded, len(recipe.class_names), generator=generator) if soft else None,
         student_lr=torch.tensor(0.0125) if student else None,
         zca_matrix=torch.randn(pixels, pixels, generator=generator) if zca else None,
@@ -127,7 +130,7 @@ def make_coreset(ds: datasets.Dataset | None = None, *, ipc: int = 2, **changes)
         **changes,
     )
     pixels = np.stack([np.array(ds[i]["image"].convert("RGB")) for i in rows])
-    tensors = CondensedTensors(
+    tensors = CondensedTensors.of_images(
         images=torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous() / 255,
         labels=torch.tensor([labels[i] for i in rows]),
     )
@@ -145,12 +148,13 @@ def raw(ds: datasets.Dataset) -> dict:
 
 def assert_same(first: CondensedDataset, second: CondensedDataset) -> None:
     """Check that two sets are equal to the bit."""
-    content = [{"images": t.images, "labels": t.labels, **t.optional()} for t in (first.synthetic, second.synthetic)]
+    content = [tensors.all() for tensors in (first.synthetic, second.synthetic)]
     assert content[0].keys() == content[1].keys()
     for name, tensor in content[0].items():
         assert tensor.dtype == content[1][name].dtype
         assert torch.equal(tensor, content[1][name])
-    assert first.synthetic.factor == second.synthetic.factor
+    assert first.synthetic.decoder.name == second.synthetic.decoder.name
+    assert first.synthetic.decoder.expand == second.synthetic.decoder.expand
     assert first.recipe == second.recipe
     assert first.features == second.features
     assert list(first.features) == list(second.features)

@@ -109,7 +109,7 @@ def condense_all(folder: Path, rank: int) -> None:
     def spoil(run: Run, done: int, loss: float) -> None:
         if rank == 1 and done == 2:
             with torch.no_grad():
-                run.synthetic.images.fill_(torch.nan)
+                run.synthetic.stored["images"].fill_(torch.nan)
 
     message = "no error"
     try:

@@ -43,7 +43,7 @@ class Pull(Method[PullConfig]):
 
     def initialise(self, run: Run) -> SyntheticSet:
         made = initial_set(run, "noise")
-        made.extras["student_lr"] = torch.tensor(0.5)
+        made.student_lr = torch.tensor(0.5)
         self.average = torch.zeros(run.num_classes, *run.source.image_shape)
         return made
 
@@ -55,7 +55,7 @@ class Pull(Method[PullConfig]):
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         for classes in run.chunks():
             images, labels = run.synthetic.of(classes)
-            loss = (run.synthetic.extras["student_lr"] * images - self.average[labels]).square().mean()
+            loss = (run.synthetic.student_lr * images - self.average[labels]).square().mean()
             if self.poison == ("loss", t):
                 loss = loss * torch.nan
             if self.poison == ("gradient", t):
@@ -63,7 +63,7 @@ class Pull(Method[PullConfig]):
             yield loss, loss.detach()
 
     def after_update(self, run: Run, t: int) -> None:
-        self.average.mul_(0.5).add_(run.real(run.classes, 4, t).mean(1))
+        self.average.mul_(0.5).add_(run.real_batch(run.classes, 4, t).mean(1))
         self.average.add_(torch.randn(3, 1, 1, 1))  # of the global generator, which the engine seeds step by step
 
     def state(self, run: Run) -> dict[str, Tensor]:
@@ -110,10 +110,10 @@ class Leap(Method[PullConfig]):
     steep: ClassVar[bool] = False
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        return torch.optim.SGD([run.synthetic.images], lr=1e38)
+        return torch.optim.SGD([run.synthetic.stored["images"]], lr=1e38)
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        images = run.synthetic.images
+        images = run.synthetic.stored["images"]
         loss = (images - images.detach()).sqrt().sum() if self.steep else (images * 100).sum()
         yield loss, loss.detach()
 

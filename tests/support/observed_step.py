@@ -28,12 +28,12 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
     class Spy(method):  # type: ignore[misc, valid-type]
         def losses(self, run, step):
             if step == t:
-                seen["images"] = run.synthetic.images.detach().clone()
+                seen["images"] = run.synthetic.stored["images"].detach().clone()
             yield from super().losses(run, step)
 
         def after_update(self, run, step):
             if step == t:
-                seen.update(run=run, method=self, gradient=run.synthetic.images.grad.clone())
+                seen.update(run=run, method=self, gradient=run.synthetic.stored["images"].grad.clone())
                 return
             super().after_update(run, step)
 
@@ -46,7 +46,7 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
     finally:
         registry.unregister_method("spy")
     run = seen["run"]
-    run.synthetic.images.data = seen["images"]
+    run.synthetic.stored["images"].data = seen["images"]
     return Seen(run, seen["method"], values[-1], seen["gradient"])
 
 
@@ -54,7 +54,7 @@ def augmented_rows(run: Run, method: Any, draw: int) -> tuple[dict[int, torch.Te
     """Return the real and the synthetic rows of a step by class, augmented one class at a time."""
     real, synthetic = {}, {}
     for c in run.classes:
-        real[c] = run.real([c], method.config.batch_real, draw)[0]
+        real[c] = run.real_batch([c], method.config.batch_real, draw)[0]
         synthetic[c] = run.synthetic.of([c])[0]
         if method.augmentation is not None:
             drawn = method.augmentation.draw(run.num_classes, run.rng("augment", draw))

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.condensed.decoders import Frame
 from hf_condense.engine.run import Run
 from hf_condense.methods._student import TrajectoryMethod, Window
 from tests.reference.trajectory import Step
@@ -54,17 +55,22 @@ class Student(NamedTuple):
         return found
 
 
+def in_float64(tensor: Tensor, learned: bool = True) -> Tensor:
+    """Return a leaf of the same values in float64."""
+    return tensor.detach().double().requires_grad_(learned)
+
+
 def student(method: type[TrajectoryMethod[Any]], t: int = 2, ipc: Any = 2, **options: Any) -> Student:
     """Run a method on a toy up to step `t`, and hand it over in float64."""
     run, made, _, _ = objective_of_step(method, {**QUICK, **options}, t, ipc)
-    made_set = run.synthetic
-    made_set.mean, made_set.std = made_set.mean.double(), made_set.std.double()
-    made_set.images = made_set.images.detach().double().requires_grad_()
-    if made_set.soft_labels is not None:
-        learned = made_set.soft_labels.requires_grad
-        made_set.soft_labels = made_set.soft_labels.detach().double().requires_grad_(learned)
-    made_set.extras = {name: value.detach().double().requires_grad_() for name, value in made_set.extras.items()}
-    made._averaged = made_set.images.detach().clone()
+    synthetic, frame = run.synthetic, run.synthetic.decoder.frame
+    synthetic.decoder = synthetic.decoder.in_frame(Frame(frame.mean.double(), frame.std.double(), frame.clip))
+    synthetic.stored = {name: in_float64(tensor) for name, tensor in synthetic.stored.items()}
+    if synthetic.soft_labels is not None:
+        synthetic.soft_labels = in_float64(synthetic.soft_labels, synthetic.soft_labels.requires_grad)
+    if synthetic.student_lr is not None:
+        synthetic.student_lr = in_float64(synthetic.student_lr)
+    made._averages = {name: tensor.detach().clone() for name, tensor in synthetic.stored.items()}
     window = type(made).window
 
     def in_double(run: Run, draw: int) -> Window:
