@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
-    from hf_condense.engine.method import Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
+    from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
@@ -27,6 +27,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
+    "Composer": "engine.method",
     "Loss": "engine.method",
     "Method": "engine.method",
     "MethodConfig": "engine.method",
@@ -40,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "Composer",
     "CondensedDataset",
     "CondensedFormatError",
     "Evaluation",

@@ -72,10 +72,12 @@ def test_two_processes_agree_with_one(name: str, folder: Path) -> None:
     alone = run_scenario(name)
     assert alone.recipe.runtime["num_processes"] == 1
     assert facts(folder, name, 0)["recipe"]["runtime"]["num_processes"] == 2
-    found = tensors(folder, name, 0)
-    torch.testing.assert_close(found.pop("images"), alone.synthetic.images, atol=2e-5, rtol=0)
+    together = tensors(folder, name, 0)
+    for stored, tensor in alone.synthetic.stored.items():
+        torch.testing.assert_close(together.pop(stored), tensor, atol=2e-5, rtol=0)
     # Soft labels are logits, of ten and more.
-    torch.testing.assert_close(found, alone.synthetic.optional(), atol=2e-5, rtol=1e-5)
+    rest = {"labels": alone.synthetic.labels, **alone.synthetic.optional()}
+    torch.testing.assert_close(together, rest, atol=2e-5, rtol=1e-5)
 
 
 def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None:
@@ -106,6 +108,7 @@ def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
         "gradients": 3,
         "learned labels": 2,
         "moments": 3,
+        "another storage form": 3,
         "trajectories": 3,
         "truncated trajectories": 1,
         "a subspace": 3,

@@ -20,6 +20,7 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.methods import _experts
 from hf_condense.testing import toy_dataset
+from tests.support import half_size
 
 PLENTY = 2**40
 TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
@@ -65,6 +66,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         )
         for method in ("mtt", "tesla", "esp")
     },
+    "another storage form": ({"method": "m3d", "classes": 5, "storage": "half"}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
 }
 
@@ -79,7 +81,8 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
     try:
-        made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
+        with half_size.registered():
+            made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
     finally:
         api.memory_budget = kept
     assert isinstance(made, CondensedDataset)
@@ -90,7 +93,7 @@ def save(made: CondensedDataset, folder: Path, name: str, rank: int) -> None:
     """Write down what a process was given back."""
     facts = {"recipe": made.recipe.to_dict(), "rows": [row["label"] for row in made], "process": os.getpid()}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
-    save_file({"images": made.synthetic.images, **made.synthetic.optional()}, folder / f"{name}-{rank}.safetensors")
+    save_file(made.synthetic.all(), folder / f"{name}-{rank}.safetensors")
 
 
 def condense_all(folder: Path, rank: int) -> None:
