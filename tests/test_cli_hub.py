@@ -38,7 +38,7 @@ def test_push_says_where_the_set_is(hub, program, folder):
     assert_same(load_condensed(repo), make_coreset())
 
 
-def test_push_of_one_set_to_a_branch_and_as_a_proposal(hub, program, folder):
+def test_push_takes_one_set_to_a_branch_or_a_pull_request(hub, program, folder):
     repo = hub.repo()
     assert program("push", folder, repo, "--name", "herding_ipc2", "--private")[0] == 0
     assert HfApi().dataset_info(repo).private
@@ -50,7 +50,7 @@ def test_push_of_one_set_to_a_branch_and_as_a_proposal(hub, program, folder):
     assert list_condensed(repo) == ["herding_ipc2"]
 
 
-def test_show_and_its_picture(hub, program, folder, tmp_path):
+def test_show_reads_from_the_hub_and_saves_a_picture(hub, program, folder, tmp_path):
     repo = hub.repo()
     first = make_set().push_to_hub(repo).oid
     make_coreset().push_to_hub(repo, set_default=True)
@@ -82,7 +82,7 @@ def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):
     assert load_condensed(repo).recipe.seed == 1
 
 
-def test_a_name_that_cannot_be_is_told_before_the_work(program, toy, tmp_path):
+def test_an_impossible_repository_is_refused_before_anything_is_loaded(program, toy, tmp_path):
     code, _, err = program("run", tmp_path / "nothing", "--push", "a/b/c")
     assert code == 1
     assert "Repo id must be" in err
@@ -100,7 +100,9 @@ def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset,
     assert "random_ipc1" in out
     code, _, err = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "hearding", *quick)
     assert code == 1
-    assert re.fullmatch(r"error: unknown baseline 'hearding'; did you mean 'herding'\?; baselines: .*kcenter.*\n", err)
+    assert re.fullmatch(
+        r"error: baselines should be one of .*'kcenter'.*; got 'hearding'; did you mean 'herding'\?\n", err
+    )
 
 
 @pytest.mark.parametrize(

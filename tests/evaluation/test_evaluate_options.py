@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_several_networks_and_a_callable(toy, small):
+def test_several_networks_and_a_callable_are_trained_in_turn(toy, small):
     def linear(*, channels, num_classes, image_size):
         return torch.nn.Sequential(
             torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes)
@@ -36,7 +36,7 @@ def test_several_networks_and_a_callable(toy, small):
     ]
 
 
-def test_grey_sets(toy_gray, toy):
+def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
     grey = condense_dataset(toy_gray, "random", ipc=2, progress=False)
     assert run(grey, toy_gray, seeds=1, epochs=60).scores[0].mean > 0.9
     with pytest.raises(ValueError, match="test has pictures of mode 'RGB', but the set's are grey"):
@@ -46,11 +46,14 @@ def test_grey_sets(toy_gray, toy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "dsaa"}, "unknown recipe 'dsaa'; did you mean 'dsa'.*dc, dsa, idc"),
+        ({"recipe": "dsaa"}, "recipe should be one of 'dc', 'dsa', 'idc'; got 'dsaa'; did you mean 'dsa'"),
         ({"networks": "convnett"}, "unknown network 'convnett'.*did you mean 'convnet'"),
         ({"networks": ()}, "at least one network"),
-        ({"baselines": "randon"}, "unknown baseline 'randon'; did you mean 'random'.*full"),
-        ({"baselines": "dm"}, "unknown baseline 'dm'"),
+        (
+            {"baselines": "randon"},
+            "baselines should be one of 'random', 'full', .*; got 'randon'; did you mean 'random'",
+        ),
+        ({"baselines": "dm"}, "baselines should be one of .*'herding'.*; got 'dm'"),
         ({"seeds": 0}, "seeds should be at least 1; got 0"),
         ({"seeds": ()}, "seeds should be a number of networks"),
         ({"seeds": [1, 1]}, "different integers"),
@@ -60,7 +63,7 @@ def test_grey_sets(toy_gray, toy):
         ({"label_column": "nope"}, "'nope' is no column"),
     ],
 )
-def test_bad_options(toy, small, options, message):
+def test_a_bad_option_is_refused_with_what_would_be_right(toy, small, options, message):
     with pytest.raises(ValueError, match=message):
         run(small, toy, **options)
 

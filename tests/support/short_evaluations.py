@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 
-import hf_condense.evaluation.bench
+import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import evaluate
 from hf_condense.condensed.dataset import CondensedDataset
@@ -48,7 +48,7 @@ def watch_trainings(monkeypatch) -> list[Training]:
         seen.append(Training(data, recipe, key, before, weights(net)))
         return updates
 
-    monkeypatch.setattr(hf_condense.evaluation.bench, "train_network", watched)
+    monkeypatch.setattr(hf_condense.evaluation.trials, "train_network", watched)
     return seen
 
 
