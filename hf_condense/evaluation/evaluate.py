@@ -64,15 +64,15 @@ def evaluate(
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"resnet18"`, or callables.
-        recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation), `"idc"` (1000 epochs,
-            DSA augmentation and CutMix), or a `TrainingRecipe`.
+        recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
+            `"idc"` (1000 epochs, DSA augmentation and CutMix), or a `TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
         seeds: Networks per set, >= 1, or a list of their seeds.
-        baselines: `"random"` (rows redrawn for every seed, as many of each class as the set stores, and with a factor
-            a second time as many as it decodes into), `"full"` (the whole source for `max_updates` updates, else for
-            as many as the set itself takes; cached) and coreset methods (`"herding"`, `"kcenter"`, ...; features of the
-            first network).
+        baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
+            as the set stores; for a set with a factor also as many as it decodes into. `"full"`: the whole source, for
+            `max_updates` updates, else for as many as the set itself takes; its scores are cached. Coreset methods
+            (`"herding"`, `"kcenter"`, ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
