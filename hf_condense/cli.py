@@ -146,7 +146,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option(
     "--factor",
     type=click.IntRange(1),
-    help="Multi-formation factor f: a stored image decodes into f*f rows.  [default: 1]",
+    help="Multi-formation factor f: a stored image decodes into f*f rows.  [default: the preset's, else 1]",
 )
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."

@@ -147,7 +147,9 @@ def test_demo_ends_with_an_equal_set_and_a_picture(program: Program, tmp_path: P
         (["methods", "dmm"], "did you mean 'dm'?"),
     ],
 )
-def test_users_errors_are_one_line(program: Program, folder: Path, arguments: list[str], message: str) -> None:
+def test_an_error_of_the_user_is_printed_in_one_line(
+    program: Program, folder: Path, arguments: list[str], message: str
+) -> None:
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)
@@ -190,7 +192,7 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
         ["eval", "x"],
     ],
 )
-def test_wrong_usage_ends_with_two(program: Program, arguments: list[str]) -> None:
+def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[str]) -> None:
     code, _, err = program(*arguments)
     assert code == 2
     assert "Usage: hf-condense" in err

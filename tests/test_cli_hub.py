@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
-def test_push_says_where_the_set_is(hub, program, folder):
+def test_push_prints_where_the_set_is(hub, program, folder):
     repo = hub.repo()
     code, out, err = program("push", folder, repo, "--message", "Mine", "--license", "mit")
     assert (code, err) == (0, "")
@@ -114,7 +114,7 @@ def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset,
         (["push", "alice/pets", "alice/other"], "no folder 'alice/pets'"),
     ],
 )
-def test_users_errors_are_one_line(hub, program, folder, arguments, message):
+def test_an_error_of_the_user_is_printed_in_one_line(hub, program, folder, arguments, message):
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)

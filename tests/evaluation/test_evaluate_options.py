@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel
@@ -66,6 +67,18 @@ def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
 def test_a_bad_option_is_refused_with_what_would_be_right(toy, small, options, message):
     with pytest.raises(ValueError, match=message):
         run(small, toy, **options)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 2.5), ("max_updates", "3"), ("epochs", True)])
+def test_a_number_that_is_no_integer_is_refused(toy, small, name, value):
+    with pytest.raises(TypeError, match=f"{name} should be an integer; got {value!r}"):
+        run(small, toy, **{name: value})
+
+
+def test_numbers_may_be_those_of_numpy(toy, small):
+    counted = run(small, toy, seeds=np.int64(2), epochs=np.int32(3), max_updates=np.int64(2), baselines=())
+    assert (counted.scores[0].seeds, counted.scores[0].updates) == ((0, 1), 2)
+    assert run(small, toy, seeds=[np.int64(5)], epochs=1, baselines=()).scores[0].seeds == (5,)
 
 
 def test_a_missing_source_is_explained(toy, small):
