@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 
@@ -46,14 +47,14 @@ class RandomRows:
         rows_per_class: Rows to draw of every class, by class index of `real`; at most as many as the class has.
         num_classes: Outputs of a network.
         seed: Seed of the evaluation.
-        content: None: rows that are drawn anew are never cached.
+        content: None, because scores of rows that are drawn anew are not cached.
     """
 
     real: RealImages
     rows_per_class: dict[int, int]
     num_classes: int
     seed: int
-    content: None = None
+    content: ClassVar[None] = None
 
     def __len__(self) -> int:
         """Return the number of images."""

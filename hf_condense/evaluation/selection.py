@@ -1,4 +1,4 @@
-"""Coreset methods as baselines: real rows that they choose from images which are read already."""
+"""Coreset methods as baselines: they choose rows of a real training set that has been read already."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Selection:
-    """What coreset methods choose rows of.
+    """What coreset methods choose rows from, and with.
 
     Attributes:
         dataset: The real training set.
@@ -45,11 +45,11 @@ class Selection:
     progress: bool
 
     def positions(self, method: str, rows_per_class: dict[int, int]) -> Tensor:
-        """Choose rows exactly as `condense_dataset` does with this method, but without reading the dataset again.
+        """Choose the rows that `condense_dataset` would choose, without reading the dataset again.
 
         Args:
             method: Name of a coreset method.
-            rows_per_class: Rows to choose of every class, by class index of the source; classes left out get none.
+            rows_per_class: Rows to choose from every class, by class index of the source; classes left out give none.
 
         Returns:
             Positions in the source, class by class. int64 (n,).
@@ -73,7 +73,7 @@ class Selection:
         return torch.cat(list(select_rows(self._run(settings.network, ipc), selector, ipc).values()))
 
     def _run(self, network: NetworkSpec, ipc: dict[int, int]) -> Run:
-        """Return what a selector is handed: nothing in it is learned, so its plan is never looked at."""
+        """Return the run that a selector is handed. Nothing is learned in it, so its plan is never used."""
         channels, height, width = self.source.image_shape
         return Run(
             dataset=self.dataset,
