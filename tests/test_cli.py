@@ -229,7 +229,7 @@ def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:
 
 def test_debug_shows_the_traceback(folder: Path) -> None:
     command = [sys.executable, "-c", "from hf_condense.cli import main; main()", "--debug", "show", str(folder)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
-    assert "CondensedFormatError" in ended.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
+    assert "CondensedFormatError" in process.stderr

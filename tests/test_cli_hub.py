@@ -93,8 +93,8 @@ def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset,
         rows.to_parquet(tmp_path / "toys" / f"{split}.parquet")
     repo = hub.repo()
     quick = ("--network", "convnet-w8", "--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")
-    made = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
-    assert program(*made, "--push", repo)[0] == 0
+    run = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    assert program(*run, "--push", repo)[0] == 0
     code, out, _ = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "none", *quick)
     assert code == 0
     assert "random_ipc1" in out

@@ -117,8 +117,8 @@ def evaluate(
     network_seeds = _network_seeds(seeds)
     specs = _network_specs(networks)
     accelerator = get_accelerator(accelerator)
-    shown = progress and accelerator.is_local_main_process
-    reader = Reader(image_column, label_column, cache, shown, accelerator.device)
+    show_progress = progress and accelerator.is_local_main_process
+    reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     with accelerator.main_process_first():
         subject = read_subject(train, source, reader)
         test_images = subject.matching(test, "test", reader)
@@ -133,14 +133,14 @@ def evaluate(
     if eight_bit and (view := eight_bit_view(train, subject)) is not None:
         contenders.append(eight_bit_contender(floats, view))
     if real is not None and source is not None:
-        selection = Selection(source, real.own, specs[0], seed, accelerator, cache, shown)
+        selection = Selection(source, real.own, specs[0], seed, accelerator, cache, show_progress)
         real_sets = Baselines(subject, real, selection, training, max_updates, floats.updates, seed)
         contenders += real_sets.contenders(baseline_names)
     trials = [
         Trials(factory, test_images, contenders, network_seeds, seed, compile, cache and factory.named)
         for factory in factories
     ]
-    return run_trials(trials, accelerator, shown)
+    return run_trials(trials, accelerator, show_progress)
 
 
 def _training_recipe(

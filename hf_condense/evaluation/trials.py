@@ -96,9 +96,9 @@ class Trials:
         """Decide whether to compile, from shapes and counts alone."""
         if self.compile != "auto":
             return self.compile
-        trained = sum(c.updates * min(c.rows, c.training.batch_size) for c in self.contenders)
-        tested = len(self.test.images) * len(self.contenders)
-        images = len(self.network_seeds) * (trained + tested / 2)
+        trained_images = sum(c.updates * min(c.rows, c.training.batch_size) for c in self.contenders)
+        tested_images = len(self.test.images) * len(self.contenders)
+        images = len(self.network_seeds) * (trained_images + tested_images / 2)
         bytes_per_image = activation_bytes(self.network, self.test.images.image_shape)
         # Every shape of batch is compiled for; the one of tests is left out.
         shapes = {min(c.rows, c.training.batch_size) for c in self.contenders}
@@ -129,19 +129,19 @@ class Trials:
         return cache_folder("evaluations") / f"{key}.json"
 
 
-def run_trials(trials: list[Trials], accelerator: Accelerator, shown: bool) -> Evaluation:
+def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bool) -> Evaluation:
     """Train and test all networks; every process returns the scores of all.
 
     Args:
         trials: One for every kind of network, with the same contenders and seeds.
         accelerator: Its processes share the work.
-        shown: Whether this process shows a progress bar.
+        show_progress: Whether this process shows a progress bar.
     """
     jobs = [(kind, contender, s) for kind in trials for contender in kind.contenders for s in kind.network_seeds]
     share = range(accelerator.process_index, len(jobs), accelerator.num_processes)
     scores: dict[int, Score] = {}  # by number of the job
     total = sum(jobs[i][1].updates for i in share)
-    with progress_bar(total, "Evaluating", "update", shown=shown) as bar:
+    with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
         for i in share:
             kind, contender, network_seed = jobs[i]
             bar.set_postfix_str(f"{contender.name}, {kind.factory.name}, seed {network_seed}", refresh=False)

@@ -106,18 +106,18 @@ def test_splits_and_streams_are_refused(toy, small):
 
 
 def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda module, **_: asked.append(module) or module)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
     monkeypatch.setattr(hf_condense.base.devices.shutil, "which", lambda _: "/usr/bin/g++")
     run(small, toy, seeds=1)
-    assert not asked
+    assert not compiled
     run(small, toy, seeds=1, compile=True)
-    assert len(asked) == 1
+    assert len(compiled) == 1
     monkeypatch.setattr(hf_condense.base.devices, "_COMPILE_PAYS_BYTES", 1e5)
     run(small, toy, seeds=1)
-    assert len(asked) == 2
+    assert len(compiled) == 2
     run(small, toy, seeds=1, compile=False)
-    assert len(asked) == 2
+    assert len(compiled) == 2
 
 
 WORKER = """
@@ -154,10 +154,10 @@ def test_two_processes_share_the_seeds(tmp_path):
     for command in ([sys.executable], launcher):
         home = str(tmp_path / f"home of {len(command)}")  # apart, or the second would find the scores of the first
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": home}
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, str(script), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1"))
     assert alone == first == second
     for file in tmp_path.glob("*.threads"):  # one of gloo's that is left may abort the process while it exits
