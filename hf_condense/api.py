@@ -12,25 +12,23 @@ import datasets
 import torch
 
 from hf_condense.base.checks import integer
-from hf_condense.base.devices import CompileOption, memory_budget
+from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import say
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine.auto import CANDIDATES, choose
+from hf_condense.engine.auto import choose
+from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint
 from hf_condense.engine.finish import finish_synthetic, select_coreset
-from hf_condense.engine.initial import initial_set
 from hf_condense.engine.loop import Callback, Saving, optimise
 from hf_condense.engine.method import Composer, Method, Selector
-from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.engine.settings import class_amounts, settle
 from hf_condense.engine.task import Task
-from hf_condense.networks.factory import NetworkSpec, activation_bytes, has_batch_statistics, network_factory
+from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource, checked_size, load_source
 from hf_condense.source.columns import check_dataset
 
@@ -119,7 +117,9 @@ def condense_dataset(
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     _check_kinds(compile, callbacks)
-    _check_method(method, preset, budget, method_options)
+    check_request(method, preset, method_options)
+    if budget is not None and (method != "auto" or preset is not None):
+        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
     dataset = check_dataset(_pick_split(ds, split))
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
@@ -153,7 +153,7 @@ def condense_dataset(
     cls = get_method(method)
     settings = settle(cls, preset, given, task)
     implementation = cls(cls.Config.build(settings.options))
-    run = _make_run(
+    run = build_run(
         settings,
         dataset=dataset,
         source=source,
@@ -179,7 +179,7 @@ def condense_dataset(
         small = finish_synthetic(run, recipe, started)
     else:
         saving = _saving(run, implementation, recipe, checkpoint_dir, checkpoint_every)
-        run.plan = saving.resumed.plan if saving.resumed else _plan(run, implementation, recipe)
+        run.plan = saving.resumed.plan if saving.resumed else plan_run(run, implementation, recipe.steps or 0)
         optimise(run, implementation, recipe.steps or 0, saving, callbacks)
         small = finish_synthetic(run, recipe, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
@@ -202,14 +202,6 @@ def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
 
 
-def _check_method(method: str, preset: str | None, budget: float | None, options: Mapping[str, Any]) -> None:
-    """Check method and options before anything is decoded; presets may still change what is not given."""
-    for name in CANDIDATES if method == "auto" else (method,):
-        get_method(name).Config.build(options)
-    if budget is not None and (method != "auto" or preset is not None):
-        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
-
-
 def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
     """Return what was given, and what was chosen where the caller left it open; a form is given as a whole."""
     says_form = any(given[name] is not None for name in ("storage", "expand", "factor"))
@@ -221,38 +213,6 @@ def _warn_of_absent(source: ClassSource) -> None:
     """Name the classes that have no rows, once."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
         logger.warning("no rows of %s: the condensed set has none either", ", ".join(map(repr, absent)))
-
-
-def _make_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
-    """Return the run of some settings; `facts` are further attributes of `Run`. Its plan depends on the method too."""
-    channels, height, width = source.image_shape
-    factory = network_factory(
-        settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
-    )
-    frame = Frame(source.mean, source.std, clip=settings.pixel_range == "valid")
-    decoder = decoder_class(settings.storage)(source.image_shape, settings.expand, frame)
-    return Run(source=source, factory=factory, decoder=decoder, start=initial_set, **facts)
-
-
-def _plan(run: Run, method: Method[Any], recipe: Recipe) -> Plan:
-    """Cut the work of a step."""
-    network = run.factory.build(run.seed, "template")
-    rows = run.counts.values()
-    plan = make_plan(
-        num_classes=len(run.ipc),
-        num_processes=run.accelerator.num_processes,
-        rows_per_class=max(rows),
-        rows_per_step=method.batch_real * len(run.ipc) + sum(rows),
-        steps=recipe.steps or 0,
-        activation_bytes=activation_bytes(network, run.source.image_shape),
-        batch_statistics=has_batch_statistics(network),
-        device=run.device,
-        budget=memory_budget(run.device),
-        cost_in_forwards=method.cost_in_forwards,
-        compile=run.compile,
-    )
-    logger.info("plan: %s", plan)
-    return plan
 
 
 def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:

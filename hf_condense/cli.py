@@ -1,4 +1,4 @@
-"""The command line `hf-condense`: thin over the functions of the package.
+"""The command line `hf-condense`: a thin layer over the functions of the package.
 
 Everything heavy is imported inside the commands, so that `--help` is quick.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -27,18 +27,17 @@ DEMO_METHOD = "dm"
 DEMO_NETWORK = "convnet-w32"
 DEMO_STEPS = 80
 DEMO_BATCH_REAL = 64
-DEMO_AUGMENT = "color_crop_cutout_scale_rotate"  # a mirrored digit is another thing
+DEMO_AUGMENT = "color_crop_cutout_scale_rotate"  # no flips: mirroring changes a digit's meaning
 DEMO_EPOCHS = 300
-DEMO_MAX_UPDATES = 60  # of every network; the whole excerpt is what takes long
+DEMO_MAX_UPDATES = 60  # of every network; training on the whole excerpt takes longest
 
-PREVIEW = "preview.png"
 _USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
 class _OneLineError(click.ClickException):
-    """An error that ends the program with code 1 and one line on stderr."""
+    """An error that ends the program with exit code 1 and one line on stderr."""
 
     def show(self, file: Any = None) -> None:
         """Print the message."""
@@ -46,7 +45,7 @@ class _OneLineError(click.ClickException):
 
 
 class _Commands(click.Group):
-    """Commands whose user errors are one line instead of a traceback."""
+    """Commands that report a user's error in one line instead of a traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
@@ -71,25 +70,31 @@ def main(debug: bool) -> None:
 
 
 def _column_options(command: Command) -> Command:
-    """Add the options that name columns."""
+    """Add the options that name the image and the label column."""
     command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
     return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
 
 
 @main.command()
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), default=Path("condensed/demo"), help="Folder.")
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("condensed/demo"), help="Folder to save to."
+)
 @click.option("--ipc", type=click.IntRange(1, 500), default=1, help="Images per class.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Networks trained on each set.")
 @click.option("--steps", type=click.IntRange(1), default=DEMO_STEPS, help="Updates of the images.")
-@click.option("--max-updates", type=click.IntRange(1), default=DEMO_MAX_UPDATES, help="Updates of a trained network.")
+@click.option(
+    "--max-updates", type=click.IntRange(1), default=DEMO_MAX_UPDATES, help="Updates of every trained network."
+)
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: bool) -> None:
-    """Condense a real excerpt of MNIST that ships with the package, and see what it is worth.
+    """Condense an excerpt of MNIST that ships with the package, and measure what the result is worth.
 
-    Trains networks on the condensed images, on as many random real ones and on the whole excerpt; saves the set and
-    a picture, and loads the set back. Needs no network and about two minutes on two cores.
+    The demo trains networks on the condensed images, on as many random real images and on the whole excerpt. It saves
+    the set and a picture of it, and loads the set back. It needs no internet connection and takes about two minutes
+    on two cores.
     """
     from hf_condense import condense_dataset, evaluate
+    from hf_condense.condensed.facts import PREVIEW
     from hf_condense.demo_data import load_demo
 
     started = time.perf_counter()
@@ -106,7 +111,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
         progress=not quiet,
     )
     click.echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
-    click.echo(f"Training {seeds} networks ({DEMO_NETWORK}) on them, on random rows and on the whole excerpt ...")
+    click.echo(f"Training {seeds} networks ({DEMO_NETWORK}) on these, on random rows and on the whole excerpt ...")
     evaluation = evaluate(
         small,
         ds["test"],
@@ -123,28 +128,40 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     small.preview().save(out / PREVIEW)
     click.echo(f"Saved {folder} and the picture {out / PREVIEW}.")
     _check_equal(small, folder)
-    click.echo(f"Loaded back: equal to the last bit. All in {_seconds(started)}.")
+    click.echo(f"Loaded it back: equal to the last bit. All of this took {_seconds(started)}.")
 
 
 @main.command()
 @click.argument("dataset")
-@click.option("--config", help="Configuration of the dataset.")
-@click.option("--split", default="train", help="Split that is condensed.")
+@click.option("--config", help="Configuration of the dataset, if it has several.")
+@click.option("--split", default="train", help="Split to condense.")
 @click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
 @click.option("--ipc", type=click.IntRange(1), default=10, help="Images per class.")
 @_column_options
-@click.option("--image-size", help="Resize to this side, or to HEIGHTxWIDTH.  [default: as they are]")
-@click.option("--network", help="Network, for example convnet-w32 or resnet18.  [default: the method's]")
+@click.option("--image-size", help="Resize images to this side, or to HEIGHTxWIDTH.  [default: their own size]")
+@click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the method's]")
 @click.option("--steps", type=click.IntRange(1), help="Updates of the images.  [default: the method's]")
-@click.option("--preset", help="Named options of the method, for example paper.")
+@click.option("--preset", help="Named set of the method's options, such as paper.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
-@click.option("--factor", type=click.IntRange(1), help="Multi-formation factor f: f*f rows an image.  [default: 1]")
-@click.option("--option", "options", multiple=True, metavar="NAME=VALUE", help="Option of the method; repeatable.")
-@click.option("--checkpoint-dir", type=click.Path(path_type=Path, file_okay=False), help="Resume from, save to here.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="Folder.  [default: condensed/NAME]")
-@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made in another way.")
-@click.option("--push", "repo", metavar="USER/REPO", help="Publish the set there as well; see `hf-condense push`.")
-@click.option("--private", is_flag=True, default=None, help="Make a new repository of --push private.")
+@click.option("--storage", help="Storage form: pixels or patches.  [default: the preset's, else pixels]")
+@click.option("--expand", type=click.IntRange(1), help="Rows for each image of the budget.  [default: the form's]")
+@click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
+@click.option(
+    "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."
+)
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder to save checkpoints to and to resume from.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to save to.  [default: condensed/NAME]"
+)
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
+@click.option(
+    "--push", "repo", metavar="USER/REPO", help="Also publish the set in this repository; see `hf-condense push`."
+)
+@click.option("--private", is_flag=True, default=None, help="If --push creates the repository, make it private.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def run(
     dataset: str,
@@ -159,27 +176,23 @@ def run(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Condense DATASET (a Hub id, or a folder) and save the set.
+    """Condense DATASET, a Hub id or a folder, and save the result.
 
-    For example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
+    Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
     """
-    given = dict(_option(text) for text in options)
-    if clash := sorted(given.keys() & settings.keys()):
-        raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
-    size = None if image_size is None else _size(image_size)
-
-    from huggingface_hub.utils import validate_repo_id
+    method_options = _method_options(options, reserved=settings)
+    size = None if image_size is None else _parse_size(image_size)
+    _check_without_data(settings["method"], settings["preset"], method_options, repo)
 
     from hf_condense import condense_dataset
 
-    validate_repo_id(repo or "none")  # now, not after the work
-
     started = time.perf_counter()
-    small = condense_dataset(_load(dataset, config, split), image_size=size, progress=not quiet, **settings, **given)
+    ds = _load(dataset, config, split)
+    small = condense_dataset(ds, image_size=size, progress=not quiet, **settings, **method_options)
     folder = _save(small, out or Path("condensed") / Path(dataset).resolve().name, overwrite)
-    click.echo(f"{len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
+    click.echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     click.echo(f"Saved {folder}.")
-    click.echo(f"What is it worth?  hf-condense eval {folder} --source {dataset}")
+    click.echo(f"To see what the set is worth:  hf-condense eval {folder} --source {dataset}")
     if repo is not None:
         try:
             _publish(small, repo, private=private, overwrite=overwrite)
@@ -191,19 +204,21 @@ def run(
 @main.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 @click.argument("repo", metavar="USER/REPO")
-@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
-@click.option("--private", is_flag=True, default=None, help="Make a new repository private.  [default: your settings]")
-@click.option("--revision", metavar="BRANCH", help="Push to this branch, made if missing.  [default: main]")
+@click.option("--name", help="Which set of the folder.  [default: the one its card names]")
+@click.option(
+    "--private", is_flag=True, default=None, help="If the repository is new, make it private.  [default: your settings]"
+)
+@click.option("--revision", metavar="BRANCH", help="Push to this branch; it is created if missing.  [default: main]")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
 @click.option("--message", "commit_message", help="Title of the commit.  [default: Upload NAME]")
-@click.option("--license", help="Licence on the card.  [default: that of the source, if known]")
-@click.option("--set-default", is_flag=True, help="Make it the set that is loaded without a name.")
-@click.option("--replace-card", is_flag=True, help="Write the card anew instead of keeping its text.")
-@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made in another way.")
+@click.option("--license", help="Licence on the card.  [default: the source's, if known]")
+@click.option("--set-default", is_flag=True, help="Make this the set that is loaded when no name is given.")
+@click.option("--replace-card", is_flag=True, help="Write a new card instead of keeping the text of the old one.")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     """Publish the set in FOLDER on the Hub: tensors, recipe, Parquet and card in one commit.
 
-    Needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
+    This needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
     """
     from hf_condense import load_condensed
 
@@ -212,16 +227,16 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 
 @main.command("eval")
 @click.argument("folder", metavar="FOLDER_OR_REPO")
-@click.option("--source", required=True, help="The real dataset it was made from: a Hub id, or a folder.")
-@click.option("--source-split", default="train", help="Its training split.")
-@click.option("--test", help="Dataset that is tested on.  [default: that of --source]")
-@click.option("--test-split", default="test", help="Its split.")
-@click.option("--config", help="Configuration of these datasets.")
-@click.option("--name", help="Which set of FOLDER.  [default: that of its card]")
-@click.option("--network", "networks", multiple=True, default=("convnet",), help="Network to train; repeatable.")
+@click.option("--source", required=True, help="Real dataset that the set was made from: a Hub id or a folder.")
+@click.option("--source-split", default="train", help="Training split of --source.")
+@click.option("--test", help="Dataset to test on.  [default: --source]")
+@click.option("--test-split", default="test", help="Test split of --test.")
+@click.option("--config", help="Configuration of these datasets, if they have several.")
+@click.option("--name", help="Which set of the folder.  [default: the one its card names]")
+@click.option("--network", "networks", multiple=True, default=("convnet",), help="Network to train; may be repeated.")
 @click.option("--recipe", default="dsa", help="Training recipe: dc, dsa or idc.")
-@click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to so many epochs.  [default: the recipe's]")
-@click.option("--max-updates", type=click.IntRange(1), help="Cap the recipe at so many updates.  [default: no cap]")
+@click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
+@click.option("--max-updates", type=click.IntRange(1), help="Cap the updates of every network.  [default: no cap]")
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
 @click.option(
@@ -230,8 +245,8 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     multiple=True,
     metavar="NAME",
     default=("random",),
-    help="What to compare with: random (rows), full (the whole set), a coreset such as herding or kcenter; repeatable. "
-    "none: nothing.",
+    help="What to compare with: random (rows), full (the whole source), a coreset method such as herding or kcenter, "
+    "or none; may be repeated.",
 )
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
@@ -248,30 +263,38 @@ def evaluate_command(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Train fresh networks on a set, in a folder or on the Hub, and print their accuracy beside random rows."""
+    """Train fresh networks on a set, from a folder or the Hub, and print their accuracies beside its baselines'."""
     from hf_condense import evaluate, load_condensed
 
-    small = load_condensed(folder, name)
-    real, tested = _load(source, config, source_split), _load(test or source, config, test_split)
-    compared = tuple(baseline for baseline in baselines if baseline != "none")
-    result = evaluate(small, tested, source=real, networks=networks, baselines=compared, progress=not quiet, **settings)
-    click.echo(str(result))
+    evaluation = evaluate(
+        load_condensed(folder, name),
+        _load(test or source, config, test_split),
+        source=_load(source, config, source_split),
+        networks=networks,
+        baselines=tuple(baseline for baseline in baselines if baseline != "none"),
+        progress=not quiet,
+        **settings,
+    )
+    click.echo(str(evaluation))
 
 
 @main.command()
 @click.argument("folder", metavar="FOLDER_OR_REPO")
-@click.option("--name", help="Which of its sets.  [default: that of its card]")
+@click.option("--name", help="Which of the sets.  [default: the one its card names]")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
-@click.option("--preview", type=click.Path(path_type=Path, dir_okay=False), help="Save a picture of the set here.")
-@click.option("--per-class", type=click.IntRange(1), default=10, help="Images of a class in the picture.")
+@click.option(
+    "--preview", type=click.Path(path_type=Path, dir_okay=False), help="File to save a picture of the set to."
+)
+@click.option("--per-class", type=click.IntRange(1), default=10, help="Images per class in the picture.")
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int) -> None:
-    """Print how a set, in a folder or a repository USER/REPO on the Hub, was made, and save a picture of it."""
+    """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
+    from hf_condense.condensed.facts import PREVIEW
 
     small = load_condensed(folder, name, revision=revision)
     click.echo(facts_table(small))
     if preview is None:
-        click.echo(f"\nA picture:  hf-condense show {folder} --preview {PREVIEW}")
+        click.echo(f"\nTo save a picture:  hf-condense show {folder} --preview {PREVIEW}")
     else:
         small.preview(per_class).save(preview)
         click.echo(f"\nSaved the picture {preview}.")
@@ -280,53 +303,54 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
 @main.command()
 @click.argument("pattern", required=False)
 def methods(pattern: str | None) -> None:
-    """List the methods, or tell all about one: PATTERN is a name or a shell pattern such as '*m*'."""
+    """List the methods, or describe one. PATTERN is a name or a shell pattern such as '*m*'."""
     from hf_condense import list_methods
     from hf_condense.engine.registry import canonical_name, get_method
 
-    found = list_methods(pattern)
-    if not found and pattern is not None:
-        found = list_methods(canonical_name(get_method(pattern)))  # an alias, else an error with the nearest name
-    if len(found) == 1:
-        click.echo(method_text(found[0]))
+    infos = list_methods(pattern)
+    if not infos and pattern is not None:
+        # The pattern may be an alias; if it is not, this raises an error with the nearest name.
+        infos = list_methods(canonical_name(get_method(pattern)))
+    if len(infos) == 1:
+        click.echo(method_text(infos[0]))
         return
-    rows = [("NAME", "KIND", "YEAR", "TITLE"), *((m.name, m.kind, str(m.year), m.title) for m in found)]
+    rows = [("NAME", "KIND", "YEAR", "TITLE"), *((m.name, m.kind, str(m.year), m.title) for m in infos)]
     click.echo(table(rows))
-    click.echo("\nOptions and paper of one:  hf-condense methods NAME")
+    click.echo("\nTo see the options and the paper of a method:  hf-condense methods NAME")
 
 
 def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
-    """Load one split of a dataset from the Hub, from a folder, or from what `save_to_disk` wrote."""
+    """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
     from datasets import DatasetDict, load_dataset, load_from_disk
 
     try:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
-            found: Any = load_from_disk(name)
+            loaded: Any = load_from_disk(name)
         else:
-            found = load_dataset(name, config)
-    except Exception as error:  # whatever a loader raises, the user should read which dataset it was about
+            loaded = load_dataset(name, config)
+    except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         raise ValueError(f"cannot load {name!r}: {error}") from error
-    if not isinstance(found, DatasetDict):
-        return found
-    if split not in found:
-        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(found)}")
-    return found[split]
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    if split not in loaded:
+        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}")
+    return loaded[split]
 
 
 def _save(small: CondensedDataset, out: Path, overwrite: bool) -> Path:
-    """Save a set; if another one is in the way, beside it, so that no work is lost."""
+    """Save a set. If another one is in the way, save it in a new folder beside that one, so that no work is lost."""
     try:
         return small.save_condensed(out, overwrite=overwrite)
     except FileExistsError as error:
         number = 2
         while (beside := out.with_name(f"{out.name}-{number}")).exists():
             number += 1
-        click.echo(f"warning: {error}; saved beside it", err=True)
+        click.echo(f"warning: {error}; saved beside it, in {beside}", err=True)
         return small.save_condensed(beside)
 
 
 def _publish(small: CondensedDataset, repo: str, config_name: str | None = None, **settings: Any) -> None:
-    """Push a set and say where it is."""
+    """Push a set and print where it is."""
     info = small.push_to_hub(repo, config_name, **settings)
     name = config_name or small.recipe.config_name
     click.echo(f"Published {name}: {info.pr_url or info.repo_url}")
@@ -341,13 +365,33 @@ def _check_equal(small: CondensedDataset, folder: Path) -> None:
     from hf_condense import CondensedFormatError, load_condensed
 
     loaded = load_condensed(folder)
-    same = torch.equal(loaded.synthetic.images, small.synthetic.images)
-    if not (same and torch.equal(loaded.synthetic.labels, small.synthetic.labels) and loaded.recipe == small.recipe):
+    tensors, expected = loaded.synthetic.all(), small.synthetic.all()
+    same = tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
+    if not same or loaded.recipe != small.recipe:
         raise CondensedFormatError(f"{folder} does not hold what was saved; please report this")
 
 
-def _option(text: str) -> tuple[str, Any]:
-    """Read `name=value`; a value that is no number, truth value or none is text."""
+def _check_without_data(method: str, preset: str | None, method_options: dict[str, Any], repo: str | None) -> None:
+    """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
+    from huggingface_hub.utils import validate_repo_id
+
+    from hf_condense.engine.build import check_request
+
+    if repo is not None:
+        validate_repo_id(repo)
+    check_request(method, preset, method_options)
+
+
+def _method_options(texts: Sequence[str], reserved: Collection[str]) -> dict[str, Any]:
+    """Read the texts of `--option`; names that have an option of the command line of their own are refused."""
+    method_options = dict(_parse_option(text) for text in texts)
+    if clash := sorted(method_options.keys() & set(reserved)):
+        raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
+    return method_options
+
+
+def _parse_option(text: str) -> tuple[str, Any]:
+    """Read `name=value`; a value that is not a number, true, false or none is text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.UsageError(f"--option takes NAME=VALUE, for example lr_img=5; got {text!r}")
@@ -361,7 +405,7 @@ def _option(text: str) -> tuple[str, Any]:
     return name, number if isinstance(number, (int, float)) else value
 
 
-def _size(text: str) -> int | tuple[int, int]:
+def _parse_size(text: str) -> int | tuple[int, int]:
     """Read `32` or `32x48` (height x width)."""
     sides = text.lower().split("x")
     if len(sides) > 2 or not all(side.isdecimal() for side in sides):
@@ -370,5 +414,5 @@ def _size(text: str) -> int | tuple[int, int]:
 
 
 def _seconds(started: float) -> str:
-    """Say how long ago a moment was."""
+    """Return the time since a moment, for a message."""
     return f"{time.perf_counter() - started:.1f} s"

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def facts_table(small: CondensedDataset) -> str:
-    """Return what is known of a set, a line each."""
+    """Return what the recipe of a set says, one fact in a line."""
     recipe = small.recipe
     channels, height, width = recipe.image_shape
     facts = {
@@ -28,14 +28,14 @@ def facts_table(small: CondensedDataset) -> str:
         "preset": recipe.preset,
         "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),
         "source": ", ".join(f"{name} {value}" for name, value in recipe.source.items() if value is not None),
-        "made": recipe.created_at,
+        "created": recipe.created_at,
         "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
     }
     return table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
 
 
 def method_text(info: MethodInfo) -> str:
-    """Return all about one method: summary, paper, options, presets."""
+    """Return the description of one method: summary, paper, cost, options, presets."""
     import dataclasses
 
     from hf_condense.engine.registry import get_method
@@ -58,7 +58,7 @@ def method_text(info: MethodInfo) -> str:
 
 
 def table(rows: Sequence[Sequence[str]]) -> str:
-    """Align columns to the left."""
+    """Return rows of text as lines, with columns aligned to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows

@@ -1,4 +1,4 @@
-"""The MNIST excerpt that ships inside the package, for `hf-condense demo` and for a first try without a network."""
+"""The MNIST excerpt that ships with the package, for `hf-condense demo` and for a first try without the internet."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FOLDER = Path(__file__).parent / "data" / "mnist"
 
 
 def load_demo() -> DatasetDict:
-    """Load the packaged MNIST excerpt, from memory: no network is touched and no cache file is left.
+    """Load the MNIST excerpt that ships with the package. It needs no internet connection and leaves no cache file.
 
     The images are real MNIST digits, 28 x 28 pixels, one channel, under CC BY-SA 3.0 (see `data/mnist/LICENSE.md`).
     The columns and features are those of MNIST on the Hub: `image` (`Image`) and `label` (`ClassLabel`, "0" to "9").
@@ -22,7 +22,7 @@ def load_demo() -> DatasetDict:
     Returns:
         The splits `train` (5,000 rows) and `test` (1,000 rows), balanced over the ten digits, in random order.
 
-    Reference:
+    References:
         LeCun et al., "Gradient-based learning applied to document recognition", Proceedings of the IEEE, 1998.
 
     Example:

@@ -16,21 +16,10 @@ from PIL import Image
 from hf_condense.api import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.engine.method import Method
+from hf_condense.engine.method import Method, Selector
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.source.class_source import load_source
-
-# Options that make a method quick, where it has them.
-_SMALL = {
-    "steps": 4,
-    "batch_real": 6,
-    "feature_updates": 3,
-    "experts": 2,
-    "snapshots": 6,
-    "snapshot_every": 2,
-    "student_steps": 3,
-}
 
 
 def toy_dataset(
@@ -41,17 +30,17 @@ def toy_dataset(
     size: int = 8,
     names: tuple[str, ...] = (),
 ) -> datasets.Dataset:
-    """Make a tiny labelled image dataset: each class has its own pattern, each row its own noise.
+    """Make a tiny labelled image dataset: each class has its own pattern, and each row its own noise.
 
     Args:
         labels: Label of every class.
         rows: Rows per class.
         mode: Mode of the pictures: "L", "RGB", "P", ...
-        size: Side of the pictures, >= 2.
+        size: Side of the pictures, in pixels, >= 2.
         names: Class names of a ClassLabel; default: the label column holds plain values.
 
     Returns:
-        Columns `image`, `label` and `note` (text), rows in a fixed mixed order.
+        A dataset with the columns `image`, `label` and `note` (text); its rows go through the classes in turn.
     """
     noise = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(size), np.arange(size)) * 128 // (2 * size)
@@ -71,71 +60,87 @@ def toy_dataset(
 
 
 @dataclasses.dataclass(frozen=True)
-class Bench:
-    """A method under test, with options that make it quick."""
+class MethodUnderTest:
+    """A method under test, with options that make it quick.
 
-    method: str
+    Attributes:
+        name: Name of the method.
+        options: Its options.
+    """
+
+    name: str
     options: dict[str, Any]
 
     def condense(self, ds: datasets.Dataset, ipc: Any = 2, **options: Any) -> CondensedDataset:
-        """Condense a toy dataset quickly."""
+        """Condense a toy dataset quickly; `options` win over those of the method under test."""
         label_column = None if isinstance(ds.features["label"], datasets.ClassLabel) else "label"
         base = {"label_column": label_column, "progress": False, "network": "convnet-w8-d1", "compile": False}
-        return condense_dataset(ds, self.method, ipc, **{**base, **self.options, **options})
+        return condense_dataset(ds, self.name, ipc, **{**base, **self.options, **options})
 
     @property
     def learns(self) -> bool:
         """Whether the method learns images (and so has steps)."""
-        return issubclass(get_method(self.method), Method)
+        return issubclass(get_method(self.name), Method)
+
+    @property
+    def selects(self) -> bool:
+        """Whether the method selects real rows, which stay as they are."""
+        return issubclass(get_method(self.name), Selector)
 
 
-def law_counts_and_columns(bench: Bench) -> None:
+def _same_tensors(first: CondensedDataset, second: CondensedDataset) -> bool:
+    """Return whether the exact tensors of two sets are equal to the last bit."""
+    tensors, others = first.synthetic.all(), second.synthetic.all()
+    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+
+
+def law_counts_and_columns(method: MethodUnderTest) -> None:
     """Each class has ipc rows; columns, features and class names are those of the source."""
     ds = toy_dataset(names=("cat", "dog", "eel"))
-    small = bench.condense(ds, 2)
+    small = method.condense(ds, 2)
     assert sorted(small["label"]) == [0, 0, 1, 1, 2, 2], small["label"]
     assert list(small[:3]["label"]) == [0, 1, 2], "rows should be dealt out class by class"
     assert small.features["image"] == ds.features["image"]
     assert small.features["label"] == ds.features["label"]
-    assert ("note" in small.column_names) != bench.learns, "a coreset keeps every column, a learned set has no others"
+    assert ("note" in small.column_names) == method.selects, "only a coreset keeps columns beside image and label"
 
 
-def law_counts_by_class(bench: Bench) -> None:
-    """An ipc for every class is kept to."""
-    small = bench.condense(toy_dataset(names=("cat", "dog", "eel")), {"dog": 3, "cat": 1, "eel": 2})
+def law_counts_by_class(method: MethodUnderTest) -> None:
+    """Each class has the number of rows that `ipc` gives for it."""
+    small = method.condense(toy_dataset(names=("cat", "dog", "eel")), {"dog": 3, "cat": 1, "eel": 2})
     assert sorted(small["label"]) == [0, 1, 1, 1, 2, 2], small["label"]
 
 
-def law_input_unchanged(bench: Bench) -> None:
-    """The dataset that was given is as it was."""
+def law_input_unchanged(method: MethodUnderTest) -> None:
+    """Condensing leaves the dataset as it was."""
     ds = toy_dataset(names=("cat", "dog", "eel")).with_format("numpy")
     before = (load_source(ds, cache=False, progress=False).content_hash, ds.features.copy(), ds.format, ds._fingerprint)
-    bench.condense(ds)
+    method.condense(ds)
     after = (load_source(ds, cache=False, progress=False).content_hash, ds.features.copy(), ds.format, ds._fingerprint)
     assert before == after
 
 
-def law_seeds(bench: Bench) -> None:
-    """The same seed gives the same bits; another seed other ones, if the method draws anything."""
+def law_seeds(method: MethodUnderTest) -> None:
+    """The same seed gives the same bits. Another seed gives other bits, if the method draws anything."""
     ds = toy_dataset(rows=30)
-    first, again, other = bench.condense(ds), bench.condense(ds), bench.condense(ds, seed=1)
-    assert torch.equal(first.synthetic.images, again.synthetic.images)
-    if bench.learns or bench.method == "random":
-        assert not torch.equal(first.synthetic.images, other.synthetic.images)
+    first, again, other = method.condense(ds), method.condense(ds), method.condense(ds, seed=1)
+    assert _same_tensors(first, again)
+    if not method.selects or method.name == "random":
+        assert not _same_tensors(first, other)
 
 
-def law_global_generators(bench: Bench) -> None:
-    """Global random generators are left as they were found."""
+def law_global_generators(method: MethodUnderTest) -> None:
+    """Condensing leaves the global random generators as they were."""
     before = torch.get_rng_state(), repr(np.random.get_state())  # noqa: NPY002 - the global one is what is checked
-    bench.condense(toy_dataset())
+    method.condense(toy_dataset())
     assert torch.equal(before[0], torch.get_rng_state())
     assert before[1] == repr(np.random.get_state())  # noqa: NPY002
 
 
-def law_pixels(bench: Bench) -> None:
-    """Exact tensors are float32, finite and in [0, 1]; the rows are the same pictures in 8 bits."""
-    small = bench.condense(toy_dataset())
-    images = small.synthetic.images
+def law_pixels(method: MethodUnderTest) -> None:
+    """Exact tensors are float32, finite and in [0, 1]; the rows are the same images in 8 bits."""
+    small = method.condense(toy_dataset())
+    images = small.synthetic.decoded()[0]
     assert images.dtype == torch.float32
     assert bool(torch.isfinite(images).all())
     assert float(images.min()) >= 0
@@ -146,46 +151,46 @@ def law_pixels(bench: Bench) -> None:
     assert float((view.images.float() / 255 - decoded).abs().max()) <= 0.5001 / 255
 
 
-def law_factor(bench: Bench) -> None:
-    """With factor 2 a class has four times the rows, from the same number of stored images."""
-    if bench.learns:
-        small = bench.condense(toy_dataset(), 1, factor=2)
+def law_factor(method: MethodUnderTest) -> None:
+    """With factor 2 a class has four times as many rows, from the same number of stored images."""
+    if method.learns:
+        small = method.condense(toy_dataset(), 1, factor=2)
         assert len(small) == 12
-        assert len(small.synthetic.images) == 3
+        assert len(small.synthetic.labels) == 3
 
 
-def law_any_labels(bench: Bench) -> None:
-    """Labels that are not 0..K-1, or text, come out as they went in; two classes and one row of each are enough."""
+def law_any_labels(method: MethodUnderTest) -> None:
+    """Labels that are text or not 0..K-1 come out as they went in; two classes of one row are enough."""
     for labels in ((0, 2, 5), ("wolf", "elk"), (7, -3)):
-        small = bench.condense(toy_dataset(labels), 1)
+        small = method.condense(toy_dataset(labels), 1)
         assert sorted(small["label"]) == sorted(labels)
 
 
-def law_any_mode(bench: Bench) -> None:
-    """Grey, palette and transparent pictures work; grey ones stay grey."""
+def law_any_mode(method: MethodUnderTest) -> None:
+    """Grey, palette and transparent pictures are accepted; grey ones stay grey."""
     for mode, channels in (("L", 1), ("1", 1), ("P", 3), ("RGBA", 3)):
-        assert bench.condense(toy_dataset(mode=mode), 1).synthetic.images.shape[1] == channels
+        assert method.condense(toy_dataset(mode=mode), 1).synthetic.decoded()[0].shape[1] == channels
 
 
-def law_small_class(bench: Bench) -> None:
-    """More rows than a class has are refused; as many as it has are not; a real batch may be larger than a class."""
+def law_small_class(method: MethodUnderTest) -> None:
+    """A class may give all its rows but not more; a real batch may be larger than a class."""
     ds = toy_dataset(rows=3)
-    assert len(bench.condense(ds, 3)) == 9
+    assert len(method.condense(ds, 3)) == 9
     message = ""
     try:
-        bench.condense(ds, 4)
+        method.condense(ds, 4)
     except ValueError as error:
         message = str(error)
     assert "3 rows" in message, f"ipc above the size of a class should be refused; got {message!r}"
 
 
-def law_resume(bench: Bench) -> None:
-    """A run that is cut at any step and taken up again equals the straight run bit for bit."""
-    if not bench.learns:
+def law_resume(method: MethodUnderTest) -> None:
+    """A run that is interrupted at any step and resumed equals the uninterrupted run bit for bit."""
+    if not method.learns:
         return
     ds = toy_dataset()
-    steps = bench.options.get("steps", 4)
-    straight = bench.condense(ds, checkpoint_dir=None)
+    steps = method.options.get("steps", 4)
+    straight = method.condense(ds, checkpoint_dir=None)
     for cut in range(1, steps):
         with tempfile.TemporaryDirectory() as folder:
 
@@ -193,27 +198,30 @@ def law_resume(bench: Bench) -> None:
                 if done == cut + 1:
                     raise KeyboardInterrupt
 
+            interrupted = False
             try:
-                bench.condense(ds, checkpoint_dir=folder, checkpoint_every=cut, callbacks=[stop])
+                method.condense(ds, checkpoint_dir=folder, checkpoint_every=cut, callbacks=[stop])
             except KeyboardInterrupt:
-                resumed = bench.condense(ds, checkpoint_dir=folder, checkpoint_every=cut)
-            assert torch.equal(straight.synthetic.images, resumed.synthetic.images), f"cut at step {cut}"
+                interrupted = True
+            assert interrupted, f"a callback that raises should end the run after step {cut + 1}"
+            resumed = method.condense(ds, checkpoint_dir=folder, checkpoint_every=cut)
+            assert _same_tensors(straight, resumed), f"interrupted after step {cut + 1}, checkpoint at step {cut}"
 
 
-def law_save_and_load(bench: Bench) -> None:
-    """What is saved comes back bit for bit: tensors, rows, recipe."""
-    small = bench.condense(toy_dataset(names=("cat", "dog", "eel")))
+def law_save_and_load(method: MethodUnderTest) -> None:
+    """A saved set loads bit for bit: tensors, rows and recipe."""
+    small = method.condense(toy_dataset(names=("cat", "dog", "eel")))
     with tempfile.TemporaryDirectory() as folder:
         small.save_condensed(folder)
-        back = load_condensed(folder)
-    assert torch.equal(small.synthetic.images, back.synthetic.images)
-    assert small.recipe == back.recipe
-    assert small.with_format("arrow")[:] == back.with_format("arrow")[:]
+        loaded = load_condensed(folder)
+    assert _same_tensors(small, loaded)
+    assert small.recipe == loaded.recipe
+    assert small.with_format("arrow")[:] == loaded.with_format("arrow")[:]
 
 
-def law_declared(bench: Bench) -> None:
-    """The method says what it is, and every option what it means; options survive a round trip through a dict."""
-    cls = get_method(bench.method)
+def law_declared(method: MethodUnderTest) -> None:
+    """The method describes itself and every option; options survive a round trip through a dict."""
+    cls = get_method(method.name)
     for f in dataclasses.fields(cls.info):
         assert getattr(cls.info, f.name) or f.name == "aliases", f"info.{f.name} is empty"
     assert cls.info.link.startswith("https://")
@@ -223,30 +231,43 @@ def law_declared(bench: Bench) -> None:
     assert cls.Config.build(dataclasses.asdict(config)) == config
 
 
-LAWS: dict[str, Callable[[Bench], None]] = {
-    name.removeprefix("law_"): law for name, law in dict(globals()).items() if name.startswith("law_")
-}
+LAWS: tuple[Callable[[MethodUnderTest], None], ...] = (
+    law_counts_and_columns,
+    law_counts_by_class,
+    law_input_unchanged,
+    law_seeds,
+    law_global_generators,
+    law_pixels,
+    law_factor,
+    law_any_labels,
+    law_any_mode,
+    law_small_class,
+    law_resume,
+    law_save_and_load,
+    law_declared,
+)
+"""Every law; each takes a `MethodUnderTest` and raises `AssertionError` if the method breaks it."""
 
 
 def check_method(name: str, **options: Any) -> None:
-    """Check that a registered method keeps every law; a few seconds for a cheap method.
+    """Check that a registered method keeps every law; this takes a few seconds for a cheap method.
 
     Args:
         name: Name of the method.
-        **options: Options that make it quick; default: few steps and small batches, where it has such options.
+        **options: Options of the method and of `condense_dataset`; those that make a method quick (few steps, small
+            batches) are set already, where it has them.
 
     Raises:
-        AssertionError: If a law is broken; the message begins with its name.
+        AssertionError: If a law is broken; the message begins with the law's name.
     """
-    bench = quick_bench(name, **options)
-    for law_name, law in LAWS.items():
+    method = quick_bench(name, **options)
+    for law in LAWS:
         try:
-            law(bench)
+            law(method)
         except AssertionError as error:
-            raise AssertionError(f"{law_name}: {law.__doc__} {error}") from error
+            raise AssertionError(f"{law.__name__.removeprefix('law_')}: {law.__doc__} {error}") from error
 
 
-def quick_bench(name: str, **options: Any) -> Bench:
-    """Return a bench for a method with options that make it quick."""
-    known = {f.name for f in dataclasses.fields(get_method(name).Config)}
-    return Bench(name, {**{k: v for k, v in _SMALL.items() if k in known}, **options})
+def quick_bench(name: str, **options: Any) -> MethodUnderTest:
+    """Return a method under test with options that make it quick, and others that are given."""
+    return MethodUnderTest(name, {**get_method(name).Config.tiny_options(), **options})

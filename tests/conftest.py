@@ -1,4 +1,4 @@
-"""Makes the tests hermetic, and holds the fixtures that many of them share."""
+"""Keep the tests off the network and the user's cache; define the fixtures that many of them share."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.support.command_line import program  # noqa: F401 (the same)
-from tests.support.hub_fixtures import ENDPOINT, hub  # noqa: F401 (a fixture; it imports neither library before it is used)
+from tests.support.command_line import program  # noqa: F401 (a fixture)
+from tests.support.hub_fixtures import ENDPOINT, hub  # noqa: F401 (a fixture; neither library is imported before it is used)
 
 # The Hugging Face libraries read these when they are imported, so they are set before anything imports them.
 _read_too_early = {"datasets", "huggingface_hub"} & sys.modules.keys()
@@ -41,7 +41,7 @@ from PIL import Image as Pictures
 torch.set_num_threads(THREADS)
 
 TOY_CLASSES = ("ball", "cross", "stripes")
-TOY_ROWS = 12  # of each class
+TOY_ROWS = 12  # per class
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def toy_pixels(label: int, row: int, channels: int) -> np.ndarray:
-    """Return uint8 pixels (8, 8, channels) of a class's pattern, with noise that differs from row to row."""
+    """Return the pattern of a class as uint8 pixels (8, 8, channels), with noise that differs from row to row."""
     y, x = np.mgrid[-3.5:4.5, -3.5:4.5]
     pattern = (np.hypot(y, x) < 2.6, (abs(x) < 1) | (abs(y) < 1), np.mgrid[:8, :8][0] % 4 < 2)[label]
     tint = np.array([(1.0, 0.4, 0.4), (0.4, 1.0, 0.4), (0.4, 0.4, 1.0)])[label, :channels]
@@ -63,7 +63,7 @@ def toy_pixels(label: int, row: int, channels: int) -> np.ndarray:
 
 
 def toy_dataset(channels: int) -> Dataset:
-    """Return 12 rows of each of three classes, dealt out in turn."""
+    """Return 12 rows of each of three classes; rows go through the classes in turn."""
     turns = [(label, row) for row in range(TOY_ROWS) for label in range(len(TOY_CLASSES))]
     pixels = [toy_pixels(label, row, channels) for label, row in turns]
     return Dataset.from_dict(
@@ -84,13 +84,13 @@ def toy() -> Dataset:
 
 @pytest.fixture(scope="session")
 def toy_gray() -> Dataset:
-    """The same in one channel."""
+    """The images of `toy` in one channel."""
     return toy_dataset(channels=1)
 
 
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
-    """The folder of real data sets (`mnist/`, `cifar10/`); tests that use it are skipped where it is missing."""
+    """The folder of real datasets (`mnist/`, `cifar10/`); tests that use it are skipped if it is missing."""
     beside = Path(__file__).resolve().parents[2] / "shared" / "data"
     folder = Path(os.environ.get("HF_CONDENSE_DATA", beside))
     if not folder.is_dir():
@@ -100,7 +100,7 @@ def data_dir() -> Path:
 
 @pytest.fixture(scope="module")
 def one_thread():
-    """Tiny networks gain nothing from a second thread, and wait for it long where cores are shared."""
+    """Use one thread: tiny networks gain nothing from a second one, and wait for it where cores are shared."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

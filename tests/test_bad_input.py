@@ -1,4 +1,4 @@
-"""Bad input gets an error that says what was wrong, what was given and what would be right."""
+"""Bad input raises an error that says what was wrong, what was given and what would be right."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ PNG, JPEG = encoded(noise(9, 7, 3)), encoded(noise(9, 7, 3), "JPEG")
 def refused(
     kind: type[Exception], *parts: str, ds: Any = TOY, method: Any = "dm", ipc: Any = 1, **options: Any
 ) -> None:
-    """Condense, and see that the message has every part."""
-    with pytest.raises(kind) as caught:
+    """Condense, and check that the error is of a kind and that its message has every part."""
+    with pytest.raises(kind) as error:
         condense_dataset(ds, method, ipc, progress=False, **options)
     for part in parts:
-        assert part in str(caught.value)
+        assert part in str(error.value)
 
 
-def both_twice() -> Dataset:
-    """Two image columns, two label columns."""
+def two_of_each_column() -> Dataset:
+    """Return a dataset of two image columns and two label columns."""
     columns = {"a": TOY["image"][:], "b": TOY["image"][:], "x": TOY["label"][:], "y": TOY["label"][:]}
     label = TOY.features["label"]
     return Dataset.from_dict(columns, features=Features({"a": Image(), "b": Image(), "x": label, "y": label}))
@@ -58,13 +58,13 @@ DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] 
     "no images": (ValueError, lambda: TOY.remove_columns("image"), ("an Image", "'label' (ClassLabel), 'note'")),
     "no labels": (ValueError, lambda: TOY.remove_columns("label"), ("a ClassLabel", "label_column=", "'note'")),
     "no label at all": (ValueError, lambda: TOY.select_columns("image"), ("a ClassLabel", "'image' (Image)")),
-    "images": (ValueError, both_twice, ("several", "an Image: 'a', 'b'", "image_column=")),
-    "labels": (ValueError, lambda: both_twice().remove_columns("b"), ("several", "'x', 'y'", "label_column=")),
+    "images": (ValueError, two_of_each_column, ("several", "an Image: 'a', 'b'", "image_column=")),
+    "labels": (ValueError, lambda: two_of_each_column().remove_columns("b"), ("several", "'x', 'y'", "label_column=")),
 }
 
 
 @pytest.mark.parametrize("case", DATASETS)
-def test_datasets(case: str) -> None:
+def test_unusable_dataset_is_refused_with_what_it_lacks(case: str) -> None:
     kind, make, parts = DATASETS[case]
     refused(kind, *parts, ds=make(), method="random")
 
@@ -80,7 +80,9 @@ def test_datasets(case: str) -> None:
         (TypeError, {"label_column": ["label"]}, ("label_column should be the name", "['label'] (list)")),
     ],
 )
-def test_columns(kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
+def test_unsuitable_column_is_refused_with_the_columns_there_are(
+    kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]
+) -> None:
     refused(kind, *parts, method="random", **options)
 
 
@@ -94,18 +96,20 @@ def test_columns(kind: type[Exception], options: dict[str, Any], parts: tuple[st
         (List(Value("int64")), [[1], [2], [1, 2]], ("is List", "a ClassLabel")),
     ],
 )
-def test_labels(label: Any, labels: list[Any], parts: tuple[str, ...]) -> None:
+def test_rows_without_a_usable_label_are_counted_and_named(
+    label: Any, labels: list[Any], parts: tuple[str, ...]
+) -> None:
     refused(ValueError, *parts, ds=picture_set([PNG] * 3, labels, label=label), method="random", label_column="label")
 
 
-def test_a_label_without_a_name() -> None:
+def test_label_without_a_class_name_is_refused() -> None:
     table = picture_set([PNG] * 3, [0, 7, 1], label=Value("int64")).data.table
     features = Features({"image": Image(), "label": ClassLabel(names=["a", "b"])})
     ds = Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
     refused(ValueError, "row 1", "label 7", "0..1", "cast the column", ds=ds, method="random")
 
 
-def test_the_advice_for_null_labels_works() -> None:
+def test_advice_for_null_labels_gives_a_readable_dataset() -> None:
     ds = picture_set([PNG] * 4, [0, None, -1, 1])
     assert read(ds.filter(lambda row: row["label"] not in (None, -1))).counts == {0: 1, 1: 1}
 
@@ -128,23 +132,23 @@ def test_the_advice_for_null_labels_works() -> None:
         (encoded(noise(12, 7, 3)), ("differ in size", "9x7 (1 rows), 12x7 (1 rows)", "image_size=")),
     ],
 )
-def test_pictures(cell: Any, parts: tuple[str, ...]) -> None:
+def test_unreadable_picture_is_refused_with_its_row(cell: Any, parts: tuple[str, ...]) -> None:
     refused(ValueError, *parts, ds=picture_set([PNG, cell]), method="random", cache=False)
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_modes_without_a_range(mode: str) -> None:
+def test_mode_without_a_fixed_range_is_refused(mode: str) -> None:
     ds = picture_set([encoded(noise(4, 4)), encoded(Pictures.fromarray(noise(4, 4)).convert(mode), "TIFF")])
     refused(ValueError, "row 1", f"mode '{mode}'", "convert to 'L' or 'RGB'", ds=ds, method="random")
 
 
-def test_pictures_that_are_too_large() -> None:
+def test_picture_that_is_too_large_is_refused_unless_it_is_resized() -> None:
     ds = picture_set([encoded(noise(1, 4097))])
     refused(ValueError, "1x4097", "at most 4096", "image_size=", ds=ds, method="random")
     assert read(ds, image_size=2).image_shape == (1, 2, 2)
 
 
-def test_missing_files_name_their_row(tmp_path: Path) -> None:
+def test_missing_file_is_refused_with_its_row(tmp_path: Path) -> None:
     files = [tmp_path / f"{row}.png" for row in range(3)]
     for file in files:
         file.write_bytes(PNG)
@@ -158,7 +162,7 @@ KINDS = {kind: encoded(noise(9, 7, 3), kind) for kind in ("PNG", "JPEG", "GIF", 
 
 @settings(deadline=None, max_examples=80)
 @given(st.sampled_from(sorted(KINDS)), st.data())
-def test_any_damage_is_decoded_or_named(kind: str, data: st.DataObject) -> None:
+def test_damaged_picture_is_decoded_or_refused_with_its_row(kind: str, data: st.DataObject) -> None:
     damaged = bytearray(KINDS[kind])
     for _ in range(data.draw(st.integers(1, 8))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
@@ -245,23 +249,25 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
 
 
 def spelled(options: dict[str, Any]) -> str:
-    """Name a case without addresses in memory."""
+    """Return the name of a case, without addresses in memory."""
     return ",".join(f"{name}={getattr(value, '__name__', value)}" for name, value in options.items())
 
 
 @pytest.mark.parametrize(("kind", "options", "parts"), OPTIONS, ids=[spelled(options) for _, options, _ in OPTIONS])
-def test_options(kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]) -> None:
+def test_bad_option_is_refused_with_what_would_be_right(
+    kind: type[Exception], options: dict[str, Any], parts: tuple[str, ...]
+) -> None:
     quick = {"steps": 1, "batch_real": 2, "network": "convnet-w8", "compile": False}
     refused(kind, *parts, **{**(quick if "method" not in options else {}), **options})
 
 
-def test_an_absent_class() -> None:
+def test_ipc_for_an_absent_class_is_refused() -> None:
     ds = TOY.filter(lambda label: label != 1, input_columns="label")
     ipc = {"cat": 1, "dog": 1, "eel": 1}
     refused(ValueError, "ipc names class 'dog'", "no rows", "leave it out", ds=ds, method="random", ipc=ipc)
 
 
 @pytest.mark.parametrize("channels", [2, "3", 0])
-def test_channels(channels: Any) -> None:
+def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
     with pytest.raises(ValueError, match=rf"channels should be 1 or 3; got {re.escape(repr(channels))}"):
         load_source(TOY, channels=channels)

@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from PIL import Image
 
 from hf_condense import __version__, list_methods, load_condensed
-from hf_condense.cli import _option, main
+from hf_condense.cli import _parse_option, main
 from tests.support.command_line import Program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -75,7 +75,7 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
 
-def test_run_goes_on_from_its_checkpoint(program: Program, folder: Path, tmp_path: Path) -> None:
+def test_run_resumes_from_its_checkpoint(program: Program, folder: Path, tmp_path: Path) -> None:
     def arguments(out: str) -> tuple[object, ...]:
         place = ("--checkpoint-dir", tmp_path / "checkpoints", "--out", tmp_path / out)
         return ("run", folder, "--method", "dm", "--steps", 2, *place, *QUICK)
@@ -147,11 +147,37 @@ def test_demo_ends_with_an_equal_set_and_a_picture(program: Program, tmp_path: P
         (["methods", "dmm"], "did you mean 'dm'?"),
     ],
 )
-def test_users_errors_are_one_line(program: Program, folder: Path, arguments: list[str], message: str) -> None:
+def test_an_error_of_the_user_is_printed_in_one_line(
+    program: Program, folder: Path, arguments: list[str], message: str
+) -> None:
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "hearding"], "no method is named 'hearding'; did you mean 'herding'?"),
+        (["--method", "dm", "--option", "lr_image=1"], "unknown option 'lr_image'; did you mean 'lr_img'?"),
+        (["--method", "dm", "--option", "lr_img=-1"], "lr_img should be larger than 0; got -1"),
+        (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
+        (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
+        (["--push", "a/b/c"], "Repo id must be"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    loads: list[object] = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **_: loads.append(names))
+    code, _, err = program("run", folder, *arguments)
+    assert code == 1
+    assert message in err
+    assert not loads
+    program("run", folder, "--method", "random")
+    assert loads, "with nothing to refuse, the dataset is loaded by the function that is watched here"
 
 
 @pytest.mark.parametrize(
@@ -166,7 +192,7 @@ def test_users_errors_are_one_line(program: Program, folder: Path, arguments: li
         ["eval", "x"],
     ],
 )
-def test_wrong_usage_ends_with_two(program: Program, arguments: list[str]) -> None:
+def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[str]) -> None:
     code, _, err = program(*arguments)
     assert code == 2
     assert "Usage: hf-condense" in err
@@ -187,11 +213,11 @@ def test_wrong_usage_ends_with_two(program: Program, arguments: list[str]) -> No
     ],
 )
 def test_options_become_numbers_truth_values_none_or_text(text: str, value: object) -> None:
-    name, read = _option(text)
-    assert (name, read, type(read)) == ("a", value, type(value))
+    name, parsed = _parse_option(text)
+    assert (name, parsed, type(parsed)) == ("a", value, type(value))
 
 
-def test_help_is_quick_and_version_is_told(program: Program) -> None:
+def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:
     for command in ("demo", "run", "eval", "show", "methods"):
         code, out, _ = program(command, "--help")
         assert code == 0
@@ -203,7 +229,7 @@ def test_help_is_quick_and_version_is_told(program: Program) -> None:
 
 def test_debug_shows_the_traceback(folder: Path) -> None:
     command = [sys.executable, "-c", "from hf_condense.cli import main; main()", "--debug", "show", str(folder)]
-    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert "Traceback" in ended.stderr
-    assert "CondensedFormatError" in ended.stderr
+    process = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "Traceback" in process.stderr
+    assert "CondensedFormatError" in process.stderr

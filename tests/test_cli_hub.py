@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
-def test_push_says_where_the_set_is(hub, program, folder):
+def test_push_prints_where_the_set_is(hub, program, folder):
     repo = hub.repo()
     code, out, err = program("push", folder, repo, "--message", "Mine", "--license", "mit")
     assert (code, err) == (0, "")
@@ -38,7 +38,7 @@ def test_push_says_where_the_set_is(hub, program, folder):
     assert_same(load_condensed(repo), make_coreset())
 
 
-def test_push_of_one_set_to_a_branch_and_as_a_proposal(hub, program, folder):
+def test_push_takes_one_set_to_a_branch_or_a_pull_request(hub, program, folder):
     repo = hub.repo()
     assert program("push", folder, repo, "--name", "herding_ipc2", "--private")[0] == 0
     assert HfApi().dataset_info(repo).private
@@ -50,7 +50,7 @@ def test_push_of_one_set_to_a_branch_and_as_a_proposal(hub, program, folder):
     assert list_condensed(repo) == ["herding_ipc2"]
 
 
-def test_show_and_its_picture(hub, program, folder, tmp_path):
+def test_show_reads_from_the_hub_and_saves_a_picture(hub, program, folder, tmp_path):
     repo = hub.repo()
     first = make_set().push_to_hub(repo).oid
     make_coreset().push_to_hub(repo, set_default=True)
@@ -82,7 +82,7 @@ def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):
     assert load_condensed(repo).recipe.seed == 1
 
 
-def test_a_name_that_cannot_be_is_told_before_the_work(program, toy, tmp_path):
+def test_an_impossible_repository_is_refused_before_anything_is_loaded(program, toy, tmp_path):
     code, _, err = program("run", tmp_path / "nothing", "--push", "a/b/c")
     assert code == 1
     assert "Repo id must be" in err
@@ -93,14 +93,16 @@ def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset,
         rows.to_parquet(tmp_path / "toys" / f"{split}.parquet")
     repo = hub.repo()
     quick = ("--network", "convnet-w8", "--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")
-    made = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
-    assert program(*made, "--push", repo)[0] == 0
+    run = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    assert program(*run, "--push", repo)[0] == 0
     code, out, _ = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "none", *quick)
     assert code == 0
     assert "random_ipc1" in out
     code, _, err = program("eval", repo, "--source", tmp_path / "toys", "--baseline", "hearding", *quick)
     assert code == 1
-    assert re.fullmatch(r"error: unknown baseline 'hearding'; did you mean 'herding'\?; baselines: .*kcenter.*\n", err)
+    assert re.fullmatch(
+        r"error: baselines should be one of .*'kcenter'.*; got 'hearding'; did you mean 'herding'\?\n", err
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,7 +114,7 @@ def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset,
         (["push", "alice/pets", "alice/other"], "no folder 'alice/pets'"),
     ],
 )
-def test_users_errors_are_one_line(hub, program, folder, arguments, message):
+def test_an_error_of_the_user_is_printed_in_one_line(hub, program, folder, arguments, message):
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)

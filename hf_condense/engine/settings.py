@@ -51,13 +51,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         TypeError: If the preset is no text.
         ValueError: If the preset is unknown, a value is out of range, or makes no sense for a coreset.
     """
-    if preset is not None and not isinstance(preset, str):
-        raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
-    if preset is not None and preset not in cls.presets:
-        listed = ", ".join(map(repr, cls.presets)) or "none"
-        raise ValueError(
-            f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {listed}"
-        )
+    check_preset(cls, preset)
     asked = {name: value for name, value in given.items() if value is not None}
     if not issubclass(cls, Method):
         _refuse_what_is_not_learned(cls, asked)
@@ -69,6 +63,22 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     one_of("pixel_range", pixel_range, ("valid", "free"))
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     return Settings(network, storage, expand, pixel_range, options)
+
+
+def check_preset(cls: AnyMethod, preset: str | None) -> None:
+    """Raise unless a method has a preset of this name.
+
+    Raises:
+        TypeError: If the preset is no text.
+        ValueError: If it is unknown; the message gives the nearest name and lists all.
+    """
+    if preset is not None and not isinstance(preset, str):
+        raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
+    if preset is not None and preset not in cls.presets:
+        listed = ", ".join(map(repr, cls.presets)) or "none"
+        raise ValueError(
+            f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {listed}"
+        )
 
 
 def _refuse_what_is_not_learned(cls: AnyMethod, asked: dict[str, Any]) -> None:

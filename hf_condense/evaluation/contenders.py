@@ -3,289 +3,181 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import cached_property
+from typing import ClassVar
 
-import datasets
 import torch
-from torch import Tensor
 
-from hf_condense.base.rng import Key, keyed_generator
-from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import eight_bit
-from hf_condense.networks.factory import NetworkSpec
+from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.scores import EIGHT_BIT
+from hf_condense.evaluation.selection import Selection
+from hf_condense.evaluation.subject import RealImages, Subject, listed
 from hf_condense.networks.training import TrainingRecipe, TrainingSet
-from hf_condense.source.class_source import ClassSource, load_source
-from hf_condense.source.columns import find_image_column
-from hf_condense.source.decode import GREY_MODES, header, raw_batches
-from hf_condense.source.whitening import Whitening
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
 
-logger = logging.getLogger("hf_condense")
+@dataclass(frozen=True)
+class Fixed:
+    """The same images for every network.
+
+    Attributes:
+        data: The images and their labels.
+        content: Hash of the images if other evaluations train on the same ones; None otherwise.
+    """
+
+    data: TrainingSet
+    content: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.data)
+
+    def for_seed(self, network_seed: int) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        return self.data
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """Random real rows, drawn anew for every network.
+
+    Attributes:
+        real: The real training set.
+        rows_per_class: Rows to draw of every class, by class index of `real`; at most as many as the class has.
+        num_classes: Outputs of a network.
+        seed: Seed of the evaluation.
+        content: None, because scores of rows that are drawn anew are not cached.
+    """
+
+    real: RealImages
+    rows_per_class: dict[int, int]
+    num_classes: int
+    seed: int
+    content: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return sum(self.rows_per_class.values())
+
+    def for_seed(self, network_seed: int) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        source = self.real.images
+        positions = []
+        for c, n in self.rows_per_class.items():
+            of_class = source.positions(c)
+            generator = keyed_generator(self.seed, "evaluate", "rows", network_seed, source.class_names[c])
+            positions.append(torch.randperm(len(of_class), generator=generator)[:n] + of_class.start)
+        return self.real.training_set(torch.cat(positions), self.num_classes)
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One set that networks are trained on.
+    """One set that networks are trained on, and how.
 
     Attributes:
-        name: How the table calls it.
-        rows: Images in it.
-        recipe: How networks are trained on it.
+        name: Its name in the table.
+        images: Gives the images for every network.
+        training: How networks are trained on them.
         max_updates: Cap on the updates of a network, or None.
-        make: Gives the images for the seed of a network.
-        content: Hash of the images if the same ones come back in other evaluations; None otherwise.
     """
 
     name: str
-    rows: int
-    recipe: TrainingRecipe
+    images: Fixed | RandomRows
+    training: TrainingRecipe
     max_updates: int | None
-    make: Callable[[int], TrainingSet]
-    content: str | None = None
+
+    @property
+    def rows(self) -> int:
+        """Images that a network is trained on."""
+        return len(self.images)
 
     @property
     def updates(self) -> int:
         """Updates of a network."""
-        return self.recipe.updates(self.rows, self.max_updates)
+        return self.training.updates(self.rows, self.max_updates)
+
+
+def subject_contender(subject: Subject, training: TrainingRecipe, max_updates: int | None) -> Contender:
+    """Return the evaluated set as a contender, with the learning rate that it may have learned."""
+    if subject.student_lr is not None:
+        training = dataclasses.replace(training, lr=subject.student_lr)
+    return Contender(subject.name, Fixed(subject.data), training, max_updates)
+
+
+def eight_bit_contender(floats: Contender, view: TrainingSet) -> Contender:
+    """Return the 8-bit images of the evaluated set as a contender, trained on as its floats are."""
+    return dataclasses.replace(floats, name=floats.name + EIGHT_BIT, images=Fixed(view))
 
 
 @dataclass(frozen=True)
-class Real:
-    """Real images, normalised as the evaluated set is.
+class Baselines:
+    """What the baselines of one evaluation are made from.
 
     Attributes:
-        images: The images by their own classes.
-        outputs: For each of these classes the class of the evaluated set with the same name; -1 for one without rows
-            that the set does not know.
+        subject: The evaluated set.
+        real: The real training set.
+        selection: How coreset methods choose rows of it.
+        training: How networks are trained.
+        max_updates: The caller's cap on the updates of a network, or None.
+        subject_updates: Updates of a network on the evaluated set.
+        seed: Seed of the evaluation.
     """
 
-    images: ClassSource
-    outputs: Tensor
+    subject: Subject
+    real: RealImages
+    selection: Selection
+    training: TrainingRecipe
+    max_updates: int | None
+    subject_updates: int
+    seed: int
 
-    def training_set(self, positions: Tensor, num_classes: int) -> TrainingSet:
-        """Return some of the images to be trained on, in memory."""
-        return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
+    def contenders(self, names: Iterable[str]) -> list[Contender]:
+        """Return the baselines of some names: `"random"`, `"full"` or coreset methods."""
+        contenders: list[Contender] = []
+        for name in names:
+            if name == "random":
+                contenders += self._random()
+            elif name == "full":
+                contenders.append(self._full())
+            else:
+                contenders.append(self._coreset(name))
+        return contenders
 
+    def _random(self) -> list[Contender]:
+        """Return as many random rows as the set stores and, if it decodes into more, as many as that."""
+        contenders = []
+        for times in dict.fromkeys((1, self.subject.rows_per_image)):
+            name = "random" if times == 1 else f"random x{times}"
+            available = self.real.images.counts
+            rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
+            images = RandomRows(self.real, rows, self._num_classes, self.seed)
+            contenders.append(Contender(name, images, self.training, self.max_updates))
+        return contenders
 
-@dataclass(frozen=True)
-class Reader:
-    """How datasets are read.
+    def _full(self) -> Contender:
+        source = self.real.images
+        data = TrainingSet(source, self.real.outputs[source.labels], self._num_classes)
+        updates = self.max_updates or self.subject_updates
+        return Contender("full", Fixed(data, source.content_hash), self.training, updates)
 
-    Attributes:
-        image_column: The caller's choice, or None.
-        label_column: The caller's choice, or None.
-        cache: Whether decoded images are cached.
-        progress: Whether progress bars are shown.
-        device: Where tensors go.
-    """
+    def _coreset(self, name: str) -> Contender:
+        positions = self.selection.positions(name, self._rows_per_class)
+        data = self.real.training_set(positions, self._num_classes)
+        return Contender(name, Fixed(data), self.training, self.max_updates)
 
-    image_column: str | None
-    label_column: str | None
-    cache: bool
-    progress: bool
-    device: torch.device
+    @property
+    def _num_classes(self) -> int:
+        return len(self.subject.class_names)
 
-    def columns(self, ds: datasets.Dataset, recipe: Recipe | None) -> tuple[str | None, str | None]:
-        """Return the image and label column: the caller's, else the recipe's if it is there, else None."""
-        known = (recipe.image_column, recipe.label_column) if recipe else (None, None)
-        image, label = (name if name in ds.column_names else None for name in known)
-        return self.image_column or image, self.label_column or label
-
-    def load(
-        self, ds: datasets.Dataset, recipe: Recipe | None = None, shape: tuple[int, ...] | None = None
-    ) -> ClassSource:
-        """Read a dataset, in a given (channels, height, width) or its own."""
-        image_column, label_column = self.columns(ds, recipe)
-        channels, size = (shape[0], (shape[1], shape[2])) if shape else (None, None)
-        return load_source(
-            ds,
-            image_column=image_column,
-            label_column=label_column,
-            image_size=size,
-            channels=channels,
-            cache=self.cache,
-            progress=self.progress,
-        )
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The set that is evaluated, as training data.
-
-    Attributes:
-        name: How the table calls it.
-        data: Its images and labels.
-        class_names: Names of all classes: the outputs of a network.
-        stored: Stored images of every class that has any.
-        rows_per_image: Decoded rows for each image of the budget.
-        mean: The normalisation that it was made for. (C,)
-        std: The same. (C,)
-        whitening: What takes their place, if the set was condensed in whitened space; else None.
-        student_lr: Learned learning rate, or None.
-        recipe: How the set was made, or None.
-    """
-
-    name: str
-    data: TrainingSet
-    class_names: tuple[str, ...]
-    stored: dict[int, int]
-    mean: Tensor
-    std: Tensor
-    whitening: Whitening | None = None
-    rows_per_image: int = 1
-    student_lr: float | None = None
-    recipe: Recipe | None = None
-
-    def real(self, ds: datasets.Dataset, what: str, reader: Reader) -> Real:
-        """Read real images in the size, the channels and the normalisation of this set.
-
-        Raises:
-            ValueError: If they have a class that this set does not know, or colours that it does not have.
-        """
-        shape = self.data.image_shape
-        if shape[0] == 1:
-            column = find_image_column(ds, reader.columns(ds, self.recipe)[0])
-            mode = header(next(raw_batches(ds.select([0]), column))[1][0], 0)[0]
-            if mode not in GREY_MODES and not mode.startswith("I;16"):
-                raise ValueError(
-                    f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "
-                    "or make a set from colour pictures"
-                )
-        loaded = reader.load(ds, self.recipe, shape)
-        index = {name: c for c, name in enumerate(self.class_names)}
-        if unknown := [loaded.class_names[c] for c in loaded.classes if loaded.class_names[c] not in index]:
+    @cached_property
+    def _rows_per_class(self) -> dict[int, int]:
+        """How many images the set stores of each class, by class index of the real training set."""
+        subject = self.subject
+        index = {output: c for c, output in enumerate(self.real.outputs.tolist()) if output >= 0}
+        counts = self.real.images.counts
+        if missing := [subject.class_names[c] for c in subject.stored_per_class if index.get(c) not in counts]:
             raise ValueError(
-                f"{what} has classes that the set does not know: {_listed(unknown)}; classes are matched by name, and "
-                f"the set's are {_listed(self.class_names)}"
+                f"source has no rows of {listed(missing)}: baselines cannot be drawn; pass the training set"
             )
-        outputs = torch.tensor([index.get(name, -1) for name in loaded.class_names])
-        alike = dataclasses.replace(loaded, mean=self.mean, std=self.std, whitening=self.whitening)
-        return Real(alike.to(reader.device), outputs)
-
-
-def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
-    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset."""
-    if isinstance(train, CondensedDataset):
-        return _condensed(train, reader.device)
-    loaded = reader.load(train)
-    mean, std = loaded.mean, loaded.std
-    if source is None:
-        logger.warning(
-            "train is normalised with its own mean and std, which differ from those of the real training set; "
-            "pass source= to use the real ones"
-        )
-    else:
-        real = reader.load(source, shape=loaded.image_shape)
-        mean, std = real.mean, real.std
-    images = dataclasses.replace(loaded, mean=mean, std=std).to(reader.device)
-    data = TrainingSet(images, loaded.labels, len(loaded.class_names))
-    return Subject("train", data, loaded.class_names, loaded.counts, mean, std)
-
-
-def _condensed(train: CondensedDataset, device: torch.device) -> Subject:
-    """Read the exact tensors of a condensed set."""
-    recipe, tensors = train.recipe, train.synthetic
-    whitening = None
-    if tensors.zca_matrix is not None and tensors.zca_mean is not None:
-        whitening = Whitening(tensors.zca_matrix, tensors.zca_mean)
-    mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
-    pixels, labels = tensors.decoded()
-    images = _normal(pixels, mean, std, whitening)
-    targets = labels if tensors.soft_labels is None else tensors.soft_labels
-    data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
-    return Subject(
-        name=recipe.config_name,
-        data=data,
-        class_names=tuple(recipe.class_names),
-        stored={c: recipe.budget(recipe.class_names[c]) for c in tensors.labels.unique().tolist()},
-        mean=mean,
-        std=std,
-        whitening=whitening,
-        rows_per_image=tensors.decoder.expand,
-        student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
-        recipe=recipe,
-    )
-
-
-def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | None:
-    """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
-    if not isinstance(train, CondensedDataset) or train.recipe.kind == "coreset":
-        return None
-    pixels = torch.cat([coded.float() / 255 for _, coded in eight_bit(train.synthetic)])
-    images = _normal(pixels, subject.mean, subject.std, subject.whitening)
-    return dataclasses.replace(subject.data, images=images.to(subject.data.images.device))
-
-
-def _normal(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening | None) -> Tensor:
-    """Normalise pixels (N, C, H, W), or whiten them if the set is whitened."""
-    return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1) if whitening is None else whitening(pixels)
-
-
-def random_rows(subject: Subject, real: Real, times: int, *key: Key) -> TrainingSet:
-    """Draw `times` as many real rows of every class as the set stores (all rows, if a class has no more)."""
-    picked = []
-    for c, n in _amounts(subject, real).items():
-        own = real.images.positions(c)
-        generator = keyed_generator(*key, real.images.class_names[c])
-        picked.append(torch.randperm(len(own), generator=generator)[: times * n] + own.start)
-    return real.training_set(torch.cat(picked), len(subject.class_names))
-
-
-def random_count(subject: Subject, real: Real, times: int) -> int:
-    """Return the number of rows that `random_rows` draws."""
-    return sum(min(times * n, len(real.images.positions(c))) for c, n in _amounts(subject, real).items())
-
-
-def coreset(
-    method: str,
-    subject: Subject,
-    real: Real,
-    source: datasets.Dataset,
-    network: NetworkSpec,
-    seed: int,
-    reader: Reader,
-    accelerator: Accelerator,
-) -> TrainingSet:
-    """Choose real rows by a registered method, as many of every class as the set stores."""
-    from hf_condense.api import condense_dataset
-
-    amounts = {real.images.class_names[c]: n for c, n in _amounts(subject, real).items()}
-    chosen = condense_dataset(
-        source,
-        method,
-        amounts,
-        network=network,
-        seed=seed,
-        image_size=real.images.image_shape[1:],
-        image_column=real.images.image_column,
-        label_column=real.images.label_column,
-        accelerator=accelerator,
-        cache=reader.cache,
-        progress=reader.progress,
-    )
-    # The rows are those of `source`; their pixels are read here in the set's own channels and normalisation.
-    rows = torch.tensor(chosen.recipe.rows)
-    place = torch.empty(len(real.images), dtype=torch.int64)
-    place[real.images.rows] = torch.arange(len(place))
-    return real.training_set(place[rows], len(subject.class_names))
-
-
-def _amounts(subject: Subject, real: Real) -> dict[int, int]:
-    """Return for every class of the set its class in the source and how many images it stores."""
-    place = {output: c for c, output in enumerate(real.outputs.tolist()) if output >= 0}
-    counts = real.images.counts
-    if missing := [subject.class_names[c] for c in subject.stored if place.get(c) not in counts]:
-        raise ValueError(f"source has no rows of {_listed(missing)}: baselines cannot be drawn; pass the training set")
-    return {place[c]: n for c, n in subject.stored.items()}
-
-
-def _listed(names: Iterable[str], most: int = 10) -> str:
-    """Write names for a message."""
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")
+        return {index[c]: n for c, n in subject.stored_per_class.items()}

@@ -3,33 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import datasets
 
+from hf_condense.base.checks import integer, one_of
 from hf_condense.base.devices import CompileOption
-from hf_condense.base.errors import did_you_mean
 from hf_condense.base.processes import get_accelerator
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.scores import EIGHT_BIT, Evaluation
+from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
-from hf_condense.evaluation.bench import Bench, run_benches
-from hf_condense.evaluation.contenders import (
-    Contender,
-    Reader,
-    Real,
-    Subject,
-    coreset,
-    eight_bit_view,
-    random_count,
-    random_rows,
-    read_subject,
-)
+from hf_condense.evaluation.contenders import Baselines, eight_bit_contender, subject_contender
+from hf_condense.evaluation.reader import Reader
+from hf_condense.evaluation.selection import Selection
+from hf_condense.evaluation.subject import eight_bit_view, read_subject
+from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkSpec, network_factory
-from hf_condense.networks.training import RECIPES, TrainingRecipe, TrainingSet
+from hf_condense.networks.training import RECIPES, TrainingRecipe
 from hf_condense.source.columns import check_dataset
 
 if TYPE_CHECKING:
@@ -61,30 +53,31 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
-    The accuracy is that of the last epoch; the test images decide nothing. All sets share the networks' first weights
-    and the order of draws of a seed. Everything runs in float32; the seeds are shared out over the processes.
+    The accuracy is that of the last epoch; nothing is chosen by looking at the test images. Networks of one seed start
+    from the same weights on every set. Everything runs in float32, and the networks are shared out over the processes.
+    Every dataset is read once.
 
     Args:
-        train: What is evaluated. Of a `CondensedDataset` the exact floats, soft labels and learned learning rate are
-            used, normalised as its recipe says; of any other dataset the pixels.
-        test: Real images with classes of the same names, in any order. Resized to the size of `train`'s.
+        train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
+            learned learning rate, normalised as its recipe says; any other dataset with its pixels.
+        test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"resnet18"`, or callables.
-        recipe: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation), `"idc"` (1000 epochs,
-            DSA augmentation and CutMix), or a `TrainingRecipe`.
-        epochs: Scale the recipe to this many epochs, >= 1; its schedule is in fractions of the whole.
-        max_updates: Cap the updates of every network, >= 1; the schedule shrinks with them.
-        seeds: Networks per set, >= 1, or their seeds.
-        baselines: `"random"` (rows redrawn for every seed, as many of each class as the set stores, and with a factor
-            a second time as many as it decodes into), `"full"` (the whole source for `max_updates` updates, else for
-            as many as the set itself takes; cached) and coreset methods (`"herding"`, `"kcenter"`, ...; features of the
-            first network).
+        recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
+            `"idc"` (1000 epochs, DSA augmentation and CutMix), or a `TrainingRecipe`.
+        epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
+        max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
+        seeds: Networks per set, >= 1, or a list of their seeds.
+        baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
+            as the set stores; for a set with a factor also as many as it decodes into. `"full"`: the whole source, for
+            `max_updates` updates, else for as many as the set itself takes; its scores are cached. Coreset methods
+            (`"herding"`, `"kcenter"`, ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
-            was made without it. For digits made in another way pass `"color_crop_cutout_scale_rotate"`.
-        eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which is what `load_dataset` gives, as
-            `"<set> (8-bit)"`: the same networks and the same order of draws as on its floats. Real rows are 8-bit
-            images themselves and get no second row.
+            was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
+        eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
+            row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
+            images anyway and get no second row.
         image_column: Image column of the datasets; default: the set's own, else the only Image column.
         label_column: Label column of the datasets; default: the set's own, else the only ClassLabel.
         cache: Keep decoded images and the scores of `"full"` under `$HF_HOME/condense`; obeys
@@ -95,14 +88,14 @@ def evaluate(
         seed: Seed of every draw, beside the networks' own.
 
     Returns:
-        The table: accuracies are fractions, and print in per cent.
+        The table of accuracies: fractions, printed in per cent.
 
     Raises:
-        TypeError: If `train`, `test` or `source` is no `Dataset`.
-        ValueError: If a name is unknown, a number out of range, a baseline lacks its source, or `test` has a class that
-            `train` does not know.
+        TypeError: If `train`, `test` or `source` is no `Dataset`, or an option has the wrong type.
+        ValueError: If a name is unknown, a number is out of range, a baseline lacks its source or enough rows in it,
+            or `test` has a class that `train` does not know.
 
-    Reference:
+    References:
         Zhao et al., ICLR 2021 (`dc`, arXiv:2006.05929); Zhao and Bilen, ICML 2021 (`dsa`, arXiv:2102.08259); Kim et
         al., ICML 2022 (`idc`, arXiv:2205.14959).
 
@@ -115,160 +108,95 @@ def evaluate(
         >>> [(row["set"], row["n"]) for row in table.to_records()]
         [('random_ipc1', 2), ('random', 2)]
     """
-    compared = _baseline_names(baselines)
-    source = _find_source(train, source, compared)
+    baseline_names = _baseline_names(baselines)
+    source = _find_source(train, source, baseline_names)
     train, test = check_dataset(train, "train"), check_dataset(test, "test")
-    made = train.recipe if isinstance(train, CondensedDataset) else None
-    settled = _settled(recipe, epochs, augment, made)
-    _check_at_least_one("max_updates", max_updates)
-    network_seeds = _seed_list(seeds)
-    specs: list[NetworkSpec] = [networks] if isinstance(networks, str) or callable(networks) else list(networks)
-    if not specs:
-        raise ValueError('networks should name at least one network, such as "convnet"; got none')
+    training = _training_recipe(recipe, epochs, augment, train)
+    if max_updates is not None:
+        max_updates = integer("max_updates", max_updates, least=1)
+    network_seeds = _network_seeds(seeds)
+    specs = _network_specs(networks)
     accelerator = get_accelerator(accelerator)
-    shown = progress and accelerator.is_local_main_process
-    reader = Reader(image_column, label_column, cache, shown, accelerator.device)
+    show_progress = progress and accelerator.is_local_main_process
+    reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     with accelerator.main_process_first():
         subject = read_subject(train, source, reader)
-        tested = subject.real(test, "test", reader)
-        real = subject.real(source, "source", reader) if compared and source is not None else None
+        test_images = subject.matching(test, "test", reader)
+        real = subject.matching(source, "source", reader) if baseline_names and source is not None else None
     channels, height, width = subject.data.image_shape
     factories = [
         network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))
         for spec in specs
     ]
-    contenders = [_itself(subject, settled, max_updates)]
+    floats = subject_contender(subject, training, max_updates)
+    contenders = [floats]
     if eight_bit and (view := eight_bit_view(train, subject)) is not None:
-        contenders.append(dataclasses.replace(contenders[0], name=subject.name + EIGHT_BIT, make=partial(_same, view)))
+        contenders.append(eight_bit_contender(floats, view))
     if real is not None and source is not None:
-        choose = partial(
-            coreset,
-            subject=subject,
-            real=real,
-            source=source,
-            network=specs[0],
-            seed=seed,
-            reader=reader,
-            accelerator=accelerator,
-        )
-        contenders += _baselines(compared, subject, real, settled, max_updates, contenders[0].updates, seed, choose)
-    benches = [
-        Bench(factory, tested, contenders, network_seeds, seed, compile, cache and factory.named)
+        selection = Selection(source, real.own, specs[0], seed, accelerator, cache, show_progress)
+        real_sets = Baselines(subject, real, selection, training, max_updates, floats.updates, seed)
+        contenders += real_sets.contenders(baseline_names)
+    trials = [
+        Trials(factory, test_images, contenders, network_seeds, seed, compile, cache and factory.named)
         for factory in factories
     ]
-    return run_benches(benches, accelerator, shown)
+    return run_trials(trials, accelerator, show_progress)
 
 
-def _itself(subject: Subject, recipe: TrainingRecipe, max_updates: int | None) -> Contender:
-    """Return the evaluated set as a contender, with the learning rate that it may have learned."""
-    if subject.student_lr is not None:
-        recipe = dataclasses.replace(recipe, lr=subject.student_lr)
-    return Contender(subject.name, len(subject.data), recipe, max_updates, partial(_same, subject.data))
-
-
-def _baselines(
-    names: Sequence[str],
-    subject: Subject,
-    real: Real,
-    recipe: TrainingRecipe,
-    max_updates: int | None,
-    updates: int,
-    seed: int,
-    choose: Callable[[str], TrainingSet],
-) -> list[Contender]:
-    """Return the baselines as contenders; `updates` are those of the evaluated set."""
-    found = []
-    for name in names:
-        if name == "random":
-            for times in dict.fromkeys((1, subject.rows_per_image)):
-                draw = partial(_drawn, subject, real, times, seed)
-                title = name if times == 1 else f"{name} x{times}"
-                found.append(Contender(title, random_count(subject, real, times), recipe, max_updates, draw))
-        elif name == "full":
-            whole = TrainingSet(real.images, real.outputs[real.images.labels], len(subject.class_names))
-            content = real.images.content_hash
-            found.append(Contender(name, len(whole), recipe, max_updates or updates, partial(_same, whole), content))
-        else:
-            chosen = choose(name)
-            found.append(Contender(name, len(chosen), recipe, max_updates, partial(_same, chosen)))
-    return found
-
-
-def _same(data: TrainingSet, s: int) -> TrainingSet:
-    """Return the same set for every network."""
-    return data
-
-
-def _drawn(subject: Subject, real: Real, times: int, seed: int, s: int) -> TrainingSet:
-    """Draw random rows for the seed of a network."""
-    return random_rows(subject, real, times, seed, "evaluate", "rows", s)
-
-
-def _settled(
-    recipe: str | TrainingRecipe, epochs: int | None, augment: str | None, made: Recipe | None
+def _training_recipe(
+    recipe: str | TrainingRecipe, epochs: int | None, augment: str | None, train: datasets.Dataset
 ) -> TrainingRecipe:
-    """Return the recipe as the caller wants it."""
+    """Return the training recipe with what the caller changes in it, without flips if the set was made without them."""
     if isinstance(recipe, str):
-        if recipe not in RECIPES:
-            raise ValueError(f"unknown recipe {recipe!r}{did_you_mean(recipe, RECIPES)}; recipes: {', '.join(RECIPES)}")
+        one_of("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
     elif not isinstance(recipe, TrainingRecipe):
         raise TypeError(f"recipe should be one of {', '.join(RECIPES)} or a TrainingRecipe; got {recipe!r}")
-    _check_at_least_one("epochs", epochs)
-    if augment is None and recipe.augment is not None and made is not None:
-        used = made.options.get("augment")
-        if isinstance(used, str) and used not in ("", "none") and "flip" not in used.split("_"):
+    epochs = recipe.epochs if epochs is None else integer("epochs", epochs, least=1)
+    if augment is None and recipe.augment is not None and isinstance(train, CondensedDataset):
+        families = train.recipe.options.get("augment")
+        if isinstance(families, str) and families not in ("", "none") and "flip" not in families.split("_"):
             augment = "_".join(name for name in recipe.augment.split("_") if name != "flip") or "none"
-    return dataclasses.replace(
-        recipe,
-        epochs=recipe.epochs if epochs is None else epochs,
-        augment=recipe.augment if augment is None else augment,
-    )
+    return dataclasses.replace(recipe, epochs=epochs, augment=recipe.augment if augment is None else augment)
 
 
 def _baseline_names(baselines: str | Sequence[str]) -> list[str]:
     """Check the names of the baselines, each once."""
     names = list(dict.fromkeys([baselines] if isinstance(baselines, str) else baselines))
-    known = list(dict.fromkeys(["random", "full", *(info.name for info in list_methods() if info.kind == "coreset")]))
+    coresets = [info.name for info in list_methods() if info.kind == "coreset"]
     for name in names:
-        if name not in known:
-            raise ValueError(
-                f"unknown baseline {name!r}{did_you_mean(str(name), known)}; baselines: {', '.join(known)}"
-            )
+        one_of("baselines", name, dict.fromkeys(["random", "full", *coresets]))
     return names
 
 
 def _find_source(
-    train: datasets.Dataset, source: datasets.Dataset | None, compared: Sequence[str]
+    train: datasets.Dataset, source: datasets.Dataset | None, baseline_names: Sequence[str]
 ) -> datasets.Dataset | None:
     """Return the real training set: the one that was given, else the one that the set carries in memory."""
     if source is None and isinstance(train, CondensedDataset):
         source = train.source
-    if source is None and compared:
+    if source is None and baseline_names:
         raise ValueError(
-            f"the baselines {', '.join(compared)} are drawn from the real training set, which is not known here (a set "
-            "that was loaded does not carry it); pass source=, or baselines=() to go without"
+            f"the baselines {', '.join(baseline_names)} are drawn from the real training set, which is not known here "
+            "(a set that was loaded does not carry it); pass source=, or baselines=() to go without"
         )
     return None if source is None else check_dataset(source, "source")
 
 
-def _seed_list(seeds: int | Sequence[int]) -> list[int]:
+def _network_seeds(seeds: int | Sequence[int]) -> list[int]:
     """Return the seed of every network."""
-    if isinstance(seeds, int) and not isinstance(seeds, bool):
-        _check_at_least_one("seeds", seeds)
-        return list(range(seeds))
-    listed = list(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else []
-    whole = all(isinstance(s, int) and not isinstance(s, bool) for s in listed)
-    if not listed or not whole or len(set(listed)) < len(listed):
+    if isinstance(seeds, Integral) and not isinstance(seeds, bool):
+        return list(range(integer("seeds", seeds, least=1)))
+    values = list(seeds) if isinstance(seeds, Sequence) and not isinstance(seeds, str) else []
+    integers = all(isinstance(value, Integral) and not isinstance(value, bool) for value in values)
+    if not values or not integers or len(set(values)) < len(values):
         raise ValueError(f"seeds should be a number of networks, or their seeds, different integers; got {seeds!r}")
-    return listed
+    return [int(value) for value in values]
 
 
-def _check_at_least_one(name: str, value: int | None) -> None:
-    """Check a number that may be left out."""
-    if value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} should be an integer; got {value!r} ({type(value).__name__})")
-    if value < 1:
-        raise ValueError(f"{name} should be at least 1; got {value}")
+def _network_specs(networks: NetworkSpec | Sequence[NetworkSpec]) -> list[NetworkSpec]:
+    """Return the networks as a list."""
+    specs: list[NetworkSpec] = [networks] if isinstance(networks, str) or callable(networks) else list(networks)
+    if not specs:
+        raise ValueError('networks should name at least one network, such as "convnet"; got none')
+    return specs

@@ -93,7 +93,7 @@ def test_plan_of_the_checkpoint_wins_over_what_memory_is_free_now(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as tight:
-        tight.setattr("hf_condense.api.memory_budget", lambda device: 1)
+        tight.setattr("hf_condense.engine.build.memory_budget", lambda device: 1)
         first = condense(steps=2, checkpoint_dir=tmp_path)
         straight = condense(steps=4)
     assert first.recipe.plan["classes_per_chunk"] == 1

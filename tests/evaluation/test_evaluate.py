@@ -10,8 +10,7 @@ import datasets
 import pytest
 import torch
 
-import hf_condense.evaluation.bench
-import hf_condense.evaluation.contenders
+import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import condense_dataset, register_method
 from hf_condense.condensed.dataset import CondensedDataset
@@ -51,9 +50,9 @@ def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
 
 def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
     tests = []
-    real = hf_condense.networks.training.accuracy
+    original = hf_condense.networks.training.accuracy
     monkeypatch.setattr(
-        hf_condense.evaluation.bench, "accuracy", lambda *args: tests.append(len(trainings)) or real(*args)
+        hf_condense.evaluation.trials, "accuracy", lambda *args: tests.append(len(trainings)) or original(*args)
     )
     result = run(small, toy, seeds=2)
     assert tests == [1, 2, 3, 4], "one look at the test set for every network, after its last update"
@@ -63,7 +62,7 @@ def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
     assert {score.n for score in result.scores} == {2}
 
 
-def test_same_seed_same_bits(toy, small, trainings):
+def test_the_same_seed_gives_the_same_bits(toy, small, trainings):
     first, again = (run(small, toy, recipe="dsa", seeds=2) for _ in range(2))
     other = run(small, toy, recipe="dsa", seeds=2, seed=1)
     states = [state for *_, state in trainings]
@@ -75,7 +74,7 @@ def test_same_seed_same_bits(toy, small, trainings):
     assert other.scores[0].seeds == (0, 1)
 
 
-def test_seeds_may_be_listed(toy, small):
+def test_listed_seeds_train_the_same_networks(toy, small):
     counted = rows_of(run(small, toy, seeds=3))
     listed = rows_of(run(small, toy, seeds=[2, 0]))
     for name, score in listed.items():
@@ -101,34 +100,34 @@ def test_epochs_and_updates_are_counted(toy, small):
 def test_random_rows_are_balanced_and_redrawn(toy, trainings):
     uneven = condense_dataset(toy, "random", ipc={"ball": 3, "cross": 1, "stripes": 2}, progress=False)
     run(uneven, toy, seeds=4, epochs=1)
-    drawn = [data for data, *_ in trainings[4:]]
-    assert [Counter(data.labels.tolist()) for data in drawn] == [{0: 3, 1: 1, 2: 2}] * 4
-    assert len({data.images.sum().item() for data in drawn}) == 4
+    draws = [data for data, *_ in trainings[4:]]
+    assert [Counter(data.labels.tolist()) for data in draws] == [{0: 3, 1: 1, 2: 2}] * 4
+    assert len({data.images.sum().item() for data in draws}) == 4
     whole = load_source(toy, cache=False, progress=False)
     real = {
         image.numpy().tobytes(): c for image, c in zip(whole.at(torch.arange(36)), whole.labels.tolist(), strict=True)
     }
-    for data in drawn:
-        found = [real[image.numpy().tobytes()] for image in data.images]
-        assert found == data.labels.tolist(), "real rows, each with its own label"
+    for data in draws:
+        labels = [real[image.numpy().tobytes()] for image in data.images]
+        assert labels == data.labels.tolist(), "real rows, each with its own label"
         assert len({image.numpy().tobytes() for image in data.images}) == 6, "no row twice"
 
 
 def test_factor_adds_random_rows_of_the_decoded_count(toy):
-    made = synthetic(toy, factor=2)
-    scores = rows_of(run(made, toy, seeds=1))
+    small = synthetic(toy, factor=2)
+    scores = rows_of(run(small, toy, seeds=1))
     assert {name: s.rows for name, s in scores.items()} == {"dm_ipc1_f2": 12, "random": 3, "random x4": 12}
 
 
 def test_random_rows_are_never_more_than_a_class_has(toy):
-    made = synthetic(toy, factor=4)
-    assert rows_of(run(made, toy, seeds=1))["random x16"].rows == 36
+    small = synthetic(toy, factor=4)
+    assert rows_of(run(small, toy, seeds=1))["random x16"].rows == 36
 
 
 def test_exact_floats_are_used(toy, trainings):
     images = torch.linspace(-0.5, 1.5, 3 * 3 * 64).reshape(3, 3, 8, 8)
-    made = synthetic(toy, images=images, recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3]})
-    run(made, toy, seeds=1, baselines=())
+    small = synthetic(toy, images=images, recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3]})
+    run(small, toy, seeds=1, baselines=())
     data = trainings[0][0]
     torch.testing.assert_close(data.images, (images - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / 0.25)
     assert data.labels.tolist() == [0, 1, 2]
@@ -136,8 +135,8 @@ def test_exact_floats_are_used(toy, trainings):
 
 def test_soft_labels_and_learned_rate_are_used(toy, trainings):
     logits = torch.tensor([[5.0, 1, 0], [0, 5, 1], [1, 0, 5]])
-    made = synthetic(toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0})
-    run(made, toy, seeds=1)
+    small = synthetic(toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0})
+    run(small, toy, seeds=1)
     (data, recipe, *_), (random, plain, *_) = trainings
     assert torch.equal(data.labels, logits)
     assert data.temperature == 3
@@ -178,17 +177,17 @@ def test_the_view_scores_like_the_floats_of_a_coreset(toy, small):
 )
 def test_flips_follow_the_set(toy, used, given, expected):
     options = {} if used is None else {"augment": used}
-    made = synthetic(toy, recipe_changes={"options": options})
-    result = run(made, toy, recipe="dsa", augment=given, seeds=1, epochs=1)
+    small = synthetic(toy, recipe_changes={"options": options})
+    result = run(small, toy, recipe="dsa", augment=given, seeds=1, epochs=1)
     assert {score.augment for score in result.scores} == {expected}
 
 
 def test_dc_stays_without_augmentation(toy):
-    made = synthetic(toy, recipe_changes={"options": {"augment": "color"}})
-    assert run(made, toy, seeds=1).scores[0].augment is None
+    small = synthetic(toy, recipe_changes={"options": {"augment": "color"}})
+    assert run(small, toy, seeds=1).scores[0].augment is None
 
 
-def test_full_is_cached(toy, small, trainings):
+def test_scores_of_the_full_source_are_cached(toy, small, trainings):
     options = {"baselines": "full", "seeds": [11, 12]}
     first = run(small, toy, **options)
     assert len(trainings) == 4
@@ -230,7 +229,7 @@ class FirstRows(Selector[MethodConfig]):
         return torch.arange(n)
 
 
-def test_any_coreset_method_is_a_baseline(toy, small, trainings):
+def test_any_coreset_method_can_be_a_baseline(toy, small, trainings):
     register_method(FirstRows)
     try:
         scores = rows_of(run(small, toy, baselines=("random", "first"), seeds=2))

@@ -24,7 +24,7 @@ def trainings(monkeypatch):
 
 def test_rows_are_those_of_load_dataset(toy, trainings):
     images = torch.linspace(-0.5, 1.5, 3 * 3 * 64).reshape(3, 3, 8, 8)
-    made = synthetic(
+    small = synthetic(
         toy,
         factor=2,
         images=images,
@@ -32,14 +32,14 @@ def test_rows_are_those_of_load_dataset(toy, trainings):
         soft_labels=torch.randn(12, 3, generator=torch.Generator().manual_seed(0)),
         student_lr=torch.tensor(0.5),
     )
-    result = run(made, toy, seeds=2, eight_bit=True)
+    result = run(small, toy, seeds=2, eight_bit=True)
     assert list(rows_of(result)) == ["dm_ipc1_f2", "dm_ipc1_f2 (8-bit)", "random", "random x4"]
     (floats, recipe, *_), (view, viewed, *_) = trainings[0], trainings[2]
-    order = round_robin(made.synthetic.decoded()[1].tolist())
-    stored = made.cast_column("image", Image(decode=False))["image"][:]
+    order = round_robin(small.synthetic.decoded()[1].tolist())
+    stored = small.cast_column("image", Image(decode=False))["image"][:]
     pixels = np.stack([np.asarray(Pictures.open(io.BytesIO(cell["bytes"]))) for cell in stored])
-    shown = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
-    expected = (shown - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / torch.tensor(0.25)
+    view_pixels = torch.from_numpy(pixels).permute(0, 3, 1, 2) / 255
+    expected = (view_pixels - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / torch.tensor(0.25)
     torch.testing.assert_close(view.images[order], expected)
     assert torch.equal(view.labels, floats.labels)
     assert view.temperature == floats.temperature
@@ -47,23 +47,23 @@ def test_rows_are_those_of_load_dataset(toy, trainings):
 
 
 def test_networks_and_draws_are_paired(toy, trainings):
-    made = synthetic(toy, recipe_changes={"pixel_range": "free"})
-    result = run(made, toy, seeds=[3, 5], eight_bit=True, recipe="dsa", epochs=3)
+    small = synthetic(toy, recipe_changes={"pixel_range": "free"})
+    result = run(small, toy, seeds=[3, 5], eight_bit=True, recipe="dsa", epochs=3)
     floats, view = result.scores[:2]
     assert floats.seeds == view.seeds == (3, 5)
     assert (floats.rows, floats.updates, floats.augment) == (view.rows, view.updates, view.augment)
     for one, other in zip(trainings[:2], trainings[2:4], strict=True):
         assert one.key == other.key
         assert torch.equal(one.before, other.before)
-    alone = run(made, toy, seeds=[3, 5], recipe="dsa", epochs=3)
+    alone = run(small, toy, seeds=[3, 5], recipe="dsa", epochs=3)
     assert alone.scores[0].accuracies == floats.accuracies
     assert alone.scores[1].accuracies == result.scores[2].accuracies
 
 
 def test_a_set_that_is_8_bit_already_scores_the_same(toy):
-    made = synthetic(toy)
-    exact = replace(made.synthetic, images=(made.synthetic.images * 255).round() / 255)
-    floats, view = run(type(made).from_parts(made, exact, made.recipe, toy), toy, seeds=2, eight_bit=True).scores[:2]
+    small = synthetic(toy)
+    exact = replace(small.synthetic, images=(small.synthetic.images * 255).round() / 255)
+    floats, view = run(type(small).from_parts(small, exact, small.recipe, toy), toy, seeds=2, eight_bit=True).scores[:2]
     assert view.accuracies == floats.accuracies
 
 

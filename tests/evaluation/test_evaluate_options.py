@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel
@@ -22,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def test_several_networks_and_a_callable(toy, small):
+def test_several_networks_and_a_callable_are_trained_in_turn(toy, small):
     def linear(*, channels, num_classes, image_size):
         return torch.nn.Sequential(
             torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes)
@@ -36,7 +37,7 @@ def test_several_networks_and_a_callable(toy, small):
     ]
 
 
-def test_grey_sets(toy_gray, toy):
+def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
     grey = condense_dataset(toy_gray, "random", ipc=2, progress=False)
     assert run(grey, toy_gray, seeds=1, epochs=60).scores[0].mean > 0.9
     with pytest.raises(ValueError, match="test has pictures of mode 'RGB', but the set's are grey"):
@@ -46,11 +47,14 @@ def test_grey_sets(toy_gray, toy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "dsaa"}, "unknown recipe 'dsaa'; did you mean 'dsa'.*dc, dsa, idc"),
+        ({"recipe": "dsaa"}, "recipe should be one of 'dc', 'dsa', 'idc'; got 'dsaa'; did you mean 'dsa'"),
         ({"networks": "convnett"}, "unknown network 'convnett'.*did you mean 'convnet'"),
         ({"networks": ()}, "at least one network"),
-        ({"baselines": "randon"}, "unknown baseline 'randon'; did you mean 'random'.*full"),
-        ({"baselines": "dm"}, "unknown baseline 'dm'"),
+        (
+            {"baselines": "randon"},
+            "baselines should be one of 'random', 'full', .*; got 'randon'; did you mean 'random'",
+        ),
+        ({"baselines": "dm"}, "baselines should be one of .*'herding'.*; got 'dm'"),
         ({"seeds": 0}, "seeds should be at least 1; got 0"),
         ({"seeds": ()}, "seeds should be a number of networks"),
         ({"seeds": [1, 1]}, "different integers"),
@@ -60,9 +64,21 @@ def test_grey_sets(toy_gray, toy):
         ({"label_column": "nope"}, "'nope' is no column"),
     ],
 )
-def test_bad_options(toy, small, options, message):
+def test_a_bad_option_is_refused_with_what_would_be_right(toy, small, options, message):
     with pytest.raises(ValueError, match=message):
         run(small, toy, **options)
+
+
+@pytest.mark.parametrize(("name", "value"), [("epochs", 2.5), ("max_updates", "3"), ("epochs", True)])
+def test_a_number_that_is_no_integer_is_refused(toy, small, name, value):
+    with pytest.raises(TypeError, match=f"{name} should be an integer; got {value!r}"):
+        run(small, toy, **{name: value})
+
+
+def test_numbers_may_be_those_of_numpy(toy, small):
+    counted = run(small, toy, seeds=np.int64(2), epochs=np.int32(3), max_updates=np.int64(2), baselines=())
+    assert (counted.scores[0].seeds, counted.scores[0].updates) == ((0, 1), 2)
+    assert run(small, toy, seeds=[np.int64(5)], epochs=1, baselines=()).scores[0].seeds == (5,)
 
 
 def test_a_missing_source_is_explained(toy, small):
@@ -90,18 +106,18 @@ def test_splits_and_streams_are_refused(toy, small):
 
 
 def test_compiling_is_decided_by_the_amount_of_work(toy, small, monkeypatch):
-    asked = []
-    monkeypatch.setattr(torch, "compile", lambda module, **_: asked.append(module) or module)
+    compiled = []
+    monkeypatch.setattr(torch, "compile", lambda module, **_: compiled.append(module) or module)
     monkeypatch.setattr(hf_condense.base.devices.shutil, "which", lambda _: "/usr/bin/g++")
     run(small, toy, seeds=1)
-    assert not asked
+    assert not compiled
     run(small, toy, seeds=1, compile=True)
-    assert len(asked) == 1
+    assert len(compiled) == 1
     monkeypatch.setattr(hf_condense.base.devices, "_COMPILE_PAYS_BYTES", 1e5)
     run(small, toy, seeds=1)
-    assert len(asked) == 2
+    assert len(compiled) == 2
     run(small, toy, seeds=1, compile=False)
-    assert len(asked) == 2
+    assert len(compiled) == 2
 
 
 WORKER = """
@@ -138,10 +154,10 @@ def test_two_processes_share_the_seeds(tmp_path):
     for command in ([sys.executable], launcher):
         home = str(tmp_path / f"home of {len(command)}")  # apart, or the second would find the scores of the first
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HOME": home}
-        done = subprocess.run(
+        process = subprocess.run(
             [*command, str(script), str(tmp_path)], cwd=ROOT, env=environment, capture_output=True, text=True
         )
-        assert done.returncode == 0, done.stderr
+        assert process.returncode == 0, process.stderr
     alone, first, second = (json.loads((tmp_path / f"{name}.json").read_text()) for name in ("alone", "0", "1"))
     assert alone == first == second
     for file in tmp_path.glob("*.threads"):  # one of gloo's that is left may abort the process while it exits

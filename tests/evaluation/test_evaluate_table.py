@@ -32,14 +32,14 @@ def test_the_table_prints_in_per_cent():
     ]
 
 
-def test_the_table_as_html_escapes():
+def test_the_table_as_html_escapes_names():
     page = scores()._repr_html_()
     assert page.count("<tr>") == 3
     assert "<td>62.50 ± 17.68</td>" in page
     assert "<td>&lt;full&gt;</td>" in page
 
 
-def test_records_are_json_and_fractions():
+def test_records_are_json_with_fractions():
     first, second = json.loads(json.dumps(scores().to_records(), allow_nan=False))
     assert first["accuracies"] == [0.5, 0.75]
     assert (first["mean"], first["n"], first["epochs"], first["seeds"]) == (0.625, 2, 300, [0, 1])
@@ -47,7 +47,7 @@ def test_records_are_json_and_fractions():
     assert second["std"] is None
 
 
-def test_pandas():
+def test_the_data_frame_has_fractions_and_one_row_per_score():
     frame = scores().to_pandas()
     assert list(frame) == ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
     assert frame["std"].isna().tolist() == [False, True]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from hf_condense import api
+from hf_condense.engine import build
 from hf_condense.methods.esp import (
     Subspace,
     SubspaceProjection,
@@ -60,7 +60,7 @@ def compare(seen: Student, wanted: torch.Tensor) -> None:
 
 def prepared(monkeypatch: pytest.MonkeyPatch, memory: int, t: int, **options: object) -> Student:
     """A method at a step, in one chunk or in several, with its student where the run had left it."""
-    monkeypatch.setattr(api, "memory_budget", lambda device: memory)
+    monkeypatch.setattr(build, "memory_budget", lambda device: memory)
     seen = student(SubspaceProjection, t=t, **{**SPAN, **options})
     seen.method._begin(seen.run, seen.method._begun)  # again, in float64
     seen.method._moved = seen.method._moved.double()

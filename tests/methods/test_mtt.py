@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from hf_condense import api
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.engine import build
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig
@@ -67,7 +67,7 @@ def test_tesla_equals_autograd_of_its_truncated_objective(
     case: str, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one chunk, and in a chunk for each class."""
-    monkeypatch.setattr(api, "memory_budget", lambda device: memory)
+    monkeypatch.setattr(build, "memory_budget", lambda device: memory)
     seen = student(ConstantMemoryMatching, **CASES[case])
     assert len(list(seen.run.chunks())) == (3 if memory == 1 else 1)
     compare(seen, unrolled=False)
@@ -176,7 +176,7 @@ def test_networks_with_dropout_get_exact_gradients(
     method: type, steps: int, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is computed twice must drop the same: finite differences tell."""
-    monkeypatch.setattr(api, "memory_budget", lambda device: memory)
+    monkeypatch.setattr(build, "memory_budget", lambda device: memory)
     seen = student(method, t=0, network=Dropping, student_steps=steps, augment="none", lr_student=0.5)
     seen.method._begun = -1  # lets esp begin again, in float64
     gradient = seen.objective()[1]["images"].flatten()
@@ -192,7 +192,7 @@ def test_networks_with_dropout_get_exact_gradients(
 
 @pytest.mark.parametrize("method", ["mtt", "tesla", "esp"])
 def test_chunks_without_a_row_in_the_batch_are_left_out(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(api, "memory_budget", lambda device: 1)
+    monkeypatch.setattr(build, "memory_budget", lambda device: 1)
     small = quick_bench(method, batch_syn=1, cache=False).condense(toy_dataset(), network=Dropping)
     assert len(small) == 6
 

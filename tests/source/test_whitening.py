@@ -9,7 +9,7 @@ from hf_condense.condensed.loading import load_condensed
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.source.class_source import load_source
 from hf_condense.source.whitening import EPSILON, Whitening, fit_whitening
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import toy_dataset
 
 
 @pytest.fixture(scope="module")
@@ -65,16 +65,16 @@ def test_sets_learned_in_whitened_space_carry_the_matrix_and_are_evaluated_in_it
 
 def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
     """Training and test images, and baselines, all go through the set's own matrix."""
-    from hf_condense.evaluation import bench
+    from hf_condense.evaluation import trials
 
     ds = toy_dataset(rows=30, names=("cat", "dog", "eel"))
     small = quick_bench("esp", zca=True, pixel_range="free").condense(ds, 2)
     trained, tested = [], []
-    train, test = bench.train_network, bench.accuracy
+    train, test = trials.train_network, trials.accuracy
     monkeypatch.setattr(
-        bench, "train_network", lambda net, data, *a, **k: trained.append(data) or train(net, data, *a, **k)
+        trials, "train_network", lambda net, data, *a, **k: trained.append(data) or train(net, data, *a, **k)
     )
-    monkeypatch.setattr(bench, "accuracy", lambda net, images, out: tested.append(images) or test(net, images, out))
+    monkeypatch.setattr(trials, "accuracy", lambda net, images, out: tested.append(images) or test(net, images, out))
     evaluate(
         small, ds, source=ds, networks="convnet-w8-d1", recipe="dc", epochs=1, seeds=1, progress=False, cache=False
     )

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from hf_condense import api
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.engine import build
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.methods import _experts
@@ -79,12 +80,12 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     if "batch_real" in get_method(method).Config.__dataclass_fields__:
         settings["batch_real"] = 6
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
-    kept, api.memory_budget = api.memory_budget, lambda device: memory[rank]
+    kept, build.memory_budget = build.memory_budget, lambda device: memory[rank]
     try:
         with half_size.registered():
             made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
     finally:
-        api.memory_budget = kept
+        build.memory_budget = kept
     assert isinstance(made, CondensedDataset)
     return made
 

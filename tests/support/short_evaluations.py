@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from datasets import ClassLabel, Dataset, Features, Image
 
-import hf_condense.evaluation.bench
+import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import evaluate
 from hf_condense.condensed.dataset import CondensedDataset
@@ -25,7 +25,7 @@ def run(train, test, **options) -> Evaluation:
 
 
 class Training(NamedTuple):
-    """One call of `train_network`: what with, and the weights around it."""
+    """One call of `train_network`: its arguments, and the weights before and after it."""
 
     data: TrainingSet
     recipe: TrainingRecipe
@@ -35,21 +35,21 @@ class Training(NamedTuple):
 
 
 def watch_trainings(monkeypatch) -> list[Training]:
-    """Return a list that fills with what networks are trained on, in order."""
-    seen: list[Training] = []
-    real = hf_condense.networks.training.train_network
+    """Return a list to which every call of `train_network` is appended."""
+    trainings: list[Training] = []
+    original = hf_condense.networks.training.train_network
 
     def weights(net) -> torch.Tensor:
         return torch.cat([p.detach().flatten() for p in net.parameters()])
 
     def watched(net, data, recipe, *key, **options):
         before = weights(net)
-        updates = real(net, data, recipe, *key, **options)
-        seen.append(Training(data, recipe, key, before, weights(net)))
+        updates = original(net, data, recipe, *key, **options)
+        trainings.append(Training(data, recipe, key, before, weights(net)))
         return updates
 
-    monkeypatch.setattr(hf_condense.evaluation.bench, "train_network", watched)
-    return seen
+    monkeypatch.setattr(hf_condense.evaluation.trials, "train_network", watched)
+    return trainings
 
 
 def rows_of(evaluation: Evaluation) -> dict[str, Score]:
@@ -64,9 +64,9 @@ def relabelled(ds: Dataset, names: list[str]) -> Dataset:
 
 
 def synthetic(toy, *, factor=1, recipe_changes=None, **tensors) -> CondensedDataset:
-    """Return one synthetic image a class of the toy set, with optional tensors."""
+    """Return a set of one synthetic image per class of the toy set, with optional tensors."""
     names = toy.features["label"].names
     base = make_set(class_names=names, ipc=1, factor=factor, label_values=[0, 1, 2])
-    made = replace(base.synthetic, **tensors)
+    exact = replace(base.synthetic, **tensors)
     recipe = replace(base.recipe, **(recipe_changes or {}))
-    return CondensedDataset.from_parts(decoded_rows(made, recipe), made, recipe, toy)
+    return CondensedDataset.from_parts(decoded_rows(exact, recipe), exact, recipe, toy)

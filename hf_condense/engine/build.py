@@ -1,0 +1,77 @@
+"""From what a caller asked for to a run: the checks that need no data, the run itself, and its plan."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from hf_condense.base.devices import memory_budget
+from hf_condense.condensed.decoders import Frame, decoder_class
+from hf_condense.engine.auto import CANDIDATES
+from hf_condense.engine.initial import initial_set
+from hf_condense.engine.method import Method
+from hf_condense.engine.plan import Plan, make_plan
+from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
+from hf_condense.engine.settings import Settings, check_preset
+from hf_condense.networks.factory import activation_bytes, has_batch_statistics, network_factory
+from hf_condense.source.class_source import ClassSource
+
+logger = logging.getLogger("hf_condense")
+
+
+def check_request(method: str, preset: str | None, options: Mapping[str, Any]) -> None:
+    """Check what needs no data: presets may still change what is not given.
+
+    Args:
+        method: Name of a method, or `"auto"`.
+        preset: Name of a preset, or None.
+        options: Options of the method.
+
+    Raises:
+        TypeError: If an option is unknown or of the wrong type, or the preset is no text.
+        ValueError: If there is no such method or preset, or an option is out of its range.
+    """
+    for name in CANDIDATES if method == "auto" else (method,):
+        cls = get_method(name)
+        cls.Config.build(options)
+        check_preset(cls, preset)
+
+
+def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
+    """Return the run of some settings.
+
+    Args:
+        settings: Network, storage form and pixel range.
+        source: The real images by class.
+        **facts: Further attributes of `Run`. Its plan depends on the method too; see `plan_run`.
+    """
+    channels, height, width = source.image_shape
+    factory = network_factory(
+        settings.network, channels=channels, image_size=(height, width), num_classes=len(source.class_names)
+    )
+    frame = Frame(source.mean, source.std, clip=settings.pixel_range == "valid")
+    decoder = decoder_class(settings.storage)(source.image_shape, settings.expand, frame)
+    return Run(source=source, factory=factory, decoder=decoder, start=initial_set, **facts)
+
+
+def plan_run(run: Run, method: Method[Any], steps: int) -> Plan:
+    """Return how the work of a step is cut, for a method and a number of steps."""
+    network = run.factory.build(run.seed, "template")
+    rows = run.counts.values()
+    plan = make_plan(
+        num_classes=len(run.ipc),
+        num_processes=run.accelerator.num_processes,
+        rows_per_class=max(rows),
+        rows_per_step=method.batch_real * len(run.ipc) + sum(rows),
+        steps=steps,
+        activation_bytes=activation_bytes(network, run.source.image_shape),
+        batch_statistics=has_batch_statistics(network),
+        device=run.device,
+        budget=memory_budget(run.device),
+        cost_in_forwards=method.cost_in_forwards,
+        compile=run.compile,
+    )
+    logger.info("plan: %s", plan)
+    return plan

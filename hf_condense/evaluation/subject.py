@@ -1,0 +1,170 @@
+"""The set that is evaluated, and real images brought to its size, channels and normalisation."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import datasets
+import torch
+from torch import Tensor
+
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import eight_bit
+from hf_condense.evaluation.reader import Reader
+from hf_condense.networks.training import TrainingSet
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.decode import GREY_MODES, header, raw_batches
+from hf_condense.source.whitening import Whitening
+
+logger = logging.getLogger("hf_condense")
+
+
+@dataclass(frozen=True)
+class RealImages:
+    """Real images, normalised as the evaluated set is.
+
+    Attributes:
+        images: The images by their own classes.
+        outputs: For each of these classes the output of a network that stands for it: the class of the evaluated set
+            with the same name, or -1 for a class without rows that the set does not know.
+        own: The same images in the normalisation of their own dataset.
+    """
+
+    images: ClassSource
+    outputs: Tensor
+    own: ClassSource
+
+    def training_set(self, positions: Tensor, num_classes: int) -> TrainingSet:
+        """Return the images at some positions as training data, in memory."""
+        return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The set that is evaluated, as training data.
+
+    Attributes:
+        name: Its name in the table.
+        data: Its images and labels.
+        class_names: Names of all classes: the outputs of a network.
+        stored_per_class: Images that every class of the set may store (its ipc), by class index.
+        mean: The normalisation that it was made for. (C,)
+        std: The same. (C,)
+        whitening: What takes their place, if the set was condensed in whitened space; else None.
+        rows_per_image: Decoded rows for each image of the budget.
+        student_lr: Learned learning rate, or None.
+        recipe: How the set was made, or None.
+    """
+
+    name: str
+    data: TrainingSet
+    class_names: tuple[str, ...]
+    stored_per_class: dict[int, int]
+    mean: Tensor
+    std: Tensor
+    whitening: Whitening | None = None
+    rows_per_image: int = 1
+    student_lr: float | None = None
+    recipe: Recipe | None = None
+
+    def matching(self, ds: datasets.Dataset, what: str, reader: Reader) -> RealImages:
+        """Read real images in the size, the channels and the normalisation of this set.
+
+        Args:
+            ds: The real images.
+            what: The name of the argument that they were passed as, for messages.
+            reader: How datasets are read.
+
+        Raises:
+            ValueError: If they have a class that this set does not know, or colours that it does not have.
+        """
+        shape = self.data.image_shape
+        if shape[0] == 1:
+            _check_grey(ds, reader.columns(ds, self.recipe)[0], what)
+        source = reader.load(ds, self.recipe, shape)
+        index = {name: c for c, name in enumerate(self.class_names)}
+        if unknown := [source.class_names[c] for c in source.classes if source.class_names[c] not in index]:
+            raise ValueError(
+                f"{what} has classes that the set does not know: {listed(unknown)}; classes are matched by name, and "
+                f"the set's are {listed(self.class_names)}"
+            )
+        outputs = torch.tensor([index.get(name, -1) for name in source.class_names])
+        images = dataclasses.replace(source, mean=self.mean, std=self.std, whitening=self.whitening)
+        return RealImages(images.to(reader.device), outputs, source)
+
+
+def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
+    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset."""
+    if isinstance(train, CondensedDataset):
+        return _condensed_subject(train, reader.device)
+    images = reader.load(train)
+    mean, std = images.mean, images.std
+    if source is None:
+        logger.warning(
+            "train is normalised with its own mean and std, which differ from those of the real training set; "
+            "pass source= to use the real ones"
+        )
+    else:
+        real = reader.load(source, shape=images.image_shape)
+        mean, std = real.mean, real.std
+    data = TrainingSet(dataclasses.replace(images, mean=mean, std=std), images.labels, len(images.class_names))
+    return Subject("train", data, images.class_names, images.counts, mean, std)
+
+
+def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
+    recipe, tensors = train.recipe, train.synthetic
+    whitening = None
+    if tensors.zca_matrix is not None and tensors.zca_mean is not None:
+        whitening = Whitening(tensors.zca_matrix, tensors.zca_mean)
+    mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+    pixels, labels = tensors.decoded()
+    images = _normalised(pixels, mean, std, whitening)
+    targets = labels if tensors.soft_labels is None else tensors.soft_labels
+    data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
+    return Subject(
+        name=recipe.config_name,
+        data=data,
+        class_names=tuple(recipe.class_names),
+        stored_per_class={c: recipe.budget(recipe.class_names[c]) for c in tensors.labels.unique().tolist()},
+        mean=mean,
+        std=std,
+        whitening=whitening,
+        rows_per_image=tensors.decoder.expand,
+        student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
+        recipe=recipe,
+    )
+
+
+def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | None:
+    """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
+    if not isinstance(train, CondensedDataset) or train.recipe.kind == "coreset":
+        return None
+    pixels = torch.cat([coded.float() / 255 for _, coded in eight_bit(train.synthetic)])
+    images = _normalised(pixels, subject.mean, subject.std, subject.whitening)
+    return dataclasses.replace(subject.data, images=images.to(subject.data.images.device))
+
+
+def _normalised(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening | None) -> Tensor:
+    """Normalise pixels (N, C, H, W), or whiten them if the set is whitened."""
+    return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1) if whitening is None else whitening(pixels)
+
+
+def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:
+    """Refuse colour pictures for a grey set, judged by the first one."""
+    (_, pictures) = next(raw_batches(ds.select([0]), column))
+    mode, _ = header(pictures[0], 0)
+    if mode not in GREY_MODES and not mode.startswith("I;16"):
+        raise ValueError(
+            f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "
+            "or make a set from colour pictures"
+        )
+
+
+def listed(names: Iterable[str], most: int = 10) -> str:
+    """Write names for a message, at most `most` of them."""
+    quoted = [repr(name) for name in names]
+    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")
