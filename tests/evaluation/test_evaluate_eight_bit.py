@@ -28,7 +28,7 @@ def test_rows_are_those_of_load_dataset(toy, trainings):
         toy,
         factor=2,
         images=images,
-        recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3], "factor": 2},
+        recipe_changes={"pixel_range": "free", "mean": [0.1, 0.2, 0.3]},
         soft_labels=torch.randn(12, 3, generator=torch.Generator().manual_seed(0)),
         student_lr=torch.tensor(0.5),
     )

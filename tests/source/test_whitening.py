@@ -9,7 +9,7 @@ from hf_condense.condensed.loading import load_condensed
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.source.class_source import load_source
 from hf_condense.source.whitening import EPSILON, Whitening, fit_whitening
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_bench, toy_dataset
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def source():
 
 def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
     """Each principal variance v becomes v / (v + epsilon), and directions stay where they are."""
-    whitening = fit_whitening(source)
+    whitening = fit_whitening(source.images)
     plain = source.images.flatten(1).double() / 255
     white = dataclasses.replace(source, whitening=whitening).at(torch.arange(len(source))).flatten(1).double()
     assert float(white.mean(0).abs().max()) < 1e-5
@@ -31,12 +31,12 @@ def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
 
 
 def test_undoing_gives_back_the_images(source) -> None:
-    whitening = fit_whitening(source)
+    whitening = fit_whitening(source.images)
     images = source.images[:9].float() / 255
     torch.testing.assert_close(whitening.undo(whitening(images)), images, rtol=1e-4, atol=1e-5)
 
 
-def test_two_pixels_by_hand() -> None:
+def test_whitening_two_pixels_equals_the_product_by_hand() -> None:
     whitening = Whitening(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([1.0, -1.0]))
     images = torch.tensor([3.0, 1.0]).reshape(1, 1, 1, 2)
     assert whitening(images).flatten().tolist() == [4.0, 1.0]
@@ -49,7 +49,7 @@ def test_sets_learned_in_whitened_space_carry_the_matrix_and_are_evaluated_in_it
     options = {"zca": True, "pixel_range": "free", "lr_img": 1e-9}
     small = quick_bench(method, **options).condense(ds, 2)
     tensors = small.synthetic
-    whitening = fit_whitening(load_source(ds, cache=False, progress=False))
+    whitening = fit_whitening(load_source(ds, cache=False, progress=False).images)
     torch.testing.assert_close(tensors.zca_matrix, whitening.matrix)
     torch.testing.assert_close(tensors.zca_mean, whitening.mean)
     # Images that were not moved are the real rows that they started from, in pixel units.
@@ -89,7 +89,9 @@ def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
 
 def test_images_that_are_too_large_are_refused() -> None:
     ds = toy_dataset(rows=2, size=65)
-    with pytest.raises(ValueError, match=r"a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"):
+    with pytest.raises(
+        ValueError, match=r"needs a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"
+    ):
         quick_bench("esp", zca=True, pixel_range="free", network="convnet-w2-d1").condense(ds, 1)
 
 

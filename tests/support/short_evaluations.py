@@ -67,6 +67,8 @@ def synthetic(toy, *, factor=1, recipe_changes=None, **tensors) -> CondensedData
     """Return a set of one synthetic image per class of the toy set, with optional tensors."""
     names = toy.features["label"].names
     base = make_set(class_names=names, ipc=1, factor=factor, label_values=[0, 1, 2])
+    if "images" in tensors:
+        tensors["stored"] = {"images": tensors.pop("images")}
     exact = replace(base.synthetic, **tensors)
     recipe = replace(base.recipe, **(recipe_changes or {}))
     return CondensedDataset.from_parts(decoded_rows(exact, recipe), exact, recipe, toy)
