@@ -1,4 +1,4 @@
-"""A method of your own: match means *and* spreads of the embeddings. One class, one line to register it."""
+"""A method of your own that matches the means and the spreads of embeddings: one class, registered by one line."""
 
 import argparse
 from collections.abc import Iterator
@@ -6,43 +6,41 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_condense import Method, MethodConfig, MethodInfo, condense_dataset, register_method
+from hf_condense import Loss, Method, MethodConfig, MethodInfo, Run, condense_dataset, option, register_method
 from hf_condense.demo_data import load_demo
-from hf_condense.engine.method import Loss, option
-from hf_condense.engine.run import Run
 from hf_condense.testing import check_method
 
 
 @dataclass(frozen=True)
 class SpreadMatchingConfig(MethodConfig):
-    """Options: each with a default, a meaning and a range."""
+    """The options, each with its default, meaning and range."""
 
     steps: int = option(100, "Updates of the images.", ge=1)
     lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
     batch_real: int = option(64, "Real images per class and step.", ge=2)
-    weight: float = option(0.1, "Weight of the spreads beside the means.", ge=0)
+    weight: float = option(0.1, "Weight of the spreads relative to the means.", ge=0)
 
 
 @register_method
 class SpreadMatching(Method[SpreadMatchingConfig]):
-    """The mathematics; everything else is the engine's."""
+    """Match the mean and the spread of each class; everything else is the work of the engine."""
 
     info = MethodInfo(
         name="spread",
         title="Spread matching (an example)",
         kind="synthetic",
-        summary="Aligns the mean and the standard deviation of the embeddings of each class.",
+        summary="Matches the mean and the standard deviation of the embeddings of each class.",
         paper="hf_condense, examples/new_method.py",
         authors="you",
         venue="none",
         year=2026,
         link="https://example.org",
-        cost="as dm",
+        cost="that of dm",
     )
     Config = SpreadMatchingConfig
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield one loss for each chunk of classes that falls to this process."""
+        """Yield one loss for each chunk of classes that this process works on."""
         run.network("network", t)  # fresh random weights, keyed by the step
         for classes in run.chunks():
             with torch.no_grad():
@@ -50,20 +48,20 @@ class SpreadMatching(Method[SpreadMatchingConfig]):
             images, labels = run.synthetic.of(classes)
             embedded = run.embed(images)  # (n, D)
             total = torch.zeros((), device=run.device)
-            for c, own in zip(classes, real.chunk(len(classes)), strict=True):
-                mine = embedded[labels == c]
-                total = total + (own.mean(0) - mine.mean(0)).square().sum()
-                if len(mine) > 1:
-                    total = total + self.config.weight * (own.std(0) - mine.std(0)).square().sum()
+            for c, target in zip(classes, real.chunk(len(classes)), strict=True):
+                synthetic = embedded[labels == c]  # (ipc, D)
+                total = total + (target.mean(0) - synthetic.mean(0)).square().sum()
+                if len(synthetic) > 1:
+                    total = total + self.config.weight * (target.std(0) - synthetic.std(0)).square().sum()
             yield total, total.detach()
 
 
 def main(fast: bool = False) -> None:
-    """Run the example."""
+    """Condense with the new method, then check that it keeps the rules that every method keeps."""
     small = condense_dataset(load_demo()["train"], "spread", ipc=2, network="convnet-w16", steps=2 if fast else 100)
     print(small, small.recipe.options)
     check_method("spread")
-    print("it keeps every law: counts, seeds, resume, odd inputs, saving and loading")
+    print("it passes every check: counts, seeds, resume, odd inputs, saving and loading")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A dataset with columns of its own: two image columns, labels as text, pictures of different sizes and modes."""
+"""Condense a dataset with unusual columns: two image columns, text labels, images of different sizes and modes."""
 
 import argparse
 
@@ -10,7 +10,7 @@ from hf_condense import condense_dataset
 
 
 def my_dataset(rows: int = 30) -> datasets.Dataset:
-    """Make a small dataset that is awkward in all of these ways."""
+    """Make a small dataset with all of these difficulties."""
     noise = np.random.default_rng(0)
     table = []
     for row in range(rows):
@@ -32,15 +32,15 @@ def my_dataset(rows: int = 30) -> datasets.Dataset:
 
 
 def main(fast: bool = False) -> None:
-    """Run the example."""
+    """Condense the dataset with a method that learns images, then with one that keeps real rows."""
     ds = my_dataset()
     small = condense_dataset(
         ds,
         "dm",
         ipc={"stripes": 2, "dots": 3},
-        image_column="photo",  # there are two image columns, so it has to be said which
-        label_column="kind",  # text labels work as they are, and come out as text
-        image_size=16,  # pictures differ in size: shorter side to 16, centre cut out
+        image_column="photo",  # needed because there are two image columns
+        label_column="kind",  # text labels stay text
+        image_size=16,  # images differ in size: resize the shorter side to 16 and crop the centre
         network="convnet-w16",
         steps=3 if fast else 100,
     )
@@ -48,7 +48,7 @@ def main(fast: bool = False) -> None:
     print("labels:", small["kind"])
 
     rows = condense_dataset(ds, "random", ipc=2, image_column="photo", label_column="kind", image_size=16)
-    print("a coreset keeps every column:", rows.column_names, "- rows", rows.recipe.rows)
+    print("a coreset keeps every column:", rows.column_names, "of rows", rows.recipe.rows)
 
 
 if __name__ == "__main__":

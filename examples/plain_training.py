@@ -1,4 +1,4 @@
-"""Train on a saved set without hf_condense: plain load_dataset, plain PyTorch."""
+"""Train on a saved set without hf_condense, with plain `load_dataset` and plain PyTorch."""
 
 import argparse
 from pathlib import Path
@@ -19,22 +19,22 @@ def main(folder: Path, fast: bool = False) -> float:
     net = nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.LazyLinear(10))
     net(small[:2]["x"][0][None])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
-    right = 0
+    correct = 0
     for _ in range(2 if fast else 100):
-        right = 0
+        correct = 0
         for batch in torch.utils.data.DataLoader(small, batch_size=32, shuffle=True):
             logits = net(batch["x"])
             optimiser.zero_grad()
             nn.functional.cross_entropy(logits, batch["y"]).backward()
             optimiser.step()
-            right += int((logits.argmax(1) == batch["y"]).sum())
-    print(f"trained on {len(small)} rows; training accuracy {right / len(small):.2f}")
-    return right / len(small)
+            correct += int((logits.argmax(1) == batch["y"]).sum())
+    print(f"trained on {len(small)} rows; training accuracy {correct / len(small):.2f}")
+    return correct / len(small)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("condensed/quickstart"))
+    parser.add_argument("folder", type=Path, nargs="?", default=Path("condensed/quickstart"), help="folder of the set")
     parser.add_argument("--fast", action="store_true", help="a few steps only, to see that it runs")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.fast)

@@ -1,4 +1,4 @@
-"""Condense, look, save, load back, see what it is worth. Runs as it is, on data inside the package."""
+"""Condense a dataset, save it, load it back and measure what it is worth. Uses data that ships with the package."""
 
 import argparse
 from pathlib import Path
@@ -10,8 +10,8 @@ from hf_condense.demo_data import load_demo
 
 
 def main(fast: bool = False, out: Path = Path("condensed/quickstart")) -> None:
-    """Run the example; `fast` uses so few steps that the numbers mean nothing."""
-    ds = load_demo()  # a DatasetDict with the columns image and label; your own dataset works the same way
+    """Run the example; `fast` takes so few steps that the numbers mean nothing."""
+    ds = load_demo()  # a DatasetDict with the columns image and label; your own dataset works in the same way
 
     small = condense_dataset(
         ds["train"],
@@ -19,7 +19,7 @@ def main(fast: bool = False, out: Path = Path("condensed/quickstart")) -> None:
         ipc=1,
         network="convnet-w32",
         steps=3 if fast else 100,
-        augment="color_crop_cutout_scale_rotate",  # no flip: a mirrored digit is another thing
+        augment="color_crop_cutout_scale_rotate",  # no flips, as mirroring changes a digit's meaning
     )
     print(small)
     print(f"{len(ds['train'])} images became {len(small)}, by {small.recipe.method} in {small.recipe.steps} steps")
@@ -31,11 +31,8 @@ def main(fast: bool = False, out: Path = Path("condensed/quickstart")) -> None:
     again = load_condensed(out)
     print("loaded back, equal to the bit:", torch.equal(again.synthetic.images, small.synthetic.images))
 
-    print(
-        evaluate(
-            small, ds["test"], networks=["convnet-w32"], recipe="dc", epochs=2 if fast else 300, seeds=2 if fast else 3
-        )
-    )
+    epochs, seeds = (2, 2) if fast else (300, 3)
+    print(evaluate(small, ds["test"], networks=["convnet-w32"], recipe="dc", epochs=epochs, seeds=seeds))
 
 
 if __name__ == "__main__":

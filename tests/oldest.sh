@@ -3,12 +3,12 @@
 #
 #     bash tests/oldest.sh [FOLDER OF THE ENVIRONMENT] [ARGUMENTS OF PYTEST ...]
 #
-# PYTHON names the interpreter; without it the oldest is taken that runs. The environment is kept if a folder is given.
+# PYTHON names the interpreter; by default it is the oldest one that runs. The environment is kept if a folder is given.
 set -euo pipefail
 
 python=${PYTHON:-}
 for name in python3.10 python3.11 python3; do
-  # Run, not looked up: a version manager puts names on the path that lead nowhere.
+  # The name is run and not only looked up, because version managers put names on the path that lead nowhere.
   if [ -z "$python" ] && "$name" -c "" 2>/dev/null; then python=$name; fi
 done
 
@@ -21,7 +21,8 @@ else
   trap 'rm -rf "$place"' EXIT
 fi
 
-# numpy, pandas, pyarrow and pillow: of the same age, as datasets 4.0, torch 2.6 and torchvision 0.21 set no upper bound.
+# datasets 4.0, torch 2.6 and torchvision 0.21 set no upper bound for numpy, pandas, pyarrow and pillow, so these are held
+# to versions of the same age.
 "${python:?none found; set PYTHON}" -m venv "$place"
 "$place/bin/pip" install \
   "torch==2.6.*" "torchvision==0.21.*" "datasets==4.0.*" "huggingface-hub==1.0.*" "safetensors==0.4.3" \

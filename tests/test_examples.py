@@ -1,4 +1,4 @@
-"""Every example runs as it is, in its fast mode."""
+"""Every example runs as it is, in its fast mode, and so does the script that draws the README's picture."""
 
 import os
 import subprocess
@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = [
@@ -23,17 +24,17 @@ SCRIPTS = [
 def run(script: str, *arguments: str, folder: Path) -> str:
     command = [sys.executable, "-W", "ignore", str(EXAMPLES / script), *arguments]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent)}
-    done = subprocess.run(
+    process = subprocess.run(
         command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    assert process.returncode == 0, process.stderr
+    return process.stdout
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_example_runs(script: str, tmp_path: Path) -> None:
     printed = run(script, "--fast", folder=tmp_path)
-    assert "CondensedDataset" in printed or "±" in printed or "s an update" in printed
+    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed
     if script == "quickstart.py":
         assert "equal to the bit: True" in printed
         assert (tmp_path / "condensed/quickstart/preview.png").is_file()
@@ -41,11 +42,16 @@ def test_example_runs(script: str, tmp_path: Path) -> None:
         assert "trained on 10 rows" in printed
 
 
-def test_every_example_is_tested() -> None:
-    others = {
-        "plain_training.py",
-        "make_demo_excerpt.py",
-        "picture.py",
-    }  # run above; made once
-    found = {str(path.relative_to(EXAMPLES)) for path in EXAMPLES.rglob("*.py")}
-    assert found == {*SCRIPTS, *others}
+def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> None:
+    printed = run("maintenance/picture.py", "--fast", "--out", str(tmp_path / "picture.png"), folder=tmp_path)
+    assert "dm_ipc1" in printed
+    assert "random" in printed
+    with Image.open(tmp_path / "picture.png") as drawn, Image.open(EXAMPLES / "condensed_vs_random.png") as shipped:
+        assert drawn.size == shipped.size
+
+
+def test_every_example_is_run_by_a_test() -> None:
+    elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
+    in_this_file = {*SCRIPTS, "plain_training.py", "maintenance/picture.py"}
+    scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+    assert scripts == in_this_file | elsewhere

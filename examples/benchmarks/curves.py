@@ -1,10 +1,10 @@
 """Draw accuracy against minutes of condensing, for several methods, beside random rows and herding.
 
-Every method runs once; its images are put aside at every doubling of its steps, and evaluated when it has finished, so
-that points before the last are of a run on its way. Experts are recorded once, as methods share them, and their minutes
-are counted for each method that needs them; what is left of the time before the first update (compiling, features)
-counts too. The option `average` takes effect at the end of a run, and shows there only. A set with a learning rate of
-its own (`mtt`, `tesla`) is trained on at that rate, at the end at the recipe's rate as well. For example:
+Every method runs once. Its images are copied at every doubling of the steps and evaluated when the run has finished, so
+all points but the last belong to an unfinished run. Experts are recorded once, because methods share them, and their
+minutes are counted for each method that needs them. The time before the first update (compiling, features) counts as
+well. The option `average` takes effect at the end of a run, and shows in the last point only. A set with a learned
+learning rate (`mtt`, `tesla`) is trained on at that rate; the finished set also at the recipe's rate. For example:
 
     python examples/benchmarks/curves.py ylecun/mnist --ipc 1 --methods dm dc mtt tesla esp --out mnist1
     python examples/benchmarks/curves.py --draw mnist1.json mnist10.json --out both
@@ -34,36 +34,45 @@ from hf_condense.engine.run import Run
 BASELINES = ("random", "herding")
 
 
-def sets_on_the_way(
+def snapshots_of_run(
     ds: datasets.Dataset, number: int, **options: Any
 ) -> tuple[float, list[tuple[float, int, CondensedDataset]]]:
-    """Return the minutes before the first update is made, and (minutes after it, steps, set) of the last marks."""
-    kept: list[tuple] = []
+    """Condense, and return the set at several moments of the run.
+
+    Args:
+        ds: The dataset.
+        number: Moments, at most: the end of the run and the doublings of the steps before it.
+        **options: Arguments of `condense_dataset`.
+
+    Returns:
+        The minutes until the first update was done, and for each moment the minutes after that, the steps and the set.
+    """
+    copies: list[tuple] = []
     clock = [time.perf_counter()]
 
-    def keep(run: Run, done: int, loss: float) -> None:
+    def copy_images(run: Run, done: int, loss: float) -> None:
         clock.append(time.perf_counter())
         if done.bit_count() == 1:
-            kept.append(((clock[-1] - clock[1]) / 60, done, run.synthetic.finished()))
+            copies.append(((clock[-1] - clock[1]) / 60, done, run.synthetic.finished()))
 
-    made = condense_dataset(ds, callbacks=[keep], **options)
-    steps = made.recipe.steps
+    small = condense_dataset(ds, callbacks=[copy_images], **options)
+    steps = small.recipe.steps
     sets = [
-        (minutes, done, remade(made, tensors))
-        for minutes, done, tensors in kept
+        (minutes, done, with_tensors(small, tensors))
+        for minutes, done, tensors in copies
         if done <= 0.75 * steps and steps < done * 2**number
     ]
-    return (clock[1] - clock[0]) / 60, [*sets, ((clock[-1] - clock[1]) / 60, steps, made)]
+    return (clock[1] - clock[0]) / 60, [*sets, ((clock[-1] - clock[1]) / 60, steps, small)]
 
 
-def remade(like: CondensedDataset, tensors: CondensedTensors) -> CondensedDataset:
-    """Return a set of other tensors that is otherwise like a given one."""
+def with_tensors(like: CondensedDataset, tensors: CondensedTensors) -> CondensedDataset:
+    """Return a set that is like another one but holds other tensors."""
     rows = decoded_rows(tensors, like.recipe, like.features)
     return CondensedDataset.from_parts(rows, tensors, like.recipe, like.source)
 
 
 def expert_options(method: str, options: dict) -> dict | None:
-    """Return those options that say how experts are recorded, or None for a method without experts."""
+    """Return the options that decide how experts are recorded, or None for a method without experts."""
     from hf_condense.methods._experts import ExpertConfig
     from hf_condense.methods._images import ImageConfig
 
@@ -75,18 +84,18 @@ def expert_options(method: str, options: dict) -> dict | None:
 
 
 def minutes_of_experts(ds: datasets.Dataset, **options: Any) -> float:
-    """Record experts, and return the minutes that they took: what a second call saves."""
-    taken = []
+    """Record experts and return the minutes this took: the time that a second call saves."""
+    minutes = []
     for _ in range(2):
         started = time.perf_counter()
         condense_dataset(ds, **{**options, "steps": 1}, progress=False)
-        taken.append((time.perf_counter() - started) / 60)
-    return taken[0] - taken[1]
+        minutes.append((time.perf_counter() - started) / 60)
+    return minutes[0] - minutes[1]
 
 
 @contextlib.contextmanager
 def fresh_cache() -> Iterator[None]:
-    """Let nothing be found in the cache but the decoded images."""
+    """Use an empty cache that holds the decoded images only."""
     before = datasets.config.HF_CACHE_HOME
     with tempfile.TemporaryDirectory() as folder:
         if (sources := cache_folder("sources")).is_dir():
@@ -99,60 +108,60 @@ def fresh_cache() -> Iterator[None]:
             datasets.config.HF_CACHE_HOME = before
 
 
-def measure(ds: datasets.DatasetDict, given: argparse.Namespace) -> list[dict]:
-    """Run all methods and evaluate their sets."""
+def measure(ds: datasets.DatasetDict, args: argparse.Namespace) -> list[dict]:
+    """Run all methods, evaluate their sets and return the points of the curves."""
     points: list[dict] = []
     experts: dict[str, float] = {}
-    for method in given.methods:
-        options = {"method": method, "ipc": given.ipc, "preset": given.preset} | given.options.get(method, {})
-        needed, recording = expert_options(method, options), 0.0
-        if needed is not None:
-            key = json.dumps(needed, sort_keys=True)
+    for method in args.methods:
+        options = {"method": method, "ipc": args.ipc, "preset": args.preset} | args.options.get(method, {})
+        recipe_of_experts, recording = expert_options(method, options), 0.0
+        if recipe_of_experts is not None:
+            key = json.dumps(recipe_of_experts, sort_keys=True)
             if key not in experts:
                 experts[key] = minutes_of_experts(ds["train"], **options)
             recording = experts[key]
-        before, sets = sets_on_the_way(ds["train"], given.points, **options)
-        made = sets[-1][2]
+        before, sets = snapshots_of_run(ds["train"], args.points, **options)
+        finished = sets[-1][2]
         print(f"{method}: {before:.2f} min before the first update, experts {recording:.2f} min", flush=True)
         for minutes, steps, small in sets:
-            for row in scores(small, ds["test"], given, () if points else BASELINES):
+            for row in scores(small, ds["test"], args, () if points else BASELINES):
                 name = row["set"] if row["set"] in BASELINES else method
                 points.append(
                     {**row, "method": name, "minutes": before + minutes, "experts": recording, "steps": steps}
                 )
-                print(f"{name}, {steps} steps, {before + minutes:.2f} min: {told(row)}", flush=True)
-        if made.synthetic.student_lr is not None:
-            plain = remade(made, replace(made.synthetic, student_lr=None))
-            (points[-1]["at the rate of the recipe"],) = scores(plain, ds["test"], given)
-            rate, found = float(made.synthetic.student_lr), told(points[-1]["at the rate of the recipe"])
-            print(f"its learned rate is {rate:.4f}; trained at the recipe's own: {found}", flush=True)
+                print(f"{name}, {steps} steps, {before + minutes:.2f} min: {as_text(row)}", flush=True)
+        if finished.synthetic.student_lr is not None:
+            plain = with_tensors(finished, replace(finished.synthetic, student_lr=None))
+            (points[-1]["at the rate of the recipe"],) = scores(plain, ds["test"], args)
+            rate, accuracy = float(finished.synthetic.student_lr), as_text(points[-1]["at the rate of the recipe"])
+            print(f"its learned rate is {rate:.4f}; trained at the recipe's rate: {accuracy}", flush=True)
     return points
 
 
 def scores(
-    small: CondensedDataset, test: datasets.Dataset, given: argparse.Namespace, baselines: Sequence[str] = ()
+    small: CondensedDataset, test: datasets.Dataset, args: argparse.Namespace, baselines: Sequence[str] = ()
 ) -> list[dict]:
-    """Evaluate a set, and the baselines beside it."""
+    """Evaluate a set and the baselines, and return the rows of the table."""
     table = evaluate(
         small,
         test,
-        networks=given.network,
-        recipe=given.recipe,
-        epochs=given.epochs,
-        seeds=given.seeds,
+        networks=args.network,
+        recipe=args.recipe,
+        epochs=args.epochs,
+        seeds=args.seeds,
         augment="none",
         baselines=baselines,
     )
     return table.to_records()
 
 
-def told(row: dict) -> str:
-    """Return a row's accuracy as text."""
+def as_text(row: dict) -> str:
+    """Return the accuracy of a row as text."""
     return f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} (n = {row['n']})"
 
 
 def draw(pictures: list[dict], file: Path) -> None:
-    """Draw accuracy against minutes, without the experts above and with them below; baselines are lines."""
+    """Draw accuracy against minutes: without the experts above, with them below; baselines are dashed lines."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -162,11 +171,11 @@ def draw(pictures: list[dict], file: Path) -> None:
         2, len(pictures), figsize=(4.6 * len(pictures), 7), layout="constrained", sharey="col", squeeze=False
     )
     for column, picture in zip(grid.T, pictures, strict=True):
-        for axes, counted in zip(column, (0, 1), strict=True):
-            draw_curves(axes, picture["points"], counted)
+        for axes, with_experts in zip(column, (0, 1), strict=True):
+            draw_curves(axes, picture["points"], with_experts)
             axes.set_xscale("log", base=2)
             axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel(f"minutes, {'with' if counted else 'without'} the recording of experts")
+            axes.set_xlabel(f"minutes, {'with' if with_experts else 'without'} the recording of experts")
         column[0].set_title(picture["title"])
     for axes in grid[:, 0]:
         axes.set_ylabel("test accuracy, %")
@@ -175,51 +184,51 @@ def draw(pictures: list[dict], file: Path) -> None:
     plt.close(figure)
 
 
-def draw_curves(axes: Any, points: list[dict], counted: int) -> None:
-    """Draw one plot."""
+def draw_curves(axes: Any, points: list[dict], with_experts: int) -> None:
+    """Draw the curves of all methods; `with_experts` is 1 to count the minutes of the experts, else 0."""
     for name in dict.fromkeys(point["method"] for point in points):
-        own = [point for point in points if point["method"] == name]
-        mean, std = ([100 * point[value] for point in own] for value in ("mean", "std"))
+        curve = [point for point in points if point["method"] == name]
+        mean, std = ([100 * point[value] for point in curve] for value in ("mean", "std"))
         if name in BASELINES:
             axes.axhline(mean[0], linestyle="--", color="grey", linewidth=1)
             axes.annotate(name, (1, mean[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
         else:
-            minutes = [point["minutes"] + counted * point["experts"] for point in own]
+            minutes = [point["minutes"] + with_experts * point["experts"] for point in curve]
             axes.errorbar(minutes, mean, yerr=std, marker="o", markersize=4, capsize=3, label=name)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Run the benchmark, or draw what it measured before."""
+    """Run the benchmark, or draw the tables of earlier runs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
-    parser.add_argument("--title", help="of the picture; default: the dataset's name")
-    parser.add_argument("--methods", nargs="+", default=["dm", "esp"])
-    parser.add_argument("--ipc", type=int, default=1)
-    parser.add_argument("--preset", default="quick")
-    parser.add_argument("--points", type=int, default=4, help="points of each curve, the end of the run included")
-    parser.add_argument("--network", default="convnet-w32")
-    parser.add_argument("--recipe", default="dc")
-    parser.add_argument("--epochs", type=int, default=300)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--options", type=json.loads, default={}, help='as JSON, by method: {"esp": {"steps": 9000}}')
-    parser.add_argument("--out", type=Path, default=Path("curves"), help="name of the picture and the table")
-    parser.add_argument("--draw", type=Path, nargs="+", help="draw these tables side by side, and measure nothing")
-    parser.add_argument("--fast", action="store_true", help="seconds only, to see that it runs")
-    given = parser.parse_args(argv)
-    if given.draw:
-        draw([json.loads(file.read_text()) for file in given.draw], given.out.with_suffix(".png"))
+    parser.add_argument("--title", help="title of the picture; default: the name of the dataset")
+    parser.add_argument("--methods", nargs="+", default=["dm", "esp"], help="names of methods that learn images")
+    parser.add_argument("--ipc", type=int, default=1, help="images per class")
+    parser.add_argument("--preset", default="quick", help="preset of all methods")
+    parser.add_argument("--points", type=int, default=4, help="points of each curve, including the end of the run")
+    parser.add_argument("--network", default="convnet-w32", help="network that is trained on the sets")
+    parser.add_argument("--recipe", default="dc", help="recipe of its training")
+    parser.add_argument("--epochs", type=int, default=300, help="epochs of its training")
+    parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
+    parser.add_argument("--options", type=json.loads, default={}, help='JSON, by method: {"esp": {"steps": 9000}}')
+    parser.add_argument("--out", type=Path, default=Path("curves"), help="picture and table, without their suffixes")
+    parser.add_argument("--draw", type=Path, nargs="+", help="draw these tables side by side and measure nothing")
+    parser.add_argument("--fast", action="store_true", help="a few steps only, to see that it runs")
+    args = parser.parse_args(argv)
+    if args.draw:
+        draw([json.loads(file.read_text()) for file in args.draw], args.out.with_suffix(".png"))
         return
-    if given.fast:
-        given.points, given.epochs, given.seeds, given.network = 2, 2, 2, "convnet-w8"
+    if args.fast:
+        args.points, args.epochs, args.seeds, args.network = 2, 2, 2, "convnet-w8"
         quick = {"network": "convnet-w8", "steps": 3}
-        given.options = {"dm": {**quick, "batch_real": 8}, "esp": {**quick, "experts": 1, "snapshot_every": 1}}
-    ds = datasets.load_dataset(given.dataset) if given.dataset else load_demo()
-    condense_dataset(ds["train"], "random", given.ipc, network=given.network)  # decodes, once for all
+        args.options = {"dm": {**quick, "batch_real": 8}, "esp": {**quick, "experts": 1, "snapshot_every": 1}}
+    ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    condense_dataset(ds["train"], "random", args.ipc, network=args.network)  # decodes the images before any clock runs
     with fresh_cache():
-        points = measure(ds, given)
-    title = f"{given.title or given.dataset or 'MNIST excerpt'}, {given.ipc} image{'s' * (given.ipc > 1)} a class"
-    given.out.with_suffix(".json").write_text(json.dumps({"title": title, "points": points}, indent=1))
-    draw([{"title": title, "points": points}], given.out.with_suffix(".png"))
+        points = measure(ds, args)
+    title = f"{args.title or args.dataset or 'MNIST excerpt'}, {args.ipc} image{'s' * (args.ipc > 1)} per class"
+    args.out.with_suffix(".json").write_text(json.dumps({"title": title, "points": points}, indent=1))
+    draw([{"title": title, "points": points}], args.out.with_suffix(".png"))
 
 
 if __name__ == "__main__":

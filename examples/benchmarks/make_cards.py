@@ -1,4 +1,4 @@
-"""Render the cards of saved sets, one for every folder of them, from what was recorded of their making and measuring.
+"""Render the card of every folder of saved sets from the recipes and accuracies that the sets hold.
 
 For example, after `table = evaluate(small, test, eight_bit=True)` and
 `small.with_evaluation(table).save_condensed("sets/mnist")`:
@@ -19,10 +19,10 @@ from hf_condense.demo_data import load_demo
 
 
 def make_card(folder: Path, out: Path) -> Path:
-    """Write `out/<folder>.md` and the pictures that it shows, `out/<folder>/<config>/preview.png`."""
+    """Write the card `out/<folder>.md` and its pictures `out/<folder>/<config>/preview.png`."""
     sets = {name: read_facts(folder / name) for name in list_sets(folder)}
     if not sets:
-        raise SystemExit(f"{folder} holds no condensed set; pass folders that save_condensed wrote")
+        raise SystemExit(f"{folder} holds no condensed set; pass folders written by save_condensed")
     default = default_config(read_card(folder) or "")
     for name in sets:
         if (folder / name / PREVIEW).is_file():
@@ -35,7 +35,7 @@ def make_card(folder: Path, out: Path) -> Path:
 
 
 def make_demo(folder: Path) -> None:
-    """Save a set that is condensed and measured in seconds; its numbers mean nothing."""
+    """Condense, measure and save a set within seconds; its numbers mean nothing."""
     ds = load_demo()
     small = condense_dataset(ds["train"], "dm", ipc=1, network="convnet-w8", steps=2)
     table = evaluate(small, ds["test"], networks="convnet-w8", recipe="dc", epochs=2, seeds=2, eight_bit=True)
@@ -43,19 +43,19 @@ def make_demo(folder: Path) -> None:
 
 
 def main() -> None:
-    """Run the script."""
+    """Render one card for each folder on the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folders", nargs="*", type=Path, help="folders that save_condensed wrote")
-    parser.add_argument("--out", type=Path, default=Path("model_cards"), help="folder of the cards")
-    parser.add_argument("--fast", action="store_true", help="the card of a demo set, to see that it runs")
-    given = parser.parse_args()
-    if given.fast:
+    parser.add_argument("folders", nargs="*", type=Path, help="folders written by save_condensed")
+    parser.add_argument("--out", type=Path, default=Path("model_cards"), help="folder for the cards")
+    parser.add_argument("--fast", action="store_true", help="render the card of a demo set only, to see that it runs")
+    args = parser.parse_args()
+    if args.fast:
         with TemporaryDirectory() as place:
             make_demo(Path(place, "sets", "demo"))
             print(make_card(Path(place, "sets", "demo"), Path(place)).read_text(encoding="utf-8"))
-    for folder in given.folders:
-        given.out.mkdir(parents=True, exist_ok=True)
-        print(f"wrote {make_card(folder.resolve(), given.out)}")
+    for folder in args.folders:
+        args.out.mkdir(parents=True, exist_ok=True)
+        print(f"wrote {make_card(folder.resolve(), args.out)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Run any method at the length and settings of its paper, and print what it is worth beside the published number.
+"""Run any method at the length and settings of its paper, and print the accuracy beside the published one.
 
-Hours on a GPU, days on a CPU; a run that was stopped goes on from its checkpoint. For example:
+This takes hours on a GPU and days on a CPU. A run that was stopped continues from its checkpoint. For example:
 
     python examples/benchmarks/paper.py uoft-cs/cifar10 --methods dm m3d --ipc 1 10
 """
@@ -17,11 +17,11 @@ from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.registry import get_method
 
-# The recipe with which each paper evaluates.
-RECIPES = {"dc": "dc", "m3d": "idc"}  # others: dsa
-# Test accuracy in per cent with ConvNet-3, by method, dataset and ipc. From the readme of the authors' code (dc, dsa,
-# dm), from the papers (mtt, tesla) and, for m3d, as a later paper (NCFM) prints it in its table. esp is a
-# reconstruction: the paper's number is of a version with other techniques added, and is not to be compared with.
+# The recipe with which each paper evaluates its sets; papers that are not listed use dsa.
+RECIPES = {"dc": "dc", "m3d": "idc"}
+# Test accuracy in per cent with ConvNet-3, by method, dataset and ipc. The numbers are from the readme of the authors'
+# code (dc, dsa, dm), from the papers (mtt, tesla) and, for m3d, from the table of a later paper (NCFM). There is none
+# for esp, because it is a reconstruction: the paper's number is for a version with other techniques added.
 PUBLISHED = {
     ("dc", "cifar10"): {1: "28.3 ± 0.5", 10: "44.9 ± 0.5", 50: "53.9 ± 0.5"},
     ("dsa", "cifar10"): {1: "28.8 ± 0.7", 10: "52.1 ± 0.5", 50: "60.6 ± 0.5"},
@@ -39,51 +39,53 @@ def main(argv: list[str] | None = None) -> list[dict]:
     """Run the benchmark and return the rows of its tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
-    parser.add_argument("--methods", nargs="+", default=["dm"])
-    parser.add_argument("--ipc", nargs="+", type=int, default=[10])
-    parser.add_argument("--network", default="convnet")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--checkpoints", type=Path, default=Path("runs"), help="folder of checkpoints and sets")
+    parser.add_argument("--methods", nargs="+", default=["dm"], help="names of methods")
+    parser.add_argument("--ipc", nargs="+", type=int, default=[10], help="images per class, one or more numbers")
+    parser.add_argument("--network", default="convnet", help="network for condensing and for evaluating")
+    parser.add_argument("--seeds", type=int, default=5, help="networks trained on each set")
+    parser.add_argument("--checkpoints", type=Path, default=Path("runs"), help="folder for checkpoints and sets")
     parser.add_argument("--fast", action="store_true", help="two steps only, to see that it runs")
-    given = parser.parse_args(argv)
-    small_mode = {"steps": 2, "batch_real": 8, "experts": 1, "snapshots": 5, "student_steps": 2} if given.fast else {}
-    if given.fast:
-        given.network, given.seeds = "convnet-w8", 2
+    args = parser.parse_args(argv)
+    fast_options = {"steps": 2, "batch_real": 8, "experts": 1, "snapshots": 5, "student_steps": 2} if args.fast else {}
+    if args.fast:
+        args.network, args.seeds = "convnet-w8", 2
 
-    ds = datasets.load_dataset(given.dataset) if given.dataset else load_demo()
-    name = Path(given.dataset or "mnist").name
+    ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    name = Path(args.dataset or "mnist").name
     digits = {"augment": NO_FLIP, "augment_expert": NO_FLIP} if name in ("mnist", "svhn") else {}
     records = []
-    for method in given.methods:
-        for ipc in given.ipc:
-            known = get_method(method).Config.__dataclass_fields__
-            options = {**({} if method in ("dc", "m3d") else digits), **small_mode}
-            options = {name: value for name, value in options.items() if name == "steps" or name in known}
-            preset = "paper" if "paper" in get_method(method).presets else None  # none was published for esp
-            folder = given.checkpoints / f"{name}_{method}_ipc{ipc}"
+    for method in args.methods:
+        for ipc in args.ipc:
+            accepted = get_method(method).Config.__dataclass_fields__
+            options = {**({} if method in ("dc", "m3d") else digits), **fast_options}
+            options = {name: value for name, value in options.items() if name == "steps" or name in accepted}
+            preset = "paper" if "paper" in get_method(method).presets else None  # esp has none
+            folder = args.checkpoints / f"{name}_{method}_ipc{ipc}"
             started = time.perf_counter()
             small = condense_dataset(
-                ds["train"], method, ipc, preset=preset, network=given.network, checkpoint_dir=folder, **options
+                ds["train"], method, ipc, preset=preset, network=args.network, checkpoint_dir=folder, **options
             )
             minutes = (time.perf_counter() - started) / 60
             small.save_condensed(folder / "set", overwrite=True)
             table = evaluate(
                 small,
                 ds["test"],
-                networks=[given.network],
+                networks=[args.network],
                 recipe=RECIPES.get(method, "dsa"),
-                seeds=given.seeds,
-                epochs=2 if given.fast else None,
+                seeds=args.seeds,
+                epochs=2 if args.fast else None,
             )
-            published = PUBLISHED.get((method, name), {}).get(ipc, "none known")
+            published = PUBLISHED.get((method, name), {}).get(ipc, "not known")
             print(table)
-            print(f"{method} ipc {ipc}: published {published}; {minutes:.1f} min of this call, {_memory()}", flush=True)
+            print(
+                f"{method} ipc {ipc}: published {published}; this call took {minutes:.1f} min, {_memory()}", flush=True
+            )
             records += table.to_records()
     return records
 
 
 def _memory() -> str:
-    """Peak memory so far."""
+    """Describe the peak memory so far: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return f"peak memory of the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
     return f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"

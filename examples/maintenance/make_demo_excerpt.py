@@ -1,9 +1,9 @@
 """Make the MNIST excerpt that ships inside the package (hf_condense/data/mnist).
 
-It keeps the first rows of every class, in the order of a seeded shuffle, as optimised PNG in Parquet, so that the
-excerpt is a plain Hugging Face dataset with the columns and features of its source.
+It shuffles the rows with a fixed seed and keeps the first ones of every class. They are written to Parquet as optimised
+PNG, so that the excerpt is a plain Hugging Face dataset with the columns and features of its source.
 
-    python examples/make_demo_excerpt.py --source path/to/mnist --out hf_condense/data/mnist
+    python examples/maintenance/make_demo_excerpt.py path/to/mnist --out hf_condense/data/mnist
 """
 
 from __future__ import annotations
@@ -21,22 +21,21 @@ from datasets import Dataset, DatasetDict, load_dataset
 from PIL import Image
 
 SEED = 0
-DEFAULT_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
 def excerpt(ds: Dataset, per_class: int, seed: int = SEED) -> Dataset:
     """Return the first `per_class` rows of every class in the order of a seeded shuffle.
 
     Raises:
-        ValueError: If a class has fewer rows than that.
+        ValueError: If a class has fewer rows than `per_class`.
     """
     labels = np.asarray(ds.with_format("numpy")["label"][:])
     order = np.random.default_rng(seed).permutation(len(labels))
     shuffled = labels[order]
-    chosen = np.concatenate([np.flatnonzero(shuffled == label)[:per_class] for label in np.unique(labels)])
+    places = np.concatenate([np.flatnonzero(shuffled == label)[:per_class] for label in np.unique(labels)])
     if short := [int(c) for c in np.unique(labels) if np.count_nonzero(labels == c) < per_class]:
         raise ValueError(f"classes {short} have fewer than {per_class} rows; pass a smaller number")
-    return ds.select(order[np.sort(chosen)])
+    return ds.select(order[np.sort(places)])
 
 
 def optimised_png(encoded: bytes) -> bytes:
@@ -47,7 +46,7 @@ def optimised_png(encoded: bytes) -> bytes:
 
 
 def write_parquet(ds: Dataset, path: Path) -> None:
-    """Write the rows with their Hugging Face features; the same rows give the same bytes."""
+    """Write the rows with their Hugging Face features; equal rows give equal bytes."""
     table = ds.with_format("arrow")[:]
     pictures = [{"bytes": optimised_png(row["bytes"]), "path": None} for row in table["image"].to_pylist()]
     table = pa.table(
@@ -58,7 +57,7 @@ def write_parquet(ds: Dataset, path: Path) -> None:
 
 
 def make(source: str, out: Path, train: int, test: int) -> None:
-    """Write `train.parquet` and `test.parquet`, with that many rows a class, into the folder `out`."""
+    """Write `train.parquet` and `test.parquet` into the folder `out`, with `train` and `test` rows per class."""
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as cache:
         ds = load_dataset(source, cache_dir=cache)
@@ -67,17 +66,22 @@ def make(source: str, out: Path, train: int, test: int) -> None:
         for split, per_class in (("train", train), ("test", test)):
             path = out / f"{split}.parquet"
             write_parquet(excerpt(ds[split], per_class), path)
-            print(f"{path}: {per_class} images a class, {path.stat().st_size / 1e6:.2f} MB")
+            print(f"{path}: {per_class} images per class, {path.stat().st_size / 1e6:.2f} MB")
 
 
 def main() -> None:
     """Read the command line and make the excerpt."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = Path(os.environ.get("HF_CONDENSE_DATA", DEFAULT_DATA)) / "mnist"
-    parser.add_argument("--source", default=str(default), help="folder or Hub id of MNIST (default: %(default)s)")
-    parser.add_argument("--out", type=Path, default=Path("condensed/mnist-excerpt"), help="folder that is written to")
-    parser.add_argument("--train", type=int, default=500, help="training images a class (default: %(default)s)")
-    parser.add_argument("--test", type=int, default=100, help="test images a class (default: %(default)s)")
+    data = os.environ.get("HF_CONDENSE_DATA")
+    parser.add_argument(
+        "source",
+        nargs="?" if data else None,
+        default=data and str(Path(data, "mnist")),
+        help="folder or Hub id of MNIST; may be left out if HF_CONDENSE_DATA names a folder that holds mnist/",
+    )
+    parser.add_argument("--out", type=Path, default=Path("condensed/mnist-excerpt"), help="folder to write to")
+    parser.add_argument("--train", type=int, default=500, help="training images per class (default: %(default)s)")
+    parser.add_argument("--test", type=int, default=100, help="test images per class (default: %(default)s)")
     args = parser.parse_args()
     make(args.source, args.out, args.train, args.test)
 
