@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import FACTS, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import PARQUET, pack
+from hf_condense.condensed.packing import pack
 from hf_condense.condensed.parquet import to_parquet
 from hf_condense.condensed.untrusted import parse_json
 from tests.support.condensed_sets import make_coreset, make_set
@@ -28,8 +28,8 @@ from tests.support.condensed_sets import make_coreset, make_set
 @pytest.fixture(scope="module")
 def packed() -> dict[str, dict[str, bytes]]:
     return {
-        "synthetic": pack(make_set(soft=True, student=True, pixel_range="free").parts),
-        "coreset": pack(make_coreset().parts),
+        "synthetic": pack(make_set(soft=True, student=True, pixel_range="free").parts).files,
+        "coreset": pack(make_coreset().parts).files,
     }
 
 
@@ -56,7 +56,7 @@ def with_header(data: bytes, change) -> bytes:
 @pytest.mark.parametrize(("kind", "file"), [("synthetic", TENSORS), ("coreset", TENSORS), ("coreset", PARQUET)])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_damage_is_noticed(packed, kind, file, data):
+def test_changed_bytes_do_not_match_their_hash(packed, kind, file, data):
     files = dict(packed[kind])
     content = bytearray(files[file])
     at = data.draw(st.integers(0, len(content) - 1))
@@ -119,7 +119,7 @@ VALUES = {
 
 
 @pytest.mark.parametrize(("name", "value", "match"), VALUES.values(), ids=VALUES.keys())
-def test_values_that_make_no_sense_are_refused(packed, tmp_path, name, value, match):
+def test_tensors_without_sense_are_refused(packed, tmp_path, name, value, match):
     from safetensors.torch import load, save
 
     files = packed["synthetic"]
@@ -182,7 +182,7 @@ def test_labels_that_the_column_cannot_hold_are_refused(packed, tmp_path):
         load_condensed(lay(tmp_path, files, recipe=recipe, features=features))
 
 
-def test_unknown_facts_and_recipe_fields_are_kept_or_passed_over(packed, tmp_path):
+def test_unknown_recipe_fields_are_kept_and_unknown_facts_ignored(packed, tmp_path):
     files = packed["synthetic"]
     recipe = {**json.loads(files[FACTS])["recipe"], "mood": ["good"]}
     back = load_condensed(lay(tmp_path / "one", files, recipe=recipe, more={"x": 1}))
@@ -216,7 +216,7 @@ def test_json_that_readers_disagree_on_is_refused(text):
         parse_json(text, "x.json")
 
 
-def test_missing_large_and_odd_files_are_refused(packed, tmp_path):
+def test_missing_large_and_irregular_files_are_refused(packed, tmp_path):
     folder = lay(tmp_path / "set", packed["synthetic"])
     (folder / TENSORS).unlink()
     with pytest.raises(CondensedFormatError, match=r"condensed\.safetensors: missing"):

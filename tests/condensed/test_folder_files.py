@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import PARQUET
 from hf_condense.condensed.rows import decoded_rows
 from tests.support.condensed_sets import (
     assert_same,
@@ -81,7 +80,7 @@ def condensed_sets(draw) -> CondensedDataset:
 
 @given(condensed_sets())
 @settings(max_examples=40, deadline=None)
-def test_what_is_loaded_is_what_was_saved(made):
+def test_loaded_set_equals_the_saved_set(made):
     with tempfile.TemporaryDirectory() as folder:
         target = made.save_condensed(folder)
         assert target == Path(folder) / made.recipe.config_name
@@ -121,13 +120,13 @@ def test_coresets_come_back_with_every_column(tmp_path):
     assert list(back.features) == ["id", "image", "label", "note", "boxes", "good", "wave"]
 
 
-def test_a_long_coreset_comes_back(tmp_path):
+def test_coreset_of_several_row_groups_comes_back(tmp_path):
     made = make_coreset(real_rows(300), ipc=150)
     made.save_condensed(tmp_path)
     assert_same(load_condensed(tmp_path), made)
 
 
-def test_a_coreset_of_picture_files_holds_their_bytes(tmp_path):
+def test_coreset_of_image_files_holds_their_bytes(tmp_path):
     ds = real_rows()
     paths = []
     for i, image in enumerate(ds.cast_column("image", datasets.Image(decode=False))["image"]):
@@ -151,7 +150,7 @@ def test_formatting_is_not_saved(tmp_path, formatting):
     assert_same(load_condensed(tmp_path), made)
 
 
-def test_plain_load_dataset_in_a_process_without_hf_condense(tmp_path):
+def test_load_dataset_reads_sets_in_a_process_without_hf_condense(tmp_path):
     sets = tmp_path / "sets"
     learned, real = make_set(soft=True), make_coreset()
     learned.save_condensed(sets)
@@ -182,7 +181,7 @@ print(json.dumps(found))
         assert rows == expected
 
 
-def test_the_same_bytes_in_every_process(tmp_path):
+def test_every_process_writes_the_same_bytes(tmp_path):
     code = """
 from tests.support.condensed_sets import make_coreset, make_set
 for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="free"), make_coreset()):
@@ -203,7 +202,7 @@ for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="
     assert files_below(tmp_path / "again") == first
 
 
-def test_the_layout(tmp_path):
+def test_saved_files_have_the_documented_names_and_types(tmp_path):
     make_set(soft=True, student=True, zca=True).save_condensed(tmp_path)
     assert set(files_below(tmp_path)) == {
         "README.md",
@@ -230,7 +229,7 @@ def test_the_layout(tmp_path):
     }
 
 
-def test_how_far_the_pictures_are_from_the_floats_is_measured(tmp_path):
+def test_distance_of_the_8_bit_images_from_the_floats_is_stored(tmp_path):
     made = make_set(pixel_range="free")
     images = made.synthetic.images
     facts = json.loads((made.save_condensed(tmp_path) / FACTS).read_text())

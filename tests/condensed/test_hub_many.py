@@ -27,7 +27,7 @@ def titles(repo: str) -> dict[str, str]:
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the crowd is forked, so that it starts at once")
-def test_six_processes_at_once(hub):
+def test_six_processes_at_once_lose_no_set(hub):
     repo, another = hub.repo(), hub.repo()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.hub_crowd", repo, another]
