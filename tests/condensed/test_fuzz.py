@@ -30,7 +30,7 @@ def test_sets_of_the_first_version_load_exactly(seed: str, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("outcome", "seed", "changed"), [pytest.param(*case, id=name) for name, *case in found_cases()]
 )
-def test_cases_that_once_went_wrong_end_as_they_should(
+def test_cases_that_once_went_wrong_end_as_recorded(
     outcome: str, seed: str, changed: dict[str, bytes], tmp_path: Path
 ) -> None:
     report = Report()

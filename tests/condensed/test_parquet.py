@@ -167,9 +167,9 @@ def test_files_that_are_not_plain_parquet_are_refused():
     for data, match in (
         (good, "holds 4 rows; the set has 5"),
         (b"PAR1" + good[4:-12] + good[-8:], "x: "),
-        (b"", "no Parquet file"),
-        (b"PAR1" * 4, "no Parquet file"),
-        (good[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1", "no Parquet file"),
+        (b"", "not a Parquet file"),
+        (b"PAR1" * 4, "not a Parquet file"),
+        (good[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1", "not a Parquet file"),
         (to_parquet(pa.table({f"c{i}": [0] * 5 for i in range(1100)})), "more than 1,024 columns"),
     ):
         with pytest.raises(CondensedFormatError, match=match):
