@@ -153,12 +153,12 @@ class Facts:
     @property
     def eight_bit_error(self) -> EightBitError | None:
         """How far the 8-bit images are from the floats; None for a coreset, whose images are 8-bit."""
-        measured = self.values.get("png")
-        if not measured:
+        error = self.values.get("png")
+        if not error:
             return None
-        numbers = [measured.get(name) for name in EightBitError._fields] if isinstance(measured, dict) else [None]
+        numbers = [error.get(name) for name in EightBitError._fields] if isinstance(error, dict) else [None]
         if not all(isinstance(number, (int, float)) for number in numbers):
-            raise CondensedFormatError(f"png should hold {' and '.join(EightBitError._fields)}; got {measured!r:.80}")
+            raise CondensedFormatError(f"png should hold {' and '.join(EightBitError._fields)}; got {error!r:.80}")
         return EightBitError(*numbers)
 
     @property
@@ -189,8 +189,8 @@ class Facts:
         """Return in words what the other set has that this one does not have, or None if they are the same set."""
         first, second = ({**facts.recipe.to_dict(), "source": _unlicensed(facts.recipe)} for facts in (self, other))
         names = sorted((first.keys() | second.keys()) - _PROVENANCE)
-        if differing := [name for name in names if first.get(name) != second.get(name)]:
-            return f"another recipe ({', '.join(differing)} {'differ' if len(differing) > 1 else 'differs'})"
+        if fields := [name for name in names if first.get(name) != second.get(name)]:
+            return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
 
@@ -212,13 +212,13 @@ def read_facts(folder: Path) -> Facts:
     return Facts.from_values(parse_json(read_bytes(folder / FACTS, MAX_JSON_BYTES), where), where)
 
 
-def refuse_replacing(place: str, name: str, stored: Facts | None, new: Facts, *, occupied: bool, advice: str) -> None:
+def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, occupied: bool, advice: str) -> None:
     """Raise unless the same set, or nothing, is stored under a name.
 
     Args:
         place: Folder or repository of sets.
         name: Name of the set there.
-        stored: Facts of the set that is stored under the name, or None if there is no set.
+        old: Facts of the set that is stored under the name, or None if there is no set.
         new: Facts of the set that is about to be written.
         occupied: Whether something that is no set is stored under the name.
         advice: What the caller can do, for the message.
@@ -226,7 +226,9 @@ def refuse_replacing(place: str, name: str, stored: Facts | None, new: Facts, *,
     Raises:
         FileExistsError: If another set, or something else, is stored there.
     """
-    reason = stored.difference(new) if stored else "something else" if occupied else None
+    reason = "something else" if occupied else None
+    if old is not None:
+        reason = old.difference(new)
     if reason:
         raise FileExistsError(f"{place} already holds {reason} under the name {name!r}; {advice}")
 

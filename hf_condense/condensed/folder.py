@@ -164,10 +164,10 @@ def read_card(folder: Path) -> str | None:
 def _refuse_replacing(folder: Path, name: str, facts: Facts) -> None:
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
-    stored = read_facts(target) if (target / FACTS).exists() else None
+    old = read_facts(target) if (target / FACTS).exists() else None
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     advice = "save to another folder, or pass overwrite=True to replace it"
-    refuse_replacing(str(folder), name, stored, facts, occupied=occupied, advice=advice)
+    refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:

@@ -47,6 +47,15 @@ def load_condensed(
         ConnectionError: If the Hub cannot be reached.
         ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
+        >>> load_condensed(folder).recipe.config_name
+        'random_ipc1'
     """
     if is_repository(path_or_repo):
         folder, facts = download(

@@ -89,13 +89,13 @@ Un texte, avec --- et ## des titres.
 
 def test_text_and_metadata_of_the_owner_are_kept(sets):
     card = render(sets, OWN)
-    kept = metadata(card)
-    assert (kept["license"], kept["language"], kept["my_field"]) == ("cc-by-4.0", ["fr"], {"a": 1})
-    assert kept["tags"][:2] == ["pets", "image"]
-    assert len(kept["tags"]) == len(set(kept["tags"]))
-    assert [entry["config_name"] for entry in kept["configs"]] == ["raw", *sets]
-    assert kept["configs"][0]["data_files"] == "raw/*.parquet"
-    assert [entry["config_name"] for entry in kept["dataset_info"]] == ["raw", *sets]
+    data = metadata(card)
+    assert (data["license"], data["language"], data["my_field"]) == ("cc-by-4.0", ["fr"], {"a": 1})
+    assert data["tags"][:2] == ["pets", "image"]
+    assert len(data["tags"]) == len(set(data["tags"]))
+    assert [entry["config_name"] for entry in data["configs"]] == ["raw", *sets]
+    assert data["configs"][0]["data_files"] == "raw/*.parquet"
+    assert [entry["config_name"] for entry in data["dataset_info"]] == ["raw", *sets]
     assert body(card).startswith(body(OWN).rstrip() + f"\n\n{START}\n")
     edited = card.replace("# Mes images", "# Images").replace(END, f"{END}\n\nAprès.") + "\nFin.\n"
     again = render({"herding_ipc2": sets["herding_ipc2"]}, edited)

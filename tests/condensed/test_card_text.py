@@ -12,7 +12,7 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.accuracy import accuracies, groups_of, paired_difference
 from hf_condense.condensed.card.markdown import escape
 from hf_condense.condensed.card.render import render
-from hf_condense.condensed.card.template import END
+from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
@@ -35,6 +35,37 @@ def test_card_matches_the_pattern_file():
     for place, meaning in PLACES.items():
         pattern = pattern.replace(re.escape(place), meaning)
     assert re.fullmatch(pattern, card), f"a card that differs from {PATTERN.name}:\n{card}"
+
+
+def test_card_has_the_sections_of_the_template_in_its_order():
+    headings = re.findall(r"^## .*", BLOCK, re.MULTILINE)
+    assert len(headings) > 8
+    assert re.findall(r"^## .*", render(card_sets()), re.MULTILINE) == headings
+
+
+TEMPLATE = "Intro.\n\n## One\n\nText about {a}.\n\n{b}\n\n## Two\n\nNote.\n\n{b}\n\n## Three\n\nThe end."
+
+
+@pytest.mark.parametrize(
+    ("gaps", "text"),
+    [
+        (
+            {"a": "this", "b": "more"},
+            "Intro.\n\n## One\n\nText about this.\n\nmore\n\n## Two\n\nNote.\n\nmore\n\n## Three\n\nThe end.",
+        ),
+        ({"a": "this", "b": ""}, "Intro.\n\n## One\n\nText about this.\n\n## Three\n\nThe end."),
+        ({"a": "", "b": ""}, "Intro.\n\n## Three\n\nThe end."),
+        ({"a": "{b}", "b": ""}, "Intro.\n\n## One\n\nText about {b}.\n\n## Three\n\nThe end."),
+    ],
+    ids=["all", "one", "none", "text that looks like a gap"],
+)
+def test_empty_paragraphs_and_sections_vanish_from_a_filled_template(gaps, text):
+    assert fill(TEMPLATE, gaps) == text
+
+
+def test_gap_without_a_text_raises_key_error():
+    with pytest.raises(KeyError, match="a"):
+        fill("{a}", {})
 
 
 def test_sections_without_facts_vanish_or_say_so():
@@ -66,14 +97,14 @@ def test_only_the_picture_of_the_set_itself_is_shown():
 )
 def test_malformed_measurements_are_left_out(record):
     record.pop("accuracies", None)
-    made = make_set(evaluation=[record])
-    assert groups_of(made.recipe) == []
-    assert "Not measured: dm_ipc2." in render({"dm_ipc2": facts_of(made)})
+    small = make_set(evaluation=[record])
+    assert groups_of(small.recipe) == []
+    assert "Not measured: dm_ipc2." in render({"dm_ipc2": facts_of(small)})
 
 
 def test_accuracies_of_a_coreset_are_those_of_8_bit_images():
-    made = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5), score("random", 0.25))))
-    table = accuracies({"herding_ipc2": made.recipe}).splitlines()
+    small = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5), score("random", 0.25))))
+    table = accuracies({"herding_ipc2": small.recipe}).splitlines()
     assert table[2].startswith("| config | 8-bit images | random rows | n |")
     assert table[4].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
 
@@ -120,14 +151,14 @@ def test_set_of_an_older_version_has_no_citation():
 def test_text_of_strangers_is_escaped():
     nasty = 'a|b\n## c <script>x</script> ![x](http://t) `y` *z* ~~w~~ {{ 7*7 }} & --- "q"'
     record = score(nasty, 0.5, network=nasty, recipe=nasty, augment=nasty)
-    made = make_set(
+    small = make_set(
         source={"name": nasty, "license": nasty},
         network=nasty,
         options={"x": nasty},
         runtime={"seconds": 1, "device": nasty},
         evaluation=Evaluation((record, score("dm_ipc2", 0.5, network=nasty, recipe=nasty, augment=nasty))).to_records(),
     )
-    text = render({"dm_ipc2": facts_of(made)}).split("---\n", 2)[2]
+    text = render({"dm_ipc2": facts_of(small)}).split("---\n", 2)[2]
     assert "<script>" not in text
     assert "![x]" not in text
     assert "\n## c" not in text
@@ -156,28 +187,28 @@ def test_facts_that_cannot_be_shown_raise_format_error(broken):
 
 
 def test_card_of_a_saved_set_shows_its_measurements(tmp_path):
-    made = measured_set()
-    plain = CondensedDataset.from_parts(made, made.synthetic, replace(made.recipe, evaluation=[], nearest=None))
+    small = measured_set()
+    plain = CondensedDataset.from_parts(small, small.synthetic, replace(small.recipe, evaluation=[], nearest=None))
     plain.save_condensed(tmp_path)
     assert "Not measured" in (tmp_path / "README.md").read_text()
-    target = made.save_condensed(tmp_path)
+    target = small.save_condensed(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "62.00 ± 16.97" in card
     assert "Not measured" not in card
     again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert made.save_condensed(tmp_path) == target
+    assert small.save_condensed(tmp_path) == target
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == again
 
 
 def test_evaluation_of_another_set_is_refused():
-    made = make_set()
+    small = make_set()
     table = Evaluation((score("dm_ipc9", 0.5),))
     with pytest.raises(ValueError, match="should be that of 'dm_ipc2'; got one of 'dm_ipc9'"):
-        made.with_evaluation(table)
+        small.with_evaluation(table)
     with pytest.raises(TypeError, match="what evaluate returns; got"):
-        made.with_evaluation(table.to_records())
-    measured = made.with_evaluation(Evaluation((score("dm_ipc2", 0.5),)))
-    assert (made.recipe.evaluation, len(measured.recipe.evaluation)) == ([], 1)
+        small.with_evaluation(table.to_records())
+    measured = small.with_evaluation(Evaluation((score("dm_ipc2", 0.5),)))
+    assert (small.recipe.evaluation, len(measured.recipe.evaluation)) == ([], 1)
     assert measured.recipe == make_recipe(evaluation=measured.recipe.evaluation)
     assert isinstance(measured, CondensedDataset)
 

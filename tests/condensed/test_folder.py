@@ -122,9 +122,9 @@ def test_recipe_that_json_cannot_hold_is_refused(tmp_path):
     ],
 )
 def test_parts_that_contradict_each_other_are_refused(tmp_path, changes, match):
-    made = make_set()
+    small = make_set()
     with pytest.raises(ValueError, match=match):
-        CondensedDataset.from_parts(made, made.synthetic, make_recipe(**changes)).save_condensed(tmp_path)
+        CondensedDataset.from_parts(small, small.synthetic, make_recipe(**changes)).save_condensed(tmp_path)
     assert files_below(tmp_path) == {}
 
 
@@ -146,21 +146,21 @@ class FailingCall:
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-@pytest.mark.parametrize("there", [False, True], ids=["new", "over"])
-def test_full_disk_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at, there):
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over"])
+def test_full_disk_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at, earlier):
     folder = tmp_path / "sets"
     folder.mkdir()
-    if there:
+    if earlier:
         make_set().save_condensed(folder)
     before = files_below(folder)
     monkeypatch.setattr(os, call, FailingCall(getattr(os, call), at))
-    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as caught:
+    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as error:
         make_set(seed=1, source={"name": "other"}).save_condensed(folder, overwrite=True)
     monkeypatch.undo()
-    assert caught.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC
     assert files_below(folder) == before
-    assert [path.name for path in folder.iterdir()] == (["dm_ipc2", "README.md"] if there else []) or there
-    if there:
+    assert [path.name for path in folder.iterdir()] == (["dm_ipc2", "README.md"] if earlier else []) or earlier
+    if earlier:
         assert_same(load_condensed(folder), make_set())
     make_set(seed=1).save_condensed(folder, overwrite=True)
     assert_same(load_condensed(folder), make_set(seed=1))

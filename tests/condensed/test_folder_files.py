@@ -38,11 +38,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_clean(code: str, tmp_path: Path, **environment: str) -> str:
     """Run code in a fresh interpreter that has nothing of this one's."""
-    known = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", **environment}
+    variables = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=ROOT,
-        env=known,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -80,12 +80,12 @@ def condensed_sets(draw) -> CondensedDataset:
 
 @given(condensed_sets())
 @settings(max_examples=40, deadline=None)
-def test_loaded_set_equals_the_saved_set(made):
+def test_loaded_set_equals_the_saved_set(small):
     with tempfile.TemporaryDirectory() as folder:
-        target = made.save_condensed(folder)
-        assert target == Path(folder) / made.recipe.config_name
-        assert_same(load_condensed(folder), made)
-        assert_same(load_condensed(target), made)
+        target = small.save_condensed(folder)
+        assert target == Path(folder) / small.recipe.config_name
+        assert_same(load_condensed(folder), small)
+        assert_same(load_condensed(target), small)
 
 
 @pytest.mark.parametrize(
@@ -95,35 +95,35 @@ def test_loaded_set_equals_the_saved_set(made):
 )
 @pytest.mark.parametrize("image", [datasets.Image(), datasets.Image(mode="RGB"), datasets.Image(decode=False)])
 def test_features_of_the_source_come_back(tmp_path, feature, image):
-    made = make_set(features=Features({"label": feature, "image": image}))
-    made.save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+    small = make_set(features=Features({"label": feature, "image": image}))
+    small.save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
 @pytest.mark.parametrize("text", ["string", "large_string"])
 def test_text_and_boolean_labels_come_back(tmp_path, text):
     words = Features({"image": datasets.Image(), "label": Value(text)})
-    for made in (
+    for small in (
         make_set(features=words, label_values=["chat", "chien"]),
         make_set(label_values=[False, True], ipc=3),
     ):
-        made.save_condensed(tmp_path)
-        assert_same(load_condensed(tmp_path, made.recipe.config_name), made)
+        small.save_condensed(tmp_path)
+        assert_same(load_condensed(tmp_path, small.recipe.config_name), small)
 
 
 def test_coresets_come_back_with_every_column(tmp_path):
-    made = make_coreset()
-    made.save_condensed(tmp_path)
+    small = make_coreset()
+    small.save_condensed(tmp_path)
     back = load_condensed(tmp_path)
-    assert_same(back, made)
+    assert_same(back, small)
     assert back.source is None
     assert list(back.features) == ["id", "image", "label", "note", "boxes", "good", "wave"]
 
 
 def test_coreset_of_several_row_groups_comes_back(tmp_path):
-    made = make_coreset(real_rows(300), ipc=150)
-    made.save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+    small = make_coreset(real_rows(300), ipc=150)
+    small.save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
 def test_coreset_of_image_files_holds_their_bytes(tmp_path):
@@ -135,9 +135,9 @@ def test_coreset_of_image_files_holds_their_bytes(tmp_path):
     files = datasets.Dataset.from_dict({"image": paths, "label": list(ds["label"])}).cast(
         Features({"image": datasets.Image(), "label": ds.features["label"]})
     )
-    made = make_coreset(files)
-    made.save_condensed(tmp_path / "sets")
-    expected = [list(row["image"].convert("RGB").tobytes()) for row in made]
+    small = make_coreset(files)
+    small.save_condensed(tmp_path / "sets")
+    expected = [list(row["image"].convert("RGB").tobytes()) for row in small]
     for path in paths:
         Path(path).unlink()
     assert [list(row["image"].convert("RGB").tobytes()) for row in load_condensed(tmp_path / "sets")] == expected
@@ -145,9 +145,9 @@ def test_coreset_of_image_files_holds_their_bytes(tmp_path):
 
 @pytest.mark.parametrize("formatting", [lambda ds: ds.with_format("torch"), lambda ds: ds.with_transform(dict)])
 def test_formatting_is_not_saved(tmp_path, formatting):
-    made = make_set()
-    formatting(made).save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+    small = make_set()
+    formatting(small).save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
 def test_load_dataset_reads_sets_in_a_process_without_hf_condense(tmp_path):
@@ -172,12 +172,12 @@ print(json.dumps(found))
 """
     default, *named = json.loads(run_clean(code, tmp_path).splitlines()[-1])
     assert default == named[0]
-    for made, (columns, kinds, rows) in zip((learned, real), named, strict=True):
-        content = raw(made)
-        soft = content.get("soft_label", [None] * len(made))
+    for small, (columns, kinds, rows) in zip((learned, real), named, strict=True):
+        content = raw(small)
+        soft = content.get("soft_label", [None] * len(small))
         expected = [[i["bytes"].hex(), c, s] for i, c, s in zip(content["image"], content["label"], soft, strict=True)]
-        assert columns == list(made.features)
-        assert kinds == json.loads(json.dumps(made.features.to_dict()))
+        assert columns == list(small.features)
+        assert kinds == json.loads(json.dumps(small.features.to_dict()))
         assert rows == expected
 
 
@@ -230,9 +230,9 @@ def test_saved_files_have_the_documented_names_and_types(tmp_path):
 
 
 def test_distance_of_the_8_bit_images_from_the_floats_is_stored(tmp_path):
-    made = make_set(pixel_range="free")
-    images = made.synthetic.images
-    facts = json.loads((made.save_condensed(tmp_path) / FACTS).read_text())
+    small = make_set(pixel_range="free")
+    images = small.synthetic.images
+    facts = json.loads((small.save_condensed(tmp_path) / FACTS).read_text())
     clipped = ((images < 0) | (images > 1)).double().mean()
     assert facts["png"]["clipped_fraction"] == pytest.approx(float(clipped))
     excess = max(float(images.max()) - 1, -float(images.min()))

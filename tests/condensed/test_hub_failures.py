@@ -17,7 +17,7 @@ def short_pauses(monkeypatch):
 
 
 def titles(repo: str) -> list[str]:
-    return [found.title for found in HfApi().list_repo_commits(repo, repo_type="dataset")]
+    return [commit.title for commit in HfApi().list_repo_commits(repo, repo_type="dataset")]
 
 
 @pytest.mark.parametrize("how", [{"cut": 1}, {"lose_answer": True}], ids=["cut", "lost"])

@@ -140,17 +140,17 @@ def test_push_behind_a_rival_commit_keeps_both_sets(hub, repo, no_pauses):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [({"status": 503}, r"http://.* could not answer \(503\)"), ({"cut": 10}, r"the connection to http://.* failed")],
     ids=["busy", "cut"],
 )
-def test_interrupted_upload_is_completed_by_the_same_call(hub, repo, no_pauses, fault, said):
+def test_interrupted_upload_is_completed_by_the_same_call(hub, repo, no_pauses, fault, message):
     def break_the_rest():
         hub.fault(SENT["upload"], times=1000, **fault)
 
     del hub.requests[:]
     hub.fault(SENT["upload"], call=break_the_rest)  # the first file arrives
-    with pytest.raises(ConnectionError, match=f"{said}.*; {AGAIN}"):
+    with pytest.raises(ConnectionError, match=f"{message}.*; {AGAIN}"):
         SECOND.push_to_hub(repo)
     assert sum(no_pauses) < 300  # of several files at a time, so the user waits two minutes
     assert commits(repo)[0] == "Upload dm_ipc1"
@@ -173,7 +173,7 @@ def test_killed_upload_is_completed_by_the_same_call(hub, repo):
 
 
 @pytest.mark.parametrize(
-    ("token", "said"),
+    ("token", "message"),
     [
         ("tok_read", r"no write access to {repo}: check the token \(a read token cannot push\)"),
         ("tok_bob", r"no write access to {repo}: .* or pass create_pr=True"),
@@ -182,9 +182,9 @@ def test_killed_upload_is_completed_by_the_same_call(hub, repo):
     ],
     ids=["read", "stranger", "invalid", "none"],
 )
-def test_push_with_an_insufficient_token_raises_permission_error(hub, repo, token, said):
+def test_push_with_an_insufficient_token_raises_permission_error(hub, repo, token, message):
     for place in (repo, hub.repo()):
-        with pytest.raises(PermissionError, match=said.format(repo=place)):
+        with pytest.raises(PermissionError, match=message.format(repo=place)):
             SECOND.push_to_hub(place, token=token)
     assert commits(repo)[0] == "Upload dm_ipc1"
 
@@ -197,10 +197,10 @@ def test_pull_request_with_a_read_token_raises_permission_error(hub, repo):
 
 
 @pytest.mark.parametrize("step", ["announce", "batch", "upload", "commit"])
-@pytest.mark.parametrize(("status", "said"), [(401, "needs a valid token"), (403, "no write access")])
-def test_token_revoked_during_a_push_raises_permission_error(hub, repo, step, status, said):
+@pytest.mark.parametrize(("status", "message"), [(401, "needs a valid token"), (403, "no write access")])
+def test_token_revoked_during_a_push_raises_permission_error(hub, repo, step, status, message):
     hub.fault(SENT[step], status=status)
-    with pytest.raises(PermissionError, match=said):
+    with pytest.raises(PermissionError, match=message):
         SECOND.push_to_hub(repo)
     assert commits(repo)[0] == "Upload dm_ipc1"
 
@@ -226,8 +226,8 @@ def test_missing_revision_raises_file_not_found_error(hub, repo, revision):
 
 
 def test_server_that_is_gone_raises_unless_the_set_is_cached(hub, repo, no_pauses):
-    kept = hub.home / "kept"
-    load_condensed(repo, cache_dir=kept)
+    cache = hub.home / "cache"
+    load_condensed(repo, cache_dir=cache)
     with hub.stopped():
         with pytest.raises(ConnectionError, match=f"the connection to http://.* failed .*refused.*; {AGAIN}"):
             SECOND.push_to_hub(repo)
@@ -235,8 +235,8 @@ def test_server_that_is_gone_raises_unless_the_set_is_cached(hub, repo, no_pause
             list_condensed(repo)
         with pytest.raises(FileNotFoundError, match="cannot be reached, and the set is not among the cached files"):
             load_condensed(repo)
-        assert_same(load_condensed(repo, cache_dir=kept), FIRST)
-        assert_same(load_condensed(repo, cache_dir=kept, local_files_only=True), FIRST)
+        assert_same(load_condensed(repo, cache_dir=cache), FIRST)
+        assert_same(load_condensed(repo, cache_dir=cache, local_files_only=True), FIRST)
     SECOND.push_to_hub(repo)
     assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2"]
 
@@ -244,13 +244,13 @@ def test_server_that_is_gone_raises_unless_the_set_is_cached(hub, repo, no_pause
 def test_server_without_xet_is_used_or_explained(hub, repo, monkeypatch):
     assert hub.server
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    said = ""
+    message = ""
     try:
         SECOND.push_to_hub(repo)  # the oldest clients ask the server whether it speaks Xet
         assert_same(load_condensed(repo, "dm_ipc2"), SECOND)
     except ConnectionError as error:
-        said = str(error)
+        message = str(error)
         assert_same(load_condensed(repo), FIRST)
     newer = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) >= (2, 0)
     advice = "does not speak Xet, set HF_HUB_DISABLE_XET=1 before Python starts; nothing was changed there"
-    assert advice in said or not newer
+    assert advice in message or not newer

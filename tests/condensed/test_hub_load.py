@@ -25,10 +25,10 @@ def commit(repo: str, files: dict[str, bytes], gone: tuple[str, ...] = ()) -> st
     return HfApi().create_commit(repo, operations, commit_message="other", repo_type="dataset").oid
 
 
-def asked(hub) -> set[str]:
+def downloads(hub) -> set[str]:
     """Return the files that a client asked for at a commit, and so did not have."""
-    found = (re.search(r"/resolve/[0-9a-f]{40}/(.+)", request.path) for request in hub.requests)
-    return {match[1] for match in found if match}
+    matches = (re.search(r"/resolve/[0-9a-f]{40}/(.+)", request.path) for request in hub.requests)
+    return {match[1] for match in matches if match}
 
 
 @pytest.fixture
@@ -43,9 +43,9 @@ def pets(hub) -> str:
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_floats_and_recipe_come_back_exactly(hub, factor, channels):
-    made, repo = make_set(factor=factor, image_shape=[channels, 8, 6], pixel_range="free", zca=True), hub.repo()
-    made.push_to_hub(repo)
-    assert_same(load_condensed(repo), made)
+    small, repo = make_set(factor=factor, image_shape=[channels, 8, 6], pixel_range="free", zca=True), hub.repo()
+    small.push_to_hub(repo)
+    assert_same(load_condensed(repo), small)
 
 
 def test_set_is_loaded_by_name_by_default_or_as_the_only_one(hub, pets):
@@ -68,13 +68,13 @@ def test_unknown_name_raises_value_error(pets, name):
 def test_only_the_needed_files_are_downloaded(hub, pets, tmp_path):
     del hub.requests[:]
     load_condensed(pets, cache_dir=tmp_path)
-    assert asked(hub) == {"dm_ipc2/condense_config.json", "dm_ipc2/condensed.safetensors"}
+    assert downloads(hub) == {"dm_ipc2/condense_config.json", "dm_ipc2/condensed.safetensors"}
     del hub.requests[:]
     load_condensed(pets, cache_dir=tmp_path)
-    assert asked(hub) == set()
+    assert downloads(hub) == set()
     load_condensed(pets, "herding_ipc2", cache_dir=tmp_path)
-    wanted = ("condense_config.json", "condensed.safetensors", "train-00000-of-00001.parquet")
-    assert asked(hub) == {f"herding_ipc2/{file}" for file in wanted}
+    files = ("condense_config.json", "condensed.safetensors", "train-00000-of-00001.parquet")
+    assert downloads(hub) == {f"herding_ipc2/{file}" for file in files}
 
 
 def test_all_files_are_of_one_commit(hub, pets):
@@ -128,8 +128,8 @@ for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_conde
         print(type(error).__name__, error)
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    first, second, third = ran.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    first, second, third = process.stdout.splitlines()
     assert first == "dm_ipc2"
     assert second.startswith(f"FileNotFoundError {pets} cannot be reached, and the set is not among the cached files")
     assert third == f"ConnectionError {pets} cannot be reached while HF_HUB_OFFLINE is set; unset it"

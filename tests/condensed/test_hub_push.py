@@ -33,7 +33,7 @@ def commit(repo: str, files: dict[str, str | bytes]) -> str:
 
 def titles(repo: str, **options) -> list[str]:
     """Return the titles of the commits, newest first."""
-    return [found.title for found in HfApi().list_repo_commits(repo, repo_type="dataset", **options)]
+    return [commit.title for commit in HfApi().list_repo_commits(repo, repo_type="dataset", **options)]
 
 
 def paths(repo: str, **options) -> set[str]:
@@ -46,27 +46,27 @@ def card(repo: str, **options) -> DatasetCard:
 
 @pytest.mark.parametrize("make", [make_set, make_coreset], ids=["synthetic", "coreset"])
 def test_push_stores_every_file_in_one_commit(hub, tmp_path, make):
-    made, repo = make(), hub.repo()
-    info = made.push_to_hub(repo)
+    small, repo = make(), hub.repo()
+    info = small.push_to_hub(repo)
     assert isinstance(info, CommitInfo)
-    name = made.recipe.config_name
+    name = small.recipe.config_name
     assert titles(repo)[0] == info.commit_message == f"Upload {name}"
     assert titles(repo)[1:] == ["initial commit"]
     assert info.oid == HfApi().dataset_info(repo).sha
     assert info.repo_url.repo_id == repo
-    made.save_condensed(tmp_path)
+    small.save_condensed(tmp_path)
     saved = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert paths(repo) == saved
     for path in saved - {"README.md"}:
-        there = HfApi().hf_hub_download(repo, path, repo_type="dataset")
-        assert Path(there).read_bytes() == (tmp_path / path).read_bytes()
+        download = HfApi().hf_hub_download(repo, path, repo_type="dataset")
+        assert Path(download).read_bytes() == (tmp_path / path).read_bytes()
     assert f'"{repo}"' in str(card(repo))
 
 
 def test_pushing_the_same_set_again_makes_no_commit(hub):
-    made, repo = make_set(soft=True, factor=2), hub.repo()
-    first = made.push_to_hub(repo, commit_message="one")
-    again = made.push_to_hub(repo, commit_message="two")
+    small, repo = make_set(soft=True, factor=2), hub.repo()
+    first = small.push_to_hub(repo, commit_message="one")
+    again = small.push_to_hub(repo, commit_message="two")
     assert (again.oid, again.commit_url, again.pr_url) == (first.oid, first.commit_url, None)
     assert load_condensed(repo).push_to_hub(repo, create_pr=True).oid == first.oid
     assert titles(repo)[0] == "one"
@@ -95,9 +95,9 @@ def test_text_metadata_and_harmless_files_of_the_owner_are_kept(hub):
     repo = hub.repo()
     commit(repo, {"README.md": MINE, "LICENSE": "free", "notes.md": "notes"})
     make_set().push_to_hub(repo)
-    found = card(repo)
-    assert found.text.startswith(f"# Mes images\n\nUn texte.\n\n{START}\n")
-    assert (found.data.license, found.data.language) == ("cc-by-4.0", "fr")
+    readme = card(repo)
+    assert readme.text.startswith(f"# Mes images\n\nUn texte.\n\n{START}\n")
+    assert (readme.data.license, readme.data.language) == ("cc-by-4.0", "fr")
     make_set(ipc=1).push_to_hub(repo, license="mit")
     assert card(repo).data.license == "mit"
     assert "Un texte." in card(repo).text
@@ -156,9 +156,9 @@ def test_damaged_set_blocks_every_push_that_does_not_replace_it(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo)
     commit(repo, {"dm_ipc2/condense_config.json": "{}"})
-    for made in (make_set(), make_set(ipc=1)):
+    for small in (make_set(), make_set(ipc=1)):
         with pytest.raises(ValueError, match=r"dm_ipc2/condense_config\.json: format should be"):
-            made.push_to_hub(repo)
+            small.push_to_hub(repo)
     make_set().push_to_hub(repo, overwrite=True)
     assert_same(load_condensed(repo), make_set())
 
@@ -169,21 +169,21 @@ def test_branches_and_pull_requests_leave_main_unchanged(hub):
     with pytest.raises(FileNotFoundError, match="no dataset repository on the Hub is called"):
         load_condensed(repo, token=False)
     main = HfApi().dataset_info(repo).sha
-    made = make_set()
-    assert made.push_to_hub(repo, revision="more", commit_description="why").pr_url is None
-    assert_same(load_condensed(repo, "dm_ipc2", revision="more"), made)
-    found = HfApi().list_repo_commits(repo, repo_type="dataset", revision="more")[0]
-    assert (found.title, found.message) == ("Upload dm_ipc2", "why")
-    opened = made.push_to_hub(repo, create_pr=True)
+    small = make_set()
+    assert small.push_to_hub(repo, revision="more", commit_description="why").pr_url is None
+    assert_same(load_condensed(repo, "dm_ipc2", revision="more"), small)
+    newest = HfApi().list_repo_commits(repo, repo_type="dataset", revision="more")[0]
+    assert (newest.title, newest.message) == ("Upload dm_ipc2", "why")
+    opened = small.push_to_hub(repo, create_pr=True)
     assert opened.pr_num == 1
-    assert_same(load_condensed(repo, "dm_ipc2", revision="refs/pr/1"), made)
+    assert_same(load_condensed(repo, "dm_ipc2", revision="refs/pr/1"), small)
     make_set(ipc=3).push_to_hub(repo, revision="refs/pr/1")
     assert list_condensed(repo, revision="refs/pr/1") == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
     assert HfApi().dataset_info(repo).sha == main
     with pytest.raises(ValueError, match="revision should be a branch to push to; got the commit"):
-        made.push_to_hub(repo, revision=main)
+        small.push_to_hub(repo, revision=main)
     with pytest.raises(FileNotFoundError, match="has no revision 'refs/pr/7'"):
-        made.push_to_hub(repo, revision="refs/pr/7")
+        small.push_to_hub(repo, revision="refs/pr/7")
 
 
 def test_stranger_can_open_a_pull_request(hub):
@@ -249,13 +249,13 @@ from accelerate import Accelerator
 from hf_condense.condensed.card.template import END, START
 from tests.support.condensed_sets import make_set
 Accelerator(cpu=True)
-own = make_set(source={"made by": os.environ["RANK"]})
+small = make_set(source={"made by": os.environ["RANK"]})
 for name, repo in (("pushed", sys.argv[1]), ("refused", "bob/pets")):
     try:
-        told = own.push_to_hub(repo).oid
+        answer = small.push_to_hub(repo).oid
     except (OSError, RuntimeError) as error:
-        told = f"{type(error).__name__}: {error}"
-    Path(sys.argv[2], name + os.environ["RANK"]).write_text(told)
+        answer = f"{type(error).__name__}: {error}"
+    Path(sys.argv[2], name + os.environ["RANK"]).write_text(answer)
 """
 
 
@@ -263,13 +263,18 @@ def test_main_process_pushes_and_every_process_gets_its_answer(hub, tmp_path):
     repo = hub.repo()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
     command = [*launcher, sys.executable, "-c", TOGETHER, repo, str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    told = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert told["pushed0"] == told["pushed1"] == HfApi().dataset_info(repo).sha
+    process = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    answers = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert answers["pushed0"] == answers["pushed1"] == HfApi().dataset_info(repo).sha
     assert load_condensed(repo).recipe.source == {"made by": "0"}
-    assert told["refused0"].startswith("PermissionError: no write access to bob/pets")
-    assert told["refused1"] == f"RuntimeError: the main process could not push: {told['refused0'].partition(': ')[2]}"
+    assert answers["refused0"].startswith("PermissionError: no write access to bob/pets")
+    assert (
+        answers["refused1"]
+        == f"RuntimeError: the main process could not push: {answers['refused0'].partition(': ')[2]}"
+    )
 
 
 def test_text_between_the_markers_is_replaced_and_text_below_is_kept(hub):
@@ -288,14 +293,14 @@ def test_licence_is_read_from_the_card_of_the_source(hub, tmp_path):
     real_rows().to_parquet(tmp_path / "rows.parquet")
     commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
     rows = load_dataset(source, split="train")
-    made, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
-    assert (made.recipe.source["name"], made.recipe.source["license"]) == (source, None)
-    first = made.push_to_hub(repo)
+    small, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
+    assert (small.recipe.source["name"], small.recipe.source["license"]) == (source, None)
+    first = small.push_to_hub(repo)
     assert card(repo).data.license == "cc-by-4.0"
     assert load_condensed(repo).recipe.source["license"] == "cc-by-4.0"
-    assert made.push_to_hub(repo).oid == first.oid
-    lost = copy.copy(made)
-    lost.recipe = replace(made.recipe, source={**made.recipe.source, "name": hub.repo("gone")})
+    assert small.push_to_hub(repo).oid == first.oid
+    lost = copy.copy(small)
+    lost.recipe = replace(small.recipe, source={**small.recipe.source, "name": hub.repo("gone")})
     other = hub.repo()
     lost.push_to_hub(other)
     assert card(other).data.get("license") is None

@@ -134,10 +134,10 @@ class TestCommits:
         assert status(refused) == 404
 
     def test_commit_on_an_old_state_is_refused(self, api, repo):
-        seen = api.dataset_info(repo).sha
-        commit(api, repo, {"notes.txt": b"two"}, parent_commit=seen)
+        parent = api.dataset_info(repo).sha
+        commit(api, repo, {"notes.txt": b"two"}, parent_commit=parent)
         with pytest.raises(HfHubHTTPError) as refused:
-            commit(api, repo, {"notes.txt": b"three"}, parent_commit=seen)
+            commit(api, repo, {"notes.txt": b"three"}, parent_commit=parent)
         assert status(refused) == 412
         assert content(repo, "notes.txt") == b"two"
 

@@ -25,15 +25,15 @@ def labelled(n: int) -> Dataset:
 
 
 def test_extra_splits_are_in_the_same_config_and_commit(hub):
-    made, rows, repo = make_coreset(), real_rows(7, image_type="JPEG"), hub.repo()
-    made.push_to_hub(repo, extra_splits={"test": rows, "validation": rows.select([3, 1])})
+    small, rows, repo = make_coreset(), real_rows(7, image_type="JPEG"), hub.repo()
+    small.push_to_hub(repo, extra_splits={"test": rows, "validation": rows.select([3, 1])})
     assert len(HfApi().list_repo_commits(repo, repo_type="dataset")) == 2
     assert get_dataset_split_names(repo, "herding_ipc2") == ["train", "test", "validation"]
     assert raw(load_dataset(repo, "herding_ipc2", split="test")) == raw(rows)
     assert raw(load_dataset(repo, split="validation")) == raw(rows.select([3, 1]))
-    assert raw(load_dataset(repo, split="train")) == raw(made)
+    assert raw(load_dataset(repo, split="train")) == raw(small)
     assert [row["id"] for row in load_dataset(repo, split="test", streaming=True)] == rows["id"][:]
-    assert_same(load_condensed(repo), made)
+    assert_same(load_condensed(repo), small)
     info = DatasetCard.load(HfApi().hf_hub_download(repo, "README.md", repo_type="dataset")).data.dataset_info
     assert {split["name"]: split["num_examples"] for split in info[0]["splits"]} == {
         "train": 4,
@@ -88,16 +88,16 @@ def test_shards_hold_the_bytes_of_image_files(hub, tmp_path):
 
 
 def test_rows_of_extra_splits_have_the_columns_of_the_set(hub, caplog):
-    repo, made = hub.repo(), make_set(soft=True)
+    repo, small = hub.repo(), make_set(soft=True)
     rows = DatasetDict(test=real_rows(4).with_format("numpy").select([3, 2]))
     with caplog.at_level(logging.WARNING, "hf_condense"):
-        made.push_to_hub(repo, extra_splits=rows)
+        small.push_to_hub(repo, extra_splits=rows)
     assert "split 'test' that the condensed set lacks are left out: id, note, boxes, good, wave" in caplog.text
-    found = load_dataset(repo, split="test")
-    assert list(found.features) == ["image", "label", "soft_label"]
-    assert np.isnan(found["soft_label"][:]).all()
-    assert np.shape(found["soft_label"][:]) == (2, 2)
-    assert raw(found.remove_columns("soft_label")) == raw(labelled(4).select([3, 2]))
+    loaded = load_dataset(repo, split="test")
+    assert list(loaded.features) == ["image", "label", "soft_label"]
+    assert np.isnan(loaded["soft_label"][:]).all()
+    assert np.shape(loaded["soft_label"][:]) == (2, 2)
+    assert raw(loaded.remove_columns("soft_label")) == raw(labelled(4).select([3, 2]))
 
 
 @pytest.mark.parametrize(

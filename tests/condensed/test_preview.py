@@ -15,8 +15,8 @@ def test_rows_are_classes_cut_or_filled_to_one_length():
     picture = grid(images, torch.tensor([1, 0, 1, 1, 5, 1]), per_class=3)
     assert picture.mode == "RGB"
     assert picture.size == (3 * 58 + 2, 3 * 58 + 2)
-    seen = np.asarray(picture)[2::58, 2::58, 0][:3, :3] / 255
-    assert np.abs(seen - [[0.1, 1, 1], [0, 0.2, 0.3], [0.4, 1, 1]]).max() < 1 / 255
+    pixels = np.asarray(picture)[2::58, 2::58, 0][:3, :3] / 255
+    assert np.abs(pixels - [[0.1, 1, 1], [0, 0.2, 0.3], [0.4, 1, 1]]).max() < 1 / 255
 
 
 @pytest.mark.parametrize(("side", "scale"), [(1, 56), (8, 7), (28, 2), (32, 2), (56, 1), (224, 1)])

@@ -58,17 +58,17 @@ def check(target: str, name: str, changed: targets.Files, place: Path, report: R
         else (targets.read_set, targets.check_set)
     )
     before, started = _memory("VmRSS", reset=True), time.process_time()
-    found = read(folder)
+    loaded = read(folder)
     seconds, peak = time.process_time() - started, (_memory("VmHWM") - before) / _KIB
-    told = f"{target} of {name}, {sum(map(len, changed.values())):,} bytes"
+    case = f"{target} of {name}, {sum(map(len, changed.values())):,} bytes"
     if seconds > report.slowest_seconds:
-        report.slowest_seconds, report.slowest_case = seconds, told
+        report.slowest_seconds, report.slowest_case = seconds, case
     if peak > report.peak_mib:
-        report.peak_mib, report.peak_case = peak, told
-    if found is None:
+        report.peak_mib, report.peak_case = peak, case
+    if loaded is None:
         report.refused[target] += 1
         return "refused"
-    test(found, files, folder)
+    test(loaded, files, folder)
     report.loaded[target] += 1
     return "loaded"
 
@@ -118,9 +118,9 @@ def main() -> None:
     keep.mkdir(parents=True, exist_ok=True)
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     report, end, number = Report(), time.monotonic() + (options.seconds or 0), options.seed
-    wanted = options.target or list(targets.TARGETS)
+    names = options.target or list(targets.TARGETS)
     while True:
-        for target in wanted:
+        for target in names:
             try:
                 run(target, options.cases or _ROUND, number, keep, report)
             except BaseException:

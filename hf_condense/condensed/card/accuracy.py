@@ -33,9 +33,9 @@ def accuracies(recipes: Mapping[str, Recipe]) -> str:
         recipes: Recipes of the sets, by config name.
     """
     groups = [(name, group) for name, recipe in recipes.items() for group in groups_of(recipe)]
-    measured = list(dict.fromkeys(role for _, group in groups for role in group))
-    others = [role for role in measured if role not in (VIEW, FLOATS, RANDOM, WHOLE)]
-    roles = [role for role in (VIEW, FLOATS, RANDOM, *others, WHOLE) if role in measured]
+    all_roles = list(dict.fromkeys(role for _, group in groups for role in group))
+    others = [role for role in all_roles if role not in (VIEW, FLOATS, RANDOM, WHOLE)]
+    roles = [role for role in (VIEW, FLOATS, RANDOM, *others, WHOLE) if role in all_roles]
     head = ("config", *map(escape, roles), "n", "network", "training")
     rows = [_row(name, group, roles) for name, group in groups]
     return paragraphs(ACCURACY_NOTE, table(head, rows)) if rows else ""

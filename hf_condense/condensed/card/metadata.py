@@ -21,18 +21,18 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def merge(
-    existing: Mapping[str, Any], sets: Mapping[str, Facts], listed: set[str], default: str | None
+    existing: Mapping[str, Any], sets: Mapping[str, Facts], earlier: set[str], default: str | None
 ) -> dict[str, Any]:
     """Return an owner's metadata with the entries of our sets renewed and with what it lacks.
 
     Args:
         existing: Metadata of the existing card.
         sets: Config name to the facts of every set that is stored.
-        listed: The sets that our part of the existing card lists. Those of them that are not in `sets` have been
+        earlier: The sets that our part of the existing card lists. Those of them that are not in `sets` have been
             removed, so their entries go; a config that the owner added is never among them.
         default: Config that `load_dataset` takes without a name. None: the existing default, else the first set.
     """
-    ours = {*sets, *listed}
+    ours = {*sets, *earlier}
     configs, infos = entries(existing.get("configs")), entries(existing.get("dataset_info"))
     names = [config_of(entry) for entry in configs]
     order = [name for name in dict.fromkeys(names) if name in sets] + [name for name in sets if name not in names]
@@ -115,7 +115,7 @@ def _search_facts(sets: Mapping[str, Facts]) -> dict[str, Any]:
 
 
 def _common(values: list[Any]) -> Any:
-    """Return the value if all are equal, else None."""
+    """Return the value that all have in common, or None."""
     return values[0] if all(value == values[0] for value in values) else None
 
 

@@ -38,7 +38,7 @@ def render(
 
     Args:
         sets: Config name to the facts of a set, at least one.
-        existing: Text of the README.md that is there, or None.
+        existing: Text of the existing README.md, or None.
         default: Config that `load_dataset` takes without a name. None: the existing card's, else the first set.
         license: Licence of the whole. None: the existing card's, else that of the sources if they agree.
         place: Repository or folder that the snippets load from.
@@ -51,15 +51,15 @@ def render(
     metadata, body = _split(existing) if existing else ({}, fill(PAGE, {"title": escape(title(sets))}))
     if not _BLOCK.search(body):
         body = f"{body.rstrip()}\n\n{START}{END}\n"
-    listed = {name for written in _BLOCK.findall(body) for name in _ROW.findall(written)}
+    earlier = {name for text in _BLOCK.findall(body) for name in _ROW.findall(text)}
     try:
-        metadata = merge(metadata, sets, listed, default)
+        metadata = merge(metadata, sets, earlier, default)
         if license is not None:
             metadata["license"] = license
-        shown = default_of(metadata["configs"])
+        main_set = default_of(metadata["configs"])
         text = block(
             sets,
-            shown if shown in sets else next(iter(sets)),
+            main_set if main_set in sets else next(iter(sets)),
             place=place,
             licence=metadata.get("license"),
             pictures=pictures,

@@ -94,7 +94,7 @@ A condensed set inherits the terms of its source. This card states {licence}.
 # These stand before the tables of the sections "Accuracy" and "Nearest real images", if there are tables.
 ACCURACY_NOTE = """\
 Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
-The test images were not used to choose anything. The networks of a row share their first weights and the training \
+The test images were not used to choose anything. The networks of a row share their initial weights and the training \
 recipe, whatever they are trained on; random rows are drawn again for every network. ConvNets have instance \
 normalisation unless their name says otherwise."""
 DISTANCE_NOTE = """\

@@ -26,7 +26,7 @@ Statuses = frozenset[int | None]
 
 
 class _Rule(NamedTuple):
-    """Which error of the client is explained how.
+    """How an error of the client is explained.
 
     Attributes:
         kind: Class of the client's error.
@@ -121,9 +121,9 @@ def readable_errors(repo_id: str, revision: str | None = None, *, pushing: bool 
     try:
         yield
     except Exception as error:
-        if (explained := _explained(error, repo_id, revision, pushing)) is None:
+        if (replacement := _explain(error, repo_id, revision, pushing)) is None:
             raise
-        raise explained from error
+        raise replacement from error
 
 
 def with_retries(action: Callable[[], Result]) -> Result:
@@ -150,7 +150,7 @@ def with_retries(action: Callable[[], Result]) -> Result:
         time.sleep(pause)
 
 
-def _explained(error: Exception, repo_id: str, revision: str | None, pushing: bool) -> OSError | None:
+def _explain(error: Exception, repo_id: str, revision: str | None, pushing: bool) -> OSError | None:
     """Return the error to raise instead of an error of the client, or None if it is another kind of error."""
     words = {"repo": repo_id, "revision": revision or "main", "endpoint": constants.ENDPOINT}
     words["page"] = f"{constants.ENDPOINT}/datasets/{repo_id}"

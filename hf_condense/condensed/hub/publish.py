@@ -43,7 +43,7 @@ logger = logging.getLogger("hf_condense")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _PULL_REQUEST = "refs/pr/"
-# Files that hold no data, whoever reads the repository.
+# Files that no reader of the repository takes for data.
 _HARMLESS = re.compile(r"\.[^/]*|[^/]*\.md|(?:LICEN[CS]E|COPYING|NOTICE)[^/]*", re.IGNORECASE)
 
 
@@ -234,13 +234,13 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
 
 def _refuse_replacing(contents: _Contents, new: _NewSet) -> None:
     """Raise unless the same set, or nothing, is published under the name."""
-    listed = new.name in config_names(contents.card or "")
+    in_card = new.name in config_names(contents.card or "")
     refuse_replacing(
         contents.repository.name,
         new.name,
         contents.sets.get(new.name),
         new.facts,
-        occupied=listed or any(path.startswith(f"{new.name}/") for path in contents.files),
+        occupied=in_card or any(path.startswith(f"{new.name}/") for path in contents.files),
         advice="nothing was changed: pass another config_name=, or overwrite=True to replace it",
     )
 
@@ -249,10 +249,10 @@ def _published_splits(contents: _Contents, new: _NewSet) -> Mapping[str, Mapping
     """Return the sizes of the splits beside the set; without new ones, those stay that still have its columns."""
     if new.splits is not None:
         return new.splits
-    stored = contents.sets.get(new.name)
-    if stored is None or stored.features != new.facts.features:
+    old = contents.sets.get(new.name)
+    if old is None or old.features != new.facts.features:
         return {}
-    return {name: stored.values[EXTRA_SPLITS][name] for name in stored.extra_splits}
+    return {name: old.values[EXTRA_SPLITS][name] for name in old.extra_splits}
 
 
 def _files_to_store(contents: _Contents, new: _NewSet, facts: Facts, how: Publication) -> Files:
@@ -274,26 +274,26 @@ def _additions(files: Files) -> list[CommitOperationAdd]:
 
 def _stale_files(contents: _Contents, new: _NewSet, facts: Facts, written: set[str]) -> list[str]:
     """Return the published shards that must go: of splits that are written anew, or that the set no longer has."""
-    rewritten, remaining = {"train", *(new.splits or {})}, {"train", *facts.extra_splits}
+    new_splits, all_splits = {"train", *(new.splits or {})}, {"train", *facts.extra_splits}
     stale = []
     for path in sorted(contents.files.keys() - written):
         folder, _, file = path.partition("/")
         split = shard_split(file) if folder == new.name else None
-        if split is not None and (split in rewritten or split not in remaining):
+        if split is not None and (split in new_splits or split not in all_splits):
             stale.append(path)
     return stale
 
 
 def _is_stored(addition: CommitOperationAdd, files: Mapping[str, RepoFile]) -> bool:
     """Return whether a file is published already, by the size and the hash that the Hub says."""
-    stored = files.get(addition.path_in_repo)
-    if stored is None or stored.size != addition.upload_info.size:
+    entry = files.get(addition.path_in_repo)
+    if entry is None or entry.size != addition.upload_info.size:
         return False
-    if stored.lfs is not None:
-        return bool(stored.lfs.sha256 == addition.upload_info.sha256.hex())
+    if entry.lfs is not None:
+        return bool(entry.lfs.sha256 == addition.upload_info.sha256.hex())
     with addition.as_file() as file:
-        blob = hashlib.sha1(b"blob %d\0" % stored.size + file.read())  # git names files by this hash
-    return bool(stored.blob_id == blob.hexdigest())
+        blob = hashlib.sha1(b"blob %d\0" % entry.size + file.read())  # git names files by this hash
+    return bool(entry.blob_id == blob.hexdigest())
 
 
 def _in_main_process(action: Callable[[], CommitInfo]) -> CommitInfo:

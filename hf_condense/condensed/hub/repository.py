@@ -55,7 +55,7 @@ class Repository:
         Raises:
             CondensedFormatError: If the file is larger than what is read; it is not downloaded.
         """
-        where: dict[str, Any] = {
+        options: dict[str, Any] = {
             "repo_type": "dataset",
             "revision": self.revision,
             "cache_dir": self.cache_dir,
@@ -64,10 +64,10 @@ class Repository:
             **_USER_AGENT,
         }
         # This is the function, not the client's method of the same name, which in huggingface_hub 1.0 ignores dry_run.
-        size = size or hf_hub_download(self.name, path, dry_run=True, **where).file_size or 0
+        size = size or hf_hub_download(self.name, path, dry_run=True, **options).file_size or 0
         if size > (limit := _LIMITS.get(path.rpartition("/")[2], MAX_FILE_BYTES)):
             raise CondensedFormatError(f"{self.name}/{path}: {size:,} bytes; at most {limit:,} are read")
-        return Path(hf_hub_download(self.name, path, **where))
+        return Path(hf_hub_download(self.name, path, **options))
 
     def require(self, path: str, otherwise: str) -> Path:
         """Download a required file; `otherwise` completes the error message if it is missing."""
@@ -83,12 +83,12 @@ class Repository:
             CondensedFormatError: If there are too many files.
         """
         entries = self.api.list_repo_tree(self.name, recursive=True, revision=self.revision, repo_type="dataset")
-        listed = list(islice(entries, _MAX_FILES + 1))
-        if len(listed) > _MAX_FILES:
+        items = list(islice(entries, _MAX_FILES + 1))
+        if len(items) > _MAX_FILES:
             raise CondensedFormatError(
                 f"{self.name} has more than {_MAX_FILES:,} files; a repository of sets has fewer"
             )
-        return {entry.path: entry for entry in listed if isinstance(entry, RepoFile)}
+        return {entry.path: entry for entry in items if isinstance(entry, RepoFile)}
 
 
 def download(
@@ -130,8 +130,8 @@ def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
     default = default_config(read_card(readme.parent) or "") if name is None else None
     if (folder := _facts_folder(commit, name or default)) is None:
         names = list_sets(readme.parent) if commit.local_files_only else set_names(commit.files())
-        chosen = choose(commit.name, names, name, default)
-        folder = commit.require(f"{chosen}/{FACTS}", _INCOMPLETE).parent
+        name = choose(commit.name, names, name, default)
+        folder = commit.require(f"{name}/{FACTS}", _INCOMPLETE).parent
     facts = read_facts(folder)
     for file in (TENSORS, PARQUET) if facts.recipe.kind == "coreset" else (TENSORS,):
         commit.require(f"{folder.name}/{file}", _INCOMPLETE)
