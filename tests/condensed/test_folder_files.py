@@ -1,4 +1,4 @@
-"""Sets on disk: exact, the same bytes every time, and laid out as said."""
+"""Sets on disk: they come back exactly, and are the same bytes every time."""
 
 from __future__ import annotations
 

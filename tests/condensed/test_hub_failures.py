@@ -1,4 +1,4 @@
-"""Failures that need more than another try: conflicts without end, answers that were lost, tokens that are missing."""
+"""Failures that another try does not mend: endless conflicts, lost answers, missing tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A set is loaded from the Hub exactly, at one commit, and from what is kept when there is no connection."""
+"""A set is loaded from the Hub exactly, at one commit, and from the cache when there is no connection."""
 
 from __future__ import annotations
 

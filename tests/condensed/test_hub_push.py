@@ -1,4 +1,4 @@
-"""A set is published in one commit, and nothing of others is touched."""
+"""A set is published in one commit, and what others made is not touched."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The stand-in Hub, tried with the real clients alone, so that what our own code does with it means something."""
+"""The stand-in Hub answers the real clients as the Hub does; without this, the tests of our own code mean nothing."""
 
 from __future__ import annotations
 

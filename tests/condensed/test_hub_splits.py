@@ -1,4 +1,4 @@
-"""Splits beside a condensed one: published in the same commit, row for row as they are."""
+"""Splits beside a condensed one: published in the same commit, with every row unchanged."""
 
 from __future__ import annotations
 

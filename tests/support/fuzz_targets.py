@@ -45,8 +45,8 @@ def with_changes(seed: str, changed: Files) -> Files:
     return files
 
 
-def lay(folder: Path, files: Files) -> Path:
-    """Write files into a folder, where nothing else stays."""
+def write_folder(folder: Path, files: Files) -> Path:
+    """Write files into a folder, and remove everything else from it."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
@@ -56,17 +56,17 @@ def lay(folder: Path, files: Files) -> Path:
 
 
 def read_set(folder: Path) -> CondensedDataset | None:
-    """Load a set; None if it is refused as it should be: for what it says, not because memory had run out."""
+    """Load a set, or return None if it is refused for what it says, not because memory has run out."""
     try:
         return load_condensed(folder)
     except CondensedFormatError as error:
         if "alloc" in str(error):
-            raise AssertionError("memory had run out") from error
+            raise AssertionError("memory has run out") from error
         return None
 
 
 def check_set(small: CondensedDataset, files: Files, folder: Path) -> None:
-    """Raise unless a set is what its files say, and can be written and read again to the bit."""
+    """Raise unless a set equals what its files say, and can be written and read again without a change."""
     tensors = {"images": small.synthetic.images, "labels": small.synthetic.labels, **small.synthetic.optional()}
     stored = safetensors.torch.load(files[TENSORS])
     assert tensors.keys() == stored.keys()
@@ -85,14 +85,14 @@ def check_set(small: CondensedDataset, files: Files, folder: Path) -> None:
         if "readers accept" in str(error):  # some facts are written twice
             return
         raise
-    again = load_condensed(lay(folder, packed))
+    again = load_condensed(write_folder(folder, packed))
     assert again.recipe == small.recipe
     assert again.features == small.features
     assert pack(again.parts).files == packed
 
 
 def read_changed_card(folder: Path) -> str | None:
-    """Write the card of two sets over one that is there; None if that is refused as it should be."""
+    """Return the card of two sets written over an existing card, or None if that card is refused."""
     try:
         card = read_card(folder) or ""
         default_config(card)
@@ -105,7 +105,7 @@ FACTS_OF_SETS = {name: Facts.from_values(json.loads(SEEDS[name][FACTS])) for nam
 
 
 def check_card(card: str, files: Files, folder: Path) -> None:
-    """Raise unless a card marks one config as default, lists each set once, and stays as it is when written again."""
+    """Raise unless a card marks one config as default, lists each set once, and does not change when written again."""
     names = config_names(card)
     assert [names.count(name) for name in FACTS_OF_SETS] == [1, 1]
     assert default_config(card) in names
