@@ -225,7 +225,11 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"factor": 5}, ("factor should be an integer in 1..4", "5")),
     (TypeError, {"factor": 1.5}, ("factor should be an integer", "1.5 (float)")),
     (TypeError, {"factor": True}, ("factor should be an integer", "True (bool)")),
-    (ValueError, {"pixel_range": "vald"}, ("pixel_range should be one of 'valid', 'free'", "'vald'", "did you mean 'valid'?")),
+    (
+        ValueError,
+        {"pixel_range": "vald"},
+        ("pixel_range should be one of 'valid', 'free'", "'vald'", "did you mean 'valid'?"),
+    ),
     (ValueError, {"method": "random", "steps": 5}, ("steps=5", "'random', a coreset", "leave it out")),
     (ValueError, {"method": "random", "factor": 2}, ("factor=2", "a coreset", "leave it out")),
     (ValueError, {"method": "random", "pixel_range": "free"}, ("pixel_range='free'", "a coreset", "leave it out")),

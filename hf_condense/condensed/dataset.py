@@ -119,7 +119,7 @@ class CondensedDataset(datasets.Dataset):
 
         Raises:
             FileExistsError: If another set of the same name is there and `overwrite` is False.
-            OSError: If writing failed; what was there before is untouched.
+            OSError: If writing failed; the earlier files are untouched.
         """
         return save(self.parts, Path(folder), overwrite=overwrite)
 

@@ -1,12 +1,14 @@
-"""What `condense_config.json` holds, and the names of the files of a set."""
+"""The names of a set's files, and what its `condense_config.json` says."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
@@ -18,98 +20,223 @@ from hf_condense.condensed.untrusted import (
     read_bytes,
 )
 
-TENSORS, FACTS = "condensed.safetensors", "condense_config.json"
-
-
-def write_facts(facts: dict[str, Any]) -> bytes:
-    """Return the content of `condense_config.json`.
-
-    Raises:
-        ValueError: If it is longer than readers take.
-    """
-    lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in facts.items())
-    written = f"{{\n{lines}\n}}\n".encode()
-    if len(written) > MAX_JSON_BYTES:
-        raise ValueError(
-            f"{FACTS} would have {len(written):,} bytes; readers take {MAX_JSON_BYTES:,}: shorten the recipe"
-        )
-    return written
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """Return what the `condense_config.json` of a set holds, its recipe checked.
-
-    Raises:
-        CondensedFormatError: If it is missing, damaged or of a newer format.
-    """
-    where = str(folder / FACTS)
-    facts = parse_json(read_bytes(folder / FACTS, MAX_JSON_BYTES), where)
-    if facts.get("format") != FORMAT:
-        raise CondensedFormatError(f"{where}: format should be {FORMAT!r}; got {facts.get('format')!r:.40}")
-    check_version(facts.get("format_version"), where)
-    for key in ("recipe", "features", "sha256"):
-        if not isinstance(facts.get(key), dict):
-            raise CondensedFormatError(f"{where}: {key} should be an object; got {facts.get(key)!r:.40}")
-    try:
-        Recipe.from_dict(facts["recipe"])
-    except CondensedFormatError as error:
-        raise CondensedFormatError(f"{where}: {error}") from None
-    return facts
-
-
-PARQUET = "train-00000-of-00001.parquet"
-
-
-Facts = Mapping[str, Any]  # what condense_config.json holds
-
-
-PREVIEW = "preview.png"
-
-
-def read_recipe(facts: Facts) -> Recipe:
-    """Return the recipe among the facts of a set."""
-    return Recipe.from_dict(facts["recipe"])
-
-
-README = "README.md"
-
-
+TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
 MAX_README_BYTES = 1 << 20
-
-
 EXTRA_SPLITS = "extra_splits"  # key in condense_config.json
 
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+# These fields of a recipe may differ although the set is the same: it was made again, or measured since.
+_PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest"})
 
-_NAME = re.compile(r"\w{1,64}(\.\w{1,64})*")
 
-
-def extra_splits(facts: Mapping[str, Any]) -> dict[str, tuple[int, int]]:
-    """Return the number of rows and of bytes of each split beside the condensed one.
-
-    Args:
-        facts: What `condense_config.json` holds; nothing is trusted.
-
-    Raises:
-        CondensedFormatError: If a name is none of a split, or a number is not one.
-    """
-    described = facts.get(EXTRA_SPLITS, {})
-    if not isinstance(described, dict):
-        raise CondensedFormatError(f"{EXTRA_SPLITS} should be an object; got {described!r:.40}")
-    for name, sizes in described.items():
-        numbers = [sizes.get(key) for key in ("num_rows", "num_bytes")] if isinstance(sizes, dict) else [None]
-        if not is_split(name) or any(type(n) is not int or n < 0 for n in numbers):
-            raise CondensedFormatError(
-                f"{EXTRA_SPLITS}: {name!r:.80} is no split with num_rows, num_bytes: {sizes!r:.80}"
-            )
-    return {name: (sizes["num_rows"], sizes["num_bytes"]) for name, sizes in described.items()}
+def shard_file(split: str, index: int, count: int) -> str:
+    """Return the name of one of the `count` Parquet files of a split, as `datasets` names them."""
+    return f"{split}-{index:05d}-of-{count:05d}.parquet"
 
 
 def shard_split(file: str) -> str | None:
-    """Return the split that a file `{split}-00000-of-00001.parquet` is part of, or None for any other file."""
-    match = re.fullmatch(r"(.+)-\d{5}-of-\d{5}\.parquet", file)
+    """Return the split that a file named as by `shard_file` is part of, or None for any other file."""
+    match = _SHARD.fullmatch(file)
     return match[1] if match else None
 
 
+PARQUET = shard_file("train", 0, 1)
+
+
+def is_repository_name(name: object) -> bool:
+    """Return whether a value has the form of a repository on the Hub, `"user/name"`."""
+    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+
+
 def is_split(name: object) -> bool:
-    """Tell whether a name may be that of a split beside the condensed one."""
-    return isinstance(name, str) and name != "train" and _NAME.fullmatch(name) is not None
+    """Return whether a value may be the name of a split beside the condensed one."""
+    return isinstance(name, str) and name != "train" and _SPLIT.fullmatch(name) is not None
+
+
+class EightBitError(NamedTuple):
+    """How far the 8-bit images of a set are from its floats.
+
+    Attributes:
+        clipped_fraction: Fraction of the values outside [0, 1].
+        max_abs_error: Largest difference, in pixel units.
+    """
+
+    clipped_fraction: float
+    max_abs_error: float
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the `condense_config.json` of a set says, its recipe parsed.
+
+    `from_values` checks what every reader needs. The other values are checked when they are asked for, so that a set
+    still loads if only something that its card shows is damaged; each then raises `CondensedFormatError`.
+
+    Attributes:
+        recipe: How the set was made.
+        values: Everything that the file holds, as JSON values; keys that this version does not know are kept.
+    """
+
+    recipe: Recipe
+    values: Mapping[str, Any]
+
+    @classmethod
+    def from_values(cls, values: Mapping[str, Any], where: str = FACTS) -> Facts:
+        """Check the values of a file and parse its recipe; nothing is trusted.
+
+        Args:
+            values: JSON values.
+            where: Name of the file, for messages.
+
+        Raises:
+            CondensedFormatError: If the values are damaged, foreign or of a newer format.
+        """
+        if values.get("format") != FORMAT:
+            raise CondensedFormatError(f"{where}: format should be {FORMAT!r}; got {values.get('format')!r:.40}")
+        check_version(values.get("format_version"), where)
+        for key in ("recipe", "features", "sha256"):
+            if not isinstance(values.get(key), dict):
+                raise CondensedFormatError(f"{where}: {key} should be an object; got {values.get(key)!r:.40}")
+        try:
+            return cls(Recipe.from_dict(values["recipe"]), values)
+        except CondensedFormatError as error:
+            raise CondensedFormatError(f"{where}: {error}") from None
+
+    def to_bytes(self) -> bytes:
+        """Return the content of `condense_config.json`.
+
+        Raises:
+            ValueError: If it is longer than readers accept.
+        """
+        lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in self.values.items())
+        content = f"{{\n{lines}\n}}\n".encode()
+        if len(content) > MAX_JSON_BYTES:
+            raise ValueError(
+                f"{FACTS} would have {len(content):,} bytes; readers accept {MAX_JSON_BYTES:,}: shorten the recipe"
+            )
+        return content
+
+    @property
+    def features(self) -> dict[str, Any]:
+        """The features of the rows, as `datasets.Features.to_dict` describes them."""
+        features: dict[str, Any] = self.values["features"]
+        return features
+
+    @property
+    def sha256(self) -> dict[str, Any]:
+        """The hash of the Parquet and of the safetensors file, by file name."""
+        hashes: dict[str, Any] = self.values["sha256"]
+        return hashes
+
+    @property
+    def num_rows(self) -> int:
+        """The number of rows of the condensed split."""
+        return self._count("num_rows")
+
+    @property
+    def parquet_bytes(self) -> int:
+        """The size of the Parquet file."""
+        return self._count("parquet_bytes")
+
+    @property
+    def tensor_bytes(self) -> int:
+        """The size of the safetensors file."""
+        return self._count("tensor_bytes")
+
+    @property
+    def has_preview(self) -> bool:
+        """Whether a picture of the set stands beside it; sets of earlier versions have none."""
+        return self.values.get("preview") == PREVIEW
+
+    @property
+    def eight_bit_error(self) -> EightBitError | None:
+        """How far the 8-bit images are from the floats; None for a coreset, whose images are 8-bit."""
+        error = self.values.get("png")
+        if not error:
+            return None
+        numbers = [error.get(name) for name in EightBitError._fields] if isinstance(error, dict) else [None]
+        if not all(isinstance(number, (int, float)) for number in numbers):
+            raise CondensedFormatError(f"png should hold {' and '.join(EightBitError._fields)}; got {error!r:.80}")
+        return EightBitError(*numbers)
+
+    @property
+    def extra_splits(self) -> dict[str, tuple[int, int]]:
+        """The number of rows and of bytes of each split that is published beside the condensed one."""
+        splits = self.values.get(EXTRA_SPLITS, {})
+        if not isinstance(splits, dict):
+            raise CondensedFormatError(f"{EXTRA_SPLITS} should be an object; got {splits!r:.40}")
+        for name, sizes in splits.items():
+            numbers = [sizes.get(key) for key in ("num_rows", "num_bytes")] if isinstance(sizes, dict) else [None]
+            if not is_split(name) or not all(map(_is_count, numbers)):
+                raise CondensedFormatError(
+                    f"{EXTRA_SPLITS} should hold num_rows and num_bytes by name of a split; got {name!r:.80}: "
+                    f"{sizes!r:.80}"
+                )
+        return {name: (sizes["num_rows"], sizes["num_bytes"]) for name, sizes in splits.items()}
+
+    def with_extra_splits(self, sizes: Mapping[str, Mapping[str, int]]) -> Facts:
+        """Return the facts of the same set with other splits beside it.
+
+        Args:
+            sizes: `num_rows` and `num_bytes` of every split, by its name; none removes the key.
+        """
+        values = {key: value for key, value in self.values.items() if key != EXTRA_SPLITS}
+        return dataclasses.replace(self, values={**values, EXTRA_SPLITS: sizes} if sizes else values)
+
+    def difference(self, other: Facts) -> str | None:
+        """Return in words what the other set has that this one does not have, or None if they are the same set."""
+        first, second = ({**facts.recipe.to_dict(), "source": _unlicensed(facts.recipe)} for facts in (self, other))
+        names = sorted((first.keys() | second.keys()) - _PROVENANCE)
+        if fields := [name for name in names if first.get(name) != second.get(name)]:
+            return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
+        same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
+        return None if same else "other tensors of the same recipe"
+
+    def _count(self, key: str) -> int:
+        value: Any = self.values.get(key)
+        if not _is_count(value):
+            raise CondensedFormatError(f"{key} should be an integer of at least 0; got {value!r:.40}")
+        count: int = value
+        return count
+
+
+def read_facts(folder: Path) -> Facts:
+    """Return what the `condense_config.json` in the folder of a set says.
+
+    Raises:
+        CondensedFormatError: If it is missing, damaged, foreign or of a newer format.
+    """
+    where = str(folder / FACTS)
+    return Facts.from_values(parse_json(read_bytes(folder / FACTS, MAX_JSON_BYTES), where), where)
+
+
+def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, occupied: bool, advice: str) -> None:
+    """Raise unless the same set, or nothing, is stored under a name.
+
+    Args:
+        place: Folder or repository of sets.
+        name: Name of the set there.
+        old: Facts of the set that is stored under the name, or None if there is no set.
+        new: Facts of the set that is about to be written.
+        occupied: Whether something that is no set is stored under the name.
+        advice: What the caller can do, for the message.
+
+    Raises:
+        FileExistsError: If another set, or something else, is stored there.
+    """
+    reason = "something else" if occupied else None
+    if old is not None:
+        reason = old.difference(new)
+    if reason:
+        raise FileExistsError(f"{place} already holds {reason} under the name {name!r}; {advice}")
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _unlicensed(recipe: Recipe) -> dict[str, Any]:
+    """Return the source of a recipe without its licence, which may become known after the set was made."""
+    return {key: value for key, value in recipe.source.items() if key != "license"}

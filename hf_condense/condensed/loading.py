@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.folder import is_repository, list_sets, pick, resolve_folder
-from hf_condense.condensed.hub.errors import plain_words
+from hf_condense.condensed.hub.errors import readable_errors
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, download, set_names
 from hf_condense.condensed.packing import unpack
 
@@ -22,32 +23,42 @@ def load_condensed(
 ) -> CondensedDataset:
     """Load a condensed set exactly as it was made: float pixels, labels, recipe, rows.
 
-    Nothing that is read is trusted: no code is run, no path from inside a file is followed, sizes are checked before
-    memory is taken.
+    No file is trusted: loading runs no code, follows no path that a file names, and checks sizes before it allocates
+    memory.
 
     Args:
         path_or_repo: A folder of sets, the folder of one set, or, as text, a dataset repository `"user/name"` on the
-            Hub. A folder that exists comes first. Of a repository only the files of one set are fetched, all of one
-            commit; they are kept, and read without a connection next time.
-        name: Which set. None: the default of the card, else the only one there is.
+            Hub. A folder that exists comes first. Only the files of one set are downloaded from a repository, all from
+            the same commit; they are cached, so that the next load needs no connection.
+        name: Name of the set. None: the default of the card, else the only set.
         revision: Branch, tag or commit of a Hub repository. Default: its main branch. A branch can move: give a commit
-            to get the same set for ever.
+            to always get the same set.
         token: Token for a Hub repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
-        cache_dir: Where files of a Hub repository are kept. Default: the Hub's own cache.
-        local_files_only: Do not ask the Hub; take what is kept, by the card that is kept.
+        cache_dir: Where files of a Hub repository are cached. Default: the Hub's own cache.
+        local_files_only: Use the cached card and files only, without asking the Hub.
 
     Returns:
-        The set; a synthetic set's rows are made from its tensors, a coreset's are those that were stored.
+        The set. The rows of a synthetic set are decoded from its tensors; those of a coreset are read as stored.
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository or revision, or offline and not kept from earlier.
+        FileNotFoundError: If there is no such folder, repository or revision, or if the Hub is out of reach and the set
+            is not cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        ValueError: If there is no set of this name, or several and no default.
+        ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
+        >>> load_condensed(folder).recipe.config_name
+        'random_ipc1'
     """
     if is_repository(path_or_repo):
-        folder = download(
+        folder, facts = download(
             str(path_or_repo),
             name,
             revision=revision,
@@ -57,7 +68,8 @@ def load_condensed(
         )
     else:
         folder = pick(resolve_folder(path_or_repo), name)
-    return CondensedDataset.from_parts(*unpack(folder))
+        facts = read_facts(folder)
+    return CondensedDataset.from_parts(*unpack(folder, facts))
 
 
 def list_condensed(
@@ -90,5 +102,5 @@ def list_condensed(
     if not is_repository(path_or_repo):
         return list_sets(resolve_folder(path_or_repo))
     repository = Repository(client(token), str(path_or_repo), revision or MAIN)
-    with plain_words(repository.name, revision):
+    with readable_errors(repository.name, revision):
         return set_names(repository.files())

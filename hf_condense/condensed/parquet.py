@@ -1,8 +1,10 @@
-"""Writing Parquet so that its size on disk bounds its size in memory, and reading only Parquet that keeps this rule.
+"""Plain Parquet: written so that its size on disk bounds its size in memory, and read only if it keeps this rule.
 
-Compression, dictionaries and run lengths let a file of 286 bytes unfold to 314 MB, and the sizes in the footer are not
-to be trusted. So rows are written plain, and before a file is read its footer and every page header are checked to say
-the same. They are parsed here: pyarrow's own view of a crafted footer can end the process.
+Coresets of strangers are read from Parquet, so every file may be crafted to fill the memory, to keep the processor busy
+or to name files of the reader. Compression, dictionaries and run lengths let a file of 286 bytes unfold to 314 MB, and
+nulls take no bytes at all. So rows are written plain, and before a file is read, its footer and all page headers are
+checked: they must say that everything is plain, lies within the file without overlap, and adds up. They are parsed by
+`thrift.py`, because pyarrow's own view of a crafted footer can end the process.
 """
 
 from __future__ import annotations
@@ -19,17 +21,17 @@ import pyarrow.parquet as pq
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.thrift import read_struct
 
-_ROW_GROUP, _MAX_GROUPS = 100, 100  # rows that a viewer or a stream fetches at once; more of them in a long set
+_ROW_GROUP, _MAX_GROUPS = 100, 100  # a viewer or a stream fetches 100 rows at once, and more of a long set
 _MAX_FOOTER_BYTES = 1 << 20
-_MAX_FIELDS = 1024  # columns, nested ones counted
-_FREE_VALUES = 1 << 20  # nulls take no bytes: this many values may, beyond one for each byte of the file
-_FREE_BYTES = 1 << 24  # but nulls of a fixed size take memory: this much may be taken beyond the size of the file
-_PAGE_BYTES = 4096  # of a page in a chunk of several, on average, at least: each takes time
+_MAX_FIELDS = 1024  # columns, including nested ones
+_FREE_VALUES = 1 << 20  # nulls take no bytes, so a file may hold this many values beyond one for each of its bytes
+_FREE_BYTES = 1 << 24  # nulls of a fixed size take memory, so columns may take this much beyond the size of the file
+_PAGE_BYTES = 4096  # every page takes time, so the pages of a chunk must have at least this size on average
 _DATA_PAGE, _PLAIN, _UNCOMPRESSED = 0, 0, 0
 
 
 def to_parquet(table: pa.Table) -> bytes:
-    """Write a table as plain Parquet: no compression, no dictionary; equal tables give equal bytes."""
+    """Return a table as plain Parquet, without compression and dictionaries; equal tables give equal bytes."""
     buffer = io.BytesIO()
     pq.write_table(
         table.combine_chunks(),
@@ -44,15 +46,15 @@ def to_parquet(table: pa.Table) -> bytes:
 
 
 def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
-    """Read a plain Parquet file of a known number of rows; no value makes a later reader open a local file.
+    """Return the table in a plain Parquet file; none of its values makes a later reader open a local file.
 
     Args:
-        data: The file.
-        rows: How many rows it should hold.
+        data: Content of the file.
+        rows: Number of rows that it should hold.
         where: Name of the file, for messages.
 
     Raises:
-        CondensedFormatError: If it is damaged, not plain, of another length, or holds a file by its path only.
+        CondensedFormatError: If the file is damaged, not plain, of another length, or names a file without its bytes.
     """
     try:
         counts = _check_layout(data, rows)
@@ -73,16 +75,20 @@ def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
 
 
 def _check_layout(data: bytes, rows: int) -> list[int]:
-    """Return the number of values by column, nested ones counted; raise unless the rows are right and all is plain."""
+    """Return the number of values of every column, including nested ones.
+
+    Raises:
+        CondensedFormatError: If the number of rows is not the expected one, or anything is not plain.
+    """
     length = int.from_bytes(data[-8:-4], "little")
     end = len(data) - 8 - length
     if data[:4] != b"PAR1" or data[-4:] != b"PAR1" or end < 4 or length > _MAX_FOOTER_BYTES:
-        raise CondensedFormatError(f"no Parquet file with a footer of at most {_MAX_FOOTER_BYTES:,} bytes")
+        raise CondensedFormatError(f"not a Parquet file with a footer of at most {_MAX_FOOTER_BYTES:,} bytes")
     footer, _ = read_struct(data, end)
     groups = _structs(footer.get(4))
-    found = sum(_number(group.get(3)) for group in groups)
-    if footer.get(3) != rows or found != rows:
-        raise CondensedFormatError(f"holds {found:,} rows; the set has {rows:,}")
+    group_rows = sum(_number(group.get(3)) for group in groups)
+    if footer.get(3) != rows or group_rows != rows:
+        raise CondensedFormatError(f"holds {group_rows:,} rows; the set has {rows:,}")
     if len(_structs(footer.get(2))) > _MAX_FIELDS:
         raise CondensedFormatError(f"more than {_MAX_FIELDS:,} columns")
     start = 4
@@ -99,17 +105,17 @@ def _check_layout(data: bytes, rows: int) -> list[int]:
 
 
 def _check_sizes(schema: pa.Schema, rows: int, counts: list[int], size: int) -> None:
-    """Raise if columns of fixed-size items, whose nulls take no bytes in the file, may take too much memory."""
+    """Raise if columns of a fixed size, whose nulls take no bytes in the file, may take too much memory."""
     leaves = (leaf for kind in schema.types for leaf in _leaves(kind))
-    taken = sum(
+    memory = sum(
         width * (count if repeated else rows) // 8 for (width, repeated), count in zip(leaves, counts, strict=True)
     )
-    if taken > _FREE_BYTES + size:
-        raise CondensedFormatError(f"fixed-size columns that may take {taken:,} bytes in a file of {size:,}")
+    if memory > _FREE_BYTES + size:
+        raise CondensedFormatError(f"columns of a fixed size may take {memory:,} bytes, in a file of {size:,}")
 
 
 def _leaves(kind: pa.DataType, items: int = 1, repeated: bool = False) -> Iterator[tuple[int, bool]]:
-    """Yield the bits of an entry, and whether a row may have many, for each column that Parquet makes of a type."""
+    """Yield, for each column that Parquet makes of a type, the bits of an entry and whether a row may have many."""
     if isinstance(kind, pa.BaseExtensionType):
         yield from _leaves(kind.storage_type, items, repeated)
     elif pa.types.is_struct(kind):
@@ -123,14 +129,24 @@ def _leaves(kind: pa.DataType, items: int = 1, repeated: bool = False) -> Iterat
         yield from _leaves(kind.key_type, items, True)
         yield from _leaves(kind.item_type, items, True)
     elif kind.num_fields:
-        raise CondensedFormatError(f"a column of type {kind!s:.80} is not read")
+        raise CondensedFormatError(f"columns of type {kind!s:.80} are not read")
     else:
         fixed = pa.types.is_primitive(kind) or isinstance(kind, pa.FixedSizeBinaryType)
         yield items * (kind.bit_width if fixed else 64), repeated
 
 
 def _check_chunk(data: bytes, start: int, end: int, chunk: dict[int, Any]) -> tuple[int, int]:
-    """Return values and end of a column chunk; raise unless it lies between the last one and `end`, in plain pages."""
+    """Return the number of values and the end of a column chunk.
+
+    Args:
+        data: Content of the file.
+        start: End of the chunk before.
+        end: Begin of the footer.
+        chunk: What the footer says of the chunk, by field number.
+
+    Raises:
+        CondensedFormatError: If the chunk does not lie between `start` and `end`, or is not made of plain pages.
+    """
     column = chunk.get(3)
     if not isinstance(column, dict) or chunk.keys() - {2, 3}:
         raise CondensedFormatError("a column chunk is encrypted, in another file, or of an unknown kind")
@@ -139,9 +155,18 @@ def _check_chunk(data: bytes, start: int, end: int, chunk: dict[int, Any]) -> tu
     codec, values, size, position = (_number(column.get(field)) for field in (4, 5, 7, 9))
     if codec != _UNCOMPRESSED:
         raise CondensedFormatError("a column chunk is compressed")
-    stop, seen, pages = position + size, 0, 0
-    if not start <= position <= stop <= end:  # one after the other: shared bytes would be read again and again
+    stop = position + size
+    if not start <= position <= stop <= end:  # chunks that share bytes would read them again and again
         raise CondensedFormatError(f"a column chunk lies at {position:,} to {stop:,}, not in {start:,} to {end:,}")
+    page_values, position = _check_pages(data, position, stop)
+    if (position, page_values) != (stop, values):
+        raise CondensedFormatError(f"a column chunk holds {page_values:,} of {values:,} values")
+    return values, stop
+
+
+def _check_pages(data: bytes, start: int, stop: int) -> tuple[int, int]:
+    """Return the number of values in the pages of a chunk, and the end of its last page; raise unless all are plain."""
+    position, values, pages, size = start, 0, 0, stop - start
     while position < stop:
         header, position = read_struct(data, position)
         page = header.get(5)
@@ -150,30 +175,26 @@ def _check_chunk(data: bytes, start: int, end: int, chunk: dict[int, Any]) -> tu
         if header.get(2) != header.get(3):
             raise CondensedFormatError("a page is compressed")
         position += _number(header.get(3))
-        seen += _number(page.get(1))
+        values += _number(page.get(1))
         if (pages := pages + 1) > 1 + size // _PAGE_BYTES:
             raise CondensedFormatError(f"a column chunk of {size:,} bytes in too many pages")
-    if (position, seen) != (stop, values):
-        raise CondensedFormatError(f"a column chunk holds {seen:,} of {values:,} values")
-    return values, stop
+    return values, position
 
 
 def _structs(value: Any) -> list[dict[int, Any]]:
-    """Return a list of structs."""
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
         raise CondensedFormatError("the footer is not that of a Parquet file")
     return value
 
 
 def _number(value: Any) -> int:
-    """Return a number that is not negative."""
     if type(value) is not int or value < 0:
         raise CondensedFormatError(f"a size in a header should be a number >= 0; got {value!r:.40}")
     return value
 
 
 def _holds_path(array: pa.Array) -> bool:
-    """Tell whether a picture, sound or other file, however deep, has a path but no bytes."""
+    """Return whether an image, a sound or another file, at any depth, has a path but no bytes."""
     kind = array.type
     if isinstance(array, pa.ExtensionArray):
         return _holds_path(array.storage)

@@ -1,4 +1,4 @@
-"""The table of measured accuracies that `evaluate` returns."""
+"""Measured accuracies: what `evaluate` returns, and what recipes and cards keep of it."""
 
 from __future__ import annotations
 
@@ -8,29 +8,31 @@ import statistics
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_condense.base.tables import plain_table
+
 if TYPE_CHECKING:
     import pandas as pd
 
-EIGHT_BIT = " (8-bit)"  # behind the name of a set: its 8-bit images
-_LABELS = ("set", "rows", "network", "recipe", "accuracy %", "n", "updates", "seconds")
-_LEFT = (0, 2, 3)  # columns of text
+EIGHT_BIT = " (8-bit)"  # stands behind the name of a set where its 8-bit images were measured, not its floats
+_HEAD = ("set", "rows", "network", "recipe", "accuracy %", "n", "updates", "seconds")
+_NUMBERS = frozenset({1, 4, 5, 6, 7})  # columns that are aligned to the right
 
 
 @dataclass(frozen=True)
 class Score:
-    """What networks of one kind reached after training on one set.
+    """The test accuracies that networks of one kind reached after training on one set.
 
     Attributes:
-        set: What they were trained on.
-        rows: Images in it.
+        set: What the networks were trained on.
+        rows: Number of images in the set.
         network: Canonical name of the network.
         recipe: Name of the training recipe.
         augment: Families of augmentation that were used, or None.
         epochs: Passes over the images.
         updates: Updates of one network.
-        accuracies: Accuracy on the test set of every network after its last epoch, fractions in [0, 1].
+        accuracies: Test accuracy of every network after its last epoch, fractions in [0, 1].
         seeds: Seed of every network.
-        seconds: Training and testing all of them.
+        seconds: Time that training and testing all networks took.
     """
 
     set: str
@@ -65,7 +67,7 @@ class Evaluation:
     """Accuracies of a set beside those of its baselines; prints as a table, in per cent.
 
     Attributes:
-        scores: One for every network and set.
+        scores: One score for every network and set.
 
     Example:
         >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
@@ -77,7 +79,7 @@ class Evaluation:
     scores: tuple[Score, ...]
 
     def to_records(self) -> list[dict[str, Any]]:
-        """Return one dict of JSON values for every row; accuracies are fractions, `std` is None for one network."""
+        """Return one dict of JSON values per row; accuracies are fractions, and `std` is None for a single network."""
         return [
             {
                 "set": s.set,
@@ -98,7 +100,9 @@ class Evaluation:
         ]
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return a data frame with set, network, recipe, mean, std, n, seconds, updates, epochs; fractions.
+        """Return a data frame with set, network, recipe, mean, std, n, seconds, updates and epochs.
+
+        Accuracies are fractions.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -109,19 +113,11 @@ class Evaluation:
         return pd.DataFrame(self.to_records(), columns=columns).astype({"std": "float64"})
 
     def __str__(self) -> str:
-        table = [_LABELS, *map(_cells, self.scores)]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        return "\n".join(
-            "  ".join(
-                cell.ljust(width) if i in _LEFT else cell.rjust(width)
-                for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in table
-        )
+        return plain_table([_HEAD, *map(_cells, self.scores)], right=_NUMBERS)
 
     def _repr_html_(self) -> str:
-        """Return the table for notebooks."""
-        head = "".join(f"<th>{html.escape(label)}</th>" for label in _LABELS)
+        """Return the table as HTML, for notebooks."""
+        head = "".join(f"<th>{html.escape(label)}</th>" for label in _HEAD)
         body = (
             "<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in _cells(score)) + "</tr>"
             for score in self.scores
@@ -130,7 +126,7 @@ class Evaluation:
 
 
 def gathered(scores: list[Score]) -> Score:
-    """Join the scores of single networks that differ in nothing but the seed."""
+    """Return one score from those of single networks that differ only in the seed."""
     return dataclasses.replace(
         scores[0],
         accuracies=tuple(a for score in scores for a in score.accuracies),
@@ -140,7 +136,6 @@ def gathered(scores: list[Score]) -> Score:
 
 
 def _cells(score: Score) -> tuple[str, ...]:
-    """Write a score as the cells of a row."""
     spread = "" if score.std is None else f" ± {100 * score.std:.2f}"
     return (
         score.set,

@@ -1,4 +1,4 @@
-"""Just enough of Thrift's compact protocol to look at Parquet's headers before a Parquet reader does."""
+"""A bounded parser of Thrift's compact protocol, in which Parquet writes its footer and page headers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from hf_condense.base.errors import CondensedFormatError
 
 _MAX_DEPTH = 8
-_MAX_ITEMS = 4096  # of one list
+_MAX_ITEMS = 4096  # in one list
 _TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12
 
 
@@ -15,15 +15,15 @@ def read_struct(data: bytes, position: int, depth: int = _MAX_DEPTH) -> tuple[di
     """Parse a struct.
 
     Args:
-        data: The file.
+        data: Content of the file.
         position: Where the struct begins.
         depth: How deep structs and lists may nest.
 
     Returns:
-        Field number to value, and the position behind the struct. Text stays bytes.
+        The values by field number, text as bytes, and the position behind the struct.
 
     Raises:
-        CondensedFormatError: If it is no struct, does not end, or nests too deep.
+        CondensedFormatError: If this is not a struct, does not end, or nests too deep.
     """
     fields: dict[int, Any] = {}
     number = 0
@@ -42,9 +42,8 @@ def read_struct(data: bytes, position: int, depth: int = _MAX_DEPTH) -> tuple[di
 
 
 def _value(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
-    """Parse a value of a kind."""
     if not depth:
-        raise CondensedFormatError(f"headers nested deeper than {_MAX_DEPTH}")
+        raise CondensedFormatError(f"a header nests deeper than {_MAX_DEPTH}")
     if kind in _INTEGERS:
         return _integer(data, position)
     if kind == _BYTE:
@@ -58,18 +57,17 @@ def _value(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]
         return _list(data, position, depth - 1)
     if kind == _STRUCT:
         return read_struct(data, position, depth - 1)
-    raise CondensedFormatError(f"header field of unknown kind {kind}")
+    raise CondensedFormatError(f"a header has a field of unknown kind {kind}")
 
 
 def _list(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
-    """Parse a list or a set."""
     head = _byte(data, position)
     position += 1
     count, kind = head >> 4, head & 15
     if count == 15:
         count, position = _varint(data, position)
     if count > _MAX_ITEMS:
-        raise CondensedFormatError(f"a list of {count:,} in a header; at most {_MAX_ITEMS:,}")
+        raise CondensedFormatError(f"a header has a list of {count:,} items; at most {_MAX_ITEMS:,} are read")
     items = []
     for _ in range(count):
         item, position = _value(data, position, _BYTE if kind in (_TRUE, _FALSE) else kind, depth)
@@ -78,20 +76,19 @@ def _list(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
 
 
 def _byte(data: bytes, position: int) -> int:
-    """Return one byte."""
     if not 0 <= position < len(data):
         raise CondensedFormatError("a header does not end")
     return data[position]
 
 
 def _integer(data: bytes, position: int) -> tuple[int, int]:
-    """Parse a signed integer."""
+    """Parse a signed integer, written in zigzag order: 0, -1, 1, -2, ..."""
     raw, position = _varint(data, position)
     return raw >> 1 ^ -(raw & 1), position
 
 
 def _varint(data: bytes, position: int) -> tuple[int, int]:
-    """Parse an unsigned integer of at most 70 bits, seven a byte, low bits first."""
+    """Parse an unsigned integer of at most 70 bits: seven bits per byte, low bits first."""
     value = 0
     for shift in range(0, 70, 7):
         byte = _byte(data, position)

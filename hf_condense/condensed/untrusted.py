@@ -39,7 +39,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     try:
         status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
-        raise CondensedFormatError(f"{path}: missing; the condensed set is not whole") from None
+        raise CondensedFormatError(f"{path}: missing; the condensed set is incomplete") from None
     if not stat.S_ISREG(status.st_mode):
         raise CondensedFormatError(f"{path}: not a regular file")
     if status.st_size > limit:

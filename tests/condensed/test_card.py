@@ -1,4 +1,4 @@
-"""The card's metadata, and what an owner's own card keeps; what it tells is in test_card_text.py."""
+"""The metadata of a card, and what an owner's own card keeps; its text is in test_card_text.py."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.render import END, START, default_config, render
+from hf_condense.condensed.card.render import default_config, render
+from hf_condense.condensed.card.template import END, START
 from tests.support.card_sets import card_sets, facts_of
 from tests.support.condensed_sets import make_coreset, make_set
 
@@ -26,19 +27,19 @@ def metadata(card: str) -> dict:
     return DatasetCard(card).data.to_dict()
 
 
-def test_dataset_info_is_that_of_the_rows(sets):
+def test_dataset_info_describes_the_rows(sets):
     infos = DatasetInfosDict.from_dataset_card_data(DatasetCard(render(sets)).data)
     assert set(infos) == set(sets)
     for name, facts in sets.items():
-        assert infos[name].features == Features.from_dict(facts["features"])
-        assert infos[name].splits["train"].num_examples == facts["num_rows"]
-    assert infos["herding_ipc2"].download_size == sets["herding_ipc2"]["parquet_bytes"]
+        assert infos[name].features == Features.from_dict(facts.features)
+        assert infos[name].splits["train"].num_examples == facts.num_rows
+    assert infos["herding_ipc2"].download_size == sets["herding_ipc2"].parquet_bytes
     learned = infos["dm_ipc1-3_f2"]
-    assert {split: known.num_examples for split, known in learned.splits.items()} == {"train": 16, "test": 4000}
-    assert learned.download_size == sets["dm_ipc1-3_f2"]["parquet_bytes"] + 123_456
+    assert {split: info.num_examples for split, info in learned.splits.items()} == {"train": 16, "test": 4000}
+    assert learned.download_size == sets["dm_ipc1-3_f2"].parquet_bytes + 123_456
 
 
-def test_writing_it_again_changes_nothing(sets):
+def test_rendering_again_changes_nothing(sets):
     card = render(sets)
     assert render(sets, card) == card
     one = render({"herding_ipc2": sets["herding_ipc2"]})
@@ -46,7 +47,7 @@ def test_writing_it_again_changes_nothing(sets):
     assert render(dict(reversed(sets.items())), both) == both
 
 
-def test_the_first_default_stays_and_can_be_moved(sets):
+def test_first_default_stays_until_another_is_given(sets):
     card = render(sets, render({"herding_ipc2": sets["herding_ipc2"]}))
     assert default_config(card) == "herding_ipc2"
     moved = render(sets, card, default="dm_ipc1-3_f2")
@@ -54,7 +55,7 @@ def test_the_first_default_stays_and_can_be_moved(sets):
     assert sum(bool(entry.get("default")) for entry in metadata(moved)["configs"]) == 1
 
 
-def test_a_set_that_is_gone_leaves_the_card(sets):
+def test_removed_set_disappears_from_the_card(sets):
     one = render({"herding_ipc2": sets["herding_ipc2"]}, render(sets))
     assert [entry["config_name"] for entry in metadata(one)["configs"]] == ["herding_ipc2"]
     assert [entry["config_name"] for entry in metadata(one)["dataset_info"]] == ["herding_ipc2"]
@@ -86,15 +87,15 @@ Un texte, avec --- et ## des titres.
 """
 
 
-def test_an_owner_keeps_text_and_metadata(sets):
+def test_text_and_metadata_of_the_owner_are_kept(sets):
     card = render(sets, OWN)
-    known = metadata(card)
-    assert (known["license"], known["language"], known["my_field"]) == ("cc-by-4.0", ["fr"], {"a": 1})
-    assert known["tags"][:2] == ["pets", "image"]
-    assert len(known["tags"]) == len(set(known["tags"]))
-    assert [entry["config_name"] for entry in known["configs"]] == ["raw", *sets]
-    assert known["configs"][0]["data_files"] == "raw/*.parquet"
-    assert [entry["config_name"] for entry in known["dataset_info"]] == ["raw", *sets]
+    data = metadata(card)
+    assert (data["license"], data["language"], data["my_field"]) == ("cc-by-4.0", ["fr"], {"a": 1})
+    assert data["tags"][:2] == ["pets", "image"]
+    assert len(data["tags"]) == len(set(data["tags"]))
+    assert [entry["config_name"] for entry in data["configs"]] == ["raw", *sets]
+    assert data["configs"][0]["data_files"] == "raw/*.parquet"
+    assert [entry["config_name"] for entry in data["dataset_info"]] == ["raw", *sets]
     assert body(card).startswith(body(OWN).rstrip() + f"\n\n{START}\n")
     edited = card.replace("# Mes images", "# Images").replace(END, f"{END}\n\nAprès.") + "\nFin.\n"
     again = render({"herding_ipc2": sets["herding_ipc2"]}, edited)
@@ -102,7 +103,7 @@ def test_an_owner_keeps_text_and_metadata(sets):
     assert body(again).endswith(f"{END}\n\nAprès.\n\nFin.\n")
 
 
-def test_an_owner_keeps_a_default_of_their_own(sets):
+def test_default_of_the_owner_is_kept(sets):
     card = render(sets, OWN.replace("data_files: raw/*.parquet", "data_files: raw/*.parquet\n  default: true"))
     assert default_config(card) == "raw"
 
@@ -119,7 +120,7 @@ MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 
 
 
 @pytest.mark.parametrize("metadata", ["a: [", "- a", "[" * 2000, MERGES], ids=["open", "list", "deep", "merges"])
-def test_metadata_that_cannot_be_read_is_an_error(sets, metadata):
+def test_unreadable_metadata_raises_format_error(sets, metadata):
     with pytest.raises(CondensedFormatError, match=r"README\.md: "):
         render(sets, f"---\n{metadata}\n---\n")
 
@@ -129,7 +130,7 @@ def test_licences_are_inherited_and_never_guessed():
     card = render({"dm_ipc2": unknown})
     assert "license" not in metadata(card)
     assert "source_datasets" not in metadata(card)
-    assert "states none" in card
+    assert "states no licence" in card
     mixed = render({"dm_ipc2": unknown, "herding_ipc2": facts_of(make_coreset())})
     assert "license" not in metadata(mixed)
     other = facts_of(make_set(ipc=1, source={"name": "x/y", "license": ["cc-by-4.0"]}))
@@ -148,21 +149,21 @@ def test_licences_are_inherited_and_never_guessed():
         ("", None),
     ],
 )
-def test_licences_are_named_as_the_hub_names_them(stated, named):
+def test_licences_get_the_names_of_the_hub(stated, named):
     card = render({"dm_ipc2": facts_of(make_set(source={"name": "x/y", "license": stated}))})
     assert metadata(card).get("license") == named
     if named == "other":
-        assert "its source is under Free for research." in card
+        assert "its source states the licence Free for research." in card
 
 
-def test_a_given_licence_wins(sets):
+def test_license_argument_wins(sets):
     card = render(sets, license="cc0-1.0")
     assert metadata(card)["license"] == "cc0-1.0"
-    assert "This card states: cc0-1.0." in card
+    assert "This card states the licence cc0-1.0." in card
     assert metadata(render(sets, card))["license"] == "cc0-1.0"
 
 
-def test_facts_of_another_writer_are_an_error():
-    facts = facts_of(make_set())
-    with pytest.raises(CondensedFormatError, match="features or sizes"):
-        render({"dm_ipc2": {**facts, "features": {"image": {"_type": "nothing"}}}})
+def test_unreadable_features_raise_format_error():
+    facts = facts_of(make_set(), features={"image": {"_type": "nothing"}})
+    with pytest.raises(CondensedFormatError, match="dm_ipc2: features or sizes"):
+        render({"dm_ipc2": facts})

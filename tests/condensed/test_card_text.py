@@ -1,4 +1,4 @@
-"""What a card tells: the whole of it by one pattern, and what it says when less, or something strange, is known."""
+"""The text of a card: the whole of it by one pattern, and what it says of sets with few or with strange facts."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.accuracy import accuracy_section, groups_of, paired_difference
+from hf_condense.condensed.card.accuracy import accuracies, groups_of, paired_difference
 from hf_condense.condensed.card.markdown import escape
-from hf_condense.condensed.card.render import END, render
+from hf_condense.condensed.card.render import render
+from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
@@ -28,7 +29,7 @@ def section(card: str, head: str) -> str:
     return card.split(f"## {head}\n", 1)[1].split("\n## ", 1)[0].split(END)[0].strip()
 
 
-def test_the_whole_card():
+def test_card_matches_the_pattern_file():
     card = render(card_sets(), None, place="me/pets")
     pattern = re.escape(PATTERN.read_text(encoding="utf-8"))
     for place, meaning in PLACES.items():
@@ -36,22 +37,52 @@ def test_the_whole_card():
     assert re.fullmatch(pattern, card), f"a card that differs from {PATTERN.name}:\n{card}"
 
 
-def test_less_is_known():
-    made = make_set(source={}, runtime={})
-    facts = {key: value for key, value in facts_of(made).items() if key != "preview"}  # of an earlier version
-    card = render({"dm_ipc2": facts})
+def test_card_has_the_sections_of_the_template_in_its_order():
+    headings = re.findall(r"^## .*", BLOCK, re.MULTILINE)
+    assert len(headings) > 8
+    assert re.findall(r"^## .*", render(card_sets()), re.MULTILINE) == headings
+
+
+TEMPLATE = "Intro.\n\n## One\n\nText about {a}.\n\n{b}\n\n## Two\n\nNote.\n\n{b}\n\n## Three\n\nThe end."
+
+
+@pytest.mark.parametrize(
+    ("gaps", "text"),
+    [
+        (
+            {"a": "this", "b": "more"},
+            "Intro.\n\n## One\n\nText about this.\n\nmore\n\n## Two\n\nNote.\n\nmore\n\n## Three\n\nThe end.",
+        ),
+        ({"a": "this", "b": ""}, "Intro.\n\n## One\n\nText about this.\n\n## Three\n\nThe end."),
+        ({"a": "", "b": ""}, "Intro.\n\n## Three\n\nThe end."),
+        ({"a": "{b}", "b": ""}, "Intro.\n\n## One\n\nText about {b}.\n\n## Three\n\nThe end."),
+    ],
+    ids=["all", "one", "none", "text that looks like a gap"],
+)
+def test_empty_paragraphs_and_sections_vanish_from_a_filled_template(gaps, text):
+    assert fill(TEMPLATE, gaps) == text
+
+
+def test_gap_without_a_text_raises_key_error():
+    with pytest.raises(KeyError, match="a"):
+        fill("{a}", {})
+
+
+def test_sections_without_facts_vanish_or_say_so():
+    earlier = facts_of(make_set(source={}, runtime={}, citation=None), preview=None)  # as of an earlier version
+    card = render({"dm_ipc2": earlier})
     assert "## Images" not in card
     assert "## Citation" not in card
     assert section(card, "Accuracy").startswith("Not measured: dm_ipc2.")
-    assert section(card, "Storage").splitlines()[2].endswith("B | not known |")
+    assert section(card, "Storage").splitlines()[2].endswith("B | unknown |")
     assert section(card, "Nearest real images") == "- dm_ipc2: not checked."
     assert "| not stated |" in section(card, "Sets")
-    assert "This card states none." in section(card, "Licence")
+    assert "This card states no licence." in section(card, "Licence")
 
 
-def test_only_its_own_picture_is_shown():
+def test_only_the_picture_of_the_set_itself_is_shown():
     for strange in ("../secret.png", "http://elsewhere/x.png", True):
-        assert "![" not in render({"dm_ipc2": {**facts_of(make_set()), "preview": strange}})
+        assert "![" not in render({"dm_ipc2": facts_of(make_set(), preview=strange)})
     assert "![dm_ipc2](pictures/dm_ipc2/preview.png)" in render({"dm_ipc2": facts_of(make_set())}, pictures="pictures/")
 
 
@@ -64,18 +95,18 @@ def test_only_its_own_picture_is_shown():
         {**score("dm_ipc2", 0.5).__dict__, "mean": 50.0, "n": 1},
     ],
 )
-def test_measurements_of_another_writer_are_left_out(record):
+def test_malformed_measurements_are_left_out(record):
     record.pop("accuracies", None)
-    made = make_set(evaluation=[record])
-    assert groups_of(made.recipe) == []
-    assert "Not measured: dm_ipc2." in render({"dm_ipc2": facts_of(made)})
+    small = make_set(evaluation=[record])
+    assert groups_of(small.recipe) == []
+    assert "Not measured: dm_ipc2." in render({"dm_ipc2": facts_of(small)})
 
 
-def test_a_coreset_has_8_bit_images_only():
-    made = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5), score("random", 0.25))))
-    table = accuracy_section({"herding_ipc2": made.recipe}).splitlines()
-    assert table[4].startswith("| config | 8-bit images | random rows | n |")
-    assert table[6].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
+def test_accuracies_of_a_coreset_are_those_of_8_bit_images():
+    small = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5), score("random", 0.25))))
+    table = accuracies({"herding_ipc2": small.recipe}).splitlines()
+    assert table[2].startswith("| config | 8-bit images | random rows | n |")
+    assert table[4].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
 
 
 def test_differences_are_paired_by_seed():
@@ -91,13 +122,13 @@ def test_differences_are_paired_by_seed():
 @pytest.mark.parametrize(
     ("synthetic", "verdict"),
     [
-        ({"min": 0.0, "median": 0.1, "max": 0.2}, "at least one image is all but a copy"),
-        ({"min": 0.02, "median": 0.07, "max": 0.2}, "no copies, but much nearer to single source images"),
-        ({"min": 0.05, "median": 0.1, "max": 0.2}, "no copies; a little nearer to single source images"),
-        ({"min": 0.05, "median": 0.2, "max": 0.2}, "no copies; no nearer to single source images"),
+        ({"min": 0.0, "median": 0.1, "max": 0.2}, "at least one image is almost a copy"),
+        ({"min": 0.02, "median": 0.07, "max": 0.2}, "no copies; the images are much closer to single source images"),
+        ({"min": 0.05, "median": 0.1, "max": 0.2}, "no copies; the images are a little closer to single source images"),
+        ({"min": 0.05, "median": 0.2, "max": 0.2}, "no copies; the images are no closer to single source images"),
     ],
 )
-def test_copies_are_called_copies(synthetic, verdict):
+def test_verdict_says_how_close_the_images_are_to_copies(synthetic, verdict):
     card = render({"dm_ipc2": facts_of(make_set(nearest={**NEAREST, "synthetic": synthetic}))})
     assert verdict in section(card, "Nearest real images")
 
@@ -108,7 +139,7 @@ def test_citation_of_every_method_names_the_whole_paper():
             assert part in info.citation
 
 
-def test_method_that_is_not_installed_here_stays_cited():
+def test_method_that_is_not_installed_is_cited():
     card = render({"dm_ipc2": facts_of(make_set(method="of_another_package", citation="Somebody | 2026"))})
     assert section(card, "Citation") == "- Somebody &#124; 2026"
 
@@ -117,17 +148,17 @@ def test_set_of_an_older_version_has_no_citation():
     assert "## Citation" not in render({"dm_ipc2": facts_of(make_set(citation=None))})
 
 
-def test_text_of_others_stays_text():
+def test_text_of_strangers_is_escaped():
     nasty = 'a|b\n## c <script>x</script> ![x](http://t) `y` *z* ~~w~~ {{ 7*7 }} & --- "q"'
     record = score(nasty, 0.5, network=nasty, recipe=nasty, augment=nasty)
-    made = make_set(
+    small = make_set(
         source={"name": nasty, "license": nasty},
         network=nasty,
         options={"x": nasty},
         runtime={"seconds": 1, "device": nasty},
         evaluation=Evaluation((record, score("dm_ipc2", 0.5, network=nasty, recipe=nasty, augment=nasty))).to_records(),
     )
-    text = render({"dm_ipc2": facts_of(made)}).split("---\n", 2)[2]
+    text = render({"dm_ipc2": facts_of(small)}).split("---\n", 2)[2]
     assert "<script>" not in text
     assert "![x]" not in text
     assert "\n## c" not in text
@@ -140,42 +171,50 @@ def test_text_of_others_stays_text():
 
 
 @pytest.mark.parametrize(
-    "broken", [{"png": {"clipped_fraction": 0}}, {"png": 1}, {"parquet_bytes": None}, {"tensor_bytes": "many"}]
+    "broken",
+    [
+        {"png": {"clipped_fraction": 0}},
+        {"png": 1},
+        {"num_rows": None},
+        {"parquet_bytes": None},
+        {"tensor_bytes": "many"},
+        {"extra_splits": []},
+    ],
 )
-def test_facts_that_cannot_be_told_are_an_error(broken):
+def test_facts_that_cannot_be_shown_raise_format_error(broken):
     with pytest.raises(CondensedFormatError, match="dm_ipc2"):
-        render({"dm_ipc2": {**facts_of(make_set()), **broken}})
+        render({"dm_ipc2": facts_of(make_set(), **broken)})
 
 
-def test_a_measured_set_is_saved_measured(tmp_path):
-    made = measured_set()
-    plain = CondensedDataset.from_parts(made, made.synthetic, replace(made.recipe, evaluation=[], nearest=None))
+def test_card_of_a_saved_set_shows_its_measurements(tmp_path):
+    small = measured_set()
+    plain = CondensedDataset.from_parts(small, small.synthetic, replace(small.recipe, evaluation=[], nearest=None))
     plain.save_condensed(tmp_path)
     assert "Not measured" in (tmp_path / "README.md").read_text()
-    target = made.save_condensed(tmp_path)
+    target = small.save_condensed(tmp_path)
     card = (tmp_path / "README.md").read_text()
     assert "62.00 ± 16.97" in card
     assert "Not measured" not in card
     again = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
-    assert made.save_condensed(tmp_path) == target
+    assert small.save_condensed(tmp_path) == target
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == again
 
 
-def test_an_evaluation_of_another_set_is_refused():
-    made = make_set()
+def test_evaluation_of_another_set_is_refused():
+    small = make_set()
     table = Evaluation((score("dm_ipc9", 0.5),))
     with pytest.raises(ValueError, match="should be that of 'dm_ipc2'; got one of 'dm_ipc9'"):
-        made.with_evaluation(table)
+        small.with_evaluation(table)
     with pytest.raises(TypeError, match="what evaluate returns; got"):
-        made.with_evaluation(table.to_records())
-    measured = made.with_evaluation(Evaluation((score("dm_ipc2", 0.5),)))
-    assert (made.recipe.evaluation, len(measured.recipe.evaluation)) == ([], 1)
+        small.with_evaluation(table.to_records())
+    measured = small.with_evaluation(Evaluation((score("dm_ipc2", 0.5),)))
+    assert (small.recipe.evaluation, len(measured.recipe.evaluation)) == ([], 1)
     assert measured.recipe == make_recipe(evaluation=measured.recipe.evaluation)
     assert isinstance(measured, CondensedDataset)
 
 
 @pytest.mark.parametrize("path", sorted(MODEL_CARDS.glob("*.md")), ids=lambda path: path.stem)
-def test_the_cards_of_this_project_are_rendered_and_measured(path):
+def test_model_cards_are_rendered_and_measured(path):
     card = path.read_text(encoding="utf-8")
     assert card.endswith(f"{END}\n"), "nothing is added by hand"
     assert "Not measured" not in card

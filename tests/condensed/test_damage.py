@@ -17,9 +17,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import FACTS, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import PARQUET, pack
+from hf_condense.condensed.packing import pack
 from hf_condense.condensed.parquet import to_parquet
 from hf_condense.condensed.untrusted import parse_json
 from tests.support.condensed_sets import make_coreset, make_set
@@ -28,16 +28,16 @@ from tests.support.condensed_sets import make_coreset, make_set
 @pytest.fixture(scope="module")
 def packed() -> dict[str, dict[str, bytes]]:
     return {
-        "synthetic": pack(make_set(soft=True, student=True, pixel_range="free").parts),
-        "coreset": pack(make_coreset().parts),
+        "synthetic": pack(make_set(soft=True, student=True, pixel_range="free").parts).files,
+        "coreset": pack(make_coreset().parts).files,
     }
 
 
-def lay(folder: Path, files: dict[str, bytes], *, sealed: bool = True, **facts) -> Path:
-    """Write the files of a set; sealed: with the hashes that their author would have written."""
+def write_set(folder: Path, files: dict[str, bytes], *, rehash: bool = True, **facts) -> Path:
+    """Write the files of a set, with the hashes that a forger would write unless `rehash` is False."""
     folder.mkdir(exist_ok=True)
     changed = json.loads(files[FACTS])
-    if sealed:
+    if rehash:
         changed["sha256"] = {name: hashlib.sha256(files[name]).hexdigest() for name in (PARQUET, TENSORS)}
     changed.update(facts)
     for name, data in {**files, FACTS: json.dumps(changed).encode()}.items():
@@ -56,7 +56,7 @@ def with_header(data: bytes, change) -> bytes:
 @pytest.mark.parametrize(("kind", "file"), [("synthetic", TENSORS), ("coreset", TENSORS), ("coreset", PARQUET)])
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
-def test_damage_is_noticed(packed, kind, file, data):
+def test_changed_bytes_do_not_match_their_hash(packed, kind, file, data):
     files = dict(packed[kind])
     content = bytearray(files[file])
     at = data.draw(st.integers(0, len(content) - 1))
@@ -64,7 +64,7 @@ def test_damage_is_noticed(packed, kind, file, data):
     cut = data.draw(st.integers(0, len(content) - 1))
     for damaged in (bytes(content), bytes(content[:cut]), bytes(content) + b"x"):
         with tempfile.TemporaryDirectory() as folder:
-            lay(Path(folder), {**files, file: damaged}, sealed=False)
+            write_set(Path(folder), {**files, file: damaged}, rehash=False)
             with pytest.raises(CondensedFormatError, match="does not match its sha256"):
                 load_condensed(folder)
 
@@ -101,7 +101,7 @@ HEADERS = {
 def test_crafted_headers_are_refused(packed, tmp_path, change):
     files = packed["synthetic"]
     with pytest.raises(CondensedFormatError, match=r"condensed\.safetensors: "):
-        load_condensed(lay(tmp_path, {**files, TENSORS: change(files[TENSORS])}))
+        load_condensed(write_set(tmp_path, {**files, TENSORS: change(files[TENSORS])}))
 
 
 VALUES = {
@@ -119,13 +119,13 @@ VALUES = {
 
 
 @pytest.mark.parametrize(("name", "value", "match"), VALUES.values(), ids=VALUES.keys())
-def test_values_that_make_no_sense_are_refused(packed, tmp_path, name, value, match):
+def test_tensors_without_sense_are_refused(packed, tmp_path, name, value, match):
     from safetensors.torch import load, save
 
     files = packed["synthetic"]
     tensors = {**load(files[TENSORS]), name: value}
     with pytest.raises(CondensedFormatError, match=match):
-        load_condensed(lay(tmp_path, {**files, TENSORS: save(tensors, metadata={"hf_condense": "1"})}))
+        load_condensed(write_set(tmp_path, {**files, TENSORS: save(tensors, metadata={"hf_condense": "1"})}))
 
 
 def recipe_with(**changes):
@@ -170,7 +170,7 @@ FACT_CHANGES = {
 def test_crafted_facts_are_refused(packed, tmp_path, change, match):
     files = packed["synthetic"]
     with pytest.raises(CondensedFormatError, match=match):
-        load_condensed(lay(tmp_path, files, **change(json.loads(files[FACTS]))))
+        load_condensed(write_set(tmp_path, files, **change(json.loads(files[FACTS]))))
 
 
 def test_labels_that_the_column_cannot_hold_are_refused(packed, tmp_path):
@@ -179,13 +179,13 @@ def test_labels_that_the_column_cannot_hold_are_refused(packed, tmp_path):
     recipe = {**facts["recipe"], "label_values": [0, 300]}
     features = {**facts["features"], "label": {"_type": "Value", "dtype": "int8"}}
     with pytest.raises(CondensedFormatError):
-        load_condensed(lay(tmp_path, files, recipe=recipe, features=features))
+        load_condensed(write_set(tmp_path, files, recipe=recipe, features=features))
 
 
-def test_unknown_facts_and_recipe_fields_are_kept_or_passed_over(packed, tmp_path):
+def test_unknown_recipe_fields_are_kept_and_unknown_facts_ignored(packed, tmp_path):
     files = packed["synthetic"]
     recipe = {**json.loads(files[FACTS])["recipe"], "mood": ["good"]}
-    back = load_condensed(lay(tmp_path / "one", files, recipe=recipe, more={"x": 1}))
+    back = load_condensed(write_set(tmp_path / "one", files, recipe=recipe, more={"x": 1}))
     assert back.recipe.extra == {"mood": ["good"]}
     back.save_condensed(tmp_path / "two")
     assert load_condensed(tmp_path / "two").recipe == back.recipe
@@ -216,8 +216,8 @@ def test_json_that_readers_disagree_on_is_refused(text):
         parse_json(text, "x.json")
 
 
-def test_missing_large_and_odd_files_are_refused(packed, tmp_path):
-    folder = lay(tmp_path / "set", packed["synthetic"])
+def test_missing_large_and_irregular_files_are_refused(packed, tmp_path):
+    folder = write_set(tmp_path / "set", packed["synthetic"])
     (folder / TENSORS).unlink()
     with pytest.raises(CondensedFormatError, match=r"condensed\.safetensors: missing"):
         load_condensed(folder)
@@ -250,7 +250,7 @@ def test_crafted_coresets_are_refused(packed, tmp_path, change, match):
     at = table.column_names.index(name)
     changed = table.set_column(at, name, column)
     with pytest.raises(CondensedFormatError, match=match):
-        load_condensed(lay(tmp_path, {**files, PARQUET: to_parquet(changed)}))
+        load_condensed(write_set(tmp_path, {**files, PARQUET: to_parquet(changed)}))
 
 
 @pytest.mark.parametrize("metadata", [b"{", b'{"info": {"features": {"image": {"_type": "system"}}}}', b'{"info": 1}'])
@@ -258,4 +258,4 @@ def test_features_that_cannot_be_read_are_refused(packed, tmp_path, metadata):
     files = packed["coreset"]
     table = pq.read_table(io.BytesIO(files[PARQUET])).replace_schema_metadata({b"huggingface": metadata})
     with pytest.raises(CondensedFormatError, match=r"train-00000-of-00001\.parquet: "):
-        load_condensed(lay(tmp_path, {**files, PARQUET: to_parquet(table)}))
+        load_condensed(write_set(tmp_path, {**files, PARQUET: to_parquet(table)}))

@@ -14,7 +14,7 @@ from hf_condense.condensed.loading import load_condensed
 from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set
 
 
-def test_the_first_set_stays_the_default(tmp_path):
+def test_first_set_stays_the_default(tmp_path):
     for ipc in (2, 1, 3):
         make_set(ipc=ipc).save_condensed(tmp_path)
     assert list_sets(tmp_path) == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
@@ -25,7 +25,7 @@ def test_the_first_set_stays_the_default(tmp_path):
 
 
 @pytest.mark.parametrize("text", [None, "", "# Mine\n", "---\nlicense: mit\n---\n"])
-def test_several_sets_and_no_default(tmp_path, text):
+def test_several_sets_without_a_default_raise_value_error(tmp_path, text):
     for ipc in (1, 2):
         make_set(ipc=ipc).save_condensed(tmp_path)
     (tmp_path / "README.md").unlink()
@@ -36,7 +36,7 @@ def test_several_sets_and_no_default(tmp_path, text):
     assert load_condensed(tmp_path, "dm_ipc1").recipe.ipc == 1
 
 
-def test_the_folder_of_one_set(tmp_path):
+def test_folder_of_one_set_loads_and_refuses_another_name(tmp_path):
     target = make_set().save_condensed(tmp_path)
     assert load_condensed(target, "dm_ipc2").recipe.ipc == 2
     with pytest.raises(ValueError, match="folder of one set, 'dm_ipc2'; got name='dm_ipc1'"):
@@ -44,20 +44,20 @@ def test_the_folder_of_one_set(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["../dm_ipc2", "/etc", "dm_ipc2/", ".", ".."])
-def test_a_name_is_never_a_path(tmp_path, name):
+def test_name_that_is_a_path_raises_value_error(tmp_path, name):
     make_set().save_condensed(tmp_path)
     with pytest.raises(ValueError, match="no condensed set named"):
         load_condensed(tmp_path, name)
 
 
-def test_a_missing_folder_and_a_foreign_one(tmp_path):
+def test_missing_folder_and_foreign_folder_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'.*save_condensed"):
         load_condensed(tmp_path / "nowhere")
     with pytest.raises(CondensedFormatError, match=r"no condensed set .*datasets.load_dataset"):
         load_condensed(tmp_path)
 
 
-def test_an_identical_set_changes_nothing(tmp_path):
+def test_saving_an_identical_set_changes_no_file(tmp_path):
     target = make_set().save_condensed(tmp_path)
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
     assert make_set().save_condensed(tmp_path) == target
@@ -79,17 +79,17 @@ def test_another_set_of_the_same_name_is_refused(tmp_path):
     assert_same(load_condensed(tmp_path), make_set(seed=1, steps=20))
 
 
-def test_new_measurements_of_the_same_set_are_taken(tmp_path):
+def test_new_measurements_of_the_same_set_are_stored(tmp_path):
     make_set().save_condensed(tmp_path)
     measured = make_set(evaluation=[{"mean": 0.5}], runtime={"seconds": 9.0}, created_at="2027-01-01T00:00:00Z")
     measured.save_condensed(tmp_path)
     assert load_condensed(tmp_path).recipe.evaluation == [{"mean": 0.5}]
 
 
-def test_something_else_of_the_same_name_is_kept(tmp_path):
+def test_files_that_are_no_set_are_refused_and_kept(tmp_path):
     (tmp_path / "dm_ipc2").mkdir()
     (tmp_path / "dm_ipc2" / "mine.txt").write_text("mine")
-    with pytest.raises(FileExistsError, match="holds something else"):
+    with pytest.raises(FileExistsError, match="already holds something else under the name 'dm_ipc2'"):
         make_set().save_condensed(tmp_path)
     make_set().save_condensed(tmp_path, overwrite=True)
     assert (tmp_path / "dm_ipc2" / "mine.txt").read_text() == "mine"
@@ -101,12 +101,12 @@ def test_names_that_are_paths_or_splits_are_refused(name):
         check_name(name)
 
 
-def test_what_json_cannot_hold_is_refused(tmp_path):
+def test_recipe_that_json_cannot_hold_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON values only"):
         make_set(evaluation=[{"std": float("nan")}]).save_condensed(tmp_path)
     with pytest.raises(ValueError, match="JSON values only"):
         make_set(options={"lr": object()}).save_condensed(tmp_path)
-    with pytest.raises(ValueError, match="readers take 1,048,576"):
+    with pytest.raises(ValueError, match="readers accept 1,048,576"):
         make_set(options={"long": "x" * (1 << 20)}).save_condensed(tmp_path)
     assert files_below(tmp_path) == {}
 
@@ -121,10 +121,10 @@ def test_what_json_cannot_hold_is_refused(tmp_path):
         ({"mean": [0.5]}, "one mean"),
     ],
 )
-def test_parts_that_contradict_each_other_are_not_saved(tmp_path, changes, match):
-    made = make_set()
+def test_parts_that_contradict_each_other_are_refused(tmp_path, changes, match):
+    small = make_set()
     with pytest.raises(ValueError, match=match):
-        CondensedDataset.from_parts(made, made.synthetic, make_recipe(**changes)).save_condensed(tmp_path)
+        CondensedDataset.from_parts(small, small.synthetic, make_recipe(**changes)).save_condensed(tmp_path)
     assert files_below(tmp_path) == {}
 
 
@@ -146,27 +146,27 @@ class FailingCall:
 
 @pytest.mark.parametrize("call", ["replace", "fsync"])
 @pytest.mark.parametrize("at", [1, 2, 3, 4])
-@pytest.mark.parametrize("there", [False, True], ids=["new", "over"])
-def test_no_space_left_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at, there):
+@pytest.mark.parametrize("earlier", [False, True], ids=["new", "over"])
+def test_full_disk_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at, earlier):
     folder = tmp_path / "sets"
     folder.mkdir()
-    if there:
+    if earlier:
         make_set().save_condensed(folder)
     before = files_below(folder)
     monkeypatch.setattr(os, call, FailingCall(getattr(os, call), at))
-    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as caught:
+    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as error:
         make_set(seed=1, source={"name": "other"}).save_condensed(folder, overwrite=True)
     monkeypatch.undo()
-    assert caught.value.errno == errno.ENOSPC
+    assert error.value.errno == errno.ENOSPC
     assert files_below(folder) == before
-    assert [path.name for path in folder.iterdir()] == (["dm_ipc2", "README.md"] if there else []) or there
-    if there:
+    assert [path.name for path in folder.iterdir()] == (["dm_ipc2", "README.md"] if earlier else []) or earlier
+    if earlier:
         assert_same(load_condensed(folder), make_set())
     make_set(seed=1).save_condensed(folder, overwrite=True)
     assert_same(load_condensed(folder), make_set(seed=1))
 
 
-def test_an_interrupt_leaves_the_earlier_set_whole(tmp_path, monkeypatch):
+def test_interrupt_leaves_the_earlier_set_whole(tmp_path, monkeypatch):
     make_set().save_condensed(tmp_path)
     before = files_below(tmp_path)
 

@@ -1,4 +1,4 @@
-"""Sets on disk: exact, the same bytes every time, and laid out as said."""
+"""Sets on disk: they come back exactly, and are the same bytes every time."""
 
 from __future__ import annotations
 
@@ -19,9 +19,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import PARQUET
 from hf_condense.condensed.rows import decoded_rows
 from tests.support.condensed_sets import (
     assert_same,
@@ -39,11 +38,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def run_clean(code: str, tmp_path: Path, **environment: str) -> str:
     """Run code in a fresh interpreter that has nothing of this one's."""
-    known = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", **environment}
+    variables = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", **environment}
     done = subprocess.run(
         [sys.executable, "-W", "error::UserWarning", "-c", code],
         cwd=ROOT,
-        env=known,
+        env=variables,
         capture_output=True,
         text=True,
         timeout=300,
@@ -81,12 +80,12 @@ def condensed_sets(draw) -> CondensedDataset:
 
 @given(condensed_sets())
 @settings(max_examples=40, deadline=None)
-def test_what_is_loaded_is_what_was_saved(made):
+def test_loaded_set_equals_the_saved_set(small):
     with tempfile.TemporaryDirectory() as folder:
-        target = made.save_condensed(folder)
-        assert target == Path(folder) / made.recipe.config_name
-        assert_same(load_condensed(folder), made)
-        assert_same(load_condensed(target), made)
+        target = small.save_condensed(folder)
+        assert target == Path(folder) / small.recipe.config_name
+        assert_same(load_condensed(folder), small)
+        assert_same(load_condensed(target), small)
 
 
 @pytest.mark.parametrize(
@@ -96,38 +95,38 @@ def test_what_is_loaded_is_what_was_saved(made):
 )
 @pytest.mark.parametrize("image", [datasets.Image(), datasets.Image(mode="RGB"), datasets.Image(decode=False)])
 def test_features_of_the_source_come_back(tmp_path, feature, image):
-    made = make_set(features=Features({"label": feature, "image": image}))
-    made.save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+    small = make_set(features=Features({"label": feature, "image": image}))
+    small.save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
 @pytest.mark.parametrize("text", ["string", "large_string"])
 def test_text_and_boolean_labels_come_back(tmp_path, text):
     words = Features({"image": datasets.Image(), "label": Value(text)})
-    for made in (
+    for small in (
         make_set(features=words, label_values=["chat", "chien"]),
         make_set(label_values=[False, True], ipc=3),
     ):
-        made.save_condensed(tmp_path)
-        assert_same(load_condensed(tmp_path, made.recipe.config_name), made)
+        small.save_condensed(tmp_path)
+        assert_same(load_condensed(tmp_path, small.recipe.config_name), small)
 
 
 def test_coresets_come_back_with_every_column(tmp_path):
-    made = make_coreset()
-    made.save_condensed(tmp_path)
+    small = make_coreset()
+    small.save_condensed(tmp_path)
     back = load_condensed(tmp_path)
-    assert_same(back, made)
+    assert_same(back, small)
     assert back.source is None
     assert list(back.features) == ["id", "image", "label", "note", "boxes", "good", "wave"]
 
 
-def test_a_long_coreset_comes_back(tmp_path):
-    made = make_coreset(real_rows(300), ipc=150)
-    made.save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+def test_coreset_of_several_row_groups_comes_back(tmp_path):
+    small = make_coreset(real_rows(300), ipc=150)
+    small.save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
-def test_a_coreset_of_picture_files_holds_their_bytes(tmp_path):
+def test_coreset_of_image_files_holds_their_bytes(tmp_path):
     ds = real_rows()
     paths = []
     for i, image in enumerate(ds.cast_column("image", datasets.Image(decode=False))["image"]):
@@ -136,9 +135,9 @@ def test_a_coreset_of_picture_files_holds_their_bytes(tmp_path):
     files = datasets.Dataset.from_dict({"image": paths, "label": list(ds["label"])}).cast(
         Features({"image": datasets.Image(), "label": ds.features["label"]})
     )
-    made = make_coreset(files)
-    made.save_condensed(tmp_path / "sets")
-    expected = [list(row["image"].convert("RGB").tobytes()) for row in made]
+    small = make_coreset(files)
+    small.save_condensed(tmp_path / "sets")
+    expected = [list(row["image"].convert("RGB").tobytes()) for row in small]
     for path in paths:
         Path(path).unlink()
     assert [list(row["image"].convert("RGB").tobytes()) for row in load_condensed(tmp_path / "sets")] == expected
@@ -146,12 +145,12 @@ def test_a_coreset_of_picture_files_holds_their_bytes(tmp_path):
 
 @pytest.mark.parametrize("formatting", [lambda ds: ds.with_format("torch"), lambda ds: ds.with_transform(dict)])
 def test_formatting_is_not_saved(tmp_path, formatting):
-    made = make_set()
-    formatting(made).save_condensed(tmp_path)
-    assert_same(load_condensed(tmp_path), made)
+    small = make_set()
+    formatting(small).save_condensed(tmp_path)
+    assert_same(load_condensed(tmp_path), small)
 
 
-def test_plain_load_dataset_in_a_process_without_hf_condense(tmp_path):
+def test_load_dataset_reads_sets_in_a_process_without_hf_condense(tmp_path):
     sets = tmp_path / "sets"
     learned, real = make_set(soft=True), make_coreset()
     learned.save_condensed(sets)
@@ -173,16 +172,16 @@ print(json.dumps(found))
 """
     default, *named = json.loads(run_clean(code, tmp_path).splitlines()[-1])
     assert default == named[0]
-    for made, (columns, kinds, rows) in zip((learned, real), named, strict=True):
-        content = raw(made)
-        soft = content.get("soft_label", [None] * len(made))
+    for small, (columns, kinds, rows) in zip((learned, real), named, strict=True):
+        content = raw(small)
+        soft = content.get("soft_label", [None] * len(small))
         expected = [[i["bytes"].hex(), c, s] for i, c, s in zip(content["image"], content["label"], soft, strict=True)]
-        assert columns == list(made.features)
-        assert kinds == json.loads(json.dumps(made.features.to_dict()))
+        assert columns == list(small.features)
+        assert kinds == json.loads(json.dumps(small.features.to_dict()))
         assert rows == expected
 
 
-def test_the_same_bytes_in_every_process(tmp_path):
+def test_every_process_writes_the_same_bytes(tmp_path):
     code = """
 from tests.support.condensed_sets import make_coreset, make_set
 for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="free"), make_coreset()):
@@ -203,7 +202,7 @@ for made in (make_set(soft=True, student=True, zca=True, factor=2, pixel_range="
     assert files_below(tmp_path / "again") == first
 
 
-def test_the_layout(tmp_path):
+def test_saved_files_have_the_documented_names_and_types(tmp_path):
     make_set(soft=True, student=True, zca=True).save_condensed(tmp_path)
     assert set(files_below(tmp_path)) == {
         "README.md",
@@ -230,10 +229,10 @@ def test_the_layout(tmp_path):
     }
 
 
-def test_how_far_the_pictures_are_from_the_floats_is_measured(tmp_path):
-    made = make_set(pixel_range="free")
-    images = made.synthetic.images
-    facts = json.loads((made.save_condensed(tmp_path) / FACTS).read_text())
+def test_distance_of_the_8_bit_images_from_the_floats_is_stored(tmp_path):
+    small = make_set(pixel_range="free")
+    images = small.synthetic.images
+    facts = json.loads((small.save_condensed(tmp_path) / FACTS).read_text())
     clipped = ((images < 0) | (images > 1)).double().mean()
     assert facts["png"]["clipped_fraction"] == pytest.approx(float(clipped))
     excess = max(float(images.max()) - 1, -float(images.min()))

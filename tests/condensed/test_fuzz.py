@@ -23,14 +23,16 @@ CASES = int(os.environ.get("HF_CONDENSE_FUZZ", 25))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_what_the_first_version_wrote_loads_exactly(seed: str, tmp_path: Path) -> None:
+def test_sets_of_the_first_version_load_exactly(seed: str, tmp_path: Path) -> None:
     assert check("seed", seed, {}, tmp_path, Report()) == "loaded"
 
 
 @pytest.mark.parametrize(
     ("outcome", "seed", "changed"), [pytest.param(*case, id=name) for name, *case in found_cases()]
 )
-def test_cases_that_once_went_wrong(outcome: str, seed: str, changed: dict[str, bytes], tmp_path: Path) -> None:
+def test_cases_that_once_went_wrong_end_as_recorded(
+    outcome: str, seed: str, changed: dict[str, bytes], tmp_path: Path
+) -> None:
     report = Report()
     assert check("found", seed, changed, tmp_path, report) == outcome
     assert report.peak_mib < 64
@@ -75,5 +77,5 @@ def test_cards_that_would_take_minutes_to_parse_are_refused(metadata: str) -> No
             default_config(f"---\nconfigs:\n{metadata}{end}")
 
 
-def test_the_corpus_stays_small() -> None:
+def test_corpus_is_small() -> None:
     assert sum(path.stat().st_size for path in CORPUS.rglob("*") if path.is_file()) < 200_000

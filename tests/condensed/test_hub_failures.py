@@ -1,4 +1,4 @@
-"""Failures that need more than another try: conflicts without end, answers that were lost, tokens that are missing."""
+"""Failures that another try does not mend: endless conflicts, lost answers, missing tokens."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ def short_pauses(monkeypatch):
 
 
 def titles(repo: str) -> list[str]:
-    return [found.title for found in HfApi().list_repo_commits(repo, repo_type="dataset")]
+    return [commit.title for commit in HfApi().list_repo_commits(repo, repo_type="dataset")]
 
 
 @pytest.mark.parametrize("how", [{"cut": 1}, {"lose_answer": True}], ids=["cut", "lost"])
-def test_a_pull_request_is_not_opened_twice(hub, how):
+def test_lost_answer_to_a_pull_request_raises_and_opens_no_second_one(hub, how):
     repo = hub.repo()
     make_set(ipc=1).push_to_hub(repo)
     fault = hub.fault(r"^POST .*/commit/", **how)
@@ -33,7 +33,7 @@ def test_a_pull_request_is_not_opened_twice(hub, how):
 
 
 @pytest.mark.parametrize("status", [409, 412])
-def test_conflicts_without_end(hub, status, monkeypatch):
+def test_endless_conflicts_raise_connection_error_and_change_nothing(hub, status, monkeypatch):
     monkeypatch.setattr(hub_errors, "_MAX_CONFLICTS", 3)
     repo = hub.repo()
     fault = hub.fault(r"^POST .*/commit/", times=100, status=status)
@@ -45,7 +45,7 @@ def test_conflicts_without_end(hub, status, monkeypatch):
     assert titles(repo) == ["Upload dm_ipc2", "initial commit"]
 
 
-def test_a_server_that_stays_busy(hub):
+def test_server_that_stays_busy_raises_connection_error_after_five_tries(hub):
     repo = hub.repo()
     fault = hub.fault(r"^POST .*/commit/", times=100, status=503)
     with pytest.raises(ConnectionError, match=rf"{hub.url} could not answer \(503\); .* complete it"):
@@ -54,7 +54,7 @@ def test_a_server_that_stays_busy(hub):
     assert titles(repo) == ["initial commit"]
 
 
-def test_no_token_on_this_machine(hub, monkeypatch):
+def test_push_without_a_token_raises_permission_error(hub, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(PermissionError, match="no token was found: run `hf auth login`, or set HF_TOKEN"):
         make_set().push_to_hub(hub.repo(), token=True)
@@ -62,7 +62,7 @@ def test_no_token_on_this_machine(hub, monkeypatch):
         make_set().push_to_hub(hub.repo())
 
 
-def test_a_gated_repository(hub):
+def test_gated_repository_raises_permission_error(hub):
     make_set().push_to_hub(repo := hub.repo())
     hub.fault(r"README\.md", times=9, status=403, headers={"X-Error-Code": "GatedRepo"})
     with pytest.raises(PermissionError, match=f"{repo} is gated: log in, and ask for access on its page {hub.url}"):

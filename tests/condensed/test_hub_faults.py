@@ -77,7 +77,7 @@ def large_files(repo: str) -> list[str]:
 
 @pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("match", SENT.values(), ids=SENT)
-def test_a_push_gets_through(hub, repo, no_pauses, match, fault):
+def test_push_succeeds_despite_one_fault(hub, repo, no_pauses, match, fault):
     hit = hub.fault(match, **fault)
     SECOND.push_to_hub(repo)
     assert hit.times == 0
@@ -88,13 +88,13 @@ def test_a_push_gets_through(hub, repo, no_pauses, match, fault):
 
 @pytest.mark.parametrize("fault", BROKEN.values(), ids=BROKEN)
 @pytest.mark.parametrize("match", FETCHED.values(), ids=FETCHED)
-def test_a_load_gets_through(hub, repo, no_pauses, match, fault):
+def test_load_succeeds_despite_one_fault(hub, repo, no_pauses, match, fault):
     hit = hub.fault(match, **{**fault, "times": 1})
     assert_same(load_condensed(repo), FIRST)
     assert hit.times == 0
 
 
-def test_the_pauses_are_short(hub, repo):
+def test_pauses_between_tries_are_short(hub, repo):
     hub.fault(SENT["upload"], times=2, status=503)
     start = time.monotonic()
     SECOND.push_to_hub(repo)
@@ -116,7 +116,7 @@ def test_slow_answers_only_take_time(hub, repo, monkeypatch):
 
 
 @pytest.mark.parametrize("status", [409, 412])
-def test_a_conflict_is_tried_again(hub, repo, no_pauses, status):
+def test_conflict_is_retried(hub, repo, no_pauses, status):
     hub.fault(SENT["commit"], times=3, status=status)
     SECOND.push_to_hub(repo)
     assert [request.status for request in hub.requests if "/commit/" in request.path][-4:] == [status] * 3 + [200]
@@ -126,7 +126,7 @@ def test_a_conflict_is_tried_again(hub, repo, no_pauses, status):
     assert commits(repo)[0] == "Upload dm_ipc2"
 
 
-def test_a_rival_commits_first(hub, repo, no_pauses):
+def test_push_behind_a_rival_commit_keeps_both_sets(hub, repo, no_pauses):
     hub.fault(SENT["commit"], call=lambda: make_set(ipc=3).push_to_hub(repo))
     SECOND.push_to_hub(repo)
     assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
@@ -140,17 +140,17 @@ def test_a_rival_commits_first(hub, repo, no_pauses):
 
 
 @pytest.mark.parametrize(
-    ("fault", "said"),
+    ("fault", "message"),
     [({"status": 503}, r"http://.* could not answer \(503\)"), ({"cut": 10}, r"the connection to http://.* failed")],
     ids=["busy", "cut"],
 )
-def test_an_interrupted_upload_is_completed_by_the_same_call(hub, repo, no_pauses, fault, said):
+def test_interrupted_upload_is_completed_by_the_same_call(hub, repo, no_pauses, fault, message):
     def break_the_rest():
         hub.fault(SENT["upload"], times=1000, **fault)
 
     del hub.requests[:]
     hub.fault(SENT["upload"], call=break_the_rest)  # the first file arrives
-    with pytest.raises(ConnectionError, match=f"{said}.*; {AGAIN}"):
+    with pytest.raises(ConnectionError, match=f"{message}.*; {AGAIN}"):
         SECOND.push_to_hub(repo)
     assert sum(no_pauses) < 300  # of several files at a time, so the user waits two minutes
     assert commits(repo)[0] == "Upload dm_ipc1"
@@ -160,7 +160,7 @@ def test_an_interrupted_upload_is_completed_by_the_same_call(hub, repo, no_pause
     assert_same(load_condensed(repo, "dm_ipc2"), SECOND)
 
 
-def test_a_killed_upload_is_completed_by_the_same_call(hub, repo):
+def test_killed_upload_is_completed_by_the_same_call(hub, repo):
     code = f"from tests.support.condensed_sets import make_set; make_set().push_to_hub({repo!r})"
     hub.fault(SENT["commit"], status=503, call=lambda: started.kill())
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT) as started:
@@ -173,7 +173,7 @@ def test_a_killed_upload_is_completed_by_the_same_call(hub, repo):
 
 
 @pytest.mark.parametrize(
-    ("token", "said"),
+    ("token", "message"),
     [
         ("tok_read", r"no write access to {repo}: check the token \(a read token cannot push\)"),
         ("tok_bob", r"no write access to {repo}: .* or pass create_pr=True"),
@@ -182,14 +182,14 @@ def test_a_killed_upload_is_completed_by_the_same_call(hub, repo):
     ],
     ids=["read", "stranger", "invalid", "none"],
 )
-def test_who_may_not_push(hub, repo, token, said):
+def test_push_with_an_insufficient_token_raises_permission_error(hub, repo, token, message):
     for place in (repo, hub.repo()):
-        with pytest.raises(PermissionError, match=said.format(repo=place)):
+        with pytest.raises(PermissionError, match=message.format(repo=place)):
             SECOND.push_to_hub(place, token=token)
     assert commits(repo)[0] == "Upload dm_ipc1"
 
 
-def test_a_read_token_cannot_propose(hub, repo):
+def test_pull_request_with_a_read_token_raises_permission_error(hub, repo):
     assert hub.server
     with pytest.raises(PermissionError, match=r"no write access to .*a read token cannot push"):
         SECOND.push_to_hub(repo, token=hub.read_token, create_pr=True)
@@ -197,15 +197,15 @@ def test_a_read_token_cannot_propose(hub, repo):
 
 
 @pytest.mark.parametrize("step", ["announce", "batch", "upload", "commit"])
-@pytest.mark.parametrize(("status", "said"), [(401, "needs a valid token"), (403, "no write access")])
-def test_a_token_is_taken_back_on_the_way(hub, repo, step, status, said):
+@pytest.mark.parametrize(("status", "message"), [(401, "needs a valid token"), (403, "no write access")])
+def test_token_revoked_during_a_push_raises_permission_error(hub, repo, step, status, message):
     hub.fault(SENT[step], status=status)
-    with pytest.raises(PermissionError, match=said):
+    with pytest.raises(PermissionError, match=message):
         SECOND.push_to_hub(repo)
     assert commits(repo)[0] == "Upload dm_ipc1"
 
 
-def test_who_may_not_load(hub):
+def test_private_repository_is_missing_without_a_suitable_token(hub):
     private = hub.repo()
     FIRST.push_to_hub(private, private=True)
     assert_same(load_condensed(private, token=hub.read_token, cache_dir=hub.home / "mine"), FIRST)
@@ -218,39 +218,39 @@ def test_who_may_not_load(hub):
 
 
 @pytest.mark.parametrize("revision", ["refs/pr/7", "none"])
-def test_what_is_not_there(hub, repo, revision):
-    with pytest.raises(FileNotFoundError, match=f"{repo} has no revision '{revision}'; pass a branch"):
+def test_missing_revision_raises_file_not_found_error(hub, repo, revision):
+    with pytest.raises(FileNotFoundError, match=f"{repo} has no revision '{revision}'; pass an existing branch"):
         SECOND.push_to_hub(repo, revision=revision, create_pr=True)
-    with pytest.raises(FileNotFoundError, match=f"{repo} has no revision '{revision}'; pass a branch"):
+    with pytest.raises(FileNotFoundError, match=f"{repo} has no revision '{revision}'; pass an existing branch"):
         load_condensed(repo, revision=revision)
 
 
-def test_a_server_that_is_gone(hub, repo, no_pauses):
-    kept = hub.home / "kept"
-    load_condensed(repo, cache_dir=kept)
+def test_server_that_is_gone_raises_unless_the_set_is_cached(hub, repo, no_pauses):
+    cache = hub.home / "cache"
+    load_condensed(repo, cache_dir=cache)
     with hub.stopped():
         with pytest.raises(ConnectionError, match=f"the connection to http://.* failed .*refused.*; {AGAIN}"):
             SECOND.push_to_hub(repo)
         with pytest.raises(ConnectionError, match=r"http://.* cannot be reached: .*refused"):
             list_condensed(repo)
-        with pytest.raises(FileNotFoundError, match="cannot be reached, and the set is not among the files kept"):
+        with pytest.raises(FileNotFoundError, match="cannot be reached, and the set is not among the cached files"):
             load_condensed(repo)
-        assert_same(load_condensed(repo, cache_dir=kept), FIRST)
-        assert_same(load_condensed(repo, cache_dir=kept, local_files_only=True), FIRST)
+        assert_same(load_condensed(repo, cache_dir=cache), FIRST)
+        assert_same(load_condensed(repo, cache_dir=cache, local_files_only=True), FIRST)
     SECOND.push_to_hub(repo)
     assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2"]
 
 
-def test_a_server_without_xet(hub, repo, monkeypatch):
+def test_server_without_xet_is_used_or_explained(hub, repo, monkeypatch):
     assert hub.server
     monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", False)
-    said = ""
+    message = ""
     try:
         SECOND.push_to_hub(repo)  # the oldest clients ask the server whether it speaks Xet
         assert_same(load_condensed(repo, "dm_ipc2"), SECOND)
     except ConnectionError as error:
-        said = str(error)
+        message = str(error)
         assert_same(load_condensed(repo), FIRST)
     newer = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) >= (2, 0)
     advice = "does not speak Xet, set HF_HUB_DISABLE_XET=1 before Python starts; nothing was changed there"
-    assert advice in said or not newer
+    assert advice in message or not newer

@@ -1,4 +1,4 @@
-"""A set is loaded from the Hub exactly, at one commit, and from what is kept when there is no connection."""
+"""A set is loaded from the Hub exactly, at one commit, and from the cache when there is no connection."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def commit(repo: str, files: dict[str, bytes], gone: tuple[str, ...] = ()) -> st
     return HfApi().create_commit(repo, operations, commit_message="other", repo_type="dataset").oid
 
 
-def asked(hub) -> set[str]:
+def downloads(hub) -> set[str]:
     """Return the files that a client asked for at a commit, and so did not have."""
-    found = (re.search(r"/resolve/[0-9a-f]{40}/(.+)", request.path) for request in hub.requests)
-    return {match[1] for match in found if match}
+    matches = (re.search(r"/resolve/[0-9a-f]{40}/(.+)", request.path) for request in hub.requests)
+    return {match[1] for match in matches if match}
 
 
 @pytest.fixture
@@ -43,12 +43,12 @@ def pets(hub) -> str:
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_floats_and_recipe_come_back_exactly(hub, factor, channels):
-    made, repo = make_set(factor=factor, image_shape=[channels, 8, 6], pixel_range="free", zca=True), hub.repo()
-    made.push_to_hub(repo)
-    assert_same(load_condensed(repo), made)
+    small, repo = make_set(factor=factor, image_shape=[channels, 8, 6], pixel_range="free", zca=True), hub.repo()
+    small.push_to_hub(repo)
+    assert_same(load_condensed(repo), small)
 
 
-def test_by_name_by_default_and_the_only_one(hub, pets):
+def test_set_is_loaded_by_name_by_default_or_as_the_only_one(hub, pets):
     assert_same(load_condensed(pets), make_set(soft=True, student=True))
     assert_same(load_condensed(pets, "herding_ipc2"), make_coreset())
     commit(pets, {"README.md": b"# A card without metadata\n"})
@@ -60,21 +60,21 @@ def test_by_name_by_default_and_the_only_one(hub, pets):
 
 
 @pytest.mark.parametrize("name", ["dm_ipc3", "../dm_ipc2", "dm_ipc2/", ".", "/etc", "", "a" * 65])
-def test_a_name_that_is_not_there(pets, name):
+def test_unknown_name_raises_value_error(pets, name):
     with pytest.raises(ValueError, match=r"has no condensed set named .* It has: dm_ipc2, herding_ipc2"):
         load_condensed(pets, name)
 
 
-def test_only_what_is_needed_is_fetched(hub, pets, tmp_path):
+def test_only_the_needed_files_are_downloaded(hub, pets, tmp_path):
     del hub.requests[:]
     load_condensed(pets, cache_dir=tmp_path)
-    assert asked(hub) == {"dm_ipc2/condense_config.json", "dm_ipc2/condensed.safetensors"}
+    assert downloads(hub) == {"dm_ipc2/condense_config.json", "dm_ipc2/condensed.safetensors"}
     del hub.requests[:]
     load_condensed(pets, cache_dir=tmp_path)
-    assert asked(hub) == set()
+    assert downloads(hub) == set()
     load_condensed(pets, "herding_ipc2", cache_dir=tmp_path)
-    wanted = ("condense_config.json", "condensed.safetensors", "train-00000-of-00001.parquet")
-    assert asked(hub) == {f"herding_ipc2/{file}" for file in wanted}
+    files = ("condense_config.json", "condensed.safetensors", "train-00000-of-00001.parquet")
+    assert downloads(hub) == {f"herding_ipc2/{file}" for file in files}
 
 
 def test_all_files_are_of_one_commit(hub, pets):
@@ -84,20 +84,20 @@ def test_all_files_are_of_one_commit(hub, pets):
     assert_same(load_condensed(pets), make_set(seed=1))
 
 
-def test_a_pinned_revision_stays(hub):
+def test_pinned_revision_always_loads_the_same_set(hub):
     repo = hub.repo()
     first = make_set().push_to_hub(repo).oid
     make_set(seed=1).push_to_hub(repo, overwrite=True)
     HfApi().create_tag(repo, tag="v1", revision=first, repo_type="dataset")
     for revision in (first, "v1"):
         assert_same(load_condensed(repo, revision=revision), make_set())
-    with pytest.raises(FileNotFoundError, match="has no revision 'v2'; pass a branch, a tag or a commit"):
+    with pytest.raises(FileNotFoundError, match="has no revision 'v2'; pass an existing branch, tag or commit"):
         load_condensed(repo, revision="v2")
 
 
-def test_without_a_connection_the_kept_card_decides(hub, pets):
+def test_cached_card_decides_without_a_connection(hub, pets):
     load_condensed(pets)
-    load_condensed(pets, "herding_ipc2")  # kept later, and not the default
+    load_condensed(pets, "herding_ipc2")  # cached later, and not the default
     with hub.stopped():
         assert_same(load_condensed(pets), make_set(soft=True, student=True))
         assert_same(load_condensed(pets, "herding_ipc2"), make_coreset())
@@ -107,8 +107,8 @@ def test_without_a_connection_the_kept_card_decides(hub, pets):
     assert_same(load_condensed(pets, local_files_only=True), make_set(seed=1))
 
 
-def test_what_was_never_kept(hub, pets):
-    nothing = "cannot be reached, and the set is not among the files kept from earlier"
+def test_set_that_is_not_cached_raises_without_a_connection(hub, pets):
+    nothing = "cannot be reached, and the set is not among the cached files"
     with pytest.raises(FileNotFoundError, match=nothing):
         load_condensed(pets, local_files_only=True, cache_dir=hub.home / "other")
     load_condensed(pets, cache_dir=hub.home / "other")
@@ -116,7 +116,7 @@ def test_what_was_never_kept(hub, pets):
         load_condensed(pets, "herding_ipc2", local_files_only=True, cache_dir=hub.home / "other")
 
 
-def test_offline_by_the_environment(hub, pets):
+def test_offline_environment_loads_only_cached_sets(hub, pets):
     load_condensed(pets)
     code = f"""
 from hf_condense import list_condensed, load_condensed
@@ -128,14 +128,14 @@ for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_conde
         print(type(error).__name__, error)
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    first, second, third = ran.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
+    first, second, third = process.stdout.splitlines()
     assert first == "dm_ipc2"
-    assert second.startswith(f"FileNotFoundError {pets} cannot be reached, and the set is not among the files kept")
+    assert second.startswith(f"FileNotFoundError {pets} cannot be reached, and the set is not among the cached files")
     assert third == f"ConnectionError {pets} cannot be reached while HF_HUB_OFFLINE is set; unset it"
 
 
-def test_a_folder_comes_first(hub, pets, tmp_path, monkeypatch):
+def test_existing_folder_comes_before_a_repository(hub, pets, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     make_set(seed=5).save_condensed(pets)
     assert_same(load_condensed(pets), make_set(seed=5))
@@ -148,7 +148,7 @@ def test_a_folder_comes_first(hub, pets, tmp_path, monkeypatch):
         load_condensed("alice/none")
 
 
-def test_listing(hub, pets):
+def test_list_condensed_names_only_sets(hub, pets):
     assert list_condensed(pets) == ["dm_ipc2", "herding_ipc2"]
     first = HfApi().list_repo_commits(pets, repo_type="dataset")[1].commit_id
     assert list_condensed(pets, revision=first) == ["dm_ipc2"]
@@ -161,7 +161,7 @@ def test_listing(hub, pets):
         list_condensed("alice/nobody")
 
 
-def test_a_plain_dataset_says_how_to_load_it(hub):
+def test_plain_dataset_raises_and_names_load_dataset(hub):
     commit(repo := hub.repo(), {"a.csv": b"a\n"})
     with pytest.raises(CondensedFormatError, match=r"has no file README.md at main: .* use datasets.load_dataset"):
         load_condensed(repo)
@@ -170,17 +170,17 @@ def test_a_plain_dataset_says_how_to_load_it(hub):
         load_condensed(repo)
 
 
-def test_damage_is_refused(hub, pets):
+def test_damaged_and_missing_tensors_are_refused(hub, pets):
     tensors = Path(HfApi().hf_hub_download(pets, "dm_ipc2/condensed.safetensors", repo_type="dataset")).read_bytes()
     commit(pets, {"dm_ipc2/condensed.safetensors": tensors[:-1] + b"\0"})
     with pytest.raises(CondensedFormatError, match=r"condensed\.safetensors: does not match its sha256"):
         load_condensed(pets)
     commit(pets, {}, gone=("dm_ipc2/condensed.safetensors",))
-    with pytest.raises(CondensedFormatError, match=r"has no file dm_ipc2/condensed.safetensors at \w+: .*not whole"):
+    with pytest.raises(CondensedFormatError, match=r"has no file dm_ipc2/condensed.safetensors at \w+: .*incomplete"):
         load_condensed(pets)
 
 
-def test_a_newer_format_says_upgrade(hub, pets):
+def test_newer_format_raises_and_says_upgrade(hub, pets):
     facts = Path(HfApi().hf_hub_download(pets, "dm_ipc2/condense_config.json", repo_type="dataset")).read_text()
     commit(
         pets, {"dm_ipc2/condense_config.json": facts.replace('"format_version": "1"', '"format_version": "2"').encode()}
@@ -193,14 +193,14 @@ def test_a_newer_format_says_upgrade(hub, pets):
 
 
 @pytest.mark.parametrize("path", ["README.md", "dm_ipc2/condense_config.json"])
-def test_files_that_are_too_large_are_not_even_fetched(hub, pets, path):
+def test_files_that_are_too_large_are_not_downloaded(hub, pets, path):
     commit(pets, {path: b" " * ((1 << 20) + 1)})
     with pytest.raises(CondensedFormatError, match=f"{path}: 1,048,577 bytes; at most 1,048,576 are read"):
         load_condensed(pets, cache_dir=hub.home / "other")
     assert not list((hub.home / "other").rglob(Path(path).name))
 
 
-def test_cards_that_cannot_be_read(hub, pets):
+def test_unreadable_card_raises_unless_a_name_is_given(hub, pets):
     commit(pets, {"README.md": b"---\na: &a {b: 1}\nc: {<<: *a}\n---\n"})
     for action in (lambda: load_condensed(pets), lambda: make_set(ipc=1).push_to_hub(pets)):
         with pytest.raises(CondensedFormatError, match=r"README\.md: merges"):

@@ -22,18 +22,18 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def titles(repo: str) -> dict[str, str]:
     """Return hash and title of the commits, newest first, without the one that made the repository."""
-    found = HfApi().list_repo_commits(repo, repo_type="dataset")
-    return {commit.commit_id: commit.title for commit in found[:-1]}
+    commits = HfApi().list_repo_commits(repo, repo_type="dataset")
+    return {commit.commit_id: commit.title for commit in commits[:-1]}
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the crowd is forked, so that it starts at once")
-def test_six_processes_at_once(hub):
+def test_six_processes_at_once_lose_no_set(hub):
     repo, another = hub.repo(), hub.repo()
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-m", "tests.support.hub_crowd", repo, another]
-    ran = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    crowd = json.loads(ran.stdout)
+    process = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0, process.stderr
+    crowd = json.loads(process.stdout)
     assert not [answer["error"] for answer in crowd if "error" in answer]
 
     names = [f"dm_ipc{number}" for number in range(1, PROCESSES + 1)]
@@ -46,9 +46,9 @@ def test_six_processes_at_once(hub):
     first = list(titles(repo).values())[-1].removeprefix("Upload ")
     assert {default_config(card)} == {answer["default"] for answer in crowd} == {first}
     for name in names:
-        made = make_set(ipc=int(name.removeprefix("dm_ipc")))
-        assert_same(load_condensed(repo, name), made)
-        assert raw(load_dataset(repo, name, split="train")) == raw(made)
+        small = make_set(ipc=int(name.removeprefix("dm_ipc")))
+        assert_same(load_condensed(repo, name), small)
+        assert raw(load_dataset(repo, name, split="train")) == raw(small)
 
     assert list(titles(another).values()) == ["Upload dm_ipc2"], "the same set is committed once"
     assert titles(another).keys() == {answer["same"] for answer in crowd}

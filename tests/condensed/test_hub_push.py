@@ -1,4 +1,4 @@
-"""A set is published in one commit, and nothing of others is touched."""
+"""A set is published in one commit, and what others made is not touched."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi
 
 from hf_condense import CondensedDataset, condense_dataset, list_condensed, load_condensed
-from hf_condense.condensed.card.render import END, START, config_names, default_config
+from hf_condense.condensed.card.render import config_names, default_config
+from hf_condense.condensed.card.template import END, START
 from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +33,7 @@ def commit(repo: str, files: dict[str, str | bytes]) -> str:
 
 def titles(repo: str, **options) -> list[str]:
     """Return the titles of the commits, newest first."""
-    return [found.title for found in HfApi().list_repo_commits(repo, repo_type="dataset", **options)]
+    return [commit.title for commit in HfApi().list_repo_commits(repo, repo_type="dataset", **options)]
 
 
 def paths(repo: str, **options) -> set[str]:
@@ -44,28 +45,28 @@ def card(repo: str, **options) -> DatasetCard:
 
 
 @pytest.mark.parametrize("make", [make_set, make_coreset], ids=["synthetic", "coreset"])
-def test_one_commit_holds_everything(hub, tmp_path, make):
-    made, repo = make(), hub.repo()
-    info = made.push_to_hub(repo)
+def test_push_stores_every_file_in_one_commit(hub, tmp_path, make):
+    small, repo = make(), hub.repo()
+    info = small.push_to_hub(repo)
     assert isinstance(info, CommitInfo)
-    name = made.recipe.config_name
+    name = small.recipe.config_name
     assert titles(repo)[0] == info.commit_message == f"Upload {name}"
     assert titles(repo)[1:] == ["initial commit"]
     assert info.oid == HfApi().dataset_info(repo).sha
     assert info.repo_url.repo_id == repo
-    made.save_condensed(tmp_path)
+    small.save_condensed(tmp_path)
     saved = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert paths(repo) == saved
     for path in saved - {"README.md"}:
-        there = HfApi().hf_hub_download(repo, path, repo_type="dataset")
-        assert Path(there).read_bytes() == (tmp_path / path).read_bytes()
+        download = HfApi().hf_hub_download(repo, path, repo_type="dataset")
+        assert Path(download).read_bytes() == (tmp_path / path).read_bytes()
     assert f'"{repo}"' in str(card(repo))
 
 
-def test_what_is_there_makes_no_commit(hub):
-    made, repo = make_set(soft=True, factor=2), hub.repo()
-    first = made.push_to_hub(repo, commit_message="one")
-    again = made.push_to_hub(repo, commit_message="two")
+def test_pushing_the_same_set_again_makes_no_commit(hub):
+    small, repo = make_set(soft=True, factor=2), hub.repo()
+    first = small.push_to_hub(repo, commit_message="one")
+    again = small.push_to_hub(repo, commit_message="two")
     assert (again.oid, again.commit_url, again.pr_url) == (first.oid, first.commit_url, None)
     assert load_condensed(repo).push_to_hub(repo, create_pr=True).oid == first.oid
     assert titles(repo)[0] == "one"
@@ -90,13 +91,13 @@ def test_several_sets_share_a_repository(hub):
     assert list_condensed(repo) == ["dm_ipc2", "herding_ipc2", "mine"]
 
 
-def test_an_owner_keeps_text_metadata_and_harmless_files(hub):
+def test_text_metadata_and_harmless_files_of_the_owner_are_kept(hub):
     repo = hub.repo()
     commit(repo, {"README.md": MINE, "LICENSE": "free", "notes.md": "notes"})
     make_set().push_to_hub(repo)
-    found = card(repo)
-    assert found.text.startswith(f"# Mes images\n\nUn texte.\n\n{START}\n")
-    assert (found.data.license, found.data.language) == ("cc-by-4.0", "fr")
+    readme = card(repo)
+    assert readme.text.startswith(f"# Mes images\n\nUn texte.\n\n{START}\n")
+    assert (readme.data.license, readme.data.language) == ("cc-by-4.0", "fr")
     make_set(ipc=1).push_to_hub(repo, license="mit")
     assert card(repo).data.license == "mit"
     assert "Un texte." in card(repo).text
@@ -107,7 +108,7 @@ def test_an_owner_keeps_text_metadata_and_harmless_files(hub):
     assert {"LICENSE", "notes.md"} < paths(repo)
 
 
-def test_a_plain_dataset_in_the_same_repository_stays(hub):
+def test_plain_dataset_in_the_same_repository_is_kept(hub):
     repo = hub.repo()
     rows = real_rows().select_columns(["image", "label"])
     rows.push_to_hub(repo)
@@ -118,7 +119,7 @@ def test_a_plain_dataset_in_the_same_repository_stays(hub):
     assert raw(load_dataset(repo, split="train")) == raw(rows)
     assert len(load_dataset(repo, "few", split="train")) == 1
     assert raw(load_dataset(repo, "dm_ipc2", split="train")) == raw(make_set())
-    with pytest.raises(FileExistsError, match=r"holds something else under the name 'few'.*overwrite=True"):
+    with pytest.raises(FileExistsError, match=r"already holds something else under the name 'few'.*overwrite=True"):
         make_set().push_to_hub(repo, "few")
 
 
@@ -127,7 +128,7 @@ def test_a_plain_dataset_in_the_same_repository_stays(hub):
     [{"rows.csv": "a,b\n1,2\n"}, {"README.md": MINE, "cats/1.png": b"png"}, {"a.txt": "", "b.json": "{}"}],
     ids=["table", "images", "several"],
 )
-def test_a_foreign_repository_is_refused_untouched(hub, files):
+def test_foreign_repository_is_refused_and_unchanged(hub, files):
     repo = hub.repo()
     before = commit(repo, files)
     with pytest.raises(FileExistsError, match=r"holds other data \((rows.csv|cats/1.png|a.txt and 1 more)\).*its own"):
@@ -138,7 +139,7 @@ def test_a_foreign_repository_is_refused_untouched(hub, files):
 def test_another_set_of_the_same_name_is_refused(hub):
     repo = hub.repo()
     before = make_set().push_to_hub(repo).oid
-    with pytest.raises(FileExistsError, match=r"already holds another recipe \(seed differ\) under the name 'dm_ipc2'"):
+    with pytest.raises(FileExistsError, match=r"holds another recipe \(seed differs\) under the name 'dm_ipc2'"):
         make_set(seed=1).push_to_hub(repo)
     other = make_set()
     other.synthetic.images.mul_(0.5)
@@ -151,54 +152,54 @@ def test_another_set_of_the_same_name_is_refused(hub):
     assert_same(load_condensed(repo), make_set(seed=1))
 
 
-def test_a_damaged_set_is_only_in_the_way_of_others(hub):
+def test_damaged_set_blocks_every_push_that_does_not_replace_it(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo)
     commit(repo, {"dm_ipc2/condense_config.json": "{}"})
-    for made in (make_set(), make_set(ipc=1)):
+    for small in (make_set(), make_set(ipc=1)):
         with pytest.raises(ValueError, match=r"dm_ipc2/condense_config\.json: format should be"):
-            made.push_to_hub(repo)
+            small.push_to_hub(repo)
     make_set().push_to_hub(repo, overwrite=True)
     assert_same(load_condensed(repo), make_set())
 
 
-def test_private_branches_and_pull_requests(hub):
+def test_branches_and_pull_requests_leave_main_unchanged(hub):
     repo = hub.repo()
     make_set(ipc=1).push_to_hub(repo, private=True)
     with pytest.raises(FileNotFoundError, match="no dataset repository on the Hub is called"):
         load_condensed(repo, token=False)
     main = HfApi().dataset_info(repo).sha
-    made = make_set()
-    assert made.push_to_hub(repo, revision="more", commit_description="why").pr_url is None
-    assert_same(load_condensed(repo, "dm_ipc2", revision="more"), made)
-    found = HfApi().list_repo_commits(repo, repo_type="dataset", revision="more")[0]
-    assert (found.title, found.message) == ("Upload dm_ipc2", "why")
-    opened = made.push_to_hub(repo, create_pr=True)
+    small = make_set()
+    assert small.push_to_hub(repo, revision="more", commit_description="why").pr_url is None
+    assert_same(load_condensed(repo, "dm_ipc2", revision="more"), small)
+    newest = HfApi().list_repo_commits(repo, repo_type="dataset", revision="more")[0]
+    assert (newest.title, newest.message) == ("Upload dm_ipc2", "why")
+    opened = small.push_to_hub(repo, create_pr=True)
     assert opened.pr_num == 1
-    assert_same(load_condensed(repo, "dm_ipc2", revision="refs/pr/1"), made)
+    assert_same(load_condensed(repo, "dm_ipc2", revision="refs/pr/1"), small)
     make_set(ipc=3).push_to_hub(repo, revision="refs/pr/1")
     assert list_condensed(repo, revision="refs/pr/1") == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
     assert HfApi().dataset_info(repo).sha == main
     with pytest.raises(ValueError, match="revision should be a branch to push to; got the commit"):
-        made.push_to_hub(repo, revision=main)
+        small.push_to_hub(repo, revision=main)
     with pytest.raises(FileNotFoundError, match="has no revision 'refs/pr/7'"):
-        made.push_to_hub(repo, revision="refs/pr/7")
+        small.push_to_hub(repo, revision="refs/pr/7")
 
 
-def test_a_stranger_may_open_a_pull_request(hub):
+def test_stranger_can_open_a_pull_request(hub):
     repo = hub.repo()
     make_set(ipc=1).push_to_hub(repo)
     assert make_set().push_to_hub(repo, token=hub.stranger_token, create_pr=True).pr_num == 1
     assert list_condensed(repo, revision="refs/pr/1") == ["dm_ipc1", "dm_ipc2"]
 
 
-def test_a_name_alone_is_the_users(hub):
+def test_name_without_a_user_belongs_to_the_user_of_the_token(hub):
     name = hub.repo().partition("/")[2]
     assert make_set().push_to_hub(name).repo_url.repo_id == f"alice/{name}"
     assert list_condensed(f"alice/{name}") == ["dm_ipc2"]
 
 
-def test_the_order_of_the_keywords_is_that_of_datasets():
+def test_keywords_come_in_the_order_of_datasets():
     theirs = list(inspect.signature(Dataset.push_to_hub).parameters)
     ours = list(inspect.signature(CondensedDataset.push_to_hub).parameters)
     assert ours == [*theirs, "license", "replace_card", "overwrite", "extra_splits"]
@@ -222,18 +223,18 @@ def test_keywords_without_sense_are_refused_by_name(keyword):
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", "train", "my_test", ""])
-def test_names_that_are_not_usable(name):
+def test_unusable_config_names_raise_value_error(name):
     with pytest.raises(ValueError, match=r"config name .* should be 1 to 64 letters"):
         make_set().push_to_hub("alice/pets", name)
 
 
 @pytest.mark.parametrize("repo", ["a/b/c", "alice/..", "buckets/alice/x"])
-def test_repositories_that_cannot_be(hub, repo):
+def test_impossible_repository_names_raise_value_error(hub, repo):
     with pytest.raises(ValueError, match=r"[Rr]epo id"):
         make_set().push_to_hub(repo)
 
 
-def test_a_dict_pushed_by_its_own_method_has_rows_only(hub):
+def test_dict_pushed_by_datasets_has_no_condensed_set(hub):
     repo = hub.repo()
     DatasetDict(train=make_set()).push_to_hub(repo)
     assert list_condensed(repo) == []
@@ -245,32 +246,38 @@ TOGETHER = """
 import os, sys
 from pathlib import Path
 from accelerate import Accelerator
+from hf_condense.condensed.card.template import END, START
 from tests.support.condensed_sets import make_set
 Accelerator(cpu=True)
-own = make_set(source={"made by": os.environ["RANK"]})
+small = make_set(source={"made by": os.environ["RANK"]})
 for name, repo in (("pushed", sys.argv[1]), ("refused", "bob/pets")):
     try:
-        told = own.push_to_hub(repo).oid
+        answer = small.push_to_hub(repo).oid
     except (OSError, RuntimeError) as error:
-        told = f"{type(error).__name__}: {error}"
-    Path(sys.argv[2], name + os.environ["RANK"]).write_text(told)
+        answer = f"{type(error).__name__}: {error}"
+    Path(sys.argv[2], name + os.environ["RANK"]).write_text(answer)
 """
 
 
-def test_of_two_processes_of_a_run_the_main_one_pushes(hub, tmp_path):
+def test_main_process_pushes_and_every_process_gets_its_answer(hub, tmp_path):
     repo = hub.repo()
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "--no-python"]
     command = [*launcher, sys.executable, "-c", TOGETHER, repo, str(tmp_path)]
-    ran = subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-    assert ran.returncode == 0, ran.stderr
-    told = {path.name: path.read_text() for path in tmp_path.iterdir()}
-    assert told["pushed0"] == told["pushed1"] == HfApi().dataset_info(repo).sha
+    process = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
+    )
+    assert process.returncode == 0, process.stderr
+    answers = {path.name: path.read_text() for path in tmp_path.iterdir()}
+    assert answers["pushed0"] == answers["pushed1"] == HfApi().dataset_info(repo).sha
     assert load_condensed(repo).recipe.source == {"made by": "0"}
-    assert told["refused0"].startswith("PermissionError: no write access to bob/pets")
-    assert told["refused1"] == f"RuntimeError: the main process could not push: {told['refused0'].partition(': ')[2]}"
+    assert answers["refused0"].startswith("PermissionError: no write access to bob/pets")
+    assert (
+        answers["refused1"]
+        == f"RuntimeError: the main process could not push: {answers['refused0'].partition(': ')[2]}"
+    )
 
 
-def test_text_between_the_markers_is_ours(hub):
+def test_text_between_the_markers_is_replaced_and_text_below_is_kept(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo)
     text = str(card(repo)).replace(END, f"{END}\n\nBelow.").replace("## Load", "## Gone")
@@ -280,20 +287,20 @@ def test_text_between_the_markers_is_ours(hub):
     assert "## Load" in str(card(repo))
 
 
-def test_the_licence_is_that_of_the_source_card(hub, tmp_path):
+def test_licence_is_read_from_the_card_of_the_source(hub, tmp_path):
     """`load_dataset` does not hand it on, so it is looked up; a source that is gone is no reason not to push."""
     source = hub.repo("source")
     real_rows().to_parquet(tmp_path / "rows.parquet")
     commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
     rows = load_dataset(source, split="train")
-    made, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
-    assert (made.recipe.source["name"], made.recipe.source["license"]) == (source, None)
-    first = made.push_to_hub(repo)
+    small, repo = condense_dataset(rows, "random", ipc=1, progress=False), hub.repo()
+    assert (small.recipe.source["name"], small.recipe.source["license"]) == (source, None)
+    first = small.push_to_hub(repo)
     assert card(repo).data.license == "cc-by-4.0"
     assert load_condensed(repo).recipe.source["license"] == "cc-by-4.0"
-    assert made.push_to_hub(repo).oid == first.oid
-    lost = copy.copy(made)
-    lost.recipe = replace(made.recipe, source={**made.recipe.source, "name": hub.repo("gone")})
+    assert small.push_to_hub(repo).oid == first.oid
+    lost = copy.copy(small)
+    lost.recipe = replace(small.recipe, source={**small.recipe.source, "name": hub.repo("gone")})
     other = hub.repo()
     lost.push_to_hub(other)
     assert card(other).data.get("license") is None

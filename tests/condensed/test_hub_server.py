@@ -1,4 +1,4 @@
-"""The stand-in Hub, tried with the real clients alone, so that what our own code does with it means something."""
+"""The stand-in Hub answers the real clients as the Hub does; without this, the tests of our own code mean nothing."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def status(error: pytest.ExceptionInfo) -> int:
 
 
 class TestRepositories:
-    def test_tokens_say_who_asks(self, hub):
+    def test_token_tells_who_asks(self, hub):
         assert whoami()["name"] == "alice"
         assert whoami(token=hub.stranger_token)["name"] == "bob"
         assert whoami(token=hub.read_token)["auth"]["accessToken"]["role"] == "read"
@@ -76,7 +76,7 @@ class TestRepositories:
             whoami(token="tok_nobody")
         assert status(refused) == 401
 
-    def test_a_name_is_taken_once(self, hub, api):
+    def test_second_repository_of_a_name_is_refused(self, hub, api):
         name = hub.repo()
         assert api.create_repo(name, repo_type="dataset").repo_id == name
         with pytest.raises(HfHubHTTPError) as refused:
@@ -100,7 +100,7 @@ class TestRepositories:
             assert status(refused) == expected
         assert content(repo, "notes.txt", token=False) == b"one"
 
-    def test_a_private_repository_is_not_there_for_others(self, hub, api):
+    def test_private_repository_is_missing_for_others(self, hub, api):
         name = hub.repo()
         api.create_repo(name, repo_type="dataset", private=True)
         commit(api, name, {"notes.txt": b"secret"})
@@ -133,15 +133,15 @@ class TestCommits:
             api.delete_file("none.txt", repo, repo_type="dataset")
         assert status(refused) == 404
 
-    def test_a_commit_on_an_old_state_is_refused(self, api, repo):
-        seen = api.dataset_info(repo).sha
-        commit(api, repo, {"notes.txt": b"two"}, parent_commit=seen)
+    def test_commit_on_an_old_state_is_refused(self, api, repo):
+        parent = api.dataset_info(repo).sha
+        commit(api, repo, {"notes.txt": b"two"}, parent_commit=parent)
         with pytest.raises(HfHubHTTPError) as refused:
-            commit(api, repo, {"notes.txt": b"three"}, parent_commit=seen)
+            commit(api, repo, {"notes.txt": b"three"}, parent_commit=parent)
         assert status(refused) == 412
         assert content(repo, "notes.txt") == b"two"
 
-    def test_a_card_that_the_hub_would_refuse(self, hub, api, repo):
+    def test_card_that_the_hub_would_refuse_is_refused(self, hub, api, repo):
         assert hub.server
         for card in ("---\nlicense: [mit\n---\n", "---\nlicense: The MIT License\n---\n"):
             with pytest.raises((ValueError, BadRequestError), match=r"YAML|'license' cannot be"):
@@ -151,7 +151,7 @@ class TestCommits:
 
 
 class TestRevisions:
-    def test_branch_tag_and_hash(self, api, repo):
+    def test_branch_tag_and_hash_name_the_same_commit(self, api, repo):
         first = api.dataset_info(repo).sha
         api.create_tag(repo, tag="v1", repo_type="dataset")
         api.create_branch(repo, branch="try/out", repo_type="dataset")
@@ -169,7 +169,7 @@ class TestRevisions:
             with pytest.raises(RevisionNotFoundError):
                 ask(repo, revision="none")
 
-    def test_a_token_that_reads_cannot_propose(self, hub, repo):
+    def test_read_token_cannot_open_a_pull_request(self, hub, repo):
         assert hub.server
         for propose in (
             lambda api: api.create_pull_request(repo, title="mine", repo_type="dataset"),
@@ -179,7 +179,7 @@ class TestRevisions:
                 propose(HfApi(token=hub.read_token))
             assert status(refused) == 403
 
-    def test_a_stranger_proposes_and_the_owner_merges(self, hub, api, repo):
+    def test_pull_request_of_a_stranger_is_merged_by_the_owner(self, hub, api, repo):
         proposed = commit(HfApi(token=hub.stranger_token), repo, {"more.bin": b"more"}, create_pr=True)
         assert (proposed.pr_num, proposed.pr_revision) == (1, "refs/pr/1")
         assert content(repo, "more.bin", revision="refs/pr/1") == b"more"
@@ -189,7 +189,7 @@ class TestRevisions:
         assert (content(repo, "more.bin"), content(repo, "notes.txt")) == (b"more", b"one")
         assert api.get_discussion_details(repo, 1, repo_type="dataset").status == "merged"
 
-    def test_a_merge_keeps_what_has_happened_since(self, hub, api, repo):
+    def test_merge_keeps_later_commits(self, hub, api, repo):
         assert hub.server
         commit(api, repo, {"more.bin": b"more"}, create_pr=True)
         commit(api, repo, {"notes.txt": b"two"})
@@ -198,7 +198,7 @@ class TestRevisions:
 
 
 class TestReading:
-    def test_lists_come_in_pages(self, hub, api, repo):
+    def test_long_lists_are_split_into_pages(self, hub, api, repo):
         commit(api, repo, {f"many/{i:02}.txt": b"%d" % i for i in range(9)})
         hub.server.page_size = 2
         files = {entry.path for entry in api.list_repo_tree(repo, recursive=True, repo_type="dataset")}
@@ -210,7 +210,7 @@ class TestReading:
         with pytest.raises(EntryNotFoundError):
             list(api.list_repo_tree(repo, "none", repo_type="dataset"))
 
-    def test_parts_of_files(self, hub, repo):
+    def test_range_request_returns_part_of_a_file(self, hub, repo):
         files = HfFileSystem()
         weights = f"datasets/{repo}/a/b/weights.bin"
         assert files.cat_file(weights, start=3, end=6) == bytes([3, 4, 5])
@@ -219,7 +219,7 @@ class TestReading:
             assert opened.read() == bytes([254, 255])
         assert files.glob(f"datasets/{repo}/**/*.bin") == [weights]
 
-    def test_a_snapshot_needs_each_file_once(self, hub, repo):
+    def test_snapshot_fetches_each_file_once(self, hub, repo):
         folder = snapshot_download(repo, repo_type="dataset")
         assert (Path(folder) / "a/b/weights.bin").stat().st_size == 2048
         del hub.requests[:]
@@ -237,7 +237,7 @@ class TestDatasets:
     def rows(self) -> datasets.Dataset:
         return real_rows().select_columns(["image", "label", "note"])
 
-    def test_push_and_load(self, hub, api, rows):
+    def test_pushed_rows_are_loaded_again(self, hub, api, rows):
         name = hub.repo()
         rows.push_to_hub(name, "small")
         before = commits(api, name)
@@ -249,7 +249,7 @@ class TestDatasets:
         with pytest.raises(ValueError, match=r"none.*small.*smaller"):
             datasets.load_dataset(name, "none")
 
-    def test_push_to_a_branch_of_a_private_repository(self, hub, rows):
+    def test_push_to_a_branch_of_a_private_repository_leaves_main_alone(self, hub, rows):
         name = hub.repo()
         rows.push_to_hub(name, private=True)
         rows.select(range(2)).push_to_hub(name, revision="half")
@@ -258,7 +258,7 @@ class TestDatasets:
         assert len(datasets.load_dataset(name, split="train", revision="half")) == 2
         assert len(datasets.load_dataset(name, split="train")) == len(rows)
 
-    def test_another_process_gets_there_by_the_environment(self, hub, rows):
+    def test_another_process_finds_the_server_by_the_environment(self, hub, rows):
         name = hub.repo()
         rows.push_to_hub(name)
         code = f"import datasets; print(datasets.load_dataset({name!r}, split='train', streaming=True).features.keys())"
@@ -267,14 +267,14 @@ class TestDatasets:
 
 
 class TestFaults:
-    def test_an_upload_goes_on_after_two_refusals(self, hub, api, repo):
+    def test_upload_succeeds_after_two_refusals(self, hub, api, repo):
         fault = hub.fault("^PUT /lfs/", times=2, status=503)
         commit(api, repo, {"late.bin": b"late"})
         assert fault.times == 0
         assert [request.status for request in hub.requests if request.method == "PUT"][-3:] == [503, 503, 200]
         assert content(repo, "late.bin") == b"late"
 
-    def test_a_download_goes_on_where_it_was_cut(self, hub, api, repo):
+    def test_download_resumes_where_it_was_cut(self, hub, api, repo):
         data = bytes(range(256)) * 50_000  # more than one read of the client
         commit(api, repo, {"big.bin": data})
         hub.fault("^GET /cdn/", cut=11_000_000)
@@ -284,7 +284,7 @@ class TestFaults:
         assert [request.status for request in hub.requests if request.path.startswith("/cdn/")][-2:] == [200, 206]
 
     @pytest.mark.parametrize("cut", [0, 1000, 10_000])
-    def test_a_cut_upload_leaves_nothing(self, hub, api, repo, cut):
+    def test_cut_upload_stores_nothing(self, hub, api, repo, cut):
         hub.fault("^POST .*/commit/", cut=cut)
         before = commits(api, repo)
         with pytest.raises(Exception, match=r"(?i)disconnect|reset|broken pipe|closed"):
@@ -292,14 +292,14 @@ class TestFaults:
         assert commits(api, repo) == before
         commit(api, repo, {"notes.txt": bytes(3000)})
 
-    def test_an_answer_is_lost(self, hub, api, repo):
+    def test_commit_whose_answer_is_lost_is_stored(self, hub, api, repo):
         hub.fault("^POST .*/commit/", lose_answer=True)
         before = commits(api, repo)
         with pytest.raises(Exception, match=r"(?i)disconnect|reset"):
             commit(api, repo, {"notes.txt": b"two"})
         assert commits(api, repo) == before + 1
 
-    def test_statuses_delays_and_rivals(self, hub, api, repo):
+    def test_faults_answer_with_their_status_delay_and_call(self, hub, api, repo):
         for code in (401, 403, 404, 409, 412):
             hub.fault("^POST .*/commit/", status=code)
             with pytest.raises(HfHubHTTPError) as refused:
@@ -314,7 +314,7 @@ class TestFaults:
         whoami()
         assert time.monotonic() - start >= 0.3
 
-    def test_a_stopped_server_refuses_and_comes_back(self, hub, api, repo):
+    def test_stopped_server_refuses_connections_and_comes_back(self, hub, api, repo):
         assert whoami()["name"] == "alice"
         with hub.stopped(), pytest.raises(Exception, match=r"(?i)refused|connect|reset"):
             whoami()

@@ -1,4 +1,4 @@
-"""Splits beside a condensed one: published in the same commit, row for row as they are."""
+"""Splits beside a condensed one: published in the same commit, with every row unchanged."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from huggingface_hub import DatasetCard, HfApi
 
 from hf_condense import load_condensed
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import extra_splits
 from hf_condense.condensed.hub import splits as splits_module
+from tests.support.card_sets import facts_of
 from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
 
 
@@ -24,16 +24,16 @@ def labelled(n: int) -> Dataset:
     return real_rows(n).select_columns(["image", "label"])
 
 
-def test_splits_are_in_the_same_config_and_commit(hub):
-    made, rows, repo = make_coreset(), real_rows(7, image_type="JPEG"), hub.repo()
-    made.push_to_hub(repo, extra_splits={"test": rows, "validation": rows.select([3, 1])})
+def test_extra_splits_are_in_the_same_config_and_commit(hub):
+    small, rows, repo = make_coreset(), real_rows(7, image_type="JPEG"), hub.repo()
+    small.push_to_hub(repo, extra_splits={"test": rows, "validation": rows.select([3, 1])})
     assert len(HfApi().list_repo_commits(repo, repo_type="dataset")) == 2
     assert get_dataset_split_names(repo, "herding_ipc2") == ["train", "test", "validation"]
     assert raw(load_dataset(repo, "herding_ipc2", split="test")) == raw(rows)
     assert raw(load_dataset(repo, split="validation")) == raw(rows.select([3, 1]))
-    assert raw(load_dataset(repo, split="train")) == raw(made)
+    assert raw(load_dataset(repo, split="train")) == raw(small)
     assert [row["id"] for row in load_dataset(repo, split="test", streaming=True)] == rows["id"][:]
-    assert_same(load_condensed(repo), made)
+    assert_same(load_condensed(repo), small)
     info = DatasetCard.load(HfApi().hf_hub_download(repo, "README.md", repo_type="dataset")).data.dataset_info
     assert {split["name"]: split["num_examples"] for split in info[0]["splits"]} == {
         "train": 4,
@@ -42,7 +42,7 @@ def test_splits_are_in_the_same_config_and_commit(hub):
     }
 
 
-def test_they_stay_until_told_otherwise(hub):
+def test_extra_splits_stay_until_others_or_none_are_given(hub):
     repo = hub.repo()
     first = make_set().push_to_hub(repo, extra_splits={"test": labelled(5)}).oid
     assert make_set().push_to_hub(repo).oid == first
@@ -58,7 +58,7 @@ def test_they_stay_until_told_otherwise(hub):
     assert get_dataset_split_names(repo, "dm_ipc2") == ["train"]
 
 
-def test_a_set_with_other_columns_takes_them_away(hub):
+def test_set_with_other_columns_removes_the_extra_splits(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo, extra_splits={"test": labelled(5)})
     make_set(soft=True).push_to_hub(repo, overwrite=True)
@@ -78,7 +78,7 @@ def test_many_rows_are_cut_into_shards(hub, monkeypatch):
     assert len(load_dataset(repo, split="test")) == 8
 
 
-def test_pictures_are_inside(hub, tmp_path):
+def test_shards_hold_the_bytes_of_image_files(hub, tmp_path):
     real_rows(2)[0]["image"].save(tmp_path / "a.png")
     rows = Dataset.from_dict({"image": [str(tmp_path / "a.png")], "label": [1]})
     rows = rows.cast_column("image", Image()).cast_column("label", ClassLabel(names=["cat", "dog"]))
@@ -87,17 +87,17 @@ def test_pictures_are_inside(hub, tmp_path):
     assert stored == {"bytes": (tmp_path / "a.png").read_bytes(), "path": "a.png"}
 
 
-def test_rows_have_the_columns_of_the_set(hub, caplog):
-    repo, made = hub.repo(), make_set(soft=True)
+def test_rows_of_extra_splits_have_the_columns_of_the_set(hub, caplog):
+    repo, small = hub.repo(), make_set(soft=True)
     rows = DatasetDict(test=real_rows(4).with_format("numpy").select([3, 2]))
     with caplog.at_level(logging.WARNING, "hf_condense"):
-        made.push_to_hub(repo, extra_splits=rows)
+        small.push_to_hub(repo, extra_splits=rows)
     assert "split 'test' that the condensed set lacks are left out: id, note, boxes, good, wave" in caplog.text
-    found = load_dataset(repo, split="test")
-    assert list(found.features) == ["image", "label", "soft_label"]
-    assert np.isnan(found["soft_label"][:]).all()
-    assert np.shape(found["soft_label"][:]) == (2, 2)
-    assert raw(found.remove_columns("soft_label")) == raw(labelled(4).select([3, 2]))
+    loaded = load_dataset(repo, split="test")
+    assert list(loaded.features) == ["image", "label", "soft_label"]
+    assert np.isnan(loaded["soft_label"][:]).all()
+    assert np.shape(loaded["soft_label"][:]) == (2, 2)
+    assert raw(loaded.remove_columns("soft_label")) == raw(labelled(4).select([3, 2]))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +122,7 @@ def test_rows_have_the_columns_of_the_set(hub, caplog):
         ("test", lambda ds: ds.select([]), ValueError, "'test' has no rows"),
     ],
 )
-def test_splits_that_do_not_suit(name, change, error, message):
+def test_unsuitable_extra_splits_raise(name, change, error, message):
     with pytest.raises(error, match=f"extra_splits: .*{message}"):
         make_set().push_to_hub("alice/pets", extra_splits={name: change(labelled(4))})
 
@@ -140,6 +140,7 @@ def test_splits_that_do_not_suit(name, change, error, message):
         {"test": 3},
     ],
 )
-def test_facts_of_others_are_not_trusted(described):
+def test_damaged_facts_about_extra_splits_raise(described):
+    facts = facts_of(make_set(), extra_splits=described)
     with pytest.raises(CondensedFormatError, match="extra_splits"):
-        extra_splits({"extra_splits": described})
+        _ = facts.extra_splits

@@ -1,4 +1,4 @@
-"""Parquet files, which only coresets are read from: small ones that unfold and ones that name files are refused."""
+"""Parquet files of coresets: files that unfold to more than their size, and files that name others, are refused."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ def real_table(rows: int = 4, **columns) -> pa.Table:
 
 
 def written(table: pa.Table, **options) -> bytes:
-    """Return a table as other writers write it."""
+    """Return a table as Parquet, with options of other writers."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, **options)
     return buffer.getvalue()
 
 
-POOLS = []  # kept for ever: Arrow may still free into a pool after the test
+POOLS = []  # never emptied, because Arrow may still free into a pool after the test
 
 
 def peak_bytes(action) -> int:
-    """Return how much memory Arrow took at most during an action."""
+    """Return the most memory that Arrow took during an action."""
     pool, before = pa.proxy_memory_pool(pa.system_memory_pool()), pa.default_memory_pool()
     POOLS.append(pool)
     pa.set_memory_pool(pool)
@@ -42,7 +42,7 @@ def peak_bytes(action) -> int:
 
 
 def null_bomb(values: int) -> bytes:
-    """Return a file whose one list holds so many nulls, which take no bytes."""
+    """Return a file with one list of this many nulls, which take no bytes."""
     array = pa.ListArray.from_arrays([0, values], pa.nulls(values, pa.int64()))
     return written(pa.table({"x": array}), compression="none", use_dictionary=False, write_statistics=False)
 
@@ -72,7 +72,7 @@ def test_files_that_unfold_are_refused_before_memory_is_taken(bomb):
     assert peak_bytes(read) < 100_000
 
 
-def test_a_list_of_very_many_nulls_is_refused():
+def test_list_of_very_many_nulls_is_refused():
     data = null_bomb(1 << 22)
     assert len(data) < 2000
     with pytest.raises(CondensedFormatError, match=r"4,194,304 values in"):
@@ -124,8 +124,10 @@ def with_footer(data: bytes, change) -> bytes:
     """Return a file whose footer was changed by a function of its columns' metadata."""
     end = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     footer, _ = fuzz_thrift.read(data, end)
-    chunks = footer[4][1][1][0][1][1][1]
-    body = change(data[:end], [chunk[3][1] for chunk in chunks])
+    _, (_, groups) = footer[4]
+    _, (_, chunks) = groups[0][1]
+    columns = [column for _, column in (chunk[3] for chunk in chunks)]
+    body = change(data[:end], columns)
     written = fuzz_thrift.write(footer)
     return body + written + len(written).to_bytes(4, "little") + b"PAR1"
 
@@ -144,7 +146,7 @@ def test_columns_that_share_their_bytes_are_refused():
 
 
 def test_very_many_pages_are_refused():
-    """Each takes time to look at, and one without values takes 20 bytes only."""
+    """A page without values takes 20 bytes only, but as much time as any other."""
 
     def split(body: bytes, columns: list) -> bytes:
         (column,) = columns
@@ -161,15 +163,15 @@ def test_very_many_pages_are_refused():
         from_parquet(with_footer(data, split), 1, "x")
 
 
-def test_other_wrong_files_are_refused():
+def test_files_that_are_not_plain_parquet_are_refused():
     good = to_parquet(real_table())
     assert from_parquet(good, 4, "x").equals(real_table())
     for data, match in (
         (good, "holds 4 rows; the set has 5"),
         (b"PAR1" + good[4:-12] + good[-8:], "x: "),
-        (b"", "no Parquet file"),
-        (b"PAR1" * 4, "no Parquet file"),
-        (good[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1", "no Parquet file"),
+        (b"", "not a Parquet file"),
+        (b"PAR1" * 4, "not a Parquet file"),
+        (good[:-8] + (1 << 30).to_bytes(4, "little") + b"PAR1", "not a Parquet file"),
         (to_parquet(pa.table({f"c{i}": [0] * 5 for i in range(1100)})), "more than 1,024 columns"),
     ):
         with pytest.raises(CondensedFormatError, match=match):
@@ -189,7 +191,7 @@ def nested(array: pa.Array) -> list[pa.Array]:
 
 
 @pytest.mark.parametrize("depth", [1, 2])
-def test_a_file_that_is_only_named_is_refused_however_deep(depth):
+def test_file_that_is_only_named_is_refused_at_any_depth(depth):
     kind = pa.struct({"bytes": pa.binary(), "path": pa.string()})
     hidden, held, nothing = (
         pa.array([value], kind)

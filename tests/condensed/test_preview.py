@@ -15,8 +15,8 @@ def test_rows_are_classes_cut_or_filled_to_one_length():
     picture = grid(images, torch.tensor([1, 0, 1, 1, 5, 1]), per_class=3)
     assert picture.mode == "RGB"
     assert picture.size == (3 * 58 + 2, 3 * 58 + 2)
-    seen = np.asarray(picture)[2::58, 2::58, 0][:3, :3] / 255
-    assert np.abs(seen - [[0.1, 1, 1], [0, 0.2, 0.3], [0.4, 1, 1]]).max() < 1 / 255
+    pixels = np.asarray(picture)[2::58, 2::58, 0][:3, :3] / 255
+    assert np.abs(pixels - [[0.1, 1, 1], [0, 0.2, 0.3], [0.4, 1, 1]]).max() < 1 / 255
 
 
 @pytest.mark.parametrize(("side", "scale"), [(1, 56), (8, 7), (28, 2), (32, 2), (56, 1), (224, 1)])
@@ -30,17 +30,17 @@ def test_small_images_are_enlarged_by_whole_factors(side, scale):
     assert np.abs(blocks[:, 0, :, 0] - image[0].clamp(0, 1).permute(1, 2, 0).numpy()).max() < 1 / 255
 
 
-def test_grey_images_and_images_without_labels():
+def test_grey_images_and_images_without_labels_make_a_picture():
     picture = grid(torch.zeros(5, 1, 56, 56), per_class=2)
     assert picture.size == (2 * 58 + 2, 3 * 58 + 2)
     assert np.asarray(picture)[30, 30].tolist() == [0, 0, 0]
 
 
-def test_no_more_classes_than_asked_for():
+def test_max_classes_limits_the_rows():
     assert grid(torch.rand(9, 3, 56, 56), torch.arange(9), per_class=1, max_classes=4).size == (60, 4 * 58 + 2)
 
 
-def test_side_by_side_with_captions():
+def test_pictures_stand_side_by_side_below_their_captions():
     left, right = Image.new("RGB", (60, 40), "red"), Image.new("L", (10, 90), 0)
     picture = comparison([("condensed", left), ("random rows of the same size", right)])
     pixels = np.asarray(picture)
@@ -63,7 +63,7 @@ def test_side_by_side_with_captions():
         ({"images": torch.zeros(2, 3, 8, 8), "per_class": 0}, "got 0 and 100"),
     ],
 )
-def test_what_makes_no_picture_is_refused(arguments, match):
+def test_arguments_that_make_no_picture_are_refused(arguments, match):
     with pytest.raises(ValueError, match=match):
         grid(**arguments)
     with pytest.raises(ValueError, match="at least one"):

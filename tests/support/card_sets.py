@@ -1,11 +1,11 @@
-"""Facts of small sets, as a card is rendered from them: measured, checked, with another split beside."""
+"""Facts of small sets, from which cards are rendered: a set with every kind of measurement, and a coreset."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS
+from hf_condense.condensed.facts import Facts
 from hf_condense.condensed.packing import pack
 from hf_condense.condensed.scores import Evaluation, Score
 from tests.support.condensed_sets import make_coreset, make_set
@@ -17,9 +17,10 @@ NEAREST = {
 }
 
 
-def facts_of(made: CondensedDataset) -> dict:
-    """Return the facts of a set as they are stored."""
-    return json.loads(pack(made.parts)[FACTS])
+def facts_of(small: CondensedDataset, **changes) -> Facts:
+    """Return the facts of a set as they are stored, with some values changed or, if None, removed."""
+    values = {**pack(small.parts).facts.values, **changes}
+    return Facts.from_values({name: value for name, value in values.items() if value is not None})
 
 
 def score(name: str, *accuracies: float, **changes) -> Score:
@@ -30,8 +31,8 @@ def score(name: str, *accuracies: float, **changes) -> Score:
 
 
 def measured_set(**changes) -> CondensedDataset:
-    """Return a learned set that has been measured in every way."""
-    made = make_set(
+    """Return a learned set with every kind of measurement."""
+    small = make_set(
         soft=True,
         factor=2,
         ipc={"cat": 1, "dog": 3},
@@ -42,7 +43,7 @@ def measured_set(**changes) -> CondensedDataset:
         source={"name": "someone/pets", "license": "MIT", "num_examples": 20_000},
         **changes,
     )
-    name = made.recipe.config_name
+    name = small.recipe.config_name
     scores = (
         score(name, 0.5, 0.75),
         score(f"{name} (8-bit)", 0.5, 0.74),
@@ -52,11 +53,10 @@ def measured_set(**changes) -> CondensedDataset:
         score("full", 0.9, epochs=3.5, updates=1000),
         score(name, 0.4, network="convnet", augment="flip"),
     )
-    return made.with_evaluation(Evaluation(scores))
+    return small.with_evaluation(Evaluation(scores))
 
 
-def card_sets() -> dict[str, dict]:
-    """Return the facts of two sets: one that is measured and has a split beside it, and a coreset."""
-    learned = facts_of(measured_set())
-    learned["extra_splits"] = {"test": {"num_rows": 4000, "num_bytes": 123_456}}
+def card_sets() -> Mapping[str, Facts]:
+    """Return the facts of two sets: a measured set with a split beside it, and a coreset."""
+    learned = facts_of(measured_set()).with_extra_splits({"test": {"num_rows": 4000, "num_bytes": 123_456}})
     return {"dm_ipc1-3_f2": learned, "herding_ipc2": facts_of(make_coreset())}

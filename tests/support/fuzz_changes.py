@@ -195,8 +195,8 @@ def changed_tree(draw: Draw, tree: Any, replacements: st.SearchStrategy[Any] = v
         elif how == "take":
             del holder[key]
         elif how == "exchange":
-            other, there = draw(st.sampled_from(spots))
-            holder[key], other[there] = copy.deepcopy(other[there]), copy.deepcopy(holder[key])
+            other, other_key = draw(st.sampled_from(spots))
+            holder[key], other[other_key] = copy.deepcopy(other[other_key]), copy.deepcopy(holder[key])
         elif isinstance(holder, list):
             holder[key:key] = [copy.deepcopy(holder[key])] * (draw(st.integers(1, 6)) if how == "repeat" else 1)
         else:

@@ -1,11 +1,11 @@
-"""Runs the fuzzing of everything that is read, alone or for the tests.
+"""Runs the fuzzing of all files that are read, alone or for the tests.
 
     python -m tests.support.fuzz_run --seconds 600 --keep FOLDER     # a long run
     python -m tests.support.fuzz_run --cases 60 --seed 0             # what the tests do
 
-It writes one line of JSON: cases, those refused and loaded, the most memory that reading one took beyond what was in
-use, and the slowest, in seconds of the processor. A case that goes wrong ends it; its changed files are in the folder
-that --keep names, ready to be moved to `tests/corpus/found/`. So they are if the process dies.
+It writes one line of JSON: how many cases were refused and how many loaded, the most additional memory that reading one
+of them took, and the most processor seconds. The first case that goes wrong ends the run, also if the process dies; its
+changed files are then in the folder that --keep names, ready to be moved to `tests/corpus/found/`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from hypothesis import HealthCheck, Verbosity, given, seed, settings
 from tests.support import fuzz_targets as targets
 
 _KIB = 1 << 10
-_MOST_BYTES = 1 << 33  # of address space: what takes more fails, instead of the machine
-_ROUND = 300  # cases of a target at once: hypothesis remembers them all
+_MOST_BYTES = 1 << 33  # of address space, so that a case that takes more fails, and not the machine
+_ROUND = 300  # cases of a target at once, because hypothesis keeps them all in memory
 
 
 @dataclass
 class Report:
-    """What a run has seen."""
+    """The counts and extremes of a run."""
 
     refused: Counter[str] = field(default_factory=Counter)
     loaded: Counter[str] = field(default_factory=Counter)
@@ -49,32 +49,32 @@ class Report:
 
 
 def check(target: str, name: str, changed: targets.Files, place: Path, report: Report) -> str:
-    """Read a case, note what that took, and raise unless it was refused or loaded exactly."""
+    """Read a case, record its memory and time, and raise unless it is refused or loads exactly."""
     files = targets.with_changes(name, changed)
-    folder = targets.lay(place, files)
+    folder = targets.write_folder(place, files)
     read, test = (
         (targets.read_changed_card, targets.check_card)
         if targets.README in files
         else (targets.read_set, targets.check_set)
     )
     before, started = _memory("VmRSS", reset=True), time.process_time()
-    found = read(folder)
+    loaded = read(folder)
     seconds, peak = time.process_time() - started, (_memory("VmHWM") - before) / _KIB
-    told = f"{target} of {name}, {sum(map(len, changed.values())):,} bytes"
+    case = f"{target} of {name}, {sum(map(len, changed.values())):,} bytes"
     if seconds > report.slowest_seconds:
-        report.slowest_seconds, report.slowest_case = seconds, told
+        report.slowest_seconds, report.slowest_case = seconds, case
     if peak > report.peak_mib:
-        report.peak_mib, report.peak_case = peak, told
-    if found is None:
+        report.peak_mib, report.peak_case = peak, case
+    if loaded is None:
         report.refused[target] += 1
         return "refused"
-    test(found, files, folder)
+    test(loaded, files, folder)
     report.loaded[target] += 1
     return "loaded"
 
 
 def _memory(entry: str, *, reset: bool = False) -> int:
-    """Return KiB of memory in use (VmRSS) or at most in use since the last reset (VmHWM); 0 where it is not told."""
+    """Return KiB of memory in use (VmRSS) or the most since the last reset (VmHWM); 0 without figures."""
     try:
         if reset:
             Path("/proc/self/clear_refs").write_text("5")
@@ -99,7 +99,7 @@ def run(target: str, cases: int, number: int, keep: Path, report: Report) -> Non
     @given(case=targets.TARGETS[target])
     def fuzz(case: tuple[str, targets.Files]) -> None:
         name, changed = case
-        targets.lay(keep / "changed", changed)
+        targets.write_folder(keep / "changed", changed)
         check(target, name, changed, keep / "case", report)
 
     fuzz()
@@ -118,9 +118,9 @@ def main() -> None:
     keep.mkdir(parents=True, exist_ok=True)
     resource.setrlimit(resource.RLIMIT_AS, (_MOST_BYTES, _MOST_BYTES))
     report, end, number = Report(), time.monotonic() + (options.seconds or 0), options.seed
-    wanted = options.target or list(targets.TARGETS)
+    names = options.target or list(targets.TARGETS)
     while True:
-        for target in wanted:
+        for target in names:
             try:
                 run(target, options.cases or _ROUND, number, keep, report)
             except BaseException:

@@ -1,4 +1,4 @@
-"""What a changed file of a condensed set must do: be refused with the one error, or load exactly."""
+"""What must happen to a changed file of a condensed set: it is refused with the one error, or it loads exactly."""
 
 from __future__ import annotations
 
@@ -14,12 +14,13 @@ import torch
 from hypothesis import strategies as st
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card import render as card
+from hf_condense.condensed.card.render import config_names, default_config, render
+from hf_condense.condensed.card.template import START
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, README, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, README, TENSORS, Facts
 from hf_condense.condensed.folder import read_card
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import PARQUET, pack
+from hf_condense.condensed.packing import pack
 from hf_condense.condensed.parquet import to_parquet
 from tests.support import fuzz_changes as changes
 from tests.support.make_corpus import CORPUS
@@ -44,8 +45,8 @@ def with_changes(seed: str, changed: Files) -> Files:
     return files
 
 
-def lay(folder: Path, files: Files) -> Path:
-    """Write files into a folder, where nothing else stays."""
+def write_folder(folder: Path, files: Files) -> Path:
+    """Write files into a folder, and remove everything else from it."""
     folder.mkdir(exist_ok=True)
     for path in folder.iterdir():
         path.unlink()
@@ -55,61 +56,61 @@ def lay(folder: Path, files: Files) -> Path:
 
 
 def read_set(folder: Path) -> CondensedDataset | None:
-    """Load a set; None if it is refused as it should be: for what it says, not because memory had run out."""
+    """Load a set, or return None if it is refused for what it says, not because memory has run out."""
     try:
         return load_condensed(folder)
     except CondensedFormatError as error:
         if "alloc" in str(error):
-            raise AssertionError("memory had run out") from error
+            raise AssertionError("memory has run out") from error
         return None
 
 
-def check_set(found: CondensedDataset, files: Files, folder: Path) -> None:
-    """Raise unless a set is what its files say, and can be written and read again to the bit."""
-    tensors = {"images": found.synthetic.images, "labels": found.synthetic.labels, **found.synthetic.optional()}
+def check_set(small: CondensedDataset, files: Files, folder: Path) -> None:
+    """Raise unless a set equals what its files say, and can be written and read again without a change."""
+    tensors = {"images": small.synthetic.images, "labels": small.synthetic.labels, **small.synthetic.optional()}
     stored = safetensors.torch.load(files[TENSORS])
     assert tensors.keys() == stored.keys()
     for name, tensor in tensors.items():
         assert torch.equal(tensor, stored[name])
         assert tensor.dtype == stored[name].dtype
         assert bool(torch.isfinite(tensor).all())
-    recipe, written = found.recipe.to_dict(), json.loads(files[FACTS])["recipe"]
+    recipe, written = small.recipe.to_dict(), json.loads(files[FACTS])["recipe"]
     assert {name: json.dumps(recipe[name]) for name in written} == {n: json.dumps(v) for n, v in written.items()}
-    if found.recipe.kind == "coreset":
+    if small.recipe.kind == "coreset":
         table = pq.read_table(io.BytesIO(files[PARQUET]))
-        assert to_parquet(found.with_format("arrow")[:].cast(table.schema)) == to_parquet(table)
+        assert to_parquet(small.with_format("arrow")[:].cast(table.schema)) == to_parquet(table)
     try:
-        packed = pack(found.parts)
+        packed = pack(small.parts).files
     except ValueError as error:
-        if "readers take" in str(error):  # some facts are written twice
+        if "readers accept" in str(error):  # some facts are written twice
             return
         raise
-    again = load_condensed(lay(folder, packed))
-    assert again.recipe == found.recipe
-    assert again.features == found.features
-    assert pack(again.parts) == packed
+    again = load_condensed(write_folder(folder, packed))
+    assert again.recipe == small.recipe
+    assert again.features == small.features
+    assert pack(again.parts).files == packed
 
 
 def read_changed_card(folder: Path) -> str | None:
-    """Write the card of two sets over one that is there; None if that is refused as it should be."""
+    """Return the card of two sets written over an existing card, or None if that card is refused."""
     try:
-        there = read_card(folder) or ""
-        card.default_config(there)
-        return card.render(FACTS_OF_SETS, there)
+        card = read_card(folder) or ""
+        default_config(card)
+        return render(FACTS_OF_SETS, card)
     except CondensedFormatError:
         return None
 
 
-FACTS_OF_SETS = {name: json.loads(SEEDS[name][FACTS]) for name in ("coreset", "synthetic")}
+FACTS_OF_SETS = {name: Facts.from_values(json.loads(SEEDS[name][FACTS])) for name in ("coreset", "synthetic")}
 
 
-def check_card(found: str, files: Files, folder: Path) -> None:
-    """Raise unless a card marks one config as default, lists each set once, and stays as it is when written again."""
-    names = card.config_names(found)
+def check_card(card: str, files: Files, folder: Path) -> None:
+    """Raise unless a card marks one config as default, lists each set once, and does not change when written again."""
+    names = config_names(card)
     assert [names.count(name) for name in FACTS_OF_SETS] == [1, 1]
-    assert card.default_config(found) in names
-    assert found.count(card.START) >= 1
-    assert card.render(FACTS_OF_SETS, found) == found
+    assert default_config(card) in names
+    assert card.count(START) >= 1
+    assert render(FACTS_OF_SETS, card) == card
 
 
 def _of(file: str, *ways: Callable[[bytes], st.SearchStrategy[bytes]]) -> st.SearchStrategy[tuple[str, Files]]:

@@ -1,4 +1,4 @@
-"""Thrift's compact protocol with its types kept, so that a Parquet footer can be read, changed and written again.
+"""Thrift's compact protocol with its types, so that a Parquet footer can be read, changed and written again.
 
 A value is a pair [kind, content]; the content of a struct is {field: value}, of a list [kind of the items, contents].
 Whatever the kinds and contents were changed to, they can be written.
@@ -25,15 +25,23 @@ def read(data: bytes, at: int = 0, kind: int = STRUCT) -> tuple[Any, int]:
     if kind == BINARY:
         length, at = _varint(data, at)
         return data[at : at + length], at + length
-    if kind in LISTS:
-        count, kind, at = data[at] >> 4, data[at] & 15, at + 1
-        if count == 15:
-            count, at = _varint(data, at)
-        items = []
-        for _ in range(count):
-            item, at = read(data, at, BYTE if kind in (TRUE, FALSE) else kind)
-            items.append(item)
-        return [kind, items], at
+    return _read_list(data, at) if kind in LISTS else _read_struct(data, at)
+
+
+def _read_list(data: bytes, at: int) -> tuple[Any, int]:
+    """Return the kind of a list's items and the items, and where it ends."""
+    count, kind, at = data[at] >> 4, data[at] & 15, at + 1
+    if count == 15:
+        count, at = _varint(data, at)
+    items = []
+    for _ in range(count):
+        item, at = read(data, at, BYTE if kind in (TRUE, FALSE) else kind)
+        items.append(item)
+    return [kind, items], at
+
+
+def _read_struct(data: bytes, at: int) -> tuple[Any, int]:
+    """Return the fields of a struct, each a pair [kind, content], and where it ends."""
     fields, number = {}, 0
     while head := data[at]:
         at += 1
@@ -48,7 +56,7 @@ def read(data: bytes, at: int = 0, kind: int = STRUCT) -> tuple[Any, int]:
 
 
 def write(content: Any, kind: int = STRUCT) -> bytes:
-    """Return the bytes of a value; content of another kind than is said is written as if it were empty."""
+    """Return the bytes of a value; content that does not suit its kind is written as if it were empty."""
     number = content if isinstance(content, int) else 0
     if kind in (TRUE, FALSE):
         return b""
@@ -79,7 +87,7 @@ def _field(field: int, value: Any) -> bytes:
 
 
 def _kind(value: Any) -> int:
-    """Return a kind that fits four bits, known or not."""
+    """Return a kind that fits four bits, whether Thrift has it or not."""
     return value & 15 if isinstance(value, int) else BINARY
 
 

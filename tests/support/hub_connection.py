@@ -183,16 +183,16 @@ class Connection(BaseHTTPRequestHandler):
         if self.fault.lose_answer:
             self._drop()
             return
-        kept = self.fault.cut if self.command == "GET" and self.fault.cut is not None else len(data)
+        length = self.fault.cut if self.command == "GET" and self.fault.cut is not None else len(data)
         self.server.requests.append(Request(self.command, self.path, status))
         self.send_response(status)
-        known = {"Content-Type": kind or "application/json", "Content-Length": str(len(data))}
-        for name, value in {**known, **(headers or {})}.items():
+        fields = {"Content-Type": kind or "application/json", "Content-Length": str(len(data))}
+        for name, value in {**fields, **(headers or {})}.items():
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[:kept])
-        self.close_connection = self.close_connection or kept < len(data)
+            self.wfile.write(data[:length])
+        self.close_connection = self.close_connection or length < len(data)
 
     def _drop(self) -> None:
         """Cut the connection."""
@@ -231,8 +231,8 @@ class Connection(BaseHTTPRequestHandler):
     def _route(self) -> None:
         """Call the function for an address."""
         for methods, pattern, function in self.routes:
-            found = re.fullmatch(pattern, urlsplit(self.path).path)
-            if found and self.command in methods.split():
-                getattr(self, function)(**{name: unquote(value) for name, value in found.groupdict().items() if value})
+            match = re.fullmatch(pattern, urlsplit(self.path).path)
+            if match and self.command in methods.split():
+                getattr(self, function)(**{name: unquote(value) for name, value in match.groupdict().items() if value})
                 return
         raise Refusal(404, f"This stand-in does not serve {self.command} {self.path}")

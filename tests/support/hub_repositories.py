@@ -117,10 +117,10 @@ class Repository:
         """Return a commit by branch, tag, pull request, or (part of) its hash."""
         if name := self.ref(revision):
             return self.commits[self.refs[name]]
-        found = [oid for oid in self.commits if oid.startswith(revision)]
-        if len(revision) < 7 or len(found) != 1:
+        matches = [oid for oid in self.commits if oid.startswith(revision)]
+        if len(revision) < 7 or len(matches) != 1:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
-        return self.commits[found[0]]
+        return self.commits[matches[0]]
 
     def history(self, revision: str) -> Iterable[Commit]:
         """Yield a commit and those before it, newest first."""
@@ -149,8 +149,9 @@ class Repository:
                     tree[path] = file
                 elif tree.pop(path, None) is None:
                     raise Refusal(404, f"{path} does not exist", "EntryNotFound")
-            made = Commit(tree, header["summary"], header.get("description", ""), user.name, before.oid)
-            return self._add(name, made)
+            return self._add(
+                name, Commit(tree, header["summary"], header.get("description", ""), user.name, before.oid)
+            )
 
     def point(self, name: str, revision: str) -> None:
         """Make a branch or tag."""

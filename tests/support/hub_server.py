@@ -54,33 +54,33 @@ ROUTES = (
 
 
 class HubServer(Listener):
-    """The stand-in: `start()` it, give clients its `url`."""
+    """The stand-in for the Hub: `start()` it and give its `url` to clients."""
 
     def __init__(self, port: int = 0) -> None:
         super().__init__(Hub, port)
 
 
 class Hub(Connection):
-    """What there is to ask for and to send."""
+    """The answers to every request."""
 
     tokens = TOKENS
     routes = ROUTES
 
     def _repository(self, repo: str, *, write: bool = False) -> Repository:
         """Return a repository that the sender may read (and write)."""
-        found = self.server.repositories.get(repo)
-        if found is None or (found.private and not self.user.owns(found.namespace)):
+        repository = self.server.repositories.get(repo)
+        if repository is None or (repository.private and not self.user.owns(repository.namespace)):
             # The Hub does not tell the anonymous which repositories exist.
-            known = bool(self.user.name)
-            message = "Repository not found" if known else "Invalid username or password."
-            raise Refusal(404 if known else 401, message, "RepoNotFound")
+            signed_in = bool(self.user.name)
+            message = "Repository not found" if signed_in else "Invalid username or password."
+            raise Refusal(404 if signed_in else 401, message, "RepoNotFound")
         if write:
             # Anyone whose token writes may propose changes.
             proposed = self.query.get("create_pr") == "1" or "/refs%2Fpr%2F" in self.path
-            self.user.require_write(None if proposed else found.namespace)
-        return found
+            self.user.require_write(None if proposed else repository.namespace)
+        return repository
 
-    # What is there to ask for
+    # Requests that read, and those about repositories
 
     def whoami(self) -> None:
         if not self.user.name:
@@ -94,27 +94,29 @@ class Hub(Connection):
         self.answer({"errors": errors, "warnings": []}, 400 if errors else 200)
 
     def create(self) -> None:
-        asked = json.loads(self.body)
-        namespace = asked.get("organization") or self.user.name
+        request = json.loads(self.body)
+        namespace = request.get("organization") or self.user.name
         self.user.require_write(namespace)
-        if asked.get("type") != "dataset":
-            raise Refusal(400, f"This stand-in keeps datasets, not {asked.get('type', 'model')}s")
-        name = f"{namespace}/{asked['name']}"
-        private = asked.get("visibility") == "private" or bool(asked.get("private"))
-        made = Repository(name, private, self.user.name)
-        known = self.server.repositories.setdefault(name, made) is not made
-        found = {"url": f"{self.base}/datasets/{name}", "name": name, "id": name}
-        self.answer({**found, "error": "You already created this dataset repo"} if known else found, 409 * known or 200)
+        if request.get("type") != "dataset":
+            raise Refusal(400, f"This stand-in keeps datasets, not {request.get('type', 'model')}s")
+        name = f"{namespace}/{request['name']}"
+        private = request.get("visibility") == "private" or bool(request.get("private"))
+        repository = Repository(name, private, self.user.name)
+        exists = self.server.repositories.setdefault(name, repository) is not repository
+        answer = {"url": f"{self.base}/datasets/{name}", "name": name, "id": name}
+        self.answer(
+            {**answer, "error": "You already created this dataset repo"} if exists else answer, 409 * exists or 200
+        )
 
     def delete(self) -> None:
-        asked = json.loads(self.body)
-        repo = self._repository(f"{asked.get('organization') or self.user.name}/{asked['name']}", write=True)
+        request = json.loads(self.body)
+        repo = self._repository(f"{request.get('organization') or self.user.name}/{request['name']}", write=True)
         del self.server.repositories[repo.name]
         self.answer({})
 
     def info(self, repo: str, revision: str = "main") -> None:
-        found = self._repository(repo)
-        self.answer(found.described(found.at(revision)))
+        repository = self._repository(repo)
+        self.answer(repository.described(repository.at(revision)))
 
     def tree(self, repo: str, revision: str, path: str = "") -> None:
         recursive = self.query.get("recursive", "").lower() in ("true", "1")
@@ -126,20 +128,22 @@ class Hub(Connection):
 
     def paths_info(self, repo: str, revision: str) -> None:
         tree = self._repository(repo).at(revision).tree
-        asked = [path.strip("/") for path in parse_qs(self.body.decode()).get("paths", [])]
-        files = [tree[path].listed(path) for path in asked if path in tree]
-        folders = [folder_entry(path) for path in asked if any(known.startswith(f"{path}/") for known in tree)]
+        paths = [path.strip("/") for path in parse_qs(self.body.decode()).get("paths", [])]
+        files = [tree[path].listed(path) for path in paths if path in tree]
+        folders = [folder_entry(path) for path in paths if any(other.startswith(f"{path}/") for other in tree)]
         self.answer(files + folders)
 
     def refs(self, repo: str) -> None:
-        found = self._repository(repo)
+        repository = self._repository(repo)
         kinds = {"branches": "refs/heads/", "tags": "refs/tags/", "converts": "refs/convert/"}
         if self.query.get("include_prs"):
             kinds["pullRequests"] = "refs/pr/"
-        known = list(found.refs.items())
+        references = list(repository.refs.items())
         self.answer(
             {
-                kind: [{"name": r[len(start) :], "ref": r, "targetCommit": o} for r, o in known if r.startswith(start)]
+                kind: [
+                    {"name": r[len(start) :], "ref": r, "targetCommit": o} for r, o in references if r.startswith(start)
+                ]
                 for kind, start in kinds.items()
             }
         )
@@ -181,21 +185,21 @@ class Hub(Connection):
         self._content(sha, {"ETag": f'"{sha}"'})
 
     def _content(self, sha: str, headers: dict[str, str]) -> None:
-        """Send a file, or the part that was asked for."""
+        """Send a file, or the part that the client wants."""
         data = self.server.blobs[sha]
         headers, kind = {**headers, "Accept-Ranges": "bytes"}, "application/octet-stream"
-        asked = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
-        if not asked:
+        span = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range", ""))
+        if not span:
             self.answer(data, 200, headers, kind)
             return
-        start = int(asked[1]) if asked[1] else max(0, len(data) - int(asked[2]))
-        end = min(int(asked[2] or len(data) - 1) if asked[1] else len(data) - 1, len(data) - 1)
+        start = int(span[1]) if span[1] else max(0, len(data) - int(span[2]))
+        end = min(int(span[2] or len(data) - 1) if span[1] else len(data) - 1, len(data) - 1)
         if start >= len(data):
             self.answer(b"", 416, {**headers, "Content-Range": f"bytes */{len(data)}"}, kind)
             return
         self.answer(data[start : end + 1], 206, {**headers, "Content-Range": f"bytes {start}-{end}/{len(data)}"}, kind)
 
-    # What is there to send
+    # Requests that write
 
     def preupload(self, repo: str, revision: str) -> None:
         tree = self._repository(repo, write=True).at(revision).tree
@@ -203,18 +207,18 @@ class Hub(Connection):
         for file in json.loads(self.body)["files"]:
             path = file["path"]
             mode = "lfs" if LARGE.search(path) or file["size"] > LARGE_SIZE else "regular"
-            known = {"oid": tree[path].etag} if path in tree else {}
-            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **known})
+            stored = {"oid": tree[path].etag} if path in tree else {}
+            files.append({"path": path, "uploadMode": mode, "shouldIgnore": False, **stored})
         self.answer({"files": files})
 
     def lfs_batch(self, repo: str) -> None:
         self._repository(repo)
         self.user.require_write()
         objects = []
-        for asked in json.loads(self.body)["objects"]:
-            href = f"{self.base}/lfs/{asked['oid']}"
+        for entry in json.loads(self.body)["objects"]:
+            href = f"{self.base}/lfs/{entry['oid']}"
             actions = {"upload": {"href": href}, "verify": {"href": f"{href}/verify"}}
-            objects.append(asked if asked["oid"] in self.server.blobs else {**asked, "actions": actions})
+            objects.append(entry if entry["oid"] in self.server.blobs else {**entry, "actions": actions})
         self.answer({"transfer": "basic", "objects": objects}, kind="application/vnd.git-lfs+json")
 
     def lfs_put(self, sha: str) -> None:
@@ -229,14 +233,19 @@ class Hub(Connection):
         self.answer({})
 
     def commit(self, repo: str, revision: str) -> None:
-        found = self._repository(repo, write=True)
+        repository = self._repository(repo, write=True)
         header, *operations = [json.loads(line) for line in self.body.splitlines() if line]
         title = header["value"]["summary"]
-        changes = list(self._changes(operations, found.at(revision).tree))
-        number = found.open_pull_request(title, self.user) if self.query.get("create_pr") == "1" else None
-        made = found.commit(f"refs/pr/{number}" if number else revision, self.user, header["value"], changes)
-        page = f"{self.base}/datasets/{found.name}"
-        answer = {"success": True, "commitOid": made.oid, "commitUrl": f"{page}/commit/{made.oid}", "hookOutput": ""}
+        changes = list(self._changes(operations, repository.at(revision).tree))
+        number = repository.open_pull_request(title, self.user) if self.query.get("create_pr") == "1" else None
+        commit = repository.commit(f"refs/pr/{number}" if number else revision, self.user, header["value"], changes)
+        page = f"{self.base}/datasets/{repository.name}"
+        answer = {
+            "success": True,
+            "commitOid": commit.oid,
+            "commitUrl": f"{page}/commit/{commit.oid}",
+            "hookOutput": "",
+        }
         self.answer({**answer, "pullRequestUrl": f"{page}/discussions/{number}"} if number else answer)
 
     def _changes(self, operations: list[dict[str, Any]], tree: Tree) -> Iterator[tuple[str, File | None]]:
@@ -259,24 +268,24 @@ class Hub(Connection):
             elif kind == "deletedFile":
                 yield path, None
             elif kind == "deletedFolder":
-                yield from ((known, None) for known in tree if known.startswith(f"{path.rstrip('/')}/"))
+                yield from ((other, None) for other in tree if other.startswith(f"{path.rstrip('/')}/"))
             else:
                 raise Refusal(400, f"Unknown operation {kind!r}")
 
     def open_discussion(self, repo: str) -> None:
-        found = self._repository(repo)
+        repository = self._repository(repo)
         self.user.require_write()
-        asked = json.loads(self.body)
-        if not asked.get("pullRequest"):
+        request = json.loads(self.body)
+        if not request.get("pullRequest"):
             raise Refusal(400, "This stand-in keeps pull requests, not discussions")
-        self.answer({"num": found.open_pull_request(asked["title"], self.user)})
+        self.answer({"num": repository.open_pull_request(request["title"], self.user)})
 
     def discussion(self, repo: str, number: str) -> None:
-        found = self._repository(repo)
-        if int(number) > len(found.pull_requests):
+        repository = self._repository(repo)
+        if int(number) > len(repository.pull_requests):
             raise Refusal(404, "No such discussion")
         about = {"repo": {"name": repo, "type": "dataset"}, "events": [], "filesWithConflicts": []}
-        self.answer({**found.pull_requests[int(number) - 1], **about, "changes": {"base": "refs/heads/main"}})
+        self.answer({**repository.pull_requests[int(number) - 1], **about, "changes": {"base": "refs/heads/main"}})
 
     def merge(self, repo: str, number: str) -> None:
         self._repository(repo, write=True).merge(int(number))
@@ -292,13 +301,13 @@ def card_errors(text: str) -> list[str]:
         fields = (yaml.safe_load(block[1]) if block else None) or {}
     except yaml.YAMLError as error:
         return [f"YAML: {error}"]
-    found = {
+    fields_to_check = {
         name: fields[name] if isinstance(fields[name], list) else [fields[name]]
         for name in CARD_FIELDS.keys() & fields.keys()
     }
     return [
         f"{name!r} cannot be {value!r}"
-        for name, values in found.items()
+        for name, values in fields_to_check.items()
         for value in values
         if not re.fullmatch(CARD_FIELDS[name], str(value))
     ]

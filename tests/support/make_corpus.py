@@ -1,18 +1,17 @@
-"""Writes the seeds of the fuzzing anew: `python -m tests.support.make_corpus`.
+"""Writes the seeds of the fuzzing again: `python -m tests.support.make_corpus`.
 
-Only for a new format version: the files that are there also show that what an earlier version wrote is still read.
+Run it for a new format version only: the present files also show that sets of an earlier version are still read.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import datasets
 
 from hf_condense.condensed.card.render import render
-from hf_condense.condensed.facts import FACTS, README, TENSORS
-from hf_condense.condensed.packing import PARQUET, pack
+from hf_condense.condensed.facts import FACTS, PARQUET, README, TENSORS
+from hf_condense.condensed.packing import pack
 from tests.support.condensed_sets import make_coreset, make_set, real_rows
 
 CORPUS = Path(__file__).parents[1] / "corpus"
@@ -57,10 +56,9 @@ def main() -> None:
         "coreset": make_coreset(),
         "narrow": make_coreset(real_rows().select_columns(["label", "image"]), ipc=1),
     }
-    packed = {name: pack(made.parts) for name, made in sets.items()}
-    facts = {name: json.loads(packed[name][FACTS]) for name in ("coreset", "synthetic")}
-    cards = {"card": render(facts), "owned": OWNERS}
-    seeds = {name: {file: files[file] for file in (PARQUET, TENSORS, FACTS)} for name, files in packed.items()}
+    packed = {name: pack(small.parts) for name, small in sets.items()}
+    cards = {"card": render({name: packed[name].facts for name in ("coreset", "synthetic")}), "owned": OWNERS}
+    seeds = {name: {file: files[file] for file in (PARQUET, TENSORS, FACTS)} for name, (files, _) in packed.items()}
     seeds |= {name: {README: text.encode()} for name, text in cards.items()}
     for name, files in seeds.items():
         folder = CORPUS / "seeds" / name

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from hf_condense.base.tables import markdown_table
+
 _SPECIAL = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|[]`*~"})
 
 
 def escape(value: object) -> str:
-    """Write a value so that markdown and HTML take it as text on one line, also inside a table.
+    """Return a value as text on one line that markdown and HTML take as it is, also inside a table.
 
     Example:
         >>> escape("a|b")
@@ -18,18 +20,22 @@ def escape(value: object) -> str:
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Write a markdown table; every cell is text.
+    """Return a markdown table whose cells are escaped; the head is written as it is.
 
     Example:
-        >>> print(table(["a", "b"], [[1, 2]]))
+        >>> print(table(["a", "b"], [[1, "<i>"]]))
         | a | b |
         | --- | --- |
-        | 1 | 2 |
+        | 1 | &#60;i&#62; |
     """
-    lines = [head, ["---"] * len(head), *([escape(cell) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(head, ([escape(cell) for cell in row] for row in rows))
 
 
-def listed(lines: Iterable[str]) -> str:
-    """Write lines as the items of a list."""
+def bullets(lines: Iterable[str]) -> str:
+    """Return lines as the items of a list."""
     return "\n".join(f"- {line}" for line in lines)
+
+
+def paragraphs(*texts: str) -> str:
+    """Return texts with an empty line between them; empty ones are left out."""
+    return "\n\n".join(text for text in texts if text)

@@ -1,1 +1,1 @@
-"""Condensed sets on the Hub."""
+"""Condensed sets on the Hub: published in one commit, downloaded at one commit."""

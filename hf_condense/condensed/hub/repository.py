@@ -1,4 +1,4 @@
-"""Condensed sets on the Hub: fetched at one commit, listed."""
+"""Reading condensed sets on the Hub: listing them, and downloading one at a single commit."""
 
 from __future__ import annotations
 
@@ -14,21 +14,30 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed import folder as storage
-from hf_condense.condensed.card import render as card
-from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, read_facts
-from hf_condense.condensed.hub.errors import patiently, plain_words
+from hf_condense.condensed.card.render import default_config
+from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, Facts, read_facts
+from hf_condense.condensed.folder import choose, is_name, list_sets, read_card
+from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.untrusted import MAX_FILE_BYTES, MAX_JSON_BYTES
 
 MAIN = "main"
-_WHO: dict[str, Any] = {"library_name": "hf_condense", "library_version": __version__}  # for the user agent
-_MAX_FILES = 50_000  # of a repository that are looked through
+_USER_AGENT: dict[str, Any] = {"library_name": "hf_condense", "library_version": __version__}
+_MAX_FILES = 50_000  # a repository with more files is not listed
 _LIMITS = {README: MAX_README_BYTES, FACTS: MAX_JSON_BYTES}  # bytes; any other file may have MAX_FILE_BYTES
+_INCOMPLETE = "the condensed set is incomplete"
 
 
 @dataclass(frozen=True)
 class Repository:
-    """A dataset repository at a branch, tag or commit, and where its files are kept here."""
+    """A dataset repository at a branch, tag or commit, and where its files are cached.
+
+    Attributes:
+        api: The client.
+        name: `"user/name"`.
+        revision: Branch, tag or commit.
+        cache_dir: Where files are cached. None: the Hub's own cache.
+        local_files_only: Whether only cached files are used.
+    """
 
     api: HfApi
     name: str
@@ -37,35 +46,49 @@ class Repository:
     local_files_only: bool = False
 
     def fetch(self, path: str, size: int | None = None) -> Path:
-        """Download a file unless it is kept already; one above the size that is read is refused before."""
-        where: dict[str, Any] = {
+        """Return a file's path in the cache, downloaded if it is missing there.
+
+        Args:
+            path: Path in the repository.
+            size: Its size in bytes, if the caller has it; None: ask the Hub.
+
+        Raises:
+            CondensedFormatError: If the file is larger than what is read; it is not downloaded.
+        """
+        options: dict[str, Any] = {
             "repo_type": "dataset",
             "revision": self.revision,
             "cache_dir": self.cache_dir,
             "local_files_only": self.local_files_only,
             "token": self.api.token,
-            **_WHO,
+            **_USER_AGENT,
         }
-        # The function, not the method of the same name: that of huggingface_hub 1.0 forgets about dry_run.
-        told = size or hf_hub_download(self.name, path, dry_run=True, **where).file_size or 0
-        if told > (limit := _LIMITS.get(path.rpartition("/")[2], MAX_FILE_BYTES)):
-            raise CondensedFormatError(f"{self.name}/{path}: {told:,} bytes; at most {limit:,} are read")
-        return Path(hf_hub_download(self.name, path, **where))
+        # This is the function, not the client's method of the same name, which in huggingface_hub 1.0 ignores dry_run.
+        size = size or hf_hub_download(self.name, path, dry_run=True, **options).file_size or 0
+        if size > (limit := _LIMITS.get(path.rpartition("/")[2], MAX_FILE_BYTES)):
+            raise CondensedFormatError(f"{self.name}/{path}: {size:,} bytes; at most {limit:,} are read")
+        return Path(hf_hub_download(self.name, path, **options))
 
     def require(self, path: str, otherwise: str) -> Path:
-        """Download a file that cannot be missing; `otherwise` says what it means if it is."""
+        """Download a required file; `otherwise` completes the error message if it is missing."""
         try:
             return self.fetch(path)
         except RemoteEntryNotFoundError:
             raise CondensedFormatError(f"{self.name} has no file {path} at {self.revision}: {otherwise}") from None
 
     def files(self) -> dict[str, RepoFile]:
-        """Return what is known of every file, by path."""
+        """Return what the Hub says of every file, by path.
+
+        Raises:
+            CondensedFormatError: If there are too many files.
+        """
         entries = self.api.list_repo_tree(self.name, recursive=True, revision=self.revision, repo_type="dataset")
-        found = list(islice(entries, _MAX_FILES + 1))
-        if len(found) > _MAX_FILES:
-            raise CondensedFormatError(f"{self.name} has more than {_MAX_FILES:,} files; that is no repository of sets")
-        return {entry.path: entry for entry in found if isinstance(entry, RepoFile)}
+        items = list(islice(entries, _MAX_FILES + 1))
+        if len(items) > _MAX_FILES:
+            raise CondensedFormatError(
+                f"{self.name} has more than {_MAX_FILES:,} files; a repository of sets has fewer"
+            )
+        return {entry.path: entry for entry in items if isinstance(entry, RepoFile)}
 
 
 def download(
@@ -76,51 +99,51 @@ def download(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
-) -> Path:
-    """Fetch the files of one set, all of one commit, as far as they are not kept here yet.
+) -> tuple[Path, Facts]:
+    """Download the files of one set, all of the same commit, unless they are cached.
 
     Args:
         repo_id: Dataset repository, `"user/name"`.
-        name: Which set. None: the default of the card, else the only one there is.
+        name: Name of the set. None: the default of the card, else the only set.
         revision: Branch, tag or commit. None: the main branch.
         token: Token to read with. None: the one of this machine.
-        cache_dir: Where files are kept. None: the Hub's own cache.
-        local_files_only: Take what is kept, by the card that is kept.
+        cache_dir: Where files are cached. None: the Hub's own cache.
+        local_files_only: Use the cached card and files only.
 
     Returns:
-        The folder of the set; a synthetic set's Parquet file, which is not needed, is not in it.
+        The folder of the set, and its facts. A synthetic set's Parquet file, which is not needed, is not downloaded.
 
     Raises:
-        FileNotFoundError, PermissionError, ConnectionError: See `plain_words`.
-        ValueError: If there is no set of this name, or several and no default.
-        CondensedFormatError: If there is none at all, or a file cannot be used.
+        FileNotFoundError, PermissionError, ConnectionError: See `readable_errors`.
+        ValueError: If there is no set of this name, or if there are several and no default.
+        CondensedFormatError: If there are no sets, or a file cannot be used.
     """
     branch = Repository(client(token), repo_id, revision or MAIN, cache_dir, local_files_only)
-    with plain_words(repo_id, revision):
-        return patiently(lambda: _download(branch, name))
+    with readable_errors(repo_id, revision):
+        return with_retries(lambda: _download(branch, name))
 
 
-def _download(branch: Repository, name: str | None) -> Path:
-    """Fetch one set at the commit that the card is of."""
+def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
+    """Download one set at the commit that the card is of."""
     readme = branch.require(README, "it holds no condensed sets; for a plain dataset use datasets.load_dataset")
-    at = replace(branch, revision=readme.parent.name)
-    default = card.default_config(storage.read_card(readme.parent) or "") if name is None else None
-    if (folder := _facts_folder(at, name or default)) is None:
-        names = storage.list_sets(readme.parent) if at.local_files_only else set_names(at.files())
-        chosen = storage.choose(at.name, names, name, default)
-        folder = at.require(f"{chosen}/{FACTS}", "the condensed set is not whole").parent
-    kind = read_facts(folder)["recipe"]["kind"]
-    for file in (TENSORS, PARQUET) if kind == "coreset" else (TENSORS,):
-        at.require(f"{folder.name}/{file}", "the condensed set is not whole")
-    return folder
+    commit = replace(branch, revision=readme.parent.name)
+    default = default_config(read_card(readme.parent) or "") if name is None else None
+    if (folder := _facts_folder(commit, name or default)) is None:
+        names = list_sets(readme.parent) if commit.local_files_only else set_names(commit.files())
+        name = choose(commit.name, names, name, default)
+        folder = commit.require(f"{name}/{FACTS}", _INCOMPLETE).parent
+    facts = read_facts(folder)
+    for file in (TENSORS, PARQUET) if facts.recipe.kind == "coreset" else (TENSORS,):
+        commit.require(f"{folder.name}/{file}", _INCOMPLETE)
+    return folder, facts
 
 
-def _facts_folder(at: Repository, name: str | None) -> Path | None:
-    """Fetch the facts of a set and return its folder, or None if there is no such set."""
-    if name is None or not storage.is_name(name):
+def _facts_folder(commit: Repository, name: str | None) -> Path | None:
+    """Download the facts of a set and return its folder, or None if there is no such set."""
+    if name is None or not is_name(name):
         return None
     try:
-        return at.fetch(f"{name}/{FACTS}").parent
+        return commit.fetch(f"{name}/{FACTS}").parent
     except RemoteEntryNotFoundError:
         return None
 
@@ -128,9 +151,9 @@ def _facts_folder(at: Repository, name: str | None) -> Path | None:
 def set_names(files: Mapping[str, RepoFile]) -> list[str]:
     """Return the names of the sets among the files of a repository, sorted."""
     folders = (path.removesuffix(f"/{FACTS}") for path in files if path.endswith(f"/{FACTS}"))
-    return sorted(filter(storage.is_name, folders))
+    return sorted(filter(is_name, folders))
 
 
 def client(token: str | bool | None) -> HfApi:
-    """Return a client that says who asks."""
-    return HfApi(token=token, **_WHO)
+    """Return a client of the Hub that names this library in its requests."""
+    return HfApi(token=token, **_USER_AGENT)

@@ -1,4 +1,4 @@
-"""Splits that are published beside a condensed one, row for row as they are: as Parquet, and as facts for the card."""
+"""Real splits that are published beside a condensed one: every row unchanged, as Parquet, and counted for the card."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
-from hf_condense.condensed.facts import is_split
+from hf_condense.condensed.facts import is_split, shard_file
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
 
-_ROW_GROUP = 100  # rows that a viewer or a stream fetches at once
+_ROW_GROUP = 100  # a viewer or a stream fetches this many rows at once
 _SHARD_BYTES = 500_000_000
 
 logger = logging.getLogger("hf_condense")
@@ -25,36 +25,37 @@ logger = logging.getLogger("hf_condense")
 def write_splits(
     splits: Mapping[str, datasets.Dataset], features: datasets.Features, folder: Path
 ) -> dict[str, dict[str, int]]:
-    """Write splits as Parquet shards with the columns of a condensed set; the pictures are inside.
+    """Write splits as Parquet shards with the columns of a condensed set; the shards hold the bytes of the images.
 
     Args:
-        splits: Split name to rows, in the condensed set's columns and more.
-        features: Those of the condensed set.
-        folder: Where `{split}-00000-of-00001.parquet` and so on are written.
+        splits: Split name to rows, which have at least the columns of the condensed set.
+        features: Features of the condensed set.
+        folder: Where the shards are written, named as by `shard_file`.
 
     Returns:
         Split name to `num_rows` and `num_bytes`, for the facts.
 
     Raises:
-        TypeError: If a split is no `Dataset`.
-        ValueError: If a name is none of a split, or columns do not suit.
+        TypeError: If a split is not a `Dataset`.
+        ValueError: If a name cannot be that of a split, or the columns do not suit.
     """
-    aligned = {name: _aligned(name, ds, features) for name, ds in splits.items()}
+    aligned = {name: _align(name, ds, features) for name, ds in splits.items()}
     return {name: _write_shards(name, ds, features, folder) for name, ds in aligned.items()}
 
 
-def _aligned(name: str, ds: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
-    """Return the rows in the columns of the condensed set: the splits of one config share theirs."""
+def _align(name: str, ds: datasets.Dataset, features: datasets.Features) -> datasets.Dataset:
+    """Return the rows in the columns of the condensed set, because all splits of a config have the same columns."""
     if not is_split(name):
-        raise ValueError(f"extra_splits: {name!r} should be letters, digits and '_', and not 'train', the condensed")
+        raise ValueError(
+            f"extra_splits: {name!r} should be letters, digits and '_', and not 'train', which is the condensed split"
+        )
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"extra_splits: {name!r} should be a datasets.Dataset; got {type(ds).__name__}")
     for column, feature in features.items():
-        there = ds.features.get(column)
-        pictures = isinstance(feature, datasets.Image) and isinstance(there, datasets.Image)
-        if there != feature and not pictures and (column != SOFT_LABEL_COLUMN or there is not None):
+        if not _suits(column, ds.features.get(column), feature):
             raise ValueError(
-                f"extra_splits: column {column!r} of {name!r} should be {feature}, as in the condensed set; got {there}"
+                f"extra_splits: column {column!r} of {name!r} should be {feature}, as in the condensed set; "
+                f"got {ds.features.get(column)}"
             )
     if not len(ds):
         raise ValueError(f"extra_splits: {name!r} has no rows")
@@ -63,9 +64,15 @@ def _aligned(name: str, ds: datasets.Dataset, features: datasets.Features) -> da
     return ds.with_format("arrow", columns=[column for column in features if column in ds.column_names])
 
 
+def _suits(column: str, feature: object, expected: object) -> bool:
+    """Return whether a column of a split can stand below that of the condensed set; soft labels may be missing."""
+    images = isinstance(feature, datasets.Image) and isinstance(expected, datasets.Image)
+    return feature == expected or images or (column == SOFT_LABEL_COLUMN and feature is None)
+
+
 def _write_shards(name: str, ds: datasets.Dataset, features: datasets.Features, folder: Path) -> dict[str, int]:
-    """Write the rows of a split; one row group is in memory at a time, and equal rows give equal bytes."""
-    groups = (_stored(rows, features.arrow_schema) for rows in ds.iter(_ROW_GROUP))
+    """Write the rows of a split, with one row group in memory at a time; equal rows give equal bytes."""
+    groups = (_as_stored(rows, features.arrow_schema) for rows in ds.iter(_ROW_GROUP))
     shards: list[Path] = []
     for first in groups:
         shards.append(folder / f"{name}-{len(shards)}")
@@ -76,18 +83,18 @@ def _write_shards(name: str, ds: datasets.Dataset, features: datasets.Features, 
                 if (size := size + group.nbytes) >= _SHARD_BYTES:
                     break
     for i, shard in enumerate(shards):
-        shards[i] = shard.rename(folder / f"{name}-{i:05d}-of-{len(shards):05d}.parquet")
+        shards[i] = shard.rename(folder / shard_file(name, i, len(shards)))
     return {"num_rows": len(ds), "num_bytes": sum(shard.stat().st_size for shard in shards)}
 
 
-def _stored(rows: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Return rows as they are stored: pictures inside, NaN for soft labels that they do not have."""
-    there = set(rows.column_names)
-    columns = [rows[field.name] if field.name in there else _nans(len(rows), field.type) for field in schema]
+def _as_stored(rows: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Return rows as they are stored: with the bytes of the images, and NaN for soft labels that they lack."""
+    present = set(rows.column_names)
+    columns = [rows[field.name] if field.name in present else _nans(len(rows), field.type) for field in schema]
     return embed_table_storage(pa.table(columns, schema=schema))
 
 
 def _nans(n: int, kind: pa.FixedSizeListType) -> pa.Array:
-    """Return lists of NaN; of nulls, older readers of Parquet could not tell the length."""
+    """Return lists of NaN, because older readers of Parquet could not tell the length of null lists."""
     values = pa.array(np.full(n * kind.list_size, np.nan, np.float32))
     return pa.FixedSizeListArray.from_arrays(values, kind.list_size)

@@ -1,0 +1,29 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+import pytest
+
+from hf_condense.base.tables import markdown_table, plain_table
+
+
+def test_columns_are_as_wide_as_their_longest_cell_and_lines_end_without_spaces():
+    table = plain_table([("a", "bb", "c"), ("long", "b", ""), ("", "", "")])
+    assert table.split("\n") == ["a     bb  c", "long  b", ""]
+
+
+def test_columns_named_in_right_are_aligned_to_the_right():
+    assert plain_table([("rows", "n"), ("1", "100")], right={0}).split("\n") == ["rows  n", "   1  100"]
+
+
+def test_table_without_rows_is_empty():
+    assert plain_table([]) == ""
+
+
+def test_row_of_another_length_raises_value_error():
+    with pytest.raises(ValueError, match="zip"):
+        plain_table([("a", "b"), ("a",)])
+
+
+def test_markdown_table_has_a_rule_below_the_head():
+    assert markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |"
