@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
-from hf_condense.cli_text import facts_table, method_text, table
+from hf_condense.base.tables import plain_table
+from hf_condense.cli_text import facts_table, method_text
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -315,7 +316,7 @@ def methods(pattern: str | None) -> None:
         click.echo(method_text(infos[0]))
         return
     rows = [("NAME", "KIND", "YEAR", "TITLE"), *((m.name, m.kind, str(m.year), m.title) for m in infos)]
-    click.echo(table(rows))
+    click.echo(plain_table(rows))
     click.echo("\nTo see the options and the paper of a method:  hf-condense methods NAME")
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
+
+from hf_condense.base.tables import plain_table
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
@@ -31,7 +32,7 @@ def facts_table(small: CondensedDataset) -> str:
         "created": recipe.created_at,
         "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
     }
-    return table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
+    return plain_table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
 
 
 def method_text(info: MethodInfo) -> str:
@@ -53,13 +54,5 @@ def method_text(info: MethodInfo) -> str:
     presets = [(f"  {name}", preset.description) for name, preset in cls.presets.items()]
     for title, rows in (("Options (--option NAME=VALUE):", fields), ("Presets (--preset NAME):", presets)):
         if rows:
-            lines += ["", title, table(rows)]
+            lines += ["", title, plain_table(rows)]
     return "\n".join(lines)
-
-
-def table(rows: Sequence[Sequence[str]]) -> str:
-    """Return rows of text as lines, with columns aligned to the left."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )

@@ -27,8 +27,9 @@ EXTRA_SPLITS = "extra_splits"  # key in condense_config.json
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
-# These fields of a recipe may differ although the set is the same: it was made again, or measured since.
-_PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest"})
+# These fields of a recipe may differ although the set is the same: it was made again, measured since, or written by an
+# earlier version, which did not yet say what follows from the method and its options.
+_PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest", "augment", "citation"})
 
 
 def shard_file(split: str, index: int, count: int) -> str:
@@ -100,9 +101,14 @@ class Facts:
             if not isinstance(values.get(key), dict):
                 raise CondensedFormatError(f"{where}: {key} should be an object; got {values.get(key)!r:.40}")
         try:
-            return cls(Recipe.from_dict(values["recipe"]), values)
+            recipe = Recipe.from_dict(values["recipe"])
         except CondensedFormatError as error:
             raise CondensedFormatError(f"{where}: {error}") from None
+        if values["format_version"] != (version := recipe.decoder.format_version):
+            raise CondensedFormatError(
+                f"{where}: storage {recipe.storage!r} has format_version {version!r}; got {values['format_version']!r}"
+            )
+        return cls(recipe, values)
 
     def to_bytes(self) -> bytes:
         """Return the content of `condense_config.json`.

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.condensed.decoders import Decoder, decoder_class
-from hf_condense.condensed.decoders.patches import storage_of_factor
+from hf_condense.condensed.decoders.patches import form_of_factor
 
 _OPTIONAL = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
 
@@ -51,7 +51,7 @@ class CondensedTensors:
             **optional: The other attributes by name.
         """
         channels, height, width = images.shape[1:]
-        storage, expand = storage_of_factor(factor, (channels, height, width))
+        storage, expand = form_of_factor(factor)
         decoder = decoder_class(storage)((channels, height, width), expand)
         return cls({"images": images}, labels, decoder, **optional)
 

@@ -112,7 +112,7 @@ VALUES = {
     ),
     "negative labels": ("labels", torch.tensor([-1, 0, 1, 1]), r"labels range over \[-1, 1\]"),
     "unsorted labels": ("labels", torch.tensor([0, 1, 0, 1]), "sorted by class"),
-    "other counts": ("labels", torch.tensor([0, 1, 1, 1]), r"class '\w+' has \d images; ipc is 2"),
+    "other counts": ("labels", torch.tensor([0, 1, 1, 1]), r"class '\w+' has \d entries; its ipc of 2 holds 2"),
     "NaN pixels": ("images", torch.full((4, 3, 8, 8), torch.nan), "images holds NaN or infinite values"),
     "infinite soft labels": ("soft_labels", torch.full((4, 2), torch.inf), "soft_labels holds NaN or infinite values"),
 }
@@ -135,7 +135,14 @@ def recipe_with(**changes):
 
 FACT_CHANGES = {
     "another format": (lambda facts: {"format": "other"}, "format should be 'hf_condense'"),
-    "a newer version": (lambda facts: {"format_version": "2"}, "format_version '2': .* reads 1; upgrade hf_condense"),
+    "a newer version": (
+        lambda facts: {"format_version": "3"},
+        "format_version '3': .* reads 1 and 2; upgrade hf_condense",
+    ),
+    "a version that its form does not have": (
+        lambda facts: {"format_version": "2"},
+        "storage 'pixels' has format_version '1'; got '2'",
+    ),
     "a version of nonsense": (lambda facts: {"format_version": [1]}, "format_version"),
     "no recipe": (lambda facts: {"recipe": None}, "recipe should be an object"),
     "no hashes": (lambda facts: {"sha256": 1}, "sha256 should be an object"),

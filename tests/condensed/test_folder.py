@@ -114,9 +114,9 @@ def test_recipe_that_json_cannot_hold_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"ipc": 3}, "class 'cat' has 2 images; ipc is 3"),
+        ({"ipc": 3}, "class 'cat' has 2 entries; its ipc of 3 holds 3"),
         ({"image_shape": [3, 8, 9]}, r"images should be F32 \[4, 3, 8, 9\]"),
-        ({"factor": 2}, "the tensors have factor 1, the recipe has 2"),
+        ({"factor": 2}, "the tensors are stored as 'pixels' with expand 1; the recipe says 'patches' with expand 4"),
         ({"kind": "coreset", "rows": [1, 2]}, "2 rows for 4 images"),
         ({"mean": [0.5]}, "one mean"),
     ],

@@ -62,7 +62,7 @@ def test_networks_and_draws_are_paired(toy, trainings):
 
 def test_a_set_that_is_8_bit_already_scores_the_same(toy):
     small = synthetic(toy)
-    exact = replace(small.synthetic, images=(small.synthetic.images * 255).round() / 255)
+    exact = replace(small.synthetic, stored={"images": (small.synthetic.images * 255).round() / 255})
     floats, view = run(type(small).from_parts(small, exact, small.recipe, toy), toy, seeds=2, eight_bit=True).scores[:2]
     assert view.accuracies == floats.accuracies
 
