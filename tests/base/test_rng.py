@@ -27,7 +27,7 @@ def typed(key: tuple[str | int, ...]) -> list[tuple[type, str | int]]:
 
 def test_keys_are_equal_in_every_process() -> None:
     code = (
-        "from hf_condense.rng import key_seed, keyed_generator; import torch;"
+        "from hf_condense.base.rng import key_seed, keyed_generator; import torch;"
         "print(key_seed(0, 'real', 7, 'Katze \\u00e4'), torch.rand(2, generator=keyed_generator(1, 'x')).tolist())"
     )
     here = key_seed(0, "real", 7, "Katze ä"), torch.rand(2, generator=keyed_generator(1, "x")).tolist()

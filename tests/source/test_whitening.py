@@ -20,7 +20,7 @@ def source():
 
 def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
     """Each principal variance v becomes v / (v + epsilon), and directions stay where they are."""
-    whitening = fit_whitening(source)
+    whitening = fit_whitening(source.images)
     plain = source.images.flatten(1).double() / 255
     white = dataclasses.replace(source, whitening=whitening).at(torch.arange(len(source))).flatten(1).double()
     assert float(white.mean(0).abs().max()) < 1e-5
@@ -31,7 +31,7 @@ def test_whitened_images_have_no_mean_and_known_variances(source) -> None:
 
 
 def test_undoing_gives_back_the_images(source) -> None:
-    whitening = fit_whitening(source)
+    whitening = fit_whitening(source.images)
     images = source.images[:9].float() / 255
     torch.testing.assert_close(whitening.undo(whitening(images)), images, rtol=1e-4, atol=1e-5)
 
@@ -49,7 +49,7 @@ def test_sets_learned_in_whitened_space_carry_the_matrix_and_are_evaluated_in_it
     options = {"zca": True, "pixel_range": "free", "lr_img": 1e-9}
     small = quick_bench(method, **options).condense(ds, 2)
     tensors = small.synthetic
-    whitening = fit_whitening(load_source(ds, cache=False, progress=False))
+    whitening = fit_whitening(load_source(ds, cache=False, progress=False).images)
     torch.testing.assert_close(tensors.zca_matrix, whitening.matrix)
     torch.testing.assert_close(tensors.zca_mean, whitening.mean)
     # Images that were not moved are the real rows that they started from, in pixel units.
