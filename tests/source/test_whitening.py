@@ -36,7 +36,7 @@ def test_undoing_gives_back_the_images(source) -> None:
     torch.testing.assert_close(whitening.undo(whitening(images)), images, rtol=1e-4, atol=1e-5)
 
 
-def test_two_pixels_by_hand() -> None:
+def test_whitening_two_pixels_equals_the_product_by_hand() -> None:
     whitening = Whitening(torch.tensor([[2.0, 0.0], [0.0, 0.5]]), torch.tensor([1.0, -1.0]))
     images = torch.tensor([3.0, 1.0]).reshape(1, 1, 1, 2)
     assert whitening(images).flatten().tolist() == [4.0, 1.0]
@@ -89,7 +89,9 @@ def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
 
 def test_images_that_are_too_large_are_refused() -> None:
     ds = toy_dataset(rows=2, size=65)
-    with pytest.raises(ValueError, match=r"a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"):
+    with pytest.raises(
+        ValueError, match=r"needs a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"
+    ):
         quick_bench("esp", zca=True, pixel_range="free", network="convnet-w2-d1").condense(ds, 1)
 
 
