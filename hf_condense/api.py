@@ -15,7 +15,7 @@ from datasets.table import InMemoryTable
 
 from hf_condense.base.devices import CompileOption, memory_budget
 from hf_condense.base.processes import get_accelerator
-from hf_condense.base.progress import say
+from hf_condense.base.progress import announce
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
@@ -138,7 +138,7 @@ def condense_dataset(
     if method == "auto" and preset is None:
         choice = choose(setting, budget, network, device=accelerator.device, cores=torch.get_num_threads())
         given = {**choice.values, **{name: value for name, value in given.items() if value is not None}}
-        say(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
+        announce(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
     settings = settle(cls, preset, given, setting)
     chosen = cls(cls.Config.build(settings.options))
     channels, height, width = source.image_shape
