@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
-from hf_condense.networks.training import RECIPES, TrainingSet, train_network
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.class_source import batches
 
 logger = logging.getLogger("hf_condense")

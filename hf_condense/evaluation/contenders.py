@@ -17,7 +17,8 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
 from hf_condense.networks.factory import NetworkSpec
-from hf_condense.networks.training import TrainingRecipe, TrainingSet
+from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource, load_source
 from hf_condense.source.columns import find_image_column
 from hf_condense.source.decode import GREY_MODES, header, raw_batches

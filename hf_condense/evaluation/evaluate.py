@@ -29,7 +29,8 @@ from hf_condense.evaluation.contenders import (
     read_subject,
 )
 from hf_condense.networks.factory import NetworkSpec, network_factory
-from hf_condense.networks.training import RECIPES, TrainingRecipe, TrainingSet
+from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
 from hf_condense.source.columns import check_dataset
 
 if TYPE_CHECKING:
