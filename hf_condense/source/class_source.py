@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
@@ -13,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -45,11 +47,14 @@ from hf_condense.source.whitening import Whitening
 logger = logging.getLogger("hf_condense")
 
 FORMAT = 1  # version of the cached files
-_SLICE = 128  # pictures that one thread decodes at a time
+_SLICE = (
+    128  # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
+)
 # Encoded pictures that are kept in memory between hashing and decoding them. A GiB holds all of CIFAR-10 (0.1 GB) and
 # of most sets that are condensed, and it is small beside what training takes.
 _KEPT_BYTES = 2**30
 
+Result = TypeVar("Result")
 Decoded = tuple[Tensor, NDArray[np.int64]]  # images (N, C, H, W) and, per channel, the count of each value (C, 256)
 
 
@@ -313,28 +318,38 @@ def _decode(
     position = torch.empty_like(order)  # (N,): where the image of a row is stored
     position[order] = torch.arange(len(order))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        headers = [
-            header_of_row
-            for start, batch in pictures.batches()
-            for header_of_row in pool.map(header, batch, range(start, start + len(batch)))
-        ]
+        headers: list[tuple[str, Size]] = []
+        for start, batch in pictures.batches():
+            headers.extend(itertools.chain.from_iterable(_map_slices(pool, _read_headers, start, batch)))
         shape = common_shape(headers, size, channels)
         images = _allocate((len(order), *shape), file)
         histogram = np.zeros((shape[0], 256), dtype=np.int64)
-
-        def decode_slice(start: int, part: list[bytes]) -> NDArray[np.uint8]:
-            return np.stack([decode_picture(data, start + i, shape) for i, data in enumerate(part)])
-
         with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
             for start, batch in pictures.batches(last=True):
-                starts = range(0, len(batch), _SLICE)
-                parts = pool.map(decode_slice, [start + s for s in starts], [batch[s : s + _SLICE] for s in starts])
+                parts = _map_slices(pool, partial(_decode_slice, shape), start, batch)
                 decoded = np.concatenate(list(parts))  # (n, C, H, W)
                 images[position[start : start + len(batch)]] = torch.from_numpy(decoded)
                 for c in range(shape[0]):
                     histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
     return images, histogram
+
+
+def _map_slices(
+    pool: ThreadPoolExecutor, function: Callable[[int, list[bytes]], Result], start: int, batch: list[bytes]
+) -> Iterator[Result]:
+    """Apply a function to the slices of a batch in threads; it gets the first row of a slice and its pictures."""
+    offsets = range(0, len(batch), _SLICE)
+    slices = [batch[offset : offset + _SLICE] for offset in offsets]
+    return pool.map(function, [start + offset for offset in offsets], slices)
+
+
+def _read_headers(start: int, pictures: list[bytes]) -> list[tuple[str, Size]]:
+    return [header(data, row) for row, data in enumerate(pictures, start)]
+
+
+def _decode_slice(shape: tuple[int, int, int], start: int, pictures: list[bytes]) -> NDArray[np.uint8]:
+    return np.stack([decode_picture(data, row, shape) for row, data in enumerate(pictures, start)])  # (n, C, H, W)
 
 
 def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
