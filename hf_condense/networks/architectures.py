@@ -88,7 +88,7 @@ class ConvNet(nn.Module):
         if min(image_size) < 2**halvings:
             raise ValueError(
                 f"{halvings} poolings leave nothing of {image_size[0]}x{image_size[1]} images: "
-                f"use images of at least {2**halvings} pixels a side, or a smaller depth"
+                f"use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
             )
         padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)
         layers: list[nn.Module] = [padding]
@@ -183,7 +183,7 @@ def torchvision_network(
 
     if min(image_size) < _SMALLEST_SIDE:
         raise ValueError(
-            f"{base} takes images of at least {_SMALLEST_SIDE} pixels a side; "
+            f"{base} takes images of at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE} pixels; "
             f"got {image_size[0]}x{image_size[1]}: use 'convnet', or a larger image_size"
         )
     make_norm = partial(_norm_layer, norm, size=image_size)

@@ -79,5 +79,5 @@ def test_every_listed_name_works() -> None:
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg11"])
 def test_images_too_small_for_torchvision_raise_value_error(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} takes images of at least 16 pixels a side; got 15x15"):
+    with pytest.raises(ValueError, match=f"{name} takes images of at least 16x16 pixels; got 15x15"):
         factory(name, side=15)

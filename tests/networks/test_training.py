@@ -54,15 +54,15 @@ def trained(data=None, recipe=PLAIN, key=("a",), name="convnet-w8-d1", **options
 @pytest.fixture
 def steps(monkeypatch):
     """Learning rate and whether there was momentum at every update."""
-    seen = []
+    updates = []
 
     class Watched(torch.optim.SGD):
         def step(self, closure=None):
-            seen.append((self.param_groups[0]["lr"], bool(self.state)))
+            updates.append((self.param_groups[0]["lr"], bool(self.state)))
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "SGD", Watched)
-    return seen
+    return updates
 
 
 def test_published_recipes_have_the_values_of_the_papers():
@@ -178,10 +178,10 @@ def test_networks_with_batch_statistics_see_whole_batches():
     assert chunk_size(build(), (3, 8, 8), 300) <= 32
     with pytest.raises(ValueError, match="whole batch of 8; got chunk=4"):
         train_network(net, toy_set(20), PLAIN, "a", chunk=4)
-    seen = []
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    sizes = []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     train_network(net, toy_set(20), replace(PLAIN, epochs=1), "a")
-    assert seen[-3:] == [8, 8, 4]
+    assert sizes[-3:] == [8, 8, 4]
 
 
 def test_chunks_are_of_equal_size():
@@ -212,15 +212,15 @@ def test_dropout_is_keyed():
 
 
 def test_augmentation_changes_what_is_seen():
-    seen = []
+    batches = []
     net = build()
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    net.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].clone()))
     data = TrainingSet(torch.ones(4, 3, 8, 8), torch.arange(4) % 3, 3)
     train_network(net, data, replace(RECIPES["dsa"], epochs=2, augment="crop"), "a", chunk=4)
-    for batch in seen:
+    for batch in batches:
         assert set(batch.unique().tolist()) == {0.0, 1.0}, "a crop fills with zeros"
         assert len({image.sum().item() for image in batch}) > 1, "every image draws its own parameters"
-    assert not torch.equal(seen[0], seen[1]), "every update draws anew"
+    assert not torch.equal(batches[0], batches[1]), "every update draws anew"
 
 
 def test_cutmix_mixes_targets_by_area():
@@ -231,8 +231,8 @@ def test_cutmix_mixes_targets_by_area():
     shares = []
     for t in range(30):
         mixed, new_targets = _mixed(images, targets, recipe, t, "a")
-        seen = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
-        torch.testing.assert_close(seen, new_targets)
+        areas = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
+        torch.testing.assert_close(areas, new_targets)
         shares.append(1 - new_targets.diagonal().min().item())
     assert min(shares) < 0.2
     assert max(shares) > 0.5
@@ -261,10 +261,10 @@ def test_certain_soft_labels_are_hard_labels():
 
 def test_a_source_trains_like_its_images(toy):
     source = load_source(toy, cache=False, progress=False)
-    held = TrainingSet(source.at(torch.arange(len(source))), source.labels, 3)
-    read = TrainingSet(source, source.labels, 3)
-    assert read.image_shape == held.image_shape == (3, 8, 8)
-    assert torch.equal(trained(held), trained(read))
+    in_memory = TrainingSet(source.at(torch.arange(len(source))), source.labels, 3)
+    from_source = TrainingSet(source, source.labels, 3)
+    assert from_source.image_shape == in_memory.image_shape == (3, 8, 8)
+    assert torch.equal(trained(in_memory), trained(from_source))
 
 
 def test_accuracy_maps_outputs_and_ignores_padding(toy):
@@ -279,11 +279,11 @@ def test_accuracy_maps_outputs_and_ignores_padding(toy):
 
         def __init__(self):
             super().__init__()
-            self.known = nn.Parameter(source.at(torch.arange(len(source))).flatten(1))
+            self.images = nn.Parameter(source.at(torch.arange(len(source))).flatten(1))
             self.register_buffer("answers", F.one_hot(2 - source.labels, 3).float())
 
         def forward(self, x):
-            return self.answers[torch.cdist(x.flatten(1), self.known).argmin(1)]
+            return self.answers[torch.cdist(x.flatten(1), self.images).argmin(1)]
 
     assert accuracy(Oracle(), many, torch.tensor([2, 1, 0])) == 1.0
     assert accuracy(Oracle(), many, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)

@@ -82,8 +82,8 @@ def test_the_mode_of_the_image_feature_decides_the_channels(mode: str, channels:
     ds = picture_set([encoded(GREY), encoded(COLOUR)], image=Image(mode=mode))
     images = read(ds).images
     assert images.shape == (2, channels, 5, 7)
-    seen = np.stack([np.asarray(picture).reshape(5, 7, channels) for picture in ds["image"]])
-    assert np.array_equal(images.permute(0, 2, 3, 1), seen)
+    decoded = np.stack([np.asarray(picture).reshape(5, 7, channels) for picture in ds["image"]])
+    assert np.array_equal(images.permute(0, 2, 3, 1), decoded)
 
 
 TURNED = {  # EXIF orientation -> what a viewer does with the stored pixels

@@ -273,8 +273,8 @@ def test_batches_are_the_whole_in_order(toy: Dataset) -> None:
 
 def positions_of(source: ClassSource, drawn: torch.Tensor) -> list[int]:
     """Find the positions of normalised images (n, C, H, W), which all differ."""
-    own = source.at(torch.arange(len(source))).flatten(1)
-    return [int((own == image.flatten()).all(1).nonzero()) for image in drawn]
+    rows = source.at(torch.arange(len(source))).flatten(1)
+    return [int((rows == image.flatten()).all(1).nonzero()) for image in drawn]
 
 
 def test_samples_have_no_repeats(toy: Dataset) -> None:
