@@ -14,7 +14,7 @@ import torch
 from hf_condense.base.checks import integer
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator
-from hf_condense.base.progress import say
+from hf_condense.base.progress import announce
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.auto import choose
@@ -29,8 +29,7 @@ from hf_condense.engine.run import Run
 from hf_condense.engine.settings import class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec
-from hf_condense.source.class_source import ClassSource, checked_size, load_source
-from hf_condense.source.columns import check_dataset
+from hf_condense.source.class_source import ClassSource, load_source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -120,11 +119,10 @@ def condense_dataset(
     check_request(method, preset, method_options)
     if budget is not None and (method != "auto" or preset is not None):
         raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
-    dataset = check_dataset(_pick_split(ds, split))
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
-            dataset,
+            _pick_split(ds, split),
             image_column=image_column,
             label_column=label_column,
             image_size=image_size,
@@ -149,13 +147,12 @@ def condense_dataset(
         method = choice.method
         if preset is None:
             given = _filled_in(given, choice.values)
-            say(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
+            announce(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
     cls = get_method(method)
     settings = settle(cls, preset, given, task)
     implementation = cls(cls.Config.build(settings.options))
     run = build_run(
         settings,
-        dataset=dataset,
         source=source,
         accelerator=accelerator,
         seed=seed,
@@ -170,7 +167,7 @@ def condense_dataset(
         settings,
         method=canonical_name(cls),
         preset=preset,
-        image_size=checked_size(image_size),
+        image_size=source.image_size,
     )
     if isinstance(implementation, Selector):
         small = select_coreset(run, implementation, recipe, started)
@@ -185,7 +182,7 @@ def condense_dataset(
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
-def _pick_split(ds: object, split: str) -> object:
+def _pick_split(ds: Any, split: str) -> Any:
     """Return the split of a dict that is to be condensed."""
     if not isinstance(ds, datasets.DatasetDict):
         return ds

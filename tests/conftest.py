@@ -91,11 +91,12 @@ def toy_gray() -> Dataset:
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real datasets (`mnist/`, `cifar10/`); tests that use it are skipped if it is missing."""
-    beside = Path(__file__).resolve().parents[2] / "shared" / "data"
-    folder = Path(os.environ.get("HF_CONDENSE_DATA", beside))
-    if not folder.is_dir():
-        pytest.skip(f"needs real data: {folder} is missing; set HF_CONDENSE_DATA to a folder with mnist/ and cifar10/")
-    return folder
+    folder = os.environ.get("HF_CONDENSE_DATA")
+    if folder is None:
+        pytest.skip("needs real data: set HF_CONDENSE_DATA to a folder with mnist/ and cifar10/")
+    if not Path(folder).is_dir():
+        pytest.skip(f"needs real data: HF_CONDENSE_DATA={folder} is missing; it should have mnist/ and cifar10/")
+    return Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -1,1 +1,1 @@
-"""What knows nothing of images: errors, checks, keyed randomness, the cache, progress, devices, processes."""
+"""Parts that know nothing of images: errors, checks, keyed randomness, the cache, progress, devices, processes."""

@@ -22,34 +22,41 @@ import psutil
 
 logger = logging.getLogger("hf_condense")
 
-_ABANDONED_SECONDS = 86_400  # without a change; longer than anything that is written goes untouched
+# A file that another machine is still writing changes more often than once a day.
+_ABANDONED_SECONDS = 86_400
 
 
 def cache_folder(kind: str) -> Path:
-    """Return the folder for one kind of cached thing; it need not exist."""
+    """Return the folder for one kind of cached files, for example `"sources"`; it need not exist."""
     return Path(datasets.config.HF_CACHE_HOME).expanduser() / "condense" / kind
 
 
-def cache_enabled(wanted: bool) -> bool:
-    """Tell whether to cache: the caller wants it and `datasets` has not switched caching off."""
-    return wanted and datasets.is_caching_enabled()
+def cache_enabled(cache: bool) -> bool:
+    """Return whether to use the cache: the caller asks for it, and caching is not disabled in `datasets`."""
+    return cache and datasets.is_caching_enabled()
 
 
 def content_key(**facts: Any) -> str:
-    """Return a key that is equal for equal facts (JSON values), on every machine."""
+    """Return a key that is the same for equal facts (JSON values) on every machine."""
     text = json.dumps(facts, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 @contextmanager
 def new_folder(target: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name beside `target`, then put it in place at once.
+    """Fill a folder under a temporary name beside `target`, then rename it to `target` in one step.
 
-    If another process was faster, its folder stays. If anything fails, nothing is left behind; what a killed process
-    left is removed by the next one that fills `target`.
+    If another process has put its folder there first, that one stays. If anything fails, nothing is left behind. If
+    the process is killed, the next one that fills `target` removes what is left.
+
+    Args:
+        target: The folder to make; its parent is made if it is missing.
+
+    Yields:
+        The temporary folder.
 
     Raises:
-        OSError: With a plain message if no space is left.
+        OSError: If the disk is full; the message says what to do.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
@@ -68,12 +75,19 @@ def new_folder(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_file(target: Path) -> Iterator[Path]:
-    """Write a file under a temporary name beside `target`, then put it in place at once.
+    """Write a file under a temporary name beside `target`, then rename it to `target` in one step.
 
-    The earlier file stays whole until then, and whatever happens. What a killed process left is removed first.
+    Until then an earlier file stays as it is, whatever happens. If the process is killed, the next one that writes
+    `target` removes what is left.
+
+    Args:
+        target: The file to write; its folder is made if it is missing.
+
+    Yields:
+        The temporary file, which exists and is empty.
 
     Raises:
-        OSError: With a plain message if no space is left.
+        OSError: If the disk is full; the message says what to do.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     _sweep(target)
@@ -92,45 +106,45 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def _prefix(target: Path) -> str:
-    """Return how the temporary names beside `target` begin: they say which process writes there."""
+    """Return the start of the temporary names beside `target`, which names the process that writes there."""
     return f".{target.name}-{_machine()}-{os.getpid()}-"
 
 
 def _machine() -> str:
-    """Return a name for where process numbers are unique: the host and, on Linux, the container."""
+    """Return a short hash of the host and, on Linux, of the container, within which process numbers are unique."""
     try:
-        numbering = os.stat("/proc/self/ns/pid").st_ino
+        container = os.stat("/proc/self/ns/pid").st_ino
     except OSError:
-        numbering = 0
-    return hashlib.blake2b(f"{platform.node()} {numbering}".encode(), digest_size=4).hexdigest()
+        container = 0
+    return hashlib.blake2b(f"{platform.node()} {container}".encode(), digest_size=4).hexdigest()
 
 
 def _sweep(target: Path) -> None:
-    """Remove what processes that were killed while they wrote `target` left beside it."""
-    ours = re.compile(rf"\.{re.escape(target.name)}-([0-9a-f]{{8}})-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
+    """Remove the temporary files and folders of processes that were killed while they wrote `target`."""
+    temporary_name = re.compile(rf"\.{re.escape(target.name)}-([0-9a-f]{{8}})-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
     for entry in target.parent.iterdir():
-        if (match := ours.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2])):
+        if (match := temporary_name.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2])):
             logger.info("removing %s, which a killed process left behind", entry)
             if entry.is_dir() and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
             else:
-                with suppress(OSError):  # gone by now, or another user's
+                with suppress(OSError):  # another process has removed it, or it belongs to another user
                     entry.unlink()
 
 
 def _is_abandoned(entry: Path, machine: str, process: int) -> bool:
-    """Tell whether no process can still be writing: the one that did is gone or, out of sight, quiet for a day."""
+    """Return whether the writer is dead or, if it runs on another machine, idle for a day."""
     if machine == _machine() and not psutil.pid_exists(process):
         return True
     try:
-        last = max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
-    except OSError:  # its writer is at work, or another sweeper is
+        last_change = max(path.lstat().st_mtime for path in (entry, *entry.rglob("*")))
+    except OSError:  # a file vanished meanwhile, so another process is at work there
         return False
-    return time.time() - last > _ABANDONED_SECONDS
+    return time.time() - last_change > _ABANDONED_SECONDS
 
 
 def _umask() -> int:
-    """Return the process's umask, which can only be read by setting it."""
+    """Return the umask of this process, which can only be read by setting it."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
@@ -138,7 +152,7 @@ def _umask() -> int:
 
 @contextmanager
 def explained_disk_errors(target: Path) -> Iterator[None]:
-    """Add to a full disk's error what was being written and that the earlier file is whole."""
+    """Re-raise the error of a full disk with the path that was written; the previous file is intact."""
     try:
         yield
     except OSError as error:
@@ -147,11 +161,11 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
             raise OSError(
                 error.errno,
                 f"no space left while writing {target} ({free:.0f} MiB free); what was there before is whole. "
-                "Free some space, or choose another place (HF_HOME moves the cache, cache=False goes without)",
+                "Free some space, or choose another place (HF_HOME moves the cache, cache=False does not use it)",
             ) from error
         raise
 
 
 def folder_size(folder: Path) -> int:
-    """Return the bytes of all files in a folder."""
+    """Return the size of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

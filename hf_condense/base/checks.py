@@ -1,7 +1,8 @@
-"""Checks of what a caller passed: each says what was wrong, what was given and what would be right."""
+"""Check the values that callers pass; each error says what was wrong, what was given and what would be right."""
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -9,15 +10,15 @@ from hf_condense.base.errors import did_you_mean
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:
-    """Return a value as an `int` if it is an integer (NumPy's included, bool not) and not below a bound.
+    """Return a value as an `int` if it is an integer (of Python or NumPy, but not a bool) and large enough.
 
     Args:
-        name: What the caller knows the value by.
-        value: What was passed.
+        name: The name by which the caller knows the value.
+        value: The value that was passed.
         least: Smallest value allowed.
 
     Raises:
-        TypeError: If it is no integer.
+        TypeError: If it is not an integer.
         ValueError: If it is too small.
 
     Example:
@@ -31,36 +32,55 @@ def integer(name: str, value: object, *, least: int | None = None) -> int:
     return int(value)
 
 
-def number(name: str, value: object, *, least: float | None = None, above: float | None = None) -> float:
-    """Return a value as a `float` if it is a real number (bool not) within its bounds.
+def number(
+    name: str,
+    value: object,
+    *,
+    least: float | None = None,
+    above: float | None = None,
+    most: float | None = None,
+    below: float | None = None,
+) -> float:
+    """Return a value as a `float` if it is a real number (but not a bool) within its bounds; NaN is never within.
 
     Args:
-        name: What the caller knows the value by.
-        value: What was passed.
+        name: The name by which the caller knows the value.
+        value: The value that was passed.
         least: Smallest value allowed.
         above: The value must be larger than this.
+        most: Largest value allowed.
+        below: The value must be smaller than this.
 
     Raises:
-        TypeError: If it is no number.
+        TypeError: If it is not a number.
         ValueError: If it is out of range.
+
+    Example:
+        >>> number("momentum", 0.9, least=0, below=1)
+        0.9
     """
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"{name} should be a number; got {value!r} ({type(value).__name__})")
-    given = float(value)
-    if least is not None and not given >= least:
-        raise ValueError(f"{name} should be at least {least}; got {value!r}")
-    if above is not None and not given > above:
-        raise ValueError(f"{name} should be larger than {above}; got {value!r}")
-    return given
+    real = float(value)
+    bounds = {
+        "at least": (least, operator.ge),
+        "larger than": (above, operator.gt),
+        "at most": (most, operator.le),
+        "smaller than": (below, operator.lt),
+    }
+    for relation, (bound, holds) in bounds.items():
+        if bound is not None and not holds(real, bound):
+            raise ValueError(f"{name} should be {relation} {bound}; got {value!r}")
+    return real
 
 
-def one_of(name: str, value: object, known: Iterable[object]) -> None:
-    """Raise `ValueError` unless a value is one of those that are known; the message lists them.
+def one_of(name: str, value: object, choices: Iterable[object]) -> None:
+    """Raise `ValueError` if a value is not one of the choices; the message lists them.
 
     Example:
         >>> one_of("pixel_range", "valid", ["valid", "free"])
     """
-    choices = list(known)
+    choices = list(choices)
     if value not in choices:
         listed = ", ".join(map(repr, choices))
         hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""What devices can do: memory that a step may use, and whether compiling pays."""
+"""Rules about devices: how much memory a step may use, and whether compiling a network pays."""
 
 from __future__ import annotations
 
@@ -10,25 +10,24 @@ import torch
 
 CompileOption = Literal["auto"] | bool
 
-
-# Compiling takes about ten seconds for each shape of batch, and saves almost half of a training pass (two cores): it
-# pays from about this many bytes of activations, those of 75,000 images of 32 x 32 at width 32.
+# Compiling takes about ten seconds for each shape of batch, and saves almost half of the time of a training pass (on
+# two cores). It pays from about this many bytes of activations: those of 75,000 images of 32 x 32 at width 32.
 _COMPILE_PAYS_BYTES = 3e10
 
 
 def memory_budget(device: torch.device) -> int:
-    """Return how many bytes a step may use: half of what is free now, down to a power of two."""
+    """Return how many bytes a step may use: half of the free memory, rounded down to a power of two."""
     on_gpu = device.type == "cuda"
     free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
     return 1 << max(20, (free // 2).bit_length() - 1)
 
 
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
-    """Tell whether compiling a network takes less time than it saves; a rule for CPUs, never true elsewhere.
+    """Return whether compiling a network takes less time than it saves. This is a rule for CPUs; elsewhere, never.
 
     Args:
-        work: Bytes of activations that its forwards compute in all.
-        device: Where it runs.
-        shapes: Shapes of the batches; code is compiled for each.
+        work: Bytes of activations that all its forwards compute together.
+        device: The device it runs on.
+        shapes: Number of different batch shapes; code is compiled for each of them.
     """
     return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None

@@ -1,4 +1,4 @@
-"""The errors that callers may want to tell apart from a plain ValueError or TypeError."""
+"""The exceptions of this library, and the hint that other error messages share."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Iterable
 
 
 class CondensedFormatError(ValueError):
-    """A stored condensed set is damaged, unsafe, foreign or of a newer format; the message says which and where."""
+    """A stored set is damaged, unsafe, of a newer format or not a condensed set; the message says which and where."""
 
 
 class NonFiniteLossError(ArithmeticError):
-    """A loss or a gradient became NaN or infinite; the message names the step, and checkpoints are kept."""
+    """A loss or a gradient is NaN or infinite; the message names the step. Checkpoints stay where they are."""
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the known name closest to `name`, or nothing if none is close."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """Return `"; did you mean 'x'?"`, where x is the choice closest to `name`, or `""` if none is close."""
+    matches = difflib.get_close_matches(name, list(choices), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""

@@ -1,4 +1,4 @@
-"""What the processes of one run share: the accelerator they run on, and the values they exchange."""
+"""The accelerator that the processes of a run share, and the values that they exchange."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
 
     Raises:
-        RuntimeError: If several processes were launched but would not know of each other, so that each would act
-            as the main one; or if half precision was asked for on a CPU.
+        RuntimeError: If several processes were launched but do not know of each other, so that each would act as the
+            main one; or if half precision is asked for on a CPU.
     """
-    # Imported here because it takes longer than the whole package.
+    # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -30,7 +30,8 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
         cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         joined = bool(AcceleratorState._shared_state)
         if cpu_group and not joined:
-            # Functions there take the group of the moment as a default and would keep it alive; imported before it is.
+            # Default arguments in this module keep the group alive that exists when the module is imported. So it is
+            # imported here, before there is a group.
             from torch.distributed import nn as _functions  # noqa: F401
 
             atexit.register(_leave_group)
@@ -47,13 +48,13 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
 
 
 def _leave_group() -> None:
-    """End the threads of a group of CPU processes: one that outlives the interpreter may abort the process."""
+    """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
 
 
 def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
-    """Return the main process's tensor, in every process."""
+    """Return the tensor of the main process, in every process."""
     if accelerator.num_processes == 1:
         return tensor
     from accelerate.utils import broadcast as send
@@ -63,7 +64,7 @@ def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 
 
 def broadcast_object(accelerator: Accelerator, value: Value) -> Value:
-    """Return the main process's object (anything that can be pickled), in every process."""
+    """Return the object of the main process, in every process. It must be picklable."""
     if accelerator.num_processes == 1:
         return value
     from accelerate.utils import broadcast_object_list
@@ -73,7 +74,7 @@ def broadcast_object(accelerator: Accelerator, value: Value) -> Value:
 
 
 def gather_objects(accelerator: Accelerator, value: Value) -> list[Value]:
-    """Return the objects of all processes, in the order of their ranks, in every process."""
+    """Return the objects of all processes in the order of their ranks, in every process. They must be picklable."""
     if accelerator.num_processes == 1:
         return [value]
     from accelerate.utils import gather_object
@@ -83,7 +84,7 @@ def gather_objects(accelerator: Accelerator, value: Value) -> list[Value]:
 
 
 def reduce(accelerator: Accelerator, tensor: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-    """Return the sum or the mean of a tensor over all processes, in every process; it carries no graph."""
+    """Return the sum or the mean of a tensor over all processes, in every process, without a graph."""
     if accelerator.num_processes == 1:
         return tensor
     reduced: Any = accelerator.reduce(tensor, reduction=reduction)

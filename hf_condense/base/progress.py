@@ -12,27 +12,27 @@ logger = logging.getLogger("hf_condense")
 
 
 def progress_bar(total: int, desc: str, unit: str, *, shown: bool = True, initial: int = 0) -> Any:
-    """Return a tqdm bar, to be used in a `with` statement.
+    """Return a tqdm bar, for use in a `with` statement.
 
     Args:
-        total: Units of work in all.
-        desc: What is being done, for example `"Condensing"`; also names the bar for the Hub's switches.
+        total: Number of units of work.
+        desc: What is being done, for example `"Condensing"`; it also names the bar for the Hub's switches.
         unit: Name of a unit, for example `"step"`.
-        shown: Whether to show it; in any case only if the Hub's switches allow it.
-        initial: Units that are done already.
+        shown: Show the bar if the Hub's switches allow it; False never shows it.
+        initial: Number of units that are done already.
     """
-    disable = None if shown else True  # None leaves the decision to the switches and to whether there is a terminal
+    disable = None if shown else True  # None shows the bar if the switches allow it and there is a terminal
     name = f"hf_condense.{desc.split()[0].lower()}"
-    make: Any = tqdm
-    return make(total=total, initial=initial, desc=desc, unit=unit, name=name, disable=disable)
+    untyped_tqdm: Any = tqdm
+    return untyped_tqdm(total=total, initial=initial, desc=desc, unit=unit, name=name, disable=disable)
 
 
-def say(text: str, *, shown: bool = True) -> None:
-    """Tell people something short where they would see a progress bar; it is logged in any case.
+def announce(text: str, *, shown: bool = True) -> None:
+    """Log a one-line message and, on a terminal, print it above the progress bar.
 
     Args:
         text: One line.
-        shown: As for `progress_bar`.
+        shown: Print it if the Hub's switches allow progress bars; False only logs it.
     """
     logger.info("%s", text)
     if shown and sys.stderr.isatty() and not are_progress_bars_disabled("hf_condense"):

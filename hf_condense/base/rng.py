@@ -1,4 +1,4 @@
-"""Randomness that is addressed, not carried: every draw has a key, so order and process count do not matter."""
+"""Randomness under keys: every draw has its own key, so neither the order nor the number of processes matters."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def key_seed(*key: Key) -> int:
     """Turn a key into a seed that is the same on every machine and in every process.
 
     Args:
-        *key: The address of a draw, for example `(seed, "real", step, "cat")`. Text and integers only;
-            `1` and `"1"` are different keys.
+        *key: The address of a draw, for example `(seed, "real", step, "cat")`. Each part is text or an integer; `1`
+            and `"1"` are different keys.
 
     Returns:
         An integer in [0, 2**63).
@@ -34,29 +34,29 @@ def key_seed(*key: Key) -> int:
     digest = hashlib.blake2b(digest_size=8)
     for part in key:
         if not isinstance(part, (str, int)) or isinstance(part, bool):
-            raise TypeError(f"a key is made of text and integers; got {part!r} ({type(part).__name__})")
+            raise TypeError(f"the parts of a key should be text and integers; got {part!r} ({type(part).__name__})")
         text = f"{'s' if isinstance(part, str) else 'i'}{part}".encode()
         digest.update(len(text).to_bytes(8, "little") + text)
     return int.from_bytes(digest.digest(), "little") >> 1
 
 
 def keyed_generator(*key: Key) -> torch.Generator:
-    """Return a CPU generator seeded by `key` (see `key_seed`).
+    """Return a CPU generator seeded by a key (see `key_seed`).
 
-    Draws are always made on the CPU and moved, so that every device sees the same numbers.
+    Draw on the CPU and move the numbers, so that every device sees the same ones.
     """
     return torch.Generator().manual_seed(key_seed(*key))
 
 
 @contextmanager
 def seeded_globals(*key: Key, devices: Sequence[torch.device] = ()) -> Iterator[None]:
-    """Run code that only knows the global generators (layer initialisation, dropout) under a key.
+    """Seed the global generators by a key, for code that knows no others (layer initialisation, dropout).
 
-    The global generators are left as they were found. One thread at a time.
+    Afterwards the global generators are as they were before. Only one thread at a time can enter.
 
     Args:
-        *key: The address of the draws, as in `key_seed`.
-        devices: CUDA devices whose generator the code may use as well.
+        *key: The address of the draws, as for `key_seed`.
+        devices: Devices that the code may draw on; the generators of the CUDA devices among them are seeded as well.
     """
     cuda = [d.index if d.index is not None else torch.cuda.current_device() for d in devices if d.type == "cuda"]
     seed = key_seed(*key)

@@ -33,8 +33,7 @@ class Run:
     """One condensation in progress.
 
     Attributes:
-        dataset: The user's dataset, as it is.
-        source: Its images by class, on the device.
+        source: The user's dataset as images by class, on the device.
         accelerator: Devices and processes.
         factory: Makes networks for this source.
         seed: Seed of every draw.
@@ -48,7 +47,6 @@ class Run:
         synthetic: The learnable set; there once the method has initialised it.
     """
 
-    dataset: datasets.Dataset
     source: ClassSource
     accelerator: Accelerator
     factory: NetworkFactory
@@ -62,6 +60,11 @@ class Run:
     plan: Plan = field(default=Plan(1, 0, False))
     synthetic: SyntheticSet = field(init=False)
     _networks: dict[str, _Network] = field(init=False, default_factory=dict)
+
+    @property
+    def dataset(self) -> datasets.Dataset:
+        """The user's dataset, as it is."""
+        return self.source.dataset
 
     @property
     def device(self) -> torch.device:

@@ -12,7 +12,8 @@ from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, con
 from hf_condense.base.processes import broadcast
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
-from hf_condense.networks.training import RECIPES, TrainingSet, train_network
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.class_source import batches
 
 logger = logging.getLogger("hf_condense")

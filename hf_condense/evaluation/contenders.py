@@ -14,7 +14,8 @@ from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.scores import EIGHT_BIT
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
-from hf_condense.networks.training import TrainingRecipe, TrainingSet
+from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_recipe import TrainingRecipe
 
 
 @dataclass(frozen=True)

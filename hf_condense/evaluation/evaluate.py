@@ -21,7 +21,7 @@ from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import eight_bit_view, read_subject
 from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkSpec, network_factory
-from hf_condense.networks.training import RECIPES, TrainingRecipe
+from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
 from hf_condense.source.columns import check_dataset
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def evaluate(
     if eight_bit and (view := eight_bit_view(train, subject)) is not None:
         contenders.append(eight_bit_contender(floats, view))
     if real is not None and source is not None:
-        selection = Selection(source, real.own, specs[0], seed, accelerator, cache, show_progress)
+        selection = Selection(real.own, specs[0], seed, accelerator, cache, show_progress)
         real_sets = Baselines(subject, real, selection, training, max_updates, floats.updates, seed)
         contenders += real_sets.contenders(baseline_names)
     trials = [

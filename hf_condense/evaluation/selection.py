@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import datasets
 import torch
 from torch import Tensor
 
@@ -27,8 +26,7 @@ class Selection:
     """What coreset methods choose rows from, and with.
 
     Attributes:
-        dataset: The real training set.
-        source: Its images by class, on the device, in its own normalisation.
+        source: The real training set's images by class, on the device, in its own normalisation.
         network: Network that gives features.
         seed: Seed of every draw.
         accelerator: Devices and processes.
@@ -36,7 +34,6 @@ class Selection:
         progress: Whether progress bars are shown.
     """
 
-    dataset: datasets.Dataset
     source: ClassSource
     network: NetworkSpec
     seed: int
@@ -71,7 +68,6 @@ class Selection:
         settings = settle(cls, None, {"network": self.network}, task)
         run = build_run(
             settings,
-            dataset=self.dataset,
             source=self.source,
             accelerator=self.accelerator,
             seed=self.seed,

@@ -29,7 +29,8 @@ from hf_condense.methods._images import ImageConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import activation_bytes
 from hf_condense.networks.flat import parameter_vector
-from hf_condense.networks.training import TrainingRecipe, TrainingSet, chunk_size, train_network
+from hf_condense.networks.training import TrainingSet, chunk_size, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

@@ -17,7 +17,8 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
-from hf_condense.networks.training import TrainingRecipe, TrainingSet, train_network
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

@@ -1,1 +1,1 @@
-"""What is trained, and how: networks, augmentation, training recipes, the training loop."""
+"""Networks and how they are trained: augmentation, training recipes, the training loop."""

@@ -1,16 +1,16 @@
-"""The networks themselves: the ConvNet family, torchvision's made fit for small images, and `embed` for any module."""
+"""The networks: the ConvNet family, torchvision's networks for small images, and `embed` for any module."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
-from typing import Final
+from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.errors import did_you_mean
+from hf_condense.base.checks import integer, one_of
 
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
 _NORMS: Final = ("instance", "batch", "layer", "group", "none")
@@ -25,8 +25,8 @@ _POOLINGS: Final[dict[str, Callable[[], nn.Module]]] = {
     "max": partial(nn.MaxPool2d, 2),
     "none": nn.Identity,
 }
-_SMALL_SIDE: Final = 64  # up to here, torchvision's networks get a stem that keeps the resolution
-_SMALLEST_SIDE: Final = 16  # below, their last layers would see a single pixel, which instance norm sets to zero
+_SMALL_SIDE: Final = 64  # Up to this side, torchvision's networks get a stem that keeps the resolution.
+_SMALLEST_SIDE: Final = 16  # Below, their last layers would see a single pixel, which instance norm sets to zero.
 
 
 class ConvNet(nn.Module):
@@ -46,9 +46,10 @@ class ConvNet(nn.Module):
         pooling: `"avg"` (the default), `"max"` or `"none"`.
 
     Raises:
+        TypeError: If a number is not an integer.
         ValueError: If an option is unknown, a number is below 1, or pooling would leave less than one pixel.
 
-    Reference:
+    References:
         Gidaris and Komodakis, "Dynamic Few-Shot Visual Learning without Forgetting", CVPR 2018; as used by Zhao et al.,
         "Dataset Condensation with Gradient Matching", ICLR 2021, section 4 (arXiv:2006.05929).
 
@@ -74,17 +75,20 @@ class ConvNet(nn.Module):
     ) -> None:
         super().__init__()
         depth = default_depth(image_size) if depth is None else depth
-        check_positive(channels=channels, num_classes=num_classes, width=width, depth=depth)
-        _check_option("norm", norm, _NORMS)
-        _check_option("activation", activation, _ACTIVATIONS)
-        _check_option("pooling", pooling, _POOLINGS)
+        integer("channels", channels, least=1)
+        integer("num_classes", num_classes, least=1)
+        integer("width", width, least=1)
+        integer("depth", depth, least=1)
+        one_of("norm", norm, _NORMS)
+        one_of("activation", activation, _ACTIVATIONS)
+        one_of("pooling", pooling, _POOLINGS)
         if norm == "group" and width % 4:
             raise ValueError(f"group norm makes 4 groups, so the width must be a multiple of 4; got {width}")
         halvings = 0 if pooling == "none" else depth
         if min(image_size) < 2**halvings:
             raise ValueError(
                 f"{halvings} poolings leave nothing of {image_size[0]}x{image_size[1]} images: "
-                f"use images of at least {2**halvings} pixels a side, or a smaller depth"
+                f"use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
             )
         padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)
         layers: list[nn.Module] = [padding]
@@ -109,10 +113,10 @@ class ConvNet(nn.Module):
 
 
 class WithEmbedding(nn.Module):
-    """Give any network an `embed`: what goes into its last linear layer.
+    """Give any network a method `embed`, which returns the input of its last linear layer.
 
     Args:
-        net: A network from images to logits, with at least one `nn.Linear`; the last one defined counts as the head.
+        net: A network from images to logits with at least one `nn.Linear`; the last one defined is taken as the head.
 
     Raises:
         ValueError: If `net` has no linear layer.
@@ -136,16 +140,16 @@ class WithEmbedding(nn.Module):
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the input of the last linear layer: (B, C, H, W) -> (B, D)."""
-        seen: list[Tensor] = []
+        embeddings: list[Tensor] = []
         head = self.net.get_submodule(self.head)
-        with head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0])):
+        with head.register_forward_pre_hook(lambda _, inputs: embeddings.append(inputs[0])):
             self.net(x)
-        if not seen:
+        if not embeddings:
             raise ValueError(
                 f"{type(self.net).__name__} did not use its last linear layer {self.head!r} in forward; "
                 "give it a method embed(x) that returns (B, D)"
             )
-        return seen[-1].flatten(1)
+        return embeddings[-1].flatten(1)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the logits: (B, C, H, W) -> (B, K)."""
@@ -153,72 +157,96 @@ class WithEmbedding(nn.Module):
 
 
 def default_depth(image_size: tuple[int, int]) -> int:
-    """Number of ConvNet blocks that leaves about 4x4 pixels."""
+    """Return the number of ConvNet blocks that leaves about 4x4 pixels."""
     return max(1, round(math.log2(min(image_size))) - 2)
-
-
-def check_positive(**numbers: int) -> None:
-    """Raise for a number below 1."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be an integer of at least 1; got {number!r}")
 
 
 def torchvision_network(
     base: str, *, channels: int, num_classes: int, image_size: tuple[int, int], norm: str = "instance"
 ) -> nn.Module:
-    """One of torchvision's networks for small images: no dropout, one linear layer on the mean of the last features."""
+    """Return one of torchvision's networks, made for small images, with fresh weights.
+
+    It has no dropout, and its head is one linear layer on the mean of the last features. Images of up to 64 pixels get
+    a stem that keeps their resolution.
+
+    Args:
+        base: A name in `TORCHVISION`.
+        channels: Channels of an image (`int`, >= 1).
+        num_classes: Number of logits (`int`, >= 1).
+        image_size: Height and width of an image, each >= 16.
+        norm: `"instance"` (the default) or `"batch"`.
+
+    Raises:
+        ValueError: If the images are smaller than 16 pixels.
+    """
     from torchvision import models  # slow to import, and most runs need the ConvNet only
 
     if min(image_size) < _SMALLEST_SIDE:
         raise ValueError(
-            f"{base} takes images of at least {_SMALLEST_SIDE} pixels a side; "
+            f"{base} takes images of at least {_SMALLEST_SIDE}x{_SMALLEST_SIDE} pixels; "
             f"got {image_size[0]}x{image_size[1]}: use 'convnet', or a larger image_size"
         )
-    small = min(image_size) <= _SMALL_SIDE
-    normalise = partial(_norm_layer, norm, size=image_size)
-
-    def stem(conv: nn.Conv2d) -> nn.Conv2d:
-        bias = conv.bias is not None
-        if small:
-            return nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=bias)
-        kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-        return nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
-
-    with torch.device("meta"):  # the heads made for ImageNet are large and thrown away: give them no memory
+    make_norm = partial(_norm_layer, norm, size=image_size)
+    with torch.device("meta"):  # The heads made for ImageNet are large and thrown away, so they get no memory.
         if base == "resnet18":
-            net = models.resnet18(num_classes=num_classes, norm_layer=normalise)
-            net.conv1 = stem(net.conv1)
-            net.maxpool = nn.Identity() if small else net.maxpool
+            net = models.resnet18(num_classes=num_classes, norm_layer=make_norm)
+            _adapt_resnet(net, channels, image_size)
         else:
             net = models.alexnet() if base == "alexnet" else models.vgg11()
-            first, *rest = net.features
-            if small and base == "alexnet":
-                rest = [rest[0], *rest[2:]]  # without the pooling of the stem
-            layers: list[nn.Module] = []
-            for layer in (stem(first), *rest):
-                layers.append(layer)
-                if isinstance(layer, nn.Conv2d):
-                    layers.append(normalise(layer.out_channels))
-                    width = layer.out_channels
-            if small and base == "vgg11":  # five poolings
-                layers.insert(0, _pad_to_multiple(image_size, 32)[0])
-            net.features, net.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
-            net.classifier = nn.Linear(width, num_classes)
+            _adapt_sequential(net, base, channels, num_classes, image_size, make_norm)
     for module in net.to_empty(device="cpu").modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
     return net  # type: ignore[no-any-return]
 
 
-def _check_option(option: str, value: str, known: Iterable[str]) -> None:
-    """Raise for an unknown value of an option."""
-    if value not in known:
-        raise ValueError(f"unknown {option} {value!r}; known: {', '.join(known)}{did_you_mean(value, known)}")
+def _adapt_resnet(net: Any, channels: int, image_size: tuple[int, int]) -> None:
+    """Replace the stem of a ResNet by one for the given images."""
+    net.conv1 = _stem(net.conv1, channels, image_size)
+    if _is_small(image_size):
+        net.maxpool = nn.Identity()
+
+
+def _adapt_sequential(
+    net: Any,
+    base: str,
+    channels: int,
+    num_classes: int,
+    image_size: tuple[int, int],
+    make_norm: Callable[[int], nn.Module],
+) -> None:
+    """Replace the stem and the head of an AlexNet or a VGG, and add a norm after every convolution."""
+    first, *rest = net.features
+    small = _is_small(image_size)
+    if small and base == "alexnet":
+        rest = [rest[0], *rest[2:]]  # without the pooling after the stem
+    layers: list[nn.Module] = []
+    if small and base == "vgg11":
+        layers.append(_pad_to_multiple(image_size, 2**5)[0])  # it has five poolings
+    for layer in (_stem(first, channels, image_size), *rest):
+        layers.append(layer)
+        if isinstance(layer, nn.Conv2d):
+            layers.append(make_norm(layer.out_channels))
+            width = layer.out_channels
+    net.features, net.avgpool = nn.Sequential(*layers), nn.AdaptiveAvgPool2d(1)
+    net.classifier = nn.Linear(width, num_classes)
+
+
+def _is_small(image_size: tuple[int, int]) -> bool:
+    return min(image_size) <= _SMALL_SIDE
+
+
+def _stem(conv: nn.Conv2d, channels: int, image_size: tuple[int, int]) -> nn.Conv2d:
+    """Return a first convolution like `conv` for the given images; for small ones it keeps their resolution."""
+    bias = conv.bias is not None
+    if _is_small(image_size):
+        return nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=bias)
+    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+    return nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
 
 
 def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, tuple[int, int]]:
-    """Layer that pads images with zeros, evenly, up to a multiple, and the size that they then have."""
+    """Return a layer that pads both sides of images evenly with zeros up to a multiple, and the padded size."""
     missing_h, missing_w = (-side % multiple for side in size)
     if not missing_h and not missing_w:
         return nn.Identity(), size
@@ -228,10 +256,10 @@ def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, t
 
 
 def _norm_layer(kind: str, channels: int, size: tuple[int, int]) -> nn.Module:
-    """Normalisation of (B, channels, *size)."""
+    """Return a layer that normalises (B, channels, *size)."""
     match kind:
         case "instance":
-            return nn.GroupNorm(channels, channels)  # as in the papers: affine, no running statistics
+            return nn.GroupNorm(channels, channels)  # as in the papers: affine, without running statistics
         case "batch":
             return nn.BatchNorm2d(channels)
         case "layer":

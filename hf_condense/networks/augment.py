@@ -1,4 +1,4 @@
-"""Siamese augmentation: parameters drawn once per group of rows, applied alike to real and to synthetic images."""
+"""Siamese augmentation: parameters are drawn once per group of rows, for its real and its synthetic images alike."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.base.checks import one_of
 from hf_condense.base.errors import did_you_mean
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -27,18 +28,25 @@ _CUTOUT_RATIO: Final = 0.5
 class Augmentation:
     """A strategy of differentiable transforms, with the constants of DSA.
 
-    `color`: brightness +-0.5, saturation x0-2 and contrast x0.5-1.5. `crop`: shift by up to 1/8 of a side. `cutout`: a
-    square of half a side set to zero. `flip`: mirror with probability 1/2. `scale`: each side x1/1.2-1.2. `rotate`:
-    +-15 degrees. What comes in from outside the image is zero, which is the mean colour of a normalised image.
+    There are six families of transforms:
+
+    - `color`: brightness +-0.5, saturation x0-2 and contrast x0.5-1.5.
+    - `crop`: shift by up to 1/8 of a side.
+    - `cutout`: set a square of half a side to zero.
+    - `flip`: mirror left and right with probability 1/2.
+    - `scale`: stretch each side by 1/1.2 to 1.2.
+    - `rotate`: turn by up to +-15 degrees.
+
+    Pixels from outside the image are zero, which is the mean colour of a normalised image.
 
     Args:
-        families: Transforms to use, names of `FAMILIES`, in the order in which `"all"` applies them.
+        families: Transforms to use, names in `FAMILIES`, in the order in which `"all"` applies them.
         mode: `"single"`: each group draws one family; `"all"`: each group gets all of them.
 
     Raises:
-        ValueError: If a family or the mode is unknown, or a family is missing or given twice.
+        ValueError: If a family or the mode is unknown, no family is given, or one is given twice.
 
-    Reference:
+    References:
         Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section 3.3
         (arXiv:2102.08259). Constants as in the authors' code.
 
@@ -52,18 +60,24 @@ class Augmentation:
     mode: Mode = "single"
 
     def __post_init__(self) -> None:
-        unknown = next((name for name in self.families if name not in FAMILIES), None)
-        if unknown is not None:
-            known = ", ".join(FAMILIES)
-            raise ValueError(f"unknown augmentation {unknown!r}; known: {known}{did_you_mean(unknown, FAMILIES)}")
+        for name in self.families:
+            if name not in FAMILIES:
+                families = ", ".join(FAMILIES)
+                raise ValueError(f"unknown augmentation {name!r}; known: {families}{did_you_mean(name, FAMILIES)}")
         if not self.families or len(set(self.families)) < len(self.families):
             raise ValueError(f"an augmentation needs one or more families, each once; got {self.families!r}")
-        if self.mode not in ("single", "all"):
-            raise ValueError(f"augmentation mode must be 'single' or 'all'; got {self.mode!r}")
+        one_of("augmentation mode", self.mode, ("single", "all"))
 
     @classmethod
     def parse(cls, strategy: str | None, mode: Mode = "single") -> Augmentation | None:
-        """Read a strategy such as `"color_crop_cutout"`; None, `""` and `"none"` mean no augmentation.
+        """Parse a strategy such as `"color_crop_cutout"`.
+
+        Args:
+            strategy: Names of families joined by `_`; None, `""` and `"none"` mean no augmentation.
+            mode: As for the class.
+
+        Returns:
+            The augmentation, or None.
 
         Raises:
             ValueError: As for the class.
@@ -75,10 +89,10 @@ class Augmentation:
     def draw(self, groups: int, generator: torch.Generator) -> Transform:
         """Draw one set of parameters for every group of rows.
 
-        The numbers drawn depend on nothing but `groups`: neither on the families nor on what is transformed later.
+        The draws depend only on `groups`, neither on the families nor on the images that are transformed later.
 
         Args:
-            groups: Number of groups, >= 0: one a class for siamese use, one an image for evaluation.
+            groups: Number of groups, >= 0: one per class for siamese use, one per image for evaluation.
             generator: A CPU generator (see `rng.keyed_generator`).
         """
         u = torch.rand(groups, 12, generator=generator)  # (G, 12), in [0, 1)
@@ -96,14 +110,14 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Transform:
-    """Drawn parameters for G groups; made by `Augmentation.draw`.
+    """The transforms of G groups, with the parameters that `Augmentation.draw` drew for them.
 
     Attributes:
         families: Transforms in use, in order.
-        choice: For each group the index of its one family, int64 (G,); None applies all of them.
-        parameters: For every name in `FAMILIES` its parameters, (G, k): `color` brightness offset, saturation and
-            contrast factors; `crop` and `cutout` where in the range of positions, down and across, in [0, 1); `flip`
-            whether; `scale` source pixels per pixel, down and across; `rotate` the angle in radians.
+        choice: Index of the one family of each group, int64 (G,); None: all families are applied.
+        parameters: The parameters (G, k) of every name in `FAMILIES`. `color`: brightness offset, saturation factor and
+            contrast factor. `crop` and `cutout`: place in the range of positions, down and across, in [0, 1). `flip`:
+            whether to mirror. `scale`: source pixels per pixel, down and across. `rotate`: the angle in radians.
     """
 
     families: tuple[str, ...]
@@ -111,21 +125,22 @@ class Transform:
     parameters: dict[str, Tensor]
 
     def __call__(self, images: Tensor, group: Tensor) -> Tensor:
-        """Transform every row with the parameters of its group; differentiable with respect to the images.
+        """Transform every row with the parameters of its group. The result is differentiable by the images.
 
         Args:
-            images: Normalised images.
-            group: Group of every row. On the CPU (as drawn parameters are), a GPU need not be waited for.
+            images: Normalised images. (N, C, H, W)
+            group: Group of every row, in [0, G). int64 (N,), best on the CPU as the parameters are: then nobody waits
+                for a GPU.
 
-        Shapes:
-            images (N, C, H, W), group int64 (N,) in [0, G) -> (N, C, H, W)
+        Returns:
+            Transformed images, (N, C, H, W).
 
         Raises:
             ValueError: If there is not one group for every row.
         """
         if images.ndim != 4 or group.shape != images.shape[:1]:
             raise ValueError(
-                f"expected images (N, C, H, W) and one group a row (N,); "
+                f"expected images (N, C, H, W) and one group per row (N,); "
                 f"got {tuple(images.shape)} and {tuple(group.shape)}"
             )
         group = group.to(self.parameters["flip"].device)
@@ -135,13 +150,17 @@ class Transform:
             return images
         choice = self.choice[group]  # (N,)
         counts = torch.bincount(choice, minlength=len(self.families)).tolist()
-        if len(images) in counts:  # one family for all rows: nothing to sort
+        if len(images) in counts:  # all rows have the same family, so there is nothing to sort
             return self._apply(self.families[counts.index(len(images))], images, group)
-        order = choice.argsort(stable=True)
+        order = choice.argsort(stable=True)  # rows sorted by family
         parts = torch.split(images.index_select(0, order.to(images.device)), counts)
         groups = torch.split(group[order], counts)
-        done = [self._apply(*args) for args in zip(self.families, parts, groups, strict=True) if len(args[1])]
-        return torch.cat(done).index_select(0, order.argsort().to(images.device))
+        transformed = [
+            self._apply(name, part, part_group)
+            for name, part, part_group in zip(self.families, parts, groups, strict=True)
+            if len(part)
+        ]
+        return torch.cat(transformed).index_select(0, order.argsort().to(images.device))
 
     def __getitem__(self, groups: Tensor | slice) -> Transform:
         """Return the parameters of some groups, renumbered from 0."""
@@ -154,17 +173,16 @@ class Transform:
         return replace(self, choice=choice, parameters={name: p.to(device) for name, p in self.parameters.items()})
 
     def _apply(self, name: str, images: Tensor, group: Tensor) -> Tensor:
-        """Apply one family to all the rows."""
         return _TRANSFORMS[name](images, self.parameters[name][group].to(images.device))
 
 
 def _integer(u: Tensor, count: int) -> Tensor:
-    """Uniform integers in [0, count) from uniform numbers in [0, 1)."""
+    """Turn uniform numbers in [0, 1) into uniform integers in [0, count)."""
     return (u * count).long().clamp(max=count - 1)  # the product can round up to count
 
 
 def _pixels(ratio: float, side: int) -> int:
-    """Share of a side in whole pixels, halves up."""
+    """Return a share of a side in whole pixels; halves are rounded up."""
     return int(ratio * side + 0.5)
 
 
@@ -174,7 +192,7 @@ def _columns(p: Tensor) -> list[Tensor]:
 
 
 def _color(images: Tensor, p: Tensor) -> Tensor:
-    """Brightness, then saturation about each pixel's grey, then contrast about each image's mean."""
+    """Change the brightness, then the saturation about each pixel's grey, then the contrast about each image's mean."""
     brightness, saturation, contrast = _columns(p.to(images.dtype))
     images = images + brightness
     grey = images.mean(1, keepdim=True)
@@ -190,23 +208,22 @@ def _crop(images: Tensor, p: Tensor) -> Tensor:
         reach = _pixels(_CROP_RATIO, side)
         shifts.append(_integer(u, 2 * reach + 1) - reach)
     y, x = _centred(images)
-    # Sampling at the nearest pixel is exact for whole shifts, and its backward much faster than that of indexing.
+    # Sampling at the nearest pixel is exact for whole shifts, and its backward pass is much faster than indexing's.
     return _sample(images, y + shifts[0], x + shifts[1], "nearest")
 
 
 def _cutout(images: Tensor, p: Tensor) -> Tensor:
-    """Set a square around a random pixel, cut off at the border, to zero."""
+    """Set a square around a random pixel to zero; the part of it beyond the border is cut off."""
     inside = []
     for u, side, shape in zip(_columns(p), images.shape[2:], ((-1, 1), (1, -1)), strict=True):
         length = _pixels(_CUTOUT_RATIO, side)
         start = _integer(u, side + 1 - length % 2) - length // 2  # (N, 1, 1, 1)
         position = torch.arange(side, device=images.device).reshape(shape)
-        inside.append((position >= start) & (position < start + length))
+        inside.append((position >= start) & (position < start + length))  # (N, 1, H, 1), then (N, 1, 1, W)
     return images.masked_fill(inside[0] & inside[1], 0)
 
 
 def _flip(images: Tensor, p: Tensor) -> Tensor:
-    """Mirror left and right."""
     return torch.where(p[:, :, None, None], images.flip(3), images)
 
 
@@ -224,14 +241,14 @@ def _rotate(images: Tensor, p: Tensor) -> Tensor:
 
 
 def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Pixel centres, counted from the centre of the image: (1, 1, H, 1) and (1, 1, 1, W)."""
+    """Return the positions of pixels, counted from the centre of the image: (1, 1, H, 1) and (1, 1, 1, W)."""
     h, w = images.shape[2:]
     y, x = (torch.arange(n, dtype=images.dtype, device=images.device) + (1 - n) / 2 for n in (h, w))
     return y.reshape(1, 1, h, 1), x.reshape(1, 1, 1, w)
 
 
 def _sample(images: Tensor, y: Tensor, x: Tensor, mode: str) -> Tensor:
-    """Read the images at positions counted in pixels from the centre; zero outside."""
+    """Sample images at positions that are counted in pixels from the centre; outside an image they are zero."""
     n, _, h, w = images.shape
     grid = torch.stack([(x * (2 / w)).expand(n, 1, h, w), (y * (2 / h)).expand(n, 1, h, w)], dim=-1)  # (N, 1, H, W, 2)
     return F.grid_sample(images, grid[:, 0], mode=mode, padding_mode="zeros", align_corners=False)

@@ -1,4 +1,4 @@
-"""Networks behind one factory: the ConvNet family, torchvision's small-image relatives, or the user's own callable."""
+"""Make networks by name (the ConvNet family, torchvision's for small images) or by the user's own callable."""
 
 from __future__ import annotations
 
@@ -12,30 +12,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_condense.base.checks import integer
 from hf_condense.base.errors import did_you_mean
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.architectures import (
     TORCHVISION,
     ConvNet,
     WithEmbedding,
-    check_positive,
     default_depth,
     torchvision_network,
 )
 
-__all__ = [
-    "ConvNet",
-    "NetworkFactory",
-    "NetworkSpec",
-    "activation_bytes",
-    "has_batch_statistics",
-    "list_networks",
-    "network_factory",
-]
-
 NetworkSpec = str | Callable[..., nn.Module]
 
-# Suffix in a network's name -> option of the ConvNet and its value.
+# Each suffix in a network's name sets an option of the ConvNet to a value.
 _SUFFIXES: Final = {
     "in": ("norm", "instance"),
     "bn": ("norm", "batch"),
@@ -55,15 +45,16 @@ _DEFAULTS: Final = {"width": 128, "norm": "instance", "activation": "relu", "poo
 
 @dataclass(frozen=True)
 class NetworkFactory:
-    """Makes networks of one kind, fresh weights for every key. Made by `network_factory`.
+    """Build networks of one kind, with fresh weights for every key. `network_factory` returns one.
 
     Attributes:
-        name: Canonical name: options at their default are left out. For a callable, its qualified name.
+        name: The canonical name, which leaves out options at their default. For a callable, its qualified name.
         channels: Channels of an image.
         image_size: Height and width of an image.
         num_classes: Number of logits.
-        make: Constructor.
-        named: Whether the name alone says what the network is; not so for a callable, so nothing is cached under it.
+        make: What makes a network, given the keywords `channels`, `num_classes` and `image_size`.
+        named: Whether the name alone says what the network is. It does not for a callable, so nothing is cached under
+            that name.
     """
 
     name: str
@@ -77,14 +68,14 @@ class NetworkFactory:
         """Return a network with fresh weights, on the CPU and in training mode.
 
         Args:
-            *key: Address of the weights (see `rng.key_seed`): the same key gives the same weights, and the global
-                generators are left as they were.
+            *key: Address of the weights (see `rng.key_seed`). The same key gives the same weights, and the global
+                generators stay as they are.
 
         Returns:
             A module from (B, C, H, W) to (B, K), with a method `embed` to (B, D).
 
         Raises:
-            TypeError: If the user's callable returns something that is not a module.
+            TypeError: If the user's callable does not return a module.
         """
         with seeded_globals(*key), torch.device("cpu"):
             net = self.make(channels=self.channels, num_classes=self.num_classes, image_size=self.image_size)
@@ -97,7 +88,7 @@ class NetworkFactory:
 def network_factory(
     spec: NetworkSpec, *, channels: int, image_size: tuple[int, int], num_classes: int
 ) -> NetworkFactory:
-    """Return the factory of the networks that `spec` asks for, after building one to see that it works.
+    """Return the factory of the networks that `spec` asks for, after it has built one to see that it works.
 
     Args:
         spec: A name (see `list_networks`), or a callable that takes the keywords `channels`, `num_classes` and
@@ -108,20 +99,23 @@ def network_factory(
         num_classes: Number of logits (`int`, >= 1).
 
     Raises:
-        ValueError: If the name or an option in it is unknown, the images are too small for the network, or the network
-            returns logits or embeddings of another shape.
-        TypeError: If `spec` is neither text nor callable, or does not make a module.
+        ValueError: If the name or an option in it is unknown, a number is below 1, the images are too small for the
+            network, or the network returns logits or embeddings of another shape.
+        TypeError: If `spec` is neither text nor callable, it does not make a module, or a number is not an integer.
 
     Example:
         >>> network_factory("convnet-avg-w32", channels=1, image_size=(28, 28), num_classes=10).name
         'convnet-w32'
     """
-    check_positive(channels=channels, num_classes=num_classes, height=image_size[0], width=image_size[1])
+    integer("channels", channels, least=1)
+    integer("num_classes", num_classes, least=1)
+    integer("height", image_size[0], least=1)
+    integer("width", image_size[1], least=1)
     if isinstance(spec, str):
         name, make = _parse(spec, image_size)
     elif callable(spec):
-        inner = spec.func if isinstance(spec, partial) else spec
-        name, make = getattr(inner, "__qualname__", type(inner).__qualname__), spec
+        function = spec.func if isinstance(spec, partial) else spec
+        name, make = getattr(function, "__qualname__", type(function).__qualname__), spec
     else:
         raise TypeError(f"network must be a name or a callable that returns a module; got {type(spec).__name__}")
     factory = NetworkFactory(name, channels, image_size, num_classes, make, named=isinstance(spec, str))
@@ -151,54 +145,46 @@ def has_batch_statistics(net: nn.Module) -> bool:
 
 
 def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
-    """Return how many bytes one image's forward keeps for the backward, weights left out.
+    """Return how many bytes the forward pass of one image keeps for the backward pass, without the weights.
 
-    Runs the network once, on its own device, and leaves its buffers and the global generators as they were.
+    The network runs once, on its own device. Its buffers and the global generators stay as they are.
 
     Args:
         net: Any network from images to logits.
         image_shape: (channels, height, width) of an image.
 
     Example:
-        >>> activation_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))  # the 12 floats that go in
+        >>> activation_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))  # the 12 floats of the image
         48
     """
     weight = next(net.parameters(), torch.empty(0))
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     fixed = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *buffers.values())}
-    kept: dict[int, torch.UntypedStorage] = {}  # holding the storages keeps their addresses apart
+    saved: dict[int, torch.UntypedStorage] = {}  # As long as a storage is held, no other one gets its address.
 
-    def note(tensor: Tensor) -> None:
+    def save(tensor: Tensor) -> None:
         storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage
+        saved[storage.data_ptr()] = storage
 
     images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)  # batch norm needs two images
     with (
         torch.enable_grad(),
         seeded_globals("activation_bytes", devices=[weight.device]),
-        torch.autograd.graph.saved_tensors_hooks(note, lambda packed: packed),
+        torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed),
     ):
         torch.func.functional_call(net, buffers, (images.requires_grad_(),))
-    return sum(storage.nbytes() for pointer, storage in kept.items() if pointer not in fixed) // len(images)
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in fixed) // len(images)
 
 
 def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., nn.Module]]:
-    """Canonical name and constructor for a network's name."""
+    """Return the canonical form of a network's name, and what makes the network."""
     base, *suffixes = spec.split("-")
-    if base not in list_networks():
-        known = list_networks()
-        raise ValueError(f"unknown network {spec!r}; known: {', '.join(known)}{did_you_mean(base, known)}")
-    allowed = ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
+    names = list_networks()
+    if base not in names:
+        raise ValueError(f"unknown network {spec!r}; known: {', '.join(names)}{did_you_mean(base, names)}")
     options: dict[str, Any] = {}
     for suffix in suffixes:
-        number = re.fullmatch(r"([wd])(\d+)", suffix) if base == "convnet" else None
-        if number is None and suffix not in allowed:
-            known = [*(("w<filters>", "d<blocks>") if base == "convnet" else ()), *allowed]
-            raise ValueError(
-                f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(known)}"
-                f"{did_you_mean(suffix, known)}"
-            )
-        option, value = ({"w": "width", "d": "depth"}[number[1]], int(number[2])) if number else _SUFFIXES[suffix]
+        option, value = _parse_suffix(suffix, base, spec)
         if option in options:
             raise ValueError(f"network {spec!r} gives its {option} twice; give it once")
         options[option] = value
@@ -210,8 +196,22 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     return "-".join([base, *numbers, *words]), partial(make, **options)
 
 
+def _parse_suffix(suffix: str, base: str, spec: str) -> tuple[str, Any]:
+    """Return the option that a suffix sets, and its value."""
+    if base == "convnet" and (number := re.fullmatch(r"([wd])(\d+)", suffix)):
+        return {"w": "width", "d": "depth"}[number[1]], int(number[2])
+    words = ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
+    if suffix not in words:
+        suffixes = ["w<filters>", "d<blocks>", *words] if base == "convnet" else words
+        raise ValueError(
+            f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(suffixes)}"
+            f"{did_you_mean(suffix, suffixes)}"
+        )
+    return _SUFFIXES[suffix]
+
+
 def _check_shapes(factory: NetworkFactory, net: nn.Module) -> None:
-    """Run a user's network on two images and see what it returns."""
+    """Run a user's network on two images, and raise an error if it fails or returns other shapes than it should."""
     images = torch.zeros(2, factory.channels, *factory.image_size, device="cpu")
     try:
         with torch.no_grad(), seeded_globals("check"):

@@ -1,4 +1,4 @@
-"""A network as a function of one vector: all its parameters, frozen ones too, joined in the module's order."""
+"""A network as a function of one vector, which holds all its parameters (frozen ones too) in the module's order."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.nn.utils import parameters_to_vector
 
 
 class FlatNetwork:
-    """A network whose parameters are handed in as one vector (P,), so that whole trainings can be differentiated.
+    """A network that takes its parameters as one vector (P,), so that whole trainings can be differentiated.
 
     Args:
-        net: The network; it is used for its structure, in the mode that it is in, and never changed.
+        net: The network, which gives the structure and the mode (training or evaluation) and is never changed. It
+            needs a method `embed` only if that of this class is used.
 
     Attributes:
         size: Number of parameters P.
-        blocks: Place in the vector of every tensor with two or more dimensions: weights, not biases, nor most norms.
+        blocks: Where in the vector each tensor with two or more dimensions is: weights, but no biases and few norms.
 
     Example:
         >>> net = FlatNetwork(nn.Linear(2, 1))
@@ -29,6 +31,7 @@ class FlatNetwork:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
+        self._embedding = _Embedding(net)
         self._shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
         self._counts = [math.prod(shape) for shape in self._shapes.values()]
         self.size = sum(self._counts)
@@ -40,18 +43,35 @@ class FlatNetwork:
         ]
 
     def logits(self, vector: Tensor, images: Tensor) -> Tensor:
-        """Classify images with the parameters of a vector: (P,), (N, C, H, W) -> (N, K)."""
+        """Return the logits of images under the parameters in a vector: (P,), (N, C, H, W) -> (N, K)."""
+        logits: Tensor = functional_call(self.net, self._tensors(vector), (images,))
+        return logits
+
+    def embed(self, vector: Tensor, images: Tensor) -> Tensor:
+        """Return the embeddings of images under the parameters in a vector: (P,), (N, C, H, W) -> (N, D)."""
+        tensors = {f"net.{name}": tensor for name, tensor in self._tensors(vector).items()}
+        embeddings: Tensor = functional_call(self._embedding, tensors, (images,))
+        return embeddings
+
+    def _tensors(self, vector: Tensor) -> dict[str, Tensor]:
+        """Return the parameters that a vector holds, and copies of the network's buffers, by name."""
         parts = vector.split(self._counts)
-        named = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
-        # Copies, because batch norm in training mode writes into its running statistics.
-        buffers = {name: buffer.clone() for name, buffer in self.net.named_buffers()}
-        found: Tensor = functional_call(self.net, {**named, **buffers}, (images,))
-        return found
+        parameters = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
+        # The buffers are copied because batch norm in training mode writes into its running statistics.
+        return {**parameters, **{name: buffer.clone() for name, buffer in self.net.named_buffers()}}
+
+
+class _Embedding(nn.Module):
+    """Call a network's `embed` in `forward`, which is what `functional_call` calls."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net.embed(images)  # type: ignore[no-any-return, operator]
 
 
 def parameter_vector(net: nn.Module) -> Tensor:
-    """Return a copy of a network's parameters as one vector (P,), on the CPU.
-
-    A copy, because what `detach().cpu()` gives on a CPU is the live weights themselves.
-    """
-    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).cpu()
+    """Return a copy of a network's parameters as one vector (P,), on the CPU and without a graph."""
+    return parameters_to_vector(net.parameters()).detach().cpu()

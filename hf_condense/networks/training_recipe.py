@@ -1,4 +1,4 @@
-"""How networks are trained, as data: the evaluation recipes of the papers."""
+"""Training recipes as data: how networks are trained, and the evaluation recipes of the papers."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import math
 from dataclasses import dataclass
 from itertools import pairwise
 
+from hf_condense.base.checks import integer, number
 from hf_condense.networks.augment import Augmentation, Mode
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a network is trained: SGD on cross-entropy with a stepped learning rate.
+    """How a network is trained: SGD on cross-entropy, with a learning rate that drops at milestones.
 
-    A run has exactly `epochs` epochs (the DC code runs one more). When the number of updates is capped, the schedule
+    Training takes exactly `epochs` epochs (the DC code runs one more). If the number of updates is capped, the schedule
     shrinks with it.
 
     Attributes:
         name: Name of the recipe.
-        epochs: Passes over the rows, >= 1.
-        batch_size: Rows in an update, >= 1; the last one of an epoch takes what is left.
+        epochs: Number of passes over the rows, >= 1.
+        batch_size: Rows per update, >= 1; the last update of an epoch may have fewer.
         lr: Learning rate at the start, > 0.
-        momentum: Of SGD, in [0, 1).
-        weight_decay: Of SGD, >= 0.
-        milestones: Where the learning rate drops, as fractions of the updates, rising within (0, 1).
-        gamma: What the learning rate is multiplied by at a milestone.
-        restart_optimiser: Forget the momentum at a milestone: the DC code makes a new optimiser there.
+        momentum: Momentum of SGD, in [0, 1).
+        weight_decay: Weight decay of SGD, >= 0.
+        milestones: Where the learning rate drops, as increasing fractions of the updates in (0, 1).
+        gamma: Factor of the learning rate at each milestone, > 0.
+        restart_optimiser: Reset the momentum at each milestone, where the DC code makes a new optimiser.
         augment: Families of DSA joined by `_`, or None. Each image draws its own parameters.
-        always: Those of them that every image gets, in this order; of the others it gets one, drawn uniformly.
+        always: Families applied to every image, in this order; one of the remaining families is drawn per image.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.
         cutmix_probability: Share of the updates that use CutMix, in [0, 1].
-        flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains plainly.
-        surrogate_gap: With flatness: weight of the surrogate gap (GSAM), >= 0.
+        flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains without it.
+        surrogate_gap: Weight of the surrogate gap (GSAM), >= 0; used only if `flatness` is positive.
 
     Raises:
+        TypeError: If a value is not a number.
         ValueError: If a value is out of its range, or a family is unknown.
     """
 
@@ -54,39 +56,35 @@ class TrainingRecipe:
     surrogate_gap: float = 0.0
 
     def __post_init__(self) -> None:
-        marks = (0.0, *self.milestones, 1.0)
-        rules = {
-            "epochs should be at least 1": self.epochs >= 1,
-            "batch_size should be at least 1": self.batch_size >= 1,
-            "lr should be positive and finite": 0 < self.lr < math.inf,
-            "momentum should be in [0, 1)": 0 <= self.momentum < 1,
-            "weight_decay should be at least 0": self.weight_decay >= 0,
-            "milestones should rise within (0, 1)": all(a < b for a, b in pairwise(marks)),
-            "gamma should be positive": self.gamma > 0,
-            "cutmix_beta should be positive": self.cutmix_beta > 0,
-            "cutmix_probability should be in [0, 1]": 0 <= self.cutmix_probability <= 1,
-            "flatness should be at least 0": self.flatness >= 0,
-            "surrogate_gap should be at least 0": self.surrogate_gap >= 0,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise ValueError(f"recipe {self.name!r}: {rule}; got {getattr(self, rule.split()[0])!r}")
+        prefix = f"recipe {self.name!r}: "
+        integer(prefix + "epochs", self.epochs, least=1)
+        integer(prefix + "batch_size", self.batch_size, least=1)
+        number(prefix + "lr", self.lr, above=0, below=math.inf)
+        number(prefix + "momentum", self.momentum, least=0, below=1)
+        number(prefix + "weight_decay", self.weight_decay, least=0)
+        number(prefix + "gamma", self.gamma, above=0)
+        number(prefix + "cutmix_beta", self.cutmix_beta, above=0)
+        number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1)
+        number(prefix + "flatness", self.flatness, least=0)
+        number(prefix + "surrogate_gap", self.surrogate_gap, least=0)
+        if not all(a < b for a, b in pairwise((0.0, *self.milestones, 1.0))):
+            raise ValueError(f"{prefix}milestones should increase within (0, 1); got {self.milestones!r}")
         self.augmentations()
 
     def augmentations(self) -> list[Augmentation]:
-        """Return what is applied to every batch, one after the other."""
-        listed = Augmentation.parse(self.augment)
-        if listed is None:
+        """Return the augmentations that are applied to every batch, one after the other."""
+        augmentation = Augmentation.parse(self.augment)
+        if augmentation is None:
             return []
-        always = tuple(name for name in self.always if name in listed.families)
-        others = tuple(name for name in listed.families if name not in always)
+        always = tuple(name for name in self.always if name in augmentation.families)
+        others = tuple(name for name in augmentation.families if name not in always)
         stages: list[tuple[tuple[str, ...], Mode]] = [(always, "all"), (others, "single")]
         return [Augmentation(families, mode) for families, mode in stages if families]
 
     def updates(self, rows: int, cap: int | None = None) -> int:
         """Return the number of updates that training on `rows` rows takes, at most `cap`."""
-        wanted = self.epochs * math.ceil(rows / self.batch_size)
-        return wanted if cap is None else min(wanted, cap)
+        updates = self.epochs * math.ceil(rows / self.batch_size)
+        return updates if cap is None else min(updates, cap)
 
 
 RECIPES = {
@@ -107,7 +105,7 @@ RECIPES = {
         ),
     )
 }
-"""Published evaluation recipes.
+"""The published evaluation recipes.
 
 `dc`: Zhao et al., ICLR 2021 (arXiv:2006.05929). `dsa`: Zhao and Bilen, ICML 2021 (arXiv:2102.08259), also used for DM
 and most of what followed. `idc`: Kim et al., ICML 2022 (arXiv:2205.14959), used by methods with a factor.

@@ -1,1 +1,1 @@
-"""The user's dataset as images by class: columns, decoding, whitening."""
+"""Read the user's dataset as images by class: columns, decoding, whitening."""

@@ -1,17 +1,20 @@
-"""Any labelled image dataset as class-indexed uint8 images, decoded once and cached by content."""
+"""Read any labelled image dataset as uint8 images sorted by class; pictures are decoded once and cached by content."""
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import logging
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 import datasets
 import numpy as np
@@ -30,13 +33,29 @@ from hf_condense.source.columns import (
     find_label_column,
     read_labels,
 )
-from hf_condense.source.decode import GREY_MODES, MAX_SIDE, Size, common_shape, decode_picture, header, raw_batches
+from hf_condense.source.decode import (
+    GREY_MODES,
+    MAX_SIDE,
+    EncodedPictures,
+    Size,
+    common_shape,
+    decode_picture,
+    header,
+)
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # of the cached files
-_SLICE = 128  # pictures that one thread decodes at a time
+FORMAT = 1  # version of the cached files
+_SLICE = (
+    128  # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
+)
+# Encoded pictures that are kept in memory between hashing and decoding them. A GiB holds all of CIFAR-10 (0.1 GB) and
+# of most sets that are condensed, and it is small beside what training takes.
+_KEPT_BYTES = 2**30
+
+Result = TypeVar("Result")
+Decoded = tuple[Tensor, NDArray[np.int64]]  # images (N, C, H, W) and, per channel, the count of each value (C, 256)
 
 
 @dataclass(frozen=True)
@@ -44,20 +63,24 @@ class ClassSource:
     """A dataset's images, sorted by class.
 
     Attributes:
-        images: uint8 (N, C, H, W), sorted by class; memory-mapped when cached, or on a device.
-        labels: Index into `class_names`. int64 (N,), sorted, on the CPU.
+        dataset: The dataset they were read from, without any formatting or transform.
+        images: uint8 (N, C, H, W), sorted by class; memory-mapped if they are cached, or on a device.
+        labels: Class of every image, an index into `class_names`. int64 (N,), sorted, on the CPU.
         rows: Row number in the dataset of every image. int64 (N,), on the CPU.
-        class_names: Names of all classes, absent ones included.
+        class_names: Names of all classes, including those without images.
         label_values: What the label column holds for each class.
         image_column: Name of the image column.
         label_column: Name of the label column.
-        mean: Per channel over all pixels, in pixel units (0 black, 1 white). float32 (C,).
-        std: Per channel over all pixels, in pixel units; 1 where all pixels are equal. float32 (C,).
-        content_hash: Of pictures, labels and class names; equal for equal content.
+        image_size: The (height, width) that the caller asked for, or None.
+        mean: Mean of each channel over all pixels, in pixel units (0 black, 1 white). float32 (C,).
+        std: Standard deviation of each channel over all pixels, in pixel units; 1 where all pixels are equal.
+            float32 (C,).
+        content_hash: Hash of pictures, labels and class names; equal for equal content.
         device: Where `at` and `sample` put their results.
-        whitening: What takes the place of normalisation, or None.
+        whitening: The map that replaces normalisation, or None.
     """
 
+    dataset: datasets.Dataset
     images: Tensor
     labels: Tensor
     rows: Tensor
@@ -65,6 +88,7 @@ class ClassSource:
     label_values: tuple[LabelValue, ...]
     image_column: str
     label_column: str
+    image_size: Size | None
     mean: Tensor
     std: Tensor
     content_hash: str
@@ -77,30 +101,34 @@ class ClassSource:
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width)."""
+        """Return (channels, height, width)."""
         _, c, h, w = self.images.shape
         return (c, h, w)
 
     @property
     def counts(self) -> dict[int, int]:
-        """Number of images of every class that has any."""
+        """Return the number of images of every class that has images."""
         amounts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
         return {c: n for c, n in enumerate(amounts) if n}
 
     @property
     def classes(self) -> tuple[int, ...]:
-        """The classes that have images."""
+        """Return the classes that have images."""
         return tuple(self.counts)
 
     def positions(self, c: int) -> range:
-        """Return the positions of a class's images."""
+        """Return the positions of a class's images in `images`."""
         start, stop = torch.searchsorted(self.labels, torch.tensor([c, c + 1])).tolist()
         return range(start, stop)
 
     def normalise(self, pixels: Tensor) -> Tensor:
-        """Bring pixels to zero mean and unit variance: uint8 [0, 255] or float [0, 1] (n, C, H, W) -> float32.
+        """Normalise pixels to zero mean and unit variance over the source, or whiten them if it has a whitening.
 
-        If the source is whitened, they are whitened instead.
+        Args:
+            pixels: uint8 in [0, 255] or floats in [0, 1]. (n, C, H, W)
+
+        Returns:
+            float32 (n, C, H, W).
         """
         if self.whitening is not None:
             return self.whitening(pixels.float() if pixels.is_floating_point() else pixels.float() / 255)
@@ -109,36 +137,36 @@ class ClassSource:
         return pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
 
     def at(self, index: Tensor) -> Tensor:
-        """Return the images at some positions (n,), normalised, on the device: (n, C, H, W)."""
-        pixels: Tensor = self.images[index.to(self.images.device)]
+        """Return the images at some positions (n,), normalised, on the source's device: (n, C, H, W)."""
+        pixels: Tensor = self.images[index.to(self.images.device)]  # (n, C, H, W)
         return self.normalise(pixels.to(self.device))
 
     def sample(self, classes: Sequence[int], n: int, *key: Key) -> Tensor:
         """Draw `n` images of each class, without repeats as long as the class has enough.
 
-        A smaller class is drawn in whole permutations, one after the other. The draw depends on the key and the
-        class's name alone, not on the other classes or on the process.
+        A class with fewer images is drawn in whole permutations, one after the other. What is drawn depends on the
+        key and the name of the class alone, not on the other classes or on the process.
 
         Args:
             classes: Classes to draw from.
             n: Images per class, >= 1.
             *key: Address of the draw, for example `(seed, "real", step)`.
 
-        Shapes:
-            -> (len(classes), n, C, H, W), normalised.
+        Returns:
+            Normalised images, (len(classes), n, C, H, W).
         """
-        picked = torch.cat([self._draw(c, n, *key) for c in classes])
-        return self.at(picked).reshape(len(classes), n, *self.image_shape)
+        positions = torch.cat([self._draw(c, n, *key) for c in classes])  # (len(classes) * n,)
+        return self.at(positions).reshape(len(classes), n, *self.image_shape)
 
     def _draw(self, c: int, n: int, *key: Key) -> Tensor:
-        """Draw `n` positions of one class."""
-        own = self.positions(c)
+        positions = self.positions(c)
         generator = keyed_generator(*key, self.class_names[c])
-        rounds = [torch.randperm(len(own), generator=generator) for _ in range(-(-n // len(own)))]
-        return torch.cat(rounds)[:n] + own.start
+        rounds = math.ceil(n / len(positions))
+        offsets = torch.cat([torch.randperm(len(positions), generator=generator) for _ in range(rounds)])
+        return offsets[:n] + positions.start
 
     def to(self, device: torch.device | str) -> ClassSource:
-        """Return a source that hands out tensors on `device`; the images move there too if they fit easily."""
+        """Return a source that hands out tensors on `device`; images that take less than half of it move there."""
         device = torch.device(device)
         images = self.images
         if device.type == "cuda" and images.numel() < torch.cuda.mem_get_info(device)[0] // 2:
@@ -158,10 +186,15 @@ def load_source(
     cache: bool = True,
     progress: bool = True,
 ) -> ClassSource:
-    """Read a labelled image dataset into class-indexed uint8 images. The dataset itself is never changed.
+    """Read a labelled image dataset as uint8 images sorted by class. The dataset itself is never changed.
 
-    Decodes once; a second call with the same content opens the memory-mapped file under `$HF_HOME/condense/sources`,
-    which also lets a set be larger than memory. Without the cache everything is held in memory.
+    The decoded images are kept under `$HF_HOME/condense/sources`. A second call with the same content only hashes the
+    encoded pictures, and opens the memory-mapped file, so that a set may be larger than memory. Without the cache
+    everything is held in memory.
+
+    The encoded pictures are read once: they are hashed as they are read, and kept in memory until they are decoded.
+    At most 1 GiB is kept. Of a larger set, the rest is read twice more if it is not in the cache: once for the headers
+    and once to decode it.
 
     Args:
         ds: Any map-style dataset; its formatting and transforms are ignored.
@@ -184,27 +217,20 @@ def load_source(
     image_column = find_image_column(ds, image_column)
     label_column = find_label_column(ds, label_column)
     size = checked_size(image_size)
-    if channels not in (None, 1, 3):
-        raise ValueError(f"channels should be 1 or 3; got {channels!r}")
-    if channels is None and (mode := ds.features[image_column].mode) is not None:
-        channels = 1 if mode in GREY_MODES else 3
+    channels = _fixed_channels(channels, ds.features[image_column])
     labels = read_labels(ds, label_column)
-    content_hash = _content_hash(ds, image_column, labels)
+    pictures = EncodedPictures(ds, image_column, _KEPT_BYTES)
+    content_hash = _content_hash(pictures, labels)
     order = torch.argsort(labels.index, stable=True)
-
+    decode = partial(_decode, pictures, size, channels, order, progress=progress)
     if cache_enabled(cache):
         key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
-        folder = cache_folder("sources") / key
-        if not _is_whole(folder):
-            shutil.rmtree(folder, ignore_errors=True)
-            with new_folder(folder) as work:
-                _decode(ds, image_column, size, channels, order, work / "images.bin", progress)
-            logger.info("cached the decoded images in %s (%.1f MB)", folder, folder_size(folder) / 1e6)
-        images, histogram = _open(folder)
+        images, histogram = _cached(cache_folder("sources") / key, decode)
     else:
-        images, histogram = _decode(ds, image_column, size, channels, order, None, progress)
+        images, histogram = decode()
     mean, std = _statistics(histogram)
     return ClassSource(
+        dataset=ds,
         images=images,
         labels=labels.index[order],
         rows=order,
@@ -212,6 +238,7 @@ def load_source(
         label_values=labels.values,
         image_column=image_column,
         label_column=label_column,
+        image_size=size,
         mean=mean,
         std=std,
         content_hash=content_hash,
@@ -219,22 +246,36 @@ def load_source(
 
 
 def checked_size(image_size: int | Size | None) -> Size | None:
-    """Return (height, width) or None."""
+    """Return what a caller passed as `image_size` as (height, width) or None.
+
+    Raises:
+        TypeError: If it is neither an integer nor a tuple or list of integers.
+        ValueError: If it has not two sides, or a side is out of range.
+    """
     if image_size is None:
         return None
     size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
-    wanted = f"image_size should be a side or (height, width), integers in 1..{MAX_SIDE}; got {image_size!r}"
+    message = f"image_size should be a side or (height, width), integers in 1..{MAX_SIDE}; got {image_size!r}"
     if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
-        raise TypeError(wanted)
+        raise TypeError(message)
     if len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):
-        raise ValueError(wanted)
+        raise ValueError(message)
     return (size[0], size[1])
 
 
-def _content_hash(ds: datasets.Dataset, image_column: str, labels: Labels) -> str:
-    """Hash pictures and labels; independent of formats, fingerprints and how the table is cut into chunks."""
+def _fixed_channels(channels: int | None, feature: datasets.Image) -> int | None:
+    """Return the number of channels that the caller or the Image feature asks for, None if neither does."""
+    if channels not in (None, 1, 3):
+        raise ValueError(f"channels should be 1 or 3; got {channels!r}")
+    if channels is None and feature.mode is not None:
+        return 1 if feature.mode in GREY_MODES else 3
+    return channels
+
+
+def _content_hash(pictures: EncodedPictures, labels: Labels) -> str:
+    """Hash pictures and labels; formats, fingerprints and how the table is cut into chunks do not matter."""
     digest = hashlib.blake2b(digest_size=16)
-    for _, batch in raw_batches(ds, image_column):
+    for _, batch in pictures.batches():
         for data in batch:
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
@@ -243,53 +284,81 @@ def _content_hash(ds: datasets.Dataset, image_column: str, labels: Labels) -> st
     return digest.hexdigest()
 
 
+def _cached(folder: Path, decode: Callable[[Path], Decoded]) -> Decoded:
+    """Return the images in a folder of the cache; if they are not there, or damaged, decode them into it first."""
+    if not _is_whole(folder):
+        shutil.rmtree(folder, ignore_errors=True)
+        with new_folder(folder) as work:
+            images, histogram = decode(work / "images.bin")
+            facts = {"shape": list(images.shape), "histogram": histogram.tolist()}
+            (work / "source.json").write_text(json.dumps(facts))
+        logger.info("cached the decoded images in %s (%.1f MB)", folder, folder_size(folder) / 1e6)
+    return _open(folder)
+
+
 def _decode(
-    ds: datasets.Dataset,
-    column: str,
+    pictures: EncodedPictures,
     size: Size | None,
     channels: int | None,
     order: Tensor,
-    file: Path | None,
+    file: Path | None = None,
+    *,
     progress: bool,
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """Decode all pictures to their sorted positions, in a file or in memory; also count the pixel values."""
+) -> Decoded:
+    """Decode all pictures and count their pixel values.
+
+    Args:
+        pictures: The encoded pictures; this is the last pass over them.
+        size: The (height, width) to resize to, or None.
+        channels: 1, 3 or None.
+        order: Row number of every image, in the order in which the images are stored. int64 (N,)
+        file: A new file that holds the images; None: they are held in memory.
+        progress: Show a progress bar.
+    """
+    position = torch.empty_like(order)  # (N,): where the image of a row is stored
+    position[order] = torch.arange(len(order))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        headers = [
-            found
-            for start, batch in raw_batches(ds, column)
-            for found in pool.map(header, batch, range(start, start + len(batch)))
-        ]
+        headers: list[tuple[str, Size]] = []
+        for start, batch in pictures.batches():
+            headers.extend(itertools.chain.from_iterable(_map_slices(pool, _read_headers, start, batch)))
         shape = common_shape(headers, size, channels)
-        images = _allocate((len(ds), *shape), file)
-        place = torch.empty_like(order)
-        place[order] = torch.arange(len(order))
+        images = _allocate((len(order), *shape), file)
         histogram = np.zeros((shape[0], 256), dtype=np.int64)
-
-        def decode_slice(start: int, part: list[bytes]) -> NDArray[np.uint8]:
-            return np.stack([decode_picture(data, start + i, shape) for i, data in enumerate(part)])
-
-        with progress_bar(len(ds), "Decoding", "img", shown=progress) as bar:
-            for start, batch in raw_batches(ds, column):
-                starts = range(0, len(batch), _SLICE)
-                parts = pool.map(decode_slice, [start + s for s in starts], [batch[s : s + _SLICE] for s in starts])
+        with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
+            for start, batch in pictures.batches(last=True):
+                parts = _map_slices(pool, partial(_decode_slice, shape), start, batch)
                 decoded = np.concatenate(list(parts))  # (n, C, H, W)
-                images[place[start : start + len(batch)]] = torch.from_numpy(decoded)
+                images[position[start : start + len(batch)]] = torch.from_numpy(decoded)
                 for c in range(shape[0]):
                     histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
-    if file is not None:
-        facts = {"shape": list(images.shape), "histogram": histogram.tolist()}
-        file.with_name("source.json").write_text(json.dumps(facts))
     return images, histogram
 
 
+def _map_slices(
+    pool: ThreadPoolExecutor, function: Callable[[int, list[bytes]], Result], start: int, batch: list[bytes]
+) -> Iterator[Result]:
+    """Apply a function to the slices of a batch in threads; it gets the first row of a slice and its pictures."""
+    offsets = range(0, len(batch), _SLICE)
+    slices = [batch[offset : offset + _SLICE] for offset in offsets]
+    return pool.map(function, [start + offset for offset in offsets], slices)
+
+
+def _read_headers(start: int, pictures: list[bytes]) -> list[tuple[str, Size]]:
+    return [header(data, row) for row, data in enumerate(pictures, start)]
+
+
+def _decode_slice(shape: tuple[int, int, int], start: int, pictures: list[bytes]) -> NDArray[np.uint8]:
+    return np.stack([decode_picture(data, row, shape) for row, data in enumerate(pictures, start)])  # (n, C, H, W)
+
+
 def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
-    """Return an uninitialised uint8 tensor in memory, or one that is the content of a new file."""
+    """Return an uninitialised uint8 tensor, which is held in memory or mapped to a new file."""
     if file is None:
         return torch.empty(shape, dtype=torch.uint8)
     count = int(np.prod(shape))
     with file.open("wb") as handle:
-        # Reserving the space first turns a full disk into an error here, not into a crash while writing the map.
+        # If the disk is full, reserving the space raises an error, while writing to the map would crash the process.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(handle.fileno(), 0, count)
         handle.truncate(count)
@@ -297,7 +366,7 @@ def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
 
 
 def _is_whole(folder: Path) -> bool:
-    """Tell whether a folder holds cached images, none of them lost since."""
+    """Return whether a folder holds cached images of the size that it says."""
     try:
         shape = json.loads((folder / "source.json").read_text())["shape"]
         return bool((folder / "images.bin").stat().st_size == math.prod(shape))
@@ -305,8 +374,8 @@ def _is_whole(folder: Path) -> bool:
         return False
 
 
-def _open(folder: Path) -> tuple[Tensor, NDArray[np.int64]]:
-    """Open cached images without reading them."""
+def _open(folder: Path) -> Decoded:
+    """Map cached images into memory, without reading them."""
     facts = json.loads((folder / "source.json").read_text())
     count = int(np.prod(facts["shape"]))
     images = torch.from_file(str(folder / "images.bin"), shared=False, size=count, dtype=torch.uint8)
@@ -325,7 +394,7 @@ def _statistics(histogram: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 
 
 def batches(source: ClassSource, size: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield all images, normalised, with their labels, in order, `size` at a time."""
+    """Yield all images in order, normalised, with their labels: (n, C, H, W) and (n,), where n is at most `size`."""
     for start in range(0, len(source), size):
         index = torch.arange(start, min(start + size, len(source)))
         yield source.at(index), source.labels[index].to(source.device)

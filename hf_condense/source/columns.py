@@ -1,4 +1,4 @@
-"""Which columns of a dataset hold the images and the labels, and what the labels say."""
+"""Find the columns of a dataset that hold the images and the labels, and read the labels."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ class Labels:
 
     Attributes:
         index: Class of every row, in row order. int64 (N,).
-        names: Names of all classes, those without rows included.
-        values: What the label column holds for each class: what comes out again.
+        names: Names of all classes, including those without rows.
+        values: What the label column holds for each class; the labels of a condensed set are written as these.
     """
 
     index: Tensor
@@ -32,7 +32,14 @@ class Labels:
 
 
 def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
-    """Return `ds` if it is a map-style dataset with rows, without any formatting or transform.
+    """Check that `ds` is a map-style dataset with rows.
+
+    Args:
+        ds: What the caller passed.
+        what: The name by which the caller knows it, for error messages.
+
+    Returns:
+        The same dataset without any formatting or transform.
 
     Raises:
         TypeError: If it is a stream, a dict of splits or something else.
@@ -44,7 +51,7 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
     if isinstance(ds, datasets.IterableDataset):
         raise TypeError(
             f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "
-            "or keep some of it: Dataset.from_list(list(ds.take(10_000)), features=ds.features)"
+            "or take some of its rows: Dataset.from_list(list(ds.take(10_000)), features=ds.features)"
         )
     if not isinstance(ds, datasets.Dataset):
         hint = f"; load it first: datasets.load_dataset({ds!r})" if isinstance(ds, str) else ""
@@ -52,24 +59,30 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
     if len(ds) == 0:
         raise ValueError(f"{what} has no rows")
     if ds.format["type"] == "custom":
-        logger.warning("%s has a transform set; it is ignored: the stored images are used", what)
+        logger.warning("%s has a transform, which is ignored: the images are used as they are stored", what)
     return ds.with_format(None)
 
 
 def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
-    """Return the image column: the one that was given, else the only one there is.
+    """Return the name of the image column: the one given, else the only Image column.
 
     Raises:
-        ValueError: If it is missing, of another kind, or not the only candidate; the message lists the candidates.
+        TypeError: If the name given is not text.
+        ValueError: If the column is missing or holds something else, or if no name is given and there is no Image
+            column or there are several; the message lists what there is.
     """
     return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image")
 
 
 def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
-    """Return the label column: the one that was given (also of text or integers), else the only ClassLabel.
+    """Return the name of the label column: the one given, else the only ClassLabel column.
+
+    A column that is given may also hold text, integers or booleans.
 
     Raises:
-        ValueError: If it is missing, of another kind, or not the only candidate; the message lists the candidates.
+        TypeError: If the name given is not text.
+        ValueError: If the column is missing or holds something else, or if no name is given and there is no ClassLabel
+            column or there are several; the message lists what there is.
     """
     if given is not None:
         return _find(ds, given, "label", _is_label, "a ClassLabel, text, integers or booleans")
@@ -83,37 +96,37 @@ def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
 
 
 def _is_label(feature: Any) -> bool:
-    """Tell whether a column of this kind can hold labels."""
+    """Return whether a column with this feature can hold labels."""
     if isinstance(feature, datasets.ClassLabel):
         return True
-    kind = getattr(feature, "dtype", "") if isinstance(feature, datasets.Value) else ""
-    return kind.startswith(("int", "uint")) or kind in ("string", "large_string", "bool")
+    dtype = feature.dtype if isinstance(feature, datasets.Value) else ""
+    return dtype.startswith(("int", "uint")) or dtype in ("string", "large_string", "bool")
 
 
 def _find(ds: datasets.Dataset, given: str | None, role: str, suits: Callable[[Any], bool], kind: str) -> str:
-    """Return the column for a role, or say what there is instead."""
-    present = f"columns: {', '.join(f'{name!r} ({_kind(feature)})' for name, feature in ds.features.items())}"
+    """Return the column given, else the only one whose feature suits; errors list the columns that there are."""
+    columns = f"columns: {', '.join(f'{name!r} ({_kind(feature)})' for name, feature in ds.features.items())}"
     if given is not None:
         if not isinstance(given, str):
             raise TypeError(f"{role}_column should be the name of a column; got {given!r} ({type(given).__name__})")
         if given not in ds.features:
-            raise ValueError(f"{role}_column={given!r} is no column of the dataset; {present}")
+            raise ValueError(f"{role}_column={given!r} is no column of the dataset; {columns}")
         if not suits(ds.features[given]):
             hint = f"; cast it first: ds.cast_column({given!r}, datasets.Image())" if role == "image" else ""
             raise ValueError(
-                f"{role}_column={given!r} is {_kind(ds.features[given])}; it should be {kind}{hint}; {present}"
+                f"{role}_column={given!r} is {_kind(ds.features[given])}; it should be {kind}{hint}; {columns}"
             )
         return given
     candidates: list[str] = [name for name, feature in ds.features.items() if suits(feature)]
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise ValueError(f"no column holds {kind}; {present}")
+        raise ValueError(f"no column holds {kind}; {columns}")
     raise ValueError(f"several columns hold {kind}: {', '.join(map(repr, candidates))}; pass {role}_column=")
 
 
 def _kind(feature: Any) -> str:
-    """Name the kind of a column in one word."""
+    """Describe a feature in one word, for error messages."""
     if isinstance(feature, datasets.Value):
         return str(feature.dtype)
     return type(feature).__name__
@@ -125,23 +138,23 @@ def read_labels(ds: datasets.Dataset, column: str) -> Labels:
     Text, booleans and integers that are not a ClassLabel are mapped to 0..K-1 in sorted order.
 
     Raises:
-        ValueError: If a label is null (or -1 in a ClassLabel), or no class of its ClassLabel; the message gives the
-            count and the first row.
+        ValueError: If a label is null (or -1 in a ClassLabel), or is out of the range of its ClassLabel; the message
+            names the first such row.
     """
     values = ds.select_columns([column]).with_format("arrow")[:].column(column).to_pylist()
     feature = ds.features[column]
     is_class = isinstance(feature, datasets.ClassLabel)
-    if empty := [row for row, value in enumerate(values) if value is None or (is_class and value == -1)]:
-        kept = "not in (None, -1)" if is_class else "is not None"
+    if unlabelled := [row for row, value in enumerate(values) if value is None or (is_class and value == -1)]:
+        condition = "not in (None, -1)" if is_class else "is not None"
         raise ValueError(
-            f"{len(empty)} of {len(values)} rows have no label in {column!r}, the first is row {empty[0]} "
-            f"({values[empty[0]]}); filter them out: ds.filter(lambda row: row[{column!r}] {kept})"
+            f"{len(unlabelled)} of {len(values)} rows have no label in {column!r}, the first is row {unlabelled[0]} "
+            f"({values[unlabelled[0]]}); filter them out: ds.filter(lambda row: row[{column!r}] {condition})"
         )
     if is_class:
         names = tuple(feature.names)
-        if strange := [row for row, value in enumerate(values) if not 0 <= value < len(names)]:
+        if out_of_range := [row for row, value in enumerate(values) if not 0 <= value < len(names)]:
             raise ValueError(
-                f"row {strange[0]} has the label {values[strange[0]]} in {column!r}, "
+                f"row {out_of_range[0]} has the label {values[out_of_range[0]]} in {column!r}, "
                 f"whose ClassLabel has names for 0..{len(names) - 1}; cast the column to one that names every label"
             )
         return Labels(torch.tensor(values), names, tuple(range(len(names))))

@@ -1,4 +1,4 @@
-"""ZCA whitening: images with their pixels decorrelated, as trajectory methods often see colour images."""
+"""ZCA whitening: a linear map that decorrelates pixels, as trajectory methods often apply to colour images."""
 
 from __future__ import annotations
 
@@ -10,35 +10,36 @@ import torch
 from torch import Tensor
 
 _BATCH = 1024
-EPSILON = 0.1  # added to every variance of pixels in [0, 1]
-_MOST_PIXELS = 64 * 64 * 3  # the matrix of such images takes 0.6 GB, and fitting it several times as much
+EPSILON = 0.1  # is added to the variances of pixels in [0, 1]
+_MAX_VALUES = 64 * 64 * 3  # The matrix for such images takes 0.6 GB, and fitting it several times as much.
 
 
 @dataclass(frozen=True)
 class Whitening:
-    """An invertible linear map of images, which takes the place of normalisation.
+    """An invertible linear map of images, which replaces normalisation.
 
     Attributes:
-        matrix: Symmetric; per pixel unit (0 black, 1 white). float32 (C*H*W, C*H*W).
-        mean: Of the images, in pixel units. float32 (C*H*W,).
+        matrix: What pixels in pixel units (0 black, 1 white), less their mean, are multiplied by. Symmetric.
+            float32 (C*H*W, C*H*W).
+        mean: Mean of the images, in pixel units. float32 (C*H*W,).
     """
 
     matrix: Tensor
     mean: Tensor
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Whiten images in pixel units (N, C, H, W)."""
-        flat = (images.flatten(1) - self.mean) @ self.matrix
+        """Whiten images in pixel units: (N, C, H, W) -> (N, C, H, W)."""
+        flat = (images.flatten(1) - self.mean) @ self.matrix  # (N, C*H*W)
         return flat.view_as(images)
 
     def undo(self, images: Tensor) -> Tensor:
-        """Return in pixel units the images of whitened ones (N, C, H, W); solved in float64."""
+        """Turn whitened images back into pixel units, computed in float64: (N, C, H, W) -> (N, C, H, W)."""
         flat: Tensor = torch.linalg.solve(self.matrix.double(), images.flatten(1).double().T).T + self.mean.double()
         return flat.to(images.dtype).view_as(images)
 
     @cached_property
     def digest(self) -> str:
-        """Name of the map, for keys: equal for equal bits."""
+        """Return a hash of the map, for keys; it is equal for equal bits."""
         content = hashlib.blake2b(digest_size=16)
         for tensor in (self.matrix, self.mean):
             content.update(tensor.cpu().contiguous().numpy().tobytes())
@@ -50,30 +51,33 @@ class Whitening:
 
 
 def fit_whitening(images: Tensor, device: torch.device | str = "cpu") -> Whitening:
-    """Fit ZCA whitening to images: covariance^(-1/2) of pixels, with 0.1 added to every variance.
+    """Fit ZCA whitening to images: (covariance + 0.1 I)^(-1/2) of their pixels.
 
     Args:
-        images: uint8, at most 64 x 64 in colour; they are read in batches, and sums kept in float64. (N, C, H, W)
-        device: Where the sums are computed.
+        images: uint8 (N, C, H, W), where C*H*W is at most 64 * 64 * 3. They are read in batches.
+        device: Where the covariance is computed, in float64.
+
+    Returns:
+        The map, float32 on `device`.
 
     Raises:
-        ValueError: If the images are larger: the matrix grows with the square of their size.
+        ValueError: If the images are larger, because the matrix grows with the square of their size.
 
-    Reference:
+    References:
         Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009, appendix A; on pixels in [0, 1] and
         with the constant of Cazenavette et al., CVPR 2022, as in the authors' code (arXiv:2203.11932).
     """
     size = images[0].numel()
-    if size > _MOST_PIXELS:
+    if size > _MAX_VALUES:
         raise ValueError(
-            f"whitening (zca=True) takes a matrix of {size} x {size} for images of {tuple(images.shape[1:])}; it is "
-            f"made for at most {_MOST_PIXELS} values an image. Pass a smaller image_size, or go without"
+            f"whitening (zca=True) needs a matrix of {size} x {size} for images of {tuple(images.shape[1:])}; images "
+            f"may have at most {_MAX_VALUES} values each. Pass a smaller image_size, or leave zca=True out"
         )
     total = torch.zeros(size, dtype=torch.float64, device=device)
     squares = torch.zeros(size, size, dtype=torch.float64, device=device)
     for index in torch.arange(len(images)).split(_BATCH):
-        pixels = images[index.to(images.device)]
-        rows = (pixels.to(device).double() / 255).flatten(1)
+        pixels = images[index.to(images.device)]  # (n, C, H, W)
+        rows = (pixels.to(device).double() / 255).flatten(1)  # (n, C*H*W)
         total += rows.sum(0)
         squares += rows.T @ rows
     mean = total / len(images)

@@ -1,4 +1,4 @@
-"""What a killed process leaves beside a file or folder goes with the next writing; what may be in use stays."""
+"""The next write of a file or folder removes what killed processes left beside it, and nothing that may be in use."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ with getattr(cache, sys.argv[1])(Path(sys.argv[2])) as work:
 
 
 def killed_while_writing(how: str, target: Path) -> Path:
-    """Return what a process leaves that was killed while it wrote."""
-    there = set(target.parent.iterdir())
+    """Kill a process while it writes, and return the file or folder that it leaves."""
+    before = set(target.parent.iterdir())
     command = [sys.executable, "-c", KILLED, how, str(target)]
-    killed = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
-    (leftover,) = set(target.parent.iterdir()) - there
+    process = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    (leftover,) = set(target.parent.iterdir()) - before
     return leftover
 
 
@@ -49,17 +49,17 @@ def aged(path: Path, hours: float) -> Path:
 
 
 @pytest.mark.parametrize("how", ["atomic_file", "new_folder"])
-def test_what_a_killed_process_left_goes_with_the_next_writing(tmp_path: Path, how: str) -> None:
+def test_leftovers_of_a_killed_process_are_removed_by_the_next_write(tmp_path: Path, how: str) -> None:
     target = tmp_path / "a [b] (c).bin"
     killed_while_writing(how, target)
     write(how, tmp_path / "other.bin")
-    assert len(list(tmp_path.iterdir())) == 2, "leftovers of another target are none of its business"
+    assert len(list(tmp_path.iterdir())) == 2, "leftovers of another target should stay"
     write(how, target)
     assert {path.name for path in tmp_path.iterdir()} == {target.name, "other.bin"}
 
 
 @pytest.mark.parametrize("how", ["atomic_file", "new_folder"])
-def test_what_a_live_process_writes_stays(tmp_path: Path, how: str) -> None:
+def test_files_that_a_live_process_writes_stay(tmp_path: Path, how: str) -> None:
     target = tmp_path / "set"
     with {"atomic_file": atomic_file, "new_folder": new_folder}[how](target) as work:
         write(how, target)
@@ -70,7 +70,7 @@ def test_what_a_live_process_writes_stays(tmp_path: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["atomic_file", "new_folder"])
 @pytest.mark.parametrize(("hours", "stays"), [(23, True), (25, False)])
-def test_what_is_of_another_machine_stays_for_a_day(tmp_path: Path, how: str, hours: float, stays: bool) -> None:
+def test_leftovers_of_another_machine_stay_for_a_day(tmp_path: Path, how: str, hours: float, stays: bool) -> None:
     target = tmp_path / "set"
     leftover = killed_while_writing(how, target)
     name, _, process, end = leftover.name.split("-")
@@ -79,7 +79,7 @@ def test_what_is_of_another_machine_stays_for_a_day(tmp_path: Path, how: str, ho
     assert elsewhere.exists() == stays
 
 
-def test_a_folder_in_which_anything_is_young_stays(tmp_path: Path) -> None:
+def test_a_folder_that_holds_a_recent_file_stays(tmp_path: Path) -> None:
     folder = tmp_path / ".set-0123abcd-1-abcdefgh"
     folder.mkdir()
     (folder / "images.bin").write_bytes(b"half")

@@ -27,18 +27,18 @@ def typed(key: tuple[str | int, ...]) -> list[tuple[type, str | int]]:
 
 def test_keys_are_equal_in_every_process() -> None:
     code = (
-        "from hf_condense.rng import key_seed, keyed_generator; import torch;"
+        "from hf_condense.base.rng import key_seed, keyed_generator; import torch;"
         "print(key_seed(0, 'real', 7, 'Katze \\u00e4'), torch.rand(2, generator=keyed_generator(1, 'x')).tolist())"
     )
-    here = key_seed(0, "real", 7, "Katze ä"), torch.rand(2, generator=keyed_generator(1, "x")).tolist()
-    done = subprocess.run(
+    expected = key_seed(0, "real", 7, "Katze ä"), torch.rand(2, generator=keyed_generator(1, "x")).tolist()
+    process = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
         check=True,
         env={"PYTHONHASHSEED": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
-    assert done.stdout.strip() == f"{here[0]} {here[1]}"
+    assert process.stdout.strip() == f"{expected[0]} {expected[1]}"
 
 
 def test_keys_never_change() -> None:
@@ -63,7 +63,7 @@ def test_keys_that_look_alike_are_distinct(one: tuple[str | int, ...], other: tu
 
 
 @pytest.mark.parametrize("part", [True, 1.0, None, b"a", np.int64(1)])
-def test_other_parts_are_refused(part: object) -> None:
+def test_other_parts_raise_type_error(part: object) -> None:
     with pytest.raises(TypeError, match="text and integers; got"):
         key_seed("a", part)  # type: ignore[arg-type]
 
@@ -94,7 +94,7 @@ def test_global_generators_are_left_alone() -> None:
         assert torch.equal(nn.Linear(4, 3).weight, first)
 
 
-def test_seeded_code_can_be_nested() -> None:
+def test_nested_seeded_code_leaves_the_outer_draws_alone() -> None:
     with seeded_globals("outer"):
         expected = torch.rand(2).tolist()
     with seeded_globals("outer"):

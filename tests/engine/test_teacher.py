@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hf_condense import evaluate, load_condensed
-from hf_condense.networks.training import RECIPES, TrainingSet, train_network
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.testing import quick_bench, toy_dataset
 
 SOFT = {"soft_labels": "teacher", "temperature": 2.0, "teacher_updates": 40}

@@ -17,7 +17,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 from hf_condense.engine.registry import unregister_method
 from hf_condense.methods.random import RandomRowsConfig
-from hf_condense.networks.training import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import load_source
 from tests.support.short_evaluations import relabelled, rows_of, run, synthetic, watch_trainings
 

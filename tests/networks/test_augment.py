@@ -105,8 +105,8 @@ def test_a_part_of_the_groups_keeps_its_parameters(mode: str) -> None:
     x = images(6, 1, 8, 8)
     full = transform(x, torch.arange(6))
     assert torch.equal(transform[2:5](x[2:5], torch.arange(3)), full[2:5])
-    chosen = torch.tensor([5, 1])
-    assert torch.equal(transform[chosen](x[chosen], torch.arange(2)), full[chosen])
+    groups = torch.tensor([5, 1])
+    assert torch.equal(transform[groups](x[groups], torch.arange(2)), full[groups])
     assert torch.equal(transform.to("cpu")(x, torch.arange(6)), full)
 
 
@@ -119,7 +119,7 @@ def test_gradient_is_that_of_finite_differences(mode: str) -> None:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradient_of_every_family(name: str) -> None:
+def test_gradient_of_every_family_is_that_of_finite_differences(name: str) -> None:
     transform = draw(name, 3, "gradient")
     assert torch.autograd.gradcheck(
         lambda t: transform(t, torch.tensor([0, 1, 2])), (images(3, 2, 3, 4).requires_grad_(),)
@@ -175,7 +175,7 @@ def test_cutout_reaches_every_place_and_is_half_a_side_wide() -> None:
     assert (int(height.min()), int(width.min())) == (8, 8)  # its middle is never outside
 
 
-def test_extreme_numbers_stay_in_range() -> None:
+def test_extreme_draws_stay_within_the_image() -> None:
     transform = draw("crop_cutout", 2, mode="all")
     edges = torch.tensor([[0.0, 0.0], [1.0, 1.0]])  # 1 is what rounding up could give
     transform = replace(transform, parameters={**transform.parameters, "crop": edges, "cutout": edges})
@@ -240,22 +240,22 @@ def test_no_strategy_is_no_augmentation(strategy: str | None) -> None:
         ("flip_rotat", "single", r"unknown augmentation 'rotat'; known: color, .*; did you mean 'rotate'\?"),
         ("flip_flip", "single", "each once"),
         ("flip_", "single", "unknown augmentation ''"),
-        ("flip", "one", "must be 'single' or 'all'; got 'one'"),
+        ("flip", "one", "should be one of 'single', 'all'; got 'one'"),
     ],
 )
-def test_bad_strategies_say_what_is_right(strategy: str, mode: str, message: str) -> None:
+def test_bad_strategies_raise_value_error(strategy: str, mode: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augmentation.parse(strategy, mode)
 
 
-def test_no_families_at_all_is_an_error() -> None:
+def test_no_families_raise_value_error() -> None:
     with pytest.raises(ValueError, match="one or more families"):
         Augmentation(())
 
 
 @pytest.mark.parametrize("rows", [torch.zeros(3, dtype=torch.long), torch.zeros(4, 1, dtype=torch.long)], ids=str)
-def test_one_group_a_row_is_asked_for(rows: Tensor) -> None:
-    with pytest.raises(ValueError, match="one group a row"):
+def test_groups_that_do_not_fit_the_rows_raise_value_error(rows: Tensor) -> None:
+    with pytest.raises(ValueError, match="one group per row"):
         draw("flip", 2)(torch.zeros(4, 3, 8, 8), rows)
 
 

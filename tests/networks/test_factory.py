@@ -1,4 +1,4 @@
-"""Networks: sizes, options, weights under a key, second derivatives and what is said about bad input."""
+"""Networks: sizes, options, weights under a key, second derivatives, and the errors for bad input."""
 
 import random
 
@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.networks.factory import ConvNet, has_batch_statistics, network_factory
+from hf_condense.networks.architectures import ConvNet
+from hf_condense.networks.factory import has_batch_statistics, network_factory
 from tests.support.small_networks import factory, weights
 
 
@@ -79,9 +80,9 @@ POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "nopool": None}
 @pytest.mark.parametrize("norm", NORMS)
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 @pytest.mark.parametrize("pooling", POOLINGS)
-def test_every_combination_of_options(norm: str, activation: str, pooling: str) -> None:
-    made = factory(f"convnet-{pooling}-w4-{norm}-d2-{activation}", side=9)
-    net = made.build(0)
+def test_every_combination_of_options_builds_its_layers(norm: str, activation: str, pooling: str) -> None:
+    networks = factory(f"convnet-{pooling}-w4-{norm}-d2-{activation}", side=9)
+    net = networks.build(0)
     kinds = [type(m) for m in net.modules()]
     for layer in (NORMS[norm], ACTIVATIONS[activation], POOLINGS[pooling]):
         assert layer is None or kinds.count(layer) == 2
@@ -90,7 +91,7 @@ def test_every_combination_of_options(norm: str, activation: str, pooling: str) 
     assert net(x).shape == (3, 4)
     assert net.embed(x).shape == (3, 4 * (9 * 9 if pooling == "nopool" else 3 * 3))
     assert has_batch_statistics(net) == (norm == "bn")
-    assert factory(made.name, side=9).name == made.name
+    assert factory(networks.name, side=9).name == networks.name
 
 
 @pytest.mark.parametrize(
@@ -142,8 +143,8 @@ def test_second_derivatives_exist_for_every_network(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["convnet-w4", "resnet18"])
 def test_functional_call_uses_the_weights_it_is_given(name: str) -> None:
-    made = factory(name)
-    one, two = made.build(1), made.build(2)
+    networks = factory(name)
+    one, two = networks.build(1), networks.build(2)
     x = torch.randn(2, 3, 16, 16)
     assert torch.equal(torch.func.functional_call(one, dict(two.named_parameters()), (x,)), two(x))
     student = {k: p.detach().requires_grad_() for k, p in one.named_parameters()}
@@ -164,16 +165,16 @@ def test_convnet_is_captured_whole_by_the_compiler() -> None:
 
 @pytest.mark.parametrize("name", ["alexnet-bn", "convnet-w4", "resnet18"])
 def test_the_key_decides_the_weights_and_global_generators_are_untouched(name: str) -> None:
-    made = factory(name)
+    networks = factory(name)
     torch.manual_seed(5)
     state, python_state = torch.get_rng_state(), random.getstate()
-    first = made.build(0, "net", 1)
+    first = networks.build(0, "net", 1)
     factory(name).build(0, "other")
     assert torch.equal(torch.get_rng_state(), state)
     assert random.getstate() == python_state
     torch.manual_seed(6)
-    assert torch.equal(weights(first), weights(made.build(0, "net", 1)))
-    assert not torch.equal(weights(first), weights(made.build(0, "net", 2)))
+    assert torch.equal(weights(first), weights(networks.build(0, "net", 1)))
+    assert not torch.equal(weights(first), weights(networks.build(0, "net", 2)))
     assert first.training
     assert {t.device.type for t in first.state_dict().values()} == {"cpu"}
     assert all(torch.isfinite(t).all() for t in first.state_dict().values())
@@ -201,10 +202,10 @@ def test_networks_are_made_on_the_cpu_whatever_the_default_device() -> None:
         ("resnet18-w32", "unknown option 'w32' .* known for resnet18: in, bn"),
         ("convnet-bn-in", "gives its norm twice"),
         ("convnet-w8-w9", "gives its width twice"),
-        ("convnet-w0", "width must be an integer of at least 1; got 0"),
-        ("convnet-d0", "depth must be an integer of at least 1; got 0"),
+        ("convnet-w0", "width should be at least 1; got 0"),
+        ("convnet-d0", "depth should be at least 1; got 0"),
         ("convnet-w6-gn", "multiple of 4; got 6"),
-        ("convnet-d5", r"5 poolings leave nothing of 16x16 images: use images of at least 32 pixels"),
+        ("convnet-d5", r"5 poolings leave nothing of 16x16 images: use images of at least 32x32 pixels"),
     ],
 )
 def test_bad_names_say_what_is_right(spec: str, message: str) -> None:
@@ -213,12 +214,12 @@ def test_bad_names_say_what_is_right(spec: str, message: str) -> None:
 
 
 @pytest.mark.parametrize("option", ["norm", "activation", "pooling"])
-def test_convnet_names_the_options_it_knows(option: str) -> None:
-    with pytest.raises(ValueError, match=f"unknown {option} 'x'; known: "):
+def test_unknown_options_of_the_convnet_raise_value_error(option: str) -> None:
+    with pytest.raises(ValueError, match=f"{option} should be one of '.*'; got 'x'"):
         ConvNet(3, 2, (8, 8), **{option: "x"})
 
 
-def test_numbers_below_one() -> None:
+def test_numbers_below_one_raise_value_error() -> None:
     for wrong in ({"channels": 0}, {"num_classes": 0}, {"image_size": (0, 8)}):
         with pytest.raises(ValueError, match="at least 1; got 0"):
             network_factory("convnet", **{"channels": 1, "num_classes": 2, "image_size": (8, 8), **wrong})

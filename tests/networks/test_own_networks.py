@@ -1,4 +1,4 @@
-"""A user's own networks: their embeddings, what is said about bad ones, and the memory that networks take."""
+"""A user's own networks: their embeddings, the errors for bad ones, and the memory that networks take."""
 
 import copy
 from functools import partial
@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.networks.factory import ConvNet, activation_bytes
+from hf_condense.networks.architectures import ConvNet
+from hf_condense.networks.factory import activation_bytes
 from tests.support.small_networks import factory, weights
 
 
@@ -34,19 +35,19 @@ def plain(channels: int, num_classes: int, image_size: tuple[int, int], hidden: 
 
 
 def test_a_users_network_keeps_its_own_embedding() -> None:
-    made = factory(Own, side=4)
-    net = made.build(0)
-    assert made.name == "Own"
+    networks = factory(Own, side=4)
+    net = networks.build(0)
+    assert networks.name == "Own"
     assert type(net) is Own
     assert net.embed(torch.zeros(2, 3, 4, 4)).shape == (2, 6)
-    assert torch.equal(weights(net), weights(made.build(0)))
+    assert torch.equal(weights(net), weights(networks.build(0)))
 
 
 @pytest.mark.parametrize("spec", [plain, partial(plain, hidden=7)], ids=["function", "partial"])
 def test_an_embedding_is_derived_from_the_last_linear_layer(spec: object) -> None:
-    made = factory(spec, side=4)
-    net = made.build(0).eval()
-    assert made.name == "plain"
+    networks = factory(spec, side=4)
+    net = networks.build(0).eval()
+    assert networks.name == "plain"
     x = torch.randn(2, 3, 4, 4, requires_grad=True)
     inner = net.net
     torch.testing.assert_close(net.embed(x), inner[:4](x))
@@ -65,7 +66,7 @@ def test_a_single_linear_layer_embeds_its_pixels() -> None:
     assert torch.equal(net.build(0).embed(x), x.flatten(1))
 
 
-def test_bad_callables_say_what_is_right() -> None:
+def test_bad_callables_raise_an_error_that_says_what_is_right() -> None:
     def no_head(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         return nn.Sequential(nn.Conv2d(channels, num_classes, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
 
@@ -94,7 +95,7 @@ def test_bad_callables_say_what_is_right() -> None:
             factory(spec, side=8)
 
 
-def test_activation_bytes_of_a_known_network() -> None:
+def test_activation_bytes_equal_the_count_by_hand() -> None:
     """A block keeps what the convolution, the norm and the pooling read, and the statistics of the norm."""
     net = ConvNet(3, 2, (8, 8), width=4, depth=1)
     floats = 3 * 64 + 4 * 64 + 2 * 4 + 4 * 64 + 4 * 16

@@ -51,10 +51,10 @@ def check_torchvision(name: str, channels: int, side: int) -> None:
 def test_small_images_keep_their_resolution_in_the_stem(name: str, side: int, stem: int, resolution: int) -> None:
     net = factory(name, side=side).build(0)
     conv = next(m for m in net.modules() if isinstance(m, nn.Conv2d))
-    seen = []
-    conv.register_forward_hook(lambda _, inputs, output: seen.append(output.shape[-1]))
+    sides = []
+    conv.register_forward_hook(lambda _, inputs, output: sides.append(output.shape[-1]))
     net(torch.zeros(1, 3, side, side))
-    assert (conv.kernel_size, seen) == ((stem, stem), [resolution])
+    assert (conv.kernel_size, sides) == ((stem, stem), [resolution])
 
 
 @pytest.mark.parametrize(("name", "convolutions"), [("alexnet", 5), ("resnet18", 20), ("vgg11", 8)])
@@ -78,6 +78,6 @@ def test_every_listed_name_works() -> None:
 
 
 @pytest.mark.parametrize("name", ["alexnet", "resnet18", "vgg11"])
-def test_too_small_for_torchvision(name: str) -> None:
-    with pytest.raises(ValueError, match=f"{name} takes images of at least 16 pixels a side; got 15x15"):
+def test_images_too_small_for_torchvision_raise_value_error(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} takes images of at least 16x16 pixels; got 15x15"):
         factory(name, side=15)

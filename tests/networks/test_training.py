@@ -14,8 +14,6 @@ from torch import nn
 from hf_condense.base.rng import keyed_generator
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.training import (
-    RECIPES,
-    TrainingRecipe,
     TrainingSet,
     _mixed,
     _order,
@@ -24,6 +22,7 @@ from hf_condense.networks.training import (
     chunk_size,
     train_network,
 )
+from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
 from hf_condense.source.class_source import load_source
 
 PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
@@ -55,18 +54,18 @@ def trained(data=None, recipe=PLAIN, key=("a",), name="convnet-w8-d1", **options
 @pytest.fixture
 def steps(monkeypatch):
     """Learning rate and whether there was momentum at every update."""
-    seen = []
+    updates = []
 
     class Watched(torch.optim.SGD):
         def step(self, closure=None):
-            seen.append((self.param_groups[0]["lr"], bool(self.state)))
+            updates.append((self.param_groups[0]["lr"], bool(self.state)))
             return super().step(closure)
 
     monkeypatch.setattr(torch.optim, "SGD", Watched)
-    return seen
+    return updates
 
 
-def test_published_recipes():
+def test_published_recipes_have_the_values_of_the_papers():
     dc, dsa, idc = RECIPES["dc"], RECIPES["dsa"], RECIPES["idc"]
     assert (dc.epochs, dc.batch_size, dc.augment, dc.cutmix_probability) == (300, 256, None, 0)
     assert (dsa.epochs, dsa.batch_size, dsa.augment) == (1000, 256, "color_crop_cutout_flip_scale_rotate")
@@ -83,8 +82,8 @@ def test_published_recipes():
 
 
 def test_families_left_out_of_always_are_not_applied():
-    kept = replace(RECIPES["idc"], augment="color_crop").augmentations()
-    assert [(a.families, a.mode) for a in kept] == [(("color",), "all"), (("crop",), "single")]
+    augmentations = replace(RECIPES["idc"], augment="color_crop").augmentations()
+    assert [(a.families, a.mode) for a in augmentations] == [(("color",), "all"), (("crop",), "single")]
     assert replace(RECIPES["idc"], augment="none").augmentations() == []
 
 
@@ -92,19 +91,21 @@ def test_families_left_out_of_always_are_not_applied():
     ("change", "message"),
     [
         ({"epochs": 0}, "epochs should be at least 1; got 0"),
-        ({"lr": math.nan}, "lr should be positive"),
-        ({"milestones": (0.5, 0.5)}, "milestones should rise"),
-        ({"milestones": (1.0,)}, "milestones should rise"),
-        ({"cutmix_probability": 1.5}, "cutmix_probability"),
+        ({"lr": math.inf}, "lr should be smaller than inf; got inf"),
+        ({"momentum": 1}, "momentum should be smaller than 1; got 1"),
+        ({"lr": math.nan}, "lr should be larger than 0; got nan"),
+        ({"milestones": (0.5, 0.5)}, "milestones should increase within"),
+        ({"milestones": (1.0,)}, "milestones should increase within"),
+        ({"cutmix_probability": 1.5}, "cutmix_probability should be at most 1; got 1.5"),
         ({"augment": "colour"}, "did you mean 'color'"),
     ],
 )
-def test_bad_recipes(change, message):
+def test_bad_recipes_raise_value_error(change, message):
     with pytest.raises(ValueError, match=message):
         replace(RECIPES["dc"], **change)
 
 
-def test_exactly_epochs(steps):
+def test_training_takes_exactly_its_epochs(steps):
     updates = train_network(build(), toy_set(20), PLAIN, "a")
     assert updates == len(steps) == 4 * 3  # 8 + 8 + 4 rows an epoch
 
@@ -123,11 +124,11 @@ def test_schedule_of_idc_keeps_momentum(steps):
 
 
 def test_max_updates_caps_and_shrinks_the_schedule(steps):
-    told = []
+    calls = []
     updates = train_network(
-        build(), toy_set(20), replace(PLAIN, epochs=100), "a", max_updates=10, on_update=lambda: told.append(1)
+        build(), toy_set(20), replace(PLAIN, epochs=100), "a", max_updates=10, on_update=lambda: calls.append(1)
     )
-    assert updates == len(steps) == len(told) == 10
+    assert updates == len(steps) == len(calls) == 10
     assert [lr for lr, _ in steps] == pytest.approx([0.1] * 5 + [0.01] * 5)
     assert PLAIN.updates(20, 1000) == 12, "a cap above the recipe changes nothing"
 
@@ -177,10 +178,10 @@ def test_networks_with_batch_statistics_see_whole_batches():
     assert chunk_size(build(), (3, 8, 8), 300) <= 32
     with pytest.raises(ValueError, match="whole batch of 8; got chunk=4"):
         train_network(net, toy_set(20), PLAIN, "a", chunk=4)
-    seen = []
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(len(inputs[0])))
+    sizes = []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     train_network(net, toy_set(20), replace(PLAIN, epochs=1), "a")
-    assert seen[-3:] == [8, 8, 4]
+    assert sizes[-3:] == [8, 8, 4]
 
 
 def test_chunks_are_of_equal_size():
@@ -189,7 +190,7 @@ def test_chunks_are_of_equal_size():
 
 
 @pytest.mark.parametrize("recipe", ["dsa", "idc"])
-def test_same_key_same_bits(recipe):
+def test_the_same_key_gives_the_same_bits(recipe):
     scaled = replace(RECIPES[recipe], epochs=3, batch_size=8)
     before = torch.get_rng_state()
     first = trained(recipe=scaled)
@@ -211,15 +212,15 @@ def test_dropout_is_keyed():
 
 
 def test_augmentation_changes_what_is_seen():
-    seen = []
+    batches = []
     net = build()
-    net.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].clone()))
+    net.register_forward_pre_hook(lambda _, inputs: batches.append(inputs[0].clone()))
     data = TrainingSet(torch.ones(4, 3, 8, 8), torch.arange(4) % 3, 3)
     train_network(net, data, replace(RECIPES["dsa"], epochs=2, augment="crop"), "a", chunk=4)
-    for batch in seen:
+    for batch in batches:
         assert set(batch.unique().tolist()) == {0.0, 1.0}, "a crop fills with zeros"
         assert len({image.sum().item() for image in batch}) > 1, "every image draws its own parameters"
-    assert not torch.equal(seen[0], seen[1]), "every update draws anew"
+    assert not torch.equal(batches[0], batches[1]), "every update draws anew"
 
 
 def test_cutmix_mixes_targets_by_area():
@@ -229,17 +230,17 @@ def test_cutmix_mixes_targets_by_area():
     recipe = replace(RECIPES["idc"], cutmix_probability=1.0)
     shares = []
     for t in range(30):
-        mixed, wanted = _mixed(images, targets, recipe, t, "a")
-        seen = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
-        torch.testing.assert_close(seen, wanted)
-        shares.append(1 - wanted.diagonal().min().item())
+        mixed, new_targets = _mixed(images, targets, recipe, t, "a")
+        areas = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
+        torch.testing.assert_close(areas, new_targets)
+        shares.append(1 - new_targets.diagonal().min().item())
     assert min(shares) < 0.2
     assert max(shares) > 0.5
     used = [_mixed(images, targets, RECIPES["idc"], t, "a")[0] is not images for t in range(400)]
     assert 0.4 < sum(used) / 400 < 0.6
 
 
-def test_soft_targets():
+def test_soft_targets_give_the_gradient_of_the_scaled_divergence():
     data = toy_set(10, soft=True, temperature=4.0)
     images, targets = data.batch(torch.tensor([3, 1]))
     torch.testing.assert_close(targets, (data.labels[[3, 1]] / 4).softmax(1))
@@ -260,10 +261,10 @@ def test_certain_soft_labels_are_hard_labels():
 
 def test_a_source_trains_like_its_images(toy):
     source = load_source(toy, cache=False, progress=False)
-    held = TrainingSet(source.at(torch.arange(len(source))), source.labels, 3)
-    read = TrainingSet(source, source.labels, 3)
-    assert read.image_shape == held.image_shape == (3, 8, 8)
-    assert torch.equal(trained(held), trained(read))
+    in_memory = TrainingSet(source.at(torch.arange(len(source))), source.labels, 3)
+    from_source = TrainingSet(source, source.labels, 3)
+    assert from_source.image_shape == in_memory.image_shape == (3, 8, 8)
+    assert torch.equal(trained(in_memory), trained(from_source))
 
 
 def test_accuracy_maps_outputs_and_ignores_padding(toy):
@@ -278,11 +279,11 @@ def test_accuracy_maps_outputs_and_ignores_padding(toy):
 
         def __init__(self):
             super().__init__()
-            self.known = nn.Parameter(source.at(torch.arange(len(source))).flatten(1))
+            self.images = nn.Parameter(source.at(torch.arange(len(source))).flatten(1))
             self.register_buffer("answers", F.one_hot(2 - source.labels, 3).float())
 
         def forward(self, x):
-            return self.answers[torch.cdist(x.flatten(1), self.known).argmin(1)]
+            return self.answers[torch.cdist(x.flatten(1), self.images).argmin(1)]
 
     assert accuracy(Oracle(), many, torch.tensor([2, 1, 0])) == 1.0
     assert accuracy(Oracle(), many, torch.tensor([0, 1, 2])) == pytest.approx(1 / 3)

@@ -47,7 +47,7 @@ MODES = {
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_every_mode(mode: str) -> None:
+def test_pictures_of_every_mode_look_as_a_viewer_shows_them(mode: str) -> None:
     picture, kind, expected = MODES[mode]
     assert picture.mode == mode
     images = read(picture_set([encoded(picture, kind)])).images
@@ -78,12 +78,12 @@ def test_a_transparent_colour_is_white() -> None:
 
 
 @pytest.mark.parametrize(("mode", "channels"), [("L", 1), ("RGB", 3)])
-def test_the_mode_of_the_image_feature_counts(mode: str, channels: int) -> None:
+def test_the_mode_of_the_image_feature_decides_the_channels(mode: str, channels: int) -> None:
     ds = picture_set([encoded(GREY), encoded(COLOUR)], image=Image(mode=mode))
     images = read(ds).images
     assert images.shape == (2, channels, 5, 7)
-    seen = np.stack([np.asarray(picture).reshape(5, 7, channels) for picture in ds["image"]])
-    assert np.array_equal(images.permute(0, 2, 3, 1), seen)
+    decoded = np.stack([np.asarray(picture).reshape(5, 7, channels) for picture in ds["image"]])
+    assert np.array_equal(images.permute(0, 2, 3, 1), decoded)
 
 
 TURNED = {  # EXIF orientation -> what a viewer does with the stored pixels
@@ -100,7 +100,7 @@ TURNED = {  # EXIF orientation -> what a viewer does with the stored pixels
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF", "WEBP"])
 @pytest.mark.parametrize("orientation", TURNED)
-def test_exif_orientation(orientation: int, kind: str) -> None:
+def test_exif_orientation_turns_pictures_upright(orientation: int, kind: str) -> None:
     exif = Pictures.Exif()
     exif[0x0112] = orientation
     options = {"lossless": True} if kind == "WEBP" else {}

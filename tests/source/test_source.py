@@ -89,7 +89,7 @@ def test_a_transform_is_ignored_with_a_warning(toy: Dataset, caplog: pytest.LogC
     assert "transform" in caplog.text
 
 
-def test_more_rows_than_a_batch() -> None:
+def test_rows_beyond_one_batch_keep_their_order() -> None:
     values = [(7 * row) % 256 for row in range(1100)]
     cells = {value: encoded(np.full((2, 2), value, np.uint8)) for value in set(values)}
     ds = picture_set([cells[value] for value in values], [row % 2 for row in range(1100)])
@@ -97,13 +97,22 @@ def test_more_rows_than_a_batch() -> None:
     assert source.images[:, 0, 0, 0].tolist() == values[::2] + values[1::2]
 
 
-def test_pictures_in_files(toy: Dataset, tmp_path: Path) -> None:
+def test_pictures_in_files_are_read_like_those_in_the_table(toy: Dataset, tmp_path: Path) -> None:
     cells = []
     for row, picture in enumerate(toy["image"]):
         picture.save(tmp_path / f"{row}.png")
         cells.append({"path": str(tmp_path / f"{row}.png"), "bytes": None})
     source = read(picture_set(cells, toy["label"][:], label=toy.features["label"]))
     assert torch.equal(source.images, read(toy).images)
+
+
+def test_a_source_carries_the_dataset_and_the_size_that_it_was_read_with(toy: Dataset) -> None:
+    given = toy.shuffle(seed=3).with_format("numpy")
+    source = read(given, image_size=[4, 6])
+    assert source.image_size == (4, 6)
+    assert read(given).image_size is None
+    assert source.dataset.format["type"] is None
+    assert source.dataset["note"][:] == given["note"][:].tolist()
 
 
 # Labels
@@ -119,7 +128,9 @@ def test_pictures_in_files(toy: Dataset, tmp_path: Path) -> None:
         (Value("bool"), [True, False, True, True], (False, True)),
     ],
 )
-def test_plain_labels(kind: Value, labels: list[Any], values: tuple[Any, ...]) -> None:
+def test_labels_without_a_class_label_are_mapped_in_sorted_order(
+    kind: Value, labels: list[Any], values: tuple[Any, ...]
+) -> None:
     ds = picture_set([encoded(noise(4, 4, seed=seed)) for seed in range(4)], labels, label=kind)
     source = read(ds, label_column="label")
     assert_holds(source, ds)
@@ -139,7 +150,7 @@ def test_absent_classes_keep_their_place() -> None:
 # Content hash
 
 
-def test_the_hash_is_of_the_content(toy: Dataset, tmp_path: Path) -> None:
+def test_hash_is_equal_for_equal_content(toy: Dataset, tmp_path: Path) -> None:
     toy.to_parquet(tmp_path / "toy.parquet")
     again = Dataset.from_parquet(str(tmp_path / "toy.parquet"), cache_dir=str(tmp_path / "cache"))
     halves = datasets.concatenate_datasets([toy.select(range(10)), toy.select(range(10, 36))])
@@ -147,7 +158,7 @@ def test_the_hash_is_of_the_content(toy: Dataset, tmp_path: Path) -> None:
     assert {read(ds).content_hash for ds in same} == {read(toy).content_hash}
 
 
-def test_the_hash_tells_other_content(toy: Dataset) -> None:
+def test_hash_differs_for_other_content(toy: Dataset) -> None:
     label = toy.features["label"]
     swapped = toy.remove_columns("label").add_column("label", [1, 0, *toy["label"][2:]]).cast_column("label", label)
     renamed = toy.cast_column("label", ClassLabel(names=["cat", "dog", "fox"]))
@@ -158,7 +169,7 @@ def test_the_hash_tells_other_content(toy: Dataset) -> None:
 # Cache
 
 
-def test_the_cache_saves_decoding(toy: Dataset, cache: Path, decoded: list[int]) -> None:
+def test_a_cached_source_is_not_decoded_again(toy: Dataset, cache: Path, decoded: list[int]) -> None:
     first = load_source(toy, progress=False)
     assert sorted(decoded) == list(range(36))
     second = load_source(toy.with_format("numpy"), progress=False)
@@ -200,7 +211,9 @@ def test_writing_to_a_cached_source_leaves_the_cache_as_it_is(toy: Dataset, cach
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk(toy: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
+def test_a_full_disk_raises_a_plain_error_and_leaves_nothing_behind(
+    toy: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
     def full(*_: int) -> None:
         raise OSError(code, os.strerror(code))
 
@@ -260,8 +273,8 @@ def test_batches_are_the_whole_in_order(toy: Dataset) -> None:
 
 def positions_of(source: ClassSource, drawn: torch.Tensor) -> list[int]:
     """Find the positions of normalised images (n, C, H, W), which all differ."""
-    own = source.at(torch.arange(len(source))).flatten(1)
-    return [int((own == image.flatten()).all(1).nonzero()) for image in drawn]
+    rows = source.at(torch.arange(len(source))).flatten(1)
+    return [int((rows == image.flatten()).all(1).nonzero()) for image in drawn]
 
 
 def test_samples_have_no_repeats(toy: Dataset) -> None:
@@ -275,11 +288,11 @@ def test_samples_have_no_repeats(toy: Dataset) -> None:
 
 def test_small_classes_are_drawn_in_whole_permutations(toy: Dataset) -> None:
     source = read(toy)
-    found = positions_of(source, source.sample([1], 30, "key")[0])
-    rounds = [found[:12], found[12:24]]
+    positions = positions_of(source, source.sample([1], 30, "key")[0])
+    rounds = [positions[:12], positions[12:24]]
     assert all(sorted(part) == list(source.positions(1)) for part in rounds)
     assert rounds[0] != rounds[1]
-    assert len(set(found[24:])) == 6
+    assert len(set(positions[24:])) == 6
 
 
 def test_a_draw_depends_on_its_key_and_class_name_alone(toy: Dataset) -> None:
