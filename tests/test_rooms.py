@@ -22,8 +22,8 @@ FLOORS = {
     "demo_data": 7,
     "testing": 7,
     "cli_text": 7,
-    "__init__": 8,
-    "cli": 9,
+    "__init__": 7,
+    "cli": 8,
 }
 
 
