@@ -13,11 +13,11 @@ from hf_condense.testing import check_method
 
 @dataclass(frozen=True)
 class SpreadMatchingConfig(MethodConfig):
-    """The options, each with its default, meaning and range."""
+    """The options, each with its default, meaning and range; a role says what the engine uses it for."""
 
-    steps: int = option(100, "Updates of the images.", ge=1)
-    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0)
-    batch_real: int = option(64, "Real images per class and step.", ge=2)
+    steps: int = option(100, "Updates of the images.", ge=1, tiny=4)
+    lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
+    batch_real: int = option(64, "Real images per class and step.", ge=2, role="batch_real", tiny=6)
     weight: float = option(0.1, "Weight of the spreads relative to the means.", ge=0)
 
 
@@ -44,7 +44,7 @@ class SpreadMatching(Method[SpreadMatchingConfig]):
         run.network("network", t)  # fresh random weights, keyed by the step
         for classes in run.chunks():
             with torch.no_grad():
-                real = run.embed(run.real_batch(classes, self.config.batch_real, t).flatten(0, 1))  # (k * B, D)
+                real = run.embed(run.real_batch(classes, self.batch_real, t).flatten(0, 1))  # (k * B, D)
             images, labels = run.synthetic.of(classes)
             embedded = run.embed(images)  # (n, D)
             total = torch.zeros((), device=run.device)
@@ -53,7 +53,7 @@ class SpreadMatching(Method[SpreadMatchingConfig]):
                 total = total + (target.mean(0) - synthetic.mean(0)).square().sum()
                 if len(synthetic) > 1:
                     total = total + self.config.weight * (target.std(0) - synthetic.std(0)).square().sum()
-            yield total, total.detach()
+            yield Loss(total, total.detach())
 
 
 def main(fast: bool = False) -> None:

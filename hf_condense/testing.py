@@ -228,6 +228,9 @@ def law_declared(method: MethodUnderTest) -> None:
     for f in dataclasses.fields(cls.Config):
         assert f.metadata.get("help"), f"option {f.name} has no help"
     config = cls.Config()
+    if getattr(cls, "optimiser", None) is Method.optimiser:
+        rate = config.of_role("image_rate")
+        assert rate is not None, "the default optimiser needs an option with role='image_rate'"
     assert cls.Config.build(dataclasses.asdict(config)) == config
 
 
