@@ -61,7 +61,7 @@ class MeanPixelsConfig(MethodConfig):
     """Options of matching mean pixels."""
 
     steps: int = option(10, "Updates of the images.", ge=1)
-    lr_img: float = option(0.1, "Learning rate of the images.", gt=0)
+    lr_img: float = option(0.1, "Learning rate of the images.", gt=0, role="image_rate")
     batch_real: int = option(8, "Real images of a class in a step.", ge=1)
 
 
@@ -212,5 +212,5 @@ def test_a_broken_law_is_named() -> None:
         info: ClassVar[MethodInfo] = dataclasses.replace(INFO, link="")
 
     register_method(Undocumented)
-    with pytest.raises(AssertionError, match="declared: The method says what it is"):
+    with pytest.raises(AssertionError, match="declared: The method describes itself"):
         check_method("first")

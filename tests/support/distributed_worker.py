@@ -161,4 +161,5 @@ def mistaken(folder: Path, rank: int) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"condense": condense_all, "mistaken": mistaken}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))
+    with half_size.registered():
+        {"condense": condense_all, "mistaken": mistaken}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))

@@ -46,7 +46,10 @@ class HalfSize(Decoder):
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """Add the line to the registry for a while."""
+    """Add the line to the registry for a while, unless it is there already."""
+    if HalfSize.name in DECODERS:
+        yield
+        return
     DECODERS[HalfSize.name] = HalfSize
     try:
         yield

@@ -119,8 +119,8 @@ def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tupl
         TypeError: If it is no integer.
         ValueError: If patches would have less than two pixels a side.
     """
-    checked = integer("factor", factor)
-    if not 1 <= checked <= (most := largest_factor(image_shape)):
+    checked, most = integer("factor", factor), largest_factor(image_shape)
+    if not 1 <= checked <= most:
         raise ValueError(f"factor should be an integer in 1..{most} for images of this size; got {factor!r}")
     return form_of_factor(checked)
 
