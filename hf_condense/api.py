@@ -215,5 +215,5 @@ def _warn_of_absent(source: ClassSource) -> None:
 def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
     """Look for a checkpoint to go on from."""
     facts = identity(recipe, run, method)
-    where = Path(folder) if folder is not None else None
+    where = Path(folder).expanduser() if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)

@@ -49,17 +49,39 @@ def select_rows(run: Run, selector: Selector[Any], counts: dict[int, int]) -> di
 
     Returns:
         For every class, positions in the source, in greedy order.
+
+    Raises:
+        ValueError: If a feature is not finite (the message names its row), or a row is selected twice.
     """
     features = selector.features(run)
+    if features is not None:
+        _check_finite(run, features)
     selected = {}
     for c, n in counts.items():
         positions = run.source.positions(c)
         rows = torch.empty(len(positions), 0)
         if features is not None:
             rows = features[positions.start : positions.stop].cpu()
-        numbers = selector.select(rows, min(n, len(positions)), run.rng("select", run.source.class_names[c]))
+        count, name = min(n, len(positions)), run.source.class_names[c]
+        numbers = selector.select(rows, count, run.rng("select", name))
+        if len(numbers) != count or len(numbers.unique()) != count:
+            raise ValueError(
+                f"{selector.info.name!r} should select {count} different rows of class {name!r}; it selected "
+                f"{len(numbers)}, of which {len(numbers.unique())} are different"
+            )
         selected[c] = numbers + positions.start
     return selected
+
+
+def _check_finite(run: Run, features: Tensor) -> None:
+    """Raise for a feature that is not finite, or so large that its square is not: distances would mean nothing."""
+    usable = features.double().square().sum(1).isfinite()  # (N,)
+    if not bool(usable.all()):
+        worst = int((~usable).nonzero()[0])
+        raise ValueError(
+            f"the features of {int((~usable).sum())} rows are not finite, or too large to compare; the first is row "
+            f"{int(run.source.rows[worst])}: {features[worst].tolist()!s:.100}. Repair these rows, or filter them out"
+        )
 
 
 def _real_rows(run: Run, init: str) -> Tensor:

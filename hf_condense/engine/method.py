@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -122,7 +123,8 @@ class MethodConfig:
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):
-            _check_option(f.name, getattr(self, f.name), hints[f.name], f.metadata)
+            value = _checked_option(f.name, getattr(self, f.name), hints[f.name], f.metadata)
+            object.__setattr__(self, f.name, value)
 
     @classmethod
     def build(cls: type[ConfigSelf], options: Mapping[str, Any]) -> ConfigSelf:
@@ -149,20 +151,30 @@ class MethodConfig:
         return getattr(self, names[-1]) if names else default
 
 
-def _check_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> None:
-    """Check one value of a config against its type and its declared range."""
-    allowed = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if value is None and type(None) in allowed:
-        return
-    accepted = tuple({float: (int, float)}.get(kind, (kind,)) for kind in allowed if kind is not type(None))
-    flat = tuple(kind for kinds in accepted for kind in kinds)
-    if not isinstance(value, flat) or (isinstance(value, bool) and bool not in flat):
-        spelled = " or ".join(kind.__name__ for kind in allowed)
+def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
+    """Return one value of a config as its declared type, if it is of that type and in its range.
+
+    Numbers of NumPy become Python's own, so that a recipe can be written as JSON.
+    """
+    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
+    if value is None and type(None) in kinds:
+        return None
+    value = _plain_number(value)
+    accepted = tuple(kind for kind in kinds if kind is not type(None))
+    fits = type(value) in accepted or (type(value) is int and float in accepted)
+    if not fits and not (isinstance(value, accepted) and not isinstance(value, bool)):
+        spelled = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
     if rules.get("choices") is not None:
         one_of(name, value, rules["choices"])
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number(name, value, least=rules.get("ge"), above=rules.get("gt"))
+    return value
+
+
+def _plain_number(value: Any) -> Any:
+    """Return a NumPy scalar as Python's own number or truth value, anything else as it is."""
+    return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 from hf_condense.base.checks import integer, one_of
@@ -129,7 +130,7 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     named = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
     for c, n in named.items():
         name = source.class_names[c]
-        if isinstance(n, bool) or not isinstance(n, int):
+        if isinstance(n, bool) or not isinstance(n, Integral):
             raise TypeError(
                 "ipc should be an integer, or a dict with an integer for every class; "
                 f"got {n!r} ({type(n).__name__}) for class {name!r}"
@@ -138,7 +139,7 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
             raise ValueError(f"ipc should be at least 1; got {n} for class {name!r}")
         if n > counts[c]:
             raise ValueError(f"ipc={n} is more than the {counts[c]} rows of class {name!r}; ask for no more than that")
-    return {c: named[c] for c in counts}
+    return {c: int(named[c]) for c in counts}
 
 
 def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
