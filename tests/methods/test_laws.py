@@ -1,4 +1,4 @@
-"""Every method keeps every law."""
+"""Every registered method keeps every law."""
 
 import pytest
 
