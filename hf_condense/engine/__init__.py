@@ -1,1 +1,1 @@
-"""A run: the protocol of a method, the registry, settings, the plan, the loop, checkpoints, the learnable set."""
+"""One run: the protocol of a method, the registry, settings, the plan, the loop, checkpoints, the learnable set."""

@@ -1,4 +1,4 @@
-"""`method="auto"`: which method and settings suit a task and a budget, by a rule from shapes, and why."""
+"""`method="auto"`: choose a method and its settings for a task and a budget, by a rule from shapes, and say why."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 
 CANDIDATES = ("m3d",)
-"""Methods that `choose` may pick: an option that is passed with `method="auto"` must be one of theirs."""
+"""Methods that `choose` may pick. An option that is passed with `method="auto"` must be an option of one of them."""
 
-# Bytes of activations that a step gets through in a second, forward and backward: compiled on one core of a CPU, and on
-# a GPU of 2020 or later (the latter is a guess that was not measured). They meet a budget within a factor of about two,
-# and are fixed, not measured at run time, so that the same call gives the same result.
+# A step processes about this many bytes of activations per second, forward and backward: with compiled code on one CPU
+# core (measured), and on a GPU of 2020 or later (a guess). These constants meet a budget within a factor of about two.
+# They are fixed, not measured at run time, so that the same call gives the same result.
 _BYTES_PER_SECOND = {"cpu": 1.5e9, "other": 2e11}
 _MOST_STEPS, _FEWEST_STEPS = 10_000, 100
 _LARGEST_PATCHES_IPC = 50
@@ -28,12 +28,12 @@ _DEFAULT_BUDGET = 15.0  # minutes
 
 @dataclass(frozen=True)
 class Choice:
-    """What is run in place of `"auto"`.
+    """What `method="auto"` decided.
 
     Attributes:
         method: Canonical name.
-        values: Options and settings of the run, where the caller left them open.
-        reason: Why, in a sentence for people.
+        values: Options and settings of the run. They apply where the caller left them open.
+        reason: Why these were chosen, as one line for the log.
     """
 
     method: str
@@ -44,31 +44,32 @@ class Choice:
 def choose(
     task: Task, budget: float | None, network: NetworkSpec | None, *, device: torch.device, cores: int
 ) -> Choice:
-    """Pick method and settings.
+    """Choose the method and its settings.
 
     Args:
         task: ipc, classes and image shape.
-        budget: Minutes that the condensation may take, > 0; None: 15.
+        budget: Minutes that the condensation may take, > 0. None means 15.
         network: The caller's network, or None.
-        device: Where it runs.
-        cores: Cores of a CPU that may be used, >= 1.
+        device: Where the method runs.
+        cores: CPU cores that may be used, >= 1.
 
     Raises:
-        TypeError: If the budget is no number.
+        TypeError: If the budget is not a number.
         ValueError: If the budget is not positive.
     """
     minutes = number("budget", _DEFAULT_BUDGET if budget is None else budget)
     if not 0 < minutes < math.inf:
         raise ValueError(f"budget should be a positive number of minutes; got {budget!r}")
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
-    cut = task.ipc <= _LARGEST_PATCHES_IPC and min(task.image_shape[1:]) >= _SMALLEST_PATCHES_SIDE
-    storage, expand = ("patches", 4) if cut else ("pixels", 1)
+    cuts_images = task.ipc <= _LARGEST_PATCHES_IPC and min(task.image_shape[1:]) >= _SMALLEST_PATCHES_SIDE
+    storage, expand = ("patches", 4) if cuts_images else ("pixels", 1)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     rate = _BYTES_PER_SECOND["cpu"] * cores if device.type == "cpu" else _BYTES_PER_SECOND["other"]
     batch, ipm = 128, 5
-    # A backward costs about two forwards; real rows are embedded once in `ipm` steps.
-    images = task.num_classes * (batch / ipm + 3 * rows)
-    steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, 60 * minutes * rate / (images * _bytes_of_an_image(spec, task)))))
+    # Real rows are embedded once in `ipm` steps. A backward pass costs about two forward passes.
+    forwards = task.num_classes * (batch / ipm + 3 * rows)
+    affordable = 60 * minutes * rate / (forwards * _bytes_of_forward(spec, task))
+    steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
     values = {
         "network": spec,
         "storage": storage,
@@ -78,16 +79,16 @@ def choose(
         "ipm": ipm,
     }
     form = (
-        "factor 2 (few images are worth most when each is cut into four, as our measurements show)"
-        if cut
-        else "whole images (cutting so many, or such small ones, gains nothing)"
+        "factor 2 (a small set gained most in our measurements when each image is cut into four)"
+        if cuts_images
+        else "whole images (cutting gains nothing for so many images, or for such small ones)"
     )
     reason = f"m3d, {form}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
     return Choice("m3d", values, reason)
 
 
-def _bytes_of_an_image(spec: NetworkSpec, task: Task) -> int:
-    """Return the bytes of activations of one image's forward."""
+def _bytes_of_forward(spec: NetworkSpec, task: Task) -> int:
+    """Return the bytes of activations that the forward pass of one image keeps."""
     channels, height, width = task.image_shape
     factory = network_factory(spec, channels=channels, image_size=(height, width), num_classes=max(2, task.num_classes))
     return activation_bytes(factory.build("auto"), task.image_shape)

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one safetensors file, replaced at once, so that a kill at any moment leaves a whole one."""
+"""Checkpoints of a run: one safetensors file that is replaced atomically, so that a kill always leaves a whole one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ FILE_NAME = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where a run stands after some steps.
+    """The state of a run after some steps.
 
     Attributes:
         step: Steps that are done.
-        identity: What makes the run this run (method, options, seed, content, ...): JSON values.
-        plan: How the work of a step is cut; a resumed run must cut it in the same way to repeat the same bits.
-        tensors: Synthetic set, optimiser and method state, by dotted name.
+        identity: The facts that identify the run (method, options, seed, content, ...). JSON values.
+        plan: How the work of a step is cut. A resumed run must cut it in the same way to repeat the same bits.
+        tensors: The synthetic set, the optimiser's state and the method's state, by dotted name.
     """
 
     step: int
@@ -38,13 +38,13 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
     def group(self, prefix: str) -> dict[str, Tensor]:
-        """Return the tensors below a prefix, with the prefix taken off."""
+        """Return the tensors whose names start with a prefix and a dot, without that prefix."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
 
     def write(self, folder: Path) -> None:
-        """Write into a folder, replacing an earlier checkpoint; that one stays whole until then."""
+        """Write the checkpoint into a folder. An earlier one stays whole until the new one replaces it."""
         facts = json.dumps({"step": self.step, "identity": self.identity, "plan": self.plan.to_dict()}, sort_keys=True)
-        # Cloned, because a method's state may hold one tensor under two names, which safetensors refuses.
+        # Cloning matters: a method's state may hold one tensor under two names, which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
         content = save(tensors, metadata={"hf_condense_checkpoint": facts})
         with atomic_file(folder / FILE_NAME) as file:
@@ -56,10 +56,13 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
 
     Args:
         folder: Where checkpoints are written.
-        identity: What makes this run this run.
+        identity: The facts that identify this run.
+
+    Returns:
+        The checkpoint, or None if the folder has none.
 
     Raises:
-        ValueError: If the checkpoint is of another run (the message names every difference) or cannot be read.
+        ValueError: If the checkpoint belongs to another run (the message names every difference) or cannot be read.
     """
     file = folder / FILE_NAME
     if not file.is_file():
@@ -68,24 +71,25 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
         with safe_open(file, framework="pt") as opened:
             facts = json.loads(opened.metadata()["hf_condense_checkpoint"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        found = Checkpoint(facts["step"], facts["identity"], Plan(**facts["plan"]), tensors)
+        checkpoint = Checkpoint(facts["step"], facts["identity"], Plan(**facts["plan"]), tensors)
     except Exception as error:
-        raise ValueError(f"{file} is no readable checkpoint ({error}); remove it to start anew") from error
-    there, here = _flat(found.identity), _flat(json.loads(json.dumps(identity)))  # as JSON, tuples become lists
+        raise ValueError(f"{file} cannot be read as a checkpoint ({error}); remove it to start again") from error
+    saved = _flat(checkpoint.identity)
+    current = _flat(json.loads(json.dumps(identity)))  # in JSON, tuples become lists
     differences = [
-        f"{name}: {there.get(name)!r} there, {here.get(name)!r} here"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        f"{name}: {saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this run"
+        for name in sorted({*saved, *current})
+        if saved.get(name) != current.get(name)
     ]
     if differences:
         raise ValueError(
             f"{file} belongs to another run ({'; '.join(differences)}); pass another checkpoint_dir, or remove the file"
         )
-    return found
+    return checkpoint
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
-    """Lift values of nested dicts to the top, under dotted names, so that one option can be named."""
+    """Flatten nested dicts to dotted names, so that a message can name a single option."""
     nested = {name: value if isinstance(value, dict) else {"": value} for name, value in identity.items()}
     return {f"{name}.{key}".rstrip("."): value for name, values in nested.items() for key, value in values.items()}
 
@@ -102,7 +106,7 @@ def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
 
 
 def load_optimiser(optimiser: torch.optim.Optimizer, tensors: dict[str, Tensor]) -> None:
-    """Give an optimiser back the state of `optimiser_tensors`."""
+    """Restore the state of an optimiser from what `optimiser_tensors` returned."""
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         index, _, key = name.partition(".")

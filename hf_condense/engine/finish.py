@@ -26,7 +26,7 @@ logger = logging.getLogger("hf_condense")
 
 
 def select_coreset(run: Run, selector: Selector[Any], recipe: Recipe, started: float) -> CondensedDataset:
-    """Return real rows as they are, with every column and the original bytes.
+    """Choose real rows and return them unchanged, with every column and the original bytes.
 
     Args:
         run: The run.
@@ -45,10 +45,10 @@ def select_coreset(run: Run, selector: Selector[Any], recipe: Recipe, started: f
 
 
 def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDataset:
-    """Return the run's set as a dataset with the source's image and label columns, the same in every process.
+    """Return the run's set as a dataset with the source's image and label columns. Every process returns the same.
 
     Args:
-        run: The run; its set is finished.
+        run: The run, whose last step is done.
         recipe: How the set was made.
         started: When the call began, by `time.perf_counter`.
     """
@@ -61,6 +61,6 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     recipe = completed(recipe, run, seconds=time.perf_counter() - started)
     if run.accelerator.is_main_process:
         recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
-    recipe = broadcast_object(run.accelerator, recipe)  # each process has its own clock
+    recipe = broadcast_object(run.accelerator, recipe)  # times differ from process to process
     features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in columns})
     return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)

@@ -19,11 +19,11 @@ def initial_set(run: Run, init: str) -> SyntheticSet:
 
     Args:
         run: The run; its `ipc`, `decoder` and `seed` are used.
-        init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. Real
-            rows are as many as the set decodes into, and are stored in the form of the run's decoder.
+        init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. As
+            many real rows are taken as the set decodes into; the run's decoder stores them in its form.
 
     Raises:
-        ValueError: If `init` is neither.
+        ValueError: If `init` is none of these.
     """
     decoder = run.decoder
     labels = _labels({c: decoder.entries(budget) for c, budget in run.ipc.items()}, run.device)
@@ -40,15 +40,15 @@ def initial_set(run: Run, init: str) -> SyntheticSet:
 
 
 def select_rows(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict[int, Tensor]:
-    """Let a selector choose rows of every class.
+    """Choose rows of every class with a selector.
 
     Args:
         run: The run.
         selector: The coreset method.
-        counts: Rows for each class; at most as many as the class has are chosen.
+        counts: Rows to choose per class. A class with fewer rows gives all of them.
 
     Returns:
-        For every class, positions in the source, in greedy order.
+        The positions of the chosen rows in the source, in greedy order, by class.
 
     Raises:
         ValueError: If a feature is not finite (the message names its row), or a row is selected twice.
@@ -85,7 +85,7 @@ def _check_finite(run: Run, features: Tensor) -> None:
 
 
 def _real_rows(run: Run, init: str) -> Tensor:
-    """Choose as many rows of each class as it decodes into; a class with fewer gives them again."""
+    """Choose as many rows of each class as the set decodes into; a class with fewer rows repeats them."""
     coresets = [info.name for info in list_methods() if info.kind == "coreset"]
     name = "random" if init == "real" else init
     if name not in coresets:
@@ -98,5 +98,5 @@ def _real_rows(run: Run, init: str) -> Tensor:
 
 
 def _labels(counts: dict[int, int], device: torch.device) -> Tensor:
-    """Return each class as often as it is counted, sorted as the counts are."""
+    """Repeat each class index by its count, in the order of the counts."""
     return torch.tensor([c for c, n in counts.items() for _ in range(n)], device=device)

@@ -1,4 +1,4 @@
-"""The one loop that every method runs in: backward, reduce, step, clamp, progress, checkpoint, resume, callbacks."""
+"""The loop that runs every method: backward, reduce, step, project, report progress, checkpoint, resume, call back."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hf_condense.engine.run import Run
 logger = logging.getLogger("hf_condense")
 
 Callback = Callable[[Run, int, float], None]
-"""Called after every update with the run, the number of steps done, and the loss of that step."""
+"""A function that is called after every update with the run, the number of steps done, and the loss of that step."""
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,10 @@ class Saving:
     """Where and how often checkpoints are written.
 
     Attributes:
-        folder: Where; None writes none.
+        folder: Folder of the checkpoint; None writes none.
         every: Steps between two checkpoints.
-        identity: What makes the run this run.
-        resumed: The checkpoint to go on from, or None to start anew.
+        identity: The facts that identify the run.
+        resumed: The checkpoint to resume from, or None to start from the beginning.
     """
 
     folder: Path | None
@@ -46,21 +46,23 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     """Learn `run.synthetic` in place.
 
     Args:
-        run: The run; its synthetic set is made here, by the method.
-        method: What is minimised.
-        steps: Updates of the images in all, those of a resumed checkpoint included.
-        saving: Where checkpoints go.
+        run: The run. The method makes its synthetic set here.
+        method: The method.
+        steps: Total number of updates of the images, including those before a resumed checkpoint.
+        saving: Where checkpoints are written.
         callbacks: Called after every update.
 
     Raises:
         NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
-        ValueError: If the checkpoint is beyond `steps`, or the optimiser leaves out something that is learned.
+        ValueError: If the checkpoint is beyond `steps`, or a learned tensor is in no group of the optimiser.
     """
     if saving.resumed is not None and saving.resumed.step > steps:
         raise ValueError(
-            f"the checkpoint stands at step {saving.resumed.step}, beyond steps={steps}; ask for more steps"
+            f"the checkpoint is at step {saving.resumed.step}, beyond steps={steps}; pass at least as many steps"
         )
-    run.plan = broadcast_object(run.accelerator, run.plan)  # free memory differs, but all must cut in the same way
+    run.plan = broadcast_object(
+        run.accelerator, run.plan
+    )  # all processes must use one plan, although their free memory differs
     method.prepare(run)
     run.synthetic = method.initialise(run)
     optimisation = _Optimisation(run, method, saving)
@@ -82,12 +84,12 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
 
 
 class _Optimisation:
-    """What is learned in a run, its optimiser, and the values of the objective so far.
+    """The learned tensors of a run, their optimiser, and the values of the objective so far.
 
     Args:
-        run: The run; its synthetic set has been initialised.
-        method: What is minimised.
-        saving: Where checkpoints go.
+        run: The run, whose synthetic set has been initialised.
+        method: The method.
+        saving: Where checkpoints are written.
     """
 
     def __init__(self, run: Run, method: Method[Any], saving: Saving) -> None:
@@ -101,14 +103,14 @@ class _Optimisation:
         self._check_groups()
 
     def step(self, t: int) -> float:
-        """Update everything that is learned once and return the objective."""
+        """Update every learned tensor once and return the value of the objective."""
         run, method = self.run, self.method
         for tensor in self.learned:
-            # Zeros, not None: what no chunk of this process reaches may be reached by another's.
+            # Zeros, not None: a tensor that no chunk of this process reaches may be reached by another process.
             tensor.grad = torch.zeros_like(tensor)
         total = torch.zeros((), device=run.device)
         for loss, value in method.losses(run, t):
-            # Naming the inputs keeps gradients out of the matched network.
+            # With `inputs`, no gradients accumulate in the matched network.
             loss.backward(inputs=self.learned)
             total += value.detach()
         for tensor in self.learned:
@@ -125,7 +127,7 @@ class _Optimisation:
         return self.values[-1]
 
     def save(self, done: int) -> None:
-        """Write a checkpoint; only the main process does."""
+        """Write a checkpoint from the main process; the others wait."""
         run = self.run
         if run.accelerator.is_main_process and self.saving.folder is not None:
             groups = {
@@ -141,7 +143,7 @@ class _Optimisation:
 
     @torch.no_grad()
     def resume(self) -> int:
-        """Take up the checkpoint and return the number of steps that are done."""
+        """Restore the checkpoint and return the number of steps that it has done."""
         run, checkpoint = self.run, self.saving.resumed
         assert checkpoint is not None
         run.synthetic.load_state({name: t.to(run.device) for name, t in checkpoint.group("synthetic").items()})
@@ -154,7 +156,7 @@ class _Optimisation:
         return checkpoint.step
 
     def _check_groups(self) -> None:
-        """Raise unless the optimiser steps everything that is learned: a slip there would go unnoticed."""
+        """Raise `ValueError` unless the optimiser steps every learned tensor: nobody would notice a forgotten one."""
         stepped = {id(tensor) for group in self.optimiser.param_groups for tensor in group["params"]}
         named = {**self.run.synthetic.parameters(), **self.auxiliary}
         if missing := [name for name, tensor in named.items() if id(tensor) not in stepped]:
@@ -164,7 +166,7 @@ class _Optimisation:
             )
 
     def _non_finite_message(self, t: int) -> str:
-        """Say at which step it happened and what is left."""
+        """Say in which step the value occurred and which checkpoint remains."""
         saving = self.saving
         last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
         remains = (
@@ -179,6 +181,6 @@ class _Optimisation:
 
 
 def _gradient(tensor: Tensor) -> Tensor:
-    """Return a gradient that is known to be there."""
+    """Return the gradient of a tensor that has one."""
     assert tensor.grad is not None
     return tensor.grad

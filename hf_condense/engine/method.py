@@ -1,4 +1,4 @@
-"""The protocol of a condensation method: what it declares, and the few functions that hold its mathematics."""
+"""The protocol of a condensation method: what it declares, and the few functions that it defines."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Loss(NamedTuple):
     """What a method yields for each of its chunks.
 
     Attributes:
-        loss: What is differentiated: the objective, or a surrogate with the right gradient. ().
-        value: The objective's value, which is reported and checked for NaN. ().
+        loss: The tensor that is differentiated: the objective, or a surrogate with the right gradient. ().
+        value: The value of the objective, which is reported and checked for NaN. ().
     """
 
     loss: Tensor
@@ -36,26 +36,26 @@ class Loss(NamedTuple):
 
 
 ROLES = ("batch_real", "image_rate", "momentum", "init", "augment")
-"""What the engine needs to know of a method's options; see `option`."""
+"""Roles that an option can have for the engine; see `option`."""
 
 
 @dataclass(frozen=True)
 class MethodInfo:
-    """What a method is, for listings, cards and citations.
+    """Facts about a method, for listings, cards and citations.
 
     Attributes:
-        name: Canonical name: lower case letters, digits and `_`.
-        title: The method's name in full.
-        kind: `"synthetic"` (learns images), `"composed"` (puts them together from real ones, once) or `"coreset"`
+        name: Canonical name, made of lower case letters, digits and `_`.
+        title: Full name.
+        kind: `"synthetic"` (learns images), `"composed"` (combines real images once, without updates) or `"coreset"`
             (chooses real rows).
-        summary: One sentence on what it does.
+        summary: One sentence that says what the method does.
         paper: Title of the paper.
-        authors: Authors as they are cited.
-        venue: Where it was published.
-        year: When it was published.
+        authors: Authors, as they are cited.
+        venue: Where the paper was published.
+        year: When the paper was published.
         link: Address of the paper.
         cost: What a step costs, in words.
-        aliases: Other names under which it can be asked for.
+        aliases: Other names that stand for the method.
     """
 
     name: str
@@ -72,7 +72,7 @@ class MethodInfo:
 
     @property
     def citation(self) -> str:
-        """The line that cites the paper: title, authors, paper, venue, year and link."""
+        """Return the line that cites the paper: title, authors, paper, venue, year and link."""
         return f'{self.title} ({self.name}): {self.authors}, "{self.paper}", {self.venue} {self.year}, {self.link}'
 
 
@@ -86,21 +86,21 @@ def option(
     role: str | None = None,
     tiny: Any = None,
 ) -> Any:
-    """Declare a field of a config: its default, what it means and which values it takes.
+    """Declare a field of a config: its default, its meaning and the values that it accepts.
 
     Args:
-        default: The value when nobody gives one.
+        default: The value that is used if neither the caller nor a preset gives one.
         help: One or two sentences: meaning, unit, what a larger value costs.
         ge: Smallest value allowed.
         gt: The value must be larger than this.
         choices: The only values allowed.
-        role: What the engine uses the option for, if it does: `"batch_real"` (real images per class and step, by which
-            memory is planned), `"image_rate"` and `"momentum"` (of the images' optimiser), `"init"` (what to start
-            from) or `"augment"` (families of augmentation, or "none"). Updates of the images are the option `steps`.
+        role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
+            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"init"` (what to start from) or
+            `"augment"` (families of augmentation, or "none"). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
 
     Raises:
-        ValueError: If there is no such role.
+        ValueError: If `role` is unknown.
     """
     if role is not None:
         one_of("role", role, ROLES)
@@ -113,7 +113,7 @@ ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
 
 @dataclass(frozen=True)
 class MethodConfig:
-    """Base of every method's options. Declare each field with `option`; values are checked when it is made.
+    """Base class of the options of a method. Declare each field with `option`; the constructor checks the values.
 
     Raises:
         TypeError: If a value has the wrong type.
@@ -131,22 +131,22 @@ class MethodConfig:
         """Make a config from options by name.
 
         Raises:
-            TypeError: If an option is unknown; the message gives the nearest name and lists all.
+            TypeError: If an option is unknown. The message gives the nearest name and lists all names.
         """
-        known = [f.name for f in dataclasses.fields(cls)]
+        names = [f.name for f in dataclasses.fields(cls)]
         for name in options:
-            if name not in known:
-                listed = f"options: {', '.join(known)}" if known else "this method has no options"
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, known)}; {listed}")
+            if name not in names:
+                listing = f"options: {', '.join(names)}" if names else "this method has no options"
+                raise TypeError(f"unknown option {name!r}{did_you_mean(name, names)}; {listing}")
         return cls(**options)
 
     @classmethod
     def tiny_options(cls) -> dict[str, Any]:
-        """Return the options that make a run take seconds, by name."""
+        """Return the options with which a run on toy images takes seconds, by name."""
         return {f.name: f.metadata["tiny"] for f in dataclasses.fields(cls) if f.metadata.get("tiny") is not None}
 
     def of_role(self, role: str, default: Any = None) -> Any:
-        """Return the value of the option that declares a role, or the default if no option does."""
+        """Return the value of the option that declares a role, or the default if no option declares it."""
         names = [f.name for f in dataclasses.fields(self) if f.metadata.get("role") == role]
         return getattr(self, names[-1]) if names else default
 
@@ -182,8 +182,8 @@ class Preset:
     """A named set of options.
 
     Attributes:
-        description: What it is good for and where the values come from.
-        values: Gives the options for a task: the method's own, `network`, `storage`, `expand`, `factor` and
+        description: What the preset is good for and where its values come from.
+        values: Returns the values for a task: options of the method, `network`, `storage`, `expand`, `factor` and
             `pixel_range`.
     """
 
@@ -195,7 +195,7 @@ ConfigT = TypeVar("ConfigT", bound=MethodConfig)
 
 
 class _Declared(ABC, Generic[ConfigT]):
-    """What all kinds of methods declare."""
+    """What methods of every kind declare."""
 
     info: ClassVar[MethodInfo]
     Config: ClassVar[type[MethodConfig]]
@@ -204,49 +204,49 @@ class _Declared(ABC, Generic[ConfigT]):
     presets: ClassVar[Mapping[str, Preset]] = {}
 
     def __init__(self, config: ConfigT) -> None:
-        """Keep the options."""
         self.config = config
 
     @property
     def label_temperature(self) -> float | None:
-        """Temperature of the soft labels that the set will store; default: None, it stores none."""
+        """Temperature of the soft labels that the set stores; default: None, it stores none."""
         return None
 
 
 class Method(_Declared[ConfigT]):
     """One way to learn a synthetic set. Subclass, declare `info` and `Config`, write `losses`.
 
-    Everything that is not mathematics (backward, reduction over processes, optimiser, valid range, progress,
-    checkpoints, resume, callbacks) is the engine's. Every draw must come from `run.rng` or `run.network`, keyed by
-    step, so that a resumed run repeats the straight one bit for bit.
+    The engine does everything that is not mathematics: backward passes, reduction over processes, optimiser steps, the
+    valid range of pixels, progress, checkpoints, resuming, callbacks. Take every random draw from `run.rng` or
+    `run.network`, keyed by the step, so that a resumed run equals an uninterrupted one bit for bit.
 
     The life of a method, in the order in which the engine calls it:
 
-    1. `prepare(run)`: what is needed before there are images, such as experts or a pool of networks.
-    2. `initialise(run)`: the first set; `run.synthetic` is there from now on.
-    3. `auxiliary(run)`: what else is learned, but not stored in the result.
-    4. `optimiser(run)`: the optimiser of all that is learned.
-    5. `load_state(run, state)`: only if the run goes on from a checkpoint.
-    6. In every step t: `losses(run, t)`, whose gradients are summed over chunks and processes; `rate(t, values)`; the
-       update; `after_update(run, t)`. `state(run)` is asked for whenever a checkpoint is written.
-    7. `finish(run)`: once, after the last step.
+    1. `prepare(run)` makes what is needed before there are images, such as experts or a pool of networks.
+    2. `initialise(run)` returns the first set. From now on it is `run.synthetic`.
+    3. `auxiliary(run)` returns tensors that are learned as well but not stored in the result.
+    4. `optimiser(run)` returns the optimiser of all learned tensors.
+    5. `load_state(run, state)` is called only if the run resumes from a checkpoint.
+    6. In every step t, `losses(run, t)` is differentiated and its gradients are summed over chunks and processes,
+       `rate(t, values)` scales the learning rates, the tensors are updated, and `after_update(run, t)` follows.
+       `state(run)` is called whenever a checkpoint is written.
+    7. `finish(run)` is called once, after the last step.
     """
 
     reduction: ClassVar[Literal["sum", "mean"]] = "sum"
-    """How gradients of processes combine: `sum` if classes or chunks are shared out, `mean` for replicas."""
+    """How the gradients of processes combine: `"sum"` if processes share the classes, `"mean"` if they are replicas."""
     cost_in_forwards: ClassVar[int] = 1
-    """What differentiating an image costs, in forwards of it; larger where gradients themselves are differentiated."""
+    """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
     @property
     def batch_real(self) -> int:
-        """Real images of a class that a step embeds, for the plan; default: the option of the role `"batch_real"`."""
+        """Real images per class that a step embeds, for the plan; default: the option of the role `"batch_real"`."""
         return int(self.config.of_role("batch_real", 0))
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Return what else makes a run this run, beside the options: a checkpoint of another identity is refused.
+        """Return what identifies a run besides its options, as JSON values; default: nothing.
 
-        JSON values. Default: nothing. A method whose result depends on the number of steps returns that number here;
-        for others a run can be resumed with more steps.
+        A checkpoint with another identity is refused. If the result depends on the number of steps, return that number
+        here; otherwise a run can be resumed with more steps.
         """
         return {}
 
@@ -254,42 +254,42 @@ class Method(_Declared[ConfigT]):
         """Do what must be done once before there are images, such as recording experts; default: nothing."""
 
     def initialise(self, run: Run) -> SyntheticSet:
-        """Return the set that optimisation starts from; default: as the option of the role `"init"` says."""
+        """Return the set that optimisation starts from; default: what the option of the role `"init"` names."""
         return run.start(run, self.config.of_role("init", "real"))
 
     def auxiliary(self, run: Run) -> dict[str, Tensor]:
         """Return tensors by name that are learned with the images but not stored in the result; default: none.
 
-        They are leaves on the device. The engine differentiates, reduces and checkpoints them like the images; the
-        method's `optimiser` must have each in a group (`maximize=True` for an adversary).
+        They must be leaves on the run's device. The engine differentiates, reduces and checkpoints them like the
+        images. Each must be in a group of the method's `optimiser` (with `maximize=True` for an adversary).
         """
         return {}
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Return the optimiser of all that is learned, with one parameter group for each learning rate.
+        """Return the optimiser of all learned tensors, with one parameter group for each learning rate.
 
-        Default: what suits the storage form (SGD for pixels), with the options of the roles `"image_rate"` and
-        `"momentum"`.
+        Default: the optimiser that suits the storage form (SGD for pixels), with the options of the roles
+        `"image_rate"` and `"momentum"`.
         """
         rate = self.config.of_role("image_rate", 1.0) * run.decoder.rate_scale
         groups = [{"params": list(run.synthetic.learned().values()), "lr": rate}]
         return run.decoder.optimiser(groups, momentum=self.config.of_role("momentum", 0.5))
 
     def rate(self, t: int, values: Sequence[float]) -> float:
-        """Return what every learning rate is multiplied by in step `t`; default: 1.
+        """Return the factor of every learning rate in step `t`; default: 1.
 
         Args:
             t: Number of the step, from 0.
-            values: Values of the objective in the steps before, and in this one: t + 1 of them.
+            values: Values of the objective in steps 0 to t; the last one is that of this step.
         """
         return 1.0
 
     @abstractmethod
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield a `Loss` for each of this process's chunks; the sum over all processes is the objective of step `t`.
+        """Yield a `Loss` for each chunk of this process; the sum over all processes is the objective of step `t`.
 
-        One for each chunk of classes (`run.chunks()`) or of the set. The graph of a loss is freed before the next one
-        is asked for.
+        A chunk is one of `run.chunks()` or some other part of the set. The graph of a loss is freed before the next
+        loss is computed.
         """
 
     def after_update(self, run: Run, t: int) -> None:
@@ -299,33 +299,32 @@ class Method(_Declared[ConfigT]):
         """Do what must be done once after the last step, such as labelling the images; default: nothing."""
 
     def state(self, run: Run) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold beyond what is learned and the optimiser; default: nothing.
+        """Return what a checkpoint must hold besides learned tensors and optimiser; default: nothing.
 
-        Only what cannot be rebuilt from (seed, t).
+        Return only what cannot be rebuilt from the seed and the step.
         """
         return {}
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take back what `state` returned; default: nothing."""
+        """Restore what `state` returned; default: nothing."""
 
 
 class Composer(_Declared[ConfigT]):
-    """One way to put a set together from real images, at once. Subclass, declare `info` and `Config`, write `compose`.
+    """One way to compose a set from real images. Subclass, declare `info` and `Config`, write `compose`.
 
-    There are no steps and no checkpoints. The result is a set like a learned one: images of its own, not rows of the
-    source.
+    There are no steps and no checkpoints. The result has new images, like a learned set, not rows of the source.
     """
 
     @abstractmethod
     def compose(self, run: Run) -> SyntheticSet:
-        """Return the set, in normalised space; every draw must come from `run.rng` or `run.network`."""
+        """Return the set, in normalised space. Take every random draw from `run.rng` or `run.network`."""
 
 
 class Selector(_Declared[ConfigT]):
     """One way to choose real rows (a coreset). Subclass, declare `info` and `Config`, write `select`."""
 
     def features(self, run: Run) -> Tensor | None:
-        """Return a feature for every image of the source, in its order, (N, D); default: None, nothing is needed."""
+        """Return a feature for every image of the source, in its order: (N, D); default: None, for no features."""
         return None
 
     @abstractmethod
@@ -333,12 +332,12 @@ class Selector(_Declared[ConfigT]):
         """Choose rows of one class.
 
         Args:
-            features: Features of the class's rows; (N_c, D), with D = 0 if the selector needs none.
-            n: Rows to choose, in 1..N_c.
-            generator: For whatever is drawn.
+            features: Features of the class's rows. (N_c, D), with D = 0 if the selector needs none.
+            n: Number of rows to choose, in 1..N_c.
+            generator: Generator for every random draw.
 
         Returns:
-            `n` distinct row numbers in greedy order: any prefix is the choice for a smaller `n`. int64 (n,).
+            `n` distinct row numbers in greedy order, so that any prefix is the choice for a smaller `n`. int64 (n,).
         """
 
 

@@ -1,4 +1,4 @@
-"""What a run knows of itself, written down as a recipe."""
+"""Write down as a recipe how a run makes its set."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 
-# Where `datasets` keeps what it loaded from the Hub; nothing else that it hands on names the repository.
-_KEPT = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
+# `datasets` caches what it loads from the Hub in such a folder. No attribute of a dataset names its repository.
+_CACHE_PATH = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
 
 _IDENTIFYING = (
     "method",
@@ -39,20 +39,29 @@ _IDENTIFYING = (
 
 def make_recipe(
     run: Run,
-    chosen: Method[Any] | Composer[Any] | Selector[Any],
+    implementation: Method[Any] | Composer[Any] | Selector[Any],
     settings: Settings,
     *,
     method: str,
     preset: str | None,
     image_size: tuple[int, int] | None,
 ) -> Recipe:
-    """Write down how a set is going to be made; what is only known afterwards is added by `completed`."""
-    options = dataclasses.asdict(chosen.config)
+    """Return the recipe of a set before it is made; `completed` adds what is known only afterwards.
+
+    Args:
+        run: The run.
+        implementation: The method with its options.
+        settings: The settled values.
+        method: Name under which the method is registered.
+        preset: Name of the preset that was asked for, or None.
+        image_size: What `image_size=` asked for, as (height, width), or None.
+    """
+    options = dataclasses.asdict(implementation.config)
     amounts = set(run.ipc.values())
     return Recipe(
         method=method,
-        method_version=chosen.version,
-        kind=chosen.info.kind,
+        method_version=implementation.version,
+        kind=implementation.info.kind,
         ipc=amounts.pop() if len(amounts) == 1 else {run.source.class_names[c]: n for c, n in run.ipc.items()},
         storage=run.decoder.name,
         expand=run.decoder.expand,
@@ -61,7 +70,7 @@ def make_recipe(
         preset=preset,
         network=run.factory.name,
         options=options,
-        augment=_families(chosen.config.of_role("augment")),
+        augment=_families(implementation.config.of_role("augment")),
         pixel_range=settings.pixel_range,
         class_names=list(run.source.class_names),
         label_values=list(run.source.label_values),
@@ -71,16 +80,16 @@ def make_recipe(
         image_size=list(image_size) if image_size else None,
         mean=run.source.mean.tolist(),
         std=run.source.std.tolist(),
-        citation=dataclasses.replace(chosen.info, name=method).citation,
+        citation=dataclasses.replace(implementation.info, name=method).citation,
         source={**_described(run.dataset), "content_hash": run.source.content_hash},
-        temperature=chosen.label_temperature,
+        temperature=implementation.label_temperature,
     )
 
 
 def identity(recipe: Recipe, run: Run, method: Method[Any]) -> dict[str, Any]:
     """Return the facts that identify a run; a checkpoint with different facts is refused.
 
-    More `steps` may be asked for, unless the method says that its result depends on their number.
+    The number of steps is not among them unless the method adds it, so that a run can be resumed with more steps.
     """
     return {
         **method.identity(run),
@@ -92,7 +101,14 @@ def identity(recipe: Recipe, run: Run, method: Method[Any]) -> dict[str, Any]:
 
 
 def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:
-    """Add what is known only after the run; times are frozen from here on."""
+    """Return the recipe with what is known only after the run. From here on its times do not change.
+
+    Args:
+        recipe: What `make_recipe` returned.
+        run: The run.
+        seconds: Duration of the run.
+        rows: Row numbers in the source, for a coreset.
+    """
     now = datetime.datetime.now(datetime.timezone.utc)
     runtime = {
         "device": run.device.type,
@@ -113,16 +129,17 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
 
 
 def _families(augment: str | None) -> str | None:
-    """Return families of augmentation as a recipe has them: None for none."""
+    """Return families of augmentation as a recipe writes them, with None in place of `"none"`."""
     return None if augment in (None, "", "none") else augment
 
 
 def _described(ds: datasets.Dataset) -> dict[str, Any]:
-    """Say what is known of where a dataset comes from; no path of this machine is among it."""
-    found = next(filter(None, (_KEPT.search(Path(file["filename"]).as_posix()) for file in ds.cache_files)), None)
+    """Return what is known of the origin of a dataset, without any path of this machine."""
+    paths = (Path(file["filename"]).as_posix() for file in ds.cache_files)
+    origin = next(filter(None, map(_CACHE_PATH.search, paths)), None)
     return {
-        "name": f"{found['owner']}/{found['name']}" if found else ds.info.dataset_name,
-        "revision": found["revision"] if found else None,
+        "name": f"{origin['owner']}/{origin['name']}" if origin else ds.info.dataset_name,
+        "revision": origin["revision"] if origin else None,
         "config": ds.info.config_name,
         "split": str(ds.split) if ds.split is not None else None,
         "license": ds.info.license or None,

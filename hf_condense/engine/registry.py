@@ -1,4 +1,4 @@
-"""Method names to classes. Nothing is imported until it is asked for."""
+"""Find the class of a method by its name. A method is imported when it is first used."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from hf_condense.engine.method import AnyMethod, Composer, Method, MethodConfig,
 logger = logging.getLogger("hf_condense")
 
 ENTRY_POINT_GROUP = "hf_condense.methods"
-_AUTO = "auto"  # picks a method by a rule (`engine.auto`), so that no method can have this name
+_AUTO = "auto"  # stands for a choice by rule (`engine.auto`), so no method can have this name
 _KINDS: dict[type[Any], str] = {Method: "synthetic", Composer: "composed", Selector: "coreset"}
 
 BUILT_IN = {
@@ -36,9 +36,9 @@ _registered: dict[str, AnyMethod] = {}
 
 
 def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
-    """Make a method available by name. Can be used as a decorator.
+    """Make a method available by name. This function can be used as a decorator.
 
-    Installed packages do the same without being imported, through the entry-point group `hf_condense.methods`.
+    An installed package can add methods without being imported, through the entry-point group `hf_condense.methods`.
 
     Args:
         cls: A subclass of `Method`, `Composer` or `Selector` with `info` and `Config`.
@@ -48,8 +48,8 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         `cls`, unchanged.
 
     Raises:
-        TypeError: If `cls` is no method, or lacks what a method must declare or define.
-        ValueError: If the name is taken, or not made of lower case letters, digits and `_`.
+        TypeError: If `cls` is not a method, or does not declare or define what a method must.
+        ValueError: If the name is in use, or not made of lower case letters, digits and `_`.
     """
     if not (isinstance(cls, type) and issubclass(cls, (Method, Composer, Selector))):
         raise TypeError(f"register_method takes a subclass of Method, Composer or Selector; got {cls!r}")
@@ -59,17 +59,17 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
     if _registered.get(name) is cls:
         return cls
-    if name in (taken := {_AUTO, *_names()}):
-        raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(taken))}")
+    if name in (names := {_AUTO, *_names()}):
+        raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(names))}")
     _registered[name] = cls
     return cls
 
 
 def unregister_method(name: str) -> None:
-    """Forget a method added by `register_method`; built-in ones cannot be removed.
+    """Remove a method that `register_method` added. Built-in methods cannot be removed.
 
     Raises:
-        ValueError: If no such method was registered.
+        ValueError: If no method was registered under this name.
     """
     if name not in _registered:
         raise ValueError(f"{name!r} was not registered; registered: {', '.join(_registered) or 'none'}")
@@ -80,18 +80,19 @@ def get_method(name: str) -> AnyMethod:
     """Return the class behind a name or an alias.
 
     Raises:
-        ValueError: If there is no such method; the message gives the nearest name and lists all.
+        TypeError: If `name` is not a string.
+        ValueError: If there is no such method. The message gives the nearest name and lists all names.
     """
     if not isinstance(name, str):
-        raise TypeError(f"method should be a name; got {name!r}. Own classes: register_method(MyMethod) first")
+        raise TypeError(f"method should be a name; got {name!r}. For a class of your own, call register_method first")
     targets = _names()
     if name in targets:
         return _load(name, targets[name])
     for info in list_methods():
         if name in info.aliases:
             return _load(info.name, targets[info.name])
-    known = [_AUTO, *sorted(targets)]
-    raise ValueError(f"no method is named {name!r}{did_you_mean(name, known)}; methods: {', '.join(known)}")
+    names = [_AUTO, *sorted(targets)]
+    raise ValueError(f"no method is named {name!r}{did_you_mean(name, names)}; methods: {', '.join(names)}")
 
 
 def canonical_name(cls: AnyMethod) -> str:
@@ -100,13 +101,13 @@ def canonical_name(cls: AnyMethod) -> str:
 
 
 def list_methods(pattern: str | None = None) -> list[MethodInfo]:
-    """List the methods there are: built-in, registered and installed ones.
+    """List the available methods: built-in, registered and installed ones.
 
     Args:
-        pattern: Only names that match this shell pattern, for example `"*m*"`; default: all.
+        pattern: Shell pattern that names must match, for example `"*m*"`; default: all.
 
     Returns:
-        One `MethodInfo` each, coresets first, then by year.
+        A `MethodInfo` for each method; coresets come first, then the order is by year.
     """
     infos = []
     for name, target in _names().items():
@@ -116,24 +117,25 @@ def list_methods(pattern: str | None = None) -> list[MethodInfo]:
             if not isinstance(target, EntryPoint):
                 raise
             logger.warning("the method %r of another package cannot be loaded: %s", name, error)
-    chosen = [info for info in infos if pattern is None or fnmatch.fnmatch(info.name, pattern)]
-    return sorted(chosen, key=lambda info: (info.kind != "coreset", info.year, info.name))
+    matching = [info for info in infos if pattern is None or fnmatch.fnmatch(info.name, pattern)]
+    return sorted(matching, key=lambda info: (info.kind != "coreset", info.year, info.name))
 
 
 def _names() -> dict[str, str | EntryPoint | AnyMethod]:
-    """Return every name with what it leads to; built-in names win."""
+    """Return a class, an entry point or an import path for every name; built-in names win."""
     installed = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     return {**installed, **_registered, **BUILT_IN}
 
 
 def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
-    """Import a method's class."""
     if isinstance(target, type):
         return target
     if isinstance(target, EntryPoint):
         loaded: Any = target.load()
         if not (isinstance(loaded, type) and issubclass(loaded, (Method, Composer, Selector))):
-            raise TypeError(f"the entry point {name!r} leads to {loaded!r}, which is no Method, Composer or Selector")
+            raise TypeError(
+                f"the entry point {name!r} leads to {loaded!r}, which is not a Method, Composer or Selector"
+            )
         _check_declared(loaded)
         return loaded
     module, _, attribute = target.partition(":")
@@ -142,7 +144,7 @@ def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
 
 
 def _check_declared(cls: AnyMethod) -> None:
-    """Check that a class declares what a method must."""
+    """Raise `TypeError` unless a class declares and defines what a method must."""
     info = getattr(cls, "info", None)
     kind = next(kind for base, kind in _KINDS.items() if issubclass(cls, base))
     if not isinstance(info, MethodInfo) or info.kind != kind:

@@ -1,4 +1,4 @@
-"""What a method is handed: source, synthetic set, device, keyed generators and networks."""
+"""What a method works with: source, synthetic set, device, keyed generators and networks."""
 
 from __future__ import annotations
 
@@ -36,15 +36,15 @@ class Run:
         source: The user's dataset as images by class, on the device.
         accelerator: Devices and processes.
         factory: Makes networks for this source.
-        seed: Seed of every draw.
+        seed: Seed of every random draw.
         ipc: Budget in images of every class that is condensed, by class index.
         decoder: Storage form of the set, in normalised units.
-        start: Makes the set that optimisation starts from, by the name of a start (`initial_set`).
+        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
-        compile: What the caller said of compiling.
-        plan: How the work of a step is cut; by default one class at a time, nothing compiled.
-        synthetic: The learnable set; there once the method has initialised it.
+        compile: The caller's choice: True, False or `"auto"`.
+        plan: How the work of a step is cut. Default: one class at a time, without compiling.
+        synthetic: The learnable set. It does not exist before the method has initialised it.
     """
 
     source: ClassSource
@@ -68,7 +68,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where tensors live."""
+        """Device of all tensors."""
         device: torch.device = self.accelerator.device
         return device
 
@@ -84,7 +84,7 @@ class Run:
 
     @property
     def num_classes(self) -> int:
-        """Outputs of a network: all class names, absent ones included."""
+        """Number of outputs of a network: one for each class name, including classes without rows."""
         return len(self.source.class_names)
 
     @property
@@ -94,18 +94,18 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """What a preset may depend on."""
+        """The facts that a preset may depend on."""
         std = float(self.source.std.mean())
         return Task(max(self.ipc.values()), len(self.ipc), self.source.image_shape, std)
 
     def chunks(self) -> Iterator[tuple[int, ...]]:
-        """Yield the chunks of classes that fall to this process."""
+        """Yield the chunks of classes that this process works on."""
         size = self.plan.classes_per_chunk
         chunks = [self.classes[i : i + size] for i in range(0, len(self.classes), size)]
         yield from chunks[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def rng(self, *key: Key) -> torch.Generator:
-        """Return the CPU generator of a key, for example `run.rng("augment", t)`; the run's seed is part of it."""
+        """Return the CPU generator for a key and the run's seed, for example `run.rng("augment", t)`."""
         return keyed_generator(self.seed, *key)
 
     def real_batch(self, classes: Sequence[int], n: int, t: int) -> Tensor:
@@ -113,20 +113,21 @@ class Run:
         return self.source.sample(classes, n, self.seed, "real", t)
 
     def network(self, *key: Key, weights: Tensor | None = None, trainable: bool = False, slot: str = MAIN) -> nn.Module:
-        """Return a network with fresh weights of a key, or with given ones, in training mode, on the device.
+        """Return a network with fresh or given weights, in training mode, on the device.
 
-        A slot is one module whose weights are overwritten, so that compiled code stays valid: what an earlier call with
-        the same slot returned changes too. Networks of different slots are alive at once.
+        Each slot has one module, whose weights every call overwrites, so that compiled code stays valid. A network that
+        an earlier call returned for the same slot therefore changes too. Use different slots for networks that must be
+        alive at the same time.
 
         Args:
-            *key: Address of fresh weights, for example `("network", t)`.
-            weights: All parameters as one vector (P,), as `parameter_vector` returns them, in place of fresh ones.
-                Buffers, such as the statistics of batch norm, are those of a fresh network.
-            trainable: Whether its parameters require gradients.
-            slot: Name of the module.
+            *key: Key of the fresh weights, for example `("network", t)`.
+            weights: All parameters as one vector (P,), as `parameter_vector` returns them, instead of fresh weights.
+                Buffers, such as the statistics of batch norm, are always those of a fresh network.
+            trainable: Whether the parameters require gradients.
+            slot: Name of the slot.
 
         Raises:
-            ValueError: If `weights` has another length than the network has parameters.
+            ValueError: If the length of `weights` is not the number of parameters.
         """
         module = self._slot(slot).module
         if weights is None or any(True for _ in module.buffers()):
@@ -136,13 +137,13 @@ class Run:
         return module.train().requires_grad_(trainable)
 
     def split_for_forward(self, images: Tensor) -> Sequence[Tensor]:
-        """Split a batch into parts of equal size, as many images as the plan says: compiled code sees few shapes."""
-        most = self.plan.images_per_forward or len(images)
-        parts: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // most)))
+        """Split a batch into equal parts of at most the planned size, so that compiled code sees few shapes."""
+        limit = self.plan.images_per_forward or len(images)
+        parts: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // limit)))
         return parts
 
     def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Embed images, as many at a time as the plan says: (N, C, H, W) -> (N, D), float32.
+        """Return the embeddings of images: (N, C, H, W) -> (N, D), float32. The plan limits the size of a forward pass.
 
         Args:
             images: Normalised images.
@@ -153,9 +154,9 @@ class Run:
         return embedded[0] if len(embedded) == 1 else torch.cat(embedded)
 
     def logits(self, images: Tensor, network: nn.Module | None = None) -> Tensor:
-        """Classify images, all at once: (N, C, H, W) -> (N, K), float32.
+        """Return the logits of images, in one forward pass: (N, C, H, W) -> (N, K), float32.
 
-        Compiled code cannot be differentiated twice; for second derivatives call the network itself.
+        Compiled code cannot be differentiated twice. For second derivatives, call the network itself.
 
         Args:
             images: Normalised images.
@@ -164,19 +165,19 @@ class Run:
         return self._in_float32(self.compiled_network(network), images)
 
     def compiled_network(self, network: nn.Module | None = None) -> nn.Module:
-        """Return a network as `train_network` wants it: the same weights, compiled if the plan says so."""
+        """Return the form of a network that `train_network` trains: the same weights, compiled if the plan says so."""
         return self._of_module(network).compiled
 
     def whiten(self) -> None:
-        """Let the source hand out whitened images from now on.
+        """Whiten the images of the source from now on.
 
         Raises:
-            ValueError: If the images are too large for it.
+            ValueError: If the images are too large for whitening.
         """
         if self.source.whitening is not None:
             return
         fitted = fit_whitening(self.source.images, self.device)
-        # The processes' last bits could differ.
+        # The last bits could differ from process to process, so all take those of the main one.
         matrix, mean = broadcast(self.accelerator, fitted.matrix), broadcast(self.accelerator, fitted.mean)
         self.source = replace(self.source, whitening=Whitening(matrix, mean))
 
@@ -184,25 +185,25 @@ class Run:
         """Return a numeric column of the dataset in the source's order, as float32 (N, D).
 
         Raises:
-            ValueError: If there is no such column, or its rows are not vectors of one length.
+            ValueError: If there is no such column, or its rows are not vectors of equal length.
         """
         if name not in self.dataset.column_names:
-            raise ValueError(f"{name!r} is no column of the dataset; columns: {', '.join(self.dataset.column_names)}")
+            raise ValueError(f"the dataset has no column {name!r}; columns: {', '.join(self.dataset.column_names)}")
         try:
             values = torch.tensor(self.dataset.with_format(None)[:][name], dtype=torch.float32)
         except (ValueError, TypeError) as error:
-            raise ValueError(f"column {name!r} should hold vectors of one length; {error}") from error
+            raise ValueError(f"column {name!r} should hold vectors of equal length; {error}") from error
         return values.reshape(len(values), -1)[self.source.rows]
 
     def _slot(self, slot: str) -> _Network:
-        """Return the network of a slot, made when it is first asked for."""
+        """Return the network of a slot; the first call makes it."""
         if slot not in self._networks:
             module = self.factory.build(self.seed, "template").to(self.device)
             self._networks[slot] = _Network(module, self.plan.compile)
         return self._networks[slot]
 
     def _of_module(self, module: nn.Module | None) -> _Network:
-        """Return the network that a module belongs to; one of the caller's own is used as it is."""
+        """Return the network that a module belongs to; a module that `network` did not return is never compiled."""
         if module is None:
             return self._slot(MAIN)
         for network in self._networks.values():
@@ -211,14 +212,14 @@ class Run:
         return _Network(module, compiles=False)
 
     def _in_float32(self, forward: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """Run a forward pass under the accelerator's autocast and return its result in float32."""
+        """Run a forward pass under the accelerator's autocast, and convert the result to float32."""
         with self.accelerator.autocast():
             return forward(images).float()
 
 
 @dataclass
 class _Network:
-    """A module and what is compiled of it, once it is asked for."""
+    """A module and its compiled parts, which are made when they are first used."""
 
     module: nn.Module
     compiles: bool

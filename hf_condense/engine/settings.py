@@ -1,4 +1,4 @@
-"""From what the caller, a preset and a method's defaults say to the values of one run."""
+"""Settle the values of one run from what the caller, a preset and the method's defaults say."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ _STORAGE = ("storage", "expand", "factor")
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of one run, settled.
+    """The settled values of one run.
 
     Attributes:
         network: Network that is matched.
         storage: Storage form.
-        expand: Rows that it decodes into for each image of the budget.
+        expand: Rows that the form decodes into for each image of the budget.
         pixel_range: `"valid"` or `"free"`.
-        options: The method's own options, those that differ from its defaults.
+        options: The method's own options, as far as the caller or the preset gives them.
     """
 
     network: NetworkSpec
@@ -40,26 +40,26 @@ class Settings:
 
 
 def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: Task) -> Settings:
-    """Combine what was given with a preset: the caller wins over the preset, the preset over the defaults.
+    """Combine the caller's values with a preset: the caller wins over the preset, the preset over the defaults.
 
     Args:
         cls: The method.
-        preset: Name of a preset, or None for the preset `"default"` if the method has one.
-        given: Values by name; None means that the caller left it open.
-        task: What the preset may depend on.
+        preset: Name of a preset. None stands for the preset `"default"`, if the method has one.
+        given: The caller's values by name. None means that the caller left the value open.
+        task: The facts that the preset may depend on.
 
     Raises:
-        TypeError: If the preset is no text.
-        ValueError: If the preset is unknown, a value is out of range, or makes no sense for a coreset.
+        TypeError: If the preset is not a string.
+        ValueError: If the preset is unknown, or a value is out of range or makes no sense for this kind of method.
     """
     check_preset(cls, preset)
-    asked = {name: value for name, value in given.items() if value is not None}
+    caller_values = {name: value for name, value in given.items() if value is not None}
     if not issubclass(cls, Method):
-        _refuse_what_is_not_learned(cls, asked)
-    default = cls.presets.get(preset or "default")
-    suggested = default.values(task) if default else {}
-    storage, expand = _storage_form(asked, suggested, task.image_shape)
-    values = {**RUN_DEFAULTS, **suggested, **asked}
+        caller_values = _without_values_of_learning(cls, caller_values)
+    settled_preset = cls.presets.get(preset or "default")
+    preset_values = settled_preset.values(task) if settled_preset else {}
+    storage, expand = _storage_form(caller_values, preset_values, task.image_shape)
+    values = {**RUN_DEFAULTS, **preset_values, **caller_values}
     network, pixel_range = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, ("valid", "free"))
     options = {name: value for name, value in values.items() if name not in _STORAGE}
@@ -70,44 +70,47 @@ def check_preset(cls: AnyMethod, preset: str | None) -> None:
     """Raise unless a method has a preset of this name.
 
     Raises:
-        TypeError: If the preset is no text.
+        TypeError: If the preset is not a string.
         ValueError: If it is unknown; the message gives the nearest name and lists all.
     """
     if preset is not None and not isinstance(preset, str):
         raise TypeError(f"preset should be a name; got {preset!r} ({type(preset).__name__})")
     if preset is not None and preset not in cls.presets:
-        listed = ", ".join(map(repr, cls.presets)) or "none"
+        names = ", ".join(map(repr, cls.presets)) or "none"
         raise ValueError(
-            f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {listed}"
+            f"{cls.info.name} has no preset {preset!r}{did_you_mean(preset, cls.presets)}; presets: {names}"
         )
 
 
-def _refuse_what_is_not_learned(cls: AnyMethod, asked: dict[str, Any]) -> None:
-    """Raise for values that only mean something where images are learned, and drop those that say nothing."""
-    meaningless: dict[str, Any] = {"steps": None}
+def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -> dict[str, Any]:
+    """Return the values without those that matter only where images are learned; raise if one asks for something."""
+    neutral: dict[str, Any] = {"steps": None}
     if issubclass(cls, Selector):
-        meaningless |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid"}
-        what = "a coreset, which chooses real rows and learns nothing"
+        neutral |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid"}
+        reason = "a coreset, which chooses real rows and learns nothing"
     else:
-        what = "which puts its images together at once and learns nothing"
-    for name, harmless in meaningless.items():
-        value = asked.pop(name, None)
-        if value not in (None, harmless):
-            raise ValueError(f"{name}={value!r} makes no sense for {cls.info.name!r}, {what}; leave it out")
+        reason = "which composes its images once and learns nothing"
+    for name, neutral_value in neutral.items():
+        value = caller_values.get(name)
+        if value not in (None, neutral_value):
+            raise ValueError(f"{name}={value!r} makes no sense for {cls.info.name!r}, {reason}; leave it out")
+    return {name: value for name, value in caller_values.items() if name not in neutral}
 
 
 def _storage_form(
-    asked: Mapping[str, Any], suggested: Mapping[str, Any], image_shape: tuple[int, int, int]
+    caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], image_shape: tuple[int, int, int]
 ) -> tuple[str, int]:
-    """Return storage form and `expand`: what the caller says of them, else what the preset says, else pixels."""
-    said = asked if any(name in asked for name in ("storage", "factor")) else {**suggested, **asked}
-    storage, expand, factor = (said.get(name) for name in _STORAGE)
+    """Return storage form and `expand` as the caller says, else as the preset says, else pixels."""
+    # A caller who names a form decides it as a whole: the preset's `expand` may make no sense for that form.
+    names_form = any(name in caller_values for name in ("storage", "factor"))
+    values = caller_values if names_form else {**preset_values, **caller_values}
+    storage, expand, factor = (values.get(name) for name in _STORAGE)
     if factor is not None:
         form = storage_of_factor(factor, image_shape)
         if (storage or form[0], expand or form[1]) != form:
             raise ValueError(
                 f"factor={factor} is short for storage={form[0]!r}, expand={form[1]}; got storage={storage!r}, "
-                f"expand={expand!r}. Give either factor or the other two"
+                f"expand={expand!r}. Pass either factor, or storage and expand"
             )
         return form
     storage = "pixels" if storage is None else storage
@@ -116,19 +119,19 @@ def _storage_form(
 
 
 def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
-    """Return the stored images for every class that has rows, by class index.
+    """Return the budget in images of every class that has rows, by class index.
 
     Args:
         ipc: One number, or one for every class that has rows, by class name (or original label value).
         source: The dataset's images by class.
 
     Raises:
-        TypeError: If a number is no integer.
+        TypeError: If a number is not an integer.
         ValueError: If a number is below 1 or above the rows of its class, or a dict does not name each class once.
     """
     counts = source.counts
-    named = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
-    for c, n in named.items():
+    amounts = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
+    for c, n in amounts.items():
         name = source.class_names[c]
         if isinstance(n, bool) or not isinstance(n, Integral):
             raise TypeError(
@@ -139,25 +142,25 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
             raise ValueError(f"ipc should be at least 1; got {n} for class {name!r}")
         if n > counts[c]:
             raise ValueError(f"ipc={n} is more than the {counts[c]} rows of class {name!r}; ask for no more than that")
-    return {c: int(named[c]) for c in counts}
+    return {c: int(amounts[c]) for c in counts}
 
 
 def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
-    """Turn a dict by class name or label value into one by class index that names every class with rows."""
+    """Turn a dict by class name or label value into one by class index. It must name every class that has rows."""
     index: dict[Any, int] = {value: c for c, value in enumerate(source.label_values)}
     index.update({name: c for c, name in enumerate(source.class_names)})
-    found: dict[int, int] = {}
+    amounts: dict[int, int] = {}
     for name, n in ipc.items():
         if name not in index:
             raise ValueError(
-                f"ipc names {name!r}, which is no class{did_you_mean(str(name), source.class_names)}; "
+                f"ipc names {name!r}, which is not a class{did_you_mean(str(name), source.class_names)}; "
                 f"classes: {', '.join(source.class_names)}"
             )
         if index[name] not in source.counts:
             raise ValueError(f"ipc names class {name!r}, which has no rows; leave it out")
-        if index[name] in found:
+        if index[name] in amounts:
             raise ValueError(f"ipc names class {source.class_names[index[name]]!r} twice, by name and by value")
-        found[index[name]] = n
-    if missing := [source.class_names[c] for c in source.counts if c not in found]:
+        amounts[index[name]] = n
+    if missing := [source.class_names[c] for c in source.counts if c not in amounts]:
         raise ValueError(f"ipc leaves out {', '.join(map(repr, missing))}; give a number for every class that has rows")
-    return found
+    return amounts

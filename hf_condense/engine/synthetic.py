@@ -1,4 +1,4 @@
-"""The learnable set: the stored tensors of a decoder, in normalised space, that a run optimises."""
+"""The learnable set: the stored tensors of a decoder, which a run optimises in normalised space."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from hf_condense.source.whitening import Whitening
 
 @dataclass
 class SyntheticSet:
-    """The learnable set, in normalised space, sorted by class; what the engine optimises.
+    """The learnable set, in normalised space and sorted by class. The engine optimises it.
 
     Attributes:
-        stored: The decoder's tensors by name. Those of a floating-point type are learned: leaves that require a
-            gradient. The others, such as positions, stay as they are.
+        stored: The decoder's tensors by name. Tensors of a floating-point type are learned: they are leaves that
+            require a gradient. The others, such as positions, never change.
         labels: Class of every entry. int64 (N,).
         decoder: Turns the stored tensors into rows.
-        soft_labels: Logits of the decoded rows, learned if they require a gradient. (rows, K), or None.
-        student_lr: Learning rate of a student, learned with the images and stored with them. (), or None.
-        whitening: What the images have been whitened by, if they are learned in that space; it travels with the set.
+        soft_labels: Logits of the decoded rows. They are learned if they require a gradient. (rows, K), or None.
+        student_lr: Learning rate of a student, which is learned and stored with the images. (), or None.
+        whitening: The whitening, if images are learned in whitened space; it is stored with the set.
     """
 
     stored: dict[str, Tensor]
@@ -39,17 +39,17 @@ class SyntheticSet:
             tensor.requires_grad_(True)
         labels = self.labels.tolist()
         if labels != sorted(labels):
-            raise ValueError("a synthetic set is sorted by class; got labels out of order")
+            raise ValueError("labels of a synthetic set should be sorted by class; got labels out of order")
         self.row_labels = self.labels.repeat_interleave(self.decoder.rows_per_entry)  # (rows,)
         row_labels = self.row_labels.tolist()
         self.rows = {c: [i for i, label in enumerate(row_labels) if label == c] for c in dict.fromkeys(labels)}
 
     def learned(self) -> dict[str, Tensor]:
-        """Return those of the stored tensors that are learned, by name."""
+        """Return the stored tensors that are learned, by name."""
         return {name: tensor for name, tensor in self.stored.items() if tensor.is_floating_point()}
 
     def parameters(self) -> dict[str, Tensor]:
-        """Return everything that is learned, by name; the images come first."""
+        """Return every learned tensor by name; the images come first."""
         parameters = self.learned()
         if self.student_lr is not None:
             parameters["student_lr"] = self.student_lr
@@ -58,13 +58,13 @@ class SyntheticSet:
         return parameters
 
     def of(self, classes: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Return the decoded rows of some classes and their labels, ready to be trained on.
+        """Return the decoded rows of some classes and their labels.
 
         Args:
-            classes: Classes, whose rows are grouped in this order.
+            classes: Class indices; rows are grouped in this order.
 
         Returns:
-            (n, C, H, W) and (n,), n being the rows of all these classes.
+            (n, C, H, W) and (n,), where n is the number of rows of these classes.
         """
         index = self._index(classes)
         if index is None:
@@ -76,14 +76,14 @@ class SyntheticSet:
         return self.of(list(self.rows))
 
     def targets(self, classes: Sequence[int], temperature: float = 1.0) -> Tensor:
-        """Return what the rows of `of(classes)` are trained towards: labels (n,), or probabilities (n, K) if soft."""
+        """Return the training targets of the rows of `of(classes)`: labels (n,), or probabilities (n, K) if soft."""
         index = self._index(classes)
         labels = self.row_labels if self.soft_labels is None else self.soft_labels
         labels = labels if index is None else labels.index_select(0, index)
         return labels if self.soft_labels is None else (labels / temperature).softmax(1)
 
     def zero(self) -> Tensor:
-        """Return 0 with a graph that leads to every learned image, for a share of an objective that has no rows."""
+        """Return 0 with a graph that leads to every learned image, for a share of the objective without rows: ()."""
         return torch.stack([0 * tensor.sum() for tensor in self.learned().values()]).sum()
 
     @torch.no_grad()
@@ -92,7 +92,7 @@ class SyntheticSet:
         self.decoder.project_(self.stored)
 
     def state(self) -> dict[str, Tensor]:
-        """Return what a checkpoint must hold, by name: what is learned, and what the start decided."""
+        """Return what a checkpoint must hold, by name: the stored tensors and everything else that is learned."""
         return {name: tensor.detach() for name, tensor in {**self.stored, **self.parameters()}.items()}
 
     @torch.no_grad()
@@ -103,7 +103,7 @@ class SyntheticSet:
 
     @torch.no_grad()
     def finished(self) -> CondensedTensors:
-        """Return the exact tensors on the CPU, images in pixel units; clipped sets are exactly within [0, 1]."""
+        """Return the exact tensors on the CPU, images in pixel units. Clipped images lie exactly within [0, 1]."""
         stored, decoder = self.decoder.export(self.stored, self._to_pixels)
         return CondensedTensors(
             stored=stored,
@@ -116,16 +116,16 @@ class SyntheticSet:
         )
 
     def _to_pixels(self, images: Tensor) -> Tensor:
-        """Return images of this set's space in pixel units."""
+        """Convert images from the space of this set to pixel units."""
         return self.decoder.frame.to_pixels(images) if self.whitening is None else self.whitening.undo(images)
 
     def _index(self, classes: Sequence[int]) -> Tensor | None:
-        """Return the numbers of the rows of some classes, None for all rows in their order."""
+        """Return the row numbers of some classes, or None if they are all rows in order."""
         if list(classes) == list(self.rows):
             return None
         return torch.tensor([i for c in classes for i in self.rows[c]], device=self.labels.device)
 
 
 def _exact(tensor: Tensor | None) -> Tensor | None:
-    """Return a tensor as it is stored: float32, on the CPU."""
+    """Return a tensor as files store it: float32, on the CPU."""
     return None if tensor is None else tensor.detach().float().cpu().contiguous()

@@ -1,4 +1,4 @@
-"""What is asked of a method, as far as presets and `method="auto"` depend on it."""
+"""The facts about a condensation that presets and `method="auto"` depend on."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Task:
-    """What a preset may depend on.
+    """The facts that a preset may depend on.
 
     Attributes:
-        ipc: Images per class that may be stored (the largest number, if classes differ).
-        num_classes: Classes that are condensed.
+        ipc: Images per class that may be stored; the largest number if classes differ.
+        num_classes: Number of classes that are condensed.
         image_shape: (channels, height, width).
-        std: Standard deviation of the pixels in [0, 1], mean over channels: the unit of normalised images.
+        std: Standard deviation of pixels in [0, 1], averaged over channels: the unit of normalised images.
     """
 
     ipc: int

@@ -1,4 +1,4 @@
-"""A network trained on the real set: it gives coresets their features and synthetic images their soft labels."""
+"""A network that is trained on the real set: it gives coresets features and synthetic images soft labels."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from hf_condense.source.class_source import batches
 
 logger = logging.getLogger("hf_condense")
 
-_BATCH = 64  # images that pass through the network at a time
+_BATCH = 64  # images in one forward pass
 
 
 def network_key(run: Run, updates: int) -> str:
-    """Return the name under which a trained network, and what follows from it, is cached."""
+    """Return the cache key of a trained network and of its features."""
     return content_key(
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
@@ -36,13 +36,13 @@ def network_key(run: Run, updates: int) -> str:
 
 
 def trained_network(run: Run, updates: int) -> nn.Module:
-    """Return the run's network trained on the whole source, in evaluation mode, on the device; its weights are cached.
+    """Return the run's network, trained on the whole source, in evaluation mode, on the device.
 
-    Callers let the main process go first; there is no barrier in here.
+    Its weights are cached. There is no barrier in here: callers must let the main process go first.
 
     Args:
         run: The run.
-        updates: Updates of the recipe `dc`, >= 0.
+        updates: Training updates by the recipe `dc`, >= 0.
     """
     net = run.factory.build(run.seed, "features").to(run.device)
     if not cache_enabled(run.cache and run.factory.named):
@@ -59,7 +59,6 @@ def trained_network(run: Run, updates: int) -> nn.Module:
 
 
 def _train(run: Run, net: nn.Module, updates: int) -> None:
-    """Train a network on the whole source."""
     if updates:
         whole = TrainingSet(run.source, run.source.labels, run.num_classes)
         with torch.enable_grad():
@@ -68,20 +67,20 @@ def _train(run: Run, net: nn.Module, updates: int) -> None:
 
 @torch.no_grad()
 def teacher_logits(run: Run, synthetic: SyntheticSet, updates: int) -> Tensor:
-    """Return the logits of the trained network for the decoded rows of a set.
+    """Return the logits of a trained network for the decoded rows of a set.
 
     Args:
         run: The run.
         synthetic: The set.
-        updates: Updates with which the network is trained, >= 0.
+        updates: Training updates of the network, >= 0.
 
     Returns:
         float32 (rows, K).
     """
-    with run.accelerator.main_process_first():  # others find its weights in the cache
+    with run.accelerator.main_process_first():  # the others then read its weights from the cache
         teacher = trained_network(run, updates)
     logits = [teacher(images).float() for images in synthetic.all()[0].split(_BATCH)]
-    return broadcast(run.accelerator, torch.cat(logits))  # without a cache each process has a teacher of its own
+    return broadcast(run.accelerator, torch.cat(logits))  # without a cache, each process has trained its own teacher
 
 
 def features_of(run: Run, kind: str, updates: int) -> Tensor:
@@ -89,15 +88,15 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
 
     Args:
         run: The run.
-        kind: `"network"` (embeddings of the run's network, trained on the whole source), `"pixels"` (normalised
-            pixels), or the name of a numeric column of the dataset.
-        updates: Updates with which that network is trained, >= 0.
+        kind: `"network"` (embeddings of the run's network, which is trained on the whole source), `"pixels"`
+            (normalised pixels), or the name of a numeric column of the dataset.
+        updates: Training updates of that network, >= 0.
 
     Returns:
         (N, D), on the CPU.
 
     Raises:
-        ValueError: If there is no such column, or its rows are not vectors of one length.
+        ValueError: If there is no such column, or its rows are not vectors of equal length.
     """
     if kind == "pixels":
         return torch.cat([images.flatten(1).cpu() for images, _ in batches(run.source, _BATCH)])
@@ -106,7 +105,7 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     if not cache_enabled(run.cache and run.factory.named):
         return _embedded(run, updates)
     file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
-    # Other processes wait for the main one, and then find the file.
+    # The other processes wait for the main one and then read the file.
     with run.accelerator.main_process_first():
         if not file.is_file():
             features = _embedded(run, updates)
@@ -118,6 +117,6 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
 
 @torch.no_grad()
 def _embedded(run: Run, updates: int) -> Tensor:
-    """Embed the source with a network that was trained on it."""
+    """Return embeddings of the source by a network that was trained on it: (N, D)."""
     net = trained_network(run, updates)
     return torch.cat([net.embed(images).float().cpu() for images, _ in batches(run.source, _BATCH)])  # type: ignore[operator]

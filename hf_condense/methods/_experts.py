@@ -1,4 +1,4 @@
-"""Expert trajectories: the weights of networks in training on the real set, recorded once and shared by methods."""
+"""Expert trajectories: weights of networks during training on the real set. Methods share the recordings."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # of the recorded files; increment when the same options start to give other weights
-# For the decision whether to compile: the true number would make experts depend on how many there are.
+FORMAT = 1  # increment when the same options start to give other weights
+# The decision whether to compile assumes this number. With the true number, weights would depend on it.
 _USUAL_EXPERTS = 20
 
 
 @dataclass(frozen=True)
 class ExpertConfig(ImageConfig):
-    """Options of methods that follow experts: how these are trained and recorded."""
+    """Options of methods that follow experts: how experts are trained and recorded."""
 
-    experts: int = option(20, "Networks that are trained on the real set.", ge=1, tiny=2)
+    experts: int = option(20, "Number of networks that are trained on the real set.", ge=1, tiny=2)
     snapshots: int = option(
         9,
         "Snapshots recorded per expert, including the initial weights. More images per class need longer trajectories.",
@@ -54,18 +54,18 @@ class ExpertConfig(ImageConfig):
         tiny=6,
     )
     snapshot_every: int | None = option(
-        None, "Updates of an expert from snapshot to snapshot; None: an epoch.", ge=1, tiny=2
+        None, "Updates of an expert between two snapshots; None: one epoch.", ge=1, tiny=2
     )
     lr_expert: float = option(0.01, "Learning rate of the experts.", gt=0)
-    momentum_expert: float = option(0.0, "Momentum of the experts, below 1.", ge=0)
-    batch_expert: int = option(256, "Real images in an update of an expert.", ge=1)
+    momentum_expert: float = option(0.0, "Momentum of the experts, in [0, 1).", ge=0)
+    batch_expert: int = option(256, "Real images per update of an expert.", ge=1)
     augment_expert: str = option(
         "none",
-        "Augmentation under which experts are trained: families joined by _, or 'none'; each image draws its own.",
+        "Augmentation of the experts' training images: families joined by _, or 'none'. Each image draws its own.",
     )
     flatness: float = option(
         0.0,
-        "Radius of sharpness-aware training (SAM) of the experts; 0 trains them plainly. Doubles their cost.",
+        "Radius of sharpness-aware training (SAM) of the experts, which doubles their cost; 0 switches it off.",
         ge=0,
     )
     surrogate_gap: float = option(0.0, "Weight of the GSAM surrogate-gap term; requires flatness > 0.", ge=0)
@@ -73,11 +73,11 @@ class ExpertConfig(ImageConfig):
 
 @dataclass(frozen=True)
 class Experts:
-    """Recorded experts, one file each; windows are read when they are asked for, so that memory holds no more.
+    """Recorded experts, one file each. Only the windows that are asked for are read into memory.
 
     Attributes:
-        files: One safetensors file an expert: `snapshots`, float32 (S, P).
-        snapshots: Snapshots S of an expert.
+        files: One safetensors file per expert, with the tensor `snapshots`, float32 (S, P).
+        snapshots: Number S of snapshots per expert.
     """
 
     files: list[Path]
@@ -90,28 +90,29 @@ class Experts:
     def window(self, expert: int, start: int, length: int) -> Tensor:
         """Read consecutive snapshots of an expert: float32 (length, P), on the CPU."""
         with safe_open(self.files[expert], framework="pt") as opened:
-            found: Tensor = opened.get_slice("snapshots")[start : start + length]
-        return found
+            snapshots: Tensor = opened.get_slice("snapshots")[start : start + length]
+        return snapshots
 
 
 def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
-    """Return the experts of a run, recording those that are not in the cache yet.
+    """Return the experts of a run; record those that are not in the cache yet.
 
-    Every process of the run must call this. They share the recording; one that does not see the others' files, for
-    want of a common disk, records them itself. An expert's weights depend on its number and the other options alone, so
-    that more of them can be asked for later. A recording that was killed goes on with the first that is not whole.
-    Without the cache, and for a network that has no name, nothing outlasts the run: each run records its own.
+    Every process of the run must call this function. The processes share the recording. A process that does not see
+    the files of the others, because they have no common disk, records those experts itself. The weights of an expert
+    depend on its number and the options, but not on how many experts there are, so that more can be added later. After
+    a kill, the recording continues with the first expert that is missing or damaged. Without the cache, and for a
+    network without a name, each run records its own experts and deletes them at its end.
 
     Args:
-        run: The run; its network, seed and source are used.
-        config: How many, and how they are trained.
+        run: The run, which gives network, seed and source.
+        config: How many experts there are, and how they are trained.
 
     Raises:
         NonFiniteLossError: If the weights of an expert become NaN or infinite.
-        OSError: If they cannot be written.
-        RuntimeError: If another process failed in another way.
+        OSError: If a file cannot be written.
+        RuntimeError: If the recording failed in another process for another reason.
 
-    Reference:
+    References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
         (arXiv:2203.11932).
     """
@@ -119,29 +120,30 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
     recipe = expert_recipe(config, every, len(run.source))
     compiled = _compiled(run, config, every)
     cached = cache_enabled(run.cache and run.factory.named)
-    folder = _cache_folder(run, config, recipe, compiled) if cached else _passing_folder(run)
+    folder = _cache_folder(run, config, recipe, compiled) if cached else _temporary_folder(run)
     files = [folder / f"{e:04}.safetensors" for e in range(config.experts)]
-    found = Experts(files, config.snapshots)
+    experts = Experts(files, config.snapshots)
     if not cached and run.accelerator.is_local_main_process:
-        weakref.finalize(found, shutil.rmtree, folder, ignore_errors=True)
+        weakref.finalize(experts, shutil.rmtree, folder, ignore_errors=True)
     share = files[run.accelerator.process_index :: run.accelerator.num_processes]
     recorder = _Recorder(run, recipe, config.snapshots, every, compiled)
-    for wanted in (share, files):
-        _together(run, partial(_record_missing, run, wanted, recorder))
-    return found
+    # In the second pass, a process without a common disk records what it does not see.
+    for needed in (share, files):
+        _together(run, partial(_record_missing, run, needed, recorder))
+    return experts
 
 
 def check_experts(run: Run, config: ExpertConfig) -> None:
-    """Check, before anything is trained, what depends on several options or is another module's to judge.
+    """Check, before anything is trained, what `option` cannot check: the network, and options that depend on others.
 
     Raises:
-        ValueError: If an option is out of its range, or the network has frozen parameters.
+        ValueError: If an option is out of range, or the network has frozen parameters.
     """
     frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
     if frozen:
         raise ValueError(
-            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...); experts and students are trained "
-            "in all of them. Give a network without frozen ones, or a method that needs no training, such as 'dm'"
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but experts and students train "
+            "all of them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
         )
     if not math.isfinite(config.lr_expert):
         raise ValueError(f"lr_expert should be finite; got {config.lr_expert!r}")
@@ -149,7 +151,7 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
         raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
     if config.surrogate_gap and not config.flatness:
         raise ValueError(
-            f"surrogate_gap={config.surrogate_gap!r} is part of flat experts; give a flatness, or leave it out"
+            f"surrogate_gap={config.surrogate_gap!r} requires flatness > 0; pass a flatness, or leave surrogate_gap out"
         )
     try:
         Augmentation.parse(config.augment_expert)
@@ -158,7 +160,7 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
 
 
 def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:
-    """Return how experts are trained: plain SGD at a constant rate, for as long as snapshots are taken."""
+    """Return the training recipe of experts: SGD at a constant rate, until the last snapshot."""
     updates = (config.snapshots - 1) * every
     return TrainingRecipe(
         "expert",
@@ -175,16 +177,16 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
 
 
 def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
-    """Decide from shapes and counts alone whether experts are trained by compiled code, unless the caller said."""
+    """Return whether compiled code trains the experts: as the caller says, else by a rule from shapes and counts."""
     if run.compile != "auto":
         return run.compile
     images = _USUAL_EXPERTS * (config.snapshots - 1) * every * config.batch_expert
-    each = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
-    return compiling_pays(images * each, run.device)
+    bytes_per_image = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
+    return compiling_pays(images * bytes_per_image, run.device)
 
 
 def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compiled: bool) -> Path:
-    """Return where the experts of these options are kept; how many there are makes no difference."""
+    """Return the cache folder of the experts with these options. Their number is not part of the key."""
     key = content_key(
         format=FORMAT,
         content=run.source.content_hash,
@@ -202,8 +204,8 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
     return cache_folder("experts") / key
 
 
-def _passing_folder(run: Run) -> Path:
-    """Make a folder that dies with the run, the same one for all processes of a machine."""
+def _temporary_folder(run: Run) -> Path:
+    """Make a folder for this run alone; all processes of a machine get the same one."""
     name = ""
 
     def make() -> None:
@@ -212,25 +214,26 @@ def _passing_folder(run: Run) -> Path:
             name = mkdtemp(prefix="hf_condense-experts-")
 
     _together(run, make)
-    return Path(broadcast_object(run.accelerator, name))  # another machine has no such folder until it writes there
+    return Path(broadcast_object(run.accelerator, name))  # another machine makes the folder when it writes
 
 
 def _together(run: Run, work: Callable[[], None]) -> None:
-    """Let every process do its work, and wait for all: if it fails in one, it fails in all.
+    """Do some work in every process and wait for all of them. If it fails in one process, it fails in all.
 
     Raises:
-        NonFiniteLossError: If the weights of an expert of any process were not finite.
-        RuntimeError: If the work of another process failed in another way; where it failed, it raises its own error.
+        NonFiniteLossError: If the weights of an expert were not finite, in any process.
+        RuntimeError: If the work of another process failed for another reason. The failing process raises its own
+            error.
     """
     failure: Exception | None = None
     try:
         work()
     except Exception as error:
         failure = error
-    own = None
+    report = None
     if failure is not None:
-        own = _Failure(type(failure).__name__, str(failure), isinstance(failure, NonFiniteLossError))
-    reports = [report for report in gather_objects(run.accelerator, own) if report is not None]
+        report = _Failure(type(failure).__name__, str(failure), isinstance(failure, NonFiniteLossError))
+    reports = [gathered for gathered in gather_objects(run.accelerator, report) if gathered is not None]
     if failure is not None:
         raise failure
     if reports:
@@ -239,21 +242,21 @@ def _together(run: Run, work: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class _Failure:
-    """What the other processes are told of an error."""
+    """An error, as it is reported to the other processes."""
 
     kind: str
     message: str
     diverged: bool
 
     def error(self) -> Exception:
-        """Return the error to raise in a process that did not fail itself."""
+        """Return the error that the other processes raise."""
         if self.diverged:
             return NonFiniteLossError(self.message)
-        return RuntimeError(f"recording experts failed in another process, by {self.kind}: {self.message}")
+        return RuntimeError(f"recording experts failed in another process with {self.kind}: {self.message}")
 
 
 def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
-    """Tell whether a recorded file is there, and neither cut off nor of another shape."""
+    """Return whether a recorded file exists, is not cut off and has the right shape."""
     try:
         with safe_open(file, framework="pt") as opened:
             return tuple(opened.get_slice("snapshots").get_shape()) == shape
@@ -262,7 +265,7 @@ def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
 
 
 def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
-    """Record those experts whose files are not there, or are damaged."""
+    """Record the experts whose files are missing or damaged."""
     missing = [file for file in files if not _is_whole(file, recorder.shape)]
     if not missing:
         return
@@ -278,14 +281,14 @@ def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
 
 @dataclass
 class _Recorder:
-    """Trains experts and writes down their weights.
+    """Trains experts and writes their snapshots.
 
     Attributes:
         run: The run.
-        recipe: How they are trained.
-        snapshots: Snapshots of an expert.
-        every: Updates from snapshot to snapshot.
-        compiled: Whether compiled code trains them.
+        recipe: How experts are trained.
+        snapshots: Snapshots per expert.
+        every: Updates between two snapshots.
+        compiled: Whether compiled code trains the experts.
     """
 
     run: Run
@@ -296,40 +299,40 @@ class _Recorder:
 
     @property
     def updates(self) -> int:
-        """Updates of an expert."""
+        """Number of updates of an expert."""
         return (self.snapshots - 1) * self.every
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Shape (S, P) of what is written."""
+        """Shape (S, P) of the snapshots of an expert."""
         return self.snapshots, sum(p.numel() for p in self.net.parameters())
 
     @cached_property
     def net(self) -> nn.Module:
-        """One module, whose weights are overwritten, so that code is generated once."""
+        """One module for all experts, so that code is compiled once. Each expert overwrites its weights."""
         return self.run.factory.build(self.run.seed, "template").to(self.run.device)
 
     @cached_property
     def trainee(self) -> nn.Module:
-        """The module as it is trained."""
+        """The module in the form that is trained, compiled or not."""
         compiled: Any = torch.compile(self.net, dynamic=False) if self.compiled else self.net
         trainee: nn.Module = compiled
         return trainee
 
     @cached_property
     def whole(self) -> TrainingSet:
-        """The real set."""
+        """The whole real set."""
         return TrainingSet(self.run.source, self.run.source.labels, self.run.num_classes)
 
     def record(self, file: Path, advance: Callable[[], object]) -> None:
-        """Train the expert whose number is the file's name, and write its snapshots."""
+        """Train the expert whose number is the name of the file, and write its snapshots."""
         expert = int(file.stem)
         self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
         snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
         done = 0
 
-        def note() -> None:
+        def take_snapshot() -> None:
             nonlocal done
             done += 1
             if done % self.every == 0:
@@ -352,7 +355,7 @@ class _Recorder:
                 expert,
                 max_updates=self.updates,
                 chunk=chunk_size(self.net, self.run.source.image_shape, batch),
-                on_update=note,
+                on_update=take_snapshot,
             )
         with atomic_file(file) as work:
             save_file({"snapshots": snapshots}, work)

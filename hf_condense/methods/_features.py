@@ -1,4 +1,4 @@
-"""What coresets share that compare rows by features."""
+"""Shared parts of coreset methods that compare rows by features."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FeatureConfig(MethodConfig):
-    """Options of coresets that look at features."""
+    """Options of coreset methods that compare rows by features."""
 
     features: str = option(
         "network",
-        "What rows are compared by: 'network' (embeddings of a network trained on the set), 'pixels', or the name of "
-        "a column of embeddings.",
+        "Features by which rows are compared: 'network' (embeddings of a network that is trained on the real set), "
+        "'pixels', or the name of a column of embeddings.",
     )
     feature_updates: int = option(
-        500, "Updates with which that network is trained; its cost is about theirs.", ge=0, tiny=3
+        500, "Training updates of that network, which are nearly the whole cost.", ge=0, tiny=3
     )
 
 
 class FeatureSelector(Selector[FeatureConfig]):
-    """Base of coreset methods that compare rows by features."""
+    """Base class of coreset methods that compare rows by features."""
 
     Config = FeatureConfig
 
     def features(self, run: Run) -> Tensor:
-        """Return the features that the options ask for: (N, D)."""
+        """Return the features that the options name: (N, D)."""
         return features_of(run, self.config.features, self.config.feature_updates)

@@ -1,4 +1,4 @@
-"""What methods that learn images share: options, falling rates, soft labels."""
+"""Shared parts of methods that learn images: options, falling learning rates, soft labels."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ if TYPE_CHECKING:
 
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
 
-
 AUGMENT_HELP = (
-    "Siamese augmentation: families joined by _, or 'none'. Leave out flip where a mirror image means something else, "
-    "as for digits."
+    "Siamese augmentation: families joined by _, or 'none'. Leave out flip where mirroring changes the meaning of an "
+    "image, as for digits."
 )
 
 
@@ -33,19 +32,19 @@ class ImageConfig(MethodConfig):
 
     steps: int = option(1000, "Updates of the images.", ge=1, tiny=4)
     lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
-    momentum: float = option(0.5, "Momentum of the images' SGD.", ge=0, role="momentum")
+    momentum: float = option(0.5, "Momentum of the images' optimiser.", ge=0, role="momentum")
     decay: bool = option(
-        False, "Let the learning rates fall linearly to zero over the steps: less noise at the end of a short run."
+        False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
     init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
     augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
     soft_labels: str = option(
         "none",
-        "'teacher': a network trained on the real set labels the finished images, and its logits are stored.",
+        "'teacher': label the finished images with a network trained on the real data, and store its logits.",
         choices=("none", "teacher"),
     )
-    temperature: float = option(1.0, "Temperature at which soft labels are trained on.", gt=0)
-    teacher_updates: int = option(1000, "Updates with which the teacher of soft labels is trained.", ge=1)
+    temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0)
+    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1)
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,18 @@ ImageT = TypeVar("ImageT", bound=ImageConfig)
 
 
 class ImageMethod(Method[ImageT]):
-    """Base of methods that learn images."""
+    """Base class of methods that learn images."""
 
     trained_labels: ClassVar[tuple[str, ...]] = ("learned",)
-    """Values of `soft_labels` with which the first images are labelled, and the labels used while condensing."""
+    """Values of `soft_labels` with which the first images are labelled and the labels are used while condensing."""
 
     def __init__(self, config: ImageT) -> None:
-        """Keep the options and parse the augmentation."""
         super().__init__(config)
         self.augmentation = Augmentation.parse(config.augment)
 
     @property
     def label_temperature(self) -> float | None:
-        """Temperature of the soft labels, None for hard labels."""
+        """Temperature of the soft labels; None for hard labels."""
         return None if self.config.soft_labels == "none" else self.config.temperature
 
     def identity(self, run: Run) -> dict[str, Any]:
@@ -86,7 +84,7 @@ class ImageMethod(Method[ImageT]):
         return {"steps": self.config.steps if self.config.decay else None}
 
     def initialise(self, run: Run) -> SyntheticSet:
-        """Return the first images, with their soft labels if those are used from the start."""
+        """Return the first images, with soft labels if the method uses them while condensing."""
         synthetic = super().initialise(run)
         if self.config.soft_labels in self.trained_labels:
             synthetic.soft_labels = teacher_logits(run, synthetic, self.config.teacher_updates)
@@ -94,34 +92,36 @@ class ImageMethod(Method[ImageT]):
         return synthetic
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Return the optimiser of the images and of learned labels."""
+        """Return the optimiser of the images and of learned soft labels."""
         optimiser = super().optimiser(run)
         if isinstance(self.config, LearnedLabelConfig) and self.config.soft_labels == "learned":
             optimiser.add_param_group({"params": [run.synthetic.soft_labels], "lr": self.config.lr_label})
         return optimiser
 
     def rate(self, t: int, values: Sequence[float]) -> float:
-        """Return 1, or the share of the steps that is left."""
+        """Return 1, or the share of the steps that remains if the learning rates fall."""
         return 1 - t / self.config.steps if self.config.decay else 1.0
 
     def finish(self, run: Run) -> None:
-        """Let the teacher label the finished images, if the options ask for it."""
+        """Label the finished images with the teacher, if the options ask for it."""
         if self.config.soft_labels == "teacher" and run.synthetic.soft_labels is None:
             run.synthetic.soft_labels = teacher_logits(run, run.synthetic, self.config.teacher_updates)
 
     @property
     def loss_temperature(self) -> float:
-        """The temperature of losses on the synthetic set: 1 as long as its labels are hard."""
+        """Temperature of losses on the synthetic set; 1 if its labels are hard."""
         return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Cross-entropy at a temperature, in float32 or wider; times its square, which keeps the size of gradients.
+    """Return the cross-entropy at a temperature, in float32 or wider.
+
+    The loss is multiplied by the square of the temperature, which keeps the size of gradients.
 
     Args:
         logits: (n, K).
         targets: Labels (n,) or probabilities (n, K).
-        temperature: What the logits are divided by.
+        temperature: Divisor of the logits, > 0.
         reduction: "mean" or "sum" over the rows.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What methods that compare real and synthetic batches share: siamese augmentation, embeddings."""
+"""Shared parts of methods that compare real and synthetic batches: siamese augmentation, embeddings."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ ConfigT = TypeVar("ConfigT", bound=SiameseConfig)
 
 
 class SiameseMethod(ImageMethod[ConfigT]):
-    """Base of methods that compare real and synthetic batches under the same augmentation."""
+    """Base class of methods that compare real and synthetic batches under the same augmentation."""
 
     def __init__(self, config: ConfigT) -> None:
-        """Keep the options; nothing is drawn yet."""
         super().__init__(config)
-        self._drawn: tuple[int, Transform] | None = None  # a draw and its parameters: all chunks of a step share them
+        # The number of the last draw and its augmentation: all chunks of a step share them.
+        self._transform: tuple[int, Transform] | None = None
 
     def real_rows(self, run: Run, classes: Sequence[int], draw: int) -> Tensor:
         """Return the real batch of a draw, augmented: (k * batch_real, C, H, W), grouped by class."""
@@ -47,35 +47,32 @@ class SiameseMethod(ImageMethod[ConfigT]):
         return self.augmented(run, rows, labels, draw), labels
 
     def augmented(self, run: Run, rows: Tensor, labels: Tensor, draw: int) -> Tensor:
-        """Transform rows with the parameters that their class has in this draw, real and synthetic alike."""
+        """Augment rows with the parameters of their class in this draw, the same for real and synthetic rows."""
         if self.augmentation is None:
             return rows
-        if self._drawn is None or self._drawn[0] != draw:
-            self._drawn = draw, self.augmentation.draw(run.num_classes, run.rng("augment", draw))
-        return self._drawn[1](rows, labels)
+        if self._transform is None or self._transform[0] != draw:
+            self._transform = draw, self.augmentation.draw(run.num_classes, run.rng("augment", draw))
+        return self._transform[1](rows, labels)
 
 
 @dataclass(frozen=True)
 class EmbeddingConfig(SiameseConfig):
     """Options of methods that compare embeddings under random networks."""
 
-    ipm: int = option(1, "Steps per random network; a larger one saves forwards of the real images.", ge=1)
-    reuse_real: bool = option(
-        True, "Compare with the same real batch, under the same augmentation, in all the steps of a network."
-    )
+    ipm: int = option(1, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
+    reuse_real: bool = option(True, "Use the same real batch and the same augmentation in all steps of a network.")
 
 
 EmbeddingT = TypeVar("EmbeddingT", bound=EmbeddingConfig)
 
 
 class EmbeddingMatching(SiameseMethod[EmbeddingT]):
-    """Base of methods that compare embeddings of real and synthetic rows under fresh random networks."""
+    """Base class of methods that compare embeddings of real and synthetic rows under fresh random networks."""
 
     def __init__(self, config: EmbeddingT) -> None:
-        """Keep the options; no network is there yet."""
         super().__init__(config)
-        self._born = -1  # the step for which the present network was drawn
-        self._kept: dict[tuple[int, ...], Tensor] = {}  # what is known of the real rows under it, by chunk
+        self._network_step = -1  # the step for which the current network was drawn
+        self._summaries: dict[tuple[int, ...], Tensor] = {}  # of the real rows under this network, by chunk
 
     def summary(self, real: Tensor) -> Tensor:
         """Return what the comparison needs of the real embeddings (k, B, D); default: all of them."""
@@ -83,32 +80,38 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     @abstractmethod
     def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        """Compare class by class and sum over classes.
+        """Return the discrepancy of each class, summed over classes.
 
-        Shapes:
-            real (k, ...) as `summary` returns it, synthetic (n, D), labels (n,), classes (k,) -> ()
+        Args:
+            real: What `summary` returned for the real embeddings. (k, ...).
+            synthetic: Embeddings of the synthetic rows. (n, D).
+            labels: Classes of the synthetic rows. (n,).
+            classes: The classes of the chunk. (k,).
+
+        Returns:
+            ().
         """
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the discrepancies, one chunk of classes at a time."""
-        born = t - t % self.config.ipm
-        if born != self._born:
-            run.network("network", born)
-            self._born, self._kept = born, {}
-        draw = born if self.config.reuse_real else t
+        network_step = t - t % self.config.ipm
+        if network_step != self._network_step:
+            run.network("network", network_step)
+            self._network_step, self._summaries = network_step, {}
+        draw = network_step if self.config.reuse_real else t
         for classes in run.chunks():
-            wanted = torch.tensor(classes, device=run.device)
             rows, labels = self.synthetic_rows(run, classes, draw)
-            loss = self.discrepancy(self._real(run, classes, draw), run.embed(rows), labels, wanted)
+            real = self._real_summary(run, classes, draw)
+            loss = self.discrepancy(real, run.embed(rows), labels, torch.tensor(classes, device=run.device))
             yield Loss(loss, loss.detach())
 
     @torch.no_grad()
-    def _real(self, run: Run, classes: tuple[int, ...], draw: int) -> Tensor:
-        """Return the summary of the real rows of a chunk, kept while the same rows are compared with again."""
-        if classes in self._kept:
-            return self._kept[classes]
-        embedded = run.embed(self.real_rows(run, classes, draw)).unflatten(0, (len(classes), -1))  # (k, B, D)
-        known = self.summary(embedded)
+    def _real_summary(self, run: Run, classes: tuple[int, ...], draw: int) -> Tensor:
+        """Return the summary of the real rows of a chunk, and keep it if later steps use the same rows again."""
+        if classes in self._summaries:
+            return self._summaries[classes]
+        embeddings = run.embed(self.real_rows(run, classes, draw)).unflatten(0, (len(classes), -1))  # (k, B, D)
+        summary = self.summary(embeddings)
         if self.config.reuse_real and self.config.ipm > 1:
-            self._kept[classes] = known
-        return known
+            self._summaries[classes] = summary
+        return summary

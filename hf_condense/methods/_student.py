@@ -1,8 +1,8 @@
-"""What methods share that train a student on the synthetic set and hold it against an expert's trajectory."""
+"""Shared parts of methods that train a student on the synthetic set and compare it with an expert's trajectory."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 
 def few_images(task: Task) -> bool:
-    """Tell whether a set is so small that presets follow an expert for a short way; 1 and 10 a class were measured."""
+    """Return whether presets follow an expert over a short window only; measured at 1 and 10 images per class."""
     return task.ipc < 4
 
 
 def short_experts(task: Task) -> dict[str, Any]:
-    """Return what presets of all methods share, so that experts are recorded once.
+    """Return the options that the presets of all trajectory methods share, so that experts are recorded once.
 
-    They are many and short, as a few are soon learned by heart. More images can follow them for a longer way.
+    The experts are many and short, because the images soon overfit to a few. A larger set can follow longer windows.
     """
     shared = {"snapshot_every": 4, "lr_expert": 0.05, "batch_expert": 128, "lr_img": 1000.0, "decay": True}
     if few_images(task):
@@ -40,7 +40,7 @@ def short_experts(task: Task) -> dict[str, Any]:
 
 
 def usual_width(quick: dict[str, Any]) -> dict[str, Any]:
-    """Return what the presets `default` make of `quick`: the usual width, more experts, twice the steps."""
+    """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps."""
     return {**quick, "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
 
 
@@ -49,21 +49,26 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     """Options of methods that train a student along expert trajectories."""
 
     lr_img: float = option(
-        100.0, "Learning rate of the images, in normalised units; objectives are ratios.", gt=0, role="image_rate"
+        100.0,
+        "Learning rate of the images, in normalised units. It is large because objectives are ratios.",
+        gt=0,
+        role="image_rate",
     )
     augment: str = option(
         ALL_FAMILIES,
-        "Augmentation of the synthetic images, each drawing its own in every student step: families joined by _, or "
-        "'none'. Leave out flip where a mirror image means something else, as for digits.",
+        "Augmentation of the synthetic images: families joined by _, or 'none'. Each image draws its own in every "
+        "student step. Leave out flip where mirroring changes the meaning of an image, as for digits.",
         role="augment",
     )
-    student_steps: int = option(10, "Steps of the student from the start of a window of the expert.", ge=1, tiny=3)
-    expert_span: int = option(2, "Snapshots from the start of a window to its end.", ge=1)
+    student_steps: int = option(10, "Steps of the student from the start of a window.", ge=1, tiny=3)
+    expert_span: int = option(2, "Length of a window of the expert, in snapshots after its start.", ge=1)
     max_start: int | None = option(
         None, "Latest snapshot at which a window may start, exclusive; None: anywhere.", ge=1
     )
     batch_syn: int | None = option(
-        None, "Decoded images in a student step, parts of one permutation after the other; None: the whole set.", ge=1
+        None,
+        "Decoded images per student step. Batches are taken from permutations of the set; None: the whole set.",
+        ge=1,
     )
     average: float = option(
         0.0,
@@ -73,28 +78,29 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     )
     zca: bool = option(
         False,
-        "Learn in whitened (ZCA) space; the matrix travels with the set. Needs pixel_range='free', storage='pixels'.",
+        "Learn images in whitened (ZCA) space; the matrix is stored with the set. Requires pixel_range='free' and "
+        "storage='pixels'.",
     )
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of an expert's trajectory.
+    """A part of an expert's trajectory.
 
     Attributes:
-        points: Snapshots from its start to its end. float32 (expert_span + 1, P), on the device.
+        points: Snapshots from the start of the window to its end. float32 (expert_span + 1, P), on the device.
     """
 
     points: Tensor
 
     @property
     def start(self) -> Tensor:
-        """Where the student starts: (P,)."""
+        """The weights at which the student starts: (P,)."""
         return self.points[0]
 
     @property
     def displacement(self) -> Tensor:
-        """How far the expert went: (P,)."""
+        """The difference between the expert's weights at the end and at the start: (P,)."""
         return self.points[-1] - self.points[0]
 
 
@@ -103,15 +109,15 @@ class Batch:
     """The minibatch of one student step.
 
     Attributes:
-        key: Its draw and step.
-        size: Decoded images in it.
-        chosen: Whether each decoded image of the set is in it, bool (N,); None: all are.
+        key: The draw and the student's step.
+        size: Number of decoded images in the batch.
+        mask: Whether each decoded image of the set is in the batch, bool (N,); None if all are.
         transform: Augmentation with parameters for every decoded image of the set, or None.
     """
 
     key: tuple[int, int]
     size: int
-    chosen: Tensor | None
+    mask: Tensor | None
     transform: Transform | None
 
 
@@ -119,18 +125,18 @@ ConfigT = TypeVar("ConfigT", bound=TrajectoryConfig)
 
 
 class TrajectoryMethod(ImageMethod[ConfigT]):
-    """Base of methods that train a student on the synthetic set, along the trajectory of an expert."""
+    """Base class of methods that train a student on the synthetic set, along the trajectory of an expert."""
 
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
     cost_in_forwards: ClassVar[int] = 4
     experts: Experts
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Return also whether experts are compiled: they follow the caller's word, whatever the plan says."""
+        """Return also the caller's choice about compiling, which decides how experts are trained."""
         return {**super().identity(run), "compile": run.compile}
 
     def prepare(self, run: Run) -> None:
-        """Check the options that depend on each other, whiten the source if asked to, and record the experts."""
+        """Check options that depend on each other, whiten the source if the options say so, and record the experts."""
         self._check(run)
         if self.config.zca:
             run.whiten()
@@ -141,7 +147,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         self.total = sum(run.counts.values())
 
     def initialise(self, run: Run) -> SyntheticSet:
-        """Return the first images, with which their average begins."""
+        """Return the first images and start their average with them."""
         synthetic = super().initialise(run)
         self._averages = {name: tensor.detach().clone() for name, tensor in synthetic.learned().items()}
         return synthetic
@@ -155,18 +161,23 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 f"got snapshots={config.snapshots}"
             )
         if config.average >= 1:
-            raise ValueError(f"average should be below 1, the weight of the past; got {config.average!r}")
+            raise ValueError(f"average should be below 1; got {config.average!r}")
         check_experts(run, config)
         clips, storage = run.decoder.frame.clip, run.decoder.name
         if config.zca and (clips or not run.decoder.can_be_whitened):
             raise ValueError(
-                "zca=True learns images in whitened space, where pixels have no range and patches no meaning: "
-                f"it needs pixel_range='free' and storage='pixels'; got {'valid' if clips else 'free'!r} and "
-                f"{storage!r}. Pass zca=False, which presets may set, or leave those two out"
+                "zca=True learns images in whitened space, where pixels have no valid range and patches no meaning. "
+                f"It requires pixel_range='free' and storage='pixels'; got {'valid' if clips else 'free'!r} and "
+                f"{storage!r}. Pass these values, or zca=False (a preset may have set zca=True)"
             )
 
     def window(self, run: Run, draw: int) -> Window:
-        """Return the stretch of a random expert that a draw picks."""
+        """Return a random window of a random expert.
+
+        Args:
+            run: The run.
+            draw: Number of the draw: its key.
+        """
         config = self.config
         starts = config.snapshots - config.expert_span
         generator = run.rng("window", draw)
@@ -175,54 +186,63 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return Window(self.experts.window(expert, start, config.expert_span + 1).to(run.device))
 
     def batch(self, run: Run, draw: int, step: int) -> Batch:
-        """Return what the student's step `step` after a draw is taken on: a part of a permutation of the set."""
-        size, chosen = self.total, None
+        """Return the minibatch of the student's step `step` after a draw, a part of a permutation of the set."""
+        size, mask = self.total, None
         if self.config.batch_syn is not None and self.config.batch_syn < self.total:
-            turns = -(-self.total // self.config.batch_syn)  # steps that one permutation is enough for
-            order = torch.randperm(self.total, generator=run.rng("order", draw, step // turns))
-            part = order.split(self.config.batch_syn)[step % turns]
-            size, chosen = len(part), torch.zeros(self.total, dtype=torch.bool)
-            chosen[part] = True
+            batches = -(-self.total // self.config.batch_syn)  # that one permutation gives
+            order = torch.randperm(self.total, generator=run.rng("order", draw, step // batches))
+            rows = order.split(self.config.batch_syn)[step % batches]
+            size, mask = len(rows), torch.zeros(self.total, dtype=torch.bool)
+            mask[rows] = True
         transform = None
         if self.augmentation is not None:
             transform = self.augmentation.draw(self.total, run.rng("augment", draw, step))
-        return Batch((draw, step), size, chosen, transform)
+        return Batch((draw, step), size, mask, transform)
 
     def chunk_rows(self, run: Run, batch: Batch, classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return a chunk's rows in a batch, augmented, (n, C, H, W), and their targets; n can be 0."""
+        """Return the rows of a batch that are in a chunk, augmented: (n, C, H, W), and their targets. n can be 0."""
         images, labels = run.synthetic.of(classes)
         targets = run.synthetic.targets(classes, self.loss_temperature)
         first = self._first[classes[0]]
-        group = torch.arange(first, first + len(labels))
-        if batch.chosen is not None:
-            own = batch.chosen[first : first + len(labels)].nonzero()[:, 0]
-            group, own = group[own], own.to(run.device)
-            images, targets = images.index_select(0, own), targets.index_select(0, own)
+        numbers = torch.arange(first, first + len(labels))  # of the rows in the whole set
+        if batch.mask is not None:
+            rows = batch.mask[first : first + len(labels)].nonzero()[:, 0]
+            numbers, rows = numbers[rows], rows.to(run.device)
+            images, targets = images.index_select(0, rows), targets.index_select(0, rows)
         if batch.transform is not None and len(images):
-            images = batch.transform(images, group)
+            images = batch.transform(images, numbers)
         return images, targets
 
     def chunk_gradient(
         self, run: Run, vector: Tensor, batch: Batch, classes: tuple[int, ...], graph: bool = True
     ) -> Tensor:
-        """Return a chunk's share of the gradient of a batch's mean cross-entropy at a vector: (P,).
+        """Return a chunk's share of the gradient of a batch's mean cross-entropy.
 
-        Its graph leads to images and labels, and to the vector if that has one.
+        Args:
+            run: The run.
+            vector: Weights at which the gradient is taken. (P,).
+            batch: The batch.
+            classes: The chunk.
+            graph: Whether the result has a graph, which leads to images and labels, and to `vector` if that has one.
+
+        Returns:
+            (P,).
         """
         images, targets = self.chunk_rows(run, batch, classes)
         if not len(images):
-            return torch.zeros_like(vector) + 0 * images.sum()  # bound to the images, as any other chunk's
-        at = vector if vector.requires_grad else vector.detach().requires_grad_()
-        # Keyed, so that dropout draws the same when a chunk is computed a second time.
+            # The sum over no images is zero; it gives this share a graph to the images, as the other shares have.
+            return torch.zeros_like(vector) + images.sum()
+        weights = vector if vector.requires_grad else vector.detach().requires_grad_()
+        # The generators are keyed so that dropout draws the same when a chunk is computed a second time.
         key = (run.seed, "student", *batch.key, classes[0])
         with run.accelerator.autocast(), seeded_globals(*key, devices=[run.device]):
-            logits = self.net.logits(at, images)
+            logits = self.net.logits(weights, images)
         loss = cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
-        (gradient,) = torch.autograd.grad(loss, at, create_graph=graph)
+        (gradient,) = torch.autograd.grad(loss, weights, create_graph=graph)
         return gradient
 
     def whole_gradient(self, run: Run, vector: Tensor, batch: Batch) -> Tensor:
-        """Return the student's gradient on the whole batch, over all chunks and processes, without a graph: (P,)."""
+        """Return the student's gradient on the whole batch, summed over chunks and processes, without a graph: (P,)."""
         total = torch.zeros_like(vector)
         for classes in run.chunks():
             total += self.chunk_gradient(run, vector, batch, classes, graph=False).detach()
@@ -230,54 +250,58 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def two_passes(
         self, run: Run, vector: Tensor, batch: Batch, objective: Callable[[Tensor], Tensor]
-    ) -> Iterator[Loss]:
+    ) -> Generator[Loss, None, Tensor]:
         """Yield surrogate losses whose gradients sum to the exact gradient of `objective(g)`, one chunk at a time.
 
         An objective f(g) of g, the sum of the chunks' gradients g_c, depends on the images of a chunk through g_c
-        alone: its gradient is that of <w, g_c> with w = df/dg. So g is summed first, without a graph, and then each
-        chunk is differentiated on its own: memory for one chunk, whatever the size of the set.
+        alone, and its gradient is that of <w, g_c> with w = df/dg. The first pass therefore sums g without a graph, and
+        the second one differentiates chunk by chunk. Memory holds one chunk, whatever the size of the set.
 
         Args:
             run: The run.
-            vector: Weights of the student, (P,).
-            batch: What the gradient is taken on.
-            objective: Of the gradient (P,); called once.
+            vector: Weights of the student. (P,).
+            batch: The batch of the gradient.
+            objective: A function of the gradient (P,); it is called once.
+
+        Returns:
+            The student's gradient on the batch, without a graph: (P,).
         """
         chunks = list(run.chunks())
-        alone = len(chunks) == 1 and run.accelerator.num_processes == 1
-        first = self.chunk_gradient(run, vector, batch, chunks[0]) if alone else None
-        total = self.whole_gradient(run, vector, batch) if first is None else first.detach()
+        is_whole = len(chunks) == 1 and run.accelerator.num_processes == 1
+        only = self.chunk_gradient(run, vector, batch, chunks[0]) if is_whole else None  # then a single pass is enough
+        total = self.whole_gradient(run, vector, batch) if only is None else only.detach()
         direction, value = _differentiated(objective, total)
         for i, classes in enumerate(chunks):
-            gradient = self.chunk_gradient(run, vector, batch, classes) if first is None else first
+            gradient = self.chunk_gradient(run, vector, batch, classes) if only is None else only
             yield Loss((direction * gradient).sum(), reported_once(run, value, first=i == 0))
+        return total
 
     def rollout(
         self, run: Run, draw: int, window: Window, rate: Tensor, objective: Callable[[Tensor], Tensor]
     ) -> Iterator[Loss]:
-        """Yield the losses of an objective of how far a rollout leads, at the memory of one chunk of one of its steps.
+        """Yield the losses of an objective of the student's displacement after all its steps, one chunk at a time.
 
-        The weights along the rollout count as given. The objective then depends on the images through the gradients of
-        the steps alone, and on each of them in the same way: one pass finds where the rollout leads, a second one
-        differentiates step after step.
+        The weights along the rollout count as constants. The objective then depends on the images through the gradients
+        of the steps alone, and on each of them in the same way. The first pass computes the displacement, the second
+        one differentiates step after step. Memory holds one chunk of one step.
 
         Args:
             run: The run.
-            draw: Names the batches.
-            window: Where the student starts.
-            rate: Of the student; learned, if it requires a gradient. ().
-            objective: Of the student's displacement (P,); called once.
+            draw: Number of the draw: the key of the batches.
+            window: The window at whose start the student starts.
+            rate: Learning rate of the student, which is learned if it requires a gradient. ().
+            objective: A function of the student's displacement (P,); it is called once.
 
-        Reference:
+        References:
             Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023, section 3.2
             (arXiv:2211.10586).
         """
-        steps, step = range(self.config.student_steps), rate.detach()
+        steps, step_size = range(self.config.student_steps), rate.detach()
         total, student = torch.zeros_like(window.start), window.start
         for n in steps:
             gradient = self.whole_gradient(run, student, self.batch(run, draw, n))
-            total, student = total + gradient, student - step * gradient
-        direction, value = _differentiated(objective, -step * total)
+            total, student = total + gradient, student - step_size * gradient
+        direction, value = _differentiated(objective, -step_size * total)
         if run.accelerator.is_main_process and rate.requires_grad:
             yield Loss(-rate * (direction * total).sum(), torch.zeros_like(value))
         student = window.start
@@ -286,21 +310,21 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             for i, classes in enumerate(run.chunks()):
                 gradient = self.chunk_gradient(run, student, batch, classes)
                 whole += gradient.detach()
-                yield Loss(-step * (direction * gradient).sum(), reported_once(run, value, first=n == i == 0))
+                yield Loss(-step_size * (direction * gradient).sum(), reported_once(run, value, first=n == i == 0))
             if n < steps[-1]:
-                student = student - step * summed(run, whole)
+                student = student - step_size * summed(run, whole)
 
     def after_update(self, run: Run, t: int) -> None:
-        """Let the average follow the images."""
+        """Update the average of the images."""
         if not self.config.average:
             return
-        decay = min(self.config.average, t / (t + 10))  # the first images weigh less while there are few
+        decay = min(self.config.average, t / (t + 10))  # so that the first images do not dominate a short average
         for name, tensor in run.synthetic.learned().items():
             self._averages[name].lerp_(tensor.detach(), 1 - decay)
 
     @torch.no_grad()
     def finish(self, run: Run) -> None:
-        """Take the average for the result."""
+        """Make the average the result."""
         if self.config.average:
             for name, tensor in run.synthetic.learned().items():
                 tensor.copy_(self._averages[name])
@@ -313,23 +337,23 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return {f"average.{name}": tensor for name, tensor in self._averages.items()}
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take the average back."""
+        """Restore the average."""
         if self.config.average:
             for name, average in self._averages.items():
                 average.copy_(state[f"average.{name}"])
 
 
-def _differentiated(objective: Callable[[Tensor], Tensor], at: Tensor) -> tuple[Tensor, Tensor]:
+def _differentiated(objective: Callable[[Tensor], Tensor], point: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradient (P,) and the value () of an objective at a point (P,)."""
     with torch.enable_grad():
-        point = at.detach().requires_grad_()
-        value = objective(point)
-        (gradient,) = torch.autograd.grad(value, point)
+        leaf = point.detach().requires_grad_()
+        value = objective(leaf)
+        (gradient,) = torch.autograd.grad(value, leaf)
     return gradient, value.detach()
 
 
 def reported_once(run: Run, value: Tensor, first: bool) -> Tensor:
-    """Report `value` once: on the main process's first chunk; return zero everywhere else."""
+    """Return `value` on the first chunk of the main process, and zero everywhere else, so that it is reported once."""
     return value if first and run.accelerator.is_main_process else torch.zeros_like(value)
 
 
@@ -352,9 +376,9 @@ class _Summed(torch.autograd.Function):
 
 
 def summed_with_graph(run: Run, part: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, so that it can be differentiated.
+    """Return the sum of a tensor over all processes, with a graph.
 
-    Each process must differentiate its share of the objective: 1 / num_processes of it.
+    Each process must differentiate its share of the objective, which is 1 / num_processes of it.
     """
     if run.accelerator.num_processes == 1:
         return part

@@ -1,4 +1,4 @@
-"""DC: match the gradients that real and synthetic batches give a network, along its training."""
+"""DC: match the gradients of real and synthetic batches along the training of networks."""
 
 from __future__ import annotations
 
@@ -23,23 +23,26 @@ from hf_condense.networks.training_recipe import TrainingRecipe
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-Gradients = Sequence[Tensor]  # one tensor (k, *shape) for each parameter, of k classes
+Gradients = Sequence[Tensor]
+"""Gradients of k classes: one tensor (k, *shape) for each parameter."""
 
 _EPSILON = 1e-6
-# On a CPU one batched call wins while its activations stay near the cache: at width 32 by 1.4 for 10 images and by
-# nothing for 100, at width 128 by 1.3 for 10; for 100 the loop wins by 1.6 (32 x 32 pixels). On a GPU it always wins.
+# On a CPU, one batched call is faster as long as its activations stay near the cache. With images of 32 x 32 pixels it
+# is faster by 1.4 for 10 images at width 32, and by 1.3 for 10 images at width 128. For 100 images it is no faster at
+# width 32, and the loop is faster by 1.6 at width 128. On a GPU the batched call is always faster.
 _BATCHED_BYTES = 64 * 2**20
-_FREEZE_IMAGES = 16  # real images of a class that batch norm takes its statistics from
-_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: outer, inner
+_FREEZE_IMAGES = 16  # real images per class from which batch norm takes its statistics
+_LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (outer, inner)
 
 
 def loops(ipc: int) -> tuple[int, int]:
-    """Return the outer and inner loop for an ipc: the paper's table, and between its rows what they suggest.
+    """Return the lengths of the outer and the inner loop for an ipc.
 
-    As many outer steps as images, at most 50; inner epochs so that the product stays near 500.
+    Between the rows of the authors' table, the outer loop has as many steps as there are images per class, at most 50,
+    and the inner loop has so many epochs that the product is near 500.
 
-    Reference:
-        Zhao et al., ICLR 2021, as in the authors' code, which knows ipc 1, 10, 20, 30, 40 and 50 only.
+    References:
+        Zhao et al., ICLR 2021; the authors' code has values for ipc 1, 10, 20, 30, 40 and 50.
 
     Example:
         >>> loops(1), loops(10), loops(15), loops(200)
@@ -50,45 +53,45 @@ def loops(ipc: int) -> tuple[int, int]:
 
 
 def layerwise_distance(synthetic: Gradients, real: Gradients) -> Tensor:
-    """Sum over classes, tensors and output rows of one minus the cosine; biases and norms do not count.
+    """Return one minus the cosine, summed over classes, weight tensors and output rows, without biases and norms.
 
     Args:
-        synthetic: Gradients by parameter.
-        real: The same of the real batches.
+        synthetic: Gradients of the synthetic batches. For each parameter (k, *shape), for k classes.
+        real: Gradients of the real batches, in the same shapes.
 
-    Shapes:
-        each (k, *shape), of k classes -> ()
+    Returns:
+        ().
 
-    Reference:
+    References:
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equations 9 and 10 (arXiv:2006.05929).
 
     Example:
         >>> float(layerwise_distance([torch.tensor([[[1.0, 0.0]]])], [torch.tensor([[[0.0, 2.0]]])]))
         1.0
     """
-    pairs = [(own, wanted) for own, wanted in zip(synthetic, real, strict=True) if own.ndim > 2]
-    return torch.stack([(1 - _cosine(own.flatten(2), wanted.flatten(2))).sum() for own, wanted in pairs]).sum()
+    pairs = [(s, r) for s, r in zip(synthetic, real, strict=True) if s.ndim > 2]
+    return torch.stack([(1 - _cosine(s.flatten(2), r.flatten(2))).sum() for s, r in pairs]).sum()
 
 
 def cosine_distance(synthetic: Gradients, real: Gradients) -> Tensor:
-    """Sum over classes of one minus the cosine of all parameters as one vector; shapes as `layerwise_distance`."""
+    """Return one minus the cosine of all parameters as one vector, summed; shapes as for `layerwise_distance`."""
     return (1 - _cosine(_joined(synthetic), _joined(real))).sum()
 
 
 def squared_distance(synthetic: Gradients, real: Gradients) -> Tensor:
-    """Sum over classes of the squared distance of all parameters as one vector; shapes as `layerwise_distance`."""
+    """Return the squared distance of all parameters as one vector, summed; shapes as for `layerwise_distance`."""
     return (_joined(synthetic) - _joined(real)).square().sum()
 
 
-def _cosine(own: Tensor, wanted: Tensor) -> Tensor:
-    """Cosines along the last dimension; a row of zeros has cosine 0 and no gradient."""
-    norms = torch.linalg.vector_norm(own, dim=-1) * torch.linalg.vector_norm(wanted, dim=-1)
-    cosine: Tensor = (own * wanted).sum(-1) / (norms + _EPSILON)
+def _cosine(synthetic: Tensor, real: Tensor) -> Tensor:
+    """Return cosines along the last dimension; a row of zeros has cosine 0 and no gradient."""
+    norms = torch.linalg.vector_norm(synthetic, dim=-1) * torch.linalg.vector_norm(real, dim=-1)
+    cosine: Tensor = (synthetic * real).sum(-1) / (norms + _EPSILON)
     return cosine
 
 
 def _joined(gradients: Gradients) -> Tensor:
-    """Join all parameters to one vector a class: (k, P)."""
+    """Return all parameters as one vector per class: (k, P)."""
     return torch.cat([gradient.flatten(1) for gradient in gradients], 1)
 
 
@@ -102,37 +105,38 @@ _DISTANCES: dict[str, Callable[[Gradients, Gradients], Tensor]] = {
 def looped_gradients(
     net: nn.Module, images: Sequence[Tensor], targets: Sequence[Tensor], temperature: float = 1.0
 ) -> list[Tensor]:
-    """Differentiate the mean cross-entropy of each class in turn; can be differentiated again.
+    """Return the gradient of the mean cross-entropy of each class, class by class, with a graph.
 
     Args:
         net: The network.
-        images: Rows of each class.
+        images: Rows of each of k classes, (n, C, H, W) each.
         targets: Labels (n,) or probabilities (n, K) of each class.
-        temperature: What the logits are divided by.
+        temperature: Divisor of the logits, > 0.
 
-    Shapes:
-        k batches (n, C, H, W) -> for each parameter (k, *shape)
+    Returns:
+        For each parameter (k, *shape).
     """
     parameters = list(net.parameters())
-    found = []
-    for rows, wanted in zip(images, targets, strict=True):
-        loss = cross_entropy(net(rows), wanted, temperature)
-        found.append(torch.autograd.grad(loss, parameters, create_graph=True))
-    return [torch.stack(parts) for parts in zip(*found, strict=True)]
+    gradients = []
+    for class_images, class_targets in zip(images, targets, strict=True):
+        loss = cross_entropy(net(class_images), class_targets, temperature)
+        gradients.append(torch.autograd.grad(loss, parameters, create_graph=True))
+    return [torch.stack(parts) for parts in zip(*gradients, strict=True)]
 
 
 def batched_gradients(
     net: nn.Module, images: Sequence[Tensor], targets: Sequence[Tensor], temperature: float = 1.0
 ) -> list[Tensor]:
-    """Do as `looped_gradients`, for all classes in one call; they must have the same number of rows."""
+    """Return what `looped_gradients` returns, by one call for all classes. All must have the same number of rows."""
     parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
 
-    def loss(weights: Mapping[str, Tensor], rows: Tensor, wanted: Tensor) -> Tensor:
-        return cross_entropy(functional_call(net, {**weights, **buffers}, (rows,)), wanted, temperature)
+    def loss(weights: Mapping[str, Tensor], class_images: Tensor, class_targets: Tensor) -> Tensor:
+        logits = functional_call(net, {**weights, **buffers}, (class_images,))
+        return cross_entropy(logits, class_targets, temperature)
 
-    each = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
-    found: dict[str, Tensor] = each(parameters, torch.stack(list(images)), torch.stack(list(targets)))
-    return list(found.values())
+    class_gradients = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
+    gradients: dict[str, Tensor] = class_gradients(parameters, torch.stack(list(images)), torch.stack(list(targets)))
+    return list(gradients.values())
 
 
 @dataclass(frozen=True)
@@ -142,32 +146,36 @@ class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
     init: str = option("noise", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
     augment: str = option("none", AUGMENT_HELP, role="augment")
-    distance: str = option("layerwise", "How gradients are compared.", choices=tuple(_DISTANCES))
-    outer_loop: int | None = option(None, "Updates of the images per network; None: by ipc, see `loops`.", ge=1)
-    inner_loop: int | None = option(
-        None, "Epochs that the network is trained on the set after each update; None: by ipc.", ge=0
+    distance: str = option(
+        "layerwise",
+        "How gradients are compared: 'layerwise' (by output rows of each tensor), 'cosine' or 'mse' (as one vector).",
+        choices=tuple(_DISTANCES),
     )
-    lr_net: float = option(0.01, "Learning rate of that training.", gt=0)
+    outer_loop: int | None = option(
+        None, "Updates of the images per network; None: a number that depends on ipc.", ge=1
+    )
+    inner_loop: int | None = option(
+        None, "Epochs of training the network on the set after each update; None: a number that depends on ipc.", ge=0
+    )
+    lr_net: float = option(0.01, "Learning rate of the network in the inner loop.", gt=0)
     class_gradients: str = option(
         "auto",
-        "How the gradients of the synthetic classes are computed: 'loop', 'batched' (vmap), or 'auto', by a rule from "
-        "shapes and device. Classes of different sizes are always looped over.",
+        "How the gradients of the synthetic classes are computed: 'loop', 'batched' (vmap), or 'auto', which decides "
+        "from shapes and device. Classes of different sizes always take the loop.",
         choices=("auto", "loop", "batched"),
     )
 
 
 def _paper(task: Task) -> dict[str, object]:
-    """1,000 networks, each with its outer loop."""
     return {"steps": 1000 * loops(task.ipc)[0], "pixel_range": "free"}
 
 
 def _default(task: Task) -> dict[str, object]:
-    """A fifth of the paper's networks, valid pixels."""
     return {"steps": 200 * loops(task.ipc)[0]}
 
 
 def _quick(task: Task) -> dict[str, object]:
-    """A start from real rows, small real batches, short loops and a larger rate: chosen on a part of training sets."""
+    # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short}
 
@@ -198,17 +206,17 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     }
 
     def prepare(self, run: Run) -> None:
-        """Settle the loops, and how gradients are computed: what is done at once should stay in a CPU's cache."""
+        """Decide the lengths of the loops and how class gradients are computed."""
         outer, inner = loops(max(run.ipc.values()))
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
         self._net = run.network("network", 0, trainable=True)
-        counts = set(run.counts.values())
-        rows = counts.pop() * min(run.plan.classes_per_chunk, len(run.ipc))
-        small = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
-        by_rule = "batched" if not counts and (run.device.type != "cpu" or small) else "loop"
-        chosen = by_rule if self.config.class_gradients == "auto" else self.config.class_gradients
-        self._gradients = batched_gradients if chosen == "batched" and not counts else looped_gradients
+        equal_sizes = len(set(run.counts.values())) == 1
+        rows = max(run.counts.values()) * min(run.plan.classes_per_chunk, len(run.ipc))
+        fits_cache = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
+        rule = "batched" if equal_sizes and (run.device.type != "cpu" or fits_cache) else "loop"
+        way = rule if self.config.class_gradients == "auto" else self.config.class_gradients
+        self._gradients = batched_gradients if way == "batched" and equal_sizes else looped_gradients
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the distances of the gradients, one chunk of classes at a time."""
@@ -219,24 +227,25 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         distance = _DISTANCES[self.config.distance]
         for classes in run.chunks():
             rows = self.real_rows(run, classes, t).unflatten(0, (len(classes), -1))  # (k, B, C, H, W)
-            wanted = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
-            own = self._synthetic_gradients(run, classes, t)
-            loss = distance([g.float() for g in own], [torch.stack(parts) for parts in zip(*wanted, strict=True)])
+            by_class = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
+            real = [torch.stack(parts) for parts in zip(*by_class, strict=True)]
+            synthetic = self._synthetic_gradients(run, classes, t)
+            loss = distance([gradient.float() for gradient in synthetic], real)
             yield Loss(loss, loss.detach())
 
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
-        """Return the gradient of the mean cross-entropy of one class's real batch."""
+        """Return the gradient of the mean cross-entropy of one class's real batch, by parameter."""
         parameters = list(self._net.parameters())
         total = [torch.zeros_like(p) for p in parameters]
         for part in run.split_for_forward(images):
             labels = torch.full((len(part),), c, device=run.device)
             loss = F.cross_entropy(run.logits(part), labels, reduction="sum") / len(images)
-            for kept, more in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-                kept += more
+            for accumulated, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
+                accumulated += gradient
         return total
 
     def _synthetic_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:
-        """Return the gradients of the synthetic classes; they carry the graph to images and labels."""
+        """Return the gradients of the synthetic classes, with a graph to images and labels."""
         rows, _ = self.synthetic_rows(run, classes, t)
         targets = run.synthetic.targets(classes, self.config.temperature)
         counts = [run.counts[c] for c in classes]
@@ -244,7 +253,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
 
     def after_update(self, run: Run, t: int) -> None:
-        """Train the network on the set as it is now, unless a fresh one comes next (the inner loop)."""
+        """Run the inner loop: train the network on the current set, unless the next step has a fresh network."""
         if not self._inner or (t + 1) % self._outer == 0:
             return
         with torch.no_grad():
@@ -266,19 +275,24 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         train_network(run.compiled_network(), data, recipe, run.seed, "inner", t, chunk=chunk)
 
     def state(self, run: Run) -> dict[str, Tensor]:
-        """Return the network, which has been trained since it was drawn."""
+        """Return the weights of the network, which has been trained since it was drawn."""
         return {name: tensor.detach().clone() for name, tensor in self._net.state_dict().items()}
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take the network back."""
+        """Restore the weights of the network."""
         self._net.load_state_dict(state)
 
 
 def freeze_batch_statistics(net: nn.Module, run: Run, t: int) -> None:
-    """Let batch norm take its statistics from real rows of all classes, and keep them while classes go one by one.
+    """Set the statistics of batch norm from real rows of all classes, and keep them fixed for single classes.
 
-    Reference:
-        Zhao et al., ICLR 2021, as in the authors' code: 16 rows a class.
+    Args:
+        net: The network; its batch norm layers are put into evaluation mode.
+        run: The run.
+        t: The step, which is part of the key of the rows.
+
+    References:
+        Zhao et al., ICLR 2021; the authors' code takes 16 rows per class.
     """
     net.train()
     with torch.no_grad():

@@ -13,16 +13,16 @@ from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
 
 
 def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
-    """Squared distance between class means of embeddings, summed over classes.
+    """Return the squared distance between class means of embeddings, summed over classes.
 
     Args:
-        real: Mean real embedding of each class.
-        synthetic: Mean synthetic embedding of each class.
+        real: Mean real embedding of each class. (K, D).
+        synthetic: Mean synthetic embedding of each class. (K, D).
 
-    Shapes:
-        (K, D), (K, D) -> ()
+    Returns:
+        ().
 
-    Reference:
+    References:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 4 (arXiv:2110.04181).
 
     Example:
@@ -33,10 +33,10 @@ def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
     return (real - synthetic).square().sum()
 
 
-def class_means(embedded: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-    """Average the rows of each class: (n, D), (n,), (k,) -> (k, D), in the order of `classes`."""
-    member = (labels[None, :] == classes[:, None]).to(embedded.dtype)  # (k, n)
-    return (member / member.sum(1, keepdim=True)) @ embedded
+def class_means(embeddings: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    """Return the mean embedding of each class, in the order of `classes`: (n, D), (n,), (k,) -> (k, D)."""
+    membership = (labels[None, :] == classes[:, None]).to(embeddings.dtype)  # (k, n)
+    return (membership / membership.sum(1, keepdim=True)) @ embeddings
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,16 @@ class DistributionMatchingConfig(EmbeddingConfig):
 
 
 def _paper(task: Task) -> dict[str, object]:
-    """Tasks of the paper's code for an ipc."""
+    """Return the options of the authors' code for an ipc."""
     return {"steps": 20_000, "lr_img": 10.0 if task.ipc >= 100 else 1.0, "pixel_range": "free"}
 
 
 def _quick(task: Task) -> dict[str, object]:
-    """Minutes on two cores."""
     return {"steps": 1000, "lr_img": float(task.ipc), "network": "convnet-w32", "ipm": 5, "decay": True}
 
 
 def _default(task: Task) -> dict[str, object]:
-    """The mean over ipc images divides the gradient of each by ipc, so the rate grows with ipc."""
+    # The mean over ipc images divides the gradient of each image by ipc, so the rate grows with ipc.
     return {"steps": 1000, "lr_img": float(task.ipc)}
 
 

@@ -1,21 +1,18 @@
-"""DSA: gradient matching of batches that are augmented alike."""
+"""DSA: gradient matching with differentiable siamese augmentation."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from hf_condense.engine.method import MethodInfo, option
 from hf_condense.methods._images import ALL_FAMILIES, AUGMENT_HELP
-
-if TYPE_CHECKING:
-    pass
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 
 
 @dataclass(frozen=True)
 class SiameseGradientMatchingConfig(GradientMatchingConfig):
-    """Options of DSA: those of DC with augmentation, starting from real rows."""
+    """Options of DSA: those of DC, with augmentation and a start from real rows by default."""
 
     init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
     augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")

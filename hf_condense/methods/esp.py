@@ -19,18 +19,21 @@ from hf_condense.methods.m3d import KernelMoments
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-_SINGULAR_CUT = 1e-3  # of the largest singular value: smaller ones are noise, or double columns
+_SINGULAR_CUT = 1e-3  # of the largest singular value; smaller ones come from rounding or from dependent vectors
 _EPSILON = 1e-12
 
 
 def orthonormal_basis(steps: Tensor) -> Tensor:
-    """Return an orthonormal basis of what some vectors span, by their Gram matrix in float64.
+    """Return an orthonormal basis of the span of some vectors, computed in float64 from their Gram matrix.
 
-    Directions whose singular value is below 1e-3 of the largest are left out, so that vectors that are nearly or wholly
-    dependent do no harm.
+    Directions whose singular value is below 1e-3 of the largest are left out, so that vectors that are dependent, or
+    nearly so, do no harm.
 
-    Shapes:
-        (W, P) -> (r, P) with r <= W, in the vectors' own type
+    Args:
+        steps: The vectors. (W, P).
+
+    Returns:
+        (r, P) with r <= W, in the dtype of the vectors.
 
     Example:
         >>> orthonormal_basis(torch.tensor([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])).abs()
@@ -38,18 +41,18 @@ def orthonormal_basis(steps: Tensor) -> Tensor:
     """
     rows = steps.double()
     values, vectors = torch.linalg.eigh(rows @ rows.T)  # ascending; squares of the singular values
-    kept = values > values[-1] * _SINGULAR_CUT**2
-    basis: Tensor = (vectors[:, kept] * values[kept].rsqrt()).T @ rows
+    mask = values > values[-1] * _SINGULAR_CUT**2
+    basis: Tensor = (vectors[:, mask] * values[mask].rsqrt()).T @ rows
     return basis.to(steps.dtype)
 
 
 @dataclass(frozen=True)
 class Subspace:
-    """What an expert's steps span, seen from where a window starts.
+    """The subspace that an expert's steps span, with the start of a window as its origin.
 
     Attributes:
         basis: Orthonormal rows. (r, P).
-        displacement: The expert's way from the start of the window to its end, which the basis spans. (P,).
+        displacement: The expert's displacement from the start of the window to its end; it lies in the subspace. (P,).
     """
 
     basis: Tensor
@@ -60,35 +63,37 @@ class Subspace:
         """Return the subspace of consecutive snapshots (W + 1, P)."""
         return cls(orthonormal_basis(points.diff(dim=0)), points[-1] - points[0])
 
-    def residual(self, moved: Tensor) -> Tensor:
-        """Return what of a vector (P,) is outside: (P,)."""
-        return moved - (moved @ self.basis.T) @ self.basis
+    def residual(self, vector: Tensor) -> Tensor:
+        """Return the component of a vector outside the subspace: (P,) -> (P,)."""
+        return vector - (vector @ self.basis.T) @ self.basis
 
-    def outside(self, moved: Tensor) -> Tensor:
-        """Squared length outside, in units of the expert's way: (P,) -> ()."""
-        return self.residual(moved).square().sum() / self.way
+    def outside(self, vector: Tensor) -> Tensor:
+        """Return the squared length of the residual over that of the expert's displacement: (P,) -> ()."""
+        return self.residual(vector).square().sum() / self.squared_length
 
-    def progress(self, moved: Tensor) -> Tensor:
-        """How far along the expert's way a vector leads; 1 is its end: (P,) -> ()."""
-        return (moved @ self.displacement) / self.way
+    def progress(self, vector: Tensor) -> Tensor:
+        """Return how far a vector leads along the expert's displacement, whose end is 1: (P,) -> ()."""
+        return (vector @ self.displacement) / self.squared_length
 
     @property
-    def way(self) -> Tensor:
-        """Squared length of the expert's way: ()."""
+    def squared_length(self) -> Tensor:
+        """Squared length of the expert's displacement, never zero: ()."""
         return self.displacement.square().sum() + _EPSILON
 
 
-def step_objective(subspaces: Sequence[tuple[slice, Subspace]], moved: Tensor, aim: float, weight: float) -> Tensor:
-    """Squared residual outside the subspace, and squared distance from the progress aimed at; mean over blocks.
+def step_objective(
+    subspaces: Sequence[tuple[slice, Subspace]], displacement: Tensor, aim: float, weight: float
+) -> Tensor:
+    """Return the squared residual plus the squared error of the progress, averaged over blocks of the parameters.
 
     Args:
-        subspaces: Blocks of the parameters with their subspaces; the whole vector is one block, or each tensor.
-        moved: The student's displacement from the start of the window.
-        aim: Progress that the student should have made, as a fraction of the expert's way.
-        weight: Of progress, beside the residual.
+        subspaces: Blocks of the parameters with their subspaces: one block for the whole vector, or one per tensor.
+        displacement: The student's displacement from the start of the window. (P,).
+        aim: Progress that the student should have made, as a fraction of the expert's displacement.
+        weight: Weight of the progress term beside the residual.
 
-    Shapes:
-        moved (P,) -> ()
+    Returns:
+        ().
 
     Example:
         >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -96,27 +101,40 @@ def step_objective(subspaces: Sequence[tuple[slice, Subspace]], moved: Tensor, a
         >>> float(step_objective(blocks, torch.tensor([1.0, 1.0]), 0.5, 1.0))
         0.25
 
-    Reference:
-        A reconstruction, see `SubspaceProjection`.
+    References:
+        A reconstruction; see `SubspaceProjection`.
     """
     terms = [
-        subspace.outside(moved[block]) + weight * (subspace.progress(moved[block]) - aim).square()
+        subspace.outside(displacement[block]) + weight * (subspace.progress(displacement[block]) - aim).square()
         for block, subspace in subspaces
     ]
     return torch.stack(terms).mean()
 
 
 def direction_objective(subspaces: Sequence[tuple[slice, Subspace]], gradient: Tensor, weight: float) -> Tensor:
-    """Share of a gradient's energy outside the subspace, and one minus the cosine of its descent with the expert's way.
+    """Return how far a gradient's descent deviates from the subspace and from the expert, averaged over blocks.
 
-    Unchanged if the gradient is multiplied by a positive number. Arguments, shapes and source as `step_objective`.
+    The first term is the share of the gradient's energy outside the subspace. The second one is one minus the cosine
+    between the descent direction inside the subspace and the expert's displacement. A positive factor of the gradient
+    changes neither.
+
+    Args:
+        subspaces: Blocks of the parameters with their subspaces, as in `step_objective`.
+        gradient: The student's gradient. (P,).
+        weight: Weight of the second term.
+
+    Returns:
+        ().
+
+    References:
+        A reconstruction; see `SubspaceProjection`.
     """
     terms = []
     for block, subspace in subspaces:
         g = gradient[block]
         inside = g - subspace.residual(g)
         share = 1 - inside.square().sum() / (g.square().sum() + _EPSILON)
-        lengths = torch.linalg.vector_norm(inside) * subspace.way.sqrt()
+        lengths = torch.linalg.vector_norm(inside) * subspace.squared_length.sqrt()
         terms.append(share + weight * (1 + (inside @ subspace.displacement) / (lengths + _EPSILON)))
     return torch.stack(terms).mean()
 
@@ -126,15 +144,20 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     """Options of ESP."""
 
     lr_img: float = option(
-        300.0, "Learning rate of the images, in normalised units; the objective is a ratio.", gt=0, role="image_rate"
+        300.0,
+        "Learning rate of the images, in normalised units. It is large because the objective is a ratio.",
+        gt=0,
+        role="image_rate",
     )
-    expert_span: int = option(4, "Snapshots from the start of a window to its end; as many steps span it.", ge=1)
-    lr_student: float = option(0.05, "Learning rate of the student; 'point' has none.", gt=0)
+    expert_span: int = option(
+        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1
+    )
+    lr_student: float = option(0.05, "Learning rate of the student; form='point' does not use it.", gt=0)
     form: str = option(
         "free",
-        "'free': the student moves as its gradients lead; each update of the images pulls its next step towards the "
-        "subspace. 'projected': it is put back into the subspaces after each step. 'point': the gradient at a point "
-        "of the window should lie in the subspace. 'rollout': an update pulls all the student's steps at once.",
+        "'free': each update of the images draws the student's next step towards the subspace. 'projected': the same, "
+        "but the student is projected onto the subspace after each step. 'point': the gradient at a random point of "
+        "the window should lie in the subspace. 'rollout': each update considers all steps of the student at once.",
         choices=("free", "projected", "point", "rollout"),
     )
     progress: float = option(
@@ -144,41 +167,39 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     )
     blocks: str = option(
         "flat",
-        "'flat': one subspace of all parameters. 'layer': one of every weight tensor, without biases and norms.",
+        "'flat': one subspace of all parameters. 'layer': one per weight tensor, without biases and norm layers.",
         choices=("flat", "layer"),
     )
     beside: str = option(
         "none",
-        "'dm' or 'm3d': its objective is added, with its default options for this ipc but for augment and batch_real, "
-        "which are those given here.",
+        "Method whose objective is added: 'dm', 'm3d' or 'none'. It has its default options for this ipc, but augment "
+        "and batch_real as given here.",
         choices=("none", "dm", "m3d"),
     )
     beside_weight: float = option(
-        1.0, "Weight of what is added; at 1 it moves the images as far as it would alone.", gt=0
+        1.0, "Weight of the added objective. At 1 it moves the images as far as it would alone.", gt=0
     )
     batch_real: int = option(
-        256, "Real images per class and step, for what is added; unused without.", ge=1, role="batch_real", tiny=6
+        256, "Real images per class and step for the added objective.", ge=1, role="batch_real", tiny=6
     )
 
 
 def _default(task: Task) -> dict[str, Any]:
-    """`quick` on a larger scale."""
     return usual_width(_quick(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    """Minutes on two cores."""
-    own = {"steps": 3000, "student_steps": 12} if few_images(task) else {"steps": 1000, "student_steps": 24}
-    return {**short_experts(task), **own, "network": "convnet-w32"}
+    lengths = {"steps": 3000, "student_steps": 12} if few_images(task) else {"steps": 1000, "student_steps": 24}
+    return {**short_experts(task), **lengths, "network": "convnet-w32"}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     """Expert subspace projection (ESP), reconstructed.
 
-    The paper asks that training on the synthetic set stay in the subspace that an expert's steps span, and that it need
-    not be unrolled. The objectives here are a reading of that aim; the paper's own formulas may differ.
+    The paper's aim is that training on the synthetic set stays in the subspace of an expert's steps, without unrolling
+    that training. The objectives here are one reading of that aim; the paper's own formulas may differ.
 
-    Reference:
+    References:
         After Ma et al., "Dataset Condensation via Expert Subspace Projection", Sensors 23(19), 2023, abstract.
     """
 
@@ -204,26 +225,25 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
 
     @property
     def batch_real(self) -> int:
-        """Real rows of a class in a step: those of what is added."""
+        """Real images per class that a step embeds: those of the added objective, if there is one."""
         return 0 if self.config.beside == "none" else self.config.batch_real
 
     def prepare(self, run: Run) -> None:
-        """Record the experts; make what is added, if anything is."""
+        """Record the experts, and make the method whose objective is added, if there is one."""
         super().prepare(run)
-        self._begun = -1  # the step in which the student last started
-        self._moved = torch.zeros(self.net.size, device=run.device)  # since then
-        self._beside = None if self.config.beside == "none" else self._partner(run)
+        self._start_step = -1  # the step of the run in which the student last started
+        self._displacement = torch.zeros(self.net.size, device=run.device)  # of the student, since its start
+        self._beside = None if self.config.beside == "none" else self._added_method(run)
 
-    def _partner(self, run: Run) -> EmbeddingMatching[Any]:
-        """Make the method whose objective is added."""
+    def _added_method(self, run: Run) -> EmbeddingMatching[Any]:
         cls: type[EmbeddingMatching[Any]] = DistributionMatching if self.config.beside == "dm" else KernelMoments
         shared = {"batch_real": self.config.batch_real, "augment": self.config.augment}
         values = cls.presets["default"].values(run.task)
-        known = {name: value for name, value in values.items() if name in cls.Config.__dataclass_fields__}
-        return cls(cls.Config.build({**known, **shared}))
+        options = {name: value for name, value in values.items() if name in cls.Config.__dataclass_fields__}
+        return cls(cls.Config.build({**options, **shared}))
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the objective of the student's next step, and what is added to it."""
+        """Yield the losses of the form, and of the objective that is added."""
         if self.config.form == "rollout":
             yield from self._rollout(run, t)
         elif self.config.form == "point":
@@ -236,67 +256,73 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
                 yield Loss(scale * loss, scale * value)
 
     def _next_step(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the objective of where the next step leads; the student starts anew when it has gone all its steps."""
+        """Yield the losses of the student's displacement after its next step; a new student starts when it is due.
+
+        The student takes that step in `after_update`, with the gradient that is kept here.
+        """
         step = t % self.config.student_steps
-        if t - step != self._begun:
-            self._begin(run, t - step)
-            self._moved.zero_()
-        moved, aim = self._moved, (step + 1) / self.config.student_steps
+        if t - step != self._start_step:
+            self._start(run, t - step)
+            self._displacement.zero_()
+        aim = (step + 1) / self.config.student_steps
 
         def objective(gradient: Tensor) -> Tensor:
-            self._next = moved - self.config.lr_student * gradient
-            return step_objective(self._subspaces, self._next, aim, self.config.progress)
+            return step_objective(self._subspaces, self._after_step(gradient), aim, self.config.progress)
 
-        yield from self.two_passes(run, self._window.start + moved, self.batch(run, self._begun, step), objective)
+        weights = self._window.start + self._displacement
+        batch = self.batch(run, self._start_step, step)
+        self._gradient = yield from self.two_passes(run, weights, batch, objective)
+
+    def _after_step(self, gradient: Tensor) -> Tensor:
+        """Return the student's displacement after a step along a gradient: (P,) -> (P,)."""
+        return self._displacement - self.config.lr_student * gradient
 
     def _point(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the objective of the gradient at a random point of the window."""
-        self._begin(run, t)
-        place = torch.rand((), generator=run.rng("point", t)) * self.config.expert_span
-        before = int(place)
-        vector = torch.lerp(self._window.points[before], self._window.points[before + 1], float(place) - before)
-        yield from self.two_passes(
-            run,
-            vector,
-            self.batch(run, t, 0),
-            lambda gradient: direction_objective(self._subspaces, gradient, self.config.progress),
-        )
+        """Yield the losses of the gradient at a random point of the window."""
+        self._start(run, t)
+        position = torch.rand((), generator=run.rng("point", t)) * self.config.expert_span
+        snapshot = int(position)
+        ends = self._window.points[snapshot], self._window.points[snapshot + 1]
+        weights = torch.lerp(*ends, float(position) - snapshot)
+
+        def objective(gradient: Tensor) -> Tensor:
+            return direction_objective(self._subspaces, gradient, self.config.progress)
+
+        yield from self.two_passes(run, weights, self.batch(run, t, 0), objective)
 
     def _rollout(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the objective of where all of the student's steps lead."""
-        self._begin(run, t)
+        """Yield the losses of the student's displacement after all its steps."""
+        self._start(run, t)
         rate = self._window.start.new_tensor(self.config.lr_student)
-        yield from self.rollout(
-            run,
-            t,
-            self._window,
-            rate,
-            lambda moved: step_objective(self._subspaces, moved, 1.0, self.config.progress),
-        )
 
-    def _begin(self, run: Run, draw: int) -> None:
-        """Let the student start at a window, and find what the expert's steps in it span."""
-        self._begun, self._window = draw, self.window(run, draw)
+        def objective(displacement: Tensor) -> Tensor:
+            return step_objective(self._subspaces, displacement, 1.0, self.config.progress)
+
+        yield from self.rollout(run, t, self._window, rate, objective)
+
+    def _start(self, run: Run, draw: int) -> None:
+        """Draw a window at whose start the student starts, and compute the subspaces of the expert's steps in it."""
+        self._start_step, self._window = draw, self.window(run, draw)
         blocks = self.net.blocks if self.config.blocks == "layer" else [slice(0, self.net.size)]
         self._subspaces = [(block, Subspace.of(self._window.points[:, block])) for block in blocks]
 
     def after_update(self, run: Run, t: int) -> None:
-        """Let the student take the step, back into the subspace if the form asks for it."""
+        """Let the student take its step, and project it onto the subspace if the form says so."""
         super().after_update(run, t)
         if self.config.form not in ("free", "projected"):
             return
-        self._moved = self._next.detach().clone()
+        self._displacement = self._after_step(self._gradient)
         if self.config.form == "projected":
             for block, subspace in self._subspaces:
-                self._moved[block] -= subspace.residual(self._moved[block])
+                self._displacement[block] -= subspace.residual(self._displacement[block])
 
     def state(self, run: Run) -> dict[str, Tensor]:
-        """Return where the student is, and since when it is on its way."""
-        return {**super().state(run), "moved": self._moved, "begun": torch.tensor(self._begun)}
+        """Return the student's displacement and the step in which it started."""
+        return {**super().state(run), "moved": self._displacement, "begun": torch.tensor(self._start_step)}
 
     def load_state(self, run: Run, state: dict[str, Tensor]) -> None:
-        """Take the student back to where it was."""
+        """Restore the student."""
         super().load_state(run, state)
-        self._moved = state["moved"].to(run.device)
+        self._displacement = state["moved"].to(run.device)
         if self.config.form in ("free", "projected"):
-            self._begin(run, int(state["begun"]))
+            self._start(run, int(state["begun"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,21 +10,18 @@ from torch import Tensor
 from hf_condense.engine.method import MethodInfo
 from hf_condense.methods._features import FeatureSelector
 
-if TYPE_CHECKING:
-    pass
-
 
 def herding(features: Tensor, n: int) -> Tensor:
-    """Choose rows greedily so that their mean stays closest to the mean of all.
+    """Choose rows greedily so that their mean stays as close as possible to the mean of all rows.
 
     Args:
-        features: One row each.
-        n: Rows to choose, in 1..N.
+        features: Features of the rows. (N, D).
+        n: Number of rows to choose, in 1..N.
 
-    Shapes:
-        (N, D) -> int64 (n,), in greedy order, without repeats.
+    Returns:
+        Distinct row numbers in greedy order. int64 (n,).
 
-    Reference:
+    References:
         Welling, "Herding dynamical weights to learn", ICML 2009; as used in Rebuffi et al., "iCaRL", CVPR 2017,
         algorithm 4 (arXiv:1611.07725).
 
@@ -34,20 +31,20 @@ def herding(features: Tensor, n: int) -> Tensor:
     """
     rows = features.double()
     mean, total = rows.mean(0), torch.zeros_like(rows[0])
-    free = torch.zeros(len(rows), dtype=torch.double)  # infinite once a row is taken
+    penalties = torch.zeros(len(rows), dtype=torch.double)  # infinite for rows that have been chosen
     norms = rows.square().sum(1)
-    chosen = []
+    selection = []
     for k in range(1, n + 1):
         # |mean - (total + x) / k|^2 differs from (|x|^2 - 2 x . (k mean - total)) / k^2 by a constant.
-        pick = int((norms - 2 * rows @ (k * mean - total) + free).argmin())
-        chosen.append(pick)
+        pick = int((norms - 2 * rows @ (k * mean - total) + penalties).argmin())
+        selection.append(pick)
         total += rows[pick]
-        free[pick] = torch.inf
-    return torch.tensor(chosen)
+        penalties[pick] = torch.inf
+    return torch.tensor(selection)
 
 
 class Herding(FeatureSelector):
-    """Herding."""
+    """Choose rows by herding."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="herding",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -10,23 +10,20 @@ from torch import Tensor
 from hf_condense.engine.method import MethodInfo
 from hf_condense.methods._features import FeatureSelector
 
-if TYPE_CHECKING:
-    pass
-
 
 def k_center(features: Tensor, n: int) -> Tensor:
     """Choose rows greedily so that the farthest row is as near as possible to a chosen one.
 
-    Starts from the row nearest the mean. The largest distance is at most twice the optimum.
+    The first row is the one nearest to the mean. The largest distance is at most twice the optimum.
 
     Args:
-        features: One row each.
-        n: Rows to choose, in 1..N.
+        features: Features of the rows. (N, D).
+        n: Number of rows to choose, in 1..N.
 
-    Shapes:
-        (N, D) -> int64 (n,), in greedy order, without repeats.
+    Returns:
+        Distinct row numbers in greedy order. int64 (n,).
 
-    Reference:
+    References:
         Sener and Savarese, "Active Learning for Convolutional Neural Networks: A Core-Set Approach", ICLR 2018,
         algorithm 1 (arXiv:1708.00489).
 
@@ -35,19 +32,19 @@ def k_center(features: Tensor, n: int) -> Tensor:
         [2, 3, 0]
     """
     rows = features.double()
-    chosen = [int((rows - rows.mean(0)).square().sum(1).argmin())]
-    nearest = (rows - rows[chosen[0]]).square().sum(1)
-    nearest[chosen[0]] = -1  # taken rows are never the farthest, even among duplicates
-    while len(chosen) < n:
-        pick = int(nearest.argmax())
-        chosen.append(pick)
-        nearest = torch.minimum(nearest, (rows - rows[pick]).square().sum(1))
-        nearest[pick] = -1
-    return torch.tensor(chosen)
+    selection = [int((rows - rows.mean(0)).square().sum(1).argmin())]
+    distances = (rows - rows[selection[0]]).square().sum(1)  # to the nearest chosen row
+    distances[selection[0]] = -1  # so that a chosen row is never the farthest, even among duplicates
+    while len(selection) < n:
+        pick = int(distances.argmax())
+        selection.append(pick)
+        distances = torch.minimum(distances, (rows - rows[pick]).square().sum(1))
+        distances[pick] = -1
+    return torch.tensor(selection)
 
 
 class KCenter(FeatureSelector):
-    """Greedy k-center."""
+    """Choose rows by greedy k-center."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="kcenter",

@@ -14,24 +14,25 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
 from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
 
-Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]  # synthetic, real -> their three Gram matrices
+Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
+"""Function of synthetic and real rows that returns their Gram matrices: synthetic, synthetic with real, real."""
 
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussians, in units of the mean squared distance
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # widths of the Gaussians, in units of the mean squared distance
 _EPSILON = 1e-12
 
 
 def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel) -> Tensor:
-    """Squared maximum mean discrepancy of each class, summed over classes; the biased estimator.
+    """Return the squared maximum mean discrepancy of each class (biased estimator), summed over classes.
 
     Args:
-        synthetic: Embeddings of the synthetic rows.
-        real: Embeddings of the real rows.
-        kernel: Makes the Gram matrices: `gaussian_mixture`, `linear` or `polynomial`.
+        synthetic: Embeddings of the synthetic rows. (K, n, D).
+        real: Embeddings of the real rows. (K, B, D).
+        kernel: Function that returns the Gram matrices: `gaussian_mixture`, `linear` or `polynomial`.
 
-    Shapes:
-        (K, n, D), (K, B, D) -> ()
+    Returns:
+        ().
 
-    Reference:
+    References:
         Zhang et al., "M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", AAAI 2024, equation 6
         (arXiv:2312.15927); Gretton et al., "A Kernel Two-Sample Test", JMLR 2012, equation 5.
 
@@ -39,40 +40,51 @@ def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel) -> Tensor:
         >>> float(squared_mmd(torch.tensor([[[0.0]]]), torch.tensor([[[1.0], [2.0]]]), linear))
         2.25
     """
-    own, across, other = kernel(synthetic, real)
-    return (own.mean((1, 2)) - 2 * across.mean((1, 2)) + other.mean((1, 2))).sum()
+    within_synthetic, between, within_real = kernel(synthetic, real)
+    return (within_synthetic.mean((1, 2)) - 2 * between.mean((1, 2)) + within_real.mean((1, 2))).sum()
 
 
 def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Sum of five Gaussians, exp(-d^2 / (w b)) for w in `WIDTHS`; b is the mean squared distance of distinct rows.
+    """Return the Gram matrices of a sum of five Gaussians, exp(-d^2 / (w b)) for w in `WIDTHS`.
 
-    b is found anew for each class and carries no gradient, so that images cannot shrink it instead of matching.
+    The bandwidth b is the mean squared distance of distinct rows, synthetic and real together. It is computed for each
+    class and carries no gradient, so that the images cannot shrink it instead of matching.
 
-    Shapes:
-        (K, n, D), (K, B, D) -> (K, n, n), (K, n, B), (K, B, B)
+    Args:
+        synthetic: Embeddings of the synthetic rows. (K, n, D).
+        real: Embeddings of the real rows. (K, B, D).
+
+    Returns:
+        (K, n, n), (K, n, B) and (K, B, B).
     """
-    own, across, other = (squared_distances(a, b) for a, b in ((synthetic, synthetic), (synthetic, real), (real, real)))
+    within_synthetic = squared_distances(synthetic, synthetic)
+    between = squared_distances(synthetic, real)
+    within_real = squared_distances(real, real)
     rows = synthetic.shape[1] + real.shape[1]
     with torch.no_grad():
-        total = own.sum((1, 2)) + 2 * across.sum((1, 2)) + other.sum((1, 2))
+        total = within_synthetic.sum((1, 2)) + 2 * between.sum((1, 2)) + within_real.sum((1, 2))
         bandwidth = (total / (rows * (rows - 1))).clamp_min(_EPSILON)[:, None, None]  # (K, 1, 1)
-    grams = [sum(torch.exp(-d / (bandwidth * w)) for w in WIDTHS) for d in (own, across, other)]
-    return grams[0], grams[1], grams[2]  # type: ignore[return-value]
+
+    def gram(distances: Tensor) -> Tensor:
+        mixture: Tensor = sum(torch.exp(-distances / (bandwidth * width)) for width in WIDTHS)  # type: ignore[assignment]
+        return mixture
+
+    return gram(within_synthetic), gram(between), gram(within_real)
 
 
 def linear(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Inner products: the squared distance of the means, which is DM. Shapes as `gaussian_mixture`."""
+    """Return inner products; the squared MMD is then the objective of DM. Shapes as for `gaussian_mixture`."""
     return synthetic @ synthetic.mT, synthetic @ real.mT, real @ real.mT
 
 
 def polynomial(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(x'y / D + 1)^2: means and covariances; D is the embedding's dimension. Shapes as `gaussian_mixture`."""
-    own, across, other = ((gram / real.shape[-1] + 1).square() for gram in linear(synthetic, real))
-    return own, across, other
+    """Return (x'y / D + 1)^2 for dimension D: it compares means and covariances. Shapes as for `gaussian_mixture`."""
+    within_synthetic, between, within_real = ((gram / real.shape[-1] + 1).square() for gram in linear(synthetic, real))
+    return within_synthetic, between, within_real
 
 
 def squared_distances(x: Tensor, y: Tensor) -> Tensor:
-    """Squared Euclidean distances, never negative: (K, n, D), (K, m, D) -> (K, n, m)."""
+    """Return squared Euclidean distances, never negative: (K, n, D), (K, m, D) -> (K, n, m)."""
     squares = x.square().sum(-1)[:, :, None] + y.square().sum(-1)[:, None, :]
     return (squares - 2 * x @ y.mT).clamp_min(0)
 
@@ -86,33 +98,32 @@ class KernelMomentsConfig(EmbeddingConfig):
 
     kernel: str = option(
         "gaussian",
-        "'gaussian' (a mixture of five widths), 'linear' (which is DM) or 'polynomial'.",
+        "Kernel of the discrepancy: 'gaussian' (a mixture of five widths), 'linear' (equal to DM) or 'polynomial'.",
         choices=tuple(_KERNELS),
     )
     augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
-    ipm: int = option(5, "Steps per random network; a larger one saves forwards of the real images.", ge=1)
+    ipm: int = option(5, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
 
 
 def _rate(task: Task) -> float:
-    """Return the rate of derived configurations, 1 per stored image of a class for pixels in [0, 1], normalised.
+    """Return the image rate of derived configurations: for pixels in [0, 1], 1 for each stored image of a class.
 
-    The mean over the images of a class divides the gradient of each by their number, so the rate grows with it.
+    The mean over the images of a class divides the gradient of each image by their number, so the rate grows with that
+    number. Division by the variance converts the rate to normalised images.
     """
     return task.ipc / task.std**2
 
 
 def _paper(task: Task) -> dict[str, object]:
-    """Tasks of derived configurations; the authors' own were not published."""
+    """Return the options of derived configurations; the authors did not publish their own."""
     return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(task), "reuse_real": False}
 
 
 def _default(task: Task) -> dict[str, object]:
-    """A fifth of the paper's steps."""
     return {"steps": 2000, "lr_img": _rate(task)}
 
 
 def _quick(task: Task) -> dict[str, object]:
-    """Minutes on two cores."""
     return {"steps": 1000, "lr_img": _rate(task), "network": "convnet-w32", "decay": True}
 
 
@@ -149,5 +160,5 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         kernel = _KERNELS[self.config.kernel]
         if len(set(counts)) == 1:
             return squared_mmd(synthetic.unflatten(0, (len(classes), -1)), real, kernel)
-        each = zip(synthetic.split(counts), real, strict=True)
-        return torch.stack([squared_mmd(own[None], other[None], kernel) for own, other in each]).sum()
+        pairs = zip(synthetic.split(counts), real, strict=True)
+        return torch.stack([squared_mmd(s[None], r[None], kernel) for s, r in pairs]).sum()

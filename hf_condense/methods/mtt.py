@@ -1,4 +1,4 @@
-"""MTT: let a student that is trained on the synthetic set end where an expert ended."""
+"""MTT: make a student that is trained on the synthetic set end where an expert ended."""
 
 from __future__ import annotations
 
@@ -29,30 +29,36 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-_LEAST_RATE = 1e-5  # a student's learned rate stays above
+_LEAST_RATE = 1e-5  # lower bound of the student's learned rate
 
-# CIFAR-10 and CIFAR-100 (images of 32 pixels), images a class: student steps, span, starts, image rate, rate of the
-# student and its own rate, whitening, batch. Tiny ImageNet (64 pixels) likewise.
+# The table of the authors' code: options by kind of task and images per class. The kinds stand for CIFAR-10, CIFAR-100
+# (both have images of 32 pixels) and Tiny ImageNet (64 pixels).
 _PAPER: dict[tuple[str, int], tuple[int, int, int, float, float, float, bool, int | None]] = {
-    ("few classes", 1): (50, 2, 2, 100, 0.01, 1e-7, True, None),
-    ("few classes", 10): (30, 2, 20, 100, 0.001, 1e-5, True, None),
-    ("few classes", 50): (30, 2, 40, 1000, 0.001, 1e-5, False, None),
-    ("many classes", 1): (20, 3, 20, 1000, 0.01, 1e-5, True, None),
-    ("many classes", 10): (20, 2, 20, 1000, 0.01, 1e-5, False, None),
-    ("many classes", 50): (80, 2, 40, 1000, 0.01, 1e-5, True, 125),
-    ("large", 1): (10, 2, 10, 1e4, 0.01, 1e-4, False, None),
-    ("large", 10): (20, 2, 40, 1e4, 0.01, 1e-4, False, 200),
-    ("large", 50): (20, 2, 40, 1e4, 0.01, 1e-4, False, 300),
-}
+    #                    student_steps, expert_span, max_start, lr_img, lr_student, lr_lr,   zca, batch_syn
+    ("few classes",   1): (         50,           2,         2,    100,       0.01,  1e-7,  True,      None),
+    ("few classes",  10): (         30,           2,        20,    100,      0.001,  1e-5,  True,      None),
+    ("few classes",  50): (         30,           2,        40,   1000,      0.001,  1e-5, False,      None),
+    ("many classes",  1): (         20,           3,        20,   1000,       0.01,  1e-5,  True,      None),
+    ("many classes", 10): (         20,           2,        20,   1000,       0.01,  1e-5, False,      None),
+    ("many classes", 50): (         80,           2,        40,   1000,       0.01,  1e-5,  True,       125),
+    ("large",         1): (         10,           2,        10,    1e4,       0.01,  1e-4, False,      None),
+    ("large",        10): (         20,           2,        40,    1e4,       0.01,  1e-4, False,       200),
+    ("large",        50): (         20,           2,        40,    1e4,       0.01,  1e-4, False,       300),
+}  # fmt: skip
 
 
 def distance_ratio(reached: Tensor, start: Tensor, target: Tensor) -> Tensor:
-    """Squared distance from where the student ended to where the expert did, in units of the expert's own way.
+    """Return the squared distance from the student's end to the expert's end, relative to the expert's own distance.
 
-    Shapes:
-        (P,), (P,), (P,) -> ()
+    Args:
+        reached: Weights at which the student ended. (P,).
+        start: Weights at which the student and the expert started. (P,).
+        target: Weights at which the expert ended. (P,).
 
-    Reference:
+    Returns:
+        ().
+
+    References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2
         (arXiv:2203.11932).
 
@@ -68,19 +74,21 @@ def distance_ratio(reached: Tensor, start: Tensor, target: Tensor) -> Tensor:
 class TrajectoryMatchingConfig(TrajectoryConfig):
     """Options of MTT."""
 
-    lr_student: float = option(0.01, "Learning rate of the student at first; it is learned, and stored.", gt=0)
-    lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps that as it is.", ge=0)
+    lr_student: float = option(
+        0.01, "Initial learning rate of the student, which is learned and stored with the set.", gt=0
+    )
+    lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps the initial value.", ge=0)
 
 
 def paper_row(task: Task) -> tuple[str, int]:
-    """The row of the table that comes nearest to a task."""
+    """Return the row of the paper's table that is nearest to a task: kind of task and images per class."""
     small = min(task.image_shape[1:]) < 48
     kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
     return kind, min((1, 10, 50), key=lambda n: abs(n - task.ipc))
 
 
 def paper_table(task: Task) -> dict[str, object]:
-    """The table of the paper's code for the task that comes nearest."""
+    """Return the options of the paper's table for the row that is nearest to a task."""
     steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(task)]
     return {
         "steps": 5000,
@@ -100,39 +108,38 @@ def paper_table(task: Task) -> dict[str, object]:
 
 
 def _default(task: Task) -> dict[str, Any]:
-    """`quick` on a larger scale."""
     return usual_width(_quick(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    """Minutes on two cores."""
-    own: dict[str, Any] = {"steps": 400, "student_steps": 8}
+    changes: dict[str, Any] = {"steps": 400, "student_steps": 8}
     if not few_images(task):
-        # A step of the student takes long, so fewer of them over a shorter window; each image has a smaller share.
-        own |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
-    return {**short_experts(task), **own, "network": "convnet-w32"}
+        # A student step is expensive, so there are fewer updates over a shorter window. Each image has a smaller share
+        # in the gradient, so the rate is larger.
+        changes |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
+    return {**short_experts(task), **changes, "network": "convnet-w32"}
 
 
 def student_rate(run: Run) -> Tensor:
-    """Return the student's learning rate, which is learned with the images: ()."""
+    """Return the learned learning rate of the student: ()."""
     rate = run.synthetic.student_lr
     assert rate is not None
     return rate
 
 
 class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
-    """Base of MTT and TESLA: the student's learning rate is learned with the images."""
+    """Base class of MTT and TESLA: the student's learning rate is learned with the images."""
 
     Config = TrajectoryMatchingConfig
 
     def initialise(self, run: Run) -> SyntheticSet:
-        """Make the first images and the student's learning rate."""
+        """Return the first images and the student's initial learning rate."""
         synthetic = super().initialise(run)
         synthetic.student_lr = torch.tensor(float(self.config.lr_student), device=run.device)
         return synthetic
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
-        """Make the SGD of the images and, in a group of its own, of the student's learning rate."""
+        """Return the optimiser of the images and, in a group of its own, of the student's learning rate."""
         optimiser = super().optimiser(run)
         optimiser.add_param_group({"params": [student_rate(run)], "lr": self.config.lr_lr})
         return optimiser
@@ -170,29 +177,29 @@ class TrajectoryMatching(StudentMatching):
     }
 
     def prepare(self, run: Run) -> None:
-        """Record the experts, and warn if the student's steps will hardly fit into memory."""
+        """Record the experts, and warn if the student's steps may not fit into memory."""
         super().prepare(run)
-        each = activation_bytes(self.net.net, run.source.image_shape)
+        bytes_per_image = activation_bytes(self.net.net, run.source.image_shape)
         images = -(-min(self.config.batch_syn or self.total, self.total) // run.accelerator.num_processes)
-        needed = self.cost_in_forwards * self.config.student_steps * images * each
+        needed = self.cost_in_forwards * self.config.student_steps * images * bytes_per_image
         if needed > 2 * memory_budget(run.device):
             logger.warning(
-                "%d student steps on %d images keep about %.1f GiB, most of what is free; take fewer student_steps or "
-                "a batch_syn, or the method 'tesla', which keeps one step at a time",
+                "%d student steps on %d images keep about %.1f GiB in memory, which is most of what is free; reduce "
+                "student_steps or batch_syn, or use the method 'tesla', which keeps one step at a time",
                 self.config.student_steps,
                 images,
                 needed / 2**30,
             )
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield this process's share of the distance, with the graph of all of the student's steps."""
+        """Yield this process's share of the distance ratio, with the graph of all student steps."""
         window = self.window(run, t)
         rate, student = student_rate(run), window.start.clone().requires_grad_()
         for n in range(self.config.student_steps):
             batch = self.batch(run, t, n)
             parts = [self.chunk_gradient(run, student, batch, classes) for classes in run.chunks()]
-            # Without a chunk zeros, bound to the images: each process must take part on the way back.
-            own = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + run.synthetic.zero()
-            student = student - rate * summed_with_graph(run, own)
+            # A process without a chunk adds zeros with a graph to the images, to take part in the backward pass.
+            share = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + run.synthetic.zero()
+            student = student - rate * summed_with_graph(run, share)
         loss = distance_ratio(student, window.start, window.points[-1]) / run.accelerator.num_processes
         yield Loss(loss, loss.detach())

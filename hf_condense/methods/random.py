@@ -1,26 +1,23 @@
-"""Random rows: the baseline beside which every number stands."""
+"""Random rows: the baseline of every method."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 
-if TYPE_CHECKING:
-    pass
-
 
 @dataclass(frozen=True)
 class RandomRowsConfig(MethodConfig):
-    """Options of random rows: none."""
+    """Random rows have no options."""
 
 
 class RandomRows(Selector[RandomRowsConfig]):
-    """Random rows of each class."""
+    """Choose rows of each class at random."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="random",
@@ -37,5 +34,5 @@ class RandomRows(Selector[RandomRowsConfig]):
     Config = RandomRowsConfig
 
     def select(self, features: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Choose `n` rows."""
+        """Choose `n` rows at random."""
         return torch.randperm(len(features), generator=generator)[:n]

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+from torch import Tensor
+
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.task import Task
 from hf_condense.methods.mtt import (
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def _tesla_paper(task: Task) -> dict[str, object]:
-    """MTT's table but for length and labels; for one image a class of few classes, a larger rate and later starts."""
+    """Return MTT's table with more steps and a teacher's labels; one row has another image rate and later starts."""
     values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher"}
     if paper_row(task) == ("few classes", 1):
         values |= {"max_start": 5, "lr_img": 1000.0}
@@ -52,14 +55,18 @@ class ConstantMemoryMatching(StudentMatching):
     }
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the steps of the rollout one after the other.
+        """Yield the losses of the student's steps, one after the other.
 
-        The weights along the rollout count as given, so that an objective of where it ends depends on the images
-        through the gradients of the steps alone, and on each of them with the same weights.
+        The weights along the rollout count as constants, so that the objective depends on the images through the
+        gradients of the steps alone.
 
-        Reference:
+        References:
             Cui et al., ICML 2023, section 3.2.
         """
         window = self.window(run, t)
-        rate = student_rate(run)
-        yield from self.rollout(run, t, window, rate, lambda u: distance_ratio(u, 0 * u, window.displacement))
+
+        def objective(displacement: Tensor) -> Tensor:
+            # Seen from the start of the window, the student starts at zero and should reach the expert's displacement.
+            return distance_ratio(displacement, torch.zeros_like(displacement), window.displacement)
+
+        yield from self.rollout(run, t, window, student_rate(run), objective)

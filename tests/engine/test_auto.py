@@ -1,4 +1,4 @@
-"""method="auto" picks by a rule, says what, and lets the caller win."""
+"""method="auto" chooses by a rule, says what it chose, and lets the caller win."""
 
 import logging
 
@@ -13,44 +13,44 @@ from hf_condense.testing import toy_dataset
 CPU = torch.device("cpu")
 
 
-def picked(ipc: int = 10, size: int = 32, classes: int = 10, budget: float | None = None, **given):
+def choose_for(ipc: int = 10, size: int = 32, classes: int = 10, budget: float | None = None, **given):
     return choose(Task(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "cores": 2, **given})
 
 
-def test_more_minutes_or_cores_give_more_steps_and_more_work_fewer() -> None:
-    steps = picked(budget=5).values["steps"]
-    assert picked(budget=10).values["steps"] == pytest.approx(2 * steps, rel=0.01)
-    assert picked(budget=5, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.01)
-    assert picked(budget=5, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.01)
-    assert picked(budget=1e-6).values["steps"] == 100
-    assert picked(budget=1e6).values["steps"] == 10_000
+def test_steps_grow_with_minutes_and_cores_and_shrink_with_work() -> None:
+    steps = choose_for(budget=5).values["steps"]
+    assert choose_for(budget=10).values["steps"] == pytest.approx(2 * steps, rel=0.01)
+    assert choose_for(budget=5, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.01)
+    assert choose_for(budget=5, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.01)
+    assert choose_for(budget=1e-6).values["steps"] == 100
+    assert choose_for(budget=1e6).values["steps"] == 10_000
 
 
-def test_many_or_small_images_are_not_cut() -> None:
-    assert picked(ipc=10).values["expand"] == 4
-    assert picked(ipc=100).values["storage"] == "pixels"
-    assert picked(size=8).values["storage"] == "pixels"
+def test_many_or_small_images_are_stored_whole() -> None:
+    assert choose_for(ipc=10).values["expand"] == 4
+    assert choose_for(ipc=100).values["storage"] == "pixels"
+    assert choose_for(size=8).values["storage"] == "pixels"
 
 
 def test_a_gpu_gets_the_wide_network() -> None:
-    assert picked().values["network"] == "convnet-w32"
-    assert picked(device=torch.device("cuda")).values["network"] == "convnet"
+    assert choose_for().values["network"] == "convnet-w32"
+    assert choose_for(device=torch.device("cuda")).values["network"] == "convnet"
     assert choose(Task(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
 
 
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
-def test_budget_out_of_range(budget: float) -> None:
+def test_budget_out_of_range_raises_value_error(budget: float) -> None:
     with pytest.raises(ValueError, match="budget should be a positive number of minutes; got"):
-        picked(budget=budget)
+        choose_for(budget=budget)
 
 
 @pytest.mark.parametrize("budget", ["5", True])
-def test_budget_of_another_type(budget: object) -> None:
+def test_budget_of_another_type_raises_type_error(budget: object) -> None:
     with pytest.raises(TypeError, match="budget should be a number; got"):
-        picked(budget=budget)
+        choose_for(budget=budget)
 
 
-def test_the_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     ds = toy_dataset(names=("a", "b", "c"), size=16)
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         small = condense_dataset(
@@ -69,6 +69,6 @@ def test_the_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.parametrize("given", [{"method": "dm"}, {"method": "auto", "preset": "quick"}])
-def test_a_budget_is_for_auto_alone(given: dict) -> None:
+def test_budget_without_auto_raises_value_error(given: dict) -> None:
     with pytest.raises(ValueError, match=r"budget is for method='auto' without a preset.*steps="):
         condense_dataset(toy_dataset(names=("a", "b", "c")), ipc=1, budget=3, progress=False, **given)

@@ -1,4 +1,4 @@
-"""A run that is cut, killed or denied its disk goes on from a whole checkpoint, bit for bit."""
+"""A run that is interrupted, killed or out of disk space resumes from a whole checkpoint, bit for bit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _registered() -> Iterator[None]:
 
 @given(cut=st.integers(1, 6), every=st.integers(1, 3))
 @settings(max_examples=8, deadline=None)
-def test_run_cut_anywhere_goes_on_as_if_nothing_had_happened(
+def test_run_stopped_at_any_step_equals_an_uninterrupted_one(
     tmp_path_factory: pytest.TempPathFactory, cut: int, every: int
 ) -> None:
     folder = tmp_path_factory.mktemp("run")
@@ -45,18 +45,18 @@ def test_run_cut_anywhere_goes_on_as_if_nothing_had_happened(
     assert same(condense(checkpoint_dir=folder, checkpoint_every=every), condense())
 
 
-def test_more_steps_after_a_finished_run(tmp_path: Path) -> None:
+def test_finished_run_is_resumed_with_more_steps(tmp_path: Path) -> None:
     done: list[int] = []
     condense(steps=3, checkpoint_dir=tmp_path, checkpoint_every=2)
     longer = condense(steps=5, checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
     assert done == [4, 5]
     assert same(longer, condense(steps=5))
-    assert same(condense(steps=5, checkpoint_dir=tmp_path, callbacks=[stop_after(5)]), longer), "nothing is left to do"
+    assert same(condense(steps=5, checkpoint_dir=tmp_path, callbacks=[stop_after(5)]), longer), "no step is left to do"
 
 
-def test_fewer_steps_than_are_done(tmp_path: Path) -> None:
+def test_fewer_steps_than_the_checkpoint_raise_value_error(tmp_path: Path) -> None:
     condense(steps=3, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="stands at step 3, beyond steps=2; ask for more steps"):
+    with pytest.raises(ValueError, match="is at step 3, beyond steps=2; pass at least as many steps"):
         condense(steps=2, checkpoint_dir=tmp_path)
 
 
@@ -66,32 +66,32 @@ def test_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path: Pa
     with pytest.raises(ValueError, match="belongs to another run") as caught:
         condense("dm", steps=2, batch_real=4, lr_img=0.25, seed=3, network="convnet-w4-d1", checkpoint_dir=tmp_path)
     message = str(caught.value)
-    assert "seed: 0 there, 3 here" in message
-    assert "options.lr_img: 1.0 there, 0.25 here" in message
+    assert "seed: 0 in the checkpoint, 3 in this run" in message
+    assert "options.lr_img: 1.0 in the checkpoint, 0.25 in this run" in message
     assert "network: 'convnet" in message
-    assert "batch_real" not in message, "what is equal should not be named"
+    assert "batch_real" not in message, "equal options should not be named"
     assert "pass another checkpoint_dir" in message
-    with pytest.raises(ValueError, match=r"method: 'dm' there, 'pull' here"):
+    with pytest.raises(ValueError, match=r"method: 'dm' in the checkpoint, 'pull' in this run"):
         condense(checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="content_hash"):
         condense("dm", ds=toy_dataset(rows=11), steps=2, batch_real=4, checkpoint_dir=tmp_path)
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["cut short", "emptied", "no checkpoint"])
-def test_damaged_checkpoint_is_named_and_left_alone(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another format"])
+def test_damaged_checkpoint_raises_value_error_and_is_left_alone(damage: str, tmp_path: Path) -> None:
     condense(steps=1, checkpoint_dir=tmp_path)
     file = tmp_path / FILE_NAME
-    content = {"cut short": file.read_bytes()[:-100], "emptied": b"", "no checkpoint": b"{}" * 50}[damage]
+    content = {"truncated": file.read_bytes()[:-100], "empty": b"", "another format": b"{}" * 50}[damage]
     file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is no readable checkpoint .*remove it to start"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint\.safetensors cannot be read as a checkpoint .*remove it to start"
+    ):
         condense(steps=1, checkpoint_dir=tmp_path)
     assert file.read_bytes() == content
 
 
-def test_plan_of_the_checkpoint_wins_over_what_memory_is_free_now(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_plan_of_the_checkpoint_wins_over_free_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as tight:
         tight.setattr("hf_condense.engine.build.memory_budget", lambda device: 1)
         first = condense(steps=2, checkpoint_dir=tmp_path)
@@ -107,7 +107,7 @@ def checkpoint(step: int, values: int = 10) -> Checkpoint:
     return Checkpoint(step, {"seed": 0}, PLAN, {"synthetic.images": torch.full((values,), float(step))})
 
 
-def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_checkpoint_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / "nowhere", {}) is None
     written = Checkpoint(
         7,
@@ -116,17 +116,17 @@ def test_checkpoint_comes_back_as_it_was(tmp_path: Path) -> None:
         {"synthetic.images": torch.rand(2, 3), "method.a.b": torch.tensor(3), "optimiser.0.step": torch.tensor(7.0)},
     )
     written.write(tmp_path / "new" / "folder")
-    found = read_checkpoint(tmp_path / "new" / "folder", written.identity)
-    assert found is not None
-    assert (found.step, found.plan) == (7, PLAN)
-    assert found.group("method").keys() == {"a.b"}
+    loaded = read_checkpoint(tmp_path / "new" / "folder", written.identity)
+    assert loaded is not None
+    assert (loaded.step, loaded.plan) == (7, PLAN)
+    assert loaded.group("method").keys() == {"a.b"}
     for name, tensor in written.tensors.items():
-        assert torch.equal(found.tensors[name], tensor)
-        assert found.tensors[name].dtype == tensor.dtype
+        assert torch.equal(loaded.tensors[name], tensor)
+        assert loaded.tensors[name].dtype == tensor.dtype
 
 
-def test_write_that_the_system_refuses_leaves_the_earlier_one(tmp_path: Path) -> None:
-    """A real failure half-way through the file: the process may not write that much."""
+def test_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
+    """The failure is real: the process may not write a file of that size."""
     checkpoint(1).write(tmp_path)
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
@@ -139,7 +139,7 @@ def test_write_that_the_system_refuses_leaves_the_earlier_one(tmp_path: Path) ->
     assert read_checkpoint(tmp_path, {"seed": 0}).step == 1
 
 
-def test_full_disk_is_explained_and_the_run_can_be_taken_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_raises_os_error_and_the_run_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def disk_is_full(run: Run, done: int, loss: float) -> None:
         def refuse(handle: int) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -170,7 +170,7 @@ now = False
 def kill(*args):
     os.kill(os.getpid(), signal.SIGKILL)
 
-def deadly(function):
+def kill_instead_of(function):
     return lambda *args: kill() if now else function(*args)
 
 def callback(run, done, loss):
@@ -180,15 +180,15 @@ def callback(run, done, loss):
         kill()
 
 if moment.startswith("writing"):
-    os.fsync = deadly(os.fsync)
+    os.fsync = kill_instead_of(os.fsync)
 if moment.startswith("renaming"):
-    os.replace = deadly(os.replace)
+    os.replace = kill_instead_of(os.replace)
 condense("dm", steps=8, batch_real=4, checkpoint_dir=folder, checkpoint_every=1, callbacks=[callback])
 """
 
 
-def test_killed_three_times_equals_the_run_that_was_left_alone(tmp_path: Path) -> None:
-    """Kill -9 in the middle of a step, with a checkpoint half written, and between its writing and its renaming."""
+def test_run_that_is_killed_three_times_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    """Kill -9 hits in the middle of a step, while a checkpoint is written, and before the file is renamed."""
     for moment, last in (("step 2", 1), ("writing 4", 3), ("renaming 6", 5)):
         command = [sys.executable, "-c", KILLED, moment, str(tmp_path), str(torch.get_num_threads())]
         killed = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
@@ -196,7 +196,9 @@ def test_killed_three_times_equals_the_run_that_was_left_alone(tmp_path: Path) -
         with safe_open(tmp_path / FILE_NAME, framework="pt") as opened:
             assert json.loads(opened.metadata()["hf_condense_checkpoint"])["step"] == last, f"killed at {moment}"
         leftovers = [file for file in tmp_path.iterdir() if file.name != FILE_NAME]
-        assert len(leftovers) == (moment != "step 2"), "the kill should have hit one temporary file; earlier ones go"
+        assert len(leftovers) == (moment != "step 2"), (
+            "one temporary file should be left of this kill, and none of earlier ones"
+        )
     done: list[int] = []
     options = {"steps": 8, "batch_real": 4, "checkpoint_every": 1}
     resumed = condense("dm", checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)], **options)

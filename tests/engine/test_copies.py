@@ -1,4 +1,4 @@
-"""The nearest-real-image check finds copies, and measures what a slow loop measures."""
+"""The check for copies finds them, and measures the same distances as a slow loop."""
 
 from __future__ import annotations
 
@@ -38,39 +38,39 @@ def summary(nearest: torch.Tensor) -> dict:
     return pytest.approx({"min": float(ordered[0]), "median": float(middle), "max": float(ordered[-1])}, abs=6e-5)
 
 
-def test_copies_are_at_no_distance(source):
-    found = nearest_real(source.images[[0, 7, 20, 35]] / 255, source)
-    assert found["synthetic"] == {"min": 0.0, "median": 0.0, "max": 0.0}
-    assert found["real"]["min"] > 0
-    assert found["rows"] == len(source)
+def test_copies_have_distance_zero(source):
+    nearest = nearest_real(source.images[[0, 7, 20, 35]] / 255, source)
+    assert nearest["synthetic"] == {"min": 0.0, "median": 0.0, "max": 0.0}
+    assert nearest["real"]["min"] > 0
+    assert nearest["rows"] == len(source)
 
 
-def test_a_known_distance(source):
+def test_images_shifted_by_an_eighth_have_that_distance(source):
     copies = source.images[[3, 4]] / 255
     shifted = torch.where(copies > 0.5, copies - 0.125, copies + 0.125)  # every value by an eighth
-    found = nearest_real(torch.cat([copies, shifted[:1]]), source)
-    assert found["synthetic"]["min"] == 0
-    assert found["synthetic"]["max"] == pytest.approx(0.125, abs=1e-4)
+    nearest = nearest_real(torch.cat([copies, shifted[:1]]), source)
+    assert nearest["synthetic"]["min"] == 0
+    assert nearest["synthetic"]["max"] == pytest.approx(0.125, abs=1e-4)
 
 
 @pytest.mark.parametrize("chunk", [1, 1000, 2**23])
-def test_chunks_change_nothing(source, monkeypatch, chunk):
+def test_distances_do_not_depend_on_the_chunk_size(source, monkeypatch, chunk):
     monkeypatch.setattr(hf_condense.engine.copies, "_CHUNK_BYTES", 4 * chunk)
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
-    found = nearest_real(images, source)
+    nearest = nearest_real(images, source)
     real = source.images / 255
-    apart = distances(real, real)
-    apart.fill_diagonal_(torch.inf)
-    assert found["synthetic"] == summary(distances(images, real).min(1).values)
-    assert found["real"] == summary(apart.min(1).values)
+    between_real = distances(real, real)
+    between_real.fill_diagonal_(torch.inf)
+    assert nearest["synthetic"] == summary(distances(images, real).min(1).values)
+    assert nearest["real"] == summary(between_real.min(1).values)
 
 
-def test_twins_among_the_real_rows_are_seen(toy):
-    twice = load_source(toy.select([*range(36), 5]), cache=False, progress=False)
-    assert nearest_real(twice.images[:1] / 255, twice)["real"]["min"] == 0
+def test_duplicate_real_rows_have_distance_zero(toy):
+    with_duplicate = load_source(toy.select([*range(36), 5]), cache=False, progress=False)
+    assert nearest_real(with_duplicate.images[:1] / 255, with_duplicate)["real"]["min"] == 0
 
 
-def test_the_sample_follows_the_seed(source, monkeypatch):
+def test_sample_of_real_rows_follows_the_seed(source, monkeypatch):
     monkeypatch.setattr(hf_condense.engine.copies, "_SAMPLE", 4)
     first, again, other = (nearest_real(source.images[:1] / 255, source, seed) for seed in (0, 0, 1))
     assert first == again
@@ -78,7 +78,7 @@ def test_the_sample_follows_the_seed(source, monkeypatch):
     assert first["real"] != other["real"]
 
 
-def test_a_source_that_is_too_large_is_left_out(source, monkeypatch, caplog):
+def test_source_that_is_too_large_gives_none_and_logs_why(source, monkeypatch, caplog):
     monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", 38 * 36 * 192 - 1)
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         assert nearest_real(source.images[:2] / 255, source) is None
@@ -86,12 +86,12 @@ def test_a_source_that_is_too_large_is_left_out(source, monkeypatch, caplog):
     assert nearest_real(source.images[:1] / 255, source) is not None
 
 
-def test_a_single_row_has_no_other(toy):
-    alone = load_source(toy.select([0]), cache=False, progress=False)
-    assert nearest_real(alone.images / 255, alone) is None
+def test_single_row_gives_none(toy):
+    single_row = load_source(toy.select([0]), cache=False, progress=False)
+    assert nearest_real(single_row.images / 255, single_row) is None
 
 
-def test_learned_sets_carry_the_check_and_coresets_do_not(toy):
+def test_recipes_of_learned_sets_hold_distances_and_those_of_coresets_do_not(toy):
     learned = condense_dataset(
         toy, "dm", ipc=1, steps=1, network="convnet-w4-d1", factor=2, lr_img=1e-9, progress=False
     )
@@ -101,7 +101,7 @@ def test_learned_sets_carry_the_check_and_coresets_do_not(toy):
     assert condense_dataset(toy, "random", ipc=1, progress=False).recipe.nearest is None
 
 
-def test_a_recipe_takes_only_distances():
+def test_recipe_keeps_distances_and_does_without():
     values = make_recipe(nearest=DISTANCES).to_dict()
     assert Recipe.from_dict(values).nearest == DISTANCES
     assert Recipe.from_dict({key: value for key, value in values.items() if key != "nearest"}).nearest is None
@@ -121,6 +121,6 @@ def test_a_recipe_takes_only_distances():
         [1],
     ],
 )
-def test_a_recipe_refuses_anything_else(broken):
+def test_recipe_refuses_anything_but_distances(broken):
     with pytest.raises(CondensedFormatError, match="nearest should"):
         Recipe.from_dict({**make_recipe().to_dict(), "nearest": broken})

@@ -1,4 +1,4 @@
-"""One process and two (gloo, on CPUs) give the same images; every process is given them; only the main one writes."""
+"""One and two processes (gloo, on CPUs) give the same images; every process returns them; only the main one writes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hf_condense.engine.checkpoint import FILE_NAME
 from tests.support.distributed_worker import SCENARIOS, run_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="about processes on CPUs; a CUDA device was found")
+pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
 
 
 def launch(case: str, folder: Path) -> None:
@@ -43,16 +43,18 @@ def launch(case: str, folder: Path) -> None:
         str(folder),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False)
-    assert done.returncode == 0, done.stderr[-4000:]
+    result = subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=180, check=False
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes made of every scenario. They make no accelerator themselves."""
-    made = tmp_path_factory.mktemp("two processes")
-    launch("condense", made)
-    return made
+    """Return the folder with the results of two processes for every scenario."""
+    folder = tmp_path_factory.mktemp("two processes")
+    launch("condense", folder)
+    return folder
 
 
 def tensors(folder: Path, name: str, rank: int) -> dict[str, torch.Tensor]:
@@ -69,15 +71,15 @@ def facts(folder: Path, name: str, rank: int) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_two_processes_agree_with_one(name: str, folder: Path) -> None:
-    alone = run_scenario(name)
-    assert alone.recipe.runtime["num_processes"] == 1
+    small = run_scenario(name)
+    assert small.recipe.runtime["num_processes"] == 1
     assert facts(folder, name, 0)["recipe"]["runtime"]["num_processes"] == 2
-    together = tensors(folder, name, 0)
-    for stored, tensor in alone.synthetic.stored.items():
-        torch.testing.assert_close(together.pop(stored), tensor, atol=2e-5, rtol=0)
-    # Soft labels are logits, of ten and more.
-    rest = {"labels": alone.synthetic.labels, **alone.synthetic.optional()}
-    torch.testing.assert_close(together, rest, atol=2e-5, rtol=1e-5)
+    of_two_processes = tensors(folder, name, 0)
+    for stored_name, tensor in small.synthetic.stored.items():
+        torch.testing.assert_close(of_two_processes.pop(stored_name), tensor, atol=2e-5, rtol=0)
+    # Soft labels are logits, which can be above ten, so these tensors get a relative tolerance as well.
+    others = {"labels": small.synthetic.labels, **small.synthetic.optional()}
+    torch.testing.assert_close(of_two_processes, others, atol=2e-5, rtol=1e-5)
 
 
 def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None:
@@ -86,25 +88,25 @@ def test_images_move_by_more_than_the_processes_may_differ(folder: Path) -> None
 
 
 @pytest.mark.parametrize("name", SCENARIOS)
-def test_every_process_is_given_the_same_set(name: str, folder: Path) -> None:
+def test_every_process_returns_the_same_set(name: str, folder: Path) -> None:
     torch.testing.assert_close(tensors(folder, name, 0), tensors(folder, name, 1), atol=0, rtol=0)
     first, second = facts(folder, name, 0), facts(folder, name, 1)
     assert first["process"] != second["process"]
     assert first["rows"] == second["rows"]
-    for frozen in ("runtime", "created_at"):
-        first["recipe"].pop(frozen), second["recipe"].pop(frozen)
+    for key in ("runtime", "created_at"):
+        first["recipe"].pop(key), second["recipe"].pop(key)
     assert first["recipe"] == second["recipe"]
 
 
-def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
+def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
     chunks = {name: facts(folder, name, 0)["recipe"]["plan"]["classes_per_chunk"] for name in SCENARIOS}
     assert chunks == {
         "even": 2,
         "uneven": 3,
-        "one class a chunk": 1,
+        "one class per chunk": 1,
         "memory differs": 1,
         "more processes than chunks": 3,
-        "whole images": 2,
+        "patches": 2,
         "gradients": 3,
         "learned labels": 2,
         "moments": 3,
@@ -112,7 +114,7 @@ def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
         "trajectories": 3,
         "truncated trajectories": 1,
         "a subspace": 3,
-        "a subspace, one class a chunk": 1,
+        "a subspace, one class per chunk": 1,
         "a point": 3,
         "a rollout": 2,
         "trajectories, labels and whitening": 2,
@@ -122,7 +124,7 @@ def test_classes_are_shared_out_in_chunks(folder: Path) -> None:
     }
 
 
-def test_run_of_two_processes_that_is_taken_up_again_is_the_same_run(folder: Path) -> None:
+def test_resumed_run_of_two_processes_equals_an_uninterrupted_one(folder: Path) -> None:
     assert torch.equal(images(folder, "resumed", 0), images(folder, "uneven", 0))
     assert torch.equal(images(folder, "resumed", 1), images(folder, "uneven", 0))
 
@@ -132,33 +134,33 @@ def test_only_the_main_process_writes(folder: Path) -> None:
     assert not (folder / "checkpoints of process 1").exists()
 
 
-def test_not_a_number_on_one_process_ends_all(folder: Path) -> None:
+def test_nan_on_one_process_ends_all_processes(folder: Path) -> None:
     for rank in (0, 1):
         assert "not finite at step 2" in (folder / f"spoilt-{rank}.txt").read_text()
 
 
-def test_a_recording_that_fails_on_one_process_ends_all(folder: Path) -> None:
-    diverged, full = (
+def test_recording_that_fails_on_one_process_ends_all_processes(folder: Path) -> None:
+    diverging, disk_full = (
         [(folder / f"{name}-{rank}.txt").read_text() for rank in (0, 1)] for name in ("NonFiniteLossError", "OSError")
     )
-    assert diverged == ["NonFiniteLossError: the weights of an expert of process 1 are not finite"] * 2
-    assert full == [
-        "RuntimeError: recording experts failed in another process, by OSError: disk full",
+    assert diverging == ["NonFiniteLossError: the weights of an expert of process 1 are not finite"] * 2
+    assert disk_full == [
+        "RuntimeError: recording experts failed in another process with OSError: disk full",
         "OSError: disk full",
     ]
 
 
-def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) -> None:
-    launch("mistaken", tmp_path)
+def test_processes_that_do_not_know_of_each_other_raise_runtime_error(tmp_path: Path) -> None:
+    launch("separate", tmp_path)
     for file in ("joined-0", "joined-1", "given-0", "given-1"):
         message = (tmp_path / f"{file}.txt").read_text()
         if message == "no error; 2 processes":
-            continue  # an older Accelerate lets the processes find each other all the same
+            continue  # with an older Accelerate, the processes find each other
         assert "2 processes were launched, but Accelerate sees 1" in message
         assert "Accelerator(cpu=True)" in message
 
 
-def test_half_precision_on_a_cpu_is_refused() -> None:
+def test_half_precision_on_a_cpu_raises_runtime_error() -> None:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
@@ -167,7 +169,7 @@ def test_half_precision_on_a_cpu_is_refused() -> None:
         with pytest.raises(RuntimeError, match=r"fp16.* does not work on a CPU; use 'bf16' or 'no'"):
             get_accelerator(Accelerator(cpu=True, mixed_precision="fp16"))
         with pytest.raises(RuntimeError, match="fp16"):
-            get_accelerator()  # joins the one that is there
+            get_accelerator()  # takes the existing one
     finally:
         AcceleratorState._reset_state(reset_partial_state=True)
     assert get_accelerator().mixed_precision == "no"

@@ -1,4 +1,4 @@
-"""The one loop: what it does to a method's losses, to networks, callbacks, bars and numbers that are none."""
+"""The loop: what it does with losses, networks, callbacks and progress bars, and with values that are not finite."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def _registered() -> Iterator[None]:
         yield
 
 
-def test_does_what_a_plain_loop_does() -> None:
-    """One group per rate, gradients of all chunks added up, images clamped: written out, it is this."""
-    seen: list[Run] = []
-    made = condense(steps=3, kinds=("a",), callbacks=[lambda run, done, loss: seen.append(run)])
-    run = seen[0]
+def test_run_equals_a_plain_training_loop() -> None:
+    """The plain loop has one group per rate, sums gradients over chunks and clamps the images."""
+    runs: list[Run] = []
+    small = condense(steps=3, kinds=("a",), callbacks=[lambda run, done, loss: runs.append(run)])
+    run = runs[0]
     plain = Pull(PullConfig())
     run.synthetic = plain.initialise(run)
     run.synthetic.student_lr.requires_grad_()
@@ -50,35 +50,35 @@ def test_does_what_a_plain_loop_does() -> None:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(key_seed(run.seed, "step", t))
             plain.after_update(run, t)
-    torch.testing.assert_close(made.synthetic.images, run.synthetic.finished().images)
-    assert float(made.synthetic.student_lr) != 0.5
-    torch.testing.assert_close(made.synthetic.student_lr, run.synthetic.student_lr.detach())
+    torch.testing.assert_close(small.synthetic.images, run.synthetic.finished().images)
+    assert float(small.synthetic.student_lr) != 0.5
+    torch.testing.assert_close(small.synthetic.student_lr, run.synthetic.student_lr.detach())
 
 
-def test_callbacks_see_every_step_and_the_objective() -> None:
-    seen: list[tuple[int, float, float]] = []
+def test_callbacks_get_every_step_and_its_objective() -> None:
+    calls: list[tuple[int, float, float]] = []
 
     def first(run: Run, done: int, loss: float) -> None:
-        seen.append((done, loss, float(run.synthetic.stored["images"].detach().sum())))
-        torch.rand(3)  # whatever a callback draws is its own affair
+        calls.append((done, loss, float(run.synthetic.stored["images"].detach().sum())))
+        torch.rand(3)  # what a callback draws should not change the run
 
     second: list[int] = []
-    made = condense(steps=3, callbacks=[first, lambda run, done, loss: second.append(done)])
-    assert [done for done, _, _ in seen] == second == [1, 2, 3]
-    assert all(loss > 0 for _, loss, _ in seen)
-    assert len({total for _, _, total in seen}) == 3, "each call should see the images of its step"
-    assert same(made, condense(steps=3))
+    small = condense(steps=3, callbacks=[first, lambda run, done, loss: second.append(done)])
+    assert [done for done, _, _ in calls] == second == [1, 2, 3]
+    assert all(loss > 0 for _, loss, _ in calls)
+    assert len({total for _, _, total in calls}) == 3, "each call should see the images of its step"
+    assert same(small, condense(steps=3))
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
-def test_not_a_number_ends_the_run_and_keeps_the_last_checkpoint(
-    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("place", ["loss", "gradient"])
+def test_nan_raises_non_finite_loss_error_and_keeps_the_last_checkpoint(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Pull, "poison", (what, 4))
+    monkeypatch.setattr(Pull, "poison", (place, 4))
     with pytest.raises(NonFiniteLossError, match=r"at step 4 .*; the checkpoint of step 3 in .* is kept"):
         condense(checkpoint_dir=tmp_path, checkpoint_every=3)
     with pytest.raises(NonFiniteLossError, match=r"at step 4 .*; the checkpoint of step 3"):
-        condense(checkpoint_dir=tmp_path, checkpoint_every=500)  # the one that it resumed from
+        condense(checkpoint_dir=tmp_path, checkpoint_every=500)  # the checkpoint from which the run was resumed
     with pytest.raises(NonFiniteLossError, match="no checkpoint had been written"):
         condense()
     monkeypatch.setattr(Pull, "poison", None)
@@ -91,19 +91,19 @@ def test_update_that_overflows_is_never_checkpointed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_infinite_gradient_is_not_hidden_by_the_clamp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_infinite_gradient_raises_although_images_are_clamped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Leap, "steep", True)
     with pytest.raises(NonFiniteLossError, match=r"at step 0 \(loss 0\.0\)"):
         condense("leap", pixel_range="valid", checkpoint_dir=tmp_path, checkpoint_every=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_graph_of_a_chunk_is_freed_before_the_next_and_networks_collect_no_gradients() -> None:
-    Watchful.kept_alive.clear()
+def test_graph_of_a_chunk_is_freed_before_the_next_and_networks_get_no_gradients() -> None:
+    Watchful.alive_counts.clear()
     Watchful.gradients.clear()
     first, second = condense("watchful", steps=1), condense("watchful", steps=2)
     assert not torch.equal(first.synthetic.images, second.synthetic.images), "the images should have moved"
-    assert Watchful.kept_alive == [0, 0, 0, 0] * 3
+    assert Watchful.alive_counts == [0, 0, 0, 0] * 3
     assert Watchful.gradients
     assert all(gradient is None for gradient in Watchful.gradients)
 
@@ -122,23 +122,25 @@ def condense(title, **options):
     )
 
 condense("PLAIN")
-condense("ASKED NOT TO", progress=False)
+condense("WITHOUT PROGRESS", progress=False)
 disable_progress_bars("hf_condense")
 condense("SWITCHED OFF")
 enable_progress_bars("hf_condense")
-condense("AT LAST")
+condense("SWITCHED ON")
 """
 
 
 @contextmanager
 def terminal(written: list[str]) -> Iterator[int]:
-    """Open a terminal, and add what was written to it to a list once it is closed."""
+    """Open a terminal. When it is closed, append what was written to it to a list."""
     main, side = pty.openpty()
-    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))  # a bar fills the width that there is
+    fcntl.ioctl(
+        side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0)
+    )  # a progress bar fills the width of the terminal
     chunks: list[bytes] = []
 
     def read() -> None:
-        with contextlib.suppress(OSError):  # how a closed terminal says so
+        with contextlib.suppress(OSError):  # raised when the terminal is closed
             while chunk := os.read(main, 4096):
                 chunks.append(chunk)
 
@@ -158,8 +160,8 @@ def test_progress_bars_are_shown_on_a_terminal_and_can_be_switched_off() -> None
     written: list[str] = []
     with terminal(written) as side:
         subprocess.run([sys.executable, "-c", BARS], env=environment, stderr=side, cwd=ROOT, check=True, timeout=120)
-    plain, rest = written[0].split("ASKED NOT TO")
-    silent, last = rest.split("AT LAST")
+    plain, rest = written[0].split("WITHOUT PROGRESS")
+    silent, last = rest.split("SWITCHED ON")
     for part in (plain, last):
         assert "Condensing: 100%" in part
         assert "3/3" in part
@@ -169,7 +171,7 @@ def test_progress_bars_are_shown_on_a_terminal_and_can_be_switched_off() -> None
 
 
 def test_progress_bars_obey_the_hubs_environment_variable(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1", "conftest.py sets it before anything reads it"
+    assert os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] == "1", "conftest.py should set it before anything reads it"
     written: list[str] = []
     with terminal(written) as side, os.fdopen(os.dup(side), "w") as stderr:
         monkeypatch.setattr(sys, "stderr", stderr)
@@ -178,8 +180,7 @@ def test_progress_bars_obey_the_hubs_environment_variable(monkeypatch: pytest.Mo
     assert written == [""]
 
 
-def test_learning_rates_can_fall_to_zero() -> None:
-    """The second of two steps moves the images half as far."""
+def test_falling_learning_rate_halves_the_second_of_two_steps() -> None:
 
     def images(steps: int, decay: bool) -> torch.Tensor:
         bench = quick_bench("dm", steps=steps, decay=decay, momentum=0.0, pixel_range="free")
@@ -191,7 +192,7 @@ def test_learning_rates_can_fall_to_zero() -> None:
     torch.testing.assert_close(falling - first, (steady - first) / 2, atol=1e-5, rtol=1e-3)
 
 
-def test_a_run_whose_rates_depend_on_its_length_cannot_be_made_longer(tmp_path: Path) -> None:
+def test_run_with_falling_rates_refuses_more_steps(tmp_path: Path) -> None:
     ds = toy_dataset()
     quick_bench("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="steps"):

@@ -1,4 +1,4 @@
-"""How the work of a step is cut: a rule, checked without running anything."""
+"""The rule that cuts the work of a step, checked without running anything."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ MIB, GIB = 2**20, 2**30
 
 
 def plan(device: torch.device = CPU, **changed: Any) -> Plan:
-    """Plan CIFAR-10 at ipc 10 with a network of width 32, but for what is changed."""
-    usual: dict[str, Any] = {
+    """Plan CIFAR-10 at ipc 10 with a network of width 32, except for what is changed."""
+    defaults: dict[str, Any] = {
         "num_classes": 10,
         "num_processes": 1,
         "rows_per_class": 10,
@@ -31,20 +31,20 @@ def plan(device: torch.device = CPU, **changed: Any) -> Plan:
         "budget": 8 * GIB,
         "compile": False,
     }
-    return make_plan(device=device, **{**usual, **changed})
+    return make_plan(device=device, **{**defaults, **changed})
 
 
-def test_cpu_takes_small_forwards() -> None:
+def test_cpu_plans_small_forward_passes() -> None:
     assert plan() == Plan(classes_per_chunk=10, images_per_forward=64, compile=False)
     assert plan(activation_bytes=2 * MIB).images_per_forward == 32
     assert plan(activation_bytes=500 * MIB).images_per_forward == 1
 
 
-def test_gpu_takes_all_at_once_when_it_fits() -> None:
+def test_gpu_plans_one_forward_pass_if_it_fits() -> None:
     assert plan(GPU) == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
 
 
-def test_gpu_cuts_forwards_that_do_not_fit() -> None:
+def test_gpu_cuts_forward_passes_that_do_not_fit() -> None:
     assert plan(GPU, budget=GIB, rows_per_step=100_000).images_per_forward == 2048
     assert plan(GPU, budget=1, rows_per_step=100_000).images_per_forward == 1
 
@@ -54,13 +54,13 @@ def test_chunk_of_classes_fits_the_budget(device: torch.device) -> None:
     one_class = 10 * (MIB // 2)
     assert plan(device, budget=3 * one_class + 1).classes_per_chunk == 3
     assert plan(device, budget=12 * one_class, cost_in_forwards=4).classes_per_chunk == 3
-    assert plan(device, budget=one_class // 2).classes_per_chunk == 1, "one class is the least there is"
+    assert plan(device, budget=one_class // 2).classes_per_chunk == 1, "a chunk should hold at least one class"
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
-def test_batch_statistics_are_never_cut(device: torch.device) -> None:
-    made = plan(device, batch_statistics=True, budget=1, num_processes=4)
-    assert made == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
+def test_batches_with_batch_statistics_are_never_cut(device: torch.device) -> None:
+    uncut = plan(device, batch_statistics=True, budget=1, num_processes=4)
+    assert uncut == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
 
 
 @pytest.mark.parametrize(("processes", "share"), [(2, 5), (3, 4), (10, 1), (64, 1)])
@@ -74,7 +74,7 @@ def test_processes_share_the_memory_of_a_cpu_only() -> None:
     assert plan(GPU, num_processes=2, budget=4 * one_class).classes_per_chunk == 4
 
 
-def test_compiles_on_a_cpu_when_it_pays() -> None:
+def test_auto_compiles_on_a_cpu_if_it_saves_time() -> None:
     compiler = shutil.which("g++") is not None
     assert plan(compile="auto").compile is compiler
     assert plan(compile="auto", steps=10).compile is False
@@ -85,9 +85,9 @@ def test_compiles_on_a_cpu_when_it_pays() -> None:
 
 @pytest.mark.parametrize("device", [CPU, GPU])
 @pytest.mark.parametrize("batch_statistics", [False, True])
-@pytest.mark.parametrize("wanted", [False, True])
-def test_compiling_can_be_asked_for(device: torch.device, batch_statistics: bool, wanted: bool) -> None:
-    assert plan(device, compile=wanted, batch_statistics=batch_statistics, steps=1).compile is wanted
+@pytest.mark.parametrize("compile", [False, True])
+def test_callers_choice_to_compile_wins(device: torch.device, batch_statistics: bool, compile: bool) -> None:
+    assert plan(device, compile=compile, batch_statistics=batch_statistics, steps=1).compile is compile
 
 
 @given(
@@ -101,29 +101,29 @@ def test_compiling_can_be_asked_for(device: torch.device, batch_statistics: bool
     budget=st.integers(1, 2**40),
     batch_statistics=st.booleans(),
 )
-def test_any_plan_can_be_run_and_repeats(**facts: Any) -> None:
-    made = plan(**facts)
-    assert made == plan(**facts)
-    assert 1 <= made.classes_per_chunk <= facts["num_classes"]
-    assert made.images_per_forward >= 0
-    kept = made.classes_per_chunk * facts["rows_per_class"] * facts["activation_bytes"]
-    assert kept <= facts["budget"] or made.classes_per_chunk == 1 or facts["batch_statistics"]
+def test_any_plan_is_in_range_and_repeatable(**facts: Any) -> None:
+    first = plan(**facts)
+    assert first == plan(**facts)
+    assert 1 <= first.classes_per_chunk <= facts["num_classes"]
+    assert first.images_per_forward >= 0
+    graph_bytes = first.classes_per_chunk * facts["rows_per_class"] * facts["activation_bytes"]
+    assert graph_bytes <= facts["budget"] or first.classes_per_chunk == 1 or facts["batch_statistics"]
 
 
-def test_survives_a_round_trip_through_json_values() -> None:
-    made = Plan(3, 64, True)
-    assert Plan(**made.to_dict()) == made
-    assert set(made.to_dict()) == {f.name for f in dataclasses.fields(Plan)}
+def test_plan_survives_a_round_trip_through_json_values() -> None:
+    original = Plan(3, 64, True)
+    assert Plan(**original.to_dict()) == original
+    assert set(original.to_dict()) == {f.name for f in dataclasses.fields(Plan)}
 
 
-def test_memory_budget_is_a_power_of_two_of_what_is_free() -> None:
+def test_memory_budget_is_a_power_of_two() -> None:
     budget = memory_budget(CPU)
     assert budget >= MIB
     assert budget.bit_count() == 1
 
 
 @pytest.mark.gpu
-def test_memory_budget_of_a_gpu_is_its_own() -> None:
+def test_memory_budget_of_a_gpu_is_at_most_its_free_memory() -> None:
     budget = memory_budget(GPU)
     assert budget.bit_count() == 1
     assert budget <= torch.cuda.mem_get_info(GPU)[0]

@@ -42,7 +42,7 @@ def condense(**options: Any) -> CondensedDataset:
     return quick_bench("duel", **options).condense(TOY)
 
 
-def seen_run(**options: Any) -> tuple[CondensedDataset, Run]:
+def condense_with_run(**options: Any) -> tuple[CondensedDataset, Run]:
     """Return a set and the run that made it."""
     runs: list[Run] = []
     small = condense(callbacks=[lambda run, done, loss: runs.append(run)], **options)
@@ -61,7 +61,7 @@ def test_method_that_uses_every_hook_learns_in_every_storage_form() -> None:
 
 
 def test_adversary_is_maximised_and_not_stored() -> None:
-    def value(adversary_speed: float, steps: int) -> float:
+    def last_value(adversary_speed: float, steps: int) -> float:
         values: list[float] = []
         condense(
             adversary_speed=adversary_speed,
@@ -72,7 +72,7 @@ def test_adversary_is_maximised_and_not_stored() -> None:
         )
         return values[-1]
 
-    assert value(1.0, steps=4) > 1.05 * value(1e-12, steps=4)
+    assert last_value(1.0, steps=4) > 1.05 * last_value(1e-12, steps=4)
     small = condense()
     assert set(small.synthetic.all()) == {"images", "labels", "soft_labels"}
 
@@ -98,7 +98,9 @@ def test_resumed_run_repeats_adversary_and_plateau(tmp_path: Path) -> None:
 def test_checkpoint_of_another_identity_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     condense(checkpoint_dir=tmp_path)
     monkeypatch.setattr(duel.Duel, "identity", lambda self, run: {"parameters": 5})
-    with pytest.raises(ValueError, match=r"belongs to another run \(parameters: \d+ there, 5 here\)"):
+    with pytest.raises(
+        ValueError, match=r"belongs to another run \(parameters: \d+ in the checkpoint, 5 in this run\)"
+    ):
         condense(checkpoint_dir=tmp_path)
 
 
@@ -110,7 +112,7 @@ def test_learnable_that_the_optimiser_leaves_out_raises_value_error(monkeypatch:
         condense()
 
 
-def test_options_are_known_by_their_roles() -> None:
+def test_options_are_found_by_their_roles() -> None:
     small = condense(families="flip", begin="noise")
     assert small.recipe.augment == "flip"
     assert duel.DuelConfig(rows=7).of_role("batch_real") == 7
@@ -125,8 +127,8 @@ def test_unknown_role_raises_value_error() -> None:
 
 
 class TestNetworks:
-    def test_given_weights_give_the_network_they_came_from(self) -> None:
-        _, run = seen_run()
+    def test_network_with_given_weights_has_the_logits_of_the_original(self) -> None:
+        _, run = condense_with_run()
         images = run.source.at(torch.arange(4))
         first = run.network("a")
         weights, logits = parameter_vector(first), run.logits(images)
@@ -135,34 +137,34 @@ class TestNetworks:
         assert torch.equal(run.logits(images, run.network(weights=weights)), logits)
 
     def test_networks_of_two_slots_are_alive_at_once(self) -> None:
-        _, run = seen_run()
+        _, run = condense_with_run()
         images = run.source.at(torch.arange(4))
         main, other = run.network("a"), run.network("b", slot="other")
-        alone = run.embed(images, main)
-        assert torch.equal(run.embed(images), alone)
-        assert not torch.equal(run.embed(images, other), alone)
-        assert torch.equal(run.embed(images, main), alone)
+        embeddings = run.embed(images, main)
+        assert torch.equal(run.embed(images), embeddings)
+        assert not torch.equal(run.embed(images, other), embeddings)
+        assert torch.equal(run.embed(images, main), embeddings)
 
     def test_call_with_the_same_slot_overwrites_the_weights(self) -> None:
-        _, run = seen_run()
+        _, run = condense_with_run()
         first = run.network("a")
         before = parameter_vector(first)
         assert run.network("b") is first
         assert not torch.equal(parameter_vector(first), before)
 
     def test_network_of_the_callers_own_is_used_as_it_is(self) -> None:
-        _, run = seen_run()
+        _, run = condense_with_run()
         images = run.source.at(torch.arange(4))
-        own = run.factory.build(run.seed, "a")
-        assert torch.equal(run.logits(images, own), run.logits(images, run.network("a")))
+        network = run.factory.build(run.seed, "a")
+        assert torch.equal(run.logits(images, network), run.logits(images, run.network("a")))
 
     def test_weights_of_another_length_raise_value_error(self) -> None:
-        _, run = seen_run()
+        _, run = condense_with_run()
         with pytest.raises(ValueError, match=r"weights should be a vector of the network's \d+ parameters; got \(3,\)"):
             run.network(weights=torch.zeros(3))
 
     def test_batch_statistics_are_fresh_with_given_weights(self) -> None:
-        _, run = seen_run(network="convnet-w4-d1-bn")
+        _, run = condense_with_run(network="convnet-w4-d1-bn")
         network = run.network("a")
         weights = parameter_vector(network)
         (mean,) = (buffer for name, buffer in network.named_buffers() if name.endswith("running_mean"))
@@ -174,13 +176,13 @@ class TestNetworks:
 
 @dataclass(frozen=True)
 class MeansConfig(MethodConfig):
-    """Options of the toy below."""
+    """Options of `Means`."""
 
-    rows: int = option(4, "Rows that are averaged to one image.", ge=1)
+    rows: int = option(4, "Real rows that are averaged for one image.", ge=1)
 
 
 class Means(Composer[MeansConfig]):
-    """Images that are means of random real rows: composed at once, without updates."""
+    """Composes images that are means of random real rows."""
 
     info = MethodInfo(
         name="means",
@@ -220,16 +222,16 @@ class TestComposed:
     def test_composed_set_is_saved_and_loaded_exactly(self, tmp_path: Path) -> None:
         small = condense_dataset(TOY, "means", 2, network="convnet-w4-d1", progress=False)
         assert (small.recipe.kind, small.recipe.steps, small.recipe.rows) == ("composed", None, None)
-        assert small.recipe.nearest is not None, "composed images are compared with real ones, as learned ones are"
+        assert small.recipe.nearest is not None, "composed images should be compared with real ones"
         small.save_condensed(tmp_path)
         assert_same(load_condensed(tmp_path), small)
         assert "| composed |" in (tmp_path / "README.md").read_text()
 
     def test_steps_raise_value_error(self) -> None:
-        with pytest.raises(ValueError, match="steps=5 makes no sense for 'means', which puts its images together"):
+        with pytest.raises(ValueError, match="steps=5 makes no sense for 'means', which composes its images once"):
             condense_dataset(TOY, "means", 2, steps=5, progress=False)
 
-    def test_kind_must_be_that_of_the_base_class(self) -> None:
+    def test_kind_of_another_base_class_raises_type_error(self) -> None:
         class Wrong(Means):
             info = MethodInfo("wrong", "-", "synthetic", "-", "-", "-", "-", 2026, "https://example.org", "-")
 

@@ -62,7 +62,7 @@ class MeanPixelsConfig(MethodConfig):
 
     steps: int = option(10, "Updates of the images.", ge=1)
     lr_img: float = option(0.1, "Learning rate of the images.", gt=0, role="image_rate")
-    batch_real: int = option(8, "Real images of a class in a step.", ge=1)
+    batch_real: int = option(8, "Real images per class and step.", ge=1)
 
 
 class MeanPixels(Method[MeanPixelsConfig]):
@@ -73,13 +73,13 @@ class MeanPixels(Method[MeanPixelsConfig]):
         for classes in run.chunks():
             real = run.real_batch(classes, self.config.batch_real, t).mean(1)  # (k, C, H, W)
             images, labels = run.synthetic.of(classes)
-            own = torch.stack([images[labels == c].mean(0) for c in classes])
-            loss = (own - real).square().sum()
+            synthetic = torch.stack([images[labels == c].mean(0) for c in classes])
+            loss = (synthetic - real).square().sum()
             yield loss, loss.detach()
 
 
 @pytest.fixture(autouse=True)
-def leaves_no_methods() -> Iterator[None]:
+def _unregister_methods() -> Iterator[None]:
     yield
     for info in list_methods():
         if info.name not in BUILT_IN:
@@ -99,7 +99,7 @@ def test_built_in_methods_are_listed_coresets_first() -> None:
     assert names("x*") == []
 
 
-def test_every_name_leads_to_its_method() -> None:
+def test_every_name_gives_its_method() -> None:
     for info in list_methods():
         assert get_method(info.name).info == info
         assert canonical_name(get_method(info.name)) == info.name
@@ -107,11 +107,11 @@ def test_every_name_leads_to_its_method() -> None:
     assert get_method("echo") is get_method("m3d")
 
 
-def test_register_and_unregister() -> None:
+def test_method_is_available_until_it_is_unregistered() -> None:
     assert register_method(FirstRows) is FirstRows
     assert get_method("first") is get_method("head") is get_method("leading") is FirstRows
     assert names("first") == ["first"]
-    register_method(FirstRows)  # again, as when a notebook cell is run twice
+    register_method(FirstRows)  # a second time, as when a notebook cell is run twice
     unregister_method("first")
     with pytest.raises(ValueError, match="no method is named 'first'"):
         get_method("first")
@@ -119,7 +119,7 @@ def test_register_and_unregister() -> None:
         unregister_method("first")
 
 
-def test_a_method_can_be_registered_under_another_name() -> None:
+def test_method_registered_under_another_name_is_called_by_it() -> None:
     register_method(FirstRows, "mine")
     assert canonical_name(FirstRows) == "mine"
     assert [info.title for info in list_methods("mine")] == ["First rows"]
@@ -128,21 +128,21 @@ def test_a_method_can_be_registered_under_another_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["random", "dm", "auto"])
-def test_a_name_in_use_is_refused(name: str) -> None:
+def test_name_in_use_raises_value_error(name: str) -> None:
     with pytest.raises(ValueError, match=rf"named '{name}' exists already; names in use: .*kcenter"):
         register_method(FirstRows, name)
     with pytest.raises(ValueError, match="'dm' was not registered"):
         unregister_method("dm")
 
 
-def test_another_class_of_the_same_name_is_refused() -> None:
+def test_another_class_of_the_same_name_raises_value_error() -> None:
     register_method(FirstRows)
     with pytest.raises(ValueError, match="'first' exists already"):
         register_method(type("Other", (FirstRows,), {}))
 
 
 @pytest.mark.parametrize("name", ["First", "first-rows", "1st", "a b", "../x"])
-def test_names_are_plain(name: str) -> None:
+def test_name_with_other_characters_raises_value_error(name: str) -> None:
     with pytest.raises(ValueError, match="lower case letters, digits and _; got"):
         register_method(FirstRows, name)
 
@@ -159,7 +159,7 @@ def test_names_are_plain(name: str) -> None:
         (type("Void", (Selector,), {"info": INFO, "Config": NoOptions}), "Void should define select"),
     ],
 )
-def test_what_is_no_method_is_refused(cls: Any, message: str) -> None:
+def test_class_that_is_not_a_method_raises_type_error(cls: Any, message: str) -> None:
     with pytest.raises(TypeError, match=message):
         register_method(cls, "mine")
 
@@ -173,7 +173,9 @@ def install(folder: Path, entries: str, module: str) -> None:
     (folder / "other_methods.py").write_text(module)
 
 
-def test_installed_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_installed_methods_are_available_and_broken_ones_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     install(
         tmp_path,
         "installed = other_methods:Installed\nlost = other_methods:Lost\nodd = other_methods:ODD\n"
@@ -194,7 +196,9 @@ def test_installed_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
             get_method("instaled")
         with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
             get_method("away")
-        with pytest.raises(TypeError, match="entry point 'odd' leads to 5, which is no Method, Composer or Selector"):
+        with pytest.raises(
+            TypeError, match="entry point 'odd' leads to 5, which is not a Method, Composer or Selector"
+        ):
             get_method("odd")
         with pytest.raises(ValueError, match="'installed' exists already"):
             register_method(FirstRows, "installed")
@@ -202,12 +206,12 @@ def test_installed_methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capl
 
 
 @pytest.mark.parametrize("cls", [FirstRows, MeanPixels])
-def test_methods_of_third_parties_keep_the_laws(cls: Any) -> None:
+def test_third_party_methods_keep_the_laws(cls: Any) -> None:
     register_method(cls)
     check_method(cls.info.name)
 
 
-def test_a_broken_law_is_named() -> None:
+def test_broken_law_raises_assertion_error_that_names_it() -> None:
     class Undocumented(FirstRows):
         info: ClassVar[MethodInfo] = dataclasses.replace(INFO, link="")
 

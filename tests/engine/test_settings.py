@@ -1,4 +1,4 @@
-"""What the caller gives wins over the preset, and the preset over the defaults; amounts by class."""
+"""The caller wins over the preset, and the preset over the defaults; budgets by class."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ TASK = Task(ipc=2, num_classes=3, image_shape=(3, 8, 8))
 
 @dataclass(frozen=True)
 class Values:
-    """Values that a preset of the tests gives."""
+    """The values of a preset."""
 
-    given: dict[str, Any]
+    fixed: dict[str, Any]
 
     def __call__(self, task: Task) -> dict[str, Any]:
-        return {**self.given, "batch_real": 10 * task.ipc}
+        return {**self.fixed, "batch_real": 10 * task.ipc}
 
 
 class WithPresets(DistributionMatching):
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("Always, unless another is asked for.", Values({"steps": 7, "factor": 2})),
+        "default": Preset("Used unless another preset is named.", Values({"steps": 7, "factor": 2})),
         "loose": Preset("All kinds of options.", Values({"network": "convnet-w16", "pixel_range": "free", "steps": 5})),
     }
 
@@ -42,31 +42,31 @@ def settled(cls: type[Method[Any]], preset: str | None = None, **given: Any) -> 
     return settle(cls, preset, given, TASK)
 
 
-def test_defaults_alone() -> None:
+def test_values_left_open_take_the_defaults() -> None:
     assert settled(DistributionMatching) == Settings("convnet", "pixels", 1, "valid", {"steps": 1000, "lr_img": 2.0})
     open_values = {"network": None, "factor": None, "pixel_range": None, "steps": None, "lr_img": None}
     assert settled(DistributionMatching, **open_values) == settled(DistributionMatching)
 
 
-def test_a_preset_wins_over_the_defaults() -> None:
+def test_preset_wins_over_the_defaults() -> None:
     assert settled(WithPresets, "loose") == Settings("convnet-w16", "pixels", 1, "free", {"steps": 5, "batch_real": 20})
 
 
-def test_the_default_preset_holds_unless_another_is_named() -> None:
+def test_default_preset_is_used_unless_another_is_named() -> None:
     assert settled(WithPresets) == Settings("convnet", "patches", 4, "valid", {"steps": 7, "batch_real": 20})
 
 
-def test_the_caller_wins_over_the_preset() -> None:
-    found = settled(WithPresets, "loose", network="convnet-w8", pixel_range="valid", steps=1, lr_img=3.0, factor=2)
-    assert found == Settings("convnet-w8", "patches", 4, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
+def test_caller_wins_over_the_preset() -> None:
+    settings = settled(WithPresets, "loose", network="convnet-w8", pixel_range="valid", steps=1, lr_img=3.0, factor=2)
+    assert settings == Settings("convnet-w8", "patches", 4, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
 
 
 @pytest.mark.parametrize("given", [{"factor": 1}, {"pixel_range": "valid"}, {"factor": 1, "steps": None}])
-def test_a_coreset_takes_what_says_nothing(given: dict[str, Any]) -> None:
+def test_coreset_accepts_neutral_values(given: dict[str, Any]) -> None:
     assert settle(RandomRows, None, given, TASK) == Settings("convnet", "pixels", 1, "valid", {})
 
 
-def test_precedence_reaches_the_recipe() -> None:
+def test_recipe_holds_values_by_precedence() -> None:
     register_method(WithPresets, "with_presets")
     try:
         small = condense_dataset(
@@ -95,10 +95,10 @@ def source() -> ClassSource:
     return read(ds.filter(lambda label: label != 1, input_columns="label"))
 
 
-def test_one_amount_for_every_class_that_has_rows(source: ClassSource) -> None:
+def test_one_number_applies_to_every_class_with_rows(source: ClassSource) -> None:
     assert class_amounts(12, source) == {0: 12, 2: 12}
 
 
 @pytest.mark.parametrize("ipc", [{"c": 3, "a": 1}, {2: 3, "a": 1}, {0: 1, 2: 3}])
-def test_amounts_by_name_or_value_come_in_class_order(source: ClassSource, ipc: dict[Any, int]) -> None:
+def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSource, ipc: dict[Any, int]) -> None:
     assert list(class_amounts(ipc, source).items()) == [(0, 1), (2, 3)]

@@ -31,101 +31,101 @@ def make_set(
 
 class TestRoundRobin:
     @given(st.lists(st.integers(0, 4), max_size=20))
-    def test_deals_classes_out_in_turn(self, labels: list[int]) -> None:
+    def test_prefixes_are_balanced_and_rows_of_a_class_keep_their_order(self, labels: list[int]) -> None:
         order = round_robin(labels)
         assert sorted(order) == list(range(len(labels)))
-        for n in range(len(labels) + 1):  # as balanced as a prefix can be
-            taken = [labels[i] for i in order[:n]]
+        for n in range(len(labels) + 1):  # every prefix is as balanced as it can be
+            prefix = [labels[i] for i in order[:n]]
             for label in set(labels):
-                fair = max(taken.count(other) for other in set(labels))
-                assert taken.count(label) >= min(fair - 1, labels.count(label))
+                largest = max(prefix.count(other) for other in set(labels))
+                assert prefix.count(label) >= min(largest - 1, labels.count(label))
         for label in set(labels):  # rows of one class keep their order
-            own = [i for i in order if labels[i] == label]
-            assert own == sorted(own)
+            rows = [i for i in order if labels[i] == label]
+            assert rows == sorted(rows)
 
 
 class TestSyntheticSet:
-    def test_gives_the_images_of_some_classes_in_the_order_asked_for(self) -> None:
-        made = make_set([0, 0, 2, 5, 5, 5])
-        images, labels = made.of([5, 0])
+    def test_images_of_some_classes_come_in_the_order_of_the_classes(self) -> None:
+        synthetic = make_set([0, 0, 2, 5, 5, 5])
+        images, labels = synthetic.of([5, 0])
         assert labels.tolist() == [5, 5, 5, 0, 0]
-        assert torch.equal(images, made.stored["images"][[3, 4, 5, 0, 1]])
-        everything, all_labels = made.of([0, 2, 5])
-        assert torch.equal(everything, made.stored["images"])
+        assert torch.equal(images, synthetic.stored["images"][[3, 4, 5, 0, 1]])
+        all_images, all_labels = synthetic.of([0, 2, 5])
+        assert torch.equal(all_images, synthetic.stored["images"])
         assert all_labels.tolist() == [0, 0, 2, 5, 5, 5]
 
-    def test_gradient_reaches_the_chosen_images_alone(self) -> None:
-        made = make_set([0, 0, 1], factor=2)
-        images, labels = made.of([1])
+    def test_gradient_reaches_only_the_images_of_the_classes(self) -> None:
+        synthetic = make_set([0, 0, 1], factor=2)
+        images, labels = synthetic.of([1])
         assert (len(images), labels.tolist()) == (4, [1, 1, 1, 1])
         images.sum().backward()
-        assert [bool(g.any()) for g in made.stored["images"].grad] == [False, False, True]
+        assert [bool(g.any()) for g in synthetic.stored["images"].grad] == [False, False, True]
 
-    def test_refuses_labels_out_of_order(self) -> None:
+    def test_labels_out_of_order_raise_value_error(self) -> None:
         with pytest.raises(ValueError, match="sorted by class"):
             make_set([1, 0])
 
-    def test_clamps_to_the_valid_pixels_and_no_further(self) -> None:
-        made = make_set([0, 1], clip=True)
+    def test_projection_clips_to_valid_pixels_and_changes_no_others(self) -> None:
+        synthetic = make_set([0, 1], clip=True)
         with torch.no_grad():
-            made.stored["images"].mul_(10)
-        before = made.stored["images"].detach().clone()
-        made.project_()
-        pixels = made.stored["images"].detach() * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1)
-        wanted = (before * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1)).clamp(0, 1)
-        torch.testing.assert_close(pixels, wanted)
-        inside = (wanted > 0) & (wanted < 1)
+            synthetic.stored["images"].mul_(10)
+        before = synthetic.stored["images"].detach().clone()
+        synthetic.project_()
+        pixels = synthetic.stored["images"].detach() * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1)
+        expected = (before * STD.reshape(3, 1, 1) + MEAN.reshape(3, 1, 1)).clamp(0, 1)
+        torch.testing.assert_close(pixels, expected)
+        inside = (expected > 0) & (expected < 1)
         assert inside.any()
-        assert torch.equal(made.stored["images"][inside], before[inside])
-        assert made.stored["images"].requires_grad
-        assert made.stored["images"].is_leaf
+        assert torch.equal(synthetic.stored["images"][inside], before[inside])
+        assert synthetic.stored["images"].requires_grad
+        assert synthetic.stored["images"].is_leaf
 
-    def test_free_images_are_left_alone(self) -> None:
-        made = make_set([0, 1], clip=False)
+    def test_projection_leaves_free_images_unchanged(self) -> None:
+        synthetic = make_set([0, 1], clip=False)
         with torch.no_grad():
-            made.stored["images"].mul_(10)
-        before = made.stored["images"].detach().clone()
-        made.project_()
-        assert torch.equal(made.stored["images"], before)
-        pixels = made.finished().images
+            synthetic.stored["images"].mul_(10)
+        before = synthetic.stored["images"].detach().clone()
+        synthetic.project_()
+        assert torch.equal(synthetic.stored["images"], before)
+        pixels = synthetic.finished().images
         assert float(pixels.min()) < 0
         assert float(pixels.max()) > 1
 
-    def test_not_a_number_is_not_clamped_away(self) -> None:
-        made = make_set([0])
+    def test_projection_keeps_nan(self) -> None:
+        synthetic = make_set([0])
         with torch.no_grad():
-            made.stored["images"][0, 0, 0, 0] = torch.nan
-        made.project_()
-        assert bool(made.stored["images"][0, 0, 0, 0].isnan())
+            synthetic.stored["images"][0, 0, 0, 0] = torch.nan
+        synthetic.project_()
+        assert bool(synthetic.stored["images"][0, 0, 0, 0].isnan())
 
-    def test_finished_is_exactly_within_the_valid_range(self) -> None:
-        made = make_set([0, 0, 1, 1], size=16)
+    def test_finished_images_are_exactly_within_the_valid_range(self) -> None:
+        synthetic = make_set([0, 0, 1, 1], size=16)
         with torch.no_grad():
-            made.stored["images"].mul_(10)
-        made.project_()
-        done = made.finished()
-        assert (float(done.images.min()), float(done.images.max())) == (0, 1)
-        assert not done.images.requires_grad
-        assert done.labels.tolist() == [0, 0, 1, 1]
+            synthetic.stored["images"].mul_(10)
+        synthetic.project_()
+        tensors = synthetic.finished()
+        assert (float(tensors.images.min()), float(tensors.images.max())) == (0, 1)
+        assert not tensors.images.requires_grad
+        assert tensors.labels.tolist() == [0, 0, 1, 1]
 
-    def test_finished_keeps_whatever_was_learned_or_fixed(self) -> None:
+    def test_finished_set_holds_all_optional_tensors(self) -> None:
         logits = noise(8, 3, seed=1)
-        made = make_set(
+        synthetic = make_set(
             [0, 1],
             factor=2,
             soft_labels=logits.clone().requires_grad_(),
             student_lr=torch.tensor(0.25),
             whitening=Whitening(torch.eye(48), torch.ones(48)),
         )
-        done = made.finished()
-        assert torch.equal(done.soft_labels, logits)
-        assert float(done.student_lr) == 0.25
-        assert set(done.optional()) == {"soft_labels", "student_lr", "zca_matrix", "zca_mean"}
-        assert (done.decoder.name, done.decoder.expand) == ("patches", 4)
-        images, labels = done.decoded()
+        tensors = synthetic.finished()
+        assert torch.equal(tensors.soft_labels, logits)
+        assert float(tensors.student_lr) == 0.25
+        assert set(tensors.optional()) == {"soft_labels", "student_lr", "zca_matrix", "zca_mean"}
+        assert (tensors.decoder.name, tensors.decoder.expand) == ("patches", 4)
+        images, labels = tensors.decoded()
         assert (len(images), labels.tolist()) == (8, [0, 0, 0, 0, 1, 1, 1, 1])
 
-    def test_state_comes_back_bit_for_bit(self) -> None:
+    def test_state_is_restored_bit_for_bit(self) -> None:
         def fresh() -> SyntheticSet:
             soft = torch.zeros(2, 3, requires_grad=True)
             return make_set([0, 1], soft_labels=soft, student_lr=torch.tensor(0.1, requires_grad=True))
@@ -140,13 +140,13 @@ class TestSyntheticSet:
         for name, parameter in other.parameters().items():
             assert torch.equal(parameter, trained.parameters()[name])
             assert parameter.requires_grad
-            assert id(parameter) == leaves[name], "an optimiser holds on to the leaf, which must stay the same"
+            assert id(parameter) == leaves[name], "an optimiser holds the leaf, which must stay the same object"
 
-    def test_fixed_soft_labels_are_no_parameter(self) -> None:
+    def test_fixed_soft_labels_are_not_parameters(self) -> None:
         assert list(make_set([0], soft_labels=torch.zeros(1, 2)).parameters()) == ["images"]
 
 
-def test_condensed_tensors_have_no_optional_ones_by_default() -> None:
+def test_condensed_tensors_have_no_optional_tensors_by_default() -> None:
     tensors = CondensedTensors.of_images(noise(2, 1, 4, 4), torch.tensor([0, 1]))
     assert tensors.optional() == {}
     assert torch.equal(tensors.decoded()[0], tensors.images)

@@ -1,4 +1,4 @@
-"""Soft labels: given by a trained network, stored, loaded, trained on."""
+"""Soft labels: a trained network gives them; they are stored, loaded and used in training."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def test_hard_labels_are_the_default(method: str) -> None:
 
 
 @pytest.mark.parametrize("factor", [1, 2])
-def test_teacher_knows_the_classes_of_the_finished_images(factor: int) -> None:
+def test_teacher_predicts_the_classes_of_the_finished_images(factor: int) -> None:
     small = quick_bench("dm", **SOFT).condense(toy_dataset(names=("a", "b", "c")), factor=factor)
     images, labels = small.synthetic.decoded()
     assert small.synthetic.soft_labels.shape == (len(images), 3)
@@ -32,12 +32,12 @@ def test_teacher_knows_the_classes_of_the_finished_images(factor: int) -> None:
     assert (rows["soft_label"][:].argmax(1) == rows["label"][:]).float().mean() > 0.6
 
 
-def test_labels_are_those_of_the_images_that_are_stored() -> None:
-    """The teacher is the network of the same seed, trained on the source: made here once more."""
-    seen = {}
-    bench = quick_bench("dm", **SOFT, callbacks=[lambda run, done, loss: seen.update(run=run)])
+def test_soft_labels_are_the_logits_of_the_stored_images() -> None:
+    """The teacher is the network of the same seed, trained on the source. The test trains it a second time."""
+    runs = []
+    bench = quick_bench("dm", **SOFT, callbacks=[lambda run, done, loss: runs.append(run)])
     small = bench.condense(toy_dataset(), factor=2)
-    run = seen["run"]
+    run = runs[0]
     teacher = run.factory.build(run.seed, "features")
     whole = TrainingSet(run.source, run.source.labels, run.num_classes)
     train_network(teacher, whole, RECIPES["dc"], run.seed, "features", max_updates=40)
@@ -47,7 +47,7 @@ def test_labels_are_those_of_the_images_that_are_stored() -> None:
     torch.testing.assert_close(small.synthetic.soft_labels, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_the_images_do_not_depend_on_the_labels_that_come_afterwards() -> None:
+def test_images_do_not_depend_on_labels_that_are_made_afterwards() -> None:
     hard, soft = (quick_bench("dm", **options).condense(toy_dataset()) for options in ({}, SOFT))
     assert torch.equal(hard.synthetic.images, soft.synthetic.images)
 
@@ -57,8 +57,8 @@ def test_soft_labels_are_stored_and_evaluated(kind: str, tmp_path: Path) -> None
     ds = toy_dataset(names=("a", "b", "c"), rows=20)
     small = quick_bench("dsa", **{**SOFT, "soft_labels": kind}).condense(ds)
     small.save_condensed(tmp_path)
-    back = load_condensed(tmp_path)
-    assert torch.equal(back.synthetic.soft_labels, small.synthetic.soft_labels)
+    loaded = load_condensed(tmp_path)
+    assert torch.equal(loaded.synthetic.soft_labels, small.synthetic.soft_labels)
     table = evaluate(
         small,
         ds,
@@ -86,6 +86,6 @@ def test_soft_labels_are_stored_and_evaluated(kind: str, tmp_path: Path) -> None
     assert table.to_records()[0]["mean"] != hard.to_records()[0]["mean"]
 
 
-def test_learned_labels_need_an_objective_that_sees_them() -> None:
+def test_learned_labels_without_an_objective_for_them_raise_value_error() -> None:
     with pytest.raises(ValueError, match="soft_labels should be one of 'none', 'teacher'; got 'learned'"):
         quick_bench("dm", soft_labels="learned").condense(toy_dataset())

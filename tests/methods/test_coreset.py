@@ -1,4 +1,4 @@
-"""Herding and k-center against brute force and their closed forms."""
+"""Herding and k-center against brute force."""
 
 import numpy as np
 import pytest
@@ -19,16 +19,15 @@ def points(seed: int, n: int, width: int) -> torch.Tensor:
 @settings(max_examples=40, deadline=None)
 def test_herding_equals_trying_every_row(seed: int, n: int, width: int) -> None:
     rows = points(seed, n, width)
-    chosen = herding(rows, n).tolist()
-    gaps = []
+    selection = herding(rows, n).tolist()
     for k in range(1, n):
         expected = reference.herding(rows.numpy(), k)
-        gaps.append(np.linalg.norm(rows.mean(0) - rows[chosen[:k]].mean(0)))
-        assert gaps[-1] == pytest.approx(np.linalg.norm(rows.mean(0) - rows[expected].mean(0)), abs=1e-9)
-    assert sorted(chosen) == list(range(n)), "all rows: every one once, and the mean is met exactly"
+        gap = np.linalg.norm(rows.mean(0) - rows[selection[:k]].mean(0))
+        assert gap == pytest.approx(np.linalg.norm(rows.mean(0) - rows[expected].mean(0)), abs=1e-9)
+    assert sorted(selection) == list(range(n)), "a selection of all rows should hold each row once"
 
 
-def test_herding_begins_nearest_the_mean() -> None:
+def test_herding_begins_with_the_row_nearest_to_the_mean() -> None:
     rows = points(3, 50, 6)
     nearest = (rows - rows.mean(0)).norm(dim=1).argmin()
     assert herding(rows, 1).item() == nearest
@@ -38,12 +37,12 @@ def test_herding_begins_nearest_the_mean() -> None:
 @settings(max_examples=40, deadline=None)
 def test_k_center_is_within_twice_the_optimum(seed: int, total: int, n: int) -> None:
     rows = points(seed, total, 2)
-    chosen = k_center(rows, n).tolist()
-    assert reference.radius(rows.numpy(), chosen) <= 2 * reference.best_radius(rows.numpy(), n) + 1e-12
+    selection = k_center(rows, n).tolist()
+    assert reference.radius(rows.numpy(), selection) <= 2 * reference.best_radius(rows.numpy(), n) + 1e-12
 
 
 @pytest.mark.parametrize("rule", [herding, k_center])
-def test_a_prefix_is_the_choice_for_fewer(rule) -> None:
+def test_prefix_equals_the_selection_of_fewer_rows(rule) -> None:
     rows = points(1, 30, 5)
     assert rule(rows, 20)[:7].tolist() == rule(rows, 7).tolist()
 
@@ -55,6 +54,6 @@ def test_duplicates_are_chosen_once_each(rule) -> None:
 
 
 @pytest.mark.parametrize("rule", [herding, k_center])
-def test_float32_rows_far_from_the_origin_are_told_apart(rule) -> None:
+def test_rows_far_from_the_origin_are_distinguished(rule) -> None:
     rows = points(2, 40, 3)
     assert rule(rows, 8).tolist() == rule(rows + 1000, 8).tolist()

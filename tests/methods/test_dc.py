@@ -1,11 +1,13 @@
 """Gradient matching (DC, DSA) against a slow reference and closed forms."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from hf_condense.engine.run import Run
 from hf_condense.methods.dc import (
     GradientMatching,
     batched_gradients,
@@ -29,11 +31,16 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
+def rows_in_float64(run: Run, method: Any, draw: int) -> list[dict[int, torch.Tensor]]:
+    """Return the real and the synthetic rows of a step by class."""
+    return [{c: rows.double() for c, rows in by_class.items()} for by_class in augmented_rows(run, method, draw)]
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("class_gradients", ["loop", "batched"])
 @pytest.mark.parametrize(("method", "factor"), [(GradientMatching, 1), (SiameseGradientMatching, 2)])
-def test_run_equals_the_textbook(method: type, factor: int, class_gradients: str, distance: str) -> None:
-    """At a step in the middle of an outer loop, so that the network has been trained on the set."""
+def test_step_equals_the_textbook(method: type, factor: int, class_gradients: str, distance: str) -> None:
+    """Take a step in the middle of an outer loop, so that the network has been trained on the set."""
     options = {
         "distance": distance,
         "class_gradients": class_gradients,
@@ -41,71 +48,71 @@ def test_run_equals_the_textbook(method: type, factor: int, class_gradients: str
         "outer_loop": 3,
         "inner_loop": 2,
     }
-    run, made, value, gradient = objective_of_step(method, options, t=1)
-    real, synthetic = augmented_rows(run, made, 1)
-    real, synthetic = ({c: rows.double() for c, rows in found.items()} for found in (real, synthetic))
-    expected = gradient_matching(copy.deepcopy(made._net).double(), real, synthetic, distance)
-    (slow,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
+    run, instance, value, gradient = objective_of_step(method, options, t=1)
+    real, synthetic = rows_in_float64(run, instance, 1)
+    expected = gradient_matching(copy.deepcopy(instance._net).double(), real, synthetic, distance)
+    (expected_gradient,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
     assert value == pytest.approx(expected.item(), rel=1e-4)
-    torch.testing.assert_close(gradient, slow.float(), rtol=1e-3, atol=2e-4 * float(slow.abs().max()))
+    scale = float(expected_gradient.abs().max())
+    torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=2e-4 * scale)
 
 
-def test_classes_of_different_sizes_are_looped_over() -> None:
+def test_classes_of_different_sizes_take_the_loop_and_equal_the_textbook() -> None:
     options = {"class_gradients": "batched", "outer_loop": 2, "inner_loop": 1}
-    run, made, value, _ = objective_of_step(GradientMatching, options, 0, {0: 1, 1: 3, 2: 2})
-    real, synthetic = augmented_rows(run, made, 0)
-    real, synthetic = ({c: rows.double() for c, rows in found.items()} for found in (real, synthetic))
-    expected = gradient_matching(copy.deepcopy(made._net).double(), real, synthetic, "layerwise")
+    run, instance, value, _ = objective_of_step(GradientMatching, options, 0, {0: 1, 1: 3, 2: 2})
+    real, synthetic = rows_in_float64(run, instance, 0)
+    expected = gradient_matching(copy.deepcopy(instance._net).double(), real, synthetic, "layerwise")
     assert value == pytest.approx(expected.item(), rel=1e-4)
 
 
-def test_both_ways_to_class_gradients_agree_in_float64() -> None:
+def test_looped_and_batched_gradients_agree_in_float64() -> None:
     net = network_factory("convnet-w6-d2", channels=3, image_size=(8, 8), num_classes=4).build(0).double()
-    images, targets = normal(3, 2, 3, 8, 8), torch.tensor([[0, 0], [1, 1], [3, 3]])
-    soft = normal(3, 2, 4, seed=1).softmax(-1)
-    for wanted, temperature in ((targets, 1.0), (soft, 3.0)):
-        loop = looped_gradients(net, images.unbind(), wanted.unbind(), temperature)
-        batch = batched_gradients(net, images.unbind(), wanted.unbind(), temperature)
-        for one, other, parameter in zip(loop, batch, net.parameters(), strict=True):
-            assert one.shape == (3, *parameter.shape)
-            torch.testing.assert_close(one, other)
+    images, labels = normal(3, 2, 3, 8, 8), torch.tensor([[0, 0], [1, 1], [3, 3]])
+    probabilities = normal(3, 2, 4, seed=1).softmax(-1)
+    for targets, temperature in ((labels, 1.0), (probabilities, 3.0)):
+        looped = looped_gradients(net, images.unbind(), targets.unbind(), temperature)
+        batched = batched_gradients(net, images.unbind(), targets.unbind(), temperature)
+        for first, second, parameter in zip(looped, batched, net.parameters(), strict=True):
+            assert first.shape == (3, *parameter.shape)
+            torch.testing.assert_close(first, second)
 
 
-def test_gradient_of_one_sample_under_a_linear_softmax_is_known() -> None:
-    """d CE / d W = (p - e_y) x^T."""
+def test_gradient_of_one_sample_under_a_linear_softmax_equals_its_closed_form() -> None:
+    """The closed form is d CE / d W = (p - e_y) x^T."""
     net = nn.Linear(5, 3, bias=False).double()
     x = normal(1, 5)
-    (found,) = looped_gradients(net, [x], [torch.tensor([2])])
+    (gradient,) = looped_gradients(net, [x], [torch.tensor([2])])
     error = net(x).softmax(1) - torch.tensor([[0.0, 0.0, 1.0]], dtype=torch.float64)
-    torch.testing.assert_close(found[0], (error.T @ x).detach(), check_dtype=True)
+    torch.testing.assert_close(gradient[0], (error.T @ x).detach(), check_dtype=True)
 
 
 def test_layerwise_distance_is_zero_only_for_parallel_rows_and_ignores_scale_and_vectors() -> None:
-    own = [normal(2, 3, 4, 2, 2), normal(2, 5, seed=1)]
+    weight, bias = normal(2, 3, 4, 2, 2), normal(2, 5, seed=1)
     scale = normal(2, 3, 1, 1, 1, seed=2).abs() + 0.1
-    assert layerwise_distance(own, [own[0] * scale, normal(2, 5, seed=3)]).item() == pytest.approx(0, abs=1e-4)
-    assert layerwise_distance(own, [-own[0], own[1]]).item() == pytest.approx(2 * 6, rel=1e-5)
-    one_turned = own[0].clone()
-    one_turned[0, 0] = -one_turned[0, 0]
-    assert layerwise_distance(own, [one_turned, own[1]]).item() == pytest.approx(2, rel=1e-4)
+    other_bias = normal(2, 5, seed=3)
+    assert layerwise_distance([weight, bias], [weight * scale, other_bias]).item() == pytest.approx(0, abs=1e-4)
+    assert layerwise_distance([weight, bias], [-weight, bias]).item() == pytest.approx(2 * 6, rel=1e-5)
+    one_row_flipped = weight.clone()
+    one_row_flipped[0, 0] = -one_row_flipped[0, 0]
+    assert layerwise_distance([weight, bias], [one_row_flipped, bias]).item() == pytest.approx(2, rel=1e-4)
 
 
 def test_rows_without_a_gradient_have_distance_one_and_stay_finite() -> None:
-    own = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
-    loss = layerwise_distance([own], [normal(1, 2, 3)])
+    zeros = torch.zeros(1, 2, 3, dtype=torch.float64, requires_grad=True)
+    loss = layerwise_distance([zeros], [normal(1, 2, 3)])
     loss.backward()
     assert loss.item() == 2
-    assert bool(torch.isfinite(own.grad).all())
+    assert bool(torch.isfinite(zeros.grad).all())
 
 
 @pytest.mark.parametrize("distance", DISTANCES)
 def test_distances_pass_gradcheck(distance: str) -> None:
-    own, real = [normal(2, 3, 2), normal(2, 4, seed=1)], [normal(2, 3, 2, seed=2), normal(2, 4, seed=3)]
-    first, second = (part.requires_grad_() for part in own)
+    real = [normal(2, 3, 2, seed=2), normal(2, 4, seed=3)]
+    first, second = normal(2, 3, 2).requires_grad_(), normal(2, 4, seed=1).requires_grad_()
     assert torch.autograd.gradcheck(lambda a, b: DISTANCES[distance]([a, b], real), (first, second))
 
 
-def test_equal_batches_have_no_distance() -> None:
+def test_equal_gradients_have_distance_zero() -> None:
     net = network_factory("convnet-w4-d1", channels=1, image_size=(8, 8), num_classes=2).build(0).double()
     images, targets = normal(2, 3, 1, 8, 8), torch.tensor([[0] * 3, [1] * 3])
     gradients = looped_gradients(net, images.unbind(), targets.unbind())
@@ -114,7 +121,7 @@ def test_equal_batches_have_no_distance() -> None:
 
 
 @pytest.mark.parametrize("ipc", [1, 2, 7, 10, 15, 49, 50, 51, 1000])
-def test_there_are_loops_for_every_ipc(ipc: int) -> None:
+def test_loops_are_in_range_for_every_ipc(ipc: int) -> None:
     outer, inner = loops(ipc)
     assert 1 <= outer <= 50
     assert outer <= max(1, ipc)
@@ -127,7 +134,7 @@ def test_paper_preset_follows_the_table() -> None:
     assert {ipc: loops(ipc) for ipc in expected} == expected
 
 
-def test_network_is_trained_between_updates_and_renewed_after_an_outer_loop() -> None:
+def test_network_is_trained_between_updates_and_replaced_after_an_outer_loop() -> None:
     weights = {}
 
     class Watched(GradientMatching):
@@ -149,16 +156,16 @@ def test_network_is_trained_between_updates_and_renewed_after_an_outer_loop() ->
 
 
 def test_batch_statistics_are_frozen_while_classes_are_matched() -> None:
-    run, made, _, gradient = objective_of_step(GradientMatching, {"network": "convnet-w4-d1-bn"}, 0)
-    norm = next(module for module in made._net.modules() if isinstance(module, nn.BatchNorm2d))
+    run, instance, _, gradient = objective_of_step(GradientMatching, {"network": "convnet-w4-d1-bn"}, 0)
+    norm = next(module for module in instance._net.modules() if isinstance(module, nn.BatchNorm2d))
     assert not norm.training
     assert bool(torch.isfinite(gradient).all())
     before = norm.running_mean.clone()
-    freeze_batch_statistics(made._net, run, 1)
+    freeze_batch_statistics(instance._net, run, 1)
     assert not torch.equal(before, norm.running_mean)
 
 
-def test_soft_labels_can_be_learned_and_resumed(tmp_path) -> None:
+def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:
     ds = toy_dataset(rows=12)
     bench = quick_bench("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, outer_loop=2, inner_loop=1)
     straight = bench.condense(ds)

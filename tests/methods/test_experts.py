@@ -1,4 +1,4 @@
-"""Expert trajectories: how they are trained, recorded, cached and taken up again."""
+"""Expert trajectories: how they are trained, recorded, cached and resumed."""
 
 import contextlib
 import dataclasses
@@ -36,30 +36,30 @@ def run(tmp_path, monkeypatch) -> Run:
 
 @pytest.fixture
 def trained(monkeypatch) -> list[int]:
-    """Numbers of the experts that are trained from now on."""
-    seen: list[int] = []
+    """Return a list that collects the numbers of the experts that are trained from now on."""
+    numbers: list[int] = []
     original = experts_module.train_network
 
     def spy(*args, **options):
-        seen.append(args[5])
+        numbers.append(args[5])
         return original(*args, **options)
 
     monkeypatch.setattr(experts_module, "train_network", spy)
-    return seen
+    return numbers
 
 
 def recorded(run: Run, config: ExpertConfig = CONFIG, *, cache: bool = True) -> Experts:
     return recorded_experts(dataclasses.replace(run, cache=cache), config)
 
 
-def test_snapshots_are_those_of_plain_gradient_descent(run: Run) -> None:
-    """Three updates on whole batches: one epoch each, so that the order does not matter."""
+def test_snapshots_equal_those_of_plain_gradient_descent(run: Run) -> None:
+    """Each of the three updates takes the whole set, so that the order of rows does not matter."""
     config = dataclasses.replace(CONFIG, batch_expert=36, snapshot_every=1)
-    found = recorded(run, config).window(1, 0, 4)
+    snapshots = recorded(run, config).window(1, 0, 4)
     net = run.factory.build(run.seed, "expert", 1)
     images, labels = run.source.at(torch.arange(36)), run.source.labels
     for n in range(4):
-        torch.testing.assert_close(found[n], parameter_vector(net), rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(snapshots[n], parameter_vector(net), rtol=1e-4, atol=1e-6)
         gradients = torch.autograd.grad(F.cross_entropy(net(images), labels), list(net.parameters()))
         with torch.no_grad():
             for p, g in zip(net.parameters(), gradients, strict=True):
@@ -67,17 +67,17 @@ def test_snapshots_are_those_of_plain_gradient_descent(run: Run) -> None:
 
 
 def test_snapshots_differ_from_each_other_and_from_expert_to_expert(run: Run) -> None:
-    """Weights that are detached and moved to the CPU they are on would all be the last ones."""
-    found = recorded(run)
-    whole = torch.stack([found.window(e, 0, 4) for e in range(3)])  # (E, S, P)
-    assert len(found) == 3
-    assert whole.shape == (3, 4, FlatNetwork(run.factory.build(0)).size)
-    assert float((whole.diff(dim=1)).abs().amax(2).min()) > 0
-    assert float((whole.diff(dim=0)).abs().amax(2).min()) > 0
-    assert torch.equal(found.window(1, 1, 2), whole[1, 1:3])
+    """Snapshots without a copy would all share the last weights."""
+    experts = recorded(run)
+    snapshots = torch.stack([experts.window(e, 0, 4) for e in range(3)])  # (E, S, P)
+    assert len(experts) == 3
+    assert snapshots.shape == (3, 4, FlatNetwork(run.factory.build(0)).size)
+    assert float((snapshots.diff(dim=1)).abs().amax(2).min()) > 0
+    assert float((snapshots.diff(dim=0)).abs().amax(2).min()) > 0
+    assert torch.equal(experts.window(1, 1, 2), snapshots[1, 1:3])
 
 
-def test_an_epoch_is_the_default_distance(run: Run, monkeypatch) -> None:
+def test_snapshots_are_an_epoch_apart_by_default(run: Run, monkeypatch) -> None:
     updates: list[int] = []
     original = experts_module.train_network
     monkeypatch.setattr(experts_module, "train_network", lambda *a, **k: updates.append(original(*a, **k)))
@@ -109,7 +109,7 @@ def test_experts_are_recorded_once_and_shared(run: Run, trained: list[int]) -> N
         {"flatness": 0.1, "surrogate_gap": 1.0},
     ],
 )
-def test_other_options_are_other_experts(run: Run, changes: dict) -> None:
+def test_other_options_give_other_experts(run: Run, changes: dict) -> None:
     first, other = recorded(run), recorded(run, dataclasses.replace(CONFIG, **changes))
     assert first.files[0].parent != other.files[0].parent
     if "snapshots" not in changes:
@@ -121,7 +121,7 @@ def test_other_options_are_other_experts(run: Run, changes: dict) -> None:
     ("options", "message"),
     [
         ({"momentum_expert": 1.0}, "momentum_expert should be below 1; got 1.0"),
-        ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 is part of flat experts; give a flatness"),
+        ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 requires flatness > 0; pass a flatness"),
         ({"augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
         ({"lr_expert": float("inf")}, "lr_expert should be finite; got inf"),
     ],
@@ -132,12 +132,12 @@ def test_options_are_checked_before_anything_is_trained(options: dict, message: 
     assert trained == []
 
 
-def test_frozen_parameters_are_refused(trained: list[int]) -> None:
+def test_frozen_parameters_raise_value_error(trained: list[int]) -> None:
     def half_frozen(*, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-        net = network_factory("convnet-w8-d1", channels=channels, image_size=image_size, num_classes=num_classes)
-        built = net.build(0)
-        next(built.parameters()).requires_grad_(False)
-        return built
+        factory = network_factory("convnet-w8-d1", channels=channels, image_size=image_size, num_classes=num_classes)
+        net = factory.build(0)
+        next(net.parameters()).requires_grad_(False)
+        return net
 
     with pytest.raises(ValueError, match=r"1 parameters of the network are frozen \("):
         quick_bench("mtt", cache=False, network=half_frozen).condense(toy_dataset())
@@ -145,7 +145,7 @@ def test_frozen_parameters_are_refused(trained: list[int]) -> None:
 
 
 @pytest.mark.parametrize("failing", [False, True])
-def test_no_folder_is_left_without_a_cache(failing: bool, tmp_path, monkeypatch) -> None:
+def test_temporary_folder_is_removed_after_a_run_without_cache(failing: bool, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(experts_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
     options = {"lr_expert": 1e30, "snapshots": 8} if failing else {}
     with pytest.raises(NonFiniteLossError) if failing else contextlib.nullcontext():
@@ -154,15 +154,15 @@ def test_no_folder_is_left_without_a_cache(failing: bool, tmp_path, monkeypatch)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_whether_code_is_compiled_does_not_depend_on_how_many_experts_there_are(run: Run, monkeypatch) -> None:
-    asked = []
-    monkeypatch.setattr(experts_module, "compiling_pays", lambda work, device: asked.append(work) or False)
+def test_decision_to_compile_does_not_depend_on_the_number_of_experts(run: Run, monkeypatch) -> None:
+    amounts_of_work = []
+    monkeypatch.setattr(experts_module, "compiling_pays", lambda work, device: amounts_of_work.append(work) or False)
     for count in (1, 2):
         recorded(dataclasses.replace(run, compile="auto"), dataclasses.replace(CONFIG, experts=count))
-    assert asked[0] == asked[1] > 0
+    assert amounts_of_work[0] == amounts_of_work[1] > 0
 
 
-def test_other_seeds_networks_and_images_are_other_experts(run: Run) -> None:
+def test_other_seeds_networks_and_images_give_other_experts(run: Run) -> None:
     folders = {recorded(run).files[0].parent, recorded(dataclasses.replace(run, seed=1)).files[0].parent}
     other = dataclasses.replace(
         run, factory=network_factory("convnet-w4-d1", channels=3, image_size=(8, 8), num_classes=3)
@@ -174,7 +174,7 @@ def test_other_seeds_networks_and_images_are_other_experts(run: Run) -> None:
     assert len(folders) == 4
 
 
-def test_a_killed_recording_goes_on_where_it_was(run: Run, trained: list[int]) -> None:
+def test_interrupted_recording_records_only_missing_experts(run: Run, trained: list[int]) -> None:
     whole = recorded(run)
     before = [whole.window(e, 0, 4) for e in range(3)]
     whole.files[1].unlink()
@@ -183,15 +183,17 @@ def test_a_killed_recording_goes_on_where_it_was(run: Run, trained: list[int]) -
 
 
 @pytest.mark.parametrize("damage", [lambda data: data[:-7], lambda data: b"", lambda data: b"x" * len(data)])
-def test_a_damaged_file_is_recorded_again(damage, run: Run, trained: list[int]) -> None:
+def test_damaged_file_is_recorded_again(damage, run: Run, trained: list[int]) -> None:
     whole = recorded(run)
-    before = whole.window(1, 0, 4).clone()  # what was read is mapped to the file, which is overwritten in place
+    before = whole.window(
+        1, 0, 4
+    ).clone()  # cloned, because the tensor is mapped to the file, which is overwritten in place
     whole.files[1].write_bytes(damage(whole.files[1].read_bytes()))
     assert torch.equal(recorded(run).window(1, 0, 4), before)
     assert trained == [0, 1, 2, 1]
 
 
-def test_an_expert_that_another_run_records_in_the_meantime_is_not_trained(
+def test_expert_that_another_run_records_in_the_meantime_is_not_trained(
     run: Run, trained: list[int], monkeypatch
 ) -> None:
     files = recorded(run).files
@@ -199,21 +201,21 @@ def test_an_expert_that_another_run_records_in_the_meantime_is_not_trained(
     for file in files:
         file.unlink()
 
-    def record_and_let_the_other_write(recorder, file, advance) -> None:
+    def record_while_another_run_writes(recorder, file, advance) -> None:
         record(recorder, file, advance)
         files[1].write_bytes(second)
 
-    monkeypatch.setattr(experts_module._Recorder, "record", record_and_let_the_other_write)
+    monkeypatch.setattr(experts_module._Recorder, "record", record_while_another_run_writes)
     recorded(run)
     assert trained == [0, 1, 2, 0, 2]
 
 
-def test_nothing_is_left_without_a_cache(run: Run) -> None:
-    found = recorded(run, cache=False)
-    folder = found.files[0].parent
+def test_experts_without_cache_are_deleted_with_their_last_reference(run: Run) -> None:
+    experts = recorded(run, cache=False)
+    folder = experts.files[0].parent
     assert folder.is_dir()
     assert not cache_folder("experts").exists()
-    del found
+    del experts
     assert not folder.exists()
 
 
@@ -229,27 +231,27 @@ def test_networks_without_a_name_are_not_cached(tmp_path, monkeypatch) -> None:
     assert cache_folder("experts").exists()
 
 
-def test_methods_share_experts(tmp_path, monkeypatch, trained: list[int]) -> None:
+def test_experts_are_shared_by_methods(tmp_path, monkeypatch, trained: list[int]) -> None:
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
     for method in ("mtt", "tesla", "esp"):
         quick_bench(method).condense(toy_dataset())
     assert trained == [0, 1]
 
 
-def test_weights_that_explode_are_an_error(run: Run) -> None:
+def test_diverging_weights_raise_non_finite_loss_error(run: Run) -> None:
     config = dataclasses.replace(CONFIG, lr_expert=1e30, snapshots=8)
     with pytest.raises(NonFiniteLossError, match=r"expert 0 are not finite .* a smaller lr_expert usually helps"):
         recorded(run, config)
 
 
-def test_recording_is_logged_and_shown(run: Run, caplog) -> None:
+def test_recording_is_logged(run: Run, caplog) -> None:
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         recorded(run)
     assert "recorded 3 experts" in caplog.text
 
 
 def quadratic(start: Tensor) -> tuple[nn.Module, Tensor]:
-    """A module whose weight is a point, and the matrix of a quadratic loss."""
+    """Return a module whose weight is a point, and the matrix of a quadratic loss."""
     net = nn.Linear(3, 1, bias=False).double()
     net.weight.data.copy_(start)
     matrix = torch.tensor([[3.0, 1.0, 0.0], [1.0, 2.0, 0.5], [0.0, 0.5, 1.0]], dtype=torch.float64)
@@ -257,8 +259,8 @@ def quadratic(start: Tensor) -> tuple[nn.Module, Tensor]:
 
 
 @pytest.mark.parametrize("gap", [0.0, 0.7])
-def test_sharpened_gradient_of_a_quadratic_is_known(gap: float) -> None:
-    """SAM: A (w + rho g / |g|). GSAM takes from it what g has across."""
+def test_sharpened_gradient_of_a_quadratic_equals_its_closed_form(gap: float) -> None:
+    """SAM gives A (w + rho g / |g|). GSAM subtracts the component of g that is orthogonal to it."""
     start = torch.tensor([[1.0, -2.0, 0.5]], dtype=torch.float64)
     net, matrix = quadratic(start)
 
@@ -269,28 +271,28 @@ def test_sharpened_gradient_of_a_quadratic_is_known(gap: float) -> None:
     sharpen(net, accumulate, 0.3, gap)
     g = start @ matrix
     uphill = (start + 0.3 * g / g.norm()) @ matrix
-    across = g - (g * uphill).sum() / uphill.square().sum() * uphill
-    torch.testing.assert_close(net.weight.grad, uphill - gap * across)
+    orthogonal = g - (g * uphill).sum() / uphill.square().sum() * uphill
+    torch.testing.assert_close(net.weight.grad, uphill - gap * orthogonal)
     assert torch.equal(net.weight.data, start)
 
 
 @pytest.mark.parametrize(("name", "value"), [("flatness", -0.1), ("surrogate_gap", -1.0)])
-def test_recipes_check_flatness(name: str, value: float) -> None:
+def test_negative_flatness_raises_value_error(name: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{name} should be at least 0; got {value}"):
         TrainingRecipe("mine", epochs=1, **{name: value})
 
 
 @pytest.mark.parametrize("spec", ["convnet-w8-d1", "convnet-w8-d1-bn"])
-def test_flat_network_is_the_network(spec: str) -> None:
+def test_flat_network_gives_the_logits_of_the_network(spec: str) -> None:
     net = network_factory(spec, channels=3, image_size=(8, 8), num_classes=4).build(3)
     flat, images = FlatNetwork(net), torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     vector = parameter_vector(net)
-    found = flat.logits(vector, images)
+    logits = flat.logits(vector, images)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
-    torch.testing.assert_close(found, net(images))
+    torch.testing.assert_close(logits, net(images))
     other = parameter_vector(network_factory(spec, channels=3, image_size=(8, 8), num_classes=4).build(4))
-    assert not torch.allclose(flat.logits(other, images), found)
+    assert not torch.allclose(flat.logits(other, images), logits)
     assert flat.size == len(vector) == sum(p.numel() for p in net.parameters())
     weights = [p for p in net.parameters() if p.ndim > 1]
     for block, weight in zip(flat.blocks, weights, strict=True):

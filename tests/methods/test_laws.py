@@ -1,4 +1,4 @@
-"""Every method keeps every law."""
+"""Every registered method keeps every law."""
 
 from collections.abc import Callable
 

@@ -20,11 +20,11 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def slow(synthetic: torch.Tensor, real: torch.Tensor, kernel: str) -> torch.Tensor:
-    """The reference for one class."""
+def textbook(synthetic: torch.Tensor, real: torch.Tensor, kernel: str) -> torch.Tensor:
+    """Return the squared MMD of one class by the double loop."""
     kernels = {"linear": torch.dot, "polynomial": reference.polynomial}
-    chosen = kernels.get(kernel) or reference.gaussian_mixture(synthetic, real)
-    return reference.squared_mmd(synthetic, real, chosen)
+    function = kernels.get(kernel) or reference.gaussian_mixture(synthetic, real)
+    return reference.squared_mmd(synthetic, real, function)
 
 
 KERNELS = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynomial}
@@ -34,27 +34,28 @@ KERNELS = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynom
 def test_squared_mmd_equals_the_double_loop(kernel: str) -> None:
     synthetic, real = normal(3, 2, 5).requires_grad_(), normal(3, 4, 5, seed=1)
     fast = squared_mmd(synthetic, real, KERNELS[kernel])
-    expected = sum(slow(s, r, kernel) for s, r in zip(synthetic, real, strict=True))
+    expected = sum(textbook(s, r, kernel) for s, r in zip(synthetic, real, strict=True))
     torch.testing.assert_close(fast, expected)
     torch.testing.assert_close(*(torch.autograd.grad(value, synthetic)[0] for value in (fast, expected)))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("factor", "ipc", "ipm"), [(1, 2, 1), (2, {0: 1, 1: 3, 2: 2}, 1), (2, 1, 3)])
-def test_run_equals_the_textbook(kernel: str, factor: int, ipc: object, ipm: int) -> None:
-    t, born = 2, 2 - 2 % ipm
-    run, made, value, gradient = objective_of_step(
+def test_step_equals_the_textbook(kernel: str, factor: int, ipc: object, ipm: int) -> None:
+    t, network_step = 2, 2 - 2 % ipm
+    run, instance, value, gradient = objective_of_step(
         KernelMoments, {"kernel": kernel, "factor": factor, "ipm": ipm}, t, ipc
     )
-    real, synthetic = augmented_rows(run, made, born)
-    network = run.network("network", born).double()
+    real, synthetic = augmented_rows(run, instance, network_step)
+    network = run.network("network", network_step).double()
     expected = sum(
-        slow(network.embed(synthetic[c].double()), network.embed(real[c].double()).detach(), kernel)
+        textbook(network.embed(synthetic[c].double()), network.embed(real[c].double()).detach(), kernel)
         for c in run.classes
     )
-    (wanted,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
+    (expected_gradient,) = torch.autograd.grad(expected, run.synthetic.stored["images"])
     assert value == pytest.approx(expected.item(), rel=1e-3)
-    torch.testing.assert_close(gradient, wanted.float(), rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    scale = float(expected_gradient.abs().max())
+    torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-3 * scale)
 
 
 def test_linear_kernel_is_the_squared_distance_of_the_means() -> None:
@@ -64,25 +65,25 @@ def test_linear_kernel_is_the_squared_distance_of_the_means() -> None:
 
 
 @pytest.mark.parametrize("ipm", [1, 2])
-def test_m3d_with_a_linear_kernel_is_dm(ipm: int) -> None:
+def test_m3d_with_a_linear_kernel_equals_dm(ipm: int) -> None:
     options = {"augment": "color_crop", "ipm": ipm}
-    one = objective_of_step(KernelMoments, {**options, "kernel": "linear", "lr_img": 1.0}, 2)
-    other = objective_of_step(DistributionMatching, {**options, "lr_img": 1.0}, 2)
-    assert one.value == pytest.approx(other.value, rel=1e-3)
-    torch.testing.assert_close(one.gradient, other.gradient, rtol=1e-3, atol=1e-4 * float(other.gradient.abs().max()))
+    m3d = objective_of_step(KernelMoments, {**options, "kernel": "linear", "lr_img": 1.0}, 2)
+    dm = objective_of_step(DistributionMatching, {**options, "lr_img": 1.0}, 2)
+    assert m3d.value == pytest.approx(dm.value, rel=1e-3)
+    torch.testing.assert_close(m3d.gradient, dm.gradient, rtol=1e-3, atol=1e-4 * float(dm.gradient.abs().max()))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_equal_sets_have_no_discrepancy(kernel: str) -> None:
+def test_equal_sets_have_discrepancy_zero(kernel: str) -> None:
     rows = normal(2, 4, 3)
     assert squared_mmd(rows, rows.flip(1), KERNELS[kernel]).item() == pytest.approx(0, abs=1e-9)
 
 
-def test_higher_moments_are_seen_by_the_gaussian_and_not_by_the_linear_kernel() -> None:
-    near, far = torch.tensor([[[-1.0], [1.0]]]), torch.tensor([[[-3.0], [3.0]]])
-    assert squared_mmd(near, far, linear).item() == 0
-    assert squared_mmd(near, far, gaussian_mixture).item() > 0.1
-    assert squared_mmd(near, far, polynomial).item() > 0.1
+def test_nonlinear_kernels_compare_second_moments_and_the_linear_one_does_not() -> None:
+    narrow, wide = torch.tensor([[[-1.0], [1.0]]]), torch.tensor([[[-3.0], [3.0]]])
+    assert squared_mmd(narrow, wide, linear).item() == 0
+    assert squared_mmd(narrow, wide, gaussian_mixture).item() > 0.1
+    assert squared_mmd(narrow, wide, polynomial).item() > 0.1
 
 
 @pytest.mark.parametrize("kernel", [linear, polynomial])
@@ -91,22 +92,22 @@ def test_kernels_without_a_bandwidth_pass_gradcheck(kernel) -> None:
     assert torch.autograd.gradcheck(lambda x: squared_mmd(x, real, kernel), synthetic)
 
 
-def test_bandwidth_carries_no_gradient_but_all_else_does() -> None:
-    """The Gaussian's gradient is that of a mixture whose widths are constants."""
+def test_bandwidth_carries_no_gradient() -> None:
+    """The gradient equals that of a mixture whose bandwidth is a constant."""
     synthetic, real = normal(1, 2, 3).requires_grad_(), normal(1, 3, 3, seed=1)
-    fixed = reference.gaussian_mixture(synthetic[0], real[0])
-    (fast,) = torch.autograd.grad(squared_mmd(synthetic, real, gaussian_mixture), synthetic)
+    fixed_kernel = reference.gaussian_mixture(synthetic[0], real[0])
+    (gradient,) = torch.autograd.grad(squared_mmd(synthetic, real, gaussian_mixture), synthetic)
     step = 1e-6
-    for place in ((0, 0), (1, 2)):
-        moved = []
+    for entry in ((0, 0), (1, 2)):
+        values = []
         for sign in (1, -1):
-            other = synthetic[0].detach().clone()
-            other[place] += sign * step
-            moved.append(reference.squared_mmd(other, real[0], fixed).item())
-        assert fast[0][place].item() == pytest.approx((moved[0] - moved[1]) / (2 * step), rel=1e-5)
+            rows = synthetic[0].detach().clone()
+            rows[entry] += sign * step
+            values.append(reference.squared_mmd(rows, real[0], fixed_kernel).item())
+        assert gradient[0][entry].item() == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
 
 
-def test_equal_embeddings_stay_finite() -> None:
+def test_gradient_of_equal_embeddings_is_finite() -> None:
     rows = torch.ones(2, 3, 4, requires_grad=True)
     loss = squared_mmd(rows, torch.ones(2, 5, 4), gaussian_mixture)
     loss.backward()
@@ -114,10 +115,9 @@ def test_equal_embeddings_stay_finite() -> None:
     assert bool(torch.isfinite(rows.grad).all())
 
 
-def test_distances_are_never_negative() -> None:
+def test_squared_distances_are_accurate_and_never_negative() -> None:
     rows = normal(1, 6, 4).float() * 1000
-    found = squared_distances(rows, rows)
-    assert float(found.min()) >= 0
-    torch.testing.assert_close(
-        found[0], torch.cdist(rows[0].double(), rows[0].double()).square().float(), rtol=1e-3, atol=2
-    )
+    distances = squared_distances(rows, rows)
+    assert float(distances.min()) >= 0
+    expected = torch.cdist(rows[0].double(), rows[0].double()).square().float()
+    torch.testing.assert_close(distances[0], expected, rtol=1e-3, atol=2)

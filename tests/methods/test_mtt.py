@@ -19,7 +19,7 @@ from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.architectures import WithEmbedding
 from hf_condense.testing import law_resume, quick_bench, toy_dataset
 from tests.reference import trajectory as reference
-from tests.support.trajectory_step import Student, student
+from tests.support.trajectory_step import ObservedMethod, observe
 
 ALL = "color_crop_cutout_flip_scale_rotate"
 CASES = {
@@ -33,32 +33,32 @@ CASES = {
 }
 
 
-def expected(seen: Student, *, unrolled: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The textbook's objective and its gradients."""
-    net, window, config = seen.method.net.net, seen.window, seen.method.config
+def textbook(observed: ObservedMethod, *, unrolled: bool) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Return the textbook's objective and its gradients by learned tensor."""
+    net, window, config = observed.method.net.net, observed.window, observed.method.config
     start, target = (reference.unflattened(net, point) for point in (window.points[0], window.points[-1]))
-    steps = [seen.step(seen.t, n) for n in range(config.student_steps)]
-    learned = seen.run.synthetic.parameters()
+    steps = [observed.step(observed.t, n) for n in range(config.student_steps)]
+    learned = observed.run.synthetic.parameters()
     reached = reference.trained(
-        net, start, steps, learned["student_lr"], seen.method.loss_temperature, unrolled=unrolled
+        net, start, steps, learned["student_lr"], observed.method.loss_temperature, unrolled=unrolled
     )
     value = reference.distance_ratio(reached, start, target)
     gradients = torch.autograd.grad(value, list(learned.values()))
     return value, dict(zip(learned, gradients, strict=True))
 
 
-def compare(seen: Student, *, unrolled: bool) -> None:
-    value, gradients = seen.objective()
-    slow, known = expected(seen, unrolled=unrolled)
-    torch.testing.assert_close(value, slow.detach(), rtol=1e-9, atol=1e-12)
-    for name, gradient in known.items():
+def assert_equals_textbook(observed: ObservedMethod, *, unrolled: bool) -> None:
+    value, gradients = observed.objective()
+    expected_value, expected_gradients = textbook(observed, unrolled=unrolled)
+    torch.testing.assert_close(value, expected_value.detach(), rtol=1e-9, atol=1e-12)
+    for name, gradient in expected_gradients.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-7, atol=1e-9 * float(gradient.abs().max()))
         assert float(gradient.abs().max()) > 0, name
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_mtt_equals_the_textbook(case: str) -> None:
-    compare(student(TrajectoryMatching, **CASES[case]), unrolled=True)
+    assert_equals_textbook(observe(TrajectoryMatching, **CASES[case]), unrolled=True)
 
 
 @pytest.mark.parametrize("memory", [1, 2**40])
@@ -66,32 +66,32 @@ def test_mtt_equals_the_textbook(case: str) -> None:
 def test_tesla_equals_autograd_of_its_truncated_objective(
     case: str, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In one chunk, and in a chunk for each class."""
+    """Test one chunk, and one chunk per class."""
     monkeypatch.setattr(build, "memory_budget", lambda device: memory)
-    seen = student(ConstantMemoryMatching, **CASES[case])
-    assert len(list(seen.run.chunks())) == (3 if memory == 1 else 1)
-    compare(seen, unrolled=False)
+    observed = observe(ConstantMemoryMatching, **CASES[case])
+    assert len(list(observed.run.chunks())) == (3 if memory == 1 else 1)
+    assert_equals_textbook(observed, unrolled=False)
 
 
-def test_one_step_of_mtt_and_of_tesla_are_the_same() -> None:
+def test_single_steps_of_mtt_and_tesla_are_equal() -> None:
     """With a single step there is nothing to truncate."""
-    values = [student(method, student_steps=1).objective() for method in (TrajectoryMatching, ConstantMemoryMatching)]
+    values = [observe(method, student_steps=1).objective() for method in (TrajectoryMatching, ConstantMemoryMatching)]
     torch.testing.assert_close(values[0][0], values[1][0])
     for name, gradient in values[0][1].items():
         torch.testing.assert_close(gradient, values[1][1][name])
 
 
 @pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
-def test_a_student_that_stands_still_has_objective_one(method: type) -> None:
-    seen = student(method)
-    seen.run.synthetic.student_lr.data.zero_()
-    assert seen.objective()[0].item() == 1.0
+def test_student_that_does_not_move_has_objective_one(method: type) -> None:
+    observed = observe(method)
+    observed.run.synthetic.student_lr.data.zero_()
+    assert observed.objective()[0].item() == 1.0
 
 
 @pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
-def test_a_set_that_replays_the_expert_has_objective_zero(method: type) -> None:
-    """All real rows, in whole batches, at the expert's rate and for as many steps."""
-    seen = student(
+def test_set_that_replays_the_expert_has_objective_zero(method: type) -> None:
+    """The set is all real rows, in whole batches, at the expert's rate and for as many steps."""
+    observed = observe(
         method,
         ipc=12,
         t=0,
@@ -103,37 +103,39 @@ def test_a_set_that_replays_the_expert_has_objective_zero(method: type) -> None:
         lr_student=0.1,
         soft_labels="none",
     )
-    seen.run.synthetic.stored["images"].data = seen.run.source.at(torch.arange(36)).double()
-    assert seen.objective()[0].item() < 1e-9
+    observed.run.synthetic.stored["images"].data = observed.run.source.at(torch.arange(36)).double()
+    assert observed.objective()[0].item() < 1e-9
 
 
-def test_gradient_of_a_linear_softmax_student_is_known() -> None:
+def test_objective_of_a_linear_softmax_student_equals_its_closed_form() -> None:
     """d CE / d W = (p - e_y) x^T, so one step's objective has a closed form."""
 
     def linear(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         return WithEmbedding(nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, num_classes, bias=False)))
 
     options = {"augment": "none", "student_steps": 1, "snapshots": 4, "expert_span": 3, "lr_lr": 0.0}
-    seen = student(TrajectoryMatching, network=linear, **options)
-    window, made = seen.window, seen.run.synthetic
+    observed = observe(TrajectoryMatching, network=linear, **options)
+    window, synthetic = observed.window, observed.run.synthetic
     weight = window.points[0].reshape(3, -1)
-    rows = made.stored["images"].detach().flatten(1)
-    error = (rows @ weight.T).softmax(1) - torch.eye(3, dtype=torch.float64)[made.labels]
-    reached = weight - seen.method.config.lr_student * error.T @ rows / len(rows)
+    rows = synthetic.stored["images"].detach().flatten(1)
+    error = (rows @ weight.T).softmax(1) - torch.eye(3, dtype=torch.float64)[synthetic.labels]
+    reached = weight - observed.method.config.lr_student * error.T @ rows / len(rows)
     target = window.points[-1].reshape(3, -1)
-    wanted = (reached - target).square().sum() / (weight - target).square().sum()
-    torch.testing.assert_close(seen.objective()[0], wanted, rtol=1e-7, atol=0)
+    expected = (reached - target).square().sum() / (weight - target).square().sum()
+    torch.testing.assert_close(observed.objective()[0], expected, rtol=1e-7, atol=0)
 
 
 def test_mtt_passes_gradcheck() -> None:
-    seen = student(TrajectoryMatching, ipc=1, student_steps=2, augment="color_scale", network="convnet-w2-d1-sigmoid")
+    observed = observe(
+        TrajectoryMatching, ipc=1, student_steps=2, augment="color_scale", network="convnet-w2-d1-sigmoid"
+    )
 
     def objective(images: torch.Tensor, rate: torch.Tensor) -> torch.Tensor:
-        seen.run.synthetic.stored["images"], seen.run.synthetic.student_lr = images, rate
-        ((loss, _),) = seen.method.losses(seen.run, seen.t)
+        observed.run.synthetic.stored["images"], observed.run.synthetic.student_lr = images, rate
+        ((loss, _),) = observed.method.losses(observed.run, observed.t)
         return loss
 
-    images, rate = seen.run.synthetic.stored["images"], seen.run.synthetic.student_lr
+    images, rate = observed.run.synthetic.stored["images"], observed.run.synthetic.student_lr
     assert torch.autograd.gradcheck(objective, (images, rate), fast_mode=True)
 
 
@@ -144,20 +146,20 @@ def test_distance_ratio_is_one_at_the_start_and_zero_at_the_target() -> None:
 
 
 @pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
-def test_the_learned_rate_is_stored_and_stays_positive(method: type) -> None:
-    seen = student(method)
-    seen.run.synthetic.student_lr.data.fill_(-3.0)
-    seen.method.after_update(seen.run, seen.t + 1)
-    assert 0 < float(seen.run.synthetic.finished().student_lr) < 1e-3
-    kept = quick_bench(method.info.name, lr_lr=0.0, lr_student=0.03).condense(toy_dataset())
-    assert isinstance(kept, CondensedDataset)
-    assert float(kept.synthetic.student_lr) == pytest.approx(0.03)
+def test_learned_rate_is_stored_and_stays_positive(method: type) -> None:
+    observed = observe(method)
+    observed.run.synthetic.student_lr.data.fill_(-3.0)
+    observed.method.after_update(observed.run, observed.t + 1)
+    assert 0 < float(observed.run.synthetic.finished().student_lr) < 1e-3
+    fixed = quick_bench(method.info.name, lr_lr=0.0, lr_student=0.03).condense(toy_dataset())
+    assert isinstance(fixed, CondensedDataset)
+    assert float(fixed.synthetic.student_lr) == pytest.approx(0.03)
     learned = quick_bench(method.info.name, lr_lr=1e-3, lr_student=0.03).condense(toy_dataset())
     assert float(learned.synthetic.student_lr) != pytest.approx(0.03, rel=1e-4)
 
 
 class Dropping(nn.Module):
-    """A network with dropout that cannot do with an empty batch."""
+    """A network with dropout that fails on an empty batch."""
 
     def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__()
@@ -175,23 +177,23 @@ class Dropping(nn.Module):
 def test_networks_with_dropout_get_exact_gradients(
     method: type, steps: int, memory: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is computed twice must drop the same: finite differences tell."""
+    """Compare with finite differences: what is computed twice must drop the same units."""
     monkeypatch.setattr(build, "memory_budget", lambda device: memory)
-    seen = student(method, t=0, network=Dropping, student_steps=steps, augment="none", lr_student=0.5)
-    seen.method._begun = -1  # lets esp begin again, in float64
-    gradient = seen.objective()[1]["images"].flatten()
-    pixels = seen.run.synthetic.stored["images"].data.view(-1)
+    observed = observe(method, t=0, network=Dropping, student_steps=steps, augment="none", lr_student=0.5)
+    observed.method._start_step = -1  # so that ESP starts a second time, in float64
+    gradient = observed.objective()[1]["images"].flatten()
+    pixels = observed.run.synthetic.stored["images"].data.view(-1)
     for i in gradient.abs().topk(3).indices.tolist():
         values = []
         for change in (1e-5, -2e-5):
             pixels[i] += change
-            values.append(float(seen.objective()[0]))
+            values.append(float(observed.objective()[0]))
         pixels[i] += 1e-5
         assert (values[0] - values[1]) / 2e-5 == pytest.approx(float(gradient[i]), rel=1e-3)
 
 
 @pytest.mark.parametrize("method", ["mtt", "tesla", "esp"])
-def test_chunks_without_a_row_in_the_batch_are_left_out(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunks_without_rows_in_the_batch_do_no_harm(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "memory_budget", lambda device: 1)
     small = quick_bench(method, batch_syn=1, cache=False).condense(toy_dataset(), network=Dropping)
     assert len(small) == 6
@@ -213,29 +215,29 @@ AVERAGED = {"average": 0.5, "temperature": 2.0}
         ("esp", {"beside": "dm", "network": "convnet-w8-d1-bn"}),
     ],
 )
-def test_runs_with_options_are_taken_up_again_bit_for_bit(method: str, options: dict) -> None:
+def test_resumed_runs_with_options_are_equal_bit_for_bit(method: str, options: dict) -> None:
     law_resume(quick_bench(method, **options))
 
 
-def test_windows_are_stretches_of_an_expert_and_start_early() -> None:
-    seen = student(TrajectoryMatching, max_start=2, expert_span=3)
+def test_windows_are_parts_of_an_expert_and_start_before_max_start() -> None:
+    observed = observe(TrajectoryMatching, max_start=2, expert_span=3)
     starts = set()
     for draw in range(60):
-        points = type(seen.method).window(seen.method, seen.run, draw).points
-        whole = [seen.method.experts.window(e, 0, 6) for e in range(2)]
-        found = [(e, s) for e in range(2) for s in range(3) if torch.equal(whole[e][s : s + 4], points)]
-        assert len(found) == 1
-        starts.add(found[0])
+        points = type(observed.method).window(observed.method, observed.run, draw).points
+        trajectories = [observed.method.experts.window(e, 0, 6) for e in range(2)]
+        matches = [(e, s) for e in range(2) for s in range(3) if torch.equal(trajectories[e][s : s + 4], points)]
+        assert len(matches) == 1
+        starts.add(matches[0])
     assert starts == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-def test_batches_are_parts_of_a_permutation() -> None:
-    seen = student(TrajectoryMatching, batch_syn=4, ipc=2)
+def test_batches_are_disjoint_parts_of_a_permutation() -> None:
+    observed = observe(TrajectoryMatching, batch_syn=4, ipc=2)
     for draw in range(5):
-        batches = [seen.method.batch(seen.run, draw, n) for n in range(4)]
-        assert [batch.size for batch in batches] == [int(batch.chosen.sum()) for batch in batches] == [4, 2, 4, 2]
+        batches = [observed.method.batch(observed.run, draw, n) for n in range(4)]
+        assert [batch.size for batch in batches] == [int(batch.mask.sum()) for batch in batches] == [4, 2, 4, 2]
         for first, second in (batches[:2], batches[2:]):
-            assert bool((first.chosen ^ second.chosen).all())
+            assert bool((first.mask ^ second.mask).all())
 
 
 @pytest.mark.parametrize(
@@ -243,35 +245,35 @@ def test_batches_are_parts_of_a_permutation() -> None:
     [
         ({"expert_span": 6}, r"expert_span=6 needs at least 7 snapshots of an expert; got snapshots=6"),
         ({"average": 1.0}, r"average should be below 1"),
-        ({"zca": True}, r"zca=True .* needs pixel_range='free' and storage='pixels'; got 'valid' and 'pixels'"),
+        ({"zca": True}, r"zca=True .* It requires pixel_range='free' and storage='pixels'; got 'valid' and 'pixels'"),
         ({"zca": True, "pixel_range": "free", "factor": 2}, r"got 'free' and 'patches'"),
         ({"student_steps": 0}, r"student_steps should be at least 1"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+def test_options_that_make_no_sense_raise_value_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick_bench("mtt", **options).condense(toy_dataset())
 
 
-def test_the_average_of_the_images_is_what_comes_out() -> None:
-    seen = []
+def test_average_of_the_images_is_the_result() -> None:
+    images = []
     options = {"steps": 3, "average": 0.5}
     small = quick_bench(
         "tesla",
-        callbacks=[lambda run, done, loss: seen.append(run.synthetic.stored["images"].detach().clone())],
+        callbacks=[lambda run, done, loss: images.append(run.synthetic.stored["images"].detach().clone())],
         pixel_range="free",
         **options,
     ).condense(toy_dataset())
-    first = seen[0]
-    second = first + (1 - 1 / 11) * (seen[1] - first)
-    third = second + (1 - 2 / 12) * (seen[2] - second)
+    first = images[0]
+    second = first + (1 - 1 / 11) * (images[1] - first)
+    third = second + (1 - 2 / 12) * (images[2] - second)
     recipe = small.recipe
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.mean, recipe.std))
     torch.testing.assert_close(small.synthetic.images, third * std + mean)
-    assert not torch.equal(third, seen[2])
+    assert not torch.equal(third, images[2])
 
 
-def test_a_rollout_that_does_not_fit_is_warned_of(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_condense.methods.mtt.memory_budget", lambda device: 2**20)
     quick_bench("mtt", student_steps=40, steps=1).condense(toy_dataset())
     assert "40 student steps on 6 images keep about" in caplog.text
@@ -294,25 +296,25 @@ def test_a_rollout_that_does_not_fit_is_warned_of(caplog, monkeypatch: pytest.Mo
     ],
 )
 def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expected: dict) -> None:
-    setting = Task(ipc, classes, (3, side, side))
-    values = TrajectoryMatching.presets["paper"].values(setting)
+    task = Task(ipc, classes, (3, side, side))
+    values = TrajectoryMatching.presets["paper"].values(task)
     assert expected.items() <= values.items()
     assert values["steps"] == 5000
     assert (values["experts"], values["snapshots"]) == (100, 51)
-    constant = ConstantMemoryMatching.presets["paper"].values(setting)
-    assert constant["steps"] == 10_000
+    tesla_values = ConstantMemoryMatching.presets["paper"].values(task)
+    assert tesla_values["steps"] == 10_000
     if (ipc, classes) == (1, 10):
-        assert (constant["max_start"], constant["lr_img"]) == (5, 1000)
+        assert (tesla_values["max_start"], tesla_values["lr_img"]) == (5, 1000)
 
 
 @pytest.mark.parametrize("preset", ["default", "quick"])
 @pytest.mark.parametrize("ipc", [1, 3, 4, 50])
 def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(preset: str, ipc: int) -> None:
-    of_experts = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
-    said = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
-    shared = [{name: value for name, value in values.items() if name in of_experts} for values in said]
+    expert_options = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
+    presets = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
+    shared = [{name: value for name, value in values.items() if name in expert_options} for values in presets]
     assert {"experts", "snapshot_every", "lr_expert", "network"} <= shared[0].keys()
     assert shared[0]["snapshots"] == (13 if ipc < 4 else 25)
     assert shared[0] == shared[1] == shared[2]
-    for values in said:
+    for values in presets:
         assert values["expert_span"] + values["max_start"] <= values["snapshots"]

@@ -1,4 +1,4 @@
-"""Objectives against slow references and closed forms."""
+"""The objective of DM against a slow reference and closed forms."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 @pytest.mark.parametrize("augment", ["none", "color_crop_cutout_flip_scale_rotate"])
 @pytest.mark.parametrize("factor", [1, 2])
 @pytest.mark.parametrize("ipc", [2, {0: 1, 1: 3, 2: 2}])
-def test_dm_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
+def test_dm_step_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
     t = 2
     run, method, value, gradient = objective_of_step(
         DistributionMatching, {"augment": augment, "factor": factor}, t, ipc
@@ -27,12 +27,13 @@ def test_dm_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
     network = run.network("network", t).double()
     images = run.synthetic.stored["images"]
     expected = distribution_matching(real, synthetic, lambda x: network.embed(x.double()))
-    (slow,) = torch.autograd.grad(expected, images)
+    (expected_gradient,) = torch.autograd.grad(expected, images)
     assert value == pytest.approx(expected.item(), rel=1e-4)
-    torch.testing.assert_close(gradient, slow.float(), rtol=1e-3, atol=1e-5 * float(slow.abs().max()) + 1e-7)
+    scale = float(expected_gradient.abs().max())
+    torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-5 * scale + 1e-7)
 
 
-def test_mean_discrepancy_of_a_linear_embedding_has_the_known_gradient() -> None:
+def test_gradient_of_mean_discrepancy_under_a_linear_embedding_equals_its_closed_form() -> None:
     weight, real = normal(7, 4), normal(9, 7, seed=1)
     synthetic = normal(3, 7, seed=2).requires_grad_()
     mean_discrepancy((real @ weight).mean(0)[None], (synthetic @ weight).mean(0)[None]).backward()
@@ -50,11 +51,12 @@ def test_mean_discrepancy_passes_gradcheck_and_is_zero_for_equal_means() -> None
 
 
 def test_augmentation_of_dm_is_siamese() -> None:
-    """A real and a synthetic image that are equal stay equal, so that a copied set has objective zero."""
-    drawn = Augmentation.parse("color_crop_cutout_flip_scale_rotate").draw(3, torch.Generator().manual_seed(0))
+    """Equal real and synthetic images stay equal under the augmentation, so that a copied set has objective zero."""
+    transform = Augmentation.parse("color_crop_cutout_flip_scale_rotate").draw(3, torch.Generator().manual_seed(0))
     rows, labels = normal(3, 3, 8, 8).float(), torch.arange(3)
     factory = network_factory("convnet-w8-d1", channels=3, image_size=(8, 8), num_classes=3)
-    embed: nn.Module = factory.build(0)
-    many = embed.embed(drawn(rows.repeat_interleave(4, 0), labels.repeat_interleave(4)))
-    few = embed.embed(drawn(rows, labels))
-    assert mean_discrepancy(class_means(many, labels.repeat_interleave(4), labels), few).item() < 1e-9
+    network: nn.Module = factory.build(0)
+    real_labels = labels.repeat_interleave(4)
+    real = network.embed(transform(rows.repeat_interleave(4, 0), real_labels))
+    synthetic = network.embed(transform(rows, labels))
+    assert mean_discrepancy(class_means(real, real_labels, labels), synthetic).item() < 1e-9

@@ -1,1 +1,1 @@
-"""Textbook implementations that the fast ones are tested against: slow, obvious, written on their own."""
+"""Textbook implementations, slow and obvious, which share no code with the fast ones that are tested against them."""

@@ -1,6 +1,6 @@
 """The augmentations of DSA (Zhao and Bilen, ICML 2021), one image and one pixel at a time.
 
-Parameters are those of the definition (offsets, factors, whole pixels, radians), images are (C, H, W).
+Parameters are those of the paper's definition (offsets, factors, whole pixels, radians). Images are (C, H, W).
 """
 
 import cmath
@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def color(image: Tensor, brightness: float, saturation: float, contrast: float) -> Tensor:
-    """Add a brightness, pull every pixel from its grey, pull every value from the mean of the image."""
+    """Add a brightness, scale each pixel's distance from its grey value, scale each value's distance from the mean."""
     channels, height, width = image.shape
     out = torch.zeros_like(image)
     for i in range(height):
@@ -30,7 +30,7 @@ def color(image: Tensor, brightness: float, saturation: float, contrast: float) 
 
 
 def crop(image: Tensor, down: int, right: int) -> Tensor:
-    """Pad with zeros, then take the window that lies `down` and `right` pixels off."""
+    """Pad with zeros, then take the window that is shifted by `down` and `right` pixels."""
     channels, height, width = image.shape
     border = max(abs(down), abs(right))
     padded = torch.zeros(channels, height + 2 * border, width + 2 * border, dtype=image.dtype)
@@ -43,7 +43,7 @@ def crop(image: Tensor, down: int, right: int) -> Tensor:
 
 
 def cutout(image: Tensor, row: int, column: int) -> Tensor:
-    """Set to zero the square of half a side whose middle is at `row`, `column`."""
+    """Set a rectangle of half the height and width, with its middle at `row`, `column`, to zero."""
     channels, height, width = image.shape
     tall, wide = math.floor(0.5 * height + 0.5), math.floor(0.5 * width + 0.5)
     out = image.clone()
@@ -67,22 +67,22 @@ def flip(image: Tensor, mirrored: bool) -> Tensor:
 
 
 def scale(image: Tensor, down: float, across: float) -> Tensor:
-    """Look, for the pixel at (y, x) from the centre, at (down * y, across * x)."""
+    """Give the pixel at (y, x) from the centre the value at (down * y, across * x)."""
     return _resample(image, lambda y, x: (down * y, across * x))
 
 
 def rotate(image: Tensor, angle: float) -> Tensor:
-    """Look, for the pixel at (y, x) from the centre, at that point turned by the angle."""
+    """Give the pixel at (y, x) from the centre the value at that point rotated by the angle."""
 
-    def turned(y: float, x: float) -> tuple[float, float]:
+    def rotated(y: float, x: float) -> tuple[float, float]:
         point = complex(x, y) * cmath.exp(1j * angle)
         return point.imag, point.real
 
-    return _resample(image, turned)
+    return _resample(image, rotated)
 
 
 def _resample(image: Tensor, source: Callable[[float, float], tuple[float, float]]) -> Tensor:
-    """Fill every pixel with the bilinear mixture of the image around its source; zero outside."""
+    """Give every pixel the bilinear interpolation of the image at its source; outside, the image is zero."""
     channels, height, width = image.shape
     out = torch.zeros_like(image)
     for i in range(height):

@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 
 def herding(features: NDArray[np.float64], n: int) -> list[int]:
-    """Try every free row at every turn and keep the one that brings the mean closest."""
-    chosen: list[int] = []
+    """In every round try each remaining row, and take the one that brings the mean closest."""
+    selection: list[int] = []
     for _ in range(n):
-        free = [i for i in range(len(features)) if i not in chosen]
-        gaps = [np.linalg.norm(features.mean(0) - features[[*chosen, i]].mean(0)) for i in free]
-        chosen.append(free[int(np.argmin(gaps))])
-    return chosen
+        remaining = [i for i in range(len(features)) if i not in selection]
+        gaps = [np.linalg.norm(features.mean(0) - features[[*selection, i]].mean(0)) for i in remaining]
+        selection.append(remaining[int(np.argmin(gaps))])
+    return selection
 
 
 def radius(features: NDArray[np.float64], centres: list[int]) -> float:
@@ -24,5 +24,5 @@ def radius(features: NDArray[np.float64], centres: list[int]) -> float:
 
 
 def best_radius(features: NDArray[np.float64], n: int) -> float:
-    """Return the smallest radius that any `n` rows reach."""
+    """Return the smallest radius of any `n` rows."""
     return min(radius(features, list(centres)) for centres in itertools.combinations(range(len(features)), n))

@@ -1,4 +1,4 @@
-"""Multi-formation as the textbook has it: cut, fill, up-sample; one pixel at a time, plain loops."""
+"""Multi-formation by the textbook: cut, pad and up-sample, one pixel at a time, in plain loops."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def bilinear(patch: Tensor, height: int, width: int) -> Tensor:
-    """Up-sample one patch (C, h, w): an output pixel's centre is looked up between its four nearest centres."""
+    """Up-sample one patch (C, h, w): interpolate each output pixel between the four nearest pixel centres."""
     c, h, w = patch.shape
     out = torch.empty(c, height, width, dtype=patch.dtype)
     for i in range(height):

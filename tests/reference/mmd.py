@@ -1,4 +1,4 @@
-"""The squared MMD as the textbook has it: a double loop over rows."""
+"""The squared MMD by the textbook: a double loop over rows."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from torch import Tensor
 
 
 def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """Biased estimator for one class; rows (n, D) and (B, D)."""
+    """Return the biased estimator for one class, from rows (n, D) and (B, D)."""
 
-    def mean(a: Tensor, b: Tensor) -> Tensor:
-        return sum(kernel(x, y) for x in a for y in b) / (len(a) * len(b))
+    def mean_kernel(first: Tensor, second: Tensor) -> Tensor:
+        return sum(kernel(x, y) for x in first for y in second) / (len(first) * len(second))
 
-    return mean(synthetic, synthetic) - 2 * mean(synthetic, real) + mean(real, real)
+    return mean_kernel(synthetic, synthetic) - 2 * mean_kernel(synthetic, real) + mean_kernel(real, real)
 
 
 def gaussian_mixture(synthetic: Tensor, real: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
-    """The mixture whose bandwidth is the mean squared distance of distinct rows of the two batches together."""
+    """Return the mixture whose bandwidth is the mean squared distance of distinct rows of both batches."""
     rows = torch.cat([synthetic, real]).detach()
     squares = [float(((x - y) ** 2).sum()) for i, x in enumerate(rows) for j, y in enumerate(rows) if i != j]
     bandwidth = math.fsum(squares) / len(squares)
@@ -32,5 +32,5 @@ def gaussian_mixture(synthetic: Tensor, real: Tensor) -> Callable[[Tensor, Tenso
 
 
 def polynomial(x: Tensor, y: Tensor) -> Tensor:
-    """The second-order kernel of means and covariances."""
+    """Return the second-order kernel, which compares means and covariances."""
     return ((x * y).sum() / len(x) + 1) ** 2

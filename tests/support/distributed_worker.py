@@ -1,4 +1,4 @@
-"""What each process of tests/engine/test_distributed.py runs: `torchrun distributed_worker.py <case> <folder>`."""
+"""The program of each process of tests/engine/test_distributed.py: `torchrun distributed_worker.py <case> <folder>`."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from tests.support import half_size
 
 PLENTY = 2**40
 TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
-# What is condensed, and how much memory each process finds free.
+# Options of each scenario, and the free memory that each process sees.
 SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "even": ({"classes": 4}, [PLENTY, PLENTY]),
     "uneven": ({"classes": 5}, [PLENTY, PLENTY]),  # chunks of 3 and 2 classes
-    "one class a chunk": ({"classes": 5}, [1, 1]),  # three chunks and two
+    "one class per chunk": ({"classes": 5}, [1, 1]),  # three chunks and two
     "memory differs": ({"classes": 5}, [1, PLENTY]),
     "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
-    "whole images": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
+    "patches": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
     "gradients": ({"method": "dsa", "classes": 5, "outer_loop": 3, "inner_loop": 2}, [PLENTY, PLENTY]),
     "learned labels": (
         {"method": "dc", "classes": 3, "soft_labels": "learned", "teacher_updates": 3, "outer_loop": 2},
@@ -41,7 +41,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "trajectories": ({"method": "mtt", "classes": 5, "lr_lr": 1e-4, **TRAJECTORIES}, [PLENTY, PLENTY]),
     "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
     "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
-    "a subspace, one class a chunk": ({"method": "esp", "classes": 5, "form": "projected", **TRAJECTORIES}, [1, 1]),
+    "a subspace, one class per chunk": ({"method": "esp", "classes": 5, "form": "projected", **TRAJECTORIES}, [1, 1]),
     "a point": ({"method": "esp", "classes": 5, "form": "point", "batch_syn": 3, **TRAJECTORIES}, [PLENTY, PLENTY]),
     "a rollout": (
         {"method": "esp", "classes": 3, "form": "rollout", "factor": 2, "average": 0.5, **TRAJECTORIES},
@@ -74,39 +74,41 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
 
 def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     """Run one scenario, in one or several processes."""
-    what, memory = SCENARIOS[name]
-    settings = {"network": "convnet-w8-d1", "steps": 4, "compile": False, "progress": False, **what}
+    scenario, memory = SCENARIOS[name]
+    settings = {"network": "convnet-w8-d1", "steps": 4, "compile": False, "progress": False, **scenario}
     method = settings.pop("method", "dm")
     if "batch_real" in get_method(method).Config.__dataclass_fields__:
         settings["batch_real"] = 6
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
-    kept, build.memory_budget = build.memory_budget, lambda device: memory[rank]
+    original, build.memory_budget = build.memory_budget, lambda device: memory[rank]
     try:
         with half_size.registered():
-            made = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
+            small = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
     finally:
-        build.memory_budget = kept
-    assert isinstance(made, CondensedDataset)
-    return made
+        build.memory_budget = original
+    assert isinstance(small, CondensedDataset)
+    return small
 
 
-def save(made: CondensedDataset, folder: Path, name: str, rank: int) -> None:
-    """Write down what a process was given back."""
-    facts = {"recipe": made.recipe.to_dict(), "rows": [row["label"] for row in made], "process": os.getpid()}
+def save(small: CondensedDataset, folder: Path, name: str, rank: int) -> None:
+    """Write the set that a process got back."""
+    facts = {"recipe": small.recipe.to_dict(), "rows": [row["label"] for row in small], "process": os.getpid()}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
-    save_file(made.synthetic.all(), folder / f"{name}-{rank}.safetensors")
+    save_file(small.synthetic.all(), folder / f"{name}-{rank}.safetensors")
 
 
 def condense_all(folder: Path, rank: int) -> None:
-    """Run every scenario, a run that is taken up again, and one that goes wrong on one process alone."""
+    """Run every scenario, a resumed run, and runs that fail on one process alone."""
     for name in SCENARIOS:
         save(run_scenario(name, rank), folder, name, rank)
 
     checkpoints = folder / "checkpoints"
-    seen: list[Path] = []
+    steps_done: list[int] = []
     run_scenario("uneven", rank, steps=2, checkpoint_dir=checkpoints)
-    resumed = run_scenario("uneven", rank, checkpoint_dir=checkpoints, callbacks=[lambda *_: seen.append(checkpoints)])
-    assert len(seen) == 2
+    resumed = run_scenario(
+        "uneven", rank, checkpoint_dir=checkpoints, callbacks=[lambda run, done, loss: steps_done.append(done)]
+    )
+    assert steps_done == [3, 4]
     save(resumed, folder, "resumed", rank)
     run_scenario("uneven", rank, checkpoint_dir=folder / f"checkpoints of process {rank}")
 
@@ -134,19 +136,19 @@ def condense_all(folder: Path, rank: int) -> None:
 
 
 def failing_on_process_1(error: Exception, rank: int) -> Callable[..., None]:
-    """Return a recorder's method that fails on one process alone."""
+    """Return a `record` method that fails on process 1 alone."""
     record = _experts._Recorder.record
 
-    def recorded(recorder: _experts._Recorder, file: Path, advance: object) -> None:
+    def record_or_fail(recorder: _experts._Recorder, file: Path, advance: object) -> None:
         if rank == 1:
             raise error
         record(recorder, file, lambda: None)
 
-    return recorded
+    return record_or_fail
 
 
-def mistaken(folder: Path, rank: int) -> None:
-    """Make an accelerator that does not see the other process, as `Accelerator()` does on CPUs under torchrun."""
+def run_with_separate_accelerators(folder: Path, rank: int) -> None:
+    """Run with an accelerator that does not see the other process, as `Accelerator()` makes on CPUs under torchrun."""
     from accelerate import Accelerator
 
     accelerator = Accelerator()
@@ -162,4 +164,6 @@ def mistaken(folder: Path, rank: int) -> None:
 if __name__ == "__main__":
     torch.set_num_threads(1)
     with half_size.registered():
-        {"condense": condense_all, "mistaken": mistaken}[sys.argv[1]](Path(sys.argv[2]), int(os.environ["RANK"]))
+        {"condense": condense_all, "separate": run_with_separate_accelerators}[sys.argv[1]](
+            Path(sys.argv[2]), int(os.environ["RANK"])
+        )

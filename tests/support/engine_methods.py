@@ -35,17 +35,17 @@ class PullConfig(MethodConfig):
 
 
 class Pull(Method[PullConfig]):
-    """Pulls the scaled images towards a moving average of real means: Adam, two rates, and a state of its own."""
+    """Pulls scaled images towards a moving average of real means, with Adam, two learning rates and a state."""
 
     info = info("pull")
     Config = PullConfig
-    poison: ClassVar[tuple[str, int] | None] = None  # what goes wrong, and at which step
+    poison: ClassVar[tuple[str, int] | None] = None  # "loss" or "gradient", and the step in which it becomes NaN
 
     def initialise(self, run: Run) -> SyntheticSet:
-        made = initial_set(run, "noise")
-        made.student_lr = torch.tensor(0.5)
+        synthetic = initial_set(run, "noise")
+        synthetic.student_lr = torch.tensor(0.5)
         self.average = torch.zeros(run.num_classes, *run.source.image_shape)
-        return made
+        return synthetic
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
         learned = run.synthetic.parameters()
@@ -59,12 +59,12 @@ class Pull(Method[PullConfig]):
             if self.poison == ("loss", t):
                 loss = loss * torch.nan
             if self.poison == ("gradient", t):
-                loss = loss + (images * 0).sum().sqrt()  # the slope of the root at 0 is infinite, its value is 0
+                loss = loss + (images * 0).sum().sqrt()  # at 0 the root is 0 and its slope is infinite
             yield loss, loss.detach()
 
     def after_update(self, run: Run, t: int) -> None:
         self.average.mul_(0.5).add_(run.real_batch(run.classes, 4, t).mean(1))
-        self.average.add_(torch.randn(3, 1, 1, 1))  # of the global generator, which the engine seeds step by step
+        self.average.add_(torch.randn(3, 1, 1, 1))  # from the global generator, which the engine seeds in every step
 
     def state(self, run: Run) -> dict[str, Tensor]:
         return {"average.all": self.average, "average.first": self.average[0], "again": self.average}
@@ -76,11 +76,11 @@ class Pull(Method[PullConfig]):
 
 
 class Watchful(Method[PullConfig]):
-    """Looks at what the engine does between two chunks and to the matched network."""
+    """Records what the engine keeps alive between two chunks, and the gradients of the matched network."""
 
     info = info("watchful")
     Config = PullConfig
-    kept_alive: ClassVar[list[int]] = []
+    alive_counts: ClassVar[list[int]] = []
     gradients: ClassVar[list[Tensor | None]] = []
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
@@ -93,17 +93,17 @@ class Watchful(Method[PullConfig]):
             return held
 
         for c in run.classes:
-            self.kept_alive.append(len(alive))
+            self.alive_counts.append(len(alive))
             with torch.autograd.graph.saved_tensors_hooks(hold, lambda held: held.tensor):
                 loss = network(run.synthetic.of([c])[0]).square().mean()
             assert len(alive) > 0, "the graph should hold tensors before backward"
-            yield loss, loss  # a reported value that is attached must not keep the graph either
-        self.kept_alive.append(len(alive))
+            yield loss, loss  # a reported value with a graph must not keep that graph alive
+        self.alive_counts.append(len(alive))
         self.gradients.extend(p.grad for p in network.parameters())
 
 
 class Leap(Method[PullConfig]):
-    """A finite loss with a finite gradient, but a rate with which the update overflows; or with an infinite one."""
+    """Has a finite loss and gradient but a rate with which the update overflows; if `steep`, an infinite gradient."""
 
     info = info("leap")
     Config = PullConfig
@@ -130,7 +130,7 @@ class Held:
 
 @contextmanager
 def registered() -> Iterator[None]:
-    """Make the methods available by name for a while."""
+    """Make the methods available by name inside a `with` block."""
     for cls in METHODS:
         register_method(cls)
     try:
@@ -141,20 +141,16 @@ def registered() -> Iterator[None]:
 
 
 def condense(method: str = "pull", *, ds: datasets.Dataset = TOY, **options: Any) -> CondensedDataset:
-    """Condense a toy dataset quickly."""
-    usual = {"label_column": "label", "network": "convnet-w8-d1", "compile": False, "progress": False}
-    made = condense_dataset(ds.remove_columns("note"), method, 2, **{**usual, **options})
-    assert isinstance(made, CondensedDataset)
-    return made
+    """Condense a toy dataset in a short time."""
+    defaults = {"label_column": "label", "network": "convnet-w8-d1", "compile": False, "progress": False}
+    small = condense_dataset(ds.remove_columns("note"), method, 2, **{**defaults, **options})
+    assert isinstance(small, CondensedDataset)
+    return small
 
 
 def same(first: CondensedDataset, second: CondensedDataset) -> bool:
-    a, b = first.synthetic, second.synthetic
-    return (
-        torch.equal(a.images, b.images)
-        and a.optional().keys() == b.optional().keys()
-        and all(torch.equal(value, b.optional()[name]) for name, value in a.optional().items())
-    )
+    tensors, others = first.synthetic.all(), second.synthetic.all()
+    return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
 class Stop(Exception):

@@ -1,4 +1,4 @@
-"""A method caught in the act: its run, objective and gradient at one step."""
+"""A method stopped at one step: its run, its objective and its gradient there."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from hf_condense.engine.run import Run
 from hf_condense.testing import quick_bench, toy_dataset
 
 
-class Seen(NamedTuple):
-    """What was seen; the run's images are those of before the update."""
+class Observed(NamedTuple):
+    """A run at one step; its images are those before the update."""
 
     run: Run
     method: Method[Any]
@@ -21,19 +21,19 @@ class Seen(NamedTuple):
     gradient: torch.Tensor
 
 
-def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int, ipc: Any = 2) -> Seen:
-    """Run a method on a toy up to step `t` and return its objective there."""
-    seen: dict[str, Any] = {}
+def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int, ipc: Any = 2) -> Observed:
+    """Run a method on toy data up to step `t` and return its objective there."""
+    observed: dict[str, Any] = {}
 
     class Spy(method):  # type: ignore[misc, valid-type]
         def losses(self, run, step):
             if step == t:
-                seen["images"] = run.synthetic.stored["images"].detach().clone()
+                observed["images"] = run.synthetic.stored["images"].detach().clone()
             yield from super().losses(run, step)
 
         def after_update(self, run, step):
             if step == t:
-                seen.update(run=run, method=self, gradient=run.synthetic.stored["images"].grad.clone())
+                observed.update(run=run, method=self, gradient=run.synthetic.stored["images"].grad.clone())
                 return
             super().after_update(run, step)
 
@@ -45,9 +45,9 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
         )
     finally:
         registry.unregister_method("spy")
-    run = seen["run"]
-    run.synthetic.stored["images"].data = seen["images"]
-    return Seen(run, seen["method"], values[-1], seen["gradient"])
+    run = observed["run"]
+    run.synthetic.stored["images"].data = observed["images"]
+    return Observed(run, observed["method"], values[-1], observed["gradient"])
 
 
 def augmented_rows(run: Run, method: Any, draw: int) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
@@ -57,7 +57,7 @@ def augmented_rows(run: Run, method: Any, draw: int) -> tuple[dict[int, torch.Te
         real[c] = run.real_batch([c], method.config.batch_real, draw)[0]
         synthetic[c] = run.synthetic.of([c])[0]
         if method.augmentation is not None:
-            drawn = method.augmentation.draw(run.num_classes, run.rng("augment", draw))
-            real[c] = drawn(real[c], torch.full((len(real[c]),), c))
-            synthetic[c] = drawn(synthetic[c], torch.full((len(synthetic[c]),), c))
+            transform = method.augmentation.draw(run.num_classes, run.rng("augment", draw))
+            real[c] = transform(real[c], torch.full((len(real[c]),), c))
+            synthetic[c] = transform(synthetic[c], torch.full((len(synthetic[c]),), c))
     return real, synthetic
