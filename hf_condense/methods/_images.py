@@ -113,6 +113,19 @@ class ImageMethod(Method[ImageT]):
         return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
 
 
+def check_two_classes(run: Run, method: str) -> None:
+    """Raise unless networks have two classes to tell apart: with one class, no gradient of a loss moves them.
+
+    Raises:
+        ValueError: If the dataset has one class.
+    """
+    if run.num_classes < 2:
+        raise ValueError(
+            f"{method!r} trains networks to tell classes apart, but the dataset has one class, "
+            f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, such as 'dm' or 'm3d'"
+        )
+
+
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
     """Return the cross-entropy at a temperature, in float32 or wider.
 

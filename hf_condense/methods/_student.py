@@ -14,7 +14,7 @@ from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
-from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, cross_entropy
+from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
 
@@ -154,6 +154,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def _check(self, run: Run) -> None:
         """Raise for options that contradict each other or the run."""
+        check_two_classes(run, self.info.name)
         config = self.config
         if config.expert_span >= config.snapshots:
             raise ValueError(
@@ -183,7 +184,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         generator = run.rng("window", draw)
         expert = int(torch.randint(len(self.experts), (), generator=generator))
         start = int(torch.randint(min(starts, config.max_start or starts), (), generator=generator))
-        return Window(self.experts.window(expert, start, config.expert_span + 1).to(run.device))
+        points = self.experts.window(expert, start, config.expert_span + 1)
+        if not float((points[-1] - points[0]).square().sum()):
+            raise ValueError(
+                f"expert {expert} does not move from snapshot {start} to snapshot {start + config.expert_span}, so that "
+                f"nothing can be matched; a larger lr_expert (now {config.lr_expert}) usually helps"
+            )
+        return Window(points.to(run.device))
 
     def batch(self, run: Run, draw: int, step: int) -> Batch:
         """Return the minibatch of the student's step `step` after a draw, a part of a permutation of the set."""

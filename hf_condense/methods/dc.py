@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, cross_entropy
+from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.training import TrainingSet, train_network
@@ -207,6 +207,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
 
     def prepare(self, run: Run) -> None:
         """Decide the lengths of the loops and how class gradients are computed."""
+        check_two_classes(run, self.info.name)
         outer, inner = loops(max(run.ipc.values()))
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
