@@ -20,7 +20,10 @@ CANDIDATES = ("m3d",)
 # core (measured), and on a GPU of 2020 or later (a guess). These constants meet a budget within a factor of about two.
 # They are fixed, not measured at run time, so that the same call gives the same result.
 _BYTES_PER_SECOND = {"cpu": 1.5e9, "other": 2e11}
-_MOST_STEPS, _FEWEST_STEPS = 10_000, 100
+# What a run costs beside that, in seconds of one core: a step with next to no pixels, and everything but the steps.
+_SECONDS_PER_STEP = 0.012
+_SECONDS_OF_SETUP = 1.0
+_MOST_STEPS, _FEWEST_STEPS = 10_000, 10
 _LARGEST_PATCHES_IPC = 50
 _SMALLEST_PATCHES_SIDE = 16
 _DEFAULT_BUDGET = 15.0  # minutes
@@ -68,7 +71,8 @@ def choose(
     batch, ipm = 128, 5
     # Real rows are embedded once in `ipm` steps. A backward pass costs about two forward passes.
     forwards = task.num_classes * (batch / ipm + 3 * rows)
-    affordable = 60 * minutes * rate / (forwards * _bytes_of_forward(spec, task))
+    seconds_per_step = _SECONDS_PER_STEP + forwards * _bytes_of_forward(spec, task) / rate
+    affordable = (60 * minutes - _SECONDS_OF_SETUP) / seconds_per_step
     steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
     values = {
         "network": spec,

@@ -122,7 +122,8 @@ def check_two_classes(run: Run, method: str) -> None:
     if run.num_classes < 2:
         raise ValueError(
             f"{method!r} trains networks to tell classes apart, but the dataset has one class, "
-            f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, such as 'dm' or 'm3d'"
+            f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, "
+            "such as 'dm' or 'm3d'"
         )
 
 

@@ -187,7 +187,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         points = self.experts.window(expert, start, config.expert_span + 1)
         if not float((points[-1] - points[0]).square().sum()):
             raise ValueError(
-                f"expert {expert} does not move from snapshot {start} to snapshot {start + config.expert_span}, so that "
+                f"expert {expert} does not move from snapshot {start} to snapshot {start + config.expert_span}, so "
                 f"nothing can be matched; a larger lr_expert (now {config.lr_expert}) usually helps"
             )
         return Window(points.to(run.device))
