@@ -192,7 +192,7 @@ def _pick_split(ds: object, split: str) -> object:
     if not isinstance(ds, datasets.DatasetDict):
         return ds
     if split not in ds:
-        raise ValueError(f"there is no split {split!r}; splits: {', '.join(map(repr, ds))}")
+        raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}")
     return ds[split]
 
 
