@@ -1,4 +1,4 @@
-"""The door: `condense_dataset` validates, builds and runs."""
+"""`condense_dataset`: it checks what it is given, settles the values, runs the method and returns the set."""
 
 from __future__ import annotations
 
@@ -66,36 +66,38 @@ def condense_dataset(
 ) -> CondensedDataset | datasets.DatasetDict:
     """Condense a labelled image dataset into a tiny one that trains almost as well. `ds` itself is never changed.
 
-    For an option that is left at None the preset decides, else the method's default; what the caller gives always wins.
+    If an option is None, the preset decides, else the method's default. What the caller gives always wins.
 
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
-        method: A name in `list_methods()`, or `"auto"`, which picks method and settings from ipc, classes, image size
-            and `budget`, by a rule, and says what and why.
-        ipc: Images per class that may be stored, >= 1; or a number for every class that has rows, `{class name: n}`.
-        image_column: Image column; default: the only Image column.
-        label_column: Label column, also of text, integers or booleans; default: the only ClassLabel.
-        split: Which split of a `DatasetDict` is condensed.
-        image_size: Resize the shorter side (bicubic, antialiased) and crop the centre, to a side or (height, width).
-            Needed if pictures differ in size.
-        network: Network that is matched, or gives a coreset's features: a name such as `"convnet"` (width 128),
-            `"convnet-w32-d4"`, `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`.
-        preset: Named options of the method, for example `"paper"` or `"quick"`.
-        steps: Updates of the images, >= 1. Coresets have none.
-        seed: Seed of every draw. Same seed, version, chunk plan and device type: same bits.
+        method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image size
+            and `budget` by a rule, and logs its choice and the reason.
+        ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
+        image_column: Image column. Default: the only Image column.
+        label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
+        split: The split of a `DatasetDict` that is condensed.
+        image_size: Side, or (height, width), to which images are resized (shorter side, bicubic, antialiased) and
+            cropped at the centre. Required if pictures differ in size.
+        network: Network that is matched or gives the features of a coreset: a name such as `"convnet"` (width 128),
+            `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`.
+        preset: Name of a set of options of the method, for example `"paper"` or `"quick"`.
+        steps: Number of updates of the images, >= 1. Coresets have none.
+        seed: Seed of every random draw. Equal seed, version, chunk plan and device type give equal bits.
         storage: Storage form: `"pixels"` (the images themselves) or `"patches"` (images that are cut into patches, each
-            up-sampled to a whole row). A class may store `ipc * C * H * W` numbers in any form.
+            up-sampled to a whole row). In any form, a class may store `ipc * C * H * W` numbers.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4).
-        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`.
-        pixel_range: `"valid"` keeps images inside [0, 1]; `"free"` lets them leave it, as several papers do.
-        compile: Compile forwards: True, False, or `"auto"`, by a rule from shapes and device.
-        accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        checkpoint_dir: Where checkpoints go. A run that finds its own checkpoint there goes on from it, bit for bit.
+        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
+        pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
+        compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
+        accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
+        checkpoint_dir: Folder of the checkpoint. A run that finds its own checkpoint there resumes from it, bit for
+            bit.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        cache: Keep decoded images, features and experts under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
-        progress: Show progress bars; the Hub's own switches are obeyed as well.
-        callbacks: Called after each update as `callback(run, steps_done, loss)`.
-        budget: Minutes that `method="auto"` may take, > 0, kept to within a factor of about two; default: 15.
+        cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
+            `datasets.disable_caching()` was called.
+        progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries.
+        callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`.
+        budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`.
 
     Returns:
@@ -103,8 +105,8 @@ def condense_dataset(
 
     Raises:
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
-        ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label is damaged.
-        NonFiniteLossError: If the loss becomes NaN or infinite; checkpoints are kept.
+        ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
+        NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
 
     Example:
         >>> from hf_condense.demo_data import load_demo
@@ -118,7 +120,7 @@ def condense_dataset(
     _check_kinds(compile, callbacks)
     check_request(method, preset, method_options)
     if budget is not None and (method != "auto" or preset is not None):
-        raise ValueError("budget is for method='auto' without a preset, which pick the steps; otherwise give steps=")
+        raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
     accelerator = get_accelerator(accelerator)
     with accelerator.main_process_first():
         source = load_source(
@@ -183,16 +185,16 @@ def condense_dataset(
 
 
 def _pick_split(ds: Any, split: str) -> Any:
-    """Return the split of a dict that is to be condensed."""
+    """Return the split to condense of a `DatasetDict`; return anything else as it is."""
     if not isinstance(ds, datasets.DatasetDict):
         return ds
     if split not in ds:
-        raise ValueError(f"split={split!r} is none of the splits: {', '.join(map(repr, ds))}")
+        raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}")
     return ds[split]
 
 
 def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
-    """Check what Python itself would only complain of much later."""
+    """Check arguments whose errors would otherwise occur much later."""
     if compile not in (True, False, "auto"):
         raise ValueError(f"compile should be True, False or 'auto'; got {compile!r}")
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
@@ -200,20 +202,21 @@ def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
 
 
 def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what was given, and what was chosen where the caller left it open; a form is given as a whole."""
+    """Return the caller's values, with the chosen ones where the caller left them open."""
+    # A caller who says anything about the storage form decides it as a whole.
     says_form = any(given[name] is not None for name in ("storage", "expand", "factor"))
     chosen = {name: value for name, value in chosen.items() if not (says_form and name in ("storage", "expand"))}
     return {**given, **{name: value for name, value in chosen.items() if given.get(name) is None}}
 
 
 def _warn_of_absent(source: ClassSource) -> None:
-    """Name the classes that have no rows, once."""
+    """Log one warning that names the classes without rows."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
-        logger.warning("no rows of %s: the condensed set has none either", ", ".join(map(repr, absent)))
+        logger.warning("classes without rows, which the condensed set lacks too: %s", ", ".join(map(repr, absent)))
 
 
 def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
-    """Look for a checkpoint to go on from."""
+    """Return where checkpoints are written, with an earlier checkpoint if there is one."""
     facts = identity(recipe, run, method)
     where = Path(folder).expanduser() if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)

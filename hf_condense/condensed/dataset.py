@@ -1,4 +1,4 @@
-"""The finished artefact: a `datasets.Dataset` that carries its exact tensors and its recipe."""
+"""The finished set: a `datasets.Dataset` that carries its exact tensors and its recipe."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ _KEEPS_TYPE = frozenset(
 
 
 class CondensedDataset(datasets.Dataset):
-    """A condensed set: rows for any training script, exact tensors and the recipe beside them.
+    """A condensed set: rows for any training script, with the exact tensors and the recipe.
 
-    The rows are 8-bit images (real rows for a coreset). Formatting, copying and pickling keep this type; whatever
-    changes rows or columns (`map`, `select`, `filter`, `rename_column`, ...) returns a plain `Dataset`, so that rows
-    and tensors never disagree. Copies share the tensors, as they share the Arrow table.
+    The rows are 8-bit images, or real rows for a coreset. Formatting, copying and pickling keep this type. Methods that
+    change rows or columns (`map`, `select`, `filter`, `rename_column`, ...) return a plain `Dataset`, so that rows and
+    tensors always agree. Copies share the tensors, as they share the Arrow table.
 
     Attributes:
         synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
         recipe: How the set was made.
-        source: The real training set it was made from; in memory only, neither pickled nor saved.
+        source: The real training set from which the set was made. It exists in memory only and is not pickled or saved.
     """
 
     synthetic: CondensedTensors
@@ -51,16 +51,16 @@ class CondensedDataset(datasets.Dataset):
     def from_parts(
         cls, rows: datasets.Dataset, tensors: CondensedTensors, recipe: Recipe, source: datasets.Dataset | None = None
     ) -> CondensedDataset:
-        """Join rows, tensors and recipe; the order of the rows is kept.
+        """Make a condensed set of rows, tensors and a recipe. The order of the rows does not change.
 
         Args:
-            rows: `decoded_rows` of a synthetic set, real rows for a coreset; one for each decoded image.
-            tensors: Exact tensors, sorted by class.
-            recipe: How they were made.
+            rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows of a coreset.
+            tensors: The exact tensors, sorted by class.
+            recipe: How the set was made.
             source: The real training set, or None.
 
         Raises:
-            ValueError: If the number of rows is not that of the decoded images.
+            ValueError: If the number of rows is not the number of decoded images.
         """
         if len(rows) != tensors.num_rows:
             raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
@@ -72,21 +72,21 @@ class CondensedDataset(datasets.Dataset):
         """Return the first images of every class as one picture, a row for each class.
 
         Args:
-            per_class: Images shown of a class, >= 1.
-            max_classes: Classes shown, in label order, >= 1.
+            per_class: Images to show per class, >= 1.
+            max_classes: Largest number of classes to show, in label order, >= 1.
         """
         return first_images(self.synthetic, per_class, max_classes=max_classes)
 
     def with_evaluation(self, table: Evaluation) -> CondensedDataset:
-        """Return the set with measured accuracies in its recipe, so that its card shows them once saved or pushed.
+        """Return the set with measured accuracies in its recipe. Its card then shows them.
 
         Args:
-            table: What `evaluate` returned for this set; `evaluate(..., eight_bit=True)` also measures what users of
-                `load_dataset` get. It replaces what was measured before.
+            table: What `evaluate` returned for this set. It replaces earlier accuracies. With `eight_bit=True`,
+                `evaluate` also measures the 8-bit rows, which users of `load_dataset` get.
 
         Raises:
-            TypeError: If `table` is no `Evaluation`.
-            ValueError: If it is about another set.
+            TypeError: If `table` is not an `Evaluation`.
+            ValueError: If it is the evaluation of another set.
 
         Example:
             >>> from hf_condense import condense_dataset, evaluate
@@ -98,7 +98,7 @@ class CondensedDataset(datasets.Dataset):
             2
         """
         if not isinstance(table, Evaluation):
-            raise TypeError(f"with_evaluation takes what evaluate returns; got {table!r:.80} ({type(table).__name__})")
+            raise TypeError(f"table should be what evaluate returns; got {table!r:.80} ({type(table).__name__})")
         if (own := self.recipe.config_name) not in (names := list(dict.fromkeys(score.set for score in table.scores))):
             raise ValueError(f"the evaluation should be that of {own!r}; got one of {', '.join(map(repr, names))}")
         measured = copy.copy(self)
@@ -106,20 +106,20 @@ class CondensedDataset(datasets.Dataset):
         return measured
 
     def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write the set into a folder that `load_condensed` and plain `datasets.load_dataset` read.
+        """Write the set into a folder that `load_condensed` and `datasets.load_dataset` can read.
 
-        A folder holds any number of sets; the first one stays the default. The folder is what a Hub repository holds.
+        A folder holds any number of sets; the first one is the default. It has the layout of a Hub repository.
 
         Args:
-            folder: Created if missing. A README.md that is there keeps its text.
-            overwrite: Replace a set of the same name that was made in another way.
+            folder: Folder, which is created if missing. The text of an existing README.md is kept.
+            overwrite: Whether to replace a set of the same name with another recipe.
 
         Returns:
             The folder of this set, `folder/<config>`.
 
         Raises:
-            FileExistsError: If another set of the same name is there and `overwrite` is False.
-            OSError: If writing failed; the earlier files are untouched.
+            FileExistsError: If the folder has another set of the same name and `overwrite` is False.
+            OSError: If writing fails. Earlier files are then unchanged.
         """
         return save(self.parts, Path(folder), overwrite=overwrite)
 
@@ -148,44 +148,45 @@ class CondensedDataset(datasets.Dataset):
     ) -> CommitInfo:
         """Publish the set in a dataset repository on the Hub: exact tensors, recipe, Parquet and card in one commit.
 
-        Anyone reads it back with `load_condensed(repo_id)`, and its 8-bit rows with plain
-        `datasets.load_dataset(repo_id, split="train")`. A repository holds any number of sets, and what else is in it
-        stays. Publishing what is there already makes no commit. Interrupted, the same call completes it.
+        `load_condensed(repo_id)` loads the set, and `datasets.load_dataset(repo_id, split="train")` loads its 8-bit
+        rows. A repository holds any number of sets; other files in it are left alone. If the repository has the
+        same set already, no commit is made. If the call is interrupted, repeat it to complete the upload.
 
         Args:
-            repo_id: `"user/name"`, or `"name"` for the user who is logged in; created if missing.
+            repo_id: `"user/name"`, or `"name"` for the user who is logged in. The repository is created if missing.
             config_name: Name of the set in the repository. Default: `{method}_ipc{n}`.
-            set_default: Make it the set that is loaded without a name. The first one is, until another is made it.
-            split: Only `"train"`: a condensed set is for training.
-            data_dir: Cannot be chosen; files are in the folder `config_name`.
+            set_default: Make this set the one that is loaded without a name. By default that is the first set.
+            split: Only `"train"` is accepted, because a condensed set is for training.
+            data_dir: Cannot be chosen: files are in the folder `config_name`.
             commit_message: Title of the commit. Default: `"Upload {config_name}"`.
-            commit_description: Its text.
-            private: Make a new repository private. Default: as the owner's settings say.
-            token: Token with write access. Default: the one of `hf auth login` or `HF_TOKEN`.
-            revision: Branch to push to, made if missing. Default: the main branch.
+            commit_description: Text of the commit.
+            private: Make a new repository private. Default: the owner's setting.
+            token: Token with write access. Default: that of `hf auth login` or `HF_TOKEN`.
+            revision: Branch to push to, which is created if missing. Default: the main branch.
             create_pr: Open a pull request instead of changing the branch.
             max_shard_size: Cannot be chosen, nor can `num_shards` and `num_proc`: a set is one small file.
             num_shards: See `max_shard_size`.
-            embed_external_files: Only True: what is published holds its images.
+            embed_external_files: Only True is accepted: a published set contains its images.
             num_proc: See `max_shard_size`.
-            license: Licence in the card's metadata. Default: what is there, else that of the source, if known.
-            replace_card: Write the card anew. Default: keep its text and metadata but for our part.
-            overwrite: Replace a set of the same name that was made in another way.
-            extra_splits: Split name to rows that are published beside the set as they are, for example
-                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. Default: those
-                that are there stay; `{}` removes them.
+            license: Licence in the card's metadata. Default: that of the existing card, else that of the source.
+            replace_card: Write a new card. Default: keep text and metadata of the existing one outside our section.
+            overwrite: Whether to replace a set of the same name with another recipe.
+            extra_splits: Rows by split name that are published unchanged beside the set, for example
+                `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. Default:
+                keep the existing extra splits; `{}` removes them.
 
         Returns:
-            The commit, or the latest one if there was nothing to change.
+            The new commit, or the latest one if nothing had to change.
 
         Raises:
-            TypeError: If a split is no `Dataset`.
-            ValueError: If a name or value is not usable, or the set cannot be written exactly.
-            FileExistsError: If another set of the same name, or data without a card, is there; nothing was changed.
-            CondensedFormatError: If the card or another set there cannot be read; nothing was changed.
-            PermissionError: If the token is missing or may not write.
+            TypeError: If an extra split is not a `Dataset`.
+            ValueError: If a name or value cannot be used, or the set cannot be written exactly.
+            FileExistsError: If the repository has another set of the same name, or data without a card. Nothing is
+                changed.
+            CondensedFormatError: If the card or another set in the repository cannot be read. Nothing is changed.
+            PermissionError: If the token is missing or has no write access.
             FileNotFoundError: If the repository is private and not yours, or a pull request is missing.
-            ConnectionError: If the Hub cannot be reached, or does not answer; the message says how to go on.
+            ConnectionError: If the Hub cannot be reached or does not answer. The message says how to continue.
 
         Example:
             >>> small.push_to_hub("me/cifar10-condensed", private=True)  # doctest: +SKIP
@@ -201,7 +202,9 @@ class CondensedDataset(datasets.Dataset):
         }
         for name, (given, possible) in fixed.items():
             if given is not None and given not in possible:
-                raise ValueError(f"{name}={given!r}: a condensed set has one small train split; leave {name} out")
+                raise ValueError(
+                    f"{name}={given!r} cannot be used: a condensed set has one small train split; leave {name} out"
+                )
         how = Publication(
             private=private,
             token=token,
@@ -236,11 +239,11 @@ class CondensedDataset(datasets.Dataset):
 
     @property
     def parts(self) -> Parts:
-        """Rows, tensors and recipe, each on its own."""
+        """The rows, as a plain `Dataset`, the tensors and the recipe."""
         return Parts(self._plain(), self.synthetic, self.recipe)
 
     def _plain(self) -> datasets.Dataset:
-        """Return the rows as a plain `Dataset` that shares table, format and search indexes."""
+        """Return the rows as a plain `Dataset`, which shares table, format and search indexes."""
         plain = datasets.Dataset.__new__(datasets.Dataset)
         plain.__setstate__({name: value for name, value in self.__dict__.items() if name not in _OWN})
         return plain
@@ -257,7 +260,7 @@ def _on_plain_rows(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 for _name in dir(datasets.Dataset):
-    # By what Dataset has, not by a list of names: a method of a newer `datasets` must not carry stale tensors along.
+    # All methods of Dataset are wrapped, not a list of names: those of newer versions must not keep stale tensors.
     if _name.startswith("_") or _name in _KEEPS_TYPE or _name in vars(CondensedDataset):
         continue
     _member = inspect.getattr_static(datasets.Dataset, _name)

@@ -1,4 +1,4 @@
-"""Pictures of sets: a grid with a row for each class, and two such grids side by side."""
+"""Pictures of sets: grids with a row for each class, and pictures side by side."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torchvision.utils import make_grid
 
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 
-_SEEN_SIDE = 56  # pixels: smaller images are enlarged by a whole factor to about this side
+_SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
 _GAP = 2
 _BLANK = 1.0  # white, in pixel units
 
@@ -21,19 +21,18 @@ _BLANK = 1.0  # white, in pixel units
 def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, max_classes: int = 100) -> Image.Image:
     """Return images as one picture: a row for each class if labels are given, else rows of `per_class` images.
 
-    Small images are enlarged by a whole factor without smoothing, so that their pixels are seen as they are.
+    Small images are enlarged by an integer factor without smoothing, so that single pixels are visible.
 
     Args:
-        images: At least one image, in pixel units; values outside [0, 1] are clipped.
-        labels: Class of every image, or None.
-        per_class: Images in a row, >= 1; a class with fewer leaves the rest of its row white, one with more is cut.
-        max_classes: Classes shown, in label order, so that a thousand classes still make a picture.
-
-    Shapes:
-        images (N, C, H, W) with C of 1 or 3; labels (N,).
+        images: At least one image with one or three channels, in pixel units. Values outside [0, 1] are clipped.
+            (N, C, H, W).
+        labels: Class of every image, (N,), or None.
+        per_class: Images in a row, >= 1. With labels, further images of a class are left out, and the row of a class
+            with fewer images is filled with white.
+        max_classes: Largest number of classes to show, in label order, >= 1.
 
     Raises:
-        ValueError: If the shapes are others, or `per_class` or `max_classes` is below 1.
+        ValueError: If a shape is wrong, or `per_class` or `max_classes` is below 1.
 
     Example:
         >>> grid(torch.rand(6, 1, 28, 28), torch.tensor([0, 0, 1, 1, 2, 2]), per_class=2).size
@@ -47,7 +46,7 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         if labels.shape != images.shape[:1]:
             raise ValueError(f"labels should be ({len(images)},), one for each image; got {tuple(labels.shape)}")
         images = torch.cat([_row(images[labels == c], per_class) for c in labels.unique()[:max_classes]])
-    scale = max(1, round(_SEEN_SIDE / min(images.shape[2:])))
+    scale = max(1, round(_SIDE / min(images.shape[2:])))
     enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
     picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
     return picture
@@ -58,8 +57,8 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
 
     Args:
         tensors: The set.
-        per_class: Images shown of a class, >= 1.
-        max_classes: Classes shown, in label order, >= 1.
+        per_class: Images to show per class, >= 1.
+        max_classes: Largest number of classes to show, in label order, >= 1.
     """
     labels = tensors.row_labels
     classes = set(labels.unique()[:max_classes].tolist())
@@ -69,7 +68,7 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
 
 
 def comparison(sets: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Return pictures side by side, each under its caption; for example a condensed set and random rows.
+    """Return pictures side by side, each under its caption, for example a condensed set and random rows.
 
     Args:
         sets: (caption, picture) pairs, at least one.
@@ -95,6 +94,6 @@ def comparison(sets: Sequence[tuple[str, Image.Image]]) -> Image.Image:
 
 
 def _row(images: Tensor, length: int) -> Tensor:
-    """Cut or fill with white to `length` images: (n, C, H, W) -> (length, C, H, W)."""
+    """Cut the images to `length`, or fill them up with white ones: (n, C, H, W) -> (length, C, H, W)."""
     blank = images.new_full((max(0, length - len(images)), *images.shape[1:]), _BLANK)
     return torch.cat([images[:length], blank])

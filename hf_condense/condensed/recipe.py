@@ -1,4 +1,4 @@
-"""How a condensed set was made, as data: the part of `condense_config.json` that a run fills."""
+"""How a condensed set was made, as data: the part of `condense_config.json` that a run writes."""
 
 from __future__ import annotations
 
@@ -19,41 +19,40 @@ from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_for
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that says how a set was made and how it is to be read. JSON values only.
+    """How a set was made and how its files are read, as JSON values.
 
     Attributes:
         method: Canonical name of the method.
-        method_version: Version of the method: incremented when its results change for the same options.
-        kind: `"synthetic"` (learned images), `"composed"` (images put together from real ones) or `"coreset"` (real
-            rows).
-        ipc: Images per class that may be stored: one number, or one for each class name.
-        storage: Storage form, a name in `condensed.decoders.DECODERS`.
+        method_version: Version of the method, which is incremented when the same options start to give other results.
+        kind: `"synthetic"` (learned images), `"composed"` (images composed from real ones) or `"coreset"` (real rows).
+        ipc: Images per class that may be stored: one number, or a number for each class name.
+        storage: Storage form: a name in `condensed.decoders.DECODERS`.
         expand: Rows that the form decodes into for each image of the budget.
-        seed: Seed of every draw.
+        seed: Seed of every random draw.
         steps: Updates of the images; None for a coreset.
         preset: Name of the preset that was asked for, or None.
-        network: Name of the network that was matched or gave the features.
-        options: Every field of the method's config, defaults filled in.
-        augment: Families of augmentation under which the images were learned, or None.
+        network: Name of the network that was matched, or that gave the features.
+        options: Every field of the method's config, including defaults.
+        augment: Families of augmentation with which the images were learned, or None.
         pixel_range: `"valid"` (images inside [0, 1]) or `"free"`.
-        class_names: Names of all classes, in label order, absent ones included.
-        label_values: What the label column holds for each class name.
+        class_names: Names of all classes in label order, including classes without rows.
+        label_values: Value of the label column for each class name.
         image_column: Name of the image column.
         label_column: Name of the label column.
         image_shape: (channels, height, width) of the decoded images.
         image_size: What `image_size=` asked for, as (height, width), or None for the source's own size.
-        mean: Per channel, in pixel units: the normalisation that the set was made for.
-        std: Per channel, in pixel units.
-        source: What is known of the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
-        citation: The line that cites the method's paper, or None for a set of an older version.
-        rows: Row numbers in the source, in the order of the tensors, for a coreset; None otherwise.
-        temperature: Of the soft labels (logits), or None without soft labels.
-        plan: The chunk plan that the run used; part of what makes bits repeat.
+        mean: Mean of the normalisation for which the set was made, per channel, in pixel units.
+        std: Standard deviation of that normalisation, per channel, in pixel units.
+        source: Facts about the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
+        citation: Line that cites the method's paper, or None in sets of older versions.
+        rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise.
+        temperature: Temperature of the soft labels (logits), or None without soft labels.
+        plan: Chunk plan of the run; equal bits need an equal plan.
         runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
         created_at: UTC time at which the set was made, ISO 8601.
         evaluation: Measured accuracies, as rows of `Evaluation.to_records()`.
-        nearest: Distances of a synthetic set's images to their nearest source image, as `nearest_real` returns them.
-        extra: Keys of a newer writer that this version does not know; kept as they are.
+        nearest: Distances of the images to their nearest source images, as `nearest_real` returns them, or None.
+        extra: Keys of newer versions that this version does not know. They are kept unchanged.
     """
 
     method: str
@@ -90,7 +89,7 @@ class Recipe:
 
     @property
     def config_name(self) -> str:
-        """The folder and config name: `{method}_ipc{n}`, `ipc{min}-{max}` for a dict, and the storage form's suffix."""
+        """Name of config and folder: `{method}_ipc{n}`, or `ipc{min}-{max}` for a dict, and the suffix of the form."""
         if isinstance(self.ipc, dict):
             low, high = min(self.ipc.values()), max(self.ipc.values())
             amount = f"{low}-{high}" if low != high else str(low)
@@ -99,27 +98,27 @@ class Recipe:
         return f"{self.method}_ipc{amount}{self.decoder.suffix}"
 
     def budget(self, name: str) -> int:
-        """Return how many images a class may store."""
+        """Return the number of images that a class may store."""
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
 
     @property
     def decoder(self) -> Decoder:
-        """The storage form, as it reads the tensors of a file."""
+        """The decoder of the tensors in a file."""
         cls = decoder_class(self.storage)
         frame = Frame(torch.tensor(self.mean), torch.tensor(self.std), clip=self.pixel_range == "valid")
         return cls(self.image_shape, self.expand, PIXELS if cls.stores_images else frame)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain JSON values; unknown keys of `extra` come last."""
+        """Return JSON values; the keys of `extra` come last."""
         values = dataclasses.asdict(self)
         extra = values.pop("extra")
         if decoder_class(self.storage).format_version == "1":
-            extra["factor"] = factor_of_form(self.storage, self.expand)  # what readers of version 1 know
+            extra["factor"] = factor_of_form(self.storage, self.expand)  # readers of version 1 need it
         return {**values, **extra}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Recipe:
-        """Rebuild a recipe from JSON values; nothing is trusted.
+        """Make a recipe from untrusted JSON values.
 
         Raises:
             CondensedFormatError: If a key is missing, of the wrong type, or out of range.
@@ -151,14 +150,16 @@ class Recipe:
             "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
             "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")
             and all(row >= 0 for row in self.rows or ()),
-            "a coreset is stored as pixels": self.kind != "coreset" or self.storage == "pixels",
-            "one label value for each class name": len(values) == len(names) > 0,
+            "a coreset should be stored as pixels": self.kind != "coreset" or self.storage == "pixels",
+            "there should be one label value for each class name": len(values) == len(names) > 0,
             "class names and label values should differ": len(set(names)) == len(names)
             and len({(type(v), v) for v in values}) == len(values),
             "image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..4096": len(self.image_shape) == 3
             and self.image_shape[0] in (1, 3)
             and all(1 <= s <= 4096 for s in self.image_shape[1:]),
-            "one mean and one positive std a channel": [len(self.mean)] == [len(self.std)] == self.image_shape[:1]
+            "there should be one mean and one positive std per channel": [len(self.mean)]
+            == [len(self.std)]
+            == self.image_shape[:1]
             and all(s > 0 for s in self.std)
             and all(map(math.isfinite, [*self.mean, *self.std])),
             "nearest should have rows >= 1, and synthetic and real with 0 <= min <= median <= max": self.nearest is None
@@ -174,7 +175,7 @@ class Recipe:
 
 
 def _with_storage(values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of a recipe with the storage form, which the first files named by its factor alone."""
+    """Return the values of a recipe with the storage form. The first files named it by its factor alone."""
     values = dict(values)
     factor = values.pop("factor", None)
     if factor is not None:
@@ -192,7 +193,7 @@ def _with_storage(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _are_distances(nearest: dict[str, Any]) -> bool:
-    """Tell whether the distances to the nearest source images are what `nearest_real` returns."""
+    """Return whether a value has the form of what `nearest_real` returns."""
     groups = [nearest.get(name) for name in ("synthetic", "real")]
     if not _is_a(groups, list[dict[str, float]]) or not _is_a(nearest.get("rows"), int) or nearest["rows"] < 1:
         return False
@@ -201,7 +202,7 @@ def _are_distances(nearest: dict[str, Any]) -> bool:
 
 
 def _is_a(value: Any, hint: Any) -> bool:
-    """Tell whether a JSON value fits a type hint made of scalars, lists, dicts and unions."""
+    """Return whether a JSON value fits a type hint of scalars, lists, dicts and unions."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
         return True
@@ -219,5 +220,5 @@ def _is_a(value: Any, hint: Any) -> bool:
 
 
 def _spell(hint: Any) -> str:
-    """Write a type hint for people."""
+    """Spell a type hint for an error message."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")

@@ -1,4 +1,4 @@
-"""The rows of a condensed set: 8-bit images, labels and soft labels, as `load_dataset` gives them."""
+"""The rows of a condensed set as `load_dataset` returns them: 8-bit images, labels and soft labels."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from hf_condense.condensed.tensors import CondensedTensors, round_robin
 
 
 class Parts(NamedTuple):
-    """What makes up a condensed set.
+    """The parts of a condensed set.
 
     Attributes:
-        rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows for a coreset.
+        rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows of a coreset.
         tensors: The exact tensors, sorted by class.
-        recipe: How they were made.
+        recipe: How the set was made.
     """
 
     rows: datasets.Dataset
@@ -35,21 +35,22 @@ SOFT_LABEL_COLUMN = "soft_label"
 def decoded_rows(
     tensors: CondensedTensors, recipe: Recipe, features: datasets.Features | None = None
 ) -> datasets.Dataset:
-    """Return the rows of a synthetic set: 8-bit PNG images, labels, and soft labels if there are any.
+    """Return the rows of a synthetic set: 8-bit PNG images, labels, and soft labels if the set has them.
 
-    Rows are dealt out one class after the other. Equal tensors give equal bytes.
+    Rows are interleaved by class. Equal tensors give equal bytes.
 
     Args:
-        tensors: Exact tensors; values outside [0, 1] are clipped.
-        recipe: Names of the two columns and what the label column holds.
-        features: Features of the source: its image and label columns keep theirs. None: `Image()`, and `ClassLabel`
-            if the label values are 0..K-1.
+        tensors: The exact tensors. Values outside [0, 1] are clipped.
+        recipe: The recipe, which names the two columns and the values of the label column.
+        features: Features of the source; the image and the label column keep theirs. None: `Image()` and, if the label
+            values are 0..K-1, `ClassLabel`.
 
     Returns:
-        Columns image, label [, `soft_label`: logits]; one row for each decoded image.
+        A dataset with the columns image, label and, if there are soft labels, `soft_label` (logits); one row for each
+        decoded image.
 
     Raises:
-        ValueError: If the set has soft labels and one of its columns is called `soft_label`.
+        ValueError: If the set has soft labels, and the image or label column is called `soft_label`.
     """
     kept = _features(recipe, features)
     labels = tensors.row_labels.tolist()
@@ -61,20 +62,20 @@ def decoded_rows(
     }
     if tensors.soft_labels is not None:
         if SOFT_LABEL_COLUMN in kept:
-            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}; the source uses this name: rename it")
+            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}, but the source has one; rename it")
         kept[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
         columns[SOFT_LABEL_COLUMN] = tensors.soft_labels[order].tolist()
     return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
 
 
 def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield chunks of the decoded images as floats and as the 8-bit pixels that viewers get: (n, C, H, W) twice."""
+    """Yield chunks of decoded images, as floats and as 8-bit pixels: both (n, C, H, W)."""
     for pixels in tensors.chunks():
         yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 def _png(pixels: Tensor) -> bytes:
-    """Encode 8-bit pixels (C, H, W) of one or three channels."""
+    """Encode 8-bit pixels (C, H, W) with one or three channels as PNG."""
     array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
     buffer = io.BytesIO()
     Image.fromarray(array.contiguous().numpy()).save(buffer, "PNG")
@@ -82,7 +83,7 @@ def _png(pixels: Tensor) -> bytes:
 
 
 def _features(recipe: Recipe, source: datasets.Features | None) -> datasets.Features:
-    """Return the features of the image and the label column, in the source's order."""
+    """Return the features of the image and the label column, in the order of the source."""
     if source is not None:
         return datasets.Features({n: f for n, f in source.items() if n in (recipe.image_column, recipe.label_column)})
     return datasets.Features({recipe.image_column: datasets.Image(), recipe.label_column: _label_feature(recipe)})

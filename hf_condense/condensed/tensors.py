@@ -1,4 +1,4 @@
-"""The exact tensors of a finished set, and the order in which its rows are dealt out."""
+"""The exact tensors of a finished set, and the order of its rows."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class CondensedTensors:
     """The exact tensors of a finished set, sorted by class. Images are in pixel units: 0 is black, 1 is white.
 
     Attributes:
-        stored: What is stored, by name, as `decoder.layout` says; for pixels and patches `images`, float32
+        stored: The stored tensors by name, as in `decoder.layout`. Pixels and patches have `images`, float32
             (N, C, H, W).
-        labels: Index of the class of each entry of the stored tensors among all class names. int64 (N,).
-        decoder: How the stored tensors become images.
+        labels: Class of each entry, as an index into all class names. int64 (N,).
+        decoder: The storage form, which turns stored tensors into images.
         soft_labels: Logits for every decoded row, in the order of `decoded()`. float32 (rows, K), or None.
         student_lr: Learned learning rate of the student, for trajectory methods. float32 (), or None.
-        zca_matrix: Whitening matrix, if the set was condensed in ZCA space: networks then see
-            `(pixels - zca_mean) @ zca_matrix` in place of normalised images. float32 (C*H*W, C*H*W), or None.
-        zca_mean: Mean that belongs to `zca_matrix`, in pixel units. float32 (C*H*W,), or None.
+        zca_matrix: Whitening matrix, if the set was condensed in ZCA space. Networks are then trained on
+            `(pixels - zca_mean) @ zca_matrix` instead of normalised images. float32 (C*H*W, C*H*W), or None.
+        zca_mean: Mean of the whitening, in pixel units. float32 (C*H*W,), or None.
     """
 
     stored: Mapping[str, Tensor]
@@ -46,8 +46,8 @@ class CondensedTensors:
 
         Args:
             images: In pixel units, sorted by class. float32 (N, C, H, W).
-            labels: Class of each. int64 (N,).
-            factor: Patches along a side that each image decodes into; 1 stores whole images.
+            labels: Class of each image. int64 (N,).
+            factor: Patches along each side of an image; 1 stores whole images.
             **optional: The other attributes by name.
         """
         channels, height, width = images.shape[1:]
@@ -60,7 +60,7 @@ class CondensedTensors:
         """The stored images, in pixel units, before decoding: (N, C, H, W).
 
         Raises:
-            AttributeError: If the set stores something else than images.
+            AttributeError: If the set does not store images.
         """
         if not self.decoder.stores_images:
             raise AttributeError(
@@ -80,10 +80,10 @@ class CondensedTensors:
         return self.labels.repeat_interleave(self.decoder.rows_per_entry)
 
     def decoded(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the images that are trained on and their labels, in pixel units: (n, C, H, W) and (n,).
+        """Return decoded images in pixel units and their labels: (n, C, H, W) and (n,).
 
         Args:
-            rows: Numbers of the decoded rows that are wanted, int64 (n,); None: all.
+            rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
         images = self.decoder.decode(self.stored, rows)
         if not self.decoder.stores_images:
@@ -91,7 +91,7 @@ class CondensedTensors:
         return images, self.row_labels if rows is None else self.row_labels[rows]
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:
-        """Yield all decoded images in pixel units, at most about `size` entries at a time: (n, C, H, W)."""
+        """Yield all decoded images in pixel units, from `size` entries at a time: (n, C, H, W)."""
         for rows in torch.arange(self.num_rows).split(size * self.decoder.rows_per_entry):
             yield self.decoded(rows)[0]
 
@@ -100,12 +100,12 @@ class CondensedTensors:
         return {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
 
     def all(self) -> dict[str, Tensor]:
-        """Return every tensor by name, as a file holds them."""
+        """Return every tensor of a file by name."""
         return {**self.stored, "labels": self.labels, **self.optional()}
 
 
 def round_robin(labels: Sequence[int]) -> list[int]:
-    """Return the order that deals rows out one class after the other, so that any prefix is balanced.
+    """Return the order of rows that interleaves the classes, so that any prefix is balanced.
 
     Example:
         >>> round_robin([0, 0, 1, 1, 1])
@@ -116,15 +116,15 @@ def round_robin(labels: Sequence[int]) -> list[int]:
 
 
 def turns_of(labels: Sequence[int]) -> list[int]:
-    """Return for each label how many equal ones come before it.
+    """Return for each label the number of equal labels before it.
 
     Example:
         >>> turns_of([0, 0, 1, 1, 1])
         [0, 1, 0, 1, 2]
     """
-    seen: dict[int, int] = {}
+    counts: dict[int, int] = {}
     turns = []
     for label in labels:
-        turns.append(seen.get(label, 0))
-        seen[label] = turns[-1] + 1
+        turns.append(counts.get(label, 0))
+        counts[label] = turns[-1] + 1
     return turns

@@ -1,4 +1,4 @@
-"""Reading what strangers wrote: every name, size and number is checked before memory is taken for it."""
+"""Read files of strangers: every name, size and number is checked before memory is allocated for it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors
 
 FORMAT = "hf_condense"
-FORMAT_VERSIONS = ("1", "2")  # the second one has storage forms beyond pixels and patches
+FORMAT_VERSIONS = ("1", "2")  # version 2 has storage forms other than pixels and patches
 MAX_JSON_BYTES = 1 << 20
 MAX_FILE_BYTES = 1 << 35
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_TENSORS = 32
 _MAX_DEPTH = 32
-_MAX_DIGITS = 20  # of an integer: more than any 64-bit number has
+_MAX_DIGITS = 20  # of an integer, which is enough for any 64-bit number
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}
 _ITEM_BYTES = {"F32": 4, "I64": 8}
 
@@ -34,7 +34,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
     """Read a whole regular file of at most `limit` bytes.
 
     Raises:
-        CondensedFormatError: If it is missing, larger, or not a regular file (a pipe would block for ever).
+        CondensedFormatError: If the file is missing, larger, or not regular (reading a pipe could block for ever).
     """
     try:
         status = path.stat()
@@ -49,7 +49,7 @@ def read_bytes(path: Path, limit: int) -> bytes:
 
 
 def check_version(version: object, where: str) -> None:
-    """Raise `CondensedFormatError` unless this library reads the format version; a newer one says upgrade."""
+    """Raise `CondensedFormatError` unless this library reads a format version; for a newer one, advise to upgrade."""
     if version in FORMAT_VERSIONS:
         return
     newest = FORMAT_VERSIONS[-1]
@@ -61,10 +61,14 @@ def check_version(version: object, where: str) -> None:
 
 
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object strictly: no NaN or infinity, no huge integers, no key twice, no deep nesting.
+    """Parse a JSON object strictly: without NaN, infinity, huge integers, duplicate keys and deep nesting.
+
+    Args:
+        data: The bytes.
+        where: Name of the file, for the error message.
 
     Raises:
-        CondensedFormatError: If it is anything else; `where` names the file in the message.
+        CondensedFormatError: If the bytes are anything else.
     """
     try:
         value = json.loads(
@@ -83,10 +87,15 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
 
 
 def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetensors") -> CondensedTensors:
-    """Read the exact tensors from the bytes of a safetensors file whose header is first checked by hand.
+    """Read the exact tensors from the bytes of a safetensors file, after a check of its header.
+
+    Args:
+        data: The bytes.
+        recipe: The recipe of the set.
+        where: Name of the file, for the error message.
 
     Raises:
-        CondensedFormatError: If names, types, shapes, offsets or values are not those of a set with this recipe.
+        CondensedFormatError: If names, types, shapes, offsets or values do not fit the recipe.
     """
     try:
         _check_header(data, recipe)
@@ -102,7 +111,7 @@ def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetenso
 
 
 def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
-    """Raise `CondensedFormatError` unless shapes, types and values fit the recipe; used before writing as well."""
+    """Raise `CondensedFormatError` unless shapes, types and values fit the recipe. Writers call this as well."""
     form = (tensors.decoder.name, tensors.decoder.expand)
     if form != (recipe.storage, recipe.expand):
         raise CondensedFormatError(
@@ -128,7 +137,7 @@ def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
 
 
 def _check_labels(labels: Tensor, recipe: Recipe) -> None:
-    """Raise unless labels are in range, sorted, and each class has as many entries as its `ipc` holds."""
+    """Raise unless labels are in range and sorted, and each class has the entries that its `ipc` holds."""
     low, high, classes = int(labels.min()), int(labels.max()), len(recipe.class_names)
     if low < 0 or high >= classes:
         raise CondensedFormatError(f"labels range over [{low}, {high}] but there are {classes} classes")
@@ -146,7 +155,7 @@ def _check_labels(labels: Tensor, recipe: Recipe) -> None:
 
 
 def _layout(recipe: Recipe, entries: int) -> Layout:
-    """Return type and shape of every tensor that a set with this many entries may hold."""
+    """Return dtype and shape of every tensor that a set with this number of entries may hold."""
     decoder, pixels = recipe.decoder, math.prod(recipe.image_shape)
     classes = len(recipe.ipc) if isinstance(recipe.ipc, dict) else -(-entries // decoder.entries(recipe.ipc))
     return {
@@ -160,7 +169,7 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
 
 
 def _check_header(data: bytes, recipe: Recipe) -> None:
-    """Raise unless the header describes known tensors that fill the rest of the file without gap or overlap."""
+    """Raise unless the header describes known tensors that fill the rest of the file without gaps or overlaps."""
     header, size = _read_header(data, recipe)
     layout = _layout(recipe, _count_entries(header))
     required = {"labels", *recipe.decoder.layout(1, 1)}
@@ -181,7 +190,7 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
 
 
 def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:
-    """Return the entries of a header, without its metadata, and its size in bytes."""
+    """Return the entries of the header without its metadata, and its size in bytes."""
     size = int.from_bytes(data[:8], "little")
     if len(data) < 8 or size > min(_MAX_HEADER_BYTES, len(data) - 8):
         raise CondensedFormatError(
@@ -203,7 +212,7 @@ def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:
 
 
 def _check_spans(spans: list[tuple[int, int, int]], end: int) -> None:
-    """Raise unless tensors (begin, stop, length) follow one another from 0 to `end`."""
+    """Raise unless the tensors, as (begin, stop, length), are contiguous from 0 to `end`."""
     position = 0
     for begin, stop, length in sorted(spans):
         if (begin, stop) != (position, position + length):
@@ -216,7 +225,7 @@ def _check_spans(spans: list[tuple[int, int, int]], end: int) -> None:
 
 
 def _count_entries(header: dict[str, Any]) -> int:
-    """Return the number of entries that a header claims: one for each label."""
+    """Return the number of entries that the header claims, one for each label."""
     entry = header.get("labels")
     shape = entry.get("shape") if isinstance(entry, dict) else None
     count = shape[0] if isinstance(shape, list) and shape else None
@@ -226,7 +235,7 @@ def _count_entries(header: dict[str, Any]) -> int:
 
 
 def _check_values(value: Any, depth: int) -> None:
-    """Raise `ValueError` for nesting beyond `depth` and for text that is no Unicode."""
+    """Raise `ValueError` for nesting beyond `depth` and for text that is not valid Unicode."""
     if depth < 0:
         raise ValueError(f"nested deeper than {_MAX_DEPTH}")
     if isinstance(value, str):
@@ -241,7 +250,7 @@ def _check_values(value: Any, depth: int) -> None:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Build an object, refusing a key that comes twice: readers disagree on which one counts."""
+    """Make a dict of the pairs and refuse duplicate keys, because readers disagree on which value counts."""
     values = dict(pairs)
     if len(values) != len(pairs):
         raise ValueError("a key comes twice")
@@ -249,19 +258,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse(text: str) -> NoReturn:
-    """Refuse NaN and infinities."""
-    raise ValueError(f"{text} is no JSON number")
+    raise ValueError(f"{text} is not a JSON number")
 
 
 def _integer(text: str) -> int:
-    """Parse an integer of a sane length."""
     if len(text) > _MAX_DIGITS:
         raise ValueError(f"an integer of {len(text)} digits")
     return int(text)
 
 
 def _number(text: str) -> float:
-    """Parse a finite number."""
     if not math.isfinite(number := float(text)):
         raise ValueError(f"{text:.20} is not finite")
     return number

@@ -92,7 +92,9 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
 
 def save(small: CondensedDataset, folder: Path, name: str, rank: int) -> None:
     """Write the set that a process got back."""
-    facts = {"recipe": small.recipe.to_dict(), "rows": [row["label"] for row in small], "process": os.getpid()}
+    with half_size.registered():  # a recipe asks the storage form for its format version
+        recipe = small.recipe.to_dict()
+    facts = {"recipe": recipe, "rows": [row["label"] for row in small], "process": os.getpid()}
     (folder / f"{name}-{rank}.json").write_text(json.dumps(facts))
     save_file(small.synthetic.all(), folder / f"{name}-{rank}.safetensors")
 

@@ -1,4 +1,4 @@
-"""Storage forms: how the stored tensors of a set become images. One file each; a new one is a file and a line here."""
+"""Storage forms, which turn stored tensors into images. A new form is one file and one line in `DECODERS`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def decoder_class(storage: str) -> type[Decoder]:
     """Return the class of a storage form.
 
     Raises:
-        ValueError: If there is no such form; the message lists all.
+        ValueError: If there is no such form. The message lists all.
     """
     one_of("storage", storage, DECODERS)
     return DECODERS[storage]

@@ -1,4 +1,4 @@
-"""What every storage form declares: what it stores, how many rows that gives, and how it is decoded."""
+"""The base class of storage forms: what a form stores, how many rows it gives, and how they are decoded."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 Layout = dict[str, tuple[str, list[int]]]
-"""Name of a tensor to its safetensors type (`"F32"`, `"I64"`) and its shape."""
+"""The safetensors type (`"F32"` or `"I64"`) and the shape of every tensor, by name."""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """The units of decoded images: normalised while a set is learned, pixels (0 black, 1 white) when it is finished.
+    """The units of decoded images: normalised while a set is learned, pixel units (0 black, 1 white) afterwards.
 
     Attributes:
-        mean: What is subtracted from pixels, per channel. (C,) or ().
-        std: What they are then divided by. (C,) or ().
-        clip: Whether images stay in the valid range of pixels (`pixel_range="valid"`).
+        mean: Mean that is subtracted from pixels, per channel. (C,) or ().
+        std: Standard deviation by which they are then divided. (C,) or ().
+        clip: Whether images stay within the valid range of pixels (`pixel_range="valid"`).
     """
 
     mean: Tensor
@@ -30,33 +30,33 @@ class Frame:
     clip: bool = True
 
     def value(self, pixel: float) -> Tensor:
-        """Return a pixel value in these units, ready to be broadcast over images: (C, 1, 1)."""
+        """Convert a pixel value to these units, in a shape that broadcasts over images: (C, 1, 1)."""
         return ((pixel - self.mean) / self.std).reshape(-1, 1, 1)
 
     def to_pixels(self, images: Tensor) -> Tensor:
-        """Return images (n, C, H, W) of these units in pixel units, within [0, 1] if they are clipped."""
+        """Convert images (n, C, H, W) from these units to pixel units, and clip them to [0, 1] if `clip` is set."""
         pixels = images * self.std.reshape(-1, 1, 1) + self.mean.reshape(-1, 1, 1)
         return pixels.clamp(0, 1) if self.clip else pixels
 
     def clip_images(self, images: Tensor) -> Tensor:
-        """Return images (n, C, H, W) with every value brought into the valid range, if this frame clips."""
+        """Clip images (n, C, H, W) to the valid range if `clip` is set."""
         return torch.maximum(torch.minimum(images, self.value(1)), self.value(0)) if self.clip else images
 
     def to(self, device: torch.device | str) -> Frame:
-        """Return the same units with their tensors on another device."""
+        """Return the same units with tensors on another device."""
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
 
 PIXELS = Frame(torch.zeros(()), torch.ones(()), clip=False)
-"""Pixel units. What is stored in them has been clipped already, if it had to be."""
+"""Pixel units. Images that are stored in them were clipped before, if necessary."""
 
 
 class Decoder(ABC):
-    """Turns stored tensors into images. Settings only: the tensors are the set's, and everything else sees rows alone.
+    """A storage form, which turns stored tensors into images. It holds settings; the tensors belong to the set.
 
-    A class has a **budget** of `ipc` images: it may store `ipc * C * H * W` numbers. They are its **entries**,
-    each with a label; they decode into **rows**, the images that networks are trained on. Rows and entries are sorted
-    by class; the rows of one entry are neighbours.
+    A class has a **budget** of `ipc` images, so that it may store `ipc * C * H * W` numbers. They form its **entries**,
+    each of which has a label. Entries decode into **rows**, the images on which networks are trained. Entries and rows
+    are sorted by class, and the rows of an entry are neighbours.
 
     Args:
         image_shape: (channels, height, width) of a decoded image.
@@ -70,11 +70,11 @@ class Decoder(ABC):
     name: ClassVar[str]
     """Name of the form, as in `storage=`."""
     format_version: ClassVar[str] = "2"
-    """Version of the file format that sets of this form need; readers of version 1 know pixels and patches only."""
+    """Version of the file format for sets of this form. Readers of version 1 know pixels and patches only."""
     stores_images: ClassVar[bool] = False
-    """Whether the stored tensors are images themselves: files then hold them in pixel units."""
+    """Whether the stored tensors are images. Files then hold them in pixel units."""
     can_be_whitened: ClassVar[bool] = False
-    """Whether the form means anything in whitened (ZCA) space, where neighbouring pixels have nothing in common."""
+    """Whether the form works in whitened (ZCA) space, where neighbouring pixels are unrelated."""
 
     def __init__(self, image_shape: Iterable[int], expand: int, frame: Frame = PIXELS) -> None:
         channels, height, width = image_shape
@@ -86,37 +86,41 @@ class Decoder(ABC):
     @classmethod
     @abstractmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
-        """Return `expand` as it is used: what was asked for, else what suits the form and the images.
+        """Return the value of `expand`: the caller's, else a default for the form and the images.
+
+        Args:
+            expand: The caller's value, or None.
+            image_shape: (channels, height, width) of a decoded image.
 
         Raises:
-            ValueError: If it is out of range; the message says what would be right.
+            ValueError: If the value is out of range. The message says which values are right.
         """
 
     @abstractmethod
     def check(self) -> None:
-        """Raise `ValueError` for settings that no file can have."""
+        """Raise `ValueError` for settings that a file cannot have."""
 
     @property
     def suffix(self) -> str:
-        """What the form adds to the name of a set."""
+        """Suffix of the name of a set in this form."""
         return f"_{self.name}{self.expand}"
 
     @property
     def rows_per_entry(self) -> int:
-        """Rows that one entry decodes into."""
+        """Number of rows that one entry decodes into."""
         return 1
 
     def entries(self, budget: int) -> int:
-        """Return how many entries a budget of images holds."""
+        """Return the number of entries that a budget of images holds."""
         return self.rows(budget) // self.rows_per_entry
 
     def rows(self, budget: int) -> int:
-        """Return how many rows a budget of images decodes into."""
+        """Return the number of rows that a budget of images decodes into."""
         return budget * self.expand
 
     @property
     def rate_scale(self) -> float:
-        """What a method's image rate is multiplied by, so that it means the same in this form."""
+        """Factor of a method's image rate, so that the rate means the same in this form."""
         return 1.0
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
@@ -125,49 +129,49 @@ class Decoder(ABC):
 
     @abstractmethod
     def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return stored tensors from real rows, sorted by class.
+        """Return stored tensors for real rows, which are sorted by class.
 
         Args:
-            real: As many rows as are decoded, in the units of the frame. (rows, C, H, W)
-            labels: Class of each. int64 (rows,)
+            real: As many rows as the set decodes into, in the units of the frame. (rows, C, H, W).
+            labels: Class of each row. int64 (rows,).
         """
 
     def start_from_noise(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return stored tensors from one noise image and its label for each entry; default: as from real rows."""
+        """Return stored tensors for one noise image and one label per entry; default: as for real rows."""
         return self.start(noise, labels)
 
     @abstractmethod
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
-        """Return rows in the units of the frame, clipped if it says so; differentiable.
+        """Return decoded rows in the units of the frame, clipped if the frame clips. The result is differentiable.
 
         Args:
             stored: The stored tensors.
-            rows: Numbers of the rows that are wanted, int64 (n,); None: all.
+            rows: Numbers of the rows to return, int64 (n,). None returns all.
 
         Returns:
             (n, C, H, W).
         """
 
     def project_(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms have no range to keep
-        """Bring stored tensors back into their valid range, where they have one, after an update; default: nothing."""
+        """Bring stored tensors back into their valid range after an update, if they have one; default: nothing."""
 
     @abstractmethod
     def layout(self, entries: int, classes: int) -> Layout:
         """Return the type and shape of every stored tensor in a file.
 
         Args:
-            entries: Entries of the set.
-            classes: Classes that have entries.
+            entries: Number of entries of the set.
+            classes: Number of classes that have entries.
         """
 
     def export(
         self, stored: Mapping[str, Tensor], to_pixels: Callable[[Tensor], Tensor]
     ) -> tuple[dict[str, Tensor], Decoder]:
-        """Return the tensors as files hold them, on the CPU, and the decoder that reads them.
+        """Return the tensors in the form of a file, on the CPU, and the decoder that reads them.
 
         Args:
             stored: The stored tensors.
-            to_pixels: Turns images of the frame's units into pixel units.
+            to_pixels: Function that converts images from the units of the frame to pixel units.
         """
         tensors = {name: to_pixels(tensor).float() if self.stores_images else tensor for name, tensor in stored.items()}
         exported = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

@@ -1,4 +1,4 @@
-"""Patches: every stored image is cut into f x f patches, each of which is up-sampled to a whole row."""
+"""Patches: every stored image is cut into f x f patches, and each patch is up-sampled to a whole row."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import Tensor
 from hf_condense.base.checks import integer
 from hf_condense.condensed.decoders.pixels import Pixels
 
-PAD = 0.5  # mid-grey, in pixel units, fills images whose side the factor does not divide
-LARGEST_FACTOR = 32  # that a file may have
+PAD = 0.5  # mid-grey, in pixel units; it pads images whose side is not a multiple of the factor
+LARGEST_FACTOR = 32  # in a file
 
 
 class Patches(Pixels):
     """Multi-formation: `expand = factor**2` rows from each stored image.
 
-    The patches of an image are taken row by row. Where the factor does not divide a side, the image is first filled up
+    The patches of an image are taken row by row. If a side is not a multiple of the factor, the image is first padded
     with mid-grey at the bottom and on the right. Up-sampling is bilinear, so rows stay in the range of the images.
 
     References:
@@ -38,7 +38,7 @@ class Patches(Pixels):
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
-        """Return the square of a factor whose patches have at least two pixels a side; 4 by default."""
+        """Return the square of a factor whose patches have sides of at least two pixels; 4 by default."""
         expand = 4 if expand is None else expand
         largest = largest_factor(image_shape)
         if math.isqrt(expand) ** 2 != expand or not 4 <= expand <= largest**2:
@@ -56,22 +56,24 @@ class Patches(Pixels):
 
     @property
     def suffix(self) -> str:
-        """The factor, as in `_f2`."""
+        """Suffix of the name of a set: the factor, as in `_f2`."""
         return f"_f{self.factor}"
 
     @property
     def rows_per_entry(self) -> int:
-        """Patches of an image."""
+        """Number of patches of an image."""
         return self.expand
 
     def check(self) -> None:
         """Raise `ValueError` unless the factor is in 2..32 and at most the smaller side."""
         most = min(LARGEST_FACTOR, *self.image_shape[1:])
         if self.factor**2 != self.expand or not 2 <= self.factor <= most:
-            raise ValueError(f"storage 'patches' has as expand the square of a factor in 2..{most}; got {self.expand}")
+            raise ValueError(
+                f"expand of storage 'patches' should be the square of a factor in 2..{most}; got {self.expand}"
+            )
 
     def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        """Return images that are put together from down-sampled rows, the inverse of decoding."""
+        """Return images that are composed of down-sampled rows: the inverse of decoding."""
         _, c, h, w = real.shape
         f, (ph, pw) = self.factor, self._patch_size()
         small = F.interpolate(real, size=(ph, pw), mode="bilinear", antialias=True, align_corners=False)
@@ -108,16 +110,16 @@ class Patches(Pixels):
 
 
 def largest_factor(image_shape: tuple[int, int, int]) -> int:
-    """Return the largest factor that is worth asking for: patches of two pixels a side."""
+    """Return the largest factor whose patches have sides of at least two pixels."""
     return max(1, min(image_shape[1:]) // 2)
 
 
 def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tuple[str, int]:
-    """Return the storage form and its `expand` that `factor=` is short for: pixels for 1, else patches.
+    """Return the storage form and the `expand` for which `factor=` is short: pixels for 1, else patches.
 
     Raises:
-        TypeError: If it is no integer.
-        ValueError: If patches would have less than two pixels a side.
+        TypeError: If the factor is not an integer.
+        ValueError: If a side of a patch would be shorter than two pixels.
     """
     checked, most = integer("factor", factor), largest_factor(image_shape)
     if not 1 <= checked <= most:
@@ -126,10 +128,10 @@ def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tupl
 
 
 def form_of_factor(factor: int) -> tuple[str, int]:
-    """Return the storage form and its `expand` for a factor >= 1: pixels for 1, else patches."""
+    """Return the storage form and the `expand` of a factor >= 1: pixels for 1, else patches."""
     return (Pixels.name, 1) if factor == 1 else (Patches.name, factor**2)
 
 
 def factor_of_form(storage: str, expand: int) -> int:
-    """Return the factor of pixels or patches: the inverse of `form_of_factor`."""
+    """Return the factor of pixels or patches, the inverse of `form_of_factor`."""
     return math.isqrt(expand) if storage == Patches.name else 1

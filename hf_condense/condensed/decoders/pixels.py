@@ -1,4 +1,4 @@
-"""Pixels: what is stored are the images themselves."""
+"""Pixels: the images themselves are stored."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_condense.condensed.decoders.base import Decoder, Layout
 
 
 class Pixels(Decoder):
-    """The images, one row for each."""
+    """Stores the images themselves; each decodes into one row."""
 
     name: ClassVar[str] = "pixels"
     format_version: ClassVar[str] = "1"
@@ -21,7 +21,7 @@ class Pixels(Decoder):
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
-        """Return 1: an image is one row."""
+        """Return 1, because an image is one row."""
         if expand not in (None, 1):
             raise ValueError(
                 f"storage='pixels' decodes an image into itself, so expand should be 1; got {expand!r}. "
@@ -31,20 +31,20 @@ class Pixels(Decoder):
 
     @property
     def suffix(self) -> str:
-        """Nothing: sets are stored in this form unless their name says otherwise."""
+        """Empty, because pixels are the default form."""
         return ""
 
     def check(self) -> None:
         """Raise `ValueError` for an `expand` other than 1."""
         if self.expand != 1:
-            raise ValueError(f"storage 'pixels' has expand 1; got {self.expand}")
+            raise ValueError(f"expand of storage 'pixels' should be 1; got {self.expand}")
 
     def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
         """Return the rows themselves."""
         return {"images": real.clone()}
 
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
-        """Return the images, which `project_` keeps in their range."""
+        """Return the images, which `project_` keeps in the valid range."""
         return stored["images"] if rows is None else stored["images"].index_select(0, rows)
 
     @torch.no_grad()
