@@ -172,8 +172,8 @@ class CondensedDataset(datasets.Dataset):
             replace_card: Write the card anew. Default: keep its text and metadata but for our part.
             overwrite: Replace a set of the same name that was made in another way.
             extra_splits: Split name to rows that are published beside the set as they are, for example
-                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. Default: those
-                that are there stay; `{}` removes them.
+                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. A name may not be
+                `"all"`, which `datasets` uses itself. Default: those that are there stay; `{}` removes them.
 
         Returns:
             The commit, or the latest one if there was nothing to change.
