@@ -109,9 +109,10 @@ class CondensedDataset(datasets.Dataset):
         """Write the set into a folder that `load_condensed` and plain `datasets.load_dataset` read.
 
         A folder holds any number of sets; the first one stays the default. The folder is what a Hub repository holds.
+        Where the same set is stored already and differs in times only, because a script ran again, nothing is written.
 
         Args:
-            folder: Created if missing. A README.md that is there keeps its text.
+            folder: Created if missing; `~` stands for the home folder. A README.md that is there keeps its text.
             overwrite: Replace a set of the same name that was made in another way.
 
         Returns:
@@ -150,7 +151,8 @@ class CondensedDataset(datasets.Dataset):
 
         Anyone reads it back with `load_condensed(repo_id)`, and its 8-bit rows with plain
         `datasets.load_dataset(repo_id, split="train")`. A repository holds any number of sets, and what else is in it
-        stays. Publishing what is there already makes no commit. Interrupted, the same call completes it.
+        stays. Publishing what is there already makes no commit, nor does the same set made again, which differs in
+        times only; new accuracies do. Interrupted, the same call completes it.
 
         Args:
             repo_id: `"user/name"`, or `"name"` for the user who is logged in; created if missing.
@@ -172,8 +174,9 @@ class CondensedDataset(datasets.Dataset):
             replace_card: Write the card anew. Default: keep its text and metadata but for our part.
             overwrite: Replace a set of the same name that was made in another way.
             extra_splits: Split name to rows that are published beside the set as they are, for example
-                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. A name may not be
-                `"all"`, which `datasets` uses itself. Default: those that are there stay; `{}` removes them.
+                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. No split may
+                be called `"all"`, as `datasets` calls all splits. Default: those that are there stay; `{}` removes
+                them.
 
         Returns:
             The commit, or the latest one if there was nothing to change.

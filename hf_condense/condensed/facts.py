@@ -200,6 +200,11 @@ class Facts:
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
 
+    def repeats(self, other: Facts) -> bool:
+        """Return whether the other facts say the same, but for the times of making and measuring the set."""
+        first, second = ({**facts.values, "recipe": facts.recipe.without_times().to_dict()} for facts in (self, other))
+        return first == second
+
     def _count(self, key: str) -> int:
         value: Any = self.values.get(key)
         if not _is_count(value):

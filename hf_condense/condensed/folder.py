@@ -48,10 +48,14 @@ def save(parts: Parts, folder: Path, *, name: str | None = None, overwrite: bool
     """
     name = check_name(name or parts.recipe.config_name)
     files, facts = pack(parts)
+    old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
-        _refuse_replacing(folder, name, facts)
+        _refuse_replacing(folder, name, old, facts)
+    if old is not None and facts.repeats(old):
+        facts = old
     others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
     card = render({**others, name: facts}, read_card(folder))
+    files = {**files, FACTS: facts.to_bytes()}
     write_files(folder, {**{f"{name}/{file}": data for file, data in files.items()}, README: card.encode()})
     return folder / name
 
@@ -161,10 +165,19 @@ def read_card(folder: Path) -> str | None:
         raise CondensedFormatError(f"{folder / README}: not UTF-8 text: {error}") from None
 
 
-def _refuse_replacing(folder: Path, name: str, facts: Facts) -> None:
+def _stored_facts(target: Path, *, damaged_is_none: bool) -> Facts | None:
+    """Return the facts of the set in its folder, or None if there is no set."""
+    try:
+        return read_facts(target) if (target / FACTS).exists() else None
+    except CondensedFormatError:
+        if damaged_is_none:
+            return None
+        raise
+
+
+def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) -> None:
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
-    old = read_facts(target) if (target / FACTS).exists() else None
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     advice = "save to another folder, or pass overwrite=True to replace it"
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)

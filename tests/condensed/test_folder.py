@@ -9,6 +9,7 @@ import pytest
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS
 from hf_condense.condensed.folder import check_name, list_sets
 from hf_condense.condensed.loading import load_condensed
 from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set
@@ -63,6 +64,34 @@ def test_saving_an_identical_set_changes_no_file(tmp_path):
     assert make_set().save_condensed(tmp_path) == target
     load_condensed(tmp_path).save_condensed(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_saving_a_set_that_was_made_again_changes_no_file(tmp_path, overwrite):
+    make_set().save_condensed(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = make_set(created_at="2027-01-01T00:00:00Z", runtime={"device": "cpu", "seconds": 9.0})
+    again.save_condensed(tmp_path, overwrite=overwrite)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert_same(load_condensed(tmp_path), make_set())
+
+
+@pytest.mark.parametrize("file", [TENSORS, PARQUET, PREVIEW])
+def test_saving_a_set_that_was_made_again_mends_a_damaged_file(tmp_path, file):
+    target = make_set().save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    (target / file).write_bytes(b"damaged")
+    make_set(created_at="2027-01-01T00:00:00Z").save_condensed(tmp_path)
+    assert files_below(tmp_path) == before
+
+
+def test_overwriting_replaces_a_set_whose_facts_are_damaged(tmp_path):
+    target = make_set().save_condensed(tmp_path)
+    (target / FACTS).write_bytes(b"damaged")
+    with pytest.raises(CondensedFormatError, match="not the JSON"):
+        make_set().save_condensed(tmp_path)
+    make_set().save_condensed(tmp_path, overwrite=True)
+    assert_same(load_condensed(tmp_path), make_set())
 
 
 def test_another_set_of_the_same_name_is_refused(tmp_path):
