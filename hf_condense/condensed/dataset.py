@@ -122,7 +122,7 @@ class CondensedDataset(datasets.Dataset):
             FileExistsError: If another set of the same name is there and `overwrite` is False.
             OSError: If writing failed; the earlier files are untouched.
         """
-        return save(self.parts, Path(folder), overwrite=overwrite)
+        return save(self.parts, folder, overwrite=overwrite)
 
     def push_to_hub(
         self,

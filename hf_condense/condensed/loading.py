@@ -28,8 +28,9 @@ def load_condensed(
 
     Args:
         path_or_repo: A folder of sets, the folder of one set, or, as text, a dataset repository `"user/name"` on the
-            Hub. A folder that exists comes first. Only the files of one set are downloaded from a repository, all from
-            the same commit; they are cached, so that the next load needs no connection.
+            Hub. A folder that exists comes first; `~` stands for the home folder. Only the files of one set are
+            downloaded from a repository, all from the same commit; they are cached, so that the next load needs no
+            connection.
         name: Name of the set. None: the default of the card, else the only set.
         revision: Branch, tag or commit of a Hub repository. Default: its main branch. A branch can move: give a commit
             to always get the same set.

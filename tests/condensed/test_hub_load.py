@@ -77,6 +77,13 @@ def test_only_the_needed_files_are_downloaded(hub, pets, tmp_path):
     assert downloads(hub) == {f"herding_ipc2/{file}" for file in files}
 
 
+def test_tilde_stands_for_the_home_folder_in_cache_dir(hub, pets, tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    load_condensed(pets, cache_dir="~/kept")
+    assert list((tmp_path / "kept").rglob("condensed.safetensors"))
+
+
 def test_all_files_are_of_one_commit(hub, pets):
     fault = hub.fault(r"^GET .*condense_config\.json", call=lambda: make_set(seed=1).push_to_hub(pets, overwrite=True))
     assert_same(load_condensed(pets, cache_dir=hub.home / "other"), make_set(soft=True, student=True))

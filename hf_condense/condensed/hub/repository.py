@@ -14,6 +14,7 @@ from huggingface_hub.hf_api import RepoFile
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, Facts, read_facts
 from hf_condense.condensed.folder import choose, is_name, list_sets, read_card
@@ -42,7 +43,7 @@ class Repository:
     api: HfApi
     name: str
     revision: str
-    cache_dir: str | Path | None = None
+    cache_dir: Path | None = None
     local_files_only: bool = False
 
     def fetch(self, path: str, size: int | None = None) -> Path:
@@ -118,7 +119,8 @@ def download(
         ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If there are no sets, or a file cannot be used.
     """
-    branch = Repository(client(token), repo_id, revision or MAIN, cache_dir, local_files_only)
+    cache = None if cache_dir is None else local_path(cache_dir)
+    branch = Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
     with readable_errors(repo_id, revision):
         return with_retries(lambda: _download(branch, name))
 
