@@ -13,6 +13,7 @@ import torch
 
 from hf_condense.base.checks import integer
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.paths import local_path
 from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import announce
 from hf_condense.condensed.dataset import CondensedDataset
@@ -90,7 +91,8 @@ def condense_dataset(
         pixel_range: `"valid"` keeps images inside [0, 1]; `"free"` lets them leave it, as several papers do.
         compile: Compile forwards: True, False, or `"auto"`, by a rule from shapes and device.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        checkpoint_dir: Where checkpoints go. A run that finds its own checkpoint there goes on from it, bit for bit.
+        checkpoint_dir: Where checkpoints go; `~` stands for the home folder. A run that finds its own checkpoint there
+            goes on from it, bit for bit.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Keep decoded images, features and experts under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show progress bars; the Hub's own switches are obeyed as well.
@@ -215,5 +217,5 @@ def _warn_of_absent(source: ClassSource) -> None:
 def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
     """Look for a checkpoint to go on from."""
     facts = identity(recipe, run, method)
-    where = Path(folder) if folder is not None else None
+    where = local_path(folder) if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)
