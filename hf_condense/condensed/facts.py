@@ -22,7 +22,7 @@ from hf_condense.condensed.untrusted import (
 
 TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
 MAX_README_BYTES = 1 << 20
-EXTRA_SPLITS = "extra_splits"  # key in condense_config.json
+EXTRA_SPLITS, WHITENED = "extra_splits", "whitened"  # keys in condense_config.json that not every set has
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
@@ -155,6 +155,12 @@ class Facts:
     def has_preview(self) -> bool:
         """Whether a picture of the set stands beside it; sets of earlier versions have none."""
         return self.values.get("preview") == PREVIEW
+
+    @property
+    def is_whitened(self) -> bool:
+        """Whether networks see whitened images in place of normalised ones: the set has a `zca_matrix`."""
+        # The files of earlier versions do not say so; their sets were whitened by an option of this name only.
+        return self.values.get(WHITENED, self.recipe.options.get("zca")) is True
 
     @property
     def eight_bit_error(self) -> EightBitError | None:
