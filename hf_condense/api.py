@@ -13,6 +13,7 @@ import torch
 
 from hf_condense.base.checks import integer
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.paths import local_path
 from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import announce
 from hf_condense.condensed.dataset import CondensedDataset
@@ -86,12 +87,12 @@ def condense_dataset(
         storage: Storage form: `"pixels"` (the images themselves) or `"patches"` (images that are cut into patches, each
             up-sampled to a whole row). In any form, a class may store `ipc * C * H * W` numbers.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4).
-        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
-        pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
-        compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
-        accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
-        checkpoint_dir: Folder of the checkpoint. A run that finds its own checkpoint there resumes from it, bit for
-            bit.
+        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`.
+        pixel_range: `"valid"` keeps images inside [0, 1]; `"free"` lets them leave it, as several papers do.
+        compile: Compile forwards: True, False, or `"auto"`, by a rule from shapes and device.
+        accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
+        checkpoint_dir: Where checkpoints go; `~` stands for the home folder. A run that finds its own checkpoint there
+            goes on from it, bit for bit.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
@@ -218,5 +219,5 @@ def _warn_of_absent(source: ClassSource) -> None:
 def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
     """Return where checkpoints are written, with an earlier checkpoint if there is one."""
     facts = identity(recipe, run, method)
-    where = Path(folder).expanduser() if folder is not None else None
+    where = local_path(folder) if folder is not None else None
     return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)

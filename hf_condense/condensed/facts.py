@@ -22,7 +22,7 @@ from hf_condense.condensed.untrusted import (
 
 TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
 MAX_README_BYTES = 1 << 20
-EXTRA_SPLITS = "extra_splits"  # key in condense_config.json
+EXTRA_SPLITS, WHITENED = "extra_splits", "whitened"  # keys in condense_config.json that not every set has
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
@@ -157,6 +157,12 @@ class Facts:
         return self.values.get("preview") == PREVIEW
 
     @property
+    def is_whitened(self) -> bool:
+        """Whether networks see whitened images in place of normalised ones: the set has a `zca_matrix`."""
+        # The files of earlier versions do not say so; their sets were whitened by an option of this name only.
+        return self.values.get(WHITENED, self.recipe.options.get("zca")) is True
+
+    @property
     def eight_bit_error(self) -> EightBitError | None:
         """How far the 8-bit images are from the floats; None for a coreset, whose images are 8-bit."""
         error = self.values.get("png")
@@ -199,6 +205,11 @@ class Facts:
             return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
+
+    def repeats(self, other: Facts) -> bool:
+        """Return whether the other facts say the same, but for the times of making and measuring the set."""
+        first, second = ({**facts.values, "recipe": facts.recipe.without_times().to_dict()} for facts in (self, other))
+        return first == second
 
     def _count(self, key: str) -> int:
         value: Any = self.values.get(key)

@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
+from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.facts import (
     FACTS,
@@ -29,12 +30,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
-def save(parts: Parts, folder: Path, *, name: str | None = None, overwrite: bool = False) -> Path:
+def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> Path:
     """Write a set into a folder of sets; see `CondensedDataset.save_condensed`.
 
     Args:
         parts: The set.
-        folder: The folder of sets, created if missing.
+        folder: The folder of sets, created if missing; `~` stands for the home folder.
         name: Config name. None: that of the recipe.
         overwrite: Replace another set of this name.
 
@@ -46,19 +47,24 @@ def save(parts: Parts, folder: Path, *, name: str | None = None, overwrite: bool
         FileExistsError: If another set, or something else, is stored under the name and may not be replaced.
         OSError: If writing failed; the earlier files are untouched.
     """
+    folder = local_path(folder)
     name = check_name(name or parts.recipe.config_name)
     files, facts = pack(parts)
+    old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
-        _refuse_replacing(folder, name, facts)
+        _refuse_replacing(folder, name, old, facts)
+    if old is not None and facts.repeats(old):
+        facts = old
     others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
     card = render({**others, name: facts}, read_card(folder))
+    files = {**files, FACTS: facts.to_bytes()}
     write_files(folder, {**{f"{name}/{file}": data for file, data in files.items()}, README: card.encode()})
     return folder / name
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
     """Return whether a text names a repository on the Hub; a folder that exists comes first, a `Path` is a folder."""
-    return is_repository_name(path_or_repo) and not Path(path_or_repo).expanduser().is_dir()
+    return is_repository_name(path_or_repo) and not local_path(path_or_repo).is_dir()
 
 
 def list_sets(folder: Path) -> list[str]:
@@ -93,7 +99,7 @@ def resolve_folder(path_or_repo: str | Path) -> Path:
     Raises:
         FileNotFoundError: If there is no such folder.
     """
-    folder = Path(path_or_repo).expanduser()
+    folder = local_path(path_or_repo)
     if not folder.is_dir():
         raise FileNotFoundError(
             f"no folder {str(path_or_repo)!r} (looked for {folder.absolute()}); pass a folder that save_condensed "
@@ -161,10 +167,19 @@ def read_card(folder: Path) -> str | None:
         raise CondensedFormatError(f"{folder / README}: not UTF-8 text: {error}") from None
 
 
-def _refuse_replacing(folder: Path, name: str, facts: Facts) -> None:
+def _stored_facts(target: Path, *, damaged_is_none: bool) -> Facts | None:
+    """Return the facts of the set in its folder, or None if there is no set."""
+    try:
+        return read_facts(target) if (target / FACTS).exists() else None
+    except CondensedFormatError:
+        if damaged_is_none:
+            return None
+        raise
+
+
+def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) -> None:
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
-    old = read_facts(target) if (target / FACTS).exists() else None
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
     advice = "save to another folder, or pass overwrite=True to replace it"
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)

@@ -7,8 +7,7 @@ from pathlib import Path
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.folder import is_repository, list_sets, pick, resolve_folder
-from hf_condense.condensed.hub.errors import readable_errors
-from hf_condense.condensed.hub.repository import MAIN, Repository, client, download, set_names
+from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import unpack
 
 
@@ -28,8 +27,10 @@ def load_condensed(
 
     Args:
         path_or_repo: A folder of sets, the folder of one set, or, as text, a dataset repository `"user/name"` on the
-            Hub. A folder that exists comes first. Only the files of one set are downloaded from a repository, all from
-            the same commit; they are cached, so that the next load needs no connection.
+            Hub. A folder that exists comes first; `~` stands for the home folder. Only the files of one set are
+            downloaded from a repository, all from the same commit; they are cached, so that the next load needs no
+            connection. Without one, a set that is only cached of an earlier commit of the main branch is loaded from
+            there, with a warning.
         name: Name of the set. None: the default of the card, else the only set.
         revision: Branch, tag or commit of a Hub repository. Default: its main branch. A branch can move: give a commit
             to always get the same set.
@@ -101,6 +102,4 @@ def list_condensed(
     """
     if not is_repository(path_or_repo):
         return list_sets(resolve_folder(path_or_repo))
-    repository = Repository(client(token), str(path_or_repo), revision or MAIN)
-    with readable_errors(repository.name, revision):
-        return set_names(repository.files())
+    return list_names(str(path_or_repo), revision, token)

@@ -17,7 +17,7 @@ from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, EightBitError, Facts
+from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts
 from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.preview import first_images, grid
 from hf_condense.condensed.recipe import Recipe
@@ -85,6 +85,8 @@ def pack(parts: Parts) -> Packed:
         "png": _eight_bit_error(tensors)._asdict() if recipe.kind != "coreset" else None,
         "sha256": {file: hashlib.sha256(data).hexdigest() for file, data in ((PARQUET, parquet), (TENSORS, exact))},
     }
+    if tensors.zca_matrix is not None:
+        values[WHITENED] = True
     facts = Facts(recipe, values)
     return Packed({PREVIEW: _preview(tensors), PARQUET: parquet, TENSORS: exact, FACTS: facts.to_bytes()}, facts)
 

@@ -101,6 +101,18 @@ class Recipe:
         """Return the number of images that a class may store."""
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
 
+    def without_times(self) -> Recipe:
+        """Return the recipe without the times at which, and how long, the set was made and measured.
+
+        What remains is equal when the same script runs again.
+        """
+        return dataclasses.replace(
+            self,
+            created_at="",
+            runtime=_without_seconds(self.runtime),
+            evaluation=[_without_seconds(record) for record in self.evaluation],
+        )
+
     @property
     def decoder(self) -> Decoder:
         """The decoder of the tensors in a file."""
@@ -172,6 +184,10 @@ class Recipe:
             _ = self.decoder
         except ValueError as error:
             raise CondensedFormatError(f"recipe: {error}") from None
+
+
+def _without_seconds(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name != "seconds"}
 
 
 def _with_storage(values: dict[str, Any]) -> dict[str, Any]:

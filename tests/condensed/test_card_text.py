@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.accuracy import accuracies, groups_of, paired_difference
@@ -16,6 +18,7 @@ from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
+from hf_condense.source.whitening import Whitening
 from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score
 from tests.support.condensed_sets import make_coreset, make_recipe, make_set
 
@@ -66,6 +69,37 @@ def test_empty_paragraphs_and_sections_vanish_from_a_filled_template(gaps, text)
 def test_gap_without_a_text_raises_key_error():
     with pytest.raises(KeyError, match="a"):
         fill("{a}", {})
+
+
+def test_card_of_a_whitened_set_says_how_images_are_whitened(tmp_path):
+    small = make_set(zca=True)
+    target = small.save_condensed(tmp_path)
+    make_set(ipc=1).save_condensed(tmp_path)
+    text = section((tmp_path / "README.md").read_text(), "Load").split("\n\n")[-1]
+    assert text.startswith("Whiten all images before networks train on `dm_ipc2` or are tested:")
+    for words in (
+        "`(pixels - zca_mean) @ zca_matrix`",
+        "both for training and for test images",
+        "values of an image in",
+    ):
+        assert words in text
+    stored = load_file(target / "condensed.safetensors")
+    pixels, _ = small.synthetic.decoded()
+    expected = Whitening(small.synthetic.zca_matrix, small.synthetic.zca_mean)(pixels)  # what evaluate does
+    assert torch.equal((pixels.flatten(1) - stored["zca_mean"]) @ stored["zca_matrix"], expected.flatten(1))
+
+
+def test_only_cards_of_whitened_sets_speak_of_whitening():
+    earlier = {"whitened": None}  # removes the key, which earlier versions did not write
+    for whitened, facts in (
+        (False, facts_of(make_set())),
+        (False, facts_of(make_coreset())),
+        (False, facts_of(make_set(options={"zca": False}), **earlier)),
+        (True, facts_of(make_set(options={"zca": True}), **earlier)),
+        (True, facts_of(make_set(zca=True))),
+        (True, facts_of(make_set(zca=True, options={"white": 1}))),
+    ):
+        assert ("zca_matrix" in render({"dm_ipc2": facts})) is whitened
 
 
 def test_sections_without_facts_vanish_or_say_so():

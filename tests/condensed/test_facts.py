@@ -94,6 +94,38 @@ def test_difference_names_the_fields_that_differ_but_no_measurements():
     assert facts.difference(facts_of(other)) == "other tensors of the same recipe"
 
 
+AGAIN = {"created_at": "2027-01-01T00:00:00Z", "runtime": {"device": "cpu", "seconds": 9.0}}
+
+
+def records(*, seconds: float, mean: float = 0.5) -> list[dict]:
+    return [{"set": "dm_ipc2", "mean": mean, "seconds": seconds}]
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"seed": 0}, {"evaluation": records(seconds=2.0)}], ids=["made", "seed", "measured"]
+)
+def test_set_that_is_made_again_repeats_the_first(changes):
+    first = make_set(**{**changes, **({"evaluation": records(seconds=1.0)} if "evaluation" in changes else {})})
+    assert facts_of(make_set(**changes, **AGAIN)).repeats(facts_of(first))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"evaluation": records(seconds=1.0)},
+        {"seed": 1},
+        {"runtime": {"device": "cuda", "seconds": 1.5}},
+        {"source": {"name": "someone/pets", "license": None, "num_examples": 100, "content_hash": "00ff"}},
+        {"nearest": {"rows": 1, **{k: dict.fromkeys(("min", "median", "max"), 0.1) for k in ("synthetic", "real")}}},
+    ],
+    ids=["measurements", "seed", "device", "licence", "distances"],
+)
+def test_set_with_anything_else_new_does_not_repeat_the_first(changes):
+    assert not facts_of(make_set(**{**AGAIN, **changes})).repeats(facts_of(make_set()))
+    measured = facts_of(make_set(evaluation=records(seconds=1.0)))
+    assert not facts_of(make_set(evaluation=records(seconds=1.0, mean=0.6))).repeats(measured)
+
+
 def test_extra_splits_are_replaced_and_removed():
     facts = facts_of(make_set())
     assert facts.extra_splits == {}

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+from pathlib import Path
 
 import pytest
 
+from hf_condense import condense_dataset
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS
 from hf_condense.condensed.folder import check_name, list_sets
-from hf_condense.condensed.loading import load_condensed
+from hf_condense.condensed.loading import list_condensed, load_condensed
 from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set
 
 
@@ -43,6 +46,39 @@ def test_folder_of_one_set_loads_and_refuses_another_name(tmp_path):
         load_condensed(target, "dm_ipc1")
 
 
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A home folder, and another folder to work in."""
+    for name in ("home", "work"):
+        (tmp_path / name).mkdir()
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_tilde_stands_for_the_home_folder_wherever_a_folder_is_passed(home, kind):
+    assert make_set().save_condensed(kind("~/sets")) == home / "sets" / "dm_ipc2"
+    assert list_condensed(kind("~/sets")) == ["dm_ipc2"]
+    assert_same(load_condensed(kind("~/sets")), make_set())
+    assert_same(load_condensed(kind("~/sets/dm_ipc2")), make_set())
+    assert make_set(ipc=1).save_condensed(kind("~")) == home / "dm_ipc1"
+    assert list(Path().iterdir()) == []
+
+
+def test_unknown_user_behind_a_tilde_is_a_missing_folder(home):
+    with pytest.raises(FileNotFoundError, match=r"no folder '~nobody-of-this-name/x' \(looked for .*"):
+        load_condensed("~nobody-of-this-name/x")
+
+
+def test_tilde_stands_for_the_home_folder_in_checkpoint_dir(home, toy):
+    options = {"ipc": 1, "steps": 2, "network": "convnet-w4", "batch_real": 2, "progress": False}
+    condense_dataset(toy, "dm", checkpoint_dir="~/run", checkpoint_every=1, **options)
+    assert list((home / "run").iterdir())
+    assert list(Path().iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["../dm_ipc2", "/etc", "dm_ipc2/", ".", ".."])
 def test_name_that_is_a_path_raises_value_error(tmp_path, name):
     make_set().save_condensed(tmp_path)
@@ -63,6 +99,34 @@ def test_saving_an_identical_set_changes_no_file(tmp_path):
     assert make_set().save_condensed(tmp_path) == target
     load_condensed(tmp_path).save_condensed(tmp_path)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_saving_a_set_that_was_made_again_changes_no_file(tmp_path, overwrite):
+    make_set().save_condensed(tmp_path)
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    again = make_set(created_at="2027-01-01T00:00:00Z", runtime={"device": "cpu", "seconds": 9.0})
+    again.save_condensed(tmp_path, overwrite=overwrite)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+    assert_same(load_condensed(tmp_path), make_set())
+
+
+@pytest.mark.parametrize("file", [TENSORS, PARQUET, PREVIEW])
+def test_saving_a_set_that_was_made_again_mends_a_damaged_file(tmp_path, file):
+    target = make_set().save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    (target / file).write_bytes(b"damaged")
+    make_set(created_at="2027-01-01T00:00:00Z").save_condensed(tmp_path)
+    assert files_below(tmp_path) == before
+
+
+def test_overwriting_replaces_a_set_whose_facts_are_damaged(tmp_path):
+    target = make_set().save_condensed(tmp_path)
+    (target / FACTS).write_bytes(b"damaged")
+    with pytest.raises(CondensedFormatError, match="not the JSON"):
+        make_set().save_condensed(tmp_path)
+    make_set().save_condensed(tmp_path, overwrite=True)
+    assert_same(load_condensed(tmp_path), make_set())
 
 
 def test_another_set_of_the_same_name_is_refused(tmp_path):

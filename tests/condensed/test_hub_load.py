@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -77,6 +79,13 @@ def test_only_the_needed_files_are_downloaded(hub, pets, tmp_path):
     assert downloads(hub) == {f"herding_ipc2/{file}" for file in files}
 
 
+def test_tilde_stands_for_the_home_folder_in_cache_dir(hub, pets, tmp_path, monkeypatch):
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(tmp_path))
+    load_condensed(pets, cache_dir="~/kept")
+    assert list((tmp_path / "kept").rglob("condensed.safetensors"))
+
+
 def test_all_files_are_of_one_commit(hub, pets):
     fault = hub.fault(r"^GET .*condense_config\.json", call=lambda: make_set(seed=1).push_to_hub(pets, overwrite=True))
     assert_same(load_condensed(pets, cache_dir=hub.home / "other"), make_set(soft=True, student=True))
@@ -108,7 +117,9 @@ def test_cached_card_decides_without_a_connection(hub, pets):
 
 
 def test_set_that_is_not_cached_raises_without_a_connection(hub, pets):
-    nothing = "cannot be reached, and the set is not among the cached files"
+    nothing = (
+        f"no folder is called '{pets}', the repository {pets} cannot be reached, and the set is not among the cached"
+    )
     with pytest.raises(FileNotFoundError, match=nothing):
         load_condensed(pets, local_files_only=True, cache_dir=hub.home / "other")
     load_condensed(pets, cache_dir=hub.home / "other")
@@ -131,8 +142,78 @@ for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_conde
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     first, second, third = process.stdout.splitlines()
     assert first == "dm_ipc2"
-    assert second.startswith(f"FileNotFoundError {pets} cannot be reached, and the set is not among the cached files")
-    assert third == f"ConnectionError {pets} cannot be reached while HF_HUB_OFFLINE is set; unset it"
+    nothing = (
+        f"FileNotFoundError no folder is called '{pets}', the repository {pets} cannot be reached, and the set is not"
+    )
+    assert second.startswith(nothing)
+    assert third.startswith(
+        f"ConnectionError no folder is called '{pets}', and the Hub is not asked while HF_HUB_OFFLINE"
+    )
+
+
+OFFLINE = {
+    "stopped": lambda hub: (hub.stopped(), {}),
+    "local_files_only": lambda hub: (contextlib.nullcontext(), {"local_files_only": True}),
+}
+
+
+@pytest.mark.parametrize("offline", OFFLINE.values(), ids=OFFLINE.keys())
+@pytest.mark.parametrize("first", [make_set, make_coreset], ids=["synthetic", "coreset"])
+def test_set_of_an_earlier_commit_is_loaded_without_a_connection(hub, caplog, monkeypatch, tmp_path, offline, first):
+    monkeypatch.chdir(tmp_path)
+    repo, name = hub.repo(), first().recipe.config_name
+    commit_of_first = first().push_to_hub(repo).oid
+    load_condensed(repo)
+    make_set(ipc=1).push_to_hub(repo)
+    load_condensed(repo, "dm_ipc1")
+    (tmp_path / repo).parent.mkdir()  # so that the name may be meant as a path, and the Hub is asked only once
+    connection, options = offline(hub)
+    with connection:
+        for chosen in (name, None):  # the first set is the default of the card as well
+            caplog.clear()
+            assert_same(load_condensed(repo, chosen, **options), first())
+            assert f"the set {name!r} is that of the cached commit {commit_of_first}" in caplog.text
+        caplog.clear()
+        assert_same(load_condensed(repo, "dm_ipc1", **options), make_set(ipc=1))
+        assert not caplog.records
+        for unknown, revision in (("dm_ipc7", None), (name, "main"), (name, "0" * 40)):
+            with pytest.raises(FileNotFoundError, match="is not among the cached files"):
+                load_condensed(repo, unknown, revision=revision, **options)
+
+
+def test_the_last_cached_version_of_a_set_is_loaded_without_a_connection(hub):
+    repo = hub.repo()
+    for seed in (0, 1):
+        make_set(seed=seed).push_to_hub(repo, overwrite=True)
+        load_condensed(repo)
+    HfApi().create_branch(repo, branch="other", repo_type="dataset")
+    make_set(seed=2).push_to_hub(repo, overwrite=True, revision="other")
+    load_condensed(repo, revision="other")
+    make_set(ipc=1).push_to_hub(repo)
+    load_condensed(repo, "dm_ipc1")
+    assert_same(load_condensed(repo, "dm_ipc2", local_files_only=True), make_set(seed=1))
+
+
+@pytest.mark.parametrize("action", [load_condensed, list_condensed])
+def test_missing_folder_is_named_at_once_if_the_hub_is_out_of_reach(hub, tmp_path, monkeypatch, action):
+    monkeypatch.chdir(tmp_path)
+    Path("runs").mkdir()
+    with hub.stopped():
+        started = time.perf_counter()
+        with pytest.raises(OSError, match=r"no folder is called 'runs/dm'.* cannot be reached"):
+            action("runs/dm")
+        assert time.perf_counter() - started < 5
+    with pytest.raises(FileNotFoundError, match="no folder and no dataset repository on the Hub is called 'runs/dm'"):
+        action("runs/dm")
+
+
+def test_repository_whose_owner_is_also_a_folder_is_loaded(hub, pets, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path(pets).parent.mkdir()
+    assert list_condensed(pets) == ["dm_ipc2", "herding_ipc2"]
+    assert_same(load_condensed(pets), make_set(soft=True, student=True))
+    with hub.stopped():
+        assert_same(load_condensed(pets), make_set(soft=True, student=True))
 
 
 def test_existing_folder_comes_before_a_repository(hub, pets, tmp_path, monkeypatch):

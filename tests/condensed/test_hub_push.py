@@ -73,6 +73,26 @@ def test_pushing_the_same_set_again_makes_no_commit(hub):
     assert len(titles(repo)) == 2
 
 
+def test_pushing_a_set_that_was_made_again_makes_no_commit_unless_it_was_measured(hub):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo, extra_splits={"test": real_rows(4)}).oid
+    again = {"created_at": "2027-01-01T00:00:00Z", "runtime": {"device": "cpu", "seconds": 9.0}}
+    for options in ({}, {"overwrite": True}, {"extra_splits": {"test": real_rows(4)}}):
+        assert make_set(**again).push_to_hub(repo, **options).oid == first
+    measured = [{"set": "dm_ipc2", "mean": 0.5, "seconds": 1.0}]
+    second = make_set(**again, evaluation=measured).push_to_hub(repo).oid
+    assert second != first
+    assert load_condensed(repo).recipe.evaluation == measured
+    assert make_set(evaluation=[{**measured[0], "seconds": 2.0}]).push_to_hub(repo).oid == second
+
+
+def test_script_that_runs_twice_makes_one_commit(hub, toy):
+    repo = hub.repo()
+    options = {"ipc": 1, "steps": 1, "network": "convnet-w4", "batch_real": 2, "progress": False}
+    commits = {condense_dataset(toy, "dm", **options).push_to_hub(repo).oid for _ in range(2)}
+    assert len(commits) == 1
+
+
 def test_several_sets_share_a_repository(hub):
     repo = hub.repo()
     first, second = make_set(), make_coreset()

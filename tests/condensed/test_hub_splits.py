@@ -58,6 +58,24 @@ def test_extra_splits_stay_until_others_or_none_are_given(hub):
     assert get_dataset_split_names(repo, "dm_ipc2") == ["train"]
 
 
+@pytest.mark.parametrize("name", ["all_rows", "test.all", "TRAIN", "default", "null", "1", "tést", "_"])
+def test_other_unusual_names_of_splits_are_read_by_load_dataset(hub, name):
+    make_set().push_to_hub(repo := hub.repo(), extra_splits={name: labelled(5)})
+    assert raw(load_dataset(repo)[name]) == raw(labelled(5))
+    assert len(load_dataset(repo, split=f"{name}[:2]")) == 2
+    assert len(list(load_dataset(repo, split=name, streaming=True))) == 5
+
+
+def test_split_called_all_of_an_earlier_version_can_be_removed(hub, monkeypatch):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(splits_module, "_ALL", "")
+        make_set().push_to_hub(repo := hub.repo(), extra_splits={"all": labelled(5)})
+    make_set(ipc=1).push_to_hub(repo)
+    make_set().push_to_hub(repo, extra_splits={})
+    assert get_dataset_split_names(repo, "dm_ipc2") == ["train"]
+    assert load_dataset(repo, "dm_ipc2", split="train").num_rows == 4
+
+
 def test_set_with_other_columns_removes_the_extra_splits(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo, extra_splits={"test": labelled(5)})
@@ -105,6 +123,8 @@ def test_rows_of_extra_splits_have_the_columns_of_the_set(hub, caplog):
     [
         ("train", lambda ds: ds, ValueError, "'train' should be letters, digits and '_', and not 'train'"),
         ("../x", lambda ds: ds, ValueError, "'../x' should be letters"),
+        ("all", lambda ds: ds, ValueError, "'all' is what datasets.load_dataset calls all splits together"),
+        ("All", lambda ds: ds, ValueError, "'All' is what datasets.load_dataset calls all splits together"),
         ("test", lambda ds: ds.to_iterable_dataset(), TypeError, "should be a datasets.Dataset; got IterableDataset"),
         (
             "test",

@@ -17,7 +17,7 @@ from hf_condense.condensed.card.accuracy import (
     unmeasured,
 )
 from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
-from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, fill
+from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, WHITEN, fill
 from hf_condense.condensed.facts import PREVIEW, Facts
 from hf_condense.condensed.recipe import Recipe
 
@@ -39,6 +39,7 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
         "images": _images(sets, pictures),
         "place": json.dumps(place),
         "default": json.dumps(default),
+        "whitening": _whitening(sets),
         "sets": _sets(sets),
         "extra_splits": _extra_splits(sets),
         "accuracies": accuracies(recipes),
@@ -70,6 +71,12 @@ def _images(sets: Mapping[str, Facts], address: str) -> str:
             layout = "one image per class" if alone else "one row per class"
             pictures.append(f"`{name}`: the first images, {layout}\n\n![{name}]({address}{name}/{PREVIEW})")
     return paragraphs(*pictures)
+
+
+def _whitening(sets: Mapping[str, Facts]) -> str:
+    """Say how images are whitened, if networks should see them so."""
+    names = ", ".join(f"`{name}`" for name, facts in sets.items() if facts.is_whitened)
+    return fill(WHITEN, {"names": names})
 
 
 def _sets(sets: Mapping[str, Facts]) -> str:

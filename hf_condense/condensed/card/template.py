@@ -37,6 +37,8 @@ ds = load_condensed({place}, {default})  # also a datasets.Dataset
 ds.synthetic.decoded(), ds.recipe  # the exact float pixels with their labels, and how they were made
 ```
 
+{whitening}
+
 ## Sets
 
 {sets}
@@ -101,6 +103,12 @@ DISTANCE_NOTE = """\
 The table summarises the distances of the learned images to their nearest source images of any class and, for \
 comparison, those of real rows to the nearest other real row. A distance is the root mean square over the pixels: 0 \
 between equal images, 1 between black and white. Shifted or recoloured copies are not detected."""
+# This stands at the end of the section "Load", if a set was learned in whitened space.
+WHITEN = """\
+Whiten all images before networks train on {names} or are tested: networks get `(pixels - zca_mean) @ zca_matrix` in \
+place of normalised images, both for training and for test images. `pixels` are the values of an image in [0, 1], \
+flattened from (channels, height, width); `zca_matrix` and `zca_mean` are tensors in the file `condensed.safetensors` \
+of the set, and `ds.synthetic.zca_matrix` and `ds.synthetic.zca_mean` after `load_condensed`."""
 NOT_MEASURED = """\
 Not measured: {names}. Measure a set with `hf_condense.evaluate`; `with_evaluation` adds the result to its card."""
 

@@ -55,18 +55,21 @@ _AGAIN = "nothing was changed there; make the same call again to complete it, no
 
 # The first rule that matches explains an error.
 _ALWAYS = (
-    _Rule(OfflineModeIsEnabled,    _ANY,               ConnectionError,
-          "{repo} cannot be reached while HF_HUB_OFFLINE is set; unset it"),
-    _Rule(LocalTokenNotFoundError, _ANY,               PermissionError,
+    _Rule(LocalTokenNotFoundError, _ANY, PermissionError,
           "no token was found: run `hf auth login`, or set HF_TOKEN"),
-    _Rule(LocalEntryNotFoundError, _NO_ANSWER | _BUSY, FileNotFoundError,
-          "{repo} cannot be reached, and the set is not among the cached files; load it once while online"),
-    _Rule(GatedRepoError,          _ANY,               PermissionError,
+    _Rule(GatedRepoError,          _ANY, PermissionError,
           "{repo} is gated: log in, and ask for access on its page {page}"),
-    _Rule(RevisionNotFoundError,   _ANY,               FileNotFoundError,
+    _Rule(RevisionNotFoundError,   _ANY, FileNotFoundError,
           "{repo} has no revision {revision!r}; pass an existing branch, tag or commit"),
 )  # fmt: skip
-_LOADING = (
+# What is loaded by a name is no folder, or the Hub would not have been asked.
+_LOADING: tuple[_Rule, ...] = (
+    _Rule(OfflineModeIsEnabled,    _ANY,       ConnectionError,
+          "no folder is called {repo!r}, and the Hub is not asked while HF_HUB_OFFLINE is set; check the path, or "
+          "unset the variable"),
+    _Rule(LocalEntryNotFoundError, _NO_ANSWER | _BUSY, FileNotFoundError,
+          "no folder is called {repo!r}, the repository {repo} cannot be reached, and the set is not among the cached "
+          "files; check the path, or load the set once while online"),
     _Rule(RepositoryNotFoundError, _ANY,       FileNotFoundError,
           "no folder and no dataset repository on the Hub is called {repo!r}; check the name, and if the repository is "
           "private, log in with `hf auth login`, set HF_TOKEN or pass token="),
@@ -77,11 +80,13 @@ _LOADING = (
     _Rule(HfHubHTTPError,          _MISSING,   FileNotFoundError,
           "{endpoint} no longer has a part of {repo}: {cause}"),
     _Rule(HfHubHTTPError,          _BUSY,      ConnectionError,
-          "{endpoint} could not answer ({status}); try again later"),
+          "no folder is called {repo!r}, and {endpoint} could not answer ({status}); check the path, or try later"),
     _Rule(HTTPError,               _NO_ANSWER, ConnectionError,
-          "{endpoint} cannot be reached: {cause}"),
+          "no folder is called {repo!r}, and {endpoint} cannot be reached: {cause}"),
 )  # fmt: skip
-_PUSHING = (
+_PUSHING: tuple[_Rule, ...] = (
+    _Rule(OfflineModeIsEnabled,    _ANY,             ConnectionError,
+          "{repo} cannot be reached while HF_HUB_OFFLINE is set; unset it"),
     _Rule(HfHubHTTPError,          _UNKNOWN,         PermissionError,
           "pushing to {repo} needs a valid token with write access: run `hf auth login`, set HF_TOKEN or pass token="),
     _Rule(HfHubHTTPError,          _FORBIDDEN,       PermissionError,

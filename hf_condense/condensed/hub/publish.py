@@ -202,6 +202,8 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     if not how.overwrite:
         _refuse_replacing(contents, new)
     facts = new.facts.with_extra_splits(_published_splits(contents, new))
+    if (old := contents.sets.get(new.name)) is not None and facts.repeats(old):
+        facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))
     stale = _stale_files(contents, new, facts, {addition.path_in_repo for addition in additions})
     changed = [addition for addition in additions if not _is_stored(addition, contents.files)]

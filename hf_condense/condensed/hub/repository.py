@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, hf_hub_download
-from huggingface_hub.errors import RemoteEntryNotFoundError
+from huggingface_hub import HfApi, constants, hf_hub_download
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, Facts, read_facts
 from hf_condense.condensed.folder import choose, is_name, list_sets, read_card
@@ -22,9 +26,12 @@ from hf_condense.condensed.untrusted import MAX_FILE_BYTES, MAX_JSON_BYTES
 
 MAIN = "main"
 _USER_AGENT: dict[str, Any] = {"library_name": "hf_condense", "library_version": __version__}
+_PATIENCE = 10.0  # seconds
 _MAX_FILES = 50_000  # a repository with more files is not listed
 _LIMITS = {README: MAX_README_BYTES, FACTS: MAX_JSON_BYTES}  # bytes; any other file may have MAX_FILE_BYTES
 _INCOMPLETE = "the condensed set is incomplete"
+
+logger = logging.getLogger("hf_condense")
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Repository:
     api: HfApi
     name: str
     revision: str
-    cache_dir: str | Path | None = None
+    cache_dir: Path | None = None
     local_files_only: bool = False
 
     def fetch(self, path: str, size: int | None = None) -> Path:
@@ -68,6 +75,24 @@ class Repository:
         if size > (limit := _LIMITS.get(path.rpartition("/")[2], MAX_FILE_BYTES)):
             raise CondensedFormatError(f"{self.name}/{path}: {size:,} bytes; at most {limit:,} are read")
         return Path(hf_hub_download(self.name, path, **options))
+
+    def require_answer(self) -> None:
+        """Ask the Hub for the repository once, and pass on the client's error.
+
+        Requests for files are repeated for half a minute where there is no answer, which is too long if the name is
+        only that of a folder that is missing.
+        """
+        self.api.dataset_info(self.name, revision=self.revision, timeout=_PATIENCE)
+
+    def cached_commits(self) -> list[str]:
+        """Return the commits of which files are cached, the last one that was added first.
+
+        Those to which a branch or tag is known to point are left out.
+        """
+        cache = Path(self.cache_dir or constants.HF_HUB_CACHE, repo_folder_name(repo_id=self.name, repo_type="dataset"))
+        named = {ref.read_text().strip() for ref in (cache / "refs").rglob("*") if ref.is_file()}
+        folders = [folder for folder in (cache / "snapshots").glob("*") if folder.name not in named]
+        return [folder.name for folder in sorted(folders, key=lambda folder: folder.stat().st_mtime, reverse=True)]
 
     def require(self, path: str, otherwise: str) -> Path:
         """Download a required file; `otherwise` completes the error message if it is missing."""
@@ -118,9 +143,49 @@ def download(
         ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If there are no sets, or a file cannot be used.
     """
-    branch = Repository(client(token), repo_id, revision or MAIN, cache_dir, local_files_only)
+    cache = None if cache_dir is None else local_path(cache_dir)
+    branch = Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
     with readable_errors(repo_id, revision):
-        return with_retries(lambda: _download(branch, name))
+        if not local_files_only and may_be_folder(repo_id) and _is_out_of_reach(branch):
+            branch = replace(branch, local_files_only=True)
+        try:
+            return with_retries(lambda: _download(branch, name))
+        except LocalEntryNotFoundError:
+            if revision is not None or (cached := _cached_set(branch, name)) is None:
+                raise
+            return cached
+
+
+def may_be_folder(repo_id: str) -> bool:
+    """Return whether a name of a repository may be meant as a path: its first part is a folder."""
+    return Path(repo_id).parent.is_dir()
+
+
+def list_names(repo_id: str, revision: str | None, token: str | bool | None) -> list[str]:
+    """Return the names of the sets in a repository, sorted.
+
+    Args:
+        repo_id: Dataset repository, `"user/name"`.
+        revision: Branch, tag or commit. None: the main branch.
+        token: Token to read with. None: the one of this machine.
+
+    Raises:
+        FileNotFoundError, PermissionError, ConnectionError: See `readable_errors`.
+    """
+    repository = Repository(client(token), repo_id, revision or MAIN)
+    with readable_errors(repo_id, revision):
+        if may_be_folder(repo_id):
+            repository.require_answer()
+        return set_names(repository.files())
+
+
+def _is_out_of_reach(repository: Repository) -> bool:
+    """Return whether the Hub does not answer at all."""
+    try:
+        repository.require_answer()
+    except HTTPError as error:
+        return not isinstance(error, HfHubHTTPError)
+    return False
 
 
 def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
@@ -136,6 +201,28 @@ def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
     for file in (TENSORS, PARQUET) if facts.recipe.kind == "coreset" else (TENSORS,):
         commit.require(f"{folder.name}/{file}", _INCOMPLETE)
     return folder, facts
+
+
+def _cached_set(branch: Repository, name: str | None) -> tuple[Path, Facts] | None:
+    """Return a set that is cached of an earlier commit, or None.
+
+    When another set is pushed and loaded, the branch moves to a commit of which only that other set is cached.
+    """
+    local = replace(branch, local_files_only=True)
+    if name is None:
+        with suppress(LocalEntryNotFoundError):
+            name = default_config(read_card(local.fetch(README).parent) or "")
+    for commit in branch.cached_commits():
+        with suppress(LocalEntryNotFoundError):
+            folder, facts = _download(replace(local, revision=commit), name)
+            logger.warning(
+                "%s cannot be reached; the set %r is that of the cached commit %s, and the branch has moved since",
+                branch.name,
+                folder.name,
+                commit,
+            )
+            return folder, facts
+    return None
 
 
 def _facts_folder(commit: Repository, name: str | None) -> Path | None:

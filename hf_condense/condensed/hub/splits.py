@@ -18,6 +18,7 @@ from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
 
 _ROW_GROUP = 100  # a viewer or a stream fetches this many rows at once
 _SHARD_BYTES = 500_000_000
+_ALL = "all"  # `datasets` keeps this name, in any case of its letters, for all splits together
 
 logger = logging.getLogger("hf_condense")
 
@@ -48,6 +49,11 @@ def _align(name: str, ds: datasets.Dataset, features: datasets.Features) -> data
     if not is_split(name):
         raise ValueError(
             f"extra_splits: {name!r} should be letters, digits and '_', and not 'train', which is the condensed split"
+        )
+    if name.lower() == _ALL:
+        raise ValueError(
+            f"extra_splits: {name!r} is what datasets.load_dataset calls all splits together, and it reads no split of "
+            "this name; choose another one, such as 'test'"
         )
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"extra_splits: {name!r} should be a datasets.Dataset; got {type(ds).__name__}")
