@@ -12,6 +12,7 @@ import datasets
 from hf_condense.base.checks import integer, one_of
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "evaluate"]
 
 
+@plain_torch()
 def evaluate(
     train: datasets.Dataset,
     test: datasets.Dataset,
@@ -54,7 +56,7 @@ def evaluate(
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
     The accuracy is that of the last epoch; nothing is chosen by looking at the test images. Networks of one seed start
-    from the same weights on every set. Everything runs in float32, and the networks are shared out over the processes.
+    from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are shared out over the processes.
     Every dataset is read once.
 
     Args:
