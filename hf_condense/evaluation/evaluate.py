@@ -56,8 +56,8 @@ def evaluate(
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
     The accuracy is that of the last epoch; nothing is chosen by looking at the test images. Networks of one seed start
-    from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are shared out over the processes.
-    Every dataset is read once.
+    from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are
+    shared out over the processes. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
@@ -65,7 +65,8 @@ def evaluate(
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known.
-        networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"resnet18"`, or callables.
+        networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"resnet18"`, or functions or
+            classes that make a new one, called with those of `channels=, num_classes=, image_size=` that they take.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
             `"idc"` (1000 epochs, DSA augmentation and CutMix), or a `TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
