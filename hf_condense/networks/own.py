@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from hf_condense.networks.architectures import TORCHVISION
 
-_KEYWORDS: Final = ("channels", "num_classes", "image_size")
+_KEYWORDS: Final[tuple[str, ...]] = ("channels", "num_classes", "image_size")
 _ADVICE: Final = "pass a function f(channels=, num_classes=, image_size=) that makes a network"
 
 
