@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 
+from hf_condense.base.cache import content_key
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.scores import EIGHT_BIT
 from hf_condense.evaluation.selection import Selection
@@ -157,10 +158,14 @@ class Baselines:
         return contenders
 
     def _full(self) -> Contender:
-        source = self.real.images
+        """Return all real rows of the classes that the set has rows of."""
+        source, content = self.real.images, self.real.images.content_hash
+        if self._rows_per_class.keys() != source.counts.keys():
+            source = self.real.of_classes(self._rows_per_class)
+            content = content_key(content=content, classes=[source.class_names[c] for c in source.classes])
         data = TrainingSet(source, self.real.outputs[source.labels], self._num_classes)
         updates = self.max_updates or self.subject_updates
-        return Contender("full", Fixed(data, source.content_hash), self.training, updates)
+        return Contender("full", Fixed(data, content), self.training, updates)
 
     def _coreset(self, name: str) -> Contender:
         positions = self.selection.positions(name, self._rows_per_class)

@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
-from hf_condense.evaluation.reader import Reader
+from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.decode import GREY_MODES, header, raw_batches
@@ -30,7 +30,7 @@ class RealImages:
     Attributes:
         images: The images by their own classes.
         outputs: For each of these classes the output of a network that stands for it: the class of the evaluated set
-            with the same name, or -1 for a class without rows that the set does not know.
+            with the same name, or -1 for a class that the set does not know.
         own: The same images in the normalisation of their own dataset.
     """
 
@@ -41,6 +41,17 @@ class RealImages:
     def training_set(self, positions: Tensor, num_classes: int) -> TrainingSet:
         """Return the images at some positions as training data, in memory."""
         return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
+
+    def of_classes(self, classes: Iterable[int]) -> ClassSource:
+        """Return the images of some classes, by class index, in memory."""
+        source = self.images
+        positions = torch.cat([torch.tensor(source.positions(c)) for c in sorted(classes)])  # (n,)
+        return dataclasses.replace(
+            source,
+            images=source.images[positions.to(source.images.device)],
+            labels=source.labels[positions],
+            rows=source.rows[positions],
+        )
 
 
 @dataclass(frozen=True)
@@ -71,37 +82,69 @@ class Subject:
     student_lr: float | None = None
     recipe: Recipe | None = None
 
-    def matching(self, ds: datasets.Dataset, what: str, reader: Reader) -> RealImages:
-        """Read real images in the size, the channels and the normalisation of this set.
-
-        Args:
-            ds: The real images.
-            what: The name of the argument that they were passed as, for messages.
-            reader: How datasets are read.
-
-        Raises:
-            ValueError: If they have a class that this set does not know, or colours that it does not have.
-        """
-        shape = self.data.image_shape
-        if shape[0] == 1:
-            _check_grey(ds, reader.columns(ds, self.recipe)[0], what)
-        source = reader.load(ds, self.recipe, shape)
+    def matching(self, source: ClassSource, device: torch.device) -> RealImages:
+        """Return real images of this set's size and channels in its normalisation, with the outputs of its classes."""
         index = {name: c for c, name in enumerate(self.class_names)}
-        if unknown := [source.class_names[c] for c in source.classes if source.class_names[c] not in index]:
-            raise ValueError(
-                f"{what} has classes that the set does not know: {listed(unknown)}; classes are matched by name, and "
-                f"the set's are {listed(self.class_names)}"
-            )
         outputs = torch.tensor([index.get(name, -1) for name in source.class_names])
         images = dataclasses.replace(source, mean=self.mean, std=self.std, whitening=self.whitening)
-        return RealImages(images.to(reader.device), outputs, source)
+        return RealImages(images.to(device), outputs, source)
+
+
+def read_test(test: datasets.Dataset, subject: Subject, reader: Reader) -> RealImages:
+    """Read the real images that networks are tested on.
+
+    Raises:
+        ValueError: If they have a class that the set does not know, or colours that it does not have.
+    """
+    source = _read_real(test, "test", subject, reader)
+    if unknown := [name for c in source.classes if (name := source.class_names[c]) not in subject.class_names]:
+        raise ValueError(
+            f"test has classes that the set does not know: {listed(unknown)}; classes are matched by name, and "
+            f"the set's are {listed(subject.class_names)}"
+        )
+    _warn_of_absent(source, "test", subject, "they count as wrong")
+    return subject.matching(source, reader.device)
+
+
+def read_source(source: datasets.Dataset, subject: Subject, reader: Reader) -> RealImages:
+    """Read the real training set that baselines are made from.
+
+    Raises:
+        ValueError: If it has colours that the set does not have.
+    """
+    real = _read_real(source, "source", subject, reader)
+    _warn_of_absent(real, "source", subject, "baselines are made from the other rows")
+    return subject.matching(real, reader.device)
+
+
+def _read_real(ds: datasets.Dataset, what: str, subject: Subject, reader: Reader) -> ClassSource:
+    """Read real images in the size and the channels of the set, in their own normalisation."""
+    shape = subject.data.image_shape
+    if shape[0] == 1:
+        _check_grey(ds, reader.columns(ds, what, subject.recipe)[0], what)
+    return reader.load(ds, what, subject.recipe, shape)
+
+
+def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequence: str) -> None:
+    """Say how many real images are of classes that the set has no rows of."""
+    present = {subject.class_names[c] for c in subject.stored_per_class}
+    absent = {source.class_names[c]: n for c, n in source.counts.items() if source.class_names[c] not in present}
+    if absent:
+        logger.warning(
+            "%d of %d rows of %s are of classes that the set has no rows of (%s); %s",
+            sum(absent.values()),
+            len(source),
+            what,
+            listed(absent),
+            consequence,
+        )
 
 
 def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
     """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset."""
     if isinstance(train, CondensedDataset):
         return _condensed_subject(train, reader.device)
-    images = reader.load(train)
+    images = reader.load(train, "train")
     mean, std = images.mean, images.std
     if source is None:
         logger.warning(
@@ -109,7 +152,7 @@ def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reade
             "pass source= to use the real ones"
         )
     else:
-        real = reader.load(source, shape=images.image_shape)
+        real = reader.load(source, "source", shape=images.image_shape)
         mean, std = real.mean, real.std
     data = TrainingSet(dataclasses.replace(images, mean=mean, std=std), images.labels, len(images.class_names))
     return Subject("train", data, images.class_names, images.counts, mean, std)
@@ -155,8 +198,9 @@ def _normalised(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening 
 
 def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:
     """Refuse colour pictures for a grey set, judged by the first one."""
-    (_, pictures) = next(raw_batches(ds.select([0]), column))
-    mode, _ = header(pictures[0], 0)
+    with naming(what):
+        (_, pictures) = next(raw_batches(ds.select([0]), column))
+        mode, _ = header(pictures[0], 0)
     if mode not in GREY_MODES and not mode.startswith("I;16"):
         raise ValueError(
             f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_condense.base.cache import content_key
 from hf_condense.base.checks import integer
 from hf_condense.base.errors import did_you_mean
 from hf_condense.base.rng import Key, seeded_globals
@@ -22,6 +24,7 @@ from hf_condense.networks.architectures import (
     default_depth,
     torchvision_network,
 )
+from hf_condense.networks.own import OwnNetwork, check_own
 
 NetworkSpec = str | Callable[..., nn.Module]
 
@@ -64,6 +67,18 @@ class NetworkFactory:
     make: Callable[..., nn.Module] = field(repr=False)
     named: bool = True
 
+    @property
+    def signature(self) -> str | None:
+        """What tells one user's callable from another of the same name; None where the name says everything.
+
+        It comes from the names and shapes of the tensors of a network.
+        """
+        if self.named:
+            return None
+        layout = _layout(self.build("signature"))
+        numbers = sum(map(math.prod, layout.values()))
+        return f"{numbers:,} numbers in {len(layout)} tensors ({content_key(layout=layout)[:8]})"
+
     def build(self, *key: Key) -> nn.Module:
         """Return a network with fresh weights, on the CPU and in training mode.
 
@@ -75,12 +90,11 @@ class NetworkFactory:
             A module from (B, C, H, W) to (B, K), with a method `embed` to (B, D).
 
         Raises:
-            TypeError: If the user's callable does not return a module.
+            TypeError: If the user's callable cannot be called with these keywords, or does not return a module.
+            ValueError: If the user's callable raises an error.
         """
         with seeded_globals(*key), torch.device("cpu"):
             net = self.make(channels=self.channels, num_classes=self.num_classes, image_size=self.image_size)
-        if not isinstance(net, nn.Module):
-            raise TypeError(f"network {self.name!r} must return a torch.nn.Module; it returned {type(net).__name__}")
         net = net if callable(getattr(net, "embed", None)) else WithEmbedding(net)
         return net.cpu().train()
 
@@ -91,17 +105,20 @@ def network_factory(
     """Return the factory of the networks that `spec` asks for, after it has built one to see that it works.
 
     Args:
-        spec: A name (see `list_networks`), or a callable that takes the keywords `channels`, `num_classes` and
-            `image_size` and returns a module from (B, C, H, W) to (B, K). If the module has no `embed`, the input of
-            its last `nn.Linear` is its embedding.
+        spec: A name (see `list_networks`), or a callable that returns a new module from (B, C, H, W) to (B, K): a
+            function or a class. It is called with those of the keywords `channels`, `num_classes` and `image_size`
+            that it takes; torchvision's own, such as `torchvision.models.resnet18`, work too. If the module has no
+            `embed`, the input of its last `nn.Linear` is its embedding.
         channels: Channels of an image (`int`, >= 1).
         image_size: Height and width of an image.
         num_classes: Number of logits (`int`, >= 1).
 
     Raises:
         ValueError: If the name or an option in it is unknown, a number is below 1, the images are too small for the
-            network, or the network returns logits or embeddings of another shape.
-        TypeError: If `spec` is neither text nor callable, it does not make a module, or a number is not an integer.
+            network, the callable raises an error, returns the same module twice or modules of different shapes, or
+            the network returns logits or embeddings of another shape.
+        TypeError: If `spec` is neither text nor callable, or is a module, it does not make a module, or a number is not
+            an integer.
 
     Example:
         >>> network_factory("convnet-avg-w32", channels=1, image_size=(28, 28), num_classes=10).name
@@ -113,16 +130,27 @@ def network_factory(
     integer("width", image_size[1], least=1)
     if isinstance(spec, str):
         name, make = _parse(spec, image_size)
-    elif callable(spec):
-        function = spec.func if isinstance(spec, partial) else spec
-        name, make = getattr(function, "__qualname__", type(function).__qualname__), spec
-    else:
-        raise TypeError(f"network must be a name or a callable that returns a module; got {type(spec).__name__}")
-    factory = NetworkFactory(name, channels, image_size, num_classes, make, named=isinstance(spec, str))
-    net = factory.build("check")
-    if not isinstance(spec, str):
-        _check_shapes(factory, net)
+        factory = NetworkFactory(name, channels, image_size, num_classes, make)
+        factory.build("check")
+        return factory
+    check_own(spec)
+    own = OwnNetwork(spec)
+    factory = NetworkFactory(own.name, channels, image_size, num_classes, own, named=False)
+    _check_own(factory, own)
     return factory
+
+
+def check_network(spec: NetworkSpec) -> None:
+    """Check what can be known of a network before there are images: its name and options, or that it can be called.
+
+    Raises:
+        ValueError: If the name or an option in it is unknown.
+        TypeError: If `spec` is neither text nor callable, or is a module.
+    """
+    if isinstance(spec, str):
+        _parse(spec, (32, 32))  # The size only decides which depth goes without saying.
+    else:
+        check_own(spec)
 
 
 def list_networks() -> list[str]:
@@ -210,17 +238,42 @@ def _parse_suffix(suffix: str, base: str, spec: str) -> tuple[str, Any]:
     return _SUFFIXES[suffix]
 
 
-def _check_shapes(factory: NetworkFactory, net: nn.Module) -> None:
-    """Run a user's network on two images, and raise an error if it fails or returns other shapes than it should."""
+def _check_own(factory: NetworkFactory, own: OwnNetwork) -> None:
+    """Make two of a user's networks and run one of them on two images.
+
+    Raises:
+        ValueError: If both are the same module or differ in their shapes, if the network fails, or if it returns other
+            shapes than it should.
+    """
+    net, other = factory.build("check"), factory.build("check")
+    call = own.call(
+        {"channels": factory.channels, "num_classes": factory.num_classes, "image_size": factory.image_size}
+    )
+    if {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in other.parameters()}:
+        raise ValueError(
+            f"network {factory.name!r} must be a new module with fresh weights on every call; {call} returned one with "
+            "the same weights twice"
+        )
+    if _layout(net) != _layout(other):
+        raise ValueError(
+            f"network {factory.name!r} must be the same on every call but for its weights; {call} returned one with "
+            "tensors of other shapes the second time"
+        )
     images = torch.zeros(2, factory.channels, *factory.image_size, device="cpu")
+    where = f"network {factory.name!r}, made by {call},"
     try:
         with torch.no_grad(), seeded_globals("check"):
             logits, embedding = net(images), net.embed(images)  # type: ignore[operator]
-        shapes = tuple(logits.shape), tuple(embedding.shape)
     except Exception as error:  # whatever the user's network raises
-        raise ValueError(f"network {factory.name!r} failed on two images {tuple(images.shape)}: {error}") from error
-    if logits.shape != (2, factory.num_classes) or embedding.ndim != 2 or len(embedding) != 2:
+        raise ValueError(f"{where} failed on two images {tuple(images.shape)}: {error}{own.hint}") from error
+    shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in (logits, embedding)]
+    if shapes[0] != (2, factory.num_classes) or len(shapes[1]) != 2 or shapes[1][0] != 2:
         raise ValueError(
-            f"network {factory.name!r} must turn two images into logits (2, {factory.num_classes}) "
-            f"and, with embed, into (2, D); it returned {shapes[0]} and {shapes[1]}"
+            f"{where} must turn two images into logits (2, {factory.num_classes}) and, with embed, into (2, D); it "
+            f"returned {shapes[0]} and {shapes[1]}"
         )
+
+
+def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors of a network by name."""
+    return {name: tuple(tensor.shape) for name, tensor in net.state_dict().items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from hf_condense.base.checks import integer, number
 from hf_condense.networks.augment import Augmentation, Mode
@@ -57,16 +58,22 @@ class TrainingRecipe:
 
     def __post_init__(self) -> None:
         prefix = f"recipe {self.name!r}: "
-        integer(prefix + "epochs", self.epochs, least=1)
-        integer(prefix + "batch_size", self.batch_size, least=1)
-        number(prefix + "lr", self.lr, above=0, below=math.inf)
-        number(prefix + "momentum", self.momentum, least=0, below=1)
-        number(prefix + "weight_decay", self.weight_decay, least=0)
-        number(prefix + "gamma", self.gamma, above=0)
-        number(prefix + "cutmix_beta", self.cutmix_beta, above=0)
-        number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1)
-        number(prefix + "flatness", self.flatness, least=0)
-        number(prefix + "surrogate_gap", self.surrogate_gap, least=0)
+        _keep(
+            self,
+            epochs=integer(prefix + "epochs", self.epochs, least=1),
+            batch_size=integer(prefix + "batch_size", self.batch_size, least=1),
+            lr=number(prefix + "lr", self.lr, above=0, below=math.inf),
+            momentum=number(prefix + "momentum", self.momentum, least=0, below=1),
+            weight_decay=number(prefix + "weight_decay", self.weight_decay, least=0),
+            milestones=tuple(number(prefix + "milestones", fraction) for fraction in self.milestones),
+            gamma=number(prefix + "gamma", self.gamma, above=0),
+            restart_optimiser=bool(self.restart_optimiser),
+            always=tuple(self.always),
+            cutmix_beta=number(prefix + "cutmix_beta", self.cutmix_beta, above=0),
+            cutmix_probability=number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1),
+            flatness=number(prefix + "flatness", self.flatness, least=0),
+            surrogate_gap=number(prefix + "surrogate_gap", self.surrogate_gap, least=0),
+        )
         if not all(a < b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError(f"{prefix}milestones should increase within (0, 1); got {self.milestones!r}")
         self.augmentations()
@@ -85,6 +92,12 @@ class TrainingRecipe:
         """Return the number of updates that training on `rows` rows takes, at most `cap`."""
         updates = self.epochs * math.ceil(rows / self.batch_size)
         return updates if cap is None else min(updates, cap)
+
+
+def _keep(recipe: TrainingRecipe, **values: Any) -> None:
+    """Give a frozen recipe plain numbers of Python in place of those of NumPy, which JSON does not know."""
+    for name, value in values.items():
+        object.__setattr__(recipe, name, value)
 
 
 RECIPES = {

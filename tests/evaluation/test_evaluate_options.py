@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -15,9 +16,11 @@ import torch
 from datasets import ClassLabel
 
 import hf_condense.base.devices
+import hf_condense.evaluation.reader
 from hf_condense import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
-from tests.support.short_evaluations import relabelled, run
+from hf_condense.networks.training_recipe import TrainingRecipe
+from tests.support.short_evaluations import relabelled, run, watch_trainings
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -79,6 +82,73 @@ def test_numbers_may_be_those_of_numpy(toy, small):
     counted = run(small, toy, seeds=np.int64(2), epochs=np.int32(3), max_updates=np.int64(2), baselines=())
     assert (counted.scores[0].seeds, counted.scores[0].updates) == ((0, 1), 2)
     assert run(small, toy, seeds=[np.int64(5)], epochs=1, baselines=()).scores[0].seeds == (5,)
+
+
+@pytest.mark.parametrize(
+    "seeds", [[np.int64(0), np.uint8(1)], np.arange(2), np.array([0, 1], np.uint16), (0, 1), range(2), np.int8(2)]
+)
+def test_seeds_may_come_in_any_list_of_integers(toy, small, seeds):
+    options = {"epochs": 2, "cache": False}
+    scores = run(small, toy, seeds=seeds, seed=np.int64(3), baselines=np.array(["random", "full"]), **options).scores
+    expected = run(small, toy, seeds=[0, 1], seed=3, baselines=["random", "full"], **options).scores
+    assert [(s.set, s.seeds, s.accuracies) for s in scores] == [(s.set, s.seeds, s.accuracies) for s in expected]
+    assert {type(seed) for s in scores for seed in s.seeds} == {int}
+
+
+@pytest.mark.parametrize("seeds", [True, "12", [True], [0.5], np.array([0.0, 1.0]), np.array([False, True]), None, {}])
+def test_seeds_that_are_no_integers_are_refused(toy, small, seeds):
+    with pytest.raises((ValueError, TypeError), match="seeds should be "):
+        run(small, toy, seeds=seeds)
+
+
+@pytest.mark.parametrize("seed", [True, 0.0, "0", None, np.float32(1)])
+def test_a_seed_that_is_no_integer_is_refused(toy, small, seed):
+    with pytest.raises(TypeError, match="seed should be an integer; got "):
+        run(small, toy, seed=seed)
+
+
+def test_a_recipe_with_numbers_of_numpy_gives_scores_that_are_cached(toy, small, monkeypatch):
+    plain = TrainingRecipe("own", 3, batch_size=4, lr=0.125, milestones=(0.25, 0.5), gamma=0.5, flatness=0.0)
+    own = TrainingRecipe(
+        "own",
+        np.int64(3),
+        batch_size=np.int32(4),
+        lr=np.float32(0.125),
+        momentum=np.float64(0.9),
+        milestones=np.array([0.25, 0.5], np.float32),
+        gamma=np.float16(0.5),
+        restart_optimiser=np.bool_(True),
+        flatness=np.float32(0),
+    )
+    assert own == plain
+    assert json.dumps(dataclasses.asdict(own)) == json.dumps(dataclasses.asdict(plain))
+    options = {"recipe": own, "epochs": None, "seeds": 1, "baselines": "full"}
+    first = run(small, toy, **options)
+    trainings = watch_trainings(monkeypatch)
+    assert run(small, toy, **{**options, "recipe": plain}).scores[1] == first.scores[1]
+    assert len(trainings) == 1, "the score of the full source is in the cache"
+
+
+def test_what_needs_no_data_is_refused_before_anything_is_read(toy, small, monkeypatch):
+    monkeypatch.setattr(hf_condense.evaluation.reader, "load_source", lambda *_, **__: pytest.fail("data were read"))
+    wrong = {
+        "networks": ["convnet", "convnet-w0x"],
+        "recipe": "dsaa",
+        "epochs": 0,
+        "max_updates": 1.5,
+        "seeds": [1, 1],
+        "baselines": ["random", "herdin"],
+        "augment": "colour",
+        "compile": "always",
+        "seed": "0",
+        "image_column": "nope",
+    }
+    for option, value in wrong.items():
+        with pytest.raises((ValueError, TypeError)):
+            run(small, toy, **{option: value})
+    for networks in (torch.nn.Linear(2, 2), None, 3, [3], [torch.nn.Linear(2, 2)]):
+        with pytest.raises(TypeError, match="network"):
+            run(small, toy, networks=networks)
 
 
 def test_a_missing_source_is_explained(toy, small):

@@ -5,10 +5,11 @@ from functools import partial
 
 import pytest
 import torch
+import torchvision.models
 from torch import Tensor, nn
 
 from hf_condense.networks.architectures import ConvNet
-from hf_condense.networks.factory import activation_bytes
+from hf_condense.networks.factory import activation_bytes, check_network
 from tests.support.small_networks import factory, weights
 
 
@@ -85,7 +86,7 @@ def test_bad_callables_raise_an_error_that_says_what_is_right() -> None:
 
     for spec, error, message in (
         (3, TypeError, "must be a name or a callable that returns a module; got int"),
-        (lambda **_: "net", TypeError, "must return a torch.nn.Module; it returned str"),
+        (lambda **_: "net", TypeError, "network '.*<lambda>' must return a torch.nn.Module; it returned str"),
         (no_head, ValueError, "has no nn.Linear; give it a method embed"),
         (unused, ValueError, "did not use its last linear layer 'extra.spare' in forward"),
         (lambda **size: plain(**{**size, "num_classes": 9}), ValueError, r"logits \(2, 4\) .* returned \(2, 9\)"),
@@ -93,6 +94,136 @@ def test_bad_callables_raise_an_error_that_says_what_is_right() -> None:
     ):
         with pytest.raises(error, match=message):
             factory(spec, side=8)
+
+
+class OfClasses(nn.Module):
+    """A user's network that is made from the number of classes alone."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.last = nn.Linear(3 * 8 * 8, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.flatten(1))
+
+
+class OtherNames(OfClasses):
+    """A user's network whose argument has another name."""
+
+    def __init__(self, n_classes: int) -> None:
+        super().__init__(n_classes)
+
+
+class Maker:
+    """An object that makes networks."""
+
+    def __call__(self, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+        return OfClasses(num_classes)
+
+
+@pytest.mark.parametrize(
+    ("spec", "name"),
+    [
+        (OfClasses, "OfClasses"),
+        (Maker(), "Maker"),
+        (lambda num_classes: OfClasses(num_classes), "<lambda>"),
+        (lambda: OfClasses(4), "<lambda>"),
+        (partial(OtherNames, n_classes=4), "OtherNames"),
+    ],
+)
+def test_a_callable_gets_only_the_keywords_that_it_takes(spec: object, name: str) -> None:
+    networks = factory(spec, side=8)
+    assert networks.name == name
+    assert networks.build(0)(torch.zeros(2, 3, 8, 8)).shape == (2, 4)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        torchvision.models.resnet18,
+        partial(torchvision.models.get_model, "mobilenet_v3_small"),
+        partial(torchvision.models.vit_b_16, image_size=32),
+    ],
+)
+@pytest.mark.parametrize("channels", [3, 1])
+def test_a_constructor_of_torchvision_makes_networks_for_any_channels(spec: object, channels: int) -> None:
+    net = factory(spec, channels=channels, side=32).build(0)
+    assert net(torch.zeros(2, channels, 32, 32)).shape == (2, 4)
+    assert net.embed(torch.zeros(2, channels, 32, 32)).ndim == 2
+
+
+def test_with_three_channels_a_network_of_torchvision_is_left_as_it_is() -> None:
+    net = factory(torchvision.models.resnet18, side=32).build(0).net
+    assert (net.conv1.kernel_size, net.conv1.stride, net.conv1.bias) == ((7, 7), (2, 2), None)
+    grey = factory(torchvision.models.resnet18, channels=1, side=32).build(0).net
+    assert (grey.conv1.in_channels, grey.conv1.kernel_size, grey.conv1.padding) == (1, (7, 7), (3, 3))
+    assert grey.conv1.bias is None
+
+
+def test_a_module_is_refused_with_what_to_pass() -> None:
+    for check in (check_network, partial(factory, side=8)):
+        with pytest.raises(TypeError, match=r"this OfClasses is one: many .* pass a function .*or the class itself"):
+            check(OfClasses(4))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        (OtherNames, r"'OtherNames' takes \(n_classes: int\).*missing a required argument: 'n_classes'; wrap it"),
+        (lambda c, n, size, /: plain(c, n, size), r"takes \(c, n, size, /\), .* argument: 'c'; wrap it in a function"),
+        (nn.Linear, "'Linear' takes .*in_features"),
+    ],
+)
+def test_a_callable_that_takes_other_arguments_is_refused_with_those_it_should_take(spec: object, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        factory(spec, side=8)
+
+
+def test_an_error_inside_a_callable_says_how_it_was_called() -> None:
+    def broken(channels: int, **others: object) -> nn.Module:
+        raise KeyError("width")
+
+    call = r"broken\(channels=3, num_classes=4, image_size=\(8, 8\)\)"
+    with pytest.raises(ValueError, match=f"{call} raised KeyError: 'width'") as info:
+        factory(broken, side=8)
+    assert isinstance(info.value.__cause__, KeyError)
+    with pytest.raises(ValueError, match=r"resnet18\(num_classes=4\) raised ValueError: .*num_classes"):
+        factory(partial(torchvision.models.resnet18, weights="DEFAULT"), side=32)
+
+
+def test_an_error_in_a_forward_says_how_the_network_was_made() -> None:
+    with pytest.raises(ValueError, match=r"made by OfClasses\(num_classes=4\), failed on two images \(2, 1, 8, 8\): "):
+        factory(OfClasses, channels=1, side=8)
+    with pytest.raises(
+        ValueError, match=r"alexnet.* failed on .*; the name 'alexnet', as text, gives a version for sm"
+    ):
+        factory(torchvision.models.alexnet, side=32)
+    with pytest.raises(ValueError, match="it returned GoogLeNetOutputs and"):
+        factory(partial(torchvision.models.googlenet, init_weights=False), side=32)
+
+
+def test_networks_that_are_not_new_on_every_call_are_refused() -> None:
+    always, sizes = OfClasses(4), iter(range(1, 9))
+    with pytest.raises(ValueError, match=r"<lambda>\(\) returned one with the same weights twice"):
+        factory(lambda: always, side=8)
+    with pytest.raises(ValueError, match="returned one with tensors of other shapes the second time"):
+        factory(lambda **facts: plain(**facts, hidden=next(sizes)), side=8)
+
+
+@pytest.mark.parametrize(
+    "layer", [nn.LazyLinear(4), nn.Linear(192, 4, device="meta"), nn.Flatten()], ids=["lazy", "meta", "none"]
+)
+def test_networks_without_weights_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(ValueError, match=r"must have weights; .* returned a Sequential that has none, or lazy layers"):
+        factory(lambda: nn.Sequential(nn.Flatten(), copy.deepcopy(layer)), side=8)
+
+
+def test_the_signature_tells_callables_of_one_name_apart() -> None:
+    first, again, other = (factory(lambda n=n, **facts: plain(**facts, hidden=n), side=8) for n in (6, 6, 7))
+    assert first.name == other.name
+    assert first.signature == again.signature != other.signature
+    assert first.signature.startswith("1,186 numbers in 4 tensors")
+    assert factory("convnet-w4", side=8).signature is None
 
 
 def test_activation_bytes_equal_the_count_by_hand() -> None:

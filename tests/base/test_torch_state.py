@@ -1,0 +1,61 @@
+"""`plain_torch` gives a block the state in which torch starts, and takes nothing away from the caller."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_condense.base.torch_state import plain_torch
+from tests.support.torch_states import STATES, default_dtype, in_state
+
+
+def state() -> tuple[object, ...]:
+    """Return everything that `plain_torch` may change."""
+    return (
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+        torch.get_default_dtype(),
+        torch.empty(0).device,
+        torch.is_autocast_enabled("cpu"),
+    )
+
+
+PLAIN = (True, False, torch.float32, torch.device("cpu"), False)
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_block_has_the_state_in_which_torch_starts_and_the_caller_keeps_theirs(name: str) -> None:
+    with in_state(name):
+        before = state()
+        with plain_torch():
+            assert state() == PLAIN
+            weight = torch.ones(3, 2, requires_grad=True)
+            (torch.eye(3) @ weight).square().sum().backward()
+            assert torch.equal(weight.grad, torch.full((3, 2), 2.0))
+        assert state() == before
+    assert state() == PLAIN
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_an_error_in_the_block_leaves_the_callers_state(name: str) -> None:
+    with in_state(name):
+        before = state()
+        with pytest.raises(KeyError), plain_torch():
+            raise KeyError
+        assert state() == before
+
+
+def test_a_decorated_function_runs_plainly_on_every_call() -> None:
+    @plain_torch()
+    def dtype_of_one() -> torch.dtype:
+        return torch.ones(()).dtype
+
+    for dtype in (torch.float64, torch.float16):
+        with default_dtype(dtype):
+            assert dtype_of_one() == torch.float32
+            assert torch.ones(()).dtype == dtype
+
+
+def test_blocks_may_be_nested() -> None:
+    with torch.device("meta"), plain_torch(), plain_torch():
+        assert state() == PLAIN
