@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,18 +17,18 @@ from hf_condense.base.devices import CompileOption
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import announce
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint
 from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.loop import Callback, Saving, optimise
-from hf_condense.engine.method import Composer, Method, Selector
+from hf_condense.engine.method import AnyMethod, Composer, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import class_amounts, settle
+from hf_condense.engine.settings import Settings, class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource, load_source
@@ -87,12 +88,12 @@ def condense_dataset(
         storage: Storage form: `"pixels"` (the images themselves) or `"patches"` (images that are cut into patches, each
             up-sampled to a whole row). In any form, a class may store `ipc * C * H * W` numbers.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4).
-        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`.
-        pixel_range: `"valid"` keeps images inside [0, 1]; `"free"` lets them leave it, as several papers do.
-        compile: Compile forwards: True, False, or `"auto"`, by a rule from shapes and device.
-        accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        checkpoint_dir: Where checkpoints go; `~` stands for the home folder. A run that finds its own checkpoint there
-            goes on from it, bit for bit.
+        factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
+        pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
+        compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
+        accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
+        checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
+            there resumes from it, bit for bit.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
@@ -122,20 +123,6 @@ def condense_dataset(
     check_request(method, preset, method_options)
     if budget is not None and (method != "auto" or preset is not None):
         raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
-    accelerator = get_accelerator(accelerator)
-    with accelerator.main_process_first():
-        source = load_source(
-            _pick_split(ds, split),
-            image_column=image_column,
-            label_column=label_column,
-            image_size=image_size,
-            cache=cache,
-            progress=progress and accelerator.is_local_main_process,
-        ).to(accelerator.device)
-    _warn_of_absent(source)
-
-    amounts = class_amounts(ipc, source)
-    task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
     given: dict[str, Any] = {
         "network": network,
         "storage": storage,
@@ -145,44 +132,71 @@ def condense_dataset(
         "steps": steps,
         **method_options,
     }
-    if method == "auto":
-        choice = choose(task, budget, network, device=accelerator.device, cores=torch.get_num_threads())
-        method = choice.method
-        if preset is None:
-            given = _filled_in(given, choice.values)
-            announce(f"method='auto' runs {choice.reason}", shown=progress and accelerator.is_local_main_process)
-    cls = get_method(method)
-    settings = settle(cls, preset, given, task)
-    implementation = cls(cls.Config.build(settings.options))
-    run = build_run(
-        settings,
-        source=source,
-        accelerator=accelerator,
-        seed=seed,
-        ipc=amounts,
-        cache=cache,
-        progress=progress,
-        compile=compile,
-    )
-    recipe = make_recipe(
-        run,
-        implementation,
-        settings,
-        method=canonical_name(cls),
-        preset=preset,
-        image_size=source.image_size,
-    )
-    if isinstance(implementation, Selector):
-        small = select_coreset(run, implementation, recipe, started)
-    elif isinstance(implementation, Composer):
-        run.synthetic = implementation.compose(run)
-        small = finish_synthetic(run, recipe, started)
-    else:
-        saving = _saving(run, implementation, recipe, checkpoint_dir, checkpoint_every)
-        run.plan = saving.resumed.plan if saving.resumed else plan_run(run, implementation, recipe.steps or 0)
-        optimise(run, implementation, recipe.steps or 0, saving, callbacks)
-        small = finish_synthetic(run, recipe, started)
+    with plain_torch():
+        accelerator = get_accelerator(accelerator)
+        shows_progress = progress and accelerator.is_local_main_process
+        with accelerator.main_process_first():
+            source = load_source(
+                _pick_split(ds, split),
+                image_column=image_column,
+                label_column=label_column,
+                image_size=image_size,
+                cache=cache,
+                progress=shows_progress,
+            ).to(accelerator.device)
+        _warn_of_absent(source)
+        amounts = class_amounts(ipc, source)
+        task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
+        if method == "auto":
+            choice = choose(task, budget, network, device=accelerator.device, cores=torch.get_num_threads())
+            method = choice.method
+            if preset is None:
+                given = _filled_in(given, choice.values)
+                announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
+        settings = settle(get_method(method), preset, given, task)
+        facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
+        run = build_run(settings, source=source, ipc=amounts, **facts)
+        checkpoints = _Checkpoints(checkpoint_dir, checkpoint_every)
+        small = _condense(run, get_method(method), settings, preset, checkpoints, callbacks, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
+
+
+@dataclass(frozen=True)
+class _Checkpoints:
+    """Where and how often the caller wants checkpoints."""
+
+    folder: str | Path | None
+    every: int
+
+    def saving(self, identity: dict[str, Any]) -> Saving:
+        """Return where checkpoints of a run are written, with an earlier one if there is one."""
+        folder = None if self.folder is None else local_path(self.folder)
+        return Saving(folder, self.every, identity, read_checkpoint(folder, identity) if folder else None)
+
+
+def _condense(
+    run: Run,
+    cls: AnyMethod,
+    settings: Settings,
+    preset: str | None,
+    checkpoints: _Checkpoints,
+    callbacks: Sequence[Callback],
+    started: float,
+) -> CondensedDataset:
+    """Run a method of any kind and return its set."""
+    method = cls(cls.Config.build(settings.options))
+    recipe = make_recipe(
+        run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
+    )
+    if isinstance(method, Selector):
+        return select_coreset(run, method, recipe, started)
+    if isinstance(method, Composer):
+        run.synthetic = method.compose(run)
+    else:
+        saving = checkpoints.saving(identity(recipe, run, method))
+        run.plan = saving.resumed.plan if saving.resumed else plan_run(run, method, recipe.steps or 0)
+        optimise(run, method, recipe.steps or 0, saving, callbacks)
+    return finish_synthetic(run, recipe, started)
 
 
 def _pick_split(ds: Any, split: str) -> Any:
@@ -214,10 +228,3 @@ def _warn_of_absent(source: ClassSource) -> None:
     """Log one warning that names the classes without rows."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
         logger.warning("classes without rows, which the condensed set lacks too: %s", ", ".join(map(repr, absent)))
-
-
-def _saving(run: Run, method: Method[Any], recipe: Recipe, folder: str | Path | None, every: int) -> Saving:
-    """Return where checkpoints are written, with an earlier checkpoint if there is one."""
-    facts = identity(recipe, run, method)
-    where = local_path(folder) if folder is not None else None
-    return Saving(where, every, facts, read_checkpoint(where, facts) if where else None)

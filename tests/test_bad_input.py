@@ -207,7 +207,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"network": "convnet-d9"}, ("8x8", "smaller depth")),
     (TypeError, {"network": 5}, ("network must be a name or a callable", "int")),
     (TypeError, {"network": makes_a_number}, ("'makes_a_number'", "torch.nn.Module", "int")),
-    (ValueError, {"network": makes_no_head}, ("Flatten", "no nn.Linear", "embed(x)")),
+    (ValueError, {"network": makes_no_head}, ("Flatten", "must have weights", "makes_no_head(channels=3")),
     (ValueError, {"network": makes_seven_logits}, ("'makes_seven_logits'", "(2, 3)", "(2, 7)")),
     (ValueError, {"init": "reel"}, ("init should be one of 'real', 'noise'", "'reel'", "did you mean 'real'?")),
     (TypeError, {"init": 5}, ("init should be str", "5 (int)")),

@@ -108,12 +108,13 @@ class CondensedDataset(datasets.Dataset):
     def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
         """Write the set into a folder that `load_condensed` and `datasets.load_dataset` can read.
 
-                A folder holds any number of sets; the first one stays the default. The folder is what a Hub repository holds.
-        Where the same set is stored already and differs in times only, because a script ran again, nothing is written.
+        A folder holds any number of sets; the first one is the default. It has the layout of a Hub repository. If the
+        same set is there already and differs in times only, because a script ran again, nothing is written.
 
         Args:
-            folder: Created if missing; `~` stands for the home folder. A README.md that is there keeps its text.
-            overwrite: Replace a set of the same name that was made in another way.
+            folder: Folder, which is created if missing; `~` stands for the home folder. The text of an existing
+                README.md is kept.
+            overwrite: Whether to replace a set of the same name with another recipe.
 
         Returns:
             The folder of this set, `folder/<config>`.
@@ -149,10 +150,10 @@ class CondensedDataset(datasets.Dataset):
     ) -> CommitInfo:
         """Publish the set in a dataset repository on the Hub: exact tensors, recipe, Parquet and card in one commit.
 
-                Anyone reads it back with `load_condensed(repo_id)`, and its 8-bit rows with plain
-        `datasets.load_dataset(repo_id, split="train")`. A repository holds any number of sets, and what else is in it
-        stays. Publishing what is there already makes no commit, nor does the same set made again, which differs in
-        times only; new accuracies do. Interrupted, the same call completes it.
+        `load_condensed(repo_id)` loads the set, and `datasets.load_dataset(repo_id, split="train")` loads its 8-bit
+        rows. A repository holds any number of sets; other files in it are left alone. If the repository has the same
+        set already, no commit is made, even if it was made again and differs in times; new accuracies make one. If the
+        call is interrupted, repeat it to complete the upload.
 
         Args:
             repo_id: `"user/name"`, or `"name"` for the user who is logged in. The repository is created if missing.
@@ -170,13 +171,13 @@ class CondensedDataset(datasets.Dataset):
             num_shards: See `max_shard_size`.
             embed_external_files: Only True is accepted: a published set contains its images.
             num_proc: See `max_shard_size`.
-                    license: Licence in the card's metadata. Default: what is there, else that of the source, if known.
-            replace_card: Write the card anew. Default: keep its text and metadata but for our part.
-            overwrite: Replace a set of the same name that was made in another way.
-            extra_splits: Split name to rows that are published beside the set as they are, for example
-                `{"test": ds["test"]}`, with the columns of the set; soft labels that they lack are NaN. No split may
-                be called `"all"`, as `datasets` calls all splits. Default: those that are there stay; `{}` removes
-                them.
+            license: Licence in the card's metadata. Default: that of the existing card, else that of the source.
+            replace_card: Write a new card. Default: keep text and metadata of the existing one outside our section.
+            overwrite: Whether to replace a set of the same name with another recipe.
+            extra_splits: Rows by split name that are published unchanged beside the set, for example
+                `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. No split
+                may be called `"all"`, which is what `datasets` calls all splits together. Default: keep the existing
+                extra splits; `{}` removes them.
 
         Returns:
             The new commit, or the latest one if nothing had to change.
