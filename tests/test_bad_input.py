@@ -14,6 +14,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Iterable
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
+from PIL import PngImagePlugin
 from torch import nn
 
 from hf_condense.api import condense_dataset
@@ -139,7 +140,17 @@ def test_unreadable_picture_is_refused_with_its_row(cell: Any, parts: tuple[str,
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_mode_without_a_fixed_range_is_refused(mode: str) -> None:
     ds = picture_set([encoded(noise(4, 4)), encoded(Pictures.fromarray(noise(4, 4)).convert(mode), "TIFF")])
-    refused(ValueError, "row 1", f"mode '{mode}'", "convert to 'L' or 'RGB'", ds=ds, method="random")
+    parts = ("row 1", f"mode '{mode}'", "convert to 'L' or 'RGB'", "datasets.Image(mode='L')")
+    refused(ValueError, *parts, ds=ds, method="random")
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_feature_without_a_fixed_range_is_refused_with_one_that_has_it(mode: str) -> None:
+    ds = TOY.cast_column("image", Image(mode=mode))
+    refused(
+        ValueError, f"'image' is an Image(mode='{mode}')", "ds.cast_column('image', datasets.Image(mode='L'))", ds=ds
+    )
+    assert read(ds.cast_column("image", Image(mode="L"))).image_shape == (1, 8, 8)
 
 
 def test_picture_that_is_too_large_is_refused_unless_it_is_resized() -> None:
@@ -155,6 +166,51 @@ def test_missing_file_is_refused_with_its_row(tmp_path: Path) -> None:
     ds = picture_set([{"path": str(file), "bytes": None} for file in files])
     files[2].unlink()
     refused(ValueError, "row 2", str(files[2]), ds=ds, method="random")
+
+
+PIXELS = "set a higher PIL.Image.MAX_IMAGE_PIXELS before this call"
+TEXT_CHUNK = "set a higher PIL.PngImagePlugin.MAX_TEXT_CHUNK before this call"
+TEXT_MEMORY = "set a higher PIL.PngImagePlugin.MAX_TEXT_MEMORY before this call"
+
+
+@pytest.mark.parametrize("cell", [PNG, JPEG, encoded(noise(9, 7, 3), "TIFF")])
+@pytest.mark.parametrize("limit", [5, 40])  # Pillow refuses more than twice the limit, and warns of more than the limit
+def test_picture_of_too_many_pixels_is_refused_with_the_limit_to_set(
+    cell: bytes, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ds = picture_set([cell])
+    monkeypatch.setattr(Pictures, "MAX_IMAGE_PIXELS", limit)
+    with pytest.raises(ValueError, match=r"row 0 .*63 pixels") as error:
+        read(ds)
+    assert "need not be damaged" in str(error.value)
+    assert PIXELS in str(error.value)
+    assert "repair" not in str(error.value)
+    monkeypatch.setattr(Pictures, "MAX_IMAGE_PIXELS", None)
+    assert read(ds).image_shape == (3, 9, 7)
+
+
+@pytest.mark.parametrize(("name", "advice"), [("MAX_TEXT_CHUNK", TEXT_CHUNK), ("MAX_TEXT_MEMORY", TEXT_MEMORY)])
+def test_picture_of_too_much_text_is_refused_with_the_limit_to_set(
+    name: str, advice: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Comment", "long " * 1000, zip=True)
+    ds = picture_set([PNG, encoded(noise(9, 7, 3), pnginfo=text)])
+    monkeypatch.setattr(PngImagePlugin, name, 1000)
+    with pytest.raises(ValueError, match="row 1") as error:
+        read(ds)
+    assert advice in str(error.value)
+    monkeypatch.setattr(PngImagePlugin, name, 100_000)
+    assert len(read(ds)) == 2
+
+
+def test_too_little_memory_is_not_blamed_on_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(PngImagePlugin.PngImageFile, "load_prepare", full)
+    with pytest.raises(MemoryError):
+        read(picture_set([PNG]))
 
 
 KINDS = {kind: encoded(noise(9, 7, 3), kind) for kind in ("PNG", "JPEG", "GIF", "BMP", "WEBP", "TIFF")}

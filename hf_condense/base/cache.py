@@ -9,8 +9,9 @@ import logging
 import os
 import platform
 import re
+import secrets
 import shutil
-import tempfile
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -47,7 +48,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name beside `target`, then rename it to `target` in one step.
 
     If another process has put its folder there first, that one stays. If anything fails, nothing is left behind. If
-    the process is killed, the next one that fills `target` removes what is left.
+    the process is killed, the next one that fills `target` removes what is left. Who may read it is for the umask and
+    the parent folder to say, as for other files.
 
     Args:
         target: The folder to make; its parent is made if it is missing.
@@ -56,19 +58,22 @@ def new_folder(target: Path) -> Iterator[Path]:
         The temporary folder.
 
     Raises:
-        OSError: If the disk is full; the message says what to do.
+        OSError: If the disk is full, or the folder cannot be made; the message says what to do.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    work = Path(tempfile.mkdtemp(prefix=_prefix(target), dir=target.parent))
+    with explained_access(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        work = _temporary_path(target)
+        work.mkdir()
     try:
         with explained_disk_errors(target):
             yield work
-        try:
-            os.replace(work, target)
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise
+        with explained_access(target):
+            try:
+                os.replace(work, target)
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                    raise
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -87,27 +92,44 @@ def atomic_file(target: Path) -> Iterator[Path]:
         The temporary file, which exists and is empty.
 
     Raises:
-        OSError: If the disk is full; the message says what to do.
+        OSError: If the disk is full, or the file cannot be made; the message says what to do.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    _sweep(target)
-    handle, name = tempfile.mkstemp(prefix=_prefix(target), dir=target.parent)
-    os.close(handle)
-    work = Path(name)
+    with explained_access(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        _sweep(target)
+        work = _temporary_path(target)
+        work.touch(exist_ok=False)
+        mode = stat.S_IMODE(work.stat().st_mode)
     try:
         with explained_disk_errors(target):
             yield work
             with work.open("rb+") as file:
                 os.fsync(file.fileno())
-        os.chmod(work, 0o666 & ~_umask())
-        os.replace(work, target)
+        with explained_access(target):
+            os.chmod(work, mode)  # some libraries replace the file by one that only its owner may read
+            os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
 
 
-def _prefix(target: Path) -> str:
-    """Return the start of the temporary names beside `target`, which names the process that writes there."""
-    return f".{target.name}-{_machine()}-{os.getpid()}-"
+def remove_folder(folder: Path) -> None:
+    """Remove a folder, if it is there, to make room for a new one.
+
+    Raises:
+        OSError: If it can neither be removed nor be replaced, because it belongs to another user; the message says
+            what to do.
+    """
+    with explained_access(folder):
+        if not folder.exists():
+            return
+        shutil.rmtree(folder, ignore_errors=True)  # another process may be removing it as well
+        if folder.exists() and not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
+
+
+def _temporary_path(target: Path) -> Path:
+    """Return a new name beside `target`, which names the process that writes there."""
+    return target.with_name(f".{target.name}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
 
 
 def _machine() -> str:
@@ -143,13 +165,6 @@ def _is_abandoned(entry: Path, machine: str, process: int) -> bool:
     return time.time() - last_change > _ABANDONED_SECONDS
 
 
-def _umask() -> int:
-    """Return the umask of this process, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
 @contextmanager
 def explained_disk_errors(target: Path) -> Iterator[None]:
     """Re-raise the error of a full disk with the path that was written; the previous file is intact."""
@@ -157,13 +172,36 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            free = shutil.disk_usage(target.parent).free / 2**20
+            free = shutil.disk_usage(_nearest_folder(target)).free / 2**20
             raise OSError(
                 error.errno,
                 f"no space left while writing {target} ({free:.0f} MiB free); what was there before is whole. "
                 "Free some space, or choose another place (HF_HOME moves the cache, cache=False does not use it)",
             ) from error
         raise
+
+
+@contextmanager
+def explained_access(target: Path) -> Iterator[None]:
+    """Re-raise an error of the file system, such as one of permissions, with what to do about it."""
+    try:
+        with explained_disk_errors(target):
+            yield
+    except OSError as error:
+        if error.errno is None or error.filename is None:  # it is explained already
+            raise
+        cached = cache_folder("") in target.parents
+        place = f"the cache, {target}," if cached else str(target)
+        remedy = "HF_HOME moves the cache, cache=False does not use it" if cached else "choose another place"
+        reason = f"{os.strerror(error.errno)}: {error.filename}"
+        raise OSError(
+            error.errno, f"{place} cannot be read or written ({reason}); ask its owner for access, or {remedy}"
+        ) from error
+
+
+def _nearest_folder(path: Path) -> Path:
+    """Return the innermost folder above a path that exists."""
+    return next(parent for parent in path.absolute().parents if os.path.exists(parent))
 
 
 def folder_size(folder: Path) -> int:

@@ -8,13 +8,13 @@ import json
 import logging
 import math
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import partial
+from numbers import Integral
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 import numpy as np
@@ -22,7 +22,16 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hf_condense.base.cache import cache_enabled, cache_folder, content_key, folder_size, new_folder
+from hf_condense.base.cache import (
+    cache_enabled,
+    cache_folder,
+    content_key,
+    explained_access,
+    folder_size,
+    new_folder,
+    remove_folder,
+)
+from hf_condense.base.checks import integer
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.source.columns import (
@@ -36,17 +45,19 @@ from hf_condense.source.columns import (
 from hf_condense.source.decode import (
     GREY_MODES,
     MAX_SIDE,
+    MODES,
     EncodedPictures,
     Size,
     common_shape,
     decode_picture,
+    has_16_bits,
     header,
 )
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # version of the cached files
+FORMAT = 2  # version of the cached files
 _SLICE = (
     128  # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
 )
@@ -55,7 +66,22 @@ _SLICE = (
 _KEPT_BYTES = 2**30
 
 Result = TypeVar("Result")
-Decoded = tuple[Tensor, NDArray[np.int64]]  # images (N, C, H, W) and, per channel, the count of each value (C, 256)
+
+
+class Decoded(NamedTuple):
+    """All pictures of a dataset, decoded.
+
+    Attributes:
+        images: uint8 (N, C, H, W).
+        histogram: Count of each value in each channel. int64 (C, 256).
+        rows_of_16_bits: Number of pictures with 16 bits per channel.
+        brightest: Largest value in `images` of those pictures; 0 if there are none.
+    """
+
+    images: Tensor
+    histogram: NDArray[np.int64]
+    rows_of_16_bits: int
+    brightest: int
 
 
 @dataclass(frozen=True)
@@ -118,7 +144,7 @@ class ClassSource:
 
     def positions(self, c: int) -> range:
         """Return the positions of a class's images in `images`."""
-        start, stop = torch.searchsorted(self.labels, torch.tensor([c, c + 1])).tolist()
+        start, stop = torch.searchsorted(self.labels, torch.tensor([c, c + 1], device="cpu")).tolist()
         return range(start, stop)
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -162,7 +188,7 @@ class ClassSource:
         positions = self.positions(c)
         generator = keyed_generator(*key, self.class_names[c])
         rounds = math.ceil(n / len(positions))
-        offsets = torch.cat([torch.randperm(len(positions), generator=generator) for _ in range(rounds)])
+        offsets = torch.cat([torch.randperm(len(positions), generator=generator, device="cpu") for _ in range(rounds)])
         return offsets[:n] + positions.start
 
     def to(self, device: torch.device | str) -> ClassSource:
@@ -176,6 +202,7 @@ class ClassSource:
         return replace(self, images=images, mean=mean, std=std, device=device, whitening=whitening)
 
 
+@torch.inference_mode(False)  # tensors that are made in it could not be trained on later
 def load_source(
     ds: datasets.Dataset,
     *,
@@ -187,6 +214,9 @@ def load_source(
     progress: bool = True,
 ) -> ClassSource:
     """Read a labelled image dataset as uint8 images sorted by class. The dataset itself is never changed.
+
+    The images are those that the Image feature decodes, in the mode that it asks for. Where they are transparent, they
+    are composited on white.
 
     The decoded images are kept under `$HF_HOME/condense/sources`. A second call with the same content only hashes the
     encoded pictures, and opens the memory-mapped file, so that a set may be larger than memory. Without the cache
@@ -210,28 +240,31 @@ def load_source(
 
     Raises:
         TypeError: If `ds` is a stream or a dict of splits.
-        ValueError: If columns are missing or ambiguous, labels are null, sizes differ without `image_size`, or a
-            picture is damaged (the message names its row).
+        ValueError: If columns are missing or ambiguous, labels are null, the Image feature asks for a mode without a
+            fixed range, sizes differ without `image_size`, or a picture is damaged (the message names its row).
+        OSError: If the cache cannot be read or written.
     """
     ds = check_dataset(ds)
     image_column = find_image_column(ds, image_column)
     label_column = find_label_column(ds, label_column)
     size = checked_size(image_size)
-    channels = _fixed_channels(channels, ds.features[image_column])
+    mode = _feature_mode(ds, image_column)
+    channels = _fixed_channels(channels, mode)
     labels = read_labels(ds, label_column)
     pictures = EncodedPictures(ds, image_column, _KEPT_BYTES)
-    content_hash = _content_hash(pictures, labels)
+    content_hash = _content_hash(pictures, labels, mode)
     order = torch.argsort(labels.index, stable=True)
-    decode = partial(_decode, pictures, size, channels, order, progress=progress)
+    decode = partial(_decode, pictures, size, channels, mode, order, progress=progress)
     if cache_enabled(cache):
         key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
-        images, histogram = _cached(cache_folder("sources") / key, decode)
+        decoded = _cached(cache_folder("sources") / key, decode)
     else:
-        images, histogram = decode()
-    mean, std = _statistics(histogram)
+        decoded = decode()
+    _warn_of_dark_pictures(decoded)
+    mean, std = _statistics(decoded.histogram)
     return ClassSource(
         dataset=ds,
-        images=images,
+        images=decoded.images,
         labels=labels.index[order],
         rows=order,
         class_names=labels.names,
@@ -256,50 +289,73 @@ def checked_size(image_size: int | Size | None) -> Size | None:
         return None
     size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
     message = f"image_size should be a side or (height, width), integers in 1..{MAX_SIDE}; got {image_size!r}"
-    if any(isinstance(side, bool) or not isinstance(side, int) for side in size):
-        raise TypeError(message)
-    if len(size) != 2 or not all(1 <= side <= MAX_SIDE for side in size):
+    try:
+        sides = tuple(integer("image_size", side) for side in size)
+    except TypeError:
+        raise TypeError(message) from None
+    if len(sides) != 2 or not all(1 <= side <= MAX_SIDE for side in sides):
         raise ValueError(message)
-    return (size[0], size[1])
+    return (sides[0], sides[1])
 
 
-def _fixed_channels(channels: int | None, feature: datasets.Image) -> int | None:
-    """Return the number of channels that the caller or the Image feature asks for, None if neither does."""
-    if channels not in (None, 1, 3):
+def _feature_mode(ds: datasets.Dataset, column: str) -> str | None:
+    """Return the mode that the Image feature of a column converts pictures to, None if it leaves them as they are.
+
+    Raises:
+        ValueError: If pictures of this mode cannot be read as 8-bit pixels.
+    """
+    mode: str | None = ds.features[column].mode
+    if mode is not None and mode not in MODES and not mode.startswith("I;16"):
+        raise ValueError(
+            f"{column!r} is an Image(mode={mode!r}), whose pixels have no fixed range; cast it to one of 8 bits, where "
+            f"values above 255 become 255: ds.cast_column({column!r}, datasets.Image(mode='L')), or mode='RGB'"
+        )
+    return mode
+
+
+def _fixed_channels(channels: int | None, mode: str | None) -> int | None:
+    """Return the number of channels that the caller or the mode of the feature asks for, None if neither does."""
+    if channels is None:
+        return None if mode is None else 1 if mode in GREY_MODES or mode.startswith("I;16") else 3
+    if isinstance(channels, bool) or not isinstance(channels, Integral) or channels not in (1, 3):
         raise ValueError(f"channels should be 1 or 3; got {channels!r}")
-    if channels is None and feature.mode is not None:
-        return 1 if feature.mode in GREY_MODES else 3
-    return channels
+    return int(channels)
 
 
-def _content_hash(pictures: EncodedPictures, labels: Labels) -> str:
-    """Hash pictures and labels; formats, fingerprints and how the table is cut into chunks do not matter."""
+def _content_hash(pictures: EncodedPictures, labels: Labels, mode: str | None) -> str:
+    """Hash pictures and labels; formats, fingerprints and how the table is cut into chunks do not matter.
+
+    The mode of the Image feature is part of the content, because the same bytes are other pixels in it.
+    """
     digest = hashlib.blake2b(digest_size=16)
     for _, batch in pictures.batches():
         for data in batch:
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
     digest.update(labels.index.numpy().astype("<i8").tobytes())
-    digest.update(json.dumps([labels.names, labels.values]).encode())
+    digest.update(json.dumps([labels.names, labels.values, *([] if mode is None else [mode])]).encode())
     return digest.hexdigest()
 
 
 def _cached(folder: Path, decode: Callable[[Path], Decoded]) -> Decoded:
     """Return the images in a folder of the cache; if they are not there, or damaged, decode them into it first."""
     if not _is_whole(folder):
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_folder(folder)
         with new_folder(folder) as work:
-            images, histogram = decode(work / "images.bin")
-            facts = {"shape": list(images.shape), "histogram": histogram.tolist()}
+            facts: dict[str, Any] = decode(work / "images.bin")._asdict()
+            facts["shape"] = list(facts.pop("images").shape)
+            facts["histogram"] = facts["histogram"].tolist()
             (work / "source.json").write_text(json.dumps(facts))
         logger.info("cached the decoded images in %s (%.1f MB)", folder, folder_size(folder) / 1e6)
-    return _open(folder)
+    with explained_access(folder):
+        return _open(folder)
 
 
 def _decode(
     pictures: EncodedPictures,
     size: Size | None,
     channels: int | None,
+    mode: str | None,
     order: Tensor,
     file: Path | None = None,
     *,
@@ -311,28 +367,33 @@ def _decode(
         pictures: The encoded pictures; this is the last pass over them.
         size: The (height, width) to resize to, or None.
         channels: 1, 3 or None.
+        mode: The mode that the Image feature converts pictures to, or None.
         order: Row number of every image, in the order in which the images are stored. int64 (N,)
         file: A new file that holds the images; None: they are held in memory.
         progress: Show a progress bar.
     """
     position = torch.empty_like(order)  # (N,): where the image of a row is stored
-    position[order] = torch.arange(len(order))
+    position[order] = torch.arange(len(order), device="cpu")
+    rows_of_16_bits = brightest = 0
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         headers: list[tuple[str, Size]] = []
         for start, batch in pictures.batches():
-            headers.extend(itertools.chain.from_iterable(_map_slices(pool, _read_headers, start, batch)))
+            headers.extend(itertools.chain.from_iterable(_map_slices(pool, partial(_read_headers, mode), start, batch)))
         shape = common_shape(headers, size, channels)
         images = _allocate((len(order), *shape), file)
         histogram = np.zeros((shape[0], 256), dtype=np.int64)
         with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
             for start, batch in pictures.batches(last=True):
-                parts = _map_slices(pool, partial(_decode_slice, shape), start, batch)
-                decoded = np.concatenate(list(parts))  # (n, C, H, W)
+                parts = list(_map_slices(pool, partial(_decode_slice, shape, mode), start, batch))
+                decoded = np.concatenate([pixels for pixels, _ in parts])  # (n, C, H, W)
+                deep = decoded[list(itertools.chain.from_iterable(flags for _, flags in parts))]
+                rows_of_16_bits += len(deep)
+                brightest = max(brightest, int(deep.max(initial=0)))
                 images[position[start : start + len(batch)]] = torch.from_numpy(decoded)
                 for c in range(shape[0]):
                     histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
-    return images, histogram
+    return Decoded(images, histogram, rows_of_16_bits, brightest)
 
 
 def _map_slices(
@@ -344,32 +405,39 @@ def _map_slices(
     return pool.map(function, [start + offset for offset in offsets], slices)
 
 
-def _read_headers(start: int, pictures: list[bytes]) -> list[tuple[str, Size]]:
-    return [header(data, row) for row, data in enumerate(pictures, start)]
+def _read_headers(mode: str | None, start: int, pictures: list[bytes]) -> list[tuple[str, Size]]:
+    headers = [header(data, row) for row, data in enumerate(pictures, start)]
+    return [(mode or own_mode, size) for own_mode, size in headers]
 
 
-def _decode_slice(shape: tuple[int, int, int], start: int, pictures: list[bytes]) -> NDArray[np.uint8]:
-    return np.stack([decode_picture(data, row, shape) for row, data in enumerate(pictures, start)])  # (n, C, H, W)
+def _decode_slice(
+    shape: tuple[int, int, int], mode: str | None, start: int, pictures: list[bytes]
+) -> tuple[NDArray[np.uint8], list[bool]]:
+    """Return the images (n, C, H, W) of some pictures, and whether each of these has 16 bits per channel."""
+    images = np.stack([decode_picture(data, row, shape, mode) for row, data in enumerate(pictures, start)])
+    deep_feature = mode is not None and mode.startswith("I;16")
+    return images, [deep_feature or has_16_bits(data) for data in pictures]
 
 
 def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
     """Return an uninitialised uint8 tensor, which is held in memory or mapped to a new file."""
     if file is None:
-        return torch.empty(shape, dtype=torch.uint8)
+        return torch.empty(shape, dtype=torch.uint8, device="cpu")
     count = int(np.prod(shape))
     with file.open("wb") as handle:
         # If the disk is full, reserving the space raises an error, while writing to the map would crash the process.
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(handle.fileno(), 0, count)
         handle.truncate(count)
-    return torch.from_file(str(file), shared=True, size=count, dtype=torch.uint8).reshape(shape)
+    return torch.from_file(str(file), shared=True, size=count, dtype=torch.uint8, device="cpu").reshape(shape)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Return whether a folder holds cached images of the size that it says."""
+    """Return whether a folder holds cached images of the size that it says, and they may be read."""
     try:
         shape = json.loads((folder / "source.json").read_text())["shape"]
-        return bool((folder / "images.bin").stat().st_size == math.prod(shape))
+        with (folder / "images.bin").open("rb") as file:
+            return os.fstat(file.fileno()).st_size == int(math.prod(shape))
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
@@ -378,8 +446,28 @@ def _open(folder: Path) -> Decoded:
     """Map cached images into memory, without reading them."""
     facts = json.loads((folder / "source.json").read_text())
     count = int(np.prod(facts["shape"]))
-    images = torch.from_file(str(folder / "images.bin"), shared=False, size=count, dtype=torch.uint8)
-    return images.reshape(facts["shape"]), np.asarray(facts["histogram"], dtype=np.int64)
+    images = torch.from_file(
+        str(folder / "images.bin"), shared=False, size=count, dtype=torch.uint8, device="cpu"
+    ).reshape(facts["shape"])
+    histogram = np.asarray(facts["histogram"], dtype=np.int64)
+    return Decoded(images, histogram, facts["rows_of_16_bits"], facts["brightest"])
+
+
+def _warn_of_dark_pictures(decoded: Decoded) -> None:
+    """Warn of pictures that have 16 bits per channel but hold fewer, for example the 12 of a microscope."""
+    if decoded.rows_of_16_bits == 0 or decoded.brightest > 127:
+        return
+    bits = 8 + decoded.brightest.bit_length()
+    logger.warning(
+        "%d of %d rows have 16-bit pictures that come out dark: the upper 8 bits are used, and the brightest pixel is "
+        "%d of 255 (so the largest value is about %d of 65535). If the values have %d bits, multiply them by %d first",
+        decoded.rows_of_16_bits,
+        len(decoded.images),
+        decoded.brightest,
+        256 * decoded.brightest + 255,
+        bits,
+        2 ** (16 - bits),
+    )
 
 
 def _statistics(histogram: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
@@ -396,5 +484,5 @@ def _statistics(histogram: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
 def batches(source: ClassSource, size: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield all images in order, normalised, with their labels: (n, C, H, W) and (n,), where n is at most `size`."""
     for start in range(0, len(source), size):
-        index = torch.arange(start, min(start + size, len(source)))
+        index = torch.arange(start, min(start + size, len(source)), device="cpu")
         yield source.at(index), source.labels[index].to(source.device)

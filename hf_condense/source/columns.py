@@ -11,6 +11,8 @@ import datasets
 import torch
 from torch import Tensor
 
+from hf_condense.source.column_hints import image_hint
+
 logger = logging.getLogger("hf_condense")
 
 LabelValue = int | str | bool
@@ -112,7 +114,7 @@ def _find(ds: datasets.Dataset, given: str | None, role: str, suits: Callable[[A
         if given not in ds.features:
             raise ValueError(f"{role}_column={given!r} is no column of the dataset; {columns}")
         if not suits(ds.features[given]):
-            hint = f"; cast it first: ds.cast_column({given!r}, datasets.Image())" if role == "image" else ""
+            hint = image_hint(ds, given) if role == "image" else ""
             raise ValueError(
                 f"{role}_column={given!r} is {_kind(ds.features[given])}; it should be {kind}{hint}; {columns}"
             )
@@ -157,7 +159,8 @@ def read_labels(ds: datasets.Dataset, column: str) -> Labels:
                 f"row {out_of_range[0]} has the label {values[out_of_range[0]]} in {column!r}, "
                 f"whose ClassLabel has names for 0..{len(names) - 1}; cast the column to one that names every label"
             )
-        return Labels(torch.tensor(values), names, tuple(range(len(names))))
+        return Labels(torch.tensor(values, device="cpu"), names, tuple(range(len(names))))
     distinct = sorted(set(values))
     position = {value: i for i, value in enumerate(distinct)}
-    return Labels(torch.tensor([position[v] for v in values]), tuple(map(str, distinct)), tuple(distinct))
+    index = torch.tensor([position[v] for v in values], device="cpu")
+    return Labels(index, tuple(map(str, distinct)), tuple(distinct))

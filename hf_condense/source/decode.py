@@ -10,15 +10,23 @@ from contextlib import contextmanager
 import datasets
 import numpy as np
 import pyarrow.compute as pc
+from datasets.utils.file_utils import is_local_path, xopen
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 Size = tuple[int, int]  # (height, width)
 
 GREY_MODES = ("1", "L", "LA", "La")
 MODES = (*GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 MAX_SIDE = 4096  # pixels; images are condensed up to this height and width
+_CLEAR_MODES = ("LA", "La", "P", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112
+_BITS_PER_SAMPLE = 258
+# Formats whose pictures have their size and their orientation before they are decoded. Pillow learns those of the
+# others as it decodes them: it turns a TIFF upright by then, and chooses the size of an ICO.
+_TOLD_BY_THE_HEADER = ("AVIF", "BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "WEBP")
+# The chunks of a PNG in which Pillow looks for the orientation. They may come after the pixels.
+_PNG_ORIENTATION = (b"eXIf", b"Raw profile type exif", b"XML:com.adobe.xmp")
 
 
 class EncodedPictures:
@@ -104,14 +112,15 @@ def raw_batches(
 
 
 def _file_content(path: str | None, row: int, column: str) -> bytes:
-    """Read the picture of a row that holds a path and no bytes."""
+    """Read the picture of a row that holds a path and no bytes, from wherever the Image feature reads it."""
     if path is None:
         raise ValueError(f"row {row} has no picture in {column!r}; filter such rows out")
     try:
-        with open(path, "rb") as file:
-            return file.read()
-    except (OSError, ValueError) as error:
-        raise ValueError(f"row {row}: the file of its picture cannot be read: {error}") from error
+        with open(path, "rb") if is_local_path(path) else xopen(path, "rb") as file:
+            content: bytes = file.read()
+            return content
+    except Exception as error:  # each file system has its own types of errors
+        raise ValueError(f"row {row}: the file of its picture, {path!r}, cannot be read: {error}") from error
 
 
 def header(data: bytes, row: int) -> tuple[str, Size]:
@@ -128,11 +137,19 @@ def header(data: bytes, row: int) -> tuple[str, Size]:
         ValueError: If the header cannot be read; the message names the row.
     """
     with _opened(data, row) as image:
-        if image.format == "TIFF":  # Pillow turns a TIFF upright by itself, but not before it decodes it
+        if image.format not in _TOLD_BY_THE_HEADER or (image.format == "PNG" and _may_be_turned_late(data)):
             image.load()
-        on_its_side = _orientation(image) in (5, 6, 7, 8)
+        # PngImageFile.getexif would decode all pixels first, to look for EXIF data after them. Like Pillow, leave
+        # alone a picture whose orientation is none of the eight, be it text, bytes or another number.
+        on_its_side = Image.Image.getexif(image).get(_ORIENTATION) in (5, 6, 7, 8)
         width, height = image.size
         return image.mode, ((width, height) if on_its_side else (height, width))
+
+
+def _may_be_turned_late(png: bytes) -> bool:
+    """Return whether a PNG may have its orientation after its pixels; chance hits in the pixels only cost time."""
+    pixels = max(png.find(b"IDAT"), 0)
+    return any(png.find(chunk, pixels) >= 0 for chunk in _PNG_ORIENTATION)
 
 
 def common_shape(
@@ -152,7 +169,8 @@ def common_shape(
     for row, (mode, _) in enumerate(headers):
         if mode not in MODES and not mode.startswith("I;16"):
             raise ValueError(
-                f"row {row} has a picture of mode {mode!r}, which has no fixed range of pixels; convert to 'L' or 'RGB'"
+                f"row {row} has a picture of mode {mode!r}, which has no fixed range of pixels; convert to 'L' or "
+                "'RGB'. If all values are in 0..255, cast the column to datasets.Image(mode='L')"
             )
     grey = all(mode in GREY_MODES or mode.startswith("I;16") for mode, _ in headers)
     sizes = Counter(size for _, size in headers)
@@ -170,52 +188,99 @@ def common_shape(
     return (channels or (1 if grey else 3), height, width)
 
 
-def decode_picture(data: bytes, row: int, shape: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Decode one picture to a uint8 array (C, H, W).
+def decode_picture(
+    data: bytes, row: int, shape: tuple[int, int, int], feature_mode: str | None = None
+) -> NDArray[np.uint8]:
+    """Decode one picture to a uint8 array (C, H, W), as its Image feature does.
 
-    Transparent pixels are composited on white. A picture of another size is resized (bicubic, antialiased) until it
-    just covers (H, W), and cropped at the centre.
+    Where the feature keeps transparency, transparent pixels are composited on white. A picture of another size is
+    resized (bicubic, antialiased) until it just covers (H, W), and cropped at the centre.
 
     Args:
         data: The encoded picture.
         row: Its row number, for error messages.
         shape: (C, H, W), where C is 1 or 3.
+        feature_mode: The mode that the Image feature converts pictures to; None: it leaves them in their own.
 
     Raises:
         ValueError: If the bytes are not a picture, or are damaged; the message names the row.
     """
     channels, height, width = shape
-    with _opened(data, row) as image:
-        upright = ImageOps.exif_transpose(image) if _orientation(image) != 1 else image
-        opaque = _convert(upright, "L" if channels == 1 else "RGB")
+    with _explained(row):
+        picture = datasets.Image(mode=feature_mode).decode_example({"path": None, "bytes": data})
+        if _is_transparent(picture, feature_mode):
+            picture = _on_white(picture)
+        opaque = _convert(picture, "L" if channels == 1 else "RGB")
         if (opaque.height, opaque.width) != (height, width):
             opaque = ImageOps.fit(opaque, (width, height), Image.Resampling.BICUBIC)
         pixels = np.asarray(opaque, dtype=np.uint8)  # (H, W) or (H, W, C)
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
+def has_16_bits(data: bytes) -> bool:
+    """Return whether a readable picture has 16 bits per channel, of which only the upper 8 are used."""
+    if data.startswith(b"\xff\xd8"):  # a JPEG
+        return False
+    if data.startswith(b"\x89PNG"):
+        return data[24] == 16
+    with Image.open(io.BytesIO(data)) as image:
+        bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
+        return image.mode.startswith("I;16") or 16 in bits
+
+
 @contextmanager
 def _opened(data: bytes, row: int) -> Iterator[Image.Image]:
-    """Open a picture, and turn every error in the `with` block into a ValueError that names the row."""
+    with _explained(row), Image.open(io.BytesIO(data)) as image:
+        yield image
+
+
+@contextmanager
+def _explained(row: int) -> Iterator[None]:
+    """Turn every error of decoding a picture into a ValueError that names the row and says what to do."""
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            yield image
+        yield
+    except MemoryError:
+        raise
     except Exception as error:  # Pillow's decoders raise errors of many types
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"row {row} has a picture that cannot be decoded ({reason}); repair or remove it") from error
+        raise ValueError(f"row {row} has a picture that cannot be decoded ({reason}); {_remedy(error)}") from error
 
 
-def _orientation(image: Image.Image) -> int:
-    """Return the EXIF orientation in the header: 1 (upright) to 8."""
-    # PngImageFile.getexif would decode all pixels first, to look for EXIF data after them.
-    return int(Image.Image.getexif(image).get(_ORIENTATION, 1))
+def _remedy(error: Exception) -> str:
+    """Return what to do about a picture that Pillow does not decode."""
+    limit = None
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
+        limit = "PIL.Image.MAX_IMAGE_PIXELS"
+    elif "MAX_TEXT_CHUNK" in str(error):
+        limit = "PIL.PngImagePlugin.MAX_TEXT_CHUNK"
+    elif "text chunks" in str(error):
+        limit = "PIL.PngImagePlugin.MAX_TEXT_MEMORY"
+    if limit is None:
+        return "repair or remove it"
+    return (
+        f"it need not be damaged, but it takes more memory than Pillow allows: if you trust it, set a higher {limit} "
+        "before this call, else remove it or make it smaller"
+    )
+
+
+def _is_transparent(image: Image.Image, feature_mode: str | None) -> bool:
+    """Return whether some pixels of a picture that an Image feature has decoded may be transparent."""
+    if image.mode.startswith("I;16"):
+        return False
+    # In a feature that converts to a mode without transparency, all pixels are seen, whichever colour was clear before.
+    return (feature_mode is None or image.mode in _CLEAR_MODES) and image.has_transparency_data
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """Composite a picture on white: any mode with transparency -> RGB."""
+    layer = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """Convert a picture to L or RGB, with transparent pixels composited on white."""
+    """Convert an opaque picture to L or RGB."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert(mode)
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        layer = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    if image.mode == "LAB":  # Pillow does not convert it to grey directly
+        image = image.convert("RGB")
     return image.convert(mode)

@@ -75,7 +75,7 @@ def fit_whitening(images: Tensor, device: torch.device | str = "cpu") -> Whiteni
         )
     total = torch.zeros(size, dtype=torch.float64, device=device)
     squares = torch.zeros(size, size, dtype=torch.float64, device=device)
-    for index in torch.arange(len(images)).split(_BATCH):
+    for index in torch.arange(len(images), device="cpu").split(_BATCH):
         pixels = images[index.to(images.device)]  # (n, C, H, W)
         rows = (pixels.to(device).double() / 255).flatten(1)  # (n, C*H*W)
         total += rows.sum(0)

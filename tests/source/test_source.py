@@ -40,9 +40,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     rows: list[int] = []
     decode = source_module.decode_picture
 
-    def noted(data: bytes, row: int, shape: tuple[int, int, int]) -> np.ndarray:
+    def noted(data: bytes, row: int, *args: Any) -> np.ndarray:
         rows.append(row)
-        return decode(data, row, shape)
+        return decode(data, row, *args)
 
     monkeypatch.setattr(source_module, "decode_picture", noted)
     return rows
