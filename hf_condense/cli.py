@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.condensed.facts import Facts
 
 # The demo: what fits into two minutes on two cores.
 DEMO_METHOD = "dm"
@@ -70,6 +72,17 @@ def main(debug: bool) -> None:
         logging.getLogger("hf_condense").setLevel(logging.INFO)
 
 
+class _FilePath(click.Path):
+    """A path, in which `~` stands for the home folder even where the shell leaves it alone, as in `--out=~/sets`."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
 def _column_options(command: Command) -> Command:
     """Add the options that name the image and the label column."""
     command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
@@ -77,9 +90,7 @@ def _column_options(command: Command) -> Command:
 
 
 @main.command()
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), default=Path("condensed/demo"), help="Folder to save to."
-)
+@click.option("--out", type=_FilePath(file_okay=False), default=Path("condensed/demo"), help="Folder to save to.")
 @click.option("--ipc", type=click.IntRange(1, 500), default=1, help="Images per class.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Networks trained on each set.")
 @click.option("--steps", type=click.IntRange(1), default=DEMO_STEPS, help="Updates of the images.")
@@ -152,12 +163,10 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 )
 @click.option(
     "--checkpoint-dir",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=_FilePath(file_okay=False),
     help="Folder to save checkpoints to and to resume from.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path, file_okay=False), help="Folder to save to.  [default: condensed/NAME]"
-)
+@click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/NAME]")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 @click.option(
     "--push", "repo", metavar="USER/REPO", help="Also publish the set in this repository; see `hf-condense push`."
@@ -183,7 +192,7 @@ def run(
     """
     method_options = _method_options(options, reserved=settings)
     size = None if image_size is None else _parse_size(image_size)
-    _check_without_data(settings["method"], settings["preset"], method_options, repo)
+    _check_run(method_options, size, repo, **settings)
 
     from hf_condense import condense_dataset
 
@@ -203,7 +212,7 @@ def run(
 
 
 @main.command()
-@click.argument("folder", type=click.Path(path_type=Path))
+@click.argument("folder", type=_FilePath())
 @click.argument("repo", metavar="USER/REPO")
 @click.option("--name", help="Which set of the folder.  [default: the one its card names]")
 @click.option(
@@ -221,8 +230,11 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 
     This needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
     """
+    from huggingface_hub.utils import validate_repo_id
+
     from hf_condense import load_condensed
 
+    validate_repo_id(repo)
     _publish(load_condensed(folder, name), repo, config_name=name, **settings)
 
 
@@ -266,13 +278,17 @@ def evaluate_command(
 ) -> None:
     """Train fresh networks on a set, from a folder or the Hub, and print their accuracies beside its baselines'."""
     from hf_condense import evaluate, load_condensed
+    from hf_condense.evaluation.request import Request
 
+    baselines = tuple(baseline for baseline in baselines if baseline != "none")
+    asked = {name: settings[name] for name in ("recipe", "epochs", "max_updates", "seeds", "seed")}
+    Request.check(networks=networks, baselines=baselines, augment=None, compile="auto", **asked)
     evaluation = evaluate(
         load_condensed(folder, name),
         _load(test or source, config, test_split),
         source=_load(source, config, source_split),
         networks=networks,
-        baselines=tuple(baseline for baseline in baselines if baseline != "none"),
+        baselines=baselines,
         progress=not quiet,
         **settings,
     )
@@ -283,17 +299,17 @@ def evaluate_command(
 @click.argument("folder", metavar="FOLDER_OR_REPO")
 @click.option("--name", help="Which of the sets.  [default: the one its card names]")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
-@click.option(
-    "--preview", type=click.Path(path_type=Path, dir_okay=False), help="File to save a picture of the set to."
-)
+@click.option("--preview", type=_FilePath(dir_okay=False), help="File to save a picture of the set to.")
 @click.option("--per-class", type=click.IntRange(1), default=10, help="Images per class in the picture.")
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
     from hf_condense.condensed.facts import PREVIEW
 
+    if preview is not None:
+        _check_picture(preview)
     small = load_condensed(folder, name, revision=revision)
-    click.echo(facts_table(small))
+    click.echo(facts_table(small, _stored_facts(folder, name, revision)))
     if preview is None:
         click.echo(f"\nTo save a picture:  hf-condense show {folder} --preview {PREVIEW}")
     else:
@@ -324,6 +340,7 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
     from datasets import DatasetDict, load_dataset, load_from_disk
 
+    name = os.path.expanduser(name)
     try:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             loaded: Any = load_from_disk(name)
@@ -372,15 +389,53 @@ def _check_equal(small: CondensedDataset, folder: Path) -> None:
         raise CondensedFormatError(f"{folder} does not hold what was saved; please report this")
 
 
-def _check_without_data(method: str, preset: str | None, method_options: dict[str, Any], repo: str | None) -> None:
+def _check_run(
+    method_options: dict[str, Any],
+    size: int | tuple[int, int] | None,
+    repo: str | None,
+    *,
+    method: str,
+    preset: str | None,
+    network: str | None,
+    storage: str | None,
+    **others: Any,
+) -> None:
     """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
     from huggingface_hub.utils import validate_repo_id
 
+    from hf_condense.condensed.decoders import decoder_class
     from hf_condense.engine.build import check_request
+    from hf_condense.networks.factory import check_network
+    from hf_condense.source.class_source import checked_size
 
     if repo is not None:
         validate_repo_id(repo)
     check_request(method, preset, method_options)
+    checked_size(size)
+    if network is not None:
+        check_network(network)
+    if storage is not None:
+        decoder_class(storage)
+
+
+def _check_picture(file: Path) -> None:
+    """Refuse a file name that does not say which picture format to write."""
+    from PIL import Image
+
+    suffixes = Image.registered_extensions()
+    if suffixes.get(file.suffix.lower()) not in Image.SAVE:
+        raise ValueError(f"--preview should end in .png or in another picture format; got {str(file)!r}")
+
+
+def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> Facts:
+    """Return the facts of a set that was just loaded; those of a repository are among the files kept from then."""
+    from hf_condense.condensed.facts import read_facts
+    from hf_condense.condensed.folder import is_repository, pick, resolve_folder
+    from hf_condense.condensed.hub.repository import download
+
+    if is_repository(path_or_repo):
+        return download(path_or_repo, name, revision=revision, local_files_only=True)[1]
+    return read_facts(pick(resolve_folder(path_or_repo), name))
 
 
 def _method_options(texts: Sequence[str], reserved: Collection[str]) -> dict[str, Any]:

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from hf_condense.base.tables import plain_table
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.condensed.facts import Facts
     from hf_condense.engine.method import MethodInfo
 
 
-def facts_table(small: CondensedDataset) -> str:
-    """Return what the recipe of a set says, one fact in a line."""
-    recipe = small.recipe
+def facts_table(small: CondensedDataset, stored: Facts) -> str:
+    """Return how a set was made and what it takes, one fact in a line.
+
+    Args:
+        small: The set.
+        stored: What its `condense_config.json` says.
+    """
+    recipe, tensors = small.recipe, small.synthetic
+    floats = sum(tensor.numel() for tensor in tensors.stored.values())
     channels, height, width = recipe.image_shape
     facts = {
         "set": f"{recipe.config_name}: {len(small)} rows, columns {', '.join(small.column_names)}",
@@ -22,6 +32,10 @@ def facts_table(small: CondensedDataset) -> str:
         "images per class": recipe.ipc,
         "image": f"{channels} x {height} x {width} (channels, height, width)",
         "storage": f"{recipe.storage}, {recipe.expand} rows for each image of the budget",
+        "stored floats": f"{floats:,}: {_shapes(tensors.stored)}",
+        "other tensors": _shapes(tensors.optional()),
+        "tensor file": f"{stored.tensor_bytes:,} bytes, exact",
+        "Parquet file": f"{stored.parquet_bytes:,} bytes, 8-bit images",
         "pixel range": recipe.pixel_range,
         "network": recipe.network,
         "steps": recipe.steps,
@@ -33,6 +47,11 @@ def facts_table(small: CondensedDataset) -> str:
         "runtime": ", ".join(f"{name} {value}" for name, value in recipe.runtime.items()),
     }
     return plain_table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> str:
+    """Return the names and shapes of some tensors."""
+    return ", ".join(f"{name} {' x '.join(map(str, tensor.shape)) or 1}" for name, tensor in tensors.items())
 
 
 def method_text(info: MethodInfo) -> str:

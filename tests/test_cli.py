@@ -103,6 +103,14 @@ def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Pat
     assert code == 0
     for line in ("dm_ipc2: 6 rows", "3: ball, cross, stripes", "convnet-w8", "3 x 8 x 8"):
         assert line in out
+    tensors, rows = (next((saved / "dm_ipc2").glob(f"*.{kind}")) for kind in ("safetensors", "parquet"))
+    for name, value in {
+        "stored floats": "1,152: images 6 x 3 x 8 x 8",
+        "tensor file": f"{tensors.stat().st_size:,} bytes, exact",
+        "Parquet file": f"{rows.stat().st_size:,} bytes, 8-bit images",
+    }.items():
+        assert re.search(rf"^{name} +{value}$", out, re.MULTILINE)
+    assert "other tensors" not in out
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.width > 2 * 8
     assert "--preview preview.png" in program("show", saved)[1]
@@ -165,6 +173,13 @@ def test_an_error_of_the_user_is_printed_in_one_line(
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),
+        (
+            ["--network", "convnett"],
+            "unknown network 'convnett'; known: alexnet, convnet, resnet18, vgg11; did you mean",
+        ),
+        (["--network", "convnet-w0x"], "unknown option 'w0x' in network 'convnet-w0x'"),
+        (["--storage", "patchs"], "storage should be one of 'pixels', 'patches'; got 'patchs'; did you mean 'patches'"),
+        (["--image-size", "0"], "image_size should be a side"),
     ],
 )
 def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
@@ -178,6 +193,58 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
     assert not loads
     program("run", folder, "--method", "random")
     assert loads, "with nothing to refuse, the dataset is loaded by the function that is watched here"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--network", "convnett"], "unknown network 'convnett'; known: alexnet"),
+        (["--network", "convnet-w8", "--network", "resnet19"], "did you mean 'resnet18'?"),
+        (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc'; got 'dsaa'; did you mean 'dsa'?"),
+        (["--baseline", "none", "--baseline", "herdin"], "got 'herdin'; did you mean 'herding'?"),
+    ],
+)
+def test_eval_refuses_wrong_names_before_the_set_or_a_dataset_is_loaded(
+    program: Program, saved: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    loads: list[object] = []
+    monkeypatch.setattr("datasets.load_dataset", lambda *names, **_: loads.append(names))
+    for place in (saved, folder / "nothing"):
+        code, _, err = program("eval", place, "--source", folder, *arguments)
+        assert code == 1
+        assert message in err
+    assert not loads
+    code, _, err = program("eval", folder / "nothing", "--source", folder)
+    assert "error: no folder" in err
+    assert not loads, "the set, which is small, is loaded before the datasets"
+    program("eval", saved, "--source", folder)
+    assert loads, "with nothing to refuse, the dataset is loaded by the function that is watched here"
+
+
+def test_show_refuses_an_unknown_picture_format_before_it_prints(program: Program, saved: Path, tmp_path: Path) -> None:
+    for name in ("picture", "picture.pngg", "picture.xyz"):
+        code, out, err = program("show", saved, "--preview", tmp_path / name)
+        assert (code, out) == (1, "")
+        assert f"--preview should end in .png or in another picture format; got '{tmp_path / name}'" in err
+    for name in ("picture.PNG", "picture.jpg"):
+        assert program("show", saved, "--preview", tmp_path / name)[0] == 0
+
+
+def test_a_tilde_in_a_path_is_the_home_folder(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(tmp_path)
+    (home / "toys").symlink_to(folder)
+    arguments = ("run", "~/toys", "--method", "dm", "--steps", 1, *QUICK)
+    assert program(*arguments, "--out=~/out", "--checkpoint-dir=~/checkpoints")[0] == 0
+    assert program("show", "~/out", "--preview=~/picture.png")[0] == 0
+    quick = ("--epochs", 1, "--max-updates", 1, "--seeds", 1, "--baseline", "none", "--quiet")
+    assert program("eval", "~/out", "--source", "~/toys", *quick)[0] == 0
+    assert sorted(entry.name for entry in home.iterdir()) == ["checkpoints", "out", "picture.png", "toys"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["home"]
 
 
 @pytest.mark.parametrize(

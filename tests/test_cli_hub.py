@@ -88,6 +88,27 @@ def test_an_impossible_repository_is_refused_before_anything_is_loaded(program, 
     assert "Repo id must be" in err
 
 
+def test_push_refuses_an_impossible_repository_before_the_set_is_loaded(program, tmp_path):
+    code, _, err = program("push", tmp_path / "nothing", "a/b/c")
+    assert code == 1
+    assert "Repo id must be" in err
+
+
+def test_show_prints_the_sizes_of_a_set_on_the_hub_under_any_name(hub, program):
+    repo = hub.repo()
+    make_set().push_to_hub(repo, "mine")
+    sizes = {
+        path.rfilename.rpartition(".")[2]: path.size
+        for path in HfApi().dataset_info(repo, files_metadata=True).siblings
+        if path.rfilename.startswith("mine/")
+    }
+    for more in ((), ("--name", "mine"), ("--revision", "main")):
+        code, out, _ = program("show", repo, *more)
+        assert code == 0
+        assert f"{sizes['safetensors']:,} bytes, exact" in out
+        assert f"{sizes['parquet']:,} bytes, 8-bit images" in out
+
+
 def test_eval_offers_coresets_and_reads_from_the_hub(hub, program, toy: Dataset, tmp_path):
     for split, rows in (("train", toy.select(range(24))), ("test", toy.select(range(24, 36)))):
         rows.to_parquet(tmp_path / "toys" / f"{split}.parquet")
