@@ -200,7 +200,7 @@ def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:
     """Refuse colour pictures for a grey set, judged by the first one."""
     with naming(what):
         (_, pictures) = next(raw_batches(ds.select([0]), column))
-        mode, _ = header(pictures[0], 0)
+        mode = ds.features[column].mode or header(pictures[0], 0)[0]
     if mode not in GREY_MODES and not mode.startswith("I;16"):
         raise ValueError(
             f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "
