@@ -242,13 +242,15 @@ def _check_own(factory: NetworkFactory, own: OwnNetwork) -> None:
     """Make two of a user's networks and run one of them on two images.
 
     Raises:
-        ValueError: If both are the same module or differ in their shapes, if the network fails, or if it returns other
-            shapes than it should.
+        ValueError: If both are the same module or differ in their shapes, if the network has no weights or fails, or if
+            it returns other shapes than it should.
     """
     net, other = factory.build("check"), factory.build("check")
     call = own.call(
         {"channels": factory.channels, "num_classes": factory.num_classes, "image_size": factory.image_size}
     )
+    if not any(True for _ in net.parameters()):
+        raise ValueError(f"network {factory.name!r} must have weights to train; {call} returned one without any")
     if {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in other.parameters()}:
         raise ValueError(
             f"network {factory.name!r} must be a new module with fresh weights on every call; {call} returned one with "

@@ -59,7 +59,8 @@ class OwnNetwork:
 
         Raises:
             TypeError: If the callable cannot be called in this way, or does not return a module.
-            ValueError: If it raises an error, or returns a module without weights; the message says how it was called.
+            ValueError: If it raises an error, or weights of the module hold no values yet; the message says how it was
+                called.
         """
         keywords = self._keywords(facts)
         try:
@@ -70,10 +71,10 @@ class OwnNetwork:
             ) from error
         if not isinstance(net, nn.Module):
             raise TypeError(f"network {self.name!r} must return a torch.nn.Module; it returned {type(net).__name__}")
-        if not any(True for _ in net.parameters()) or any(is_lazy(p) or p.is_meta for p in net.parameters()):
+        if any(is_lazy(p) or p.is_meta for p in net.parameters()):
             raise ValueError(
-                f"network {self.name!r} must have weights; {self.call(facts)} returned a {type(net).__name__} that has "
-                "none, or lazy layers, or weights on the meta device"
+                f"network {self.name!r} must have weights; {self.call(facts)} returned a {type(net).__name__} with "
+                "lazy layers, or with weights on the meta device: give every layer its sizes and a real device"
             )
         if self._from_torchvision:
             _adapt_channels(net, facts["channels"])

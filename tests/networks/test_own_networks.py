@@ -210,12 +210,21 @@ def test_networks_that_are_not_new_on_every_call_are_refused() -> None:
         factory(lambda **facts: plain(**facts, hidden=next(sizes)), side=8)
 
 
-@pytest.mark.parametrize(
-    "layer", [nn.LazyLinear(4), nn.Linear(192, 4, device="meta"), nn.Flatten()], ids=["lazy", "meta", "none"]
-)
-def test_networks_without_weights_are_refused(layer: nn.Module) -> None:
-    with pytest.raises(ValueError, match=r"must have weights; .* returned a Sequential that has none, or lazy layers"):
+@pytest.mark.parametrize("layer", [nn.LazyLinear(4), nn.Linear(192, 4, device="meta")], ids=["lazy", "meta"])
+def test_weights_without_values_are_refused(layer: nn.Module) -> None:
+    with pytest.raises(
+        ValueError, match=r"must have weights; .* returned a Sequential with lazy layers, or with weights"
+    ):
         factory(lambda: nn.Sequential(nn.Flatten(), copy.deepcopy(layer)), side=8)
+
+
+def test_a_network_without_weights_is_refused() -> None:
+    class Weightless(nn.Flatten):
+        def embed(self, x: Tensor) -> Tensor:
+            return x.flatten(1)
+
+    with pytest.raises(ValueError, match=r"must have weights to train; .*Weightless\(\) returned one without any"):
+        factory(Weightless, side=2, channels=1)
 
 
 def test_the_signature_tells_callables_of_one_name_apart() -> None:
