@@ -12,6 +12,7 @@ from typing import Any
 import datasets
 import torch
 
+from hf_condense.base.cache import content_key
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
@@ -94,10 +95,20 @@ def identity(recipe: Recipe, run: Run, method: Method[Any]) -> dict[str, Any]:
     return {
         **method.identity(run),
         **{name: getattr(recipe, name) for name in _IDENTIFYING},
+        "network_structure": None if run.factory.named else _structure(run),
         "content_hash": recipe.source["content_hash"],
         "device_type": run.device.type,
         "mixed_precision": run.accelerator.mixed_precision,
     }
+
+
+def _structure(run: Run) -> str:
+    """Return a short description of a network that has no name, so that another one is not taken for the same."""
+    network = run.factory.build(run.seed, "template")
+    shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
+    modules = [f"{name} {type(module).__name__}" for name, module in network.named_modules()]
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return f"{parameters:,} parameters, {content_key(shapes=shapes, modules=modules)[:8]}"
 
 
 def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:

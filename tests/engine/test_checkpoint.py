@@ -205,3 +205,20 @@ def test_run_that_is_killed_three_times_equals_an_uninterrupted_one(tmp_path: Pa
     assert done == [6, 7, 8]
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
     assert same(resumed, condense("dm", **options))
+
+
+def test_checkpoint_of_another_network_of_the_callers_own_is_refused(tmp_path: Path) -> None:
+    def network(width: int, layer: type[torch.nn.Module] = torch.nn.ReLU):
+        def make(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
+            inputs = channels * image_size[0] * image_size[1]
+            return torch.nn.Sequential(
+                torch.nn.Flatten(), torch.nn.Linear(inputs, width), layer(), torch.nn.Linear(width, num_classes)
+            )
+
+        return make
+
+    condense(network=network(4), checkpoint_dir=tmp_path, steps=2)
+    condense(network=network(4), checkpoint_dir=tmp_path, steps=3)
+    for other in (network(5), network(4, torch.nn.Tanh)):
+        with pytest.raises(ValueError, match="network_structure: '.* parameters, .*' in the checkpoint"):
+            condense(network=other, checkpoint_dir=tmp_path, steps=3)
