@@ -220,5 +220,5 @@ def test_checkpoint_of_another_network_of_the_callers_own_is_refused(tmp_path: P
     condense(network=network(4), checkpoint_dir=tmp_path, steps=2)
     condense(network=network(4), checkpoint_dir=tmp_path, steps=3)
     for other in (network(5), network(4, torch.nn.Tanh)):
-        with pytest.raises(ValueError, match="network_structure: '.* parameters, .*' in the checkpoint"):
+        with pytest.raises(ValueError, match=r"network_structure: '.* parameters, .*' in the checkpoint"):
             condense(network=other, checkpoint_dir=tmp_path, steps=3)
