@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -13,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_condense.base.cache import content_key
 from hf_condense.base.checks import integer
 from hf_condense.base.errors import did_you_mean
 from hf_condense.base.rng import Key, seeded_globals
@@ -66,18 +64,6 @@ class NetworkFactory:
     num_classes: int
     make: Callable[..., nn.Module] = field(repr=False)
     named: bool = True
-
-    @property
-    def signature(self) -> str | None:
-        """What tells one user's callable from another of the same name; None where the name says everything.
-
-        It comes from the names and shapes of the tensors of a network.
-        """
-        if self.named:
-            return None
-        layout = _layout(self.build("signature"))
-        numbers = sum(map(math.prod, layout.values()))
-        return f"{numbers:,} numbers in {len(layout)} tensors ({content_key(layout=layout)[:8]})"
 
     def build(self, *key: Key) -> nn.Module:
         """Return a network with fresh weights, on the CPU and in training mode.

@@ -227,14 +227,6 @@ def test_a_network_without_weights_is_refused() -> None:
         factory(Weightless, side=2, channels=1)
 
 
-def test_the_signature_tells_callables_of_one_name_apart() -> None:
-    first, again, other = (factory(lambda n=n, **facts: plain(**facts, hidden=n), side=8) for n in (6, 6, 7))
-    assert first.name == other.name
-    assert first.signature == again.signature != other.signature
-    assert first.signature.startswith("1,186 numbers in 4 tensors")
-    assert factory("convnet-w4", side=8).signature is None
-
-
 def test_activation_bytes_equal_the_count_by_hand() -> None:
     """A block keeps what the convolution, the norm and the pooling read, and the statistics of the norm."""
     net = ConvNet(3, 2, (8, 8), width=4, depth=1)
