@@ -18,6 +18,7 @@ from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import announce
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint
@@ -171,6 +172,7 @@ def condense_dataset(
         preset=preset,
         image_size=source.image_size,
     )
+    check_writable(recipe, run.dataset)
     if isinstance(implementation, Selector):
         small = select_coreset(run, implementation, recipe, started)
     elif isinstance(implementation, Composer):
