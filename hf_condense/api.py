@@ -19,6 +19,7 @@ from hf_condense.base.processes import get_accelerator
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint
@@ -188,6 +189,7 @@ def _condense(
     recipe = make_recipe(
         run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
     )
+    check_writable(recipe, run.dataset)
     if isinstance(method, Selector):
         return select_coreset(run, method, recipe, started)
     if isinstance(method, Composer):

@@ -15,6 +15,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.untrusted import (
     FORMAT,
     MAX_JSON_BYTES,
+    check_amount,
     check_version,
     parse_json,
     read_bytes,
@@ -118,10 +119,7 @@ class Facts:
         """
         lines = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in self.values.items())
         content = f"{{\n{lines}\n}}\n".encode()
-        if len(content) > MAX_JSON_BYTES:
-            raise ValueError(
-                f"{FACTS} would have {len(content):,} bytes; readers accept {MAX_JSON_BYTES:,}: shorten the recipe"
-            )
+        check_size(content, FACTS)
         return content
 
     @property
@@ -217,6 +215,20 @@ class Facts:
             raise CondensedFormatError(f"{key} should be an integer of at least 0; got {value!r:.40}")
         count: int = value
         return count
+
+
+def check_size(content: bytes, what: str) -> None:
+    """Raise `ValueError` if JSON text is larger than readers accept.
+
+    Args:
+        content: The text.
+        what: What it is, for the message.
+    """
+    try:
+        check_amount(content)
+    except ValueError as error:
+        advice = "shorten the class names, the label values or the options, or choose fewer rows"
+        raise ValueError(f"{what} would have {error}: {advice}") from None
 
 
 def read_facts(folder: Path) -> Facts:

@@ -17,11 +17,11 @@ from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts
+from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts, check_size
 from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.preview import first_images, grid
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, Parts, decoded_rows, eight_bit
+from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, Parts, decoded_rows, eight_bit, row_features
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.untrusted import (
     FORMAT,
@@ -62,22 +62,20 @@ def pack(parts: Parts) -> Packed:
     Raises:
         ValueError: If recipe, tensors and rows contradict each other, or hold what the format cannot.
     """
-    recipe, tensors = Recipe.from_dict(_as_read("recipe", parts.recipe.to_dict())), parts.tensors
+    recipe, tensors = Recipe.from_dict(as_read("recipe", parts.recipe.to_dict())), parts.tensors
     check_tensors(tensors, recipe)
-    table, version = _stored_table(parts.rows), recipe.decoder.format_version
+    table, version = stored_table(parts.rows), recipe.decoder.format_version
     exact = safetensors.torch.save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.all().items()},
         metadata={FORMAT: version},  # one key only: with more, their order, so the bytes, differs by process
     )
     parquet = to_parquet(table)
-    if recipe.kind == "coreset":
-        _coreset_rows(parquet, tensors, recipe)
     values = {
         "format": FORMAT,
         "format_version": version,
         "hf_condense_version": __version__,
         "recipe": recipe.to_dict(),
-        "features": _as_read("features", parts.rows.features.to_dict()),
+        "features": as_read("features", parts.rows.features.to_dict()),
         "num_rows": table.num_rows,
         "parquet_bytes": len(parquet),
         "tensor_bytes": len(exact),
@@ -88,6 +86,7 @@ def pack(parts: Parts) -> Packed:
     if tensors.zca_matrix is not None:
         values[WHITENED] = True
     facts = Facts(recipe, values)
+    _check_as_read(parts, facts, parquet)
     return Packed({PREVIEW: _preview(tensors), PARQUET: parquet, TENSORS: exact, FACTS: facts.to_bytes()}, facts)
 
 
@@ -107,10 +106,21 @@ def unpack(folder: Path, facts: Facts) -> Parts:
         if recipe.kind == "coreset":
             rows = _coreset_rows(_verified(folder / PARQUET, facts), tensors, recipe)
         else:
-            rows = decoded_rows(tensors, recipe, _stored_features(facts))
+            rows = decoded_rows(tensors, recipe, stored_features(facts))
         return Parts(rows, tensors, recipe)
     except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:  # the last three: labels beyond a dtype
         raise CondensedFormatError(f"{folder}: {error}") from None
+
+
+def _check_as_read(parts: Parts, facts: Facts, parquet: bytes) -> None:
+    """Raise `ValueError` unless readers of a set get the columns that its rows have."""
+    recipe, tensors, features = facts.recipe, parts.tensors, parts.rows.features
+    if recipe.kind == "coreset":
+        read = _coreset_rows(parquet, tensors, recipe).features
+    else:
+        read = row_features(recipe, stored_features(facts), soft_labels=tensors.soft_labels is not None)
+    if list(read.items()) != list(features.items()):
+        raise ValueError(f"the rows have the columns {features}, and would be read with {read}")
 
 
 def _verified(path: Path, facts: Facts) -> bytes:
@@ -123,17 +133,18 @@ def _verified(path: Path, facts: Facts) -> bytes:
     return data
 
 
-def _as_read(key: str, value: dict[str, Any]) -> dict[str, Any]:
+def as_read(key: str, value: dict[str, Any]) -> dict[str, Any]:
     """Return a value of `condense_config.json` as a reader will get it, who refuses what is no strict JSON."""
     try:
         text = json.dumps({key: value}, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the {key} should hold JSON values only, and finite numbers; {error}") from None
+    check_size(text.encode(), f"the {key}")
     read: dict[str, Any] = parse_json(text.encode(), key)[key]
     return read
 
 
-def _stored_table(rows: datasets.Dataset) -> pa.Table:
+def stored_table(rows: datasets.Dataset) -> pa.Table:
     """Return the rows as they are stored: without formatting, and with the bytes of files that rows only name."""
     table = rows.with_format("arrow")[:]
     return embed_table_storage(table.replace_schema_metadata(rows.features.arrow_schema.metadata)).combine_chunks()
@@ -162,7 +173,7 @@ def _eight_bit_error(tensors: CondensedTensors) -> EightBitError:
     return EightBitError(clipped / values, largest)
 
 
-def _stored_features(facts: Facts) -> datasets.Features:
+def stored_features(facts: Facts) -> datasets.Features:
     """Rebuild the features of the image and the label column, which may only be of a few kinds."""
     recipe, described = facts.recipe, facts.features
     columns = {recipe.image_column, recipe.label_column}
@@ -184,8 +195,9 @@ def _stored_features(facts: Facts) -> datasets.Features:
 
 def _image_feature(described: dict[str, Any], recipe: Recipe) -> datasets.Image | None:
     """Return the image feature that is described, or None if the description is none of an image."""
+    # Whatever the mode is, `row_features` replaces one that does not suit; earlier versions wrote that of the source.
     mode, decode = described.get("mode"), described.get("decode", True)
-    valid = mode in (None, "1", "L", "LA", "P", "RGB", "RGBA") and isinstance(decode, bool)
+    valid = (mode is None or isinstance(mode, str)) and isinstance(decode, bool)
     return datasets.Image(mode=mode, decode=decode) if valid and described.get("_type") == "Image" else None
 
 
@@ -204,7 +216,7 @@ def _coreset_rows(data: bytes, tensors: CondensedTensors, recipe: Recipe) -> dat
     """Read the real rows of a coreset and check them against its tensors."""
     table = from_parquet(data, len(tensors.labels), PARQUET)
     try:
-        rows = datasets.Dataset(table)
+        rows = rows_of_table(table)
     except Exception as error:  # features of another writer; their parser documents no errors
         raise CondensedFormatError(f"{PARQUET}: features cannot be read: {error!s:.200}") from None
     if not isinstance(rows.features.get(recipe.image_column), datasets.Image):
@@ -218,3 +230,25 @@ def _coreset_rows(data: bytes, tensors: CondensedTensors, recipe: Recipe) -> dat
     if sorted(labels) != tensors.labels.tolist():
         raise CondensedFormatError(f"{PARQUET}: the labels are not those of {TENSORS}")
     return rows
+
+
+def rows_of_table(table: pa.Table) -> datasets.Dataset:
+    """Return a table that was read from Parquet as rows, with the features that its metadata describes.
+
+    Parquet has no dates and times in seconds, nor days in milliseconds, so such columns come in other units.
+    """
+    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}")).get("info", {}).get("features")
+    for field in datasets.Features.from_dict(described).arrow_schema if described else ():
+        i = table.schema.get_field_index(field.name)
+        if i >= 0 and field.type != table.schema.types[i] and _differ_in_units(field.type, table.schema.types[i]):
+            table = table.set_column(i, field, table.column(i).cast(field.type))
+    return datasets.Dataset(table)
+
+
+def _differ_in_units(first: pa.DataType, second: pa.DataType) -> bool:
+    """Return whether two types are equal but for the units of dates and times, at any depth."""
+    if first.num_fields != second.num_fields or (first.id != second.id and not pa.types.is_temporal(first)):
+        return False
+    if not first.num_fields:
+        return bool(first == second) or bool(pa.types.is_temporal(first) and pa.types.is_temporal(second))
+    return all(_differ_in_units(first.field(i).type, second.field(i).type) for i in range(first.num_fields))

@@ -20,10 +20,12 @@ import pyarrow.parquet as pq
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.thrift import read_struct
+from hf_condense.condensed.untrusted import MAX_JSON_BYTES, check_amount
 
 _ROW_GROUP, _MAX_GROUPS = 100, 100  # a viewer or a stream fetches 100 rows at once, and more of a long set
-_MAX_FOOTER_BYTES = 1 << 20
+_MAX_FOOTER_BYTES = 4 * MAX_JSON_BYTES  # the footer describes the features twice, once of them in base64
 _MAX_FIELDS = 1024  # columns, including nested ones
+_MAX_CHUNKS = 30_000  # of columns in row groups; the footer takes up to 30 values for each
 _FREE_VALUES = 1 << 20  # nulls take no bytes, so a file may hold this many values beyond one for each of its bytes
 _FREE_BYTES = 1 << 24  # nulls of a fixed size take memory, so columns may take this much beyond the size of the file
 _PAGE_BYTES = 4096  # every page takes time, so the pages of a chunk must have at least this size on average
@@ -36,13 +38,19 @@ def to_parquet(table: pa.Table) -> bytes:
     pq.write_table(
         table.combine_chunks(),
         buffer,
-        row_group_size=max(_ROW_GROUP, math.ceil(table.num_rows / _MAX_GROUPS)),
+        row_group_size=max(_ROW_GROUP, math.ceil(table.num_rows / _most_groups(table.schema))),
         compression="none",
         use_dictionary=False,
         write_statistics=False,
         data_page_version="1.0",
     )
     return buffer.getvalue()
+
+
+def _most_groups(schema: pa.Schema) -> int:
+    """Return how many row groups a file may have, so that its footer stays within what is read."""
+    columns = sum(1 for kind in schema.types for _ in _leaves(kind))
+    return max(1, min(_MAX_GROUPS, _MAX_CHUNKS // max(1, columns)))
 
 
 def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
@@ -60,18 +68,24 @@ def from_parquet(data: bytes, rows: int, where: str) -> pa.Table:
         counts = _check_layout(data, rows)
         file = pq.ParquetFile(pa.BufferReader(data))
         _check_sizes(file.schema_arrow, rows, counts, len(data))
+        _check_metadata(file.schema_arrow)
         table = file.read()
         table.validate(full=True)
         if table.num_rows != rows:
             raise CondensedFormatError(f"holds {table.num_rows:,} rows; the set has {rows:,}")
-        for name, column in zip(table.column_names, table.columns, strict=True):
-            if any(_holds_path(chunk) for chunk in column.chunks):
-                raise CondensedFormatError(f"column {name!r:.80} names local files instead of holding their bytes")
+        check_paths(table)
     except CondensedFormatError as error:
         raise CondensedFormatError(f"{where}: {error}") from None
     except Exception as error:  # pyarrow documents no errors for damaged files
         raise CondensedFormatError(f"{where}: not readable as Parquet: {error!s:.200}") from None
     return table
+
+
+def check_paths(table: pa.Table) -> None:
+    """Raise `CondensedFormatError` if a later reader of a table would open a local file that it names."""
+    for name, column in zip(table.column_names, table.columns, strict=True):
+        if any(_holds_path(chunk) for chunk in column.chunks):
+            raise CondensedFormatError(f"column {name!r:.80} names local files instead of holding their bytes")
 
 
 def _check_layout(data: bytes, rows: int) -> list[int]:
@@ -112,6 +126,15 @@ def _check_sizes(schema: pa.Schema, rows: int, counts: list[int], size: int) -> 
     )
     if memory > _FREE_BYTES + size:
         raise CondensedFormatError(f"columns of a fixed size may take {memory:,} bytes, in a file of {size:,}")
+
+
+def _check_metadata(schema: pa.Schema) -> None:
+    """Raise if the description of the features, which `datasets` parses, may take too much memory."""
+    for text in (schema.metadata or {}).values():
+        try:
+            check_amount(text)
+        except ValueError as error:
+            raise CondensedFormatError(f"the features are described in {error}") from None
 
 
 def _leaves(kind: pa.DataType, items: int = 1, repeated: bool = False) -> Iterator[tuple[int, bool]]:

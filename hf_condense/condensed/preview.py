@@ -14,6 +14,7 @@ from torchvision.utils import make_grid
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 
 _SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
+_LONGEST_SIDE = 8192  # pixels; no image is enlarged beyond this, so that long and narrow ones fit into memory
 _GAP = 2
 _BLANK = 1.0  # white, in pixel units
 
@@ -46,7 +47,7 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         if labels.shape != images.shape[:1]:
             raise ValueError(f"labels should be ({len(images)},), one for each image; got {tuple(labels.shape)}")
         images = torch.cat([_row(images[labels == c], per_class) for c in labels.unique()[:max_classes]])
-    scale = max(1, round(_SIDE / min(images.shape[2:])))
+    scale = max(1, min(round(_SIDE / min(images.shape[2:])), _LONGEST_SIDE // max(images.shape[2:])))
     enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
     picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
     return picture

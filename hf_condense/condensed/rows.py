@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import datasets
+import pyarrow as pa
 import torch
 from PIL import Image
 from torch import Tensor
@@ -30,6 +31,8 @@ class Parts(NamedTuple):
 
 
 SOFT_LABEL_COLUMN = "soft_label"
+# Modes to which rows of so many channels can be converted without loss; the first one is that of the rows themselves.
+_MODES = {1: ("L", "LA", "RGB", "RGBA"), 3: ("RGB", "RGBA")}
 
 
 def decoded_rows(
@@ -42,8 +45,7 @@ def decoded_rows(
     Args:
         tensors: The exact tensors. Values outside [0, 1] are clipped.
         recipe: The recipe, which names the two columns and the values of the label column.
-        features: Features of the source; the image and the label column keep theirs. None: `Image()` and, if the label
-            values are 0..K-1, `ClassLabel`.
+        features: Features of the source; see `row_features`.
 
     Returns:
         A dataset with the columns image, label and, if there are soft labels, `soft_label` (logits); one row for each
@@ -52,20 +54,45 @@ def decoded_rows(
     Raises:
         ValueError: If the set has soft labels, and the image or label column is called `soft_label`.
     """
-    kept = _features(recipe, features)
+    kept = row_features(recipe, features, soft_labels=tensors.soft_labels is not None)
+    kind = kept.arrow_schema.field(recipe.label_column).type
     labels = tensors.row_labels.tolist()
     order = round_robin(labels)
     pictures = [_png(pixels) for _, coded in eight_bit(tensors) for pixels in coded]
-    columns: dict[str, list[Any]] = {
+    columns: dict[str, list[Any] | pa.Array] = {
         recipe.image_column: [{"bytes": pictures[i], "path": None} for i in order],
-        recipe.label_column: [recipe.label_values[labels[i]] for i in order],
+        # Without their type, Arrow takes integers for signed ones, which uint64 may exceed.
+        recipe.label_column: pa.array([recipe.label_values[labels[i]] for i in order], kind),
     }
     if tensors.soft_labels is not None:
-        if SOFT_LABEL_COLUMN in kept:
-            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}, but the source has one; rename it")
-        kept[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
         columns[SOFT_LABEL_COLUMN] = tensors.soft_labels[order].tolist()
     return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
+
+
+def row_features(
+    recipe: Recipe, source: datasets.Features | None = None, *, soft_labels: bool = False
+) -> datasets.Features:
+    """Return the features of the rows of a synthetic set.
+
+    Args:
+        recipe: Names of the two columns and what the label column holds.
+        source: Features of the source: its image and label columns keep theirs, but for an image mode to which 8-bit
+            rows cannot be converted without loss; their own mode takes its place. None: `Image()`, and `ClassLabel` if
+            the label values are 0..K-1.
+        soft_labels: Whether the set has soft labels.
+
+    Raises:
+        ValueError: If the set has soft labels and one of its columns is called `soft_label`.
+    """
+    features = _features(recipe, source)
+    image, modes = features[recipe.image_column], _MODES[recipe.image_shape[0]]
+    if image.mode not in (None, *modes):
+        features[recipe.image_column] = datasets.Image(mode=modes[0], decode=image.decode)
+    if soft_labels:
+        if SOFT_LABEL_COLUMN in features:
+            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}; the source uses this name: rename it")
+        features[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
+    return features
 
 
 def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:

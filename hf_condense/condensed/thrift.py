@@ -8,71 +8,84 @@ from hf_condense.base.errors import CondensedFormatError
 
 _MAX_DEPTH = 8
 _MAX_ITEMS = 4096  # in one list
+_MAX_VALUES = 1 << 20  # in all; in memory each may take a hundred times as much as in the file
 _TRUE, _FALSE, _BYTE, _INTEGERS, _DOUBLE, _BINARY, _LISTS, _STRUCT = 1, 2, 3, (4, 5, 6), 7, 8, (9, 10), 12
 
 
-def read_struct(data: bytes, position: int, depth: int = _MAX_DEPTH) -> tuple[dict[int, Any], int]:
+def read_struct(data: bytes, position: int) -> tuple[dict[int, Any], int]:
     """Parse a struct.
 
     Args:
         data: Content of the file.
         position: Where the struct begins.
-        depth: How deep structs and lists may nest.
 
     Returns:
         The values by field number, text as bytes, and the position behind the struct.
 
     Raises:
-        CondensedFormatError: If this is not a struct, does not end, or nests too deep.
+        CondensedFormatError: If this is not a struct, does not end, nests too deep, or holds too many values.
     """
-    fields: dict[int, Any] = {}
-    number = 0
-    while kind := _byte(data, position):
+    return _Reader(data).struct(position, _MAX_DEPTH)
+
+
+class _Reader:
+    """Parses the parts of one struct, and counts its values."""
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+        self.values = 0
+
+    def struct(self, position: int, depth: int) -> tuple[dict[int, Any], int]:
+        fields: dict[int, Any] = {}
+        number = 0
+        while kind := _byte(self.data, position):
+            position += 1
+            if kind >> 4:
+                number += kind >> 4
+            else:
+                number, position = _integer(self.data, position)
+            kind &= 15
+            if kind in (_TRUE, _FALSE):
+                fields[number] = kind == _TRUE
+            else:
+                fields[number], position = self.value(position, kind, depth)
+        return fields, position + 1
+
+    def value(self, position: int, kind: int, depth: int) -> tuple[Any, int]:
+        data = self.data
+        self.values += 1
+        if self.values > _MAX_VALUES:
+            raise CondensedFormatError(f"a header has more than {_MAX_VALUES:,} values")
+        if not depth:
+            raise CondensedFormatError(f"a header nests deeper than {_MAX_DEPTH}")
+        if kind in _INTEGERS:
+            return _integer(data, position)
+        if kind == _BYTE:
+            return _byte(data, position), position + 1
+        if kind == _DOUBLE:
+            return data[position : position + 8], position + 8
+        if kind == _BINARY:
+            length, position = _varint(data, position)
+            return data[position : position + length], position + length
+        if kind in _LISTS:
+            return self.list(position, depth - 1)
+        if kind == _STRUCT:
+            return self.struct(position, depth - 1)
+        raise CondensedFormatError(f"a header has a field of unknown kind {kind}")
+
+    def list(self, position: int, depth: int) -> tuple[list[Any], int]:
+        head = _byte(self.data, position)
         position += 1
-        if kind >> 4:
-            number += kind >> 4
-        else:
-            number, position = _integer(data, position)
-        kind &= 15
-        if kind in (_TRUE, _FALSE):
-            fields[number] = kind == _TRUE
-        else:
-            fields[number], position = _value(data, position, kind, depth)
-    return fields, position + 1
-
-
-def _value(data: bytes, position: int, kind: int, depth: int) -> tuple[Any, int]:
-    if not depth:
-        raise CondensedFormatError(f"a header nests deeper than {_MAX_DEPTH}")
-    if kind in _INTEGERS:
-        return _integer(data, position)
-    if kind == _BYTE:
-        return _byte(data, position), position + 1
-    if kind == _DOUBLE:
-        return data[position : position + 8], position + 8
-    if kind == _BINARY:
-        length, position = _varint(data, position)
-        return data[position : position + length], position + length
-    if kind in _LISTS:
-        return _list(data, position, depth - 1)
-    if kind == _STRUCT:
-        return read_struct(data, position, depth - 1)
-    raise CondensedFormatError(f"a header has a field of unknown kind {kind}")
-
-
-def _list(data: bytes, position: int, depth: int) -> tuple[list[Any], int]:
-    head = _byte(data, position)
-    position += 1
-    count, kind = head >> 4, head & 15
-    if count == 15:
-        count, position = _varint(data, position)
-    if count > _MAX_ITEMS:
-        raise CondensedFormatError(f"a header has a list of {count:,} items; at most {_MAX_ITEMS:,} are read")
-    items = []
-    for _ in range(count):
-        item, position = _value(data, position, _BYTE if kind in (_TRUE, _FALSE) else kind, depth)
-        items.append(item)
-    return items, position
+        count, kind = head >> 4, head & 15
+        if count == 15:
+            count, position = _varint(self.data, position)
+        if count > _MAX_ITEMS:
+            raise CondensedFormatError(f"a header has a list of {count:,} items; at most {_MAX_ITEMS:,} are read")
+        items = []
+        for _ in range(count):
+            item, position = self.value(position, _BYTE if kind in (_TRUE, _FALSE) else kind, depth)
+            items.append(item)
+        return items, position
 
 
 def _byte(data: bytes, position: int) -> int:

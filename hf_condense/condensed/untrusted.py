@@ -20,10 +20,12 @@ from hf_condense.condensed.tensors import CondensedTensors
 
 FORMAT = "hf_condense"
 FORMAT_VERSIONS = ("1", "2")  # version 2 has storage forms other than pixels and patches
-MAX_JSON_BYTES = 1 << 20
+MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_TENSORS = 32
+# In memory a value takes up to 60 bytes beyond its text, and an object or a list up to 250 bytes.
+_MAX_VALUES, _MAX_CONTAINERS = 1 << 20, 1 << 17
 _MAX_DEPTH = 32
 _MAX_DIGITS = 20  # of an integer, which is enough for any 64-bit number
 _TYPES = {torch.float32: "F32", torch.int64: "I64"}
@@ -60,6 +62,21 @@ def check_version(version: object, where: str) -> None:
     )
 
 
+def check_amount(data: bytes) -> None:
+    """Raise `ValueError` for JSON text that would take far more memory than its own size.
+
+    Values are counted by their commas, objects and lists by their brackets, both also where those stand inside text.
+    """
+    containers = data.count(b"{") + data.count(b"[")
+    for count, most, what in (
+        (len(data), MAX_JSON_BYTES, "bytes"),
+        (data.count(b",") + containers, _MAX_VALUES, "values"),
+        (containers, _MAX_CONTAINERS, "objects and lists"),
+    ):
+        if count > most:
+            raise ValueError(f"{count:,} {what}; readers accept {most:,}")
+
+
 def parse_json(data: bytes, where: str) -> dict[str, Any]:
     """Parse a JSON object strictly: without NaN, infinity, huge integers, duplicate keys and deep nesting.
 
@@ -71,6 +88,7 @@ def parse_json(data: bytes, where: str) -> dict[str, Any]:
         CondensedFormatError: If the bytes are anything else.
     """
     try:
+        check_amount(data)
         value = json.loads(
             data.decode(),
             object_pairs_hook=_unique,

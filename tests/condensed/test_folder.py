@@ -170,8 +170,8 @@ def test_recipe_that_json_cannot_hold_is_refused(tmp_path):
         make_set(evaluation=[{"std": float("nan")}]).save_condensed(tmp_path)
     with pytest.raises(ValueError, match="JSON values only"):
         make_set(options={"lr": object()}).save_condensed(tmp_path)
-    with pytest.raises(ValueError, match="readers accept 1,048,576"):
-        make_set(options={"long": "x" * (1 << 20)}).save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="readers accept 8,388,608"):
+        make_set(options={"long": "x" * (1 << 23)}).save_condensed(tmp_path)
     assert files_below(tmp_path) == {}
 
 

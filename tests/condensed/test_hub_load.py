@@ -273,10 +273,10 @@ def test_newer_format_raises_and_says_upgrade(hub, pets):
         make_set(ipc=1).push_to_hub(pets)
 
 
-@pytest.mark.parametrize("path", ["README.md", "dm_ipc2/condense_config.json"])
-def test_files_that_are_too_large_are_not_downloaded(hub, pets, path):
-    commit(pets, {path: b" " * ((1 << 20) + 1)})
-    with pytest.raises(CondensedFormatError, match=f"{path}: 1,048,577 bytes; at most 1,048,576 are read"):
+@pytest.mark.parametrize(("path", "limit"), [("README.md", 1 << 20), ("dm_ipc2/condense_config.json", 1 << 23)])
+def test_files_that_are_too_large_are_not_downloaded(hub, pets, path, limit):
+    commit(pets, {path: b" " * (limit + 1)})
+    with pytest.raises(CondensedFormatError, match=f"{path}: {limit + 1:,} bytes; at most {limit:,} are read"):
         load_condensed(pets, cache_dir=hub.home / "other")
     assert not list((hub.home / "other").rglob(Path(path).name))
 

@@ -10,10 +10,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.markdown import escape
-from hf_condense.condensed.card.metadata import config_of, default_of, entries, merge
+from hf_condense.condensed.card.metadata import Entry, config_of, default_of, entries, merge
 from hf_condense.condensed.card.sections import block, title
 from hf_condense.condensed.card.template import END, PAGE, START, fill
-from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.facts import MAX_README_BYTES, Facts
 
 _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
 _ROW = re.compile(r"^\| ([\w.-]+) \|", re.MULTILINE)  # of a table of sets
@@ -45,7 +45,8 @@ def render(
         pictures: What stands before the folder of a set in the addresses of pictures, if the card is not beside it.
 
     Raises:
-        CondensedFormatError: If the existing metadata or the facts of a set cannot be read.
+        CondensedFormatError: If the existing metadata or the facts of a set cannot be read, or the card would be too
+            large to be read.
     """
     sets = dict(sorted(sets.items()))
     metadata, body = _split(existing) if existing else ({}, fill(PAGE, {"title": escape(title(sets))}))
@@ -68,7 +69,36 @@ def render(
         names = ", ".join(sets)
         raise CondensedFormatError(f"the facts of {names} cannot be shown on a card: {error!s:.200}") from None
     body = _BLOCK.sub(lambda _: f"{START}\n\n{text}\n\n{END}", body, count=1)
+    card = _joined(metadata, body)
+    if _refusal(card):
+        # The names of very many classes. Without features in the card, `datasets` reads them from the Parquet files.
+        metadata["dataset_info"] = [_without_features(entry, sets) for entry in metadata["dataset_info"]]
+        card = _joined(metadata, body)
+    if refusal := _refusal(card):
+        raise CondensedFormatError(f"README.md would have {refusal}; shorten its text or its metadata")
+    return card
+
+
+def _joined(metadata: Mapping[str, Any], body: str) -> str:
     return f"---\n{DatasetCardData(**metadata).to_yaml()}\n---\n{body}"
+
+
+def _without_features(entry: Entry, sets: Mapping[str, Facts]) -> Entry:
+    """Return an entry of `dataset_info` without features, if it is about one of our sets."""
+    return {key: value for key, value in entry.items() if key != "features" or config_of(entry) not in sets}
+
+
+def _refusal(card: str) -> str | None:
+    """Return why a card would not be read again, or None if it is."""
+    size = len(card.encode())
+    if size > MAX_README_BYTES:
+        return f"{size:,} bytes; at most {MAX_README_BYTES:,} are read"
+    return f"metadata of more than {_MAX_ENTRIES:,} lines and commas" if _has_too_many_entries(card) else None
+
+
+def _has_too_many_entries(card: str) -> bool:
+    front = card.replace("\r", "\n").rpartition("\n---")[0]  # everything that a parser may take for metadata
+    return sum(map(front.count, _BREAKS)) > _MAX_ENTRIES
 
 
 def default_config(card: str) -> str | None:
@@ -106,8 +136,7 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
         raise CondensedFormatError(
             "README.md: merges (<<) of YAML anchors are not read: a few lines may unfold without end"
         )
-    front = card.replace("\r", "\n").rpartition("\n---")[0]  # everything that a parser may take for metadata
-    if sum(map(front.count, _BREAKS)) > _MAX_ENTRIES:
+    if _has_too_many_entries(card):
         raise CondensedFormatError(f"README.md: metadata of more than {_MAX_ENTRIES:,} lines and commas")
     try:
         parsed = DatasetCard(card)

@@ -1,0 +1,77 @@
+"""What can be saved is known before a set is made: it depends on the recipe and on the columns of the source."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+
+import datasets
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from hf_condense.condensed.facts import PARQUET, Facts
+from hf_condense.condensed.folder import check_name
+from hf_condense.condensed.packing import as_read, rows_of_table, stored_features, stored_table
+from hf_condense.condensed.parquet import check_paths, from_parquet, to_parquet
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import row_features
+
+_RESERVE = 1 << 16  # bytes of condense_config.json for what is known only when a set is made and measured
+_BATCH = 10_000  # rows that are looked at together
+
+
+def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
+    """Raise unless a set of this recipe can be saved and read again, so that no work is lost.
+
+    Args:
+        recipe: How the set is going to be made, without what is known only afterwards.
+        source: The real training set.
+
+    Raises:
+        ValueError: If the name of the set cannot be that of a folder, the recipe holds more than JSON or readers
+            accept, or a column has a name or a type that a set cannot have.
+    """
+    check_name(recipe.config_name)
+    if recipe.kind == "coreset":
+        budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * len(recipe.class_names)
+        recipe = replace(recipe, rows=[len(source) - 1] * sum(budgets))  # no row number has more digits
+        features = source.features
+    else:
+        features = row_features(recipe, source.features, soft_labels=recipe.temperature is not None)
+    read = as_read("recipe", recipe.to_dict())
+    described = as_read("features", features.to_dict())
+    facts = Facts(Recipe.from_dict(read), {"recipe": read, "features": described, "reserve": " " * _RESERVE})
+    facts.to_bytes()
+    if recipe.kind == "coreset":
+        _check_rows(source)
+    else:
+        stored_features(facts)
+
+
+def _check_rows(source: datasets.Dataset) -> None:
+    """Raise `ValueError` unless rows of the source come back from the Parquet file of a coreset."""
+    try:
+        data = to_parquet(stored_table(source.select([0])))
+        read = rows_of_table(from_parquet(data, 1, PARQUET)).features
+        if list(read.items()) != list(source.features.items()):
+            raise ValueError(f"{source.features} would be read as {read}")
+        for batch in source.with_format("arrow").iter(_BATCH):
+            files = [name for name, feature in source.features.items() if hasattr(feature, "embed_storage")]
+            check_paths(batch.drop_columns(files))
+            for name in files:
+                _check_files(name, batch.column(name))
+    except (OSError, ValueError, TypeError, pa.ArrowException) as error:
+        raise ValueError(
+            f"a coreset keeps every column of its rows, and those of the source cannot be saved: {error}; remove or "
+            "cast the column"
+        ) from error
+
+
+def _check_files(name: str, column: pa.ChunkedArray) -> None:
+    """Raise `ValueError` if a column names a local file that is missing, whose bytes would be stored."""
+    if not pa.types.is_struct(column.type):
+        return
+    for cell in column.filter(pc.is_null(pc.struct_field(column, "bytes"))).to_pylist():
+        path = cell["path"] if cell else None
+        if path is not None and "://" not in path and not os.path.exists(path):
+            raise ValueError(f"column {name!r} names the file {path!r}, which is missing")
