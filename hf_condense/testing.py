@@ -263,7 +263,7 @@ def check_method(name: str, **options: Any) -> None:
     Raises:
         AssertionError: If a law is broken; the message begins with the law's name.
     """
-    method = quick_bench(name, **options)
+    method = quick_method(name, **options)
     for law in LAWS:
         try:
             law(method)
@@ -271,6 +271,6 @@ def check_method(name: str, **options: Any) -> None:
             raise AssertionError(f"{law.__name__.removeprefix('law_')}: {law.__doc__} {error}") from error
 
 
-def quick_bench(name: str, **options: Any) -> MethodUnderTest:
+def quick_method(name: str, **options: Any) -> MethodUnderTest:
     """Return a method under test with options that make it quick, and others that are given."""
     return MethodUnderTest(name, {**get_method(name).Config.tiny_options(), **options})

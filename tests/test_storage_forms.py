@@ -22,7 +22,7 @@ from hf_condense import (
     load_condensed,
 )
 from hf_condense.condensed.facts import FACTS, README, TENSORS
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.condensed_sets import assert_same
 from tests.support.half_size import registered
 
@@ -37,7 +37,7 @@ def _half_size() -> Iterator[None]:
 
 
 def condense(method: str = "dm", ipc: Any = 1, **options: Any) -> CondensedDataset:
-    return quick_bench(method, storage="half", **options).condense(TOY, ipc)
+    return quick_method(method, storage="half", **options).condense(TOY, ipc)
 
 
 @pytest.mark.parametrize("method", LEARNING)

@@ -21,7 +21,7 @@ import torch
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.rng import key_seed
 from hf_condense.engine.run import Run
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.engine_methods import Leap, Pull, PullConfig, Watchful, condense, registered, same
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,7 +183,7 @@ def test_progress_bars_obey_the_hubs_environment_variable(monkeypatch: pytest.Mo
 def test_falling_learning_rate_halves_the_second_of_two_steps() -> None:
 
     def images(steps: int, decay: bool) -> torch.Tensor:
-        bench = quick_bench("dm", steps=steps, decay=decay, momentum=0.0, pixel_range="free")
+        bench = quick_method("dm", steps=steps, decay=decay, momentum=0.0, pixel_range="free")
         return bench.condense(toy_dataset()).synthetic.images
 
     first, steady, falling = images(1, False), images(2, False), images(2, True)
@@ -194,6 +194,6 @@ def test_falling_learning_rate_halves_the_second_of_two_steps() -> None:
 
 def test_run_with_falling_rates_refuses_more_steps(tmp_path: Path) -> None:
     ds = toy_dataset()
-    quick_bench("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
+    quick_method("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="steps"):
-        quick_bench("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)
+        quick_method("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)

@@ -25,7 +25,7 @@ from hf_condense.engine.method import Composer
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.flat import parameter_vector
-from hf_condense.testing import check_method, quick_bench, toy_dataset
+from hf_condense.testing import check_method, quick_method, toy_dataset
 from tests.support import duel, half_size
 from tests.support.condensed_sets import assert_same
 
@@ -39,7 +39,7 @@ def _duel() -> Iterator[None]:
 
 
 def condense(**options: Any) -> CondensedDataset:
-    return quick_bench("duel", **options).condense(TOY)
+    return quick_method("duel", **options).condense(TOY)
 
 
 def condense_with_run(**options: Any) -> tuple[CondensedDataset, Run]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hf_condense import CondensedDataset
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.torch_states import STATES, in_state
 
 TOY = toy_dataset((0, 1, 2), names=("cat", "dog", "eel")).remove_columns("note")
@@ -15,7 +15,7 @@ METHODS = ("dm", "dc", "mtt", "herding")
 
 @pytest.fixture(scope="module")
 def plain() -> dict[str, CondensedDataset]:
-    return {method: quick_bench(method).condense(TOY) for method in METHODS}
+    return {method: quick_method(method).condense(TOY) for method in METHODS}
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -23,7 +23,7 @@ def plain() -> dict[str, CondensedDataset]:
 def test_state_of_torch_changes_no_bit(method: str, state: str, plain: dict[str, CondensedDataset]) -> None:
     with in_state(state):
         before = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
-        small = quick_bench(method).condense(TOY)
+        small = quick_method(method).condense(TOY)
         after = torch.is_grad_enabled(), torch.is_inference_mode_enabled(), torch.get_default_dtype()
     assert after == before
     for name, tensor in plain[method].synthetic.all().items():

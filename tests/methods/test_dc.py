@@ -20,7 +20,7 @@ from hf_condense.methods.dc import (
 )
 from hf_condense.methods.dsa import SiameseGradientMatching
 from hf_condense.networks.factory import network_factory
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.gradient import gradient_matching
 from tests.support.observed_step import augmented_rows, objective_of_step
 
@@ -146,7 +146,7 @@ def test_network_is_trained_between_updates_and_replaced_after_an_outer_loop() -
 
     registry.register_method(Watched, "watched")
     try:
-        bench = quick_bench("watched", steps=4, outer_loop=2, inner_loop=3, lr_net=0.1)
+        bench = quick_method("watched", steps=4, outer_loop=2, inner_loop=3, lr_net=0.1)
         bench.condense(toy_dataset(), 1)
     finally:
         registry.unregister_method("watched")
@@ -167,7 +167,7 @@ def test_batch_statistics_are_frozen_while_classes_are_matched() -> None:
 
 def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:
     ds = toy_dataset(rows=12)
-    bench = quick_bench("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, outer_loop=2, inner_loop=1)
+    bench = quick_method("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, outer_loop=2, inner_loop=1)
     straight = bench.condense(ds)
 
     def stop(run, done, loss):
@@ -178,6 +178,6 @@ def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:
         bench.condense(ds, checkpoint_dir=tmp_path, checkpoint_every=1, callbacks=[stop])
     resumed = bench.condense(ds, checkpoint_dir=tmp_path, checkpoint_every=1)
     assert torch.equal(straight.synthetic.soft_labels, resumed.synthetic.soft_labels)
-    start = quick_bench("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, steps=1, lr_label=1e-30)
+    start = quick_method("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, steps=1, lr_label=1e-30)
     assert not torch.equal(straight.synthetic.soft_labels, start.condense(ds).synthetic.soft_labels)
     assert straight.recipe.temperature == 2.0

@@ -12,7 +12,7 @@ from hf_condense.methods.esp import (
     step_objective,
 )
 from hf_condense.methods.tesla import ConstantMemoryMatching
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import subspace as reference
 from tests.reference import trajectory
 from tests.support.trajectory_step import ObservedMethod, observe
@@ -209,8 +209,8 @@ def test_projected_student_stays_in_the_subspace_and_a_free_one_does_not() -> No
 def test_added_objective_moves_the_images_as_it_would_alone(beside: str) -> None:
     """With a weight so large that ESP's own part vanishes, the update is the other method's times the weight."""
     options = {"steps": 1, "pixel_range": "free", "augment": "color_crop", "momentum": 0.0}
-    ds, bench = toy_dataset(), quick_bench("esp", beside=beside, beside_weight=1e6, **options)
-    alone = quick_bench(beside, **options).condense(ds)
-    start = quick_bench(beside, **{**options, "lr_img": 1e-12}).condense(ds).synthetic.images
+    ds, bench = toy_dataset(), quick_method("esp", beside=beside, beside_weight=1e6, **options)
+    alone = quick_method(beside, **options).condense(ds)
+    start = quick_method(beside, **{**options, "lr_img": 1e-12}).condense(ds).synthetic.images
     both = bench.condense(ds).synthetic.images
     torch.testing.assert_close((both - start) / 1e6, alone.synthetic.images - start, rtol=2e-2, atol=2e-4)

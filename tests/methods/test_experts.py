@@ -20,7 +20,7 @@ from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
 from hf_condense.networks.training import sharpen
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.observed_step import objective_of_step
 
 CONFIG = ExpertConfig(experts=3, snapshots=4, snapshot_every=2, lr_expert=0.05, batch_expert=12)
@@ -128,7 +128,7 @@ def test_other_options_give_other_experts(run: Run, changes: dict) -> None:
 )
 def test_options_are_checked_before_anything_is_trained(options: dict, message: str, trained: list[int]) -> None:
     with pytest.raises(ValueError, match=message):
-        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+        quick_method("esp", cache=False, **options).condense(toy_dataset())
     assert trained == []
 
 
@@ -140,7 +140,7 @@ def test_frozen_parameters_raise_value_error(trained: list[int]) -> None:
         return net
 
     with pytest.raises(ValueError, match=r"1 parameters of the network are frozen \("):
-        quick_bench("mtt", cache=False, network=half_frozen).condense(toy_dataset())
+        quick_method("mtt", cache=False, network=half_frozen).condense(toy_dataset())
     assert trained == []
 
 
@@ -149,7 +149,7 @@ def test_temporary_folder_is_removed_after_a_run_without_cache(failing: bool, tm
     monkeypatch.setattr(experts_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
     options = {"lr_expert": 1e30, "snapshots": 8} if failing else {}
     with pytest.raises(NonFiniteLossError) if failing else contextlib.nullcontext():
-        quick_bench("esp", cache=False, **options).condense(toy_dataset())
+        quick_method("esp", cache=False, **options).condense(toy_dataset())
     gc.collect()
     assert list(tmp_path.iterdir()) == []
 
@@ -225,16 +225,16 @@ def test_networks_without_a_name_are_not_cached(tmp_path, monkeypatch) -> None:
     def linear(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(channels * 64, num_classes))
 
-    quick_bench("mtt").condense(toy_dataset(), network=linear)
+    quick_method("mtt").condense(toy_dataset(), network=linear)
     assert not cache_folder("experts").exists()
-    quick_bench("mtt").condense(toy_dataset())
+    quick_method("mtt").condense(toy_dataset())
     assert cache_folder("experts").exists()
 
 
 def test_experts_are_shared_by_methods(tmp_path, monkeypatch, trained: list[int]) -> None:
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
     for method in ("mtt", "tesla", "esp"):
-        quick_bench(method).condense(toy_dataset())
+        quick_method(method).condense(toy_dataset())
     assert trained == [0, 1]
 
 

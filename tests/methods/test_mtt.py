@@ -17,7 +17,7 @@ from hf_condense.methods.esp import SubspaceProjection
 from hf_condense.methods.mtt import TrajectoryMatching, distance_ratio
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.architectures import WithEmbedding
-from hf_condense.testing import law_resume, quick_bench, toy_dataset
+from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.reference import trajectory as reference
 from tests.support.trajectory_step import ObservedMethod, observe
 
@@ -151,10 +151,10 @@ def test_learned_rate_is_stored_and_stays_positive(method: type) -> None:
     observed.run.synthetic.student_lr.data.fill_(-3.0)
     observed.method.after_update(observed.run, observed.t + 1)
     assert 0 < float(observed.run.synthetic.finished().student_lr) < 1e-3
-    fixed = quick_bench(method.info.name, lr_lr=0.0, lr_student=0.03).condense(toy_dataset())
+    fixed = quick_method(method.info.name, lr_lr=0.0, lr_student=0.03).condense(toy_dataset())
     assert isinstance(fixed, CondensedDataset)
     assert float(fixed.synthetic.student_lr) == pytest.approx(0.03)
-    learned = quick_bench(method.info.name, lr_lr=1e-3, lr_student=0.03).condense(toy_dataset())
+    learned = quick_method(method.info.name, lr_lr=1e-3, lr_student=0.03).condense(toy_dataset())
     assert float(learned.synthetic.student_lr) != pytest.approx(0.03, rel=1e-4)
 
 
@@ -195,7 +195,7 @@ def test_networks_with_dropout_get_exact_gradients(
 @pytest.mark.parametrize("method", ["mtt", "tesla", "esp"])
 def test_chunks_without_rows_in_the_batch_do_no_harm(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build, "memory_budget", lambda device: 1)
-    small = quick_bench(method, batch_syn=1, cache=False).condense(toy_dataset(), network=Dropping)
+    small = quick_method(method, batch_syn=1, cache=False).condense(toy_dataset(), network=Dropping)
     assert len(small) == 6
 
 
@@ -216,7 +216,7 @@ AVERAGED = {"average": 0.5, "temperature": 2.0}
     ],
 )
 def test_resumed_runs_with_options_are_equal_bit_for_bit(method: str, options: dict) -> None:
-    law_resume(quick_bench(method, **options))
+    law_resume(quick_method(method, **options))
 
 
 def test_windows_are_parts_of_an_expert_and_start_before_max_start() -> None:
@@ -252,13 +252,13 @@ def test_batches_are_disjoint_parts_of_a_permutation() -> None:
 )
 def test_options_that_make_no_sense_raise_value_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        quick_bench("mtt", **options).condense(toy_dataset())
+        quick_method("mtt", **options).condense(toy_dataset())
 
 
 def test_average_of_the_images_is_the_result() -> None:
     images = []
     options = {"steps": 3, "average": 0.5}
-    small = quick_bench(
+    small = quick_method(
         "tesla",
         callbacks=[lambda run, done, loss: images.append(run.synthetic.stored["images"].detach().clone())],
         pixel_range="free",
@@ -275,11 +275,11 @@ def test_average_of_the_images_is_the_result() -> None:
 
 def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_condense.methods.mtt.memory_budget", lambda device: 2**20)
-    quick_bench("mtt", student_steps=40, steps=1).condense(toy_dataset())
+    quick_method("mtt", student_steps=40, steps=1).condense(toy_dataset())
     assert "40 student steps on 6 images keep about" in caplog.text
     assert "'tesla', which keeps one step at a time" in caplog.text
     caplog.clear()
-    quick_bench("tesla", student_steps=40, steps=1).condense(toy_dataset())
+    quick_method("tesla", student_steps=40, steps=1).condense(toy_dataset())
     assert "student steps" not in caplog.text
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from hf_condense import list_methods
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 
 TRAINING = ("dc", "dsa", "mtt", "tesla", "esp")
 
@@ -13,21 +13,21 @@ TRAINING = ("dc", "dsa", "mtt", "tesla", "esp")
 @pytest.mark.parametrize("method", TRAINING)
 def test_one_class_raises_value_error_before_anything_is_trained(method: str) -> None:
     with pytest.raises(ValueError, match=f"'{method}' trains networks to tell classes apart, .* one class, 'only'"):
-        quick_bench(method).condense(toy_dataset(("only",)), 1)
+        quick_method(method).condense(toy_dataset(("only",)), 1)
 
 
 @pytest.mark.parametrize("method", [info.name for info in list_methods() if info.name not in TRAINING])
 def test_one_class_is_condensed_by_methods_that_compare_images(method: str) -> None:
-    assert len(quick_bench(method).condense(toy_dataset(("only",)), 2)) == 2
+    assert len(quick_method(method).condense(toy_dataset(("only",)), 2)) == 2
 
 
 @pytest.mark.parametrize("method", TRAINING)
 def test_one_class_with_rows_among_two_names_is_condensed(method: str) -> None:
     ds = toy_dataset((0, 1), names=("cat", "dog")).filter(lambda row: row["label"] == 1)
-    assert len(quick_bench(method).condense(ds, 2)) == 2
+    assert len(quick_method(method).condense(ds, 2)) == 2
 
 
 @pytest.mark.parametrize("method", ["mtt", "tesla", "esp"])
 def test_expert_that_does_not_move_raises_value_error(method: str) -> None:
     with pytest.raises(ValueError, match=r"expert \d does not move from snapshot \d .* larger lr_expert \(now 1e-30\)"):
-        quick_bench(method, lr_expert=1e-30, cache=False).condense(toy_dataset(), 1)
+        quick_method(method, lr_expert=1e-30, cache=False).condense(toy_dataset(), 1)

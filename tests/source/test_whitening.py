@@ -9,7 +9,7 @@ from hf_condense.condensed.loading import load_condensed
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.source.class_source import load_source
 from hf_condense.source.whitening import EPSILON, Whitening, fit_whitening
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 
 
 @pytest.fixture(scope="module")
@@ -47,13 +47,13 @@ def test_whitening_two_pixels_equals_the_product_by_hand() -> None:
 def test_sets_learned_in_whitened_space_carry_the_matrix_and_are_evaluated_in_it(method: str, tmp_path) -> None:
     ds = toy_dataset(rows=30, names=("cat", "dog", "eel"))
     options = {"zca": True, "pixel_range": "free", "lr_img": 1e-9}
-    small = quick_bench(method, **options).condense(ds, 2)
+    small = quick_method(method, **options).condense(ds, 2)
     tensors = small.synthetic
     whitening = fit_whitening(load_source(ds, cache=False, progress=False).images)
     torch.testing.assert_close(tensors.zca_matrix, whitening.matrix)
     torch.testing.assert_close(tensors.zca_mean, whitening.mean)
     # Images that were not moved are the real rows that they started from, in pixel units.
-    plain = quick_bench(method, pixel_range="free", lr_img=1e-9).condense(ds, 2)
+    plain = quick_method(method, pixel_range="free", lr_img=1e-9).condense(ds, 2)
     torch.testing.assert_close(tensors.images, plain.synthetic.images, rtol=1e-4, atol=1e-4)
     small.save_condensed(tmp_path)
     assert torch.equal(load_condensed(tmp_path).synthetic.zca_matrix, tensors.zca_matrix)
@@ -68,7 +68,7 @@ def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
     from hf_condense.evaluation import trials
 
     ds = toy_dataset(rows=30, names=("cat", "dog", "eel"))
-    small = quick_bench("esp", zca=True, pixel_range="free").condense(ds, 2)
+    small = quick_method("esp", zca=True, pixel_range="free").condense(ds, 2)
     trained, tested = [], []
     train, test = trials.train_network, trials.accuracy
     monkeypatch.setattr(
@@ -92,7 +92,7 @@ def test_images_that_are_too_large_are_refused() -> None:
     with pytest.raises(
         ValueError, match=r"needs a matrix of 12675 x 12675 for images of \(3, 65, 65\).*smaller image_size"
     ):
-        quick_bench("esp", zca=True, pixel_range="free", network="convnet-w2-d1").condense(ds, 1)
+        quick_method("esp", zca=True, pixel_range="free", network="convnet-w2-d1").condense(ds, 1)
 
 
 def test_digest_tells_maps_apart() -> None:

@@ -9,7 +9,7 @@ import torch
 from hf_condense.engine import registry
 from hf_condense.engine.method import Method
 from hf_condense.engine.run import Run
-from hf_condense.testing import quick_bench, toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 
 
 class Observed(NamedTuple):
@@ -40,7 +40,7 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
     registry.register_method(Spy, "spy")
     try:
         values: list[float] = []
-        quick_bench("spy", steps=t + 1, callbacks=[lambda run, done, loss: values.append(loss)], **options).condense(
+        quick_method("spy", steps=t + 1, callbacks=[lambda run, done, loss: values.append(loss)], **options).condense(
             toy_dataset((0, 1, 2), rows=12), ipc
         )
     finally:
