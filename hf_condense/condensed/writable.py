@@ -8,6 +8,7 @@ from dataclasses import replace
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.features.features import require_storage_embed
 
 from hf_condense.condensed.facts import PARQUET, Facts
 from hf_condense.condensed.folder import check_name
@@ -64,12 +65,12 @@ def _check_rows(source: datasets.Dataset, image_column: str) -> None:
 
 
 def _check_nested(source: datasets.Dataset, image_column: str) -> None:
-    """Raise `ValueError` if a column names files that are missing or not its own; the pictures have been read already."""
+    """Raise `ValueError` if a column beside the pictures names files that are missing or are not stored with it."""
     schema = source.features.arrow_schema
     names = [field.name for field in schema if field.type.num_fields and field.name != image_column]
     if not names:
         return
-    files = [name for name in names if hasattr(source.features[name], "embed_storage")]
+    files = [name for name in names if require_storage_embed(source.features[name])]
     for batch in source.select_columns(names).with_format("arrow").iter(_BATCH):
         check_paths(batch.drop_columns(files))
         for name in files:
