@@ -8,6 +8,7 @@ from dataclasses import replace
 import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
+from datasets.features.features import require_storage_embed
 
 from hf_condense.condensed.facts import PARQUET, Facts
 from hf_condense.condensed.folder import check_name
@@ -43,28 +44,37 @@ def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
     facts = Facts(Recipe.from_dict(read), {"recipe": read, "features": described, "reserve": " " * _RESERVE})
     facts.to_bytes()
     if recipe.kind == "coreset":
-        _check_rows(source)
+        _check_rows(source, recipe.image_column)
     else:
         stored_features(facts)
 
 
-def _check_rows(source: datasets.Dataset) -> None:
+def _check_rows(source: datasets.Dataset, image_column: str) -> None:
     """Raise `ValueError` unless rows of the source come back from the Parquet file of a coreset."""
     try:
         data = to_parquet(stored_table(source.select([0])))
         read = rows_of_table(from_parquet(data, 1, PARQUET)).features
         if list(read.items()) != list(source.features.items()):
             raise ValueError(f"{source.features} would be read as {read}")
-        for batch in source.with_format("arrow").iter(_BATCH):
-            files = [name for name, feature in source.features.items() if hasattr(feature, "embed_storage")]
-            check_paths(batch.drop_columns(files))
-            for name in files:
-                _check_files(name, batch.column(name))
+        _check_nested(source, image_column)
     except (OSError, ValueError, TypeError, pa.ArrowException) as error:
         raise ValueError(
             f"a coreset keeps every column of its rows, and those of the source cannot be saved: {error}; remove or "
             "cast the column"
         ) from error
+
+
+def _check_nested(source: datasets.Dataset, image_column: str) -> None:
+    """Raise `ValueError` if a column beside the pictures names files that are missing or are not stored with it."""
+    schema = source.features.arrow_schema
+    names = [field.name for field in schema if field.type.num_fields and field.name != image_column]
+    if not names:
+        return
+    files = [name for name in names if require_storage_embed(source.features[name])]
+    for batch in source.select_columns(names).with_format("arrow").iter(_BATCH):
+        check_paths(batch.drop_columns(files))
+        for name in files:
+            _check_files(name, batch.column(name))
 
 
 def _check_files(name: str, column: pa.ChunkedArray) -> None:

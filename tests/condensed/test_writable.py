@@ -344,6 +344,15 @@ def test_columns_that_a_coreset_cannot_keep_are_refused_before_it_is_selected(mo
         refused_before_the_first_step(monkeypatch, source, match, "random", image_column="image")
 
 
+def test_lists_of_image_files_are_kept_by_a_coreset(tmp_path):
+    (tmp_path / "a.png").write_bytes(picture(1, 2, 2, 0)["bytes"])
+    source = labelled(x=(List(Image()), [[{"bytes": None, "path": str(tmp_path / "a.png")}]]))
+    small = condense_dataset(source, "random", 1, image_column="image", progress=False, cache=False)
+    small.save_condensed(tmp_path / "sets")
+    (tmp_path / "a.png").unlink()
+    assert load_condensed(tmp_path / "sets")[0]["x"][0].size == (2, 2)
+
+
 def test_rows_with_other_columns_than_those_that_are_read_are_not_saved(tmp_path):
     small = make_set()
     other = small.cast_column("label", Value("int8"))
