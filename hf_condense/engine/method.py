@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 import typing
 from abc import ABC, abstractmethod
@@ -167,6 +168,8 @@ def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) 
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
     if rules.get("choices") is not None:
         one_of(name, value, rules["choices"])
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"{name} should be finite; got {value!r}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         number(name, value, least=rules.get("ge"), above=rules.get("gt"))
     return value

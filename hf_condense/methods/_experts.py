@@ -145,8 +145,6 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
             f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but experts and students train "
             "all of them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
         )
-    if not math.isfinite(config.lr_expert):
-        raise ValueError(f"lr_expert should be finite; got {config.lr_expert!r}")
     if config.momentum_expert >= 1:
         raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
     if config.surrogate_gap and not config.flatness:

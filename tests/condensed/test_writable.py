@@ -305,7 +305,7 @@ def test_class_names_beyond_what_is_read_are_refused_before_the_first_step(monke
         (["[" * 140_000, "dog"], r"would have 140,\d+ objects and lists; readers accept 131,072"),
         (["," * 1_100_000, "dog"], r"would have 1,1\d+,\d+ values; readers accept 1,048,576"),
         (["\ud800", "dog"], "surrogates not allowed|Unicode"),
-    ):  # fmt: skip
+    ):
         recipe = make_recipe(class_names=names)
         source = labelled()
         with pytest.raises(ValueError, match=match):
@@ -315,9 +315,9 @@ def test_class_names_beyond_what_is_read_are_refused_before_the_first_step(monke
     )
 
 
-def test_options_that_json_cannot_hold_are_refused_before_the_first_step(monkeypatch):
+def test_infinite_option_is_refused_before_the_first_step(monkeypatch):
     refused_before_the_first_step(
-        monkeypatch, labelled(), "recipe should hold JSON values only, and finite numbers", lr_img=float("inf"), steps=1
+        monkeypatch, labelled(), "lr_img should be finite; got inf", lr_img=float("inf"), steps=1
     )
 
 

@@ -94,8 +94,11 @@ def damaged(toy) -> Dataset:
 
 
 def unlabelled(toy) -> Dataset:
-    return toy.cast_column("label", Value("int64")).map(lambda row, i: {"label": None if i == 4 else row["label"]},
-        with_indices=True).cast_column("label", toy.features["label"])  # fmt: skip
+    return (
+        toy.cast_column("label", Value("int64"))
+        .map(lambda row, i: {"label": None if i == 4 else row["label"]}, with_indices=True)
+        .cast_column("label", toy.features["label"])
+    )
 
 
 def of_two_sizes(toy) -> Dataset:

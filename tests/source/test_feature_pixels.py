@@ -253,9 +253,13 @@ def test_paths_are_opened_wherever_the_feature_opens_them(tmp_path: Path, monkey
         remote.write(inner.getvalue())
     monkeypatch.chdir(tmp_path)
     paths = (
-        str(file), "a.png", str(tmp_path / "b::c.png"), "memory://pictures/a.png",
-        f"zip://folder/a.png::{tmp_path / 'all.zip'}", "zip://a.png::memory://pictures/all.zip",
-    )  # fmt: skip
+        str(file),
+        "a.png",
+        str(tmp_path / "b::c.png"),
+        "memory://pictures/a.png",
+        f"zip://folder/a.png::{tmp_path / 'all.zip'}",
+        "zip://a.png::memory://pictures/all.zip",
+    )
     ds = picture_set([{"path": path, "bytes": None} for path in paths])
     images = read(ds).images
     for row, path in enumerate(paths):
