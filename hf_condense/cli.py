@@ -166,6 +166,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     type=_FilePath(file_okay=False),
     help="Folder to save checkpoints to and to resume from.",
 )
+@click.option("--checkpoint-every", type=click.IntRange(1), default=500, help="Steps between two checkpoints.")
 @click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/NAME]")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 @click.option(
@@ -190,7 +191,7 @@ def run(
 
     Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
     """
-    method_options = _method_options(options, reserved=settings)
+    method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else _parse_size(image_size)
     _check_run(method_options, size, repo, **settings)
 
@@ -325,6 +326,9 @@ def methods(pattern: str | None) -> None:
     from hf_condense.engine.registry import canonical_name, get_method
 
     infos = list_methods(pattern)
+    if pattern == "auto":
+        click.echo("auto picks a method and its settings from ipc, image size and budget, and says which.")
+        return
     if not infos and pattern is not None:
         # The pattern may be an alias; if it is not, this raises an error with the nearest name.
         infos = list_methods(canonical_name(get_method(pattern)))
@@ -347,7 +351,8 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
         else:
             loaded = load_dataset(name, config)
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
-        raise ValueError(f"cannot load {name!r}: {error}") from error
+        missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
+        raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:
@@ -438,27 +443,30 @@ def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> 
     return read_facts(pick(resolve_folder(path_or_repo), name))
 
 
-def _method_options(texts: Sequence[str], reserved: Collection[str]) -> dict[str, Any]:
+def _method_options(texts: Sequence[str], reserved: Collection[str], method: str) -> dict[str, Any]:
     """Read the texts of `--option`; names that have an option of the command line of their own are refused."""
+    from hf_condense.engine.build import text_options
+
     method_options = dict(_parse_option(text) for text in texts)
     if clash := sorted(method_options.keys() & set(reserved)):
         raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
-    return method_options
+    words = text_options(method)  # for these, none is a word like any other
+    return {name: None if value == "none" and name not in words else value for name, value in method_options.items()}
 
 
 def _parse_option(text: str) -> tuple[str, Any]:
-    """Read `name=value`; a value that is not a number, true, false or none is text."""
+    """Read `name=value`; a value that is not a number, true, false, null or a text in quotes is text."""
     name, equals, value = text.partition("=")
     if not (name and equals):
         raise click.UsageError(f"--option takes NAME=VALUE, for example lr_img=5; got {text!r}")
-    words: dict[str, Any] = {"true": True, "false": False, "none": None, "null": None}
+    words: dict[str, Any] = {"true": True, "false": False, "none": "none", "null": None}
     if value.lower() in words:
         return name, words[value.lower()]
     try:
-        number = json.loads(value)
+        plain = json.loads(value)
     except json.JSONDecodeError:
         return name, value
-    return name, number if isinstance(number, (int, float)) else value
+    return name, plain if isinstance(plain, (int, float, str)) else value
 
 
 def _parse_size(text: str) -> int | tuple[int, int]:

@@ -31,7 +31,7 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
         "images per class": recipe.ipc,
         "image": f"{channels} x {height} x {width} (channels, height, width)",
-        "storage": f"{recipe.storage}, {recipe.expand} rows for each image of the budget",
+        "storage": f"{recipe.storage}, {recipe.expand} row{'s'[: recipe.expand > 1]} for each image of the budget",
         "stored floats": f"{floats:,}: {_shapes(tensors.stored)}",
         "other tensors": _shapes(tensors.optional()),
         "tensor file": f"{stored.tensor_bytes:,} bytes, exact",

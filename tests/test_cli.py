@@ -13,7 +13,7 @@ from datasets import Dataset, DatasetDict, load_dataset
 from PIL import Image
 
 from hf_condense import __version__, list_methods, load_condensed
-from hf_condense.cli import _parse_option, main
+from hf_condense.cli import _method_options, _parse_option, main
 from tests.support.command_line import Program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -271,7 +271,9 @@ def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[s
         ("a=1", 1),
         ("a=1e-3", 1e-3),
         ("a=true", True),
-        ("a=None", None),
+        ("a=None", "none"),
+        ("a=null", None),
+        ('a="none"', "none"),
         ("a=color_crop", "color_crop"),
         ("a=x=y", "x=y"),
         ("a=", ""),
@@ -282,6 +284,23 @@ def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[s
 def test_options_become_numbers_truth_values_none_or_text(text: str, value: object) -> None:
     name, parsed = _parse_option(text)
     assert (name, parsed, type(parsed)) == ("a", value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("method", "texts", "values"),
+    [
+        ("dm", ["augment=none", "soft_labels=none"], {"augment": "none", "soft_labels": "none"}),
+        ("dc", ["outer_loop=none", "distance=mse"], {"outer_loop": None, "distance": "mse"}),
+        ("auto", ["augment=None"], {"augment": "none"}),
+    ],
+)
+def test_none_is_a_word_where_an_option_takes_words(method: str, texts: list[str], values: dict[str, object]) -> None:
+    assert _method_options(texts, (), method) == values
+
+
+def test_auto_among_the_methods_is_explained(program: Program) -> None:
+    code, out, _ = program("methods", "auto")
+    assert (code, "auto picks a method" in out) == (0, True)
 
 
 def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import typing
 from collections.abc import Mapping
 from typing import Any
 
@@ -37,6 +38,13 @@ def check_request(method: str, preset: str | None, options: Mapping[str, Any]) -
         cls = get_method(name)
         cls.Config.build(options)
         check_preset(cls, preset)
+
+
+def text_options(method: str) -> set[str]:
+    """Return the options of a method, or of those that `"auto"` may pick, that take text."""
+    configs = [get_method(name).Config for name in (CANDIDATES if method == "auto" else (method,))]
+    hints = {name: hint for config in configs for name, hint in typing.get_type_hints(config).items()}
+    return {name for name, hint in hints.items() if str in (hint, *typing.get_args(hint))}
 
 
 def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:

@@ -16,7 +16,7 @@ from hf_condense.base.processes import broadcast_object, reduce
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
-from hf_condense.engine.method import Method
+from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
 
 logger = logging.getLogger("hf_condense")
@@ -109,7 +109,8 @@ class _Optimisation:
             # Zeros, not None: a tensor that no chunk of this process reaches may be reached by another process.
             tensor.grad = torch.zeros_like(tensor)
         total = torch.zeros((), device=run.device)
-        for loss, value in method.losses(run, t):
+        for item in method.losses(run, t):
+            loss, value = _checked_loss(item, method.info.name)
             # With `inputs`, no gradients accumulate in the matched network.
             loss.backward(inputs=self.learned)
             total += value.detach()
@@ -178,6 +179,22 @@ class _Optimisation:
             f"the loss, its gradient or the update is not finite at step {t} (loss {self.values[-1]}); {remains}. "
             "A smaller learning rate, such as lr_img, usually helps"
         )
+
+
+def _checked_loss(item: object, method: str) -> Loss:
+    """Return what a method yielded as a `Loss`; raise if it is something else, or leads to no gradient."""
+    expected = f"the losses of {method!r} should yield Loss(loss, value), each a tensor with one number"
+    if not (isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)):
+        raise TypeError(f"{expected}; got {type(item).__name__}")
+    loss = Loss(*item)
+    if loss.loss.numel() != 1 or loss.value.numel() != 1:
+        raise ValueError(f"{expected}; got shapes {tuple(loss.loss.shape)} and {tuple(loss.value.shape)}")
+    if not loss.loss.requires_grad:
+        raise ValueError(
+            f"{expected}; this loss has no graph that leads to what is learned: compute it from the rows that "
+            "run.synthetic.of(classes) returns, outside torch.no_grad()"
+        )
+    return loss
 
 
 def _gradient(tensor: Tensor) -> Tensor:

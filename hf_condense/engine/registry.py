@@ -91,6 +91,11 @@ def get_method(name: str) -> AnyMethod:
     for info in list_methods():
         if name in info.aliases:
             return _load(info.name, targets[info.name])
+    if name == _AUTO:
+        raise ValueError(
+            "'auto' is not a method; condense_dataset(ds, 'auto') picks one. The methods are "
+            f"{', '.join(sorted(targets))}"
+        )
     names = [_AUTO, *sorted(targets)]
     raise ValueError(f"no method is named {name!r}{did_you_mean(name, names)}; methods: {', '.join(names)}")
 
@@ -147,10 +152,25 @@ def _check_declared(cls: AnyMethod) -> None:
     """Raise `TypeError` unless a class declares and defines what a method must."""
     info = getattr(cls, "info", None)
     kind = next(kind for base, kind in _KINDS.items() if issubclass(cls, base))
-    if not isinstance(info, MethodInfo) or info.kind != kind:
+    if not isinstance(info, MethodInfo):
         raise TypeError(f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}; got {info!r}")
+    if info.kind != kind:
+        bases = ", ".join(f"{base.__name__} for {name!r}" for base, name in _KINDS.items())
+        raise TypeError(
+            f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}, as the class extends "
+            f"{next(base.__name__ for base, name in _KINDS.items() if name == kind)}; got kind {info.kind!r}. "
+            f"The base classes are {bases}"
+        )
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):
         raise TypeError(f"{cls.__name__} should define {', '.join(missing)}")
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, MethodConfig) and dataclasses.is_dataclass(config)):
         raise TypeError(f"{cls.__name__}.Config should be a dataclass that extends MethodConfig")
+    names = {f.name for f in dataclasses.fields(config)}
+    if undecorated := [name for name in vars(config).get("__annotations__", {}) if name not in names]:
+        raise TypeError(
+            f"{cls.__name__}.Config declares {', '.join(undecorated)} but is no dataclass of its own; decorate it with "
+            "@dataclass(frozen=True)"
+        )
+    if kind == "synthetic" and "steps" not in names:
+        raise TypeError(f"{cls.__name__}.Config should have an option 'steps', the updates of the images")

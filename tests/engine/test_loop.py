@@ -11,7 +11,7 @@ import subprocess
 import sys
 import termios
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -197,3 +197,21 @@ def test_run_with_falling_rates_refuses_more_steps(tmp_path: Path) -> None:
     quick_method("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
     with pytest.raises(ValueError, match="steps"):
         quick_method("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "kind", "message"),
+    [
+        (lambda loss: loss, TypeError, r"should yield Loss\(loss, value\), each a tensor with one number; got Tensor"),
+        (lambda loss: (loss, 1.0), TypeError, "each a tensor with one number; got tuple"),
+        (lambda loss: (loss, loss, loss), TypeError, "each a tensor with one number; got tuple"),
+        (lambda loss: (loss.detach(), loss), ValueError, "has no graph that leads to what is learned"),
+        (lambda loss: (loss.expand(3), loss), ValueError, r"got shapes \(3,\) and \(\)"),
+    ],
+)
+def test_loss_of_another_kind_raises_an_error_that_names_loss(
+    wrong: Callable[[torch.Tensor], object], kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Pull, "losses", lambda self, run, t: iter([wrong(run.synthetic.all()[0].sum())]))
+    with pytest.raises(kind, match=message):
+        condense()

@@ -218,3 +218,35 @@ def test_broken_law_raises_assertion_error_that_names_it() -> None:
     register_method(Undocumented)
     with pytest.raises(AssertionError, match="declared: The method describes itself"):
         check_method("first")
+
+
+def test_config_without_the_decorator_raises_type_error_that_names_its_options() -> None:
+    class Bare(MethodConfig):
+        steps: int = option(3, "Updates.")
+
+    class Careless(MeanPixels):
+        Config = Bare
+
+    with pytest.raises(TypeError, match=r"declares steps but is no dataclass .* decorate it with @dataclass"):
+        register_method(Careless)
+
+
+def test_method_without_steps_raises_type_error() -> None:
+    class Endless(MeanPixels):
+        Config = NoOptions
+
+    with pytest.raises(TypeError, match=r"Endless\.Config should have an option 'steps'"):
+        register_method(Endless)
+
+
+def test_kind_of_another_base_class_raises_type_error_that_names_the_base_classes() -> None:
+    class Confused(MeanPixels):
+        info: ClassVar[MethodInfo] = INFO
+
+    with pytest.raises(TypeError, match=r"as the class extends Method; got kind 'coreset'.* Selector for 'coreset'"):
+        register_method(Confused)
+
+
+def test_auto_raises_value_error_that_says_what_it_is() -> None:
+    with pytest.raises(ValueError, match="'auto' is not a method; condense_dataset"):
+        get_method("auto")
