@@ -22,7 +22,11 @@ def image_hint(ds: datasets.Dataset, column: str) -> str:
     if isinstance(feature, (datasets.Array2D, datasets.Array3D)):
         return _array_hint(ds, column)
     if _holds_a_picture(feature):
-        return f"; cast it first: {_cast('ds', column)}"
+        short = str(getattr(feature, "dtype", "")).removeprefix("large_")
+        # Older versions of pyarrow cast no large type to the struct of an Image.
+        is_large = isinstance(feature, datasets.Value) and feature.dtype != short
+        first = f"ds.cast_column({column!r}, datasets.Value({short!r}))" if is_large else "ds"
+        return f"; cast it first: {_cast(first, column)}"
     if isinstance(feature, (datasets.List, datasets.LargeList)):
         if isinstance(feature.feature, datasets.Image) or _holds_a_picture(feature.feature):
             first = f"ds.map(lambda row: {{{column!r}: row[{column!r}][0]}})"
