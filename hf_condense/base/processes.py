@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import torch
@@ -50,6 +51,9 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
 def _leave_group() -> None:
     """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process."""
     if torch.distributed.is_initialized():
+        # Destroying the group waits for its threads without letting other Python code run. A thread that has yet to
+        # free the tensors of the last exchange needs Python for that, and would be waited for without end.
+        time.sleep(0.1)
         torch.distributed.destroy_process_group()
 
 
