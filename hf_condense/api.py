@@ -57,6 +57,7 @@ def condense_dataset(
     expand: int | None = None,
     factor: int | None = None,
     pixel_range: str | None = None,
+    store_dtype: str | None = None,
     compile: CompileOption = "auto",
     accelerator: Accelerator | None = None,
     checkpoint_dir: str | Path | None = None,
@@ -86,11 +87,15 @@ def condense_dataset(
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`.
         steps: Number of updates of the images, >= 1. Coresets have none.
         seed: Seed of every random draw. Equal seed, version, chunk plan and device type give equal bits.
-        storage: Storage form: `"pixels"` (the images themselves) or `"patches"` (images that are cut into patches, each
-            up-sampled to a whole row). In any form, a class may store `ipc * C * H * W` numbers.
-        expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4).
+        storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
+            up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
+            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
+        expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
+            by default 16 (colour) or 8 (grey) for `"dct"`, and for `"siren"` what gives networks of width 6.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
+        store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
+            at the end.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
@@ -130,6 +135,7 @@ def condense_dataset(
         "expand": expand,
         "factor": factor,
         "pixel_range": pixel_range,
+        "store_dtype": store_dtype,
         "steps": steps,
         **method_options,
     }

@@ -155,7 +155,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--steps", type=click.IntRange(1), help="Updates of the images.  [default: the method's]")
 @click.option("--preset", help="Named set of the method's options, such as paper.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
-@click.option("--storage", help="Storage form: pixels or patches.  [default: the preset's, else pixels]")
+@click.option("--storage", help="Storage form: pixels, patches, dct or siren.  [default: the preset's, else pixels]")
 @click.option("--expand", type=click.IntRange(1), help="Rows for each image of the budget.  [default: the form's]")
 @click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
 @click.option(

@@ -13,13 +13,15 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import datasets
 import psutil
+from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 logger = logging.getLogger("hf_condense")
 
@@ -110,6 +112,24 @@ def atomic_file(target: Path) -> Iterator[Path]:
             os.replace(work, target)
     finally:
         work.unlink(missing_ok=True)
+
+
+def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return the tensors of a cached file, which is written first if it is missing.
+
+    Args:
+        file: A `.safetensors` file in the cache.
+        make: Function that returns the tensors, on the CPU.
+
+    Raises:
+        OSError: If the disk is full, or the file cannot be read or written; the message says what to do.
+    """
+    if not file.is_file():
+        tensors = make()
+        with atomic_file(file) as work:
+            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
+        logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
+    return load_file(file)
 
 
 def remove_folder(folder: Path) -> None:

@@ -105,7 +105,7 @@ class Facts:
             recipe = Recipe.from_dict(values["recipe"])
         except CondensedFormatError as error:
             raise CondensedFormatError(f"{where}: {error}") from None
-        if values["format_version"] != (version := recipe.decoder.format_version):
+        if values["format_version"] != (version := recipe.format_version):
             raise CondensedFormatError(
                 f"{where}: storage {recipe.storage!r} has format_version {version!r}; got {values['format_version']!r}"
             )

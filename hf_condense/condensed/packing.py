@@ -64,7 +64,7 @@ def pack(parts: Parts) -> Packed:
     """
     recipe, tensors = Recipe.from_dict(as_read("recipe", parts.recipe.to_dict())), parts.tensors
     check_tensors(tensors, recipe)
-    table, version = stored_table(parts.rows), recipe.decoder.format_version
+    table, version = stored_table(parts.rows), recipe.format_version
     exact = safetensors.torch.save(
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.all().items()},
         metadata={FORMAT: version},  # one key only: with more, their order, so the bytes, differs by process

@@ -35,6 +35,7 @@ class Recipe:
         options: Every field of the method's config, including defaults.
         augment: Families of augmentation with which the images were learned, or None.
         pixel_range: `"valid"` (images inside [0, 1]) or `"free"`.
+        store_dtype: Type of the stored numbers in the file, `"float32"` or `"float16"`.
         class_names: Names of all classes in label order, including classes without rows.
         label_values: Value of the label column for each class name.
         image_column: Name of the image column.
@@ -77,6 +78,7 @@ class Recipe:
     std: list[float]
     source: dict[str, Any]
     augment: str | None = None
+    store_dtype: str = "float32"
     citation: str | None = None
     rows: list[int] | None = None
     temperature: float | None = None
@@ -100,6 +102,11 @@ class Recipe:
     def budget(self, name: str) -> int:
         """Return the number of images that a class may store."""
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
+
+    @property
+    def format_version(self) -> str:
+        """Version of the file format that a reader of the set must know."""
+        return "2" if self.store_dtype != "float32" else self.decoder.format_version
 
     def without_times(self) -> Recipe:
         """Return the recipe without the times at which, and how long, the set was made and measured.
@@ -158,6 +165,7 @@ class Recipe:
         rules = {
             "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
             "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
+            "store_dtype should be float32 or float16": self.store_dtype in ("float32", "float16"),
             "ipc should be >= 1": all(n >= 1 for n in counts) and bool(counts),
             "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
             "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")

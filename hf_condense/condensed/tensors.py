@@ -19,8 +19,8 @@ class CondensedTensors:
     """The exact tensors of a finished set, sorted by class. Images are in pixel units: 0 is black, 1 is white.
 
     Attributes:
-        stored: The stored tensors by name, as in `decoder.layout`. Pixels and patches have `images`, float32
-            (N, C, H, W).
+        stored: The stored tensors by name, as in `decoder.layout`; floating-point ones may be float16. Pixels and
+            patches have `images`, (N, C, H, W).
         labels: Class of each entry, as an index into all class names. int64 (N,).
         decoder: The storage form, which turns stored tensors into images.
         soft_labels: Logits for every decoded row, in the order of `decoded()`. float32 (rows, K), or None.
@@ -85,7 +85,8 @@ class CondensedTensors:
         Args:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
-        images = self.decoder.decode(self.stored, rows)
+        stored = {name: t.float() if t.is_floating_point() else t for name, t in self.stored.items()}
+        images = self.decoder.decode(stored, rows)
         if not self.decoder.stores_images:
             images = self.decoder.frame.to_pixels(images)
         return images, self.row_labels if rows is None else self.row_labels[rows]

@@ -28,8 +28,8 @@ _MAX_TENSORS = 32
 _MAX_VALUES, _MAX_CONTAINERS = 1 << 20, 1 << 17
 _MAX_DEPTH = 32
 _MAX_DIGITS = 20  # of an integer, which is enough for any 64-bit number
-_TYPES = {torch.float32: "F32", torch.int64: "I64"}
-_ITEM_BYTES = {"F32": 4, "I64": 8}
+_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int64: "I64"}
+_ITEM_BYTES = {"F32": 4, "F16": 2, "I32": 4, "I64": 8}
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -147,6 +147,10 @@ def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
             )
         if not bool(torch.isfinite(tensor).all()):
             raise CondensedFormatError(f"{name} holds NaN or infinite values")
+    try:
+        tensors.decoder.check_stored(tensors.stored)
+    except ValueError as error:
+        raise CondensedFormatError(str(error)) from None
     if (tensors.zca_matrix is None) != (tensors.zca_mean is None):
         raise CondensedFormatError("zca_matrix and zca_mean belong together; one is missing")
     if recipe.rows is not None and len(recipe.rows) != len(tensors.labels):
@@ -176,14 +180,20 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
     """Return dtype and shape of every tensor that a set with this number of entries may hold."""
     decoder, pixels = recipe.decoder, math.prod(recipe.image_shape)
     classes = len(recipe.ipc) if isinstance(recipe.ipc, dict) else -(-entries // decoder.entries(recipe.ipc))
+    stored = decoder.layout(entries, classes)
     return {
-        **decoder.layout(entries, classes),
+        **{name: (_stored_type(kind, recipe), shape) for name, (kind, shape) in stored.items()},
         "labels": ("I64", [entries]),
         "soft_labels": ("F32", [entries * decoder.rows_per_entry, len(recipe.class_names)]),
         "student_lr": ("F32", []),
         "zca_matrix": ("F32", [pixels, pixels]),
         "zca_mean": ("F32", [pixels]),
     }
+
+
+def _stored_type(kind: str, recipe: Recipe) -> str:
+    """Return the type of a stored tensor in the file: floating-point numbers may be stored in half precision."""
+    return "F16" if kind == "F32" and recipe.store_dtype == "float16" else kind
 
 
 def _check_header(data: bytes, recipe: Recipe) -> None:
@@ -219,10 +229,10 @@ def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:
     if not isinstance(metadata, dict) or metadata.keys() != {FORMAT}:
         raise CondensedFormatError(f"metadata should be exactly {{{FORMAT!r}: version}}; got {metadata!r:.80}")
     check_version(metadata[FORMAT], "header")
-    if metadata[FORMAT] != recipe.decoder.format_version:
+    if metadata[FORMAT] != recipe.format_version:
         raise CondensedFormatError(
             f"header: format_version {metadata[FORMAT]!r:.40}; storage {recipe.storage!r} has version "
-            f"{recipe.decoder.format_version}"
+            f"{recipe.format_version}"
         )
     if len(header) > _MAX_TENSORS:
         raise CondensedFormatError(f"{len(header)} tensors; at most {_MAX_TENSORS}")

@@ -54,7 +54,7 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     """
     for tensor in run.synthetic.parameters().values():
         tensor.data = broadcast(run.accelerator, tensor.data)
-    tensors = run.synthetic.finished()
+    tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
     columns = (recipe.image_column, recipe.label_column)
     if dropped := [name for name in run.dataset.column_names if name not in columns]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import one_of
+from hf_condense.condensed.decoders import Origin
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
@@ -26,14 +27,17 @@ def initial_set(run: Run, init: str) -> SyntheticSet:
         ValueError: If `init` is none of these.
     """
     decoder = run.decoder
+    origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
     labels = _labels({c: decoder.entries(budget) for c, budget in run.ipc.items()}, run.device)
     if init == "noise":
         names, shape = run.source.class_names, run.source.image_shape
         counts = {c: decoder.entries(budget) for c, budget in run.ipc.items()}
         parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in counts.items()]
-        stored = decoder.start_from_noise(torch.cat(parts).to(run.device), labels)
+        stored = decoder.start_from_noise(torch.cat(parts).to(run.device), labels, origin)
     else:
-        stored = decoder.start(run.source.at(_real_rows(run, init)), _labels(run.counts, run.device))
+        rows = run.source.at(_real_rows(run, init))
+        with run.accelerator.main_process_first():  # the others then find in the cache what it has fitted
+            stored = decoder.start(rows, _labels(run.counts, run.device), origin)
     synthetic = SyntheticSet(stored, labels, decoder, whitening=run.source.whitening)
     synthetic.project_()
     return synthetic

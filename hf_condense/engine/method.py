@@ -36,7 +36,7 @@ class Loss(NamedTuple):
     value: Tensor
 
 
-ROLES = ("batch_real", "image_rate", "momentum", "init", "augment")
+ROLES = ("batch_real", "image_rate", "momentum", "stored_rate", "init", "augment")
 """Roles that an option can have for the engine; see `option`."""
 
 
@@ -96,7 +96,8 @@ def option(
         gt: The value must be larger than this.
         choices: The only values allowed.
         role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
-            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"init"` (what to start from) or
+            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of what is stored, if
+            not None), `"init"` (what to start from) or
             `"augment"` (families of augmentation, or "none"). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
 
@@ -272,9 +273,9 @@ class Method(_Declared[ConfigT]):
         """Return the optimiser of all learned tensors, with one parameter group for each learning rate.
 
         Default: the optimiser that suits the storage form (SGD for pixels), with the options of the roles
-        `"image_rate"` and `"momentum"`.
+        `"image_rate"`, `"stored_rate"` and `"momentum"`.
         """
-        rate = self.config.of_role("image_rate", 1.0) * run.decoder.rate_scale
+        rate = self.config.of_role("stored_rate") or run.decoder.rate(self.config.of_role("image_rate", 1.0))
         groups = [{"params": list(run.synthetic.learned().values()), "lr": rate}]
         return run.decoder.optimiser(groups, momentum=self.config.of_role("momentum", 0.5))
 

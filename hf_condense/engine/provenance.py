@@ -73,6 +73,7 @@ def make_recipe(
         options=options,
         augment=_families(implementation.config.of_role("augment")),
         pixel_range=settings.pixel_range,
+        store_dtype=settings.store_dtype,
         class_names=list(run.source.class_names),
         label_values=list(run.source.label_values),
         image_column=run.source.image_column,

@@ -16,7 +16,7 @@ from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource
 
-RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid"}
+RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid", "store_dtype": "float32"}
 _STORAGE = ("storage", "expand", "factor")
 
 
@@ -29,6 +29,7 @@ class Settings:
         storage: Storage form.
         expand: Rows that the form decodes into for each image of the budget.
         pixel_range: `"valid"` or `"free"`.
+        store_dtype: Type of the stored numbers in the result, `"float32"` or `"float16"`.
         options: The method's own options, as far as the caller or the preset gives them.
     """
 
@@ -36,6 +37,7 @@ class Settings:
     storage: str
     expand: int
     pixel_range: str
+    store_dtype: str
     options: dict[str, Any]
 
 
@@ -58,12 +60,13 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         caller_values = _without_values_of_learning(cls, caller_values)
     settled_preset = cls.presets.get(preset or "default")
     preset_values = settled_preset.values(task) if settled_preset else {}
-    storage, expand = _storage_form(caller_values, preset_values, task.image_shape)
+    storage, expand = _storage_form(caller_values, preset_values, task)
     values = {**RUN_DEFAULTS, **preset_values, **caller_values}
-    network, pixel_range = (values.pop(name) for name in RUN_DEFAULTS)
+    network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, ("valid", "free"))
+    one_of("store_dtype", store_dtype, ("float32", "float16"))
     options = {name: value for name, value in values.items() if name not in _STORAGE}
-    return Settings(network, storage, expand, pixel_range, options)
+    return Settings(network, storage, expand, pixel_range, store_dtype, options)
 
 
 def check_preset(cls: AnyMethod, preset: str | None) -> None:
@@ -86,7 +89,7 @@ def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -
     """Return the values without those that matter only where images are learned; raise if one asks for something."""
     neutral: dict[str, Any] = {"steps": None}
     if issubclass(cls, Selector):
-        neutral |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid"}
+        neutral |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid", "store_dtype": "float32"}
         reason = "a coreset, which chooses real rows and learns nothing"
     else:
         reason = "which composes its images once and learns nothing"
@@ -97,16 +100,14 @@ def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -
     return {name: value for name, value in caller_values.items() if name not in neutral}
 
 
-def _storage_form(
-    caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], image_shape: tuple[int, int, int]
-) -> tuple[str, int]:
+def _storage_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:
     """Return storage form and `expand` as the caller says, else as the preset says, else pixels."""
     # A caller who names a form decides it as a whole: the preset's `expand` may make no sense for that form.
     names_form = any(name in caller_values for name in ("storage", "factor"))
     values = caller_values if names_form else {**preset_values, **caller_values}
     storage, expand, factor = (values.get(name) for name in _STORAGE)
     if factor is not None:
-        form = storage_of_factor(factor, image_shape)
+        form = storage_of_factor(factor, task.image_shape)
         if (storage or form[0], expand or form[1]) != form:
             raise ValueError(
                 f"factor={factor} is short for storage={form[0]!r}, expand={form[1]}; got storage={storage!r}, "
@@ -115,7 +116,7 @@ def _storage_form(
         return form
     storage = "pixels" if storage is None else storage
     expand = None if expand is None else integer("expand", expand, least=1)
-    return storage, decoder_class(storage).settle_expand(expand, image_shape)
+    return storage, decoder_class(storage).settle_expand(expand, task.image_shape, task.ipc)
 
 
 def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:

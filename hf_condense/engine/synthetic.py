@@ -66,10 +66,19 @@ class SyntheticSet:
         Returns:
             (n, C, H, W) and (n,), where n is the number of rows of these classes.
         """
-        index = self._index(classes)
-        if index is None:
-            return self.decoder.decode(self.stored), self.row_labels
-        return self.decoder.decode(self.stored, index), self.row_labels.index_select(0, index)
+        return self.at(self._index(classes))
+
+    def at(self, rows: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return some decoded rows and their labels.
+
+        Args:
+            rows: Numbers of the rows, int64 (n,). None returns all.
+
+        Returns:
+            (n, C, H, W) and (n,).
+        """
+        labels = self.row_labels if rows is None else self.row_labels.index_select(0, rows)
+        return self.decoder.decode(self.stored, rows), labels
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""
@@ -77,9 +86,12 @@ class SyntheticSet:
 
     def targets(self, classes: Sequence[int], temperature: float = 1.0) -> Tensor:
         """Return the training targets of the rows of `of(classes)`: labels (n,), or probabilities (n, K) if soft."""
-        index = self._index(classes)
+        return self.targets_at(self._index(classes), temperature)
+
+    def targets_at(self, rows: Tensor | None, temperature: float = 1.0) -> Tensor:
+        """Return the training targets of the rows of `at(rows)`: labels (n,), or probabilities (n, K) if soft."""
         labels = self.row_labels if self.soft_labels is None else self.soft_labels
-        labels = labels if index is None else labels.index_select(0, index)
+        labels = labels if rows is None else labels.index_select(0, rows)
         return labels if self.soft_labels is None else (labels / temperature).softmax(1)
 
     def zero(self) -> Tensor:
@@ -102,9 +114,14 @@ class SyntheticSet:
             tensor.copy_(state[name])
 
     @torch.no_grad()
-    def finished(self) -> CondensedTensors:
-        """Return the exact tensors on the CPU, images in pixel units. Clipped images lie exactly within [0, 1]."""
-        stored, decoder = self.decoder.export(self.stored, self._to_pixels)
+    def finished(self, dtype: torch.dtype = torch.float32) -> CondensedTensors:
+        """Return the exact tensors on the CPU, images in pixel units. Clipped images lie exactly within [0, 1].
+
+        Args:
+            dtype: Type to which stored floating-point numbers are rounded.
+        """
+        exported, decoder = self.decoder.export(self.stored, self._to_pixels)
+        stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in exported.items()}
         return CondensedTensors(
             stored=stored,
             labels=self.labels.cpu(),

@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
 from hf_condense.base.processes import broadcast
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -49,12 +48,12 @@ def trained_network(run: Run, updates: int) -> nn.Module:
         _train(run, net, updates)
         return net.eval()
     file = cache_folder("networks") / f"{network_key(run, updates)}.safetensors"
-    if not file.is_file():
+
+    def make() -> dict[str, Tensor]:
         _train(run, net, updates)
-        with atomic_file(file) as work:
-            save_file({name: tensor.cpu().contiguous() for name, tensor in net.state_dict().items()}, work)
-        logger.info("cached a trained network in %s (%.1f MB)", file, file.stat().st_size / 1e6)
-    net.load_state_dict(load_file(file))
+        return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+
+    net.load_state_dict(cached_tensors(file, make))
     return net.eval()
 
 
@@ -107,12 +106,7 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
     # The other processes wait for the main one and then read the file.
     with run.accelerator.main_process_first():
-        if not file.is_file():
-            features = _embedded(run, updates)
-            with atomic_file(file) as work:
-                save_file({"features": features}, work)
-            logger.info("cached features in %s (%.1f MB)", file, file.stat().st_size / 1e6)
-        return load_file(file)["features"]
+        return cached_tensors(file, lambda: {"features": _embedded(run, updates)})["features"]
 
 
 @torch.no_grad()

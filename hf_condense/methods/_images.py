@@ -32,6 +32,13 @@ class ImageConfig(MethodConfig):
 
     steps: int = option(1000, "Updates of the images.", ge=1, tiny=4)
     lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
+    lr_stored: float | None = option(
+        None,
+        "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
+        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.003 by Adam).",
+        gt=0,
+        role="stored_rate",
+    )
     momentum: float = option(0.5, "Momentum of the images' optimiser.", ge=0, role="momentum")
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."

@@ -23,6 +23,12 @@ class SiameseConfig(ImageConfig):
     """Options of methods that compare real and synthetic batches."""
 
     batch_real: int = option(256, "Real images per class and step.", ge=1, role="batch_real", tiny=6)
+    batch_syn: int | None = option(
+        None,
+        "Decoded rows per class and step, taken from permutations of the class's rows; None: all. A smaller number "
+        "makes steps cheaper where a storage form decodes into many rows.",
+        ge=1,
+    )
 
 
 ConfigT = TypeVar("ConfigT", bound=SiameseConfig)
@@ -42,9 +48,28 @@ class SiameseMethod(ImageMethod[ConfigT]):
         return self.augmented(run, rows, torch.tensor(classes).repeat_interleave(self.config.batch_real), draw)
 
     def synthetic_rows(self, run: Run, classes: Sequence[int], draw: int) -> tuple[Tensor, Tensor]:
-        """Return the decoded synthetic rows under the augmentation of a draw, and their labels."""
-        rows, labels = run.synthetic.of(classes)
+        """Return the decoded synthetic rows of a draw under its augmentation, and their labels."""
+        rows, labels = run.synthetic.at(self.row_numbers(run, classes, draw))
         return self.augmented(run, rows, labels, draw), labels
+
+    def row_numbers(self, run: Run, classes: Sequence[int], draw: int) -> Tensor | None:
+        """Return the numbers of the synthetic rows of a draw, grouped by class: (n,), or None if they are all rows."""
+        if all(self.rows_drawn(run, c) == n for c, n in run.counts.items()) and tuple(classes) == run.classes:
+            return None
+        return torch.cat([self._drawn_rows(run, c, draw) for c in classes]).to(run.device)
+
+    def rows_drawn(self, run: Run, c: int) -> int:
+        """Return how many rows of a class a draw has."""
+        return min(self.config.batch_syn or run.counts[c], run.counts[c])
+
+    def _drawn_rows(self, run: Run, c: int, draw: int) -> Tensor:
+        """Return the numbers of a class's rows in a draw: the next ones of a permutation, so that all take turns."""
+        rows, n = torch.tensor(run.synthetic.rows[c]), self.rows_drawn(run, c)
+        if n == len(rows):
+            return rows
+        draws = len(rows) // n  # that one permutation gives; what is left over waits for the next one
+        order = torch.randperm(len(rows), generator=run.rng("rows", run.source.class_names[c], draw // draws))
+        return rows[order[draw % draws * n :][:n]]
 
     def augmented(self, run: Run, rows: Tensor, labels: Tensor, draw: int) -> Tensor:
         """Augment rows with the parameters of their class in this draw, the same for real and synthetic rows."""
@@ -100,7 +125,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             self._network_step, self._summaries = network_step, {}
         draw = network_step if self.config.reuse_real else t
         for classes in run.chunks():
-            rows, labels = self.synthetic_rows(run, classes, draw)
+            rows, labels = run.synthetic.at(self.row_numbers(run, classes, t))
+            rows = self.augmented(run, rows, labels, draw)
             real = self._real_summary(run, classes, draw)
             loss = self.discrepancy(real, run.embed(rows), labels, torch.tensor(classes, device=run.device))
             yield Loss(loss, loss.detach())

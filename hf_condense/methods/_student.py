@@ -208,14 +208,12 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def chunk_rows(self, run: Run, batch: Batch, classes: tuple[int, ...]) -> tuple[Tensor, Tensor]:
         """Return the rows of a batch that are in a chunk, augmented: (n, C, H, W), and their targets. n can be 0."""
-        images, labels = run.synthetic.of(classes)
-        targets = run.synthetic.targets(classes, self.loss_temperature)
         first = self._first[classes[0]]
-        numbers = torch.arange(first, first + len(labels))  # of the rows in the whole set
+        numbers = torch.arange(first, first + sum(run.counts[c] for c in classes))  # of the rows in the whole set
         if batch.mask is not None:
-            rows = batch.mask[first : first + len(labels)].nonzero()[:, 0]
-            numbers, rows = numbers[rows], rows.to(run.device)
-            images, targets = images.index_select(0, rows), targets.index_select(0, rows)
+            numbers = numbers[batch.mask[numbers]]
+        rows = None if len(numbers) == self.total else numbers.to(run.device)
+        images, targets = run.synthetic.at(rows)[0], run.synthetic.targets_at(rows, self.loss_temperature)
         if batch.transform is not None and len(images):
             images = batch.transform(images, numbers)
         return images, targets

@@ -212,8 +212,9 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
         self._net = run.network("network", 0, trainable=True)
-        equal_sizes = len(set(run.counts.values())) == 1
-        rows = max(run.counts.values()) * min(run.plan.classes_per_chunk, len(run.ipc))
+        counts = {self.rows_drawn(run, c) for c in run.classes}
+        equal_sizes = len(counts) == 1
+        rows = max(counts) * min(run.plan.classes_per_chunk, len(run.ipc))
         fits_cache = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
         rule = "batched" if equal_sizes and (run.device.type != "cpu" or fits_cache) else "loop"
         way = rule if self.config.class_gradients == "auto" else self.config.class_gradients
@@ -248,8 +249,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     def _synthetic_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:
         """Return the gradients of the synthetic classes, with a graph to images and labels."""
         rows, _ = self.synthetic_rows(run, classes, t)
-        targets = run.synthetic.targets(classes, self.config.temperature)
-        counts = [run.counts[c] for c in classes]
+        targets = run.synthetic.targets_at(self.row_numbers(run, classes, t), self.config.temperature)
+        counts = [self.rows_drawn(run, c) for c in classes]
         with run.accelerator.autocast():
             return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
 

@@ -167,6 +167,11 @@ class ClassSource:
         pixels: Tensor = self.images[index.to(self.images.device)]  # (n, C, H, W)
         return self.normalise(pixels.to(self.device))
 
+    def batches(self, c: int) -> Iterator[Tensor]:
+        """Yield all images of a class, normalised, on the source's device: batches of at most 1,024 (n, C, H, W)."""
+        for positions in torch.tensor(self.positions(c), device="cpu").split(1024):
+            yield self.at(positions)
+
     def sample(self, classes: Sequence[int], n: int, *key: Key) -> Tensor:
         """Draw `n` images of each class, without repeats as long as the class has enough.
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.condensed.decoders import DECODERS
-from hf_condense.condensed.decoders.base import Decoder, Layout
+from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 
 class HalfSize(Decoder):
@@ -19,7 +19,7 @@ class HalfSize(Decoder):
     name: ClassVar[str] = "half"
 
     @classmethod
-    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
         if expand not in (None, 4):
             raise ValueError(f"storage='half' has four rows for each image, so expand should be 4; got {expand!r}")
         return 4
@@ -28,11 +28,10 @@ class HalfSize(Decoder):
         if self.expand != 4 or any(side % 2 for side in self.image_shape[1:]):
             raise ValueError(f"storage 'half' has expand 4 and images of even sides; got {self.image_shape}")
 
-    @property
-    def rate_scale(self) -> float:
-        return 4.0
+    def rate(self, image_rate: float) -> float:
+        return 4 * image_rate
 
-    def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         return {"small": F.avg_pool2d(real, 2), "turns": labels.clone()}
 
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:

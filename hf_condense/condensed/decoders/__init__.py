@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from hf_condense.base.checks import one_of
-from hf_condense.condensed.decoders.base import PIXELS, Decoder, Frame
+from hf_condense.condensed.decoders.base import PIXELS, Decoder, Frame, Origin
+from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.condensed.decoders.patches import Patches
 from hf_condense.condensed.decoders.pixels import Pixels
+from hf_condense.condensed.decoders.siren import Siren
 
-__all__ = ["DECODERS", "PIXELS", "Decoder", "Frame", "decoder_class"]
+__all__ = ["DECODERS", "PIXELS", "Decoder", "Frame", "Origin", "decoder_class"]
 
 DECODERS: dict[str, type[Decoder]] = {
     "pixels": Pixels,
     "patches": Patches,
+    "dct": Dct,
+    "siren": Siren,
 }
 
 

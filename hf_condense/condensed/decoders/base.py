@@ -12,7 +12,25 @@ import torch
 from torch import Tensor
 
 Layout = dict[str, tuple[str, list[int]]]
-"""The safetensors type (`"F32"` or `"I64"`) and the shape of every tensor, by name."""
+"""The safetensors type (`"F32"`, `"I32"` or `"I64"`) and the shape of every tensor, by name."""
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a form may use to store real rows, beside the rows themselves.
+
+    Attributes:
+        rows_of: Function that yields every real row of a class, by class index: batches (n, C, H, W) in the units of
+            the frame.
+        generator: Generator for every random draw.
+        cache: Whether the result of long work may be kept under `$HF_HOME/condense`.
+        progress: Whether long work shows a progress bar.
+    """
+
+    rows_of: Callable[[int], Iterable[Tensor]]
+    generator: torch.Generator
+    cache: bool = False
+    progress: bool = False
 
 
 @dataclass(frozen=True)
@@ -85,12 +103,13 @@ class Decoder(ABC):
 
     @classmethod
     @abstractmethod
-    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
-        """Return the value of `expand`: the caller's, else a default for the form and the images.
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
+        """Return the value of `expand`: the caller's, else a default for the form, the images and the budget.
 
         Args:
             expand: The caller's value, or None.
             image_shape: (channels, height, width) of a decoded image.
+            ipc: Largest budget of a class, in images.
 
         Raises:
             ValueError: If the value is out of range. The message says which values are right.
@@ -118,27 +137,31 @@ class Decoder(ABC):
         """Return the number of rows that a budget of images decodes into."""
         return budget * self.expand
 
-    @property
-    def rate_scale(self) -> float:
-        """Factor of a method's image rate, so that the rate means the same in this form."""
-        return 1.0
+    def rate(self, image_rate: float) -> float:
+        """Return the learning rate of the stored tensors for a method's image rate; default: that rate.
+
+        Args:
+            image_rate: The rate for images that are stored as pixels, in normalised units.
+        """
+        return image_rate
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         """Return the optimiser that suits the stored tensors; default: SGD."""
         return torch.optim.SGD(groups, momentum=momentum)
 
     @abstractmethod
-    def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return stored tensors for real rows, which are sorted by class.
 
         Args:
             real: As many rows as the set decodes into, in the units of the frame. (rows, C, H, W).
             labels: Class of each row. int64 (rows,).
+            origin: Where the rows come from.
         """
 
-    def start_from_noise(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return stored tensors for one noise image and one label per entry; default: as for real rows."""
-        return self.start(noise, labels)
+        return self.start(noise, labels, origin)
 
     @abstractmethod
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
@@ -162,6 +185,13 @@ class Decoder(ABC):
         Args:
             entries: Number of entries of the set.
             classes: Number of classes that have entries.
+        """
+
+    def check_stored(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms accept every finite value
+        """Raise `ValueError` for values of stored tensors that cannot be decoded; default: nothing.
+
+        Args:
+            stored: Tensors of the types and shapes of `layout`, from a file of unknown origin.
         """
 
     def export(

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.base.checks import integer
+from hf_condense.condensed.decoders.base import Origin
 from hf_condense.condensed.decoders.pixels import Pixels
 
 PAD = 0.5  # mid-grey, in pixel units; it pads images whose side is not a multiple of the factor
@@ -37,7 +38,7 @@ class Patches(Pixels):
     can_be_whitened: ClassVar[bool] = False
 
     @classmethod
-    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
         """Return the square of a factor whose patches have sides of at least two pixels; 4 by default."""
         expand = 4 if expand is None else expand
         largest = largest_factor(image_shape)
@@ -72,7 +73,7 @@ class Patches(Pixels):
                 f"expand of storage 'patches' should be the square of a factor in 2..{most}; got {self.expand}"
             )
 
-    def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return images that are composed of down-sampled rows: the inverse of decoding."""
         _, c, h, w = real.shape
         f, (ph, pw) = self.factor, self._patch_size()
@@ -80,7 +81,7 @@ class Patches(Pixels):
         tiles = small.reshape(-1, f, f, c, ph, pw).permute(0, 3, 1, 4, 2, 5)  # (n, C, f, ph, f, pw)
         return {"images": tiles.reshape(-1, c, f * ph, f * pw)[:, :, :h, :w].contiguous()}
 
-    def start_from_noise(self, noise: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return the noise itself, one image for each entry."""
         return {"images": noise.clone()}
 

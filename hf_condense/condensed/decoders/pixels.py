@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.condensed.decoders.base import Decoder, Layout
+from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 
 class Pixels(Decoder):
@@ -20,7 +20,7 @@ class Pixels(Decoder):
     can_be_whitened: ClassVar[bool] = True
 
     @classmethod
-    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int]) -> int:
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
         """Return 1, because an image is one row."""
         if expand not in (None, 1):
             raise ValueError(
@@ -39,7 +39,7 @@ class Pixels(Decoder):
         if self.expand != 1:
             raise ValueError(f"expand of storage 'pixels' should be 1; got {self.expand}")
 
-    def start(self, real: Tensor, labels: Tensor) -> dict[str, Tensor]:
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return the rows themselves."""
         return {"images": real.clone()}
 

@@ -1,0 +1,156 @@
+"""DCT: every row is stored as the cosine coefficients that matter most for its class, as JPEG spends its bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
+
+_EXPAND_OF_COLOUR, _EXPAND_OF_GREY = 16, 8
+# Orthonormal opponent colours: brightness, red against blue, and green against both. Rows are normalised in `_colours`.
+_OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
+
+
+class Dct(Decoder):
+    """Stores for every row the discrete cosine transform at its class's best places, `C * H * W // expand` numbers.
+
+    A place is one frequency of one opponent colour. Each class has its own places: those with the largest mean square
+    over all its real rows, so that no other choice loses less of these rows. Colours and frequencies are transformed by
+    orthonormal matrices. Storing a real row is therefore a projection, and the length of a step in coefficients is that
+    of the same step in pixels.
+
+    The stored tensors are `coefficients` (rows, n), `places` (classes, n), as positions in (C, H, W) in rising order,
+    and `counts` (classes,), the rows of each class.
+
+    References:
+        After Shin et al., "Frequency Domain-based Dataset Distillation", NeurIPS 2023, section 3 (FreD,
+        arXiv:2311.08819), which has one set of frequencies for all colours, chosen by variance, and no clipping.
+
+    Example:
+        >>> form = Dct((3, 8, 8), 16)
+        >>> form.rows(2), form.layout(32, 1)["coefficients"]
+        (32, ('F32', [32, 12]))
+    """
+
+    name: ClassVar[str] = "dct"
+
+    @classmethod
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
+        """Return a number of rows that leaves each at least one coefficient: 16 for colour and 8 for grey by default."""
+        most = math.prod(image_shape)
+        if expand is None:
+            return min(most, _EXPAND_OF_COLOUR if image_shape[0] > 1 else _EXPAND_OF_GREY)
+        if not 1 <= expand <= most:
+            raise ValueError(
+                f"storage='dct' keeps {most:,} numbers for each image of the budget, so expand should be in "
+                f"1..{most:,}; got {expand!r}"
+            )
+        return expand
+
+    @property
+    def kept(self) -> int:
+        """Coefficients of a row."""
+        return math.prod(self.image_shape) // self.expand
+
+    def check(self) -> None:
+        """Raise `ValueError` unless every row has a coefficient."""
+        most = math.prod(self.image_shape)
+        if not 1 <= self.expand <= most:
+            raise ValueError(f"expand of storage 'dct' should be in 1..{most}; got {self.expand}")
+
+    def rate(self, image_rate: float) -> float:
+        """Return the image rate times `expand`: a mean over so many more rows divides the gradient of each by it."""
+        return image_rate * self.expand
+
+    @torch.no_grad()
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
+        """Return the projections of the rows onto the best places of their classes."""
+        classes, counts = labels.unique_consecutive(return_counts=True)
+        places = torch.stack([self._best_places(origin, c) for c in classes.tolist()])  # (classes, n)
+        coefficients = self.transform(real).flatten(1).gather(1, _by_entry(places, counts, len(real)))
+        return {"coefficients": coefficients, "places": places.int(), "counts": counts.int()}
+
+    def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
+        """Return the inverse transform of the coefficients, with zero everywhere else, clipped if the frame clips."""
+        coefficients = stored["coefficients"]
+        places = _by_entry(stored["places"].long(), stored["counts"], len(coefficients))  # (rows, n)
+        if rows is not None:
+            coefficients, places = coefficients.index_select(0, rows), places.index_select(0, rows)
+        spectrum = coefficients.new_zeros(len(coefficients), math.prod(self.image_shape))
+        spectrum = spectrum.scatter(1, places, coefficients).unflatten(1, self.image_shape)
+        colours, down, across = self._matrices(spectrum)
+        images = torch.einsum("kc,nkhw->nchw", colours, down.mT @ spectrum @ across)
+        return self.frame.clip_images(images)
+
+    def transform(self, images: Tensor) -> Tensor:
+        """Return the coefficients of images, of the same shape: opponent colours by vertical by horizontal frequency.
+
+        Args:
+            images: (n, C, H, W).
+        """
+        colours, down, across = self._matrices(images)
+        return down @ torch.einsum("kc,nchw->nkhw", colours, images) @ across.mT
+
+    def layout(self, entries: int, classes: int) -> Layout:
+        """Return the layout of coefficients, places and counts."""
+        return {
+            "coefficients": ("F32", [entries, self.kept]),
+            "places": ("I32", [classes, self.kept]),
+            "counts": ("I32", [classes]),
+        }
+
+    def check_stored(self, stored: Mapping[str, Tensor]) -> None:
+        """Raise `ValueError` unless places rise within the image, and counts add up to the rows."""
+        places, counts, rows = stored["places"].long(), stored["counts"].long(), len(stored["coefficients"])
+        most = math.prod(self.image_shape)
+        if bool((places < 0).any() | (places >= most).any() | (places.diff(dim=1) <= 0).any()):
+            raise ValueError(f"places of each class should be different positions in 0..{most - 1}, in rising order")
+        if bool((counts < 1).any()) or int(counts.sum()) != rows:
+            raise ValueError(f"counts should be positive numbers that add up to the {rows} rows; got {counts.tolist()}")
+
+    def _best_places(self, origin: Origin, c: int) -> Tensor:
+        """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""
+        energy = torch.stack([self.transform(rows).double().square().sum(0) for rows in origin.rows_of(c)]).sum(0)
+        # A stable sort, so that equal energies give the same places on every device.
+        best = energy.flatten().cpu().sort(descending=True, stable=True).indices[: self.kept]
+        return best.sort().values.to(energy.device)
+
+    def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W), like a tensor."""
+        channels, height, width = self.image_shape
+        return _colours(channels).to(like), cosines(height).to(like), cosines(width).to(like)
+
+
+def _by_entry(places: Tensor, counts: Tensor, entries: int) -> Tensor:
+    """Repeat the places of every class for each of its rows: (classes, n) -> (entries, n)."""
+    return places.repeat_interleave(counts, dim=0, output_size=entries)
+
+
+@lru_cache
+def cosines(size: int) -> Tensor:
+    """Return the orthonormal matrix of the DCT-II: (size, size), float64, a row for each frequency.
+
+    Example:
+        >>> matrix = cosines(5)
+        >>> bool((matrix @ matrix.mT - torch.eye(5)).abs().max() < 1e-12)
+        True
+    """
+    points = torch.arange(size, dtype=torch.float64, device="cpu")
+    matrix = torch.cos(torch.pi / size * points[:, None] * (points + 0.5)) * math.sqrt(2 / size)
+    matrix[0] /= math.sqrt(2)
+    return matrix
+
+
+@lru_cache
+def _colours(channels: int) -> Tensor:
+    """Return the orthonormal matrix of opponent colours, or of grey: (C, C), float64."""
+    if channels == 1:
+        return torch.ones(1, 1, dtype=torch.float64, device="cpu")
+    matrix = torch.tensor(_OPPONENTS, dtype=torch.float64, device="cpu")
+    return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)

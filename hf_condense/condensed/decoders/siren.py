@@ -1,0 +1,171 @@
+"""SIREN: every row is stored as a small network that maps coordinates to colours."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.progress import progress_bar
+from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
+
+_LEAST_WIDTH, _DEFAULT_WIDTH, _LARGE_WIDTH = 2, 6, 20
+_LARGE_SIDE = 64  # pixels; from here on networks have three hidden layers and a higher frequency
+_FIRST_FREQUENCY = 30.0
+_RATE, _BETAS = 0.003, (0.5, 0.99)  # of Adam while a set is learned
+_FIT_STEPS, _FIT_RATE = 500, 0.02
+_FIT_ROWS = 512  # networks that are fitted at once
+
+
+class Siren(Decoder):
+    """Stores a coordinate network with sine activations for every row: (x, y) in [-1, 1]^2 to a normalised colour.
+
+    `expand` decides the width: the largest one with which `expand` networks hold at most `C * H * W` numbers. Images
+    with a side of 64 pixels or more have three hidden layers, smaller ones two. All networks are evaluated together, in
+    batched matrix products. They start from fits to real rows, and are learned by Adam at a rate of its own.
+
+    The stored tensor is `weights` (rows, P): layer after layer, first the matrix, then the bias.
+
+    References:
+        Shin et al., "Distilling Dataset into Neural Field", ICLR 2025, section 3 (DDiF, arXiv:2503.04835); Sitzmann et
+        al., "Implicit Neural Representations with Periodic Activation Functions", NeurIPS 2020 (arXiv:2006.09661).
+
+    Example:
+        >>> form = Siren((3, 32, 32), 37)
+        >>> form.width, form.layout(37, 1)
+        (6, {'weights': ('F32', [37, 81])})
+    """
+
+    name: ClassVar[str] = "siren"
+
+    @classmethod
+    def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
+        """Return a number of rows whose networks have hidden layers of at least two units.
+
+        By default they have 6 (37 rows for each colour image of 32 x 32 pixels), and 20 for large images.
+        """
+        most = math.prod(image_shape) // _size(image_shape, _LEAST_WIDTH)
+        if expand is None:
+            width = _LARGE_WIDTH if _is_large(image_shape) else _DEFAULT_WIDTH
+            expand = max(1, math.prod(image_shape) // _size(image_shape, width))
+        if not 1 <= expand <= most:
+            raise ValueError(
+                f"storage='siren' stores {image_shape[1]}x{image_shape[2]} images as networks of at least "
+                f"{_size(image_shape, _LEAST_WIDTH)} weights, so expand should be in 1..{most}; got {expand!r}"
+            )
+        return expand
+
+    @property
+    def width(self) -> int:
+        """Units of every hidden layer."""
+        most = math.prod(self.image_shape) // self.expand
+        width = _LEAST_WIDTH
+        while _size(self.image_shape, width + 1) <= most:
+            width += 1
+        return width
+
+    def check(self) -> None:
+        """Raise `ValueError` unless the networks have at least two units."""
+        if self.expand < 1 or math.prod(self.image_shape) // self.expand < _size(self.image_shape, _LEAST_WIDTH):
+            raise ValueError(f"expand of storage 'siren' is out of range for {self.image_shape}; got {self.expand}")
+
+    def rate(self, image_rate: float) -> float:
+        """Return the rate of Adam, 0.003, whatever the image rate: its steps do not depend on the size of gradients."""
+        return _RATE
+
+    def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
+        """Return Adam, because weights of different layers have gradients of very different sizes."""
+        return torch.optim.Adam(groups, betas=_BETAS)
+
+    def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
+        """Return networks that are fitted to the rows by their mean squared error."""
+        weights = self._fresh(len(real), origin.generator).to(real)
+        if not cache_enabled(origin.cache):
+            return {"weights": self._fitted(weights, real, origin.progress)}
+        digest = hashlib.sha256(real.cpu().contiguous().numpy().tobytes() + weights.cpu().numpy().tobytes())
+        key = content_key(content=digest.hexdigest(), shape=list(real.shape), steps=_FIT_STEPS, rate=_FIT_RATE)
+        file = cache_folder("siren") / f"{key}.safetensors"
+        fits = cached_tensors(file, lambda: {"weights": self._fitted(weights, real, origin.progress).cpu()})
+        return {"weights": fits["weights"].to(real)}
+
+    def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
+        """Return the networks' values at the centres of the pixels, clipped if the frame clips."""
+        weights = stored["weights"] if rows is None else stored["weights"].index_select(0, rows)
+        return self.frame.clip_images(self._evaluate(weights))
+
+    def layout(self, entries: int, classes: int) -> Layout:
+        """Return the layout of `weights`: (entries, P)."""
+        return {"weights": ("F32", [entries, _size(self.image_shape, self.width)])}
+
+    def _evaluate(self, weights: Tensor) -> Tensor:
+        """Return the images of networks: (n, P) -> (n, C, H, W)."""
+        channels, height, width = self.image_shape
+        shapes = _layers(self.image_shape, self.width)
+        parts = weights.split([out * (inputs + 1) for out, inputs in shapes], dim=1)
+        values = _coordinates(height, width).to(weights).expand(len(weights), -1, -1)  # (n, 2, H * W)
+        for i, (part, (out, inputs)) in enumerate(zip(parts, shapes, strict=True)):
+            matrix, bias = part[:, : out * inputs].unflatten(1, (out, inputs)), part[:, out * inputs :, None]
+            values = torch.baddbmm(bias, matrix, values)  # (n, out, H * W)
+            if i < len(shapes) - 1:
+                values = torch.sin(values * (_FIRST_FREQUENCY if i == 0 else self._frequency))
+        return values.unflatten(2, (height, width))
+
+    @property
+    def _frequency(self) -> float:
+        """Factor in the sines of all hidden layers but the first."""
+        return 40.0 if _is_large(self.image_shape) else 10.0
+
+    def _fresh(self, n: int, generator: torch.Generator) -> Tensor:
+        """Return random weights of n networks, uniform within the bounds of the SIREN paper: (n, P)."""
+        parts = []
+        for i, (out, inputs) in enumerate(_layers(self.image_shape, self.width)):
+            bound = 1 / inputs if i == 0 else math.sqrt(6 / inputs) / self._frequency
+            matrix = torch.empty(n, out * inputs).uniform_(-bound, bound, generator=generator)
+            bias = torch.empty(n, out).uniform_(-1, 1, generator=generator) / math.sqrt(inputs)
+            parts += [matrix, bias]
+        return torch.cat(parts, 1)
+
+    def _fitted(self, weights: Tensor, real: Tensor, progress: bool) -> Tensor:
+        """Return networks after their fits to rows, some hundred at a time: (n, P)."""
+        pairs = list(zip(weights.split(_FIT_ROWS), real.split(_FIT_ROWS), strict=True))
+        with progress_bar(len(pairs) * _FIT_STEPS, "Fitting", "step", shown=progress) as bar, torch.enable_grad():
+            return torch.cat([self._fit(start, images, bar) for start, images in pairs])
+
+    def _fit(self, start: Tensor, images: Tensor, bar: Any) -> Tensor:
+        """Fit networks to images by Adam, at a rate that falls to zero: (n, P)."""
+        weights = start.clone().requires_grad_()
+        optimiser = torch.optim.Adam([weights], lr=_FIT_RATE)
+        for step in range(_FIT_STEPS):
+            optimiser.param_groups[0]["lr"] = _FIT_RATE * (1 - step / _FIT_STEPS)
+            # The sum over networks of each one's mean: they do not depend on each other.
+            loss = (self._evaluate(weights) - images).square().mean((1, 2, 3)).sum()
+            (weights.grad,) = torch.autograd.grad(loss, weights)
+            optimiser.step()
+            bar.update()
+        return weights.detach()
+
+
+def _is_large(image_shape: tuple[int, int, int]) -> bool:
+    return max(image_shape[1:]) >= _LARGE_SIDE
+
+
+def _layers(image_shape: tuple[int, int, int], width: int) -> list[tuple[int, int]]:
+    """Return the (outputs, inputs) of every layer."""
+    hidden = 3 if _is_large(image_shape) else 2
+    return [(width, 2), *[(width, width)] * (hidden - 1), (image_shape[0], width)]
+
+
+def _size(image_shape: tuple[int, int, int], width: int) -> int:
+    """Return the number of weights of a network."""
+    return sum(out * (inputs + 1) for out, inputs in _layers(image_shape, width))
+
+
+def _coordinates(height: int, width: int) -> Tensor:
+    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W)."""
+    y, x = ((2 * torch.arange(n, device="cpu") + 1) / n - 1 for n in (height, width))
+    return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
