@@ -96,9 +96,9 @@ def option(
         gt: The value must be larger than this.
         choices: The only values allowed.
         role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
-            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of what is stored, if
-            not None), `"init"` (what to start from) or
-            `"augment"` (families of augmentation, or "none"). The option `steps` needs no role.
+            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of
+            what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
+            "none"). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
 
     Raises:

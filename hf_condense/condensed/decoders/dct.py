@@ -42,7 +42,7 @@ class Dct(Decoder):
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
-        """Return a number of rows that leaves each at least one coefficient: 16 for colour and 8 for grey by default."""
+        """Return a number of rows that leaves each a coefficient or more; by default 16 for colour and 8 for grey."""
         most = math.prod(image_shape)
         if expand is None:
             return min(most, _EXPAND_OF_COLOUR if image_shape[0] > 1 else _EXPAND_OF_GREY)
@@ -142,7 +142,8 @@ def cosines(size: int) -> Tensor:
         True
     """
     points = torch.arange(size, dtype=torch.float64, device="cpu")
-    matrix = torch.cos(torch.pi / size * points[:, None] * (points + 0.5)) * math.sqrt(2 / size)
+    angles = torch.pi / size * points[:, None] * (points + 0.5)
+    matrix: Tensor = torch.cos(angles) * math.sqrt(2 / size)
     matrix[0] /= math.sqrt(2)
     return matrix
 

@@ -104,10 +104,10 @@ class Siren(Decoder):
 
     def _evaluate(self, weights: Tensor) -> Tensor:
         """Return the images of networks: (n, P) -> (n, C, H, W)."""
-        channels, height, width = self.image_shape
+        _, height, width = self.image_shape
         shapes = _layers(self.image_shape, self.width)
         parts = weights.split([out * (inputs + 1) for out, inputs in shapes], dim=1)
-        values = _coordinates(height, width).to(weights).expand(len(weights), -1, -1)  # (n, 2, H * W)
+        values: Tensor = _coordinates(height, width).to(weights).expand(len(weights), -1, -1)  # (n, 2, H * W)
         for i, (part, (out, inputs)) in enumerate(zip(parts, shapes, strict=True)):
             matrix, bias = part[:, : out * inputs].unflatten(1, (out, inputs)), part[:, out * inputs :, None]
             values = torch.baddbmm(bias, matrix, values)  # (n, out, H * W)
