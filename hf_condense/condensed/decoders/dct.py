@@ -154,4 +154,5 @@ def _colours(channels: int) -> Tensor:
     if channels == 1:
         return torch.ones(1, 1, dtype=torch.float64, device="cpu")
     matrix = torch.tensor(_OPPONENTS, dtype=torch.float64, device="cpu")
-    return matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
+    orthonormal: Tensor = matrix / torch.linalg.vector_norm(matrix, dim=1, keepdim=True)
+    return orthonormal

@@ -113,7 +113,8 @@ class Siren(Decoder):
             values = torch.baddbmm(bias, matrix, values)  # (n, out, H * W)
             if i < len(shapes) - 1:
                 values = torch.sin(values * (_FIRST_FREQUENCY if i == 0 else self._frequency))
-        return values.unflatten(2, (height, width))
+        images: Tensor = values.unflatten(2, (height, width))
+        return images
 
     @property
     def _frequency(self) -> float:
