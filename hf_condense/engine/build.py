@@ -67,7 +67,7 @@ def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
 def plan_run(run: Run, method: Method[Any], steps: int) -> Plan:
     """Return how the work of a step is cut, for a method and a number of steps."""
     network = run.factory.build(run.seed, "template")
-    rows = run.counts.values()
+    rows = method.rows_per_step(run).values()
     plan = make_plan(
         num_classes=len(run.ipc),
         num_processes=run.accelerator.num_processes,

@@ -187,8 +187,9 @@ class Preset:
 
     Attributes:
         description: What the preset is good for and where its values come from.
-        values: Returns the values for a task: options of the method, `network`, `storage`, `expand`, `factor` and
-            `pixel_range`.
+        values: Returns the values for a task: options of the method, `network`, `storage`, `expand`, `factor`,
+            `pixel_range` and `store_dtype`. It is called twice: without a storage form in the task, to choose one, and
+            with the form that was settled, for all other values.
     """
 
     description: str
@@ -245,6 +246,10 @@ class Method(_Declared[ConfigT]):
     def batch_real(self) -> int:
         """Real images per class that a step embeds, for the plan; default: the option of the role `"batch_real"`."""
         return int(self.config.of_role("batch_real", 0))
+
+    def rows_per_step(self, run: Run) -> dict[int, int]:
+        """Return how many decoded rows of every class a step differentiates, for the plan; default: all."""
+        return run.counts
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return what identifies a run besides its options, as JSON values; default: nothing.

@@ -96,7 +96,8 @@ class Run:
     def task(self) -> Task:
         """The facts that a preset may depend on."""
         std = float(self.source.std.mean())
-        return Task(max(self.ipc.values()), len(self.ipc), self.source.image_shape, std)
+        form = self.decoder.name, self.decoder.expand
+        return Task(max(self.ipc.values()), len(self.ipc), self.source.image_shape, std, *form)
 
     def chunks(self) -> Iterator[tuple[int, ...]]:
         """Yield the chunks of classes that this process works on."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -58,15 +59,20 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     caller_values = {name: value for name, value in given.items() if value is not None}
     if not issubclass(cls, Method):
         caller_values = _without_values_of_learning(cls, caller_values)
-    settled_preset = cls.presets.get(preset or "default")
-    preset_values = settled_preset.values(task) if settled_preset else {}
-    storage, expand = _storage_form(caller_values, preset_values, task)
+    values_of = settled_preset.values if (settled_preset := cls.presets.get(preset or "default")) else _nothing
+    storage, expand = _storage_form(caller_values, values_of(task), task)
+    # Rates and steps of a preset may depend on the form, which the caller may have chosen.
+    preset_values = values_of(dataclasses.replace(task, storage=storage, expand=expand))
     values = {**RUN_DEFAULTS, **preset_values, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, ("valid", "free"))
     one_of("store_dtype", store_dtype, ("float32", "float16"))
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
+
+
+def _nothing(task: Task) -> dict[str, Any]:
+    return {}
 
 
 def check_preset(cls: AnyMethod, preset: str | None) -> None:

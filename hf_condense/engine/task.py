@@ -14,9 +14,13 @@ class Task:
         num_classes: Number of classes that are condensed.
         image_shape: (channels, height, width).
         std: Standard deviation of pixels in [0, 1], averaged over channels: the unit of normalised images.
+        storage: Storage form, or None where a preset is asked which one it takes.
+        expand: Rows that the form decodes into for each image of the budget.
     """
 
     ipc: int
     num_classes: int
     image_shape: tuple[int, int, int]
     std: float = 0.25
+    storage: str | None = None
+    expand: int = 1

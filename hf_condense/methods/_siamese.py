@@ -52,19 +52,20 @@ class SiameseMethod(ImageMethod[ConfigT]):
         rows, labels = run.synthetic.at(self.row_numbers(run, classes, draw))
         return self.augmented(run, rows, labels, draw), labels
 
+    def rows_per_step(self, run: Run) -> dict[int, int]:
+        """Return how many rows of every class a draw has."""
+        return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
+
     def row_numbers(self, run: Run, classes: Sequence[int], draw: int) -> Tensor | None:
         """Return the numbers of the synthetic rows of a draw, grouped by class: (n,), or None if they are all rows."""
-        if all(self.rows_drawn(run, c) == n for c, n in run.counts.items()) and tuple(classes) == run.classes:
+        amounts = self.rows_per_step(run)
+        if amounts == run.counts and tuple(classes) == run.classes:
             return None
-        return torch.cat([self._drawn_rows(run, c, draw) for c in classes]).to(run.device)
+        return torch.cat([self._drawn_rows(run, c, amounts[c], draw) for c in classes]).to(run.device)
 
-    def rows_drawn(self, run: Run, c: int) -> int:
-        """Return how many rows of a class a draw has."""
-        return min(self.config.batch_syn or run.counts[c], run.counts[c])
-
-    def _drawn_rows(self, run: Run, c: int, draw: int) -> Tensor:
+    def _drawn_rows(self, run: Run, c: int, n: int, draw: int) -> Tensor:
         """Return the numbers of a class's rows in a draw: the next ones of a permutation, so that all take turns."""
-        rows, n = torch.tensor(run.synthetic.rows[c]), self.rows_drawn(run, c)
+        rows = torch.tensor(run.synthetic.rows[c])
         if n == len(rows):
             return rows
         draws = len(rows) // n  # that one permutation gives; what is left over waits for the next one

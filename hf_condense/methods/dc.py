@@ -212,7 +212,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
         self._net = run.network("network", 0, trainable=True)
-        counts = {self.rows_drawn(run, c) for c in run.classes}
+        counts = set(self.rows_per_step(run).values())
         equal_sizes = len(counts) == 1
         rows = max(counts) * min(run.plan.classes_per_chunk, len(run.ipc))
         fits_cache = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
@@ -250,7 +250,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         """Return the gradients of the synthetic classes, with a graph to images and labels."""
         rows, _ = self.synthetic_rows(run, classes, t)
         targets = run.synthetic.targets_at(self.row_numbers(run, classes, t), self.config.temperature)
-        counts = [self.rows_drawn(run, c) for c in classes]
+        amounts = self.rows_per_step(run)
+        counts = [amounts[c] for c in classes]
         with run.accelerator.autocast():
             return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
 
