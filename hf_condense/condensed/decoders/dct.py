@@ -85,7 +85,7 @@ class Dct(Decoder):
         spectrum = coefficients.new_zeros(len(coefficients), math.prod(self.image_shape))
         spectrum = spectrum.scatter(1, places, coefficients).unflatten(1, self.image_shape)
         colours, down, across = self._matrices(spectrum)
-        images = torch.einsum("kc,nkhw->nchw", colours, down.mT @ spectrum @ across)
+        images = (colours.mT @ (down.mT @ spectrum @ across).flatten(2)).unflatten(2, self.image_shape[1:])
         return self.frame.clip_images(images)
 
     def transform(self, images: Tensor) -> Tensor:
@@ -95,7 +95,7 @@ class Dct(Decoder):
             images: (n, C, H, W).
         """
         colours, down, across = self._matrices(images)
-        return down @ torch.einsum("kc,nchw->nkhw", colours, images) @ across.mT
+        return down @ (colours @ images.flatten(2)).view_as(images) @ across.mT
 
     def layout(self, entries: int, classes: int) -> Layout:
         """Return the layout of coefficients, places and counts."""
