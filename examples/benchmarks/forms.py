@@ -1,0 +1,171 @@
+"""Compare storage forms: every method in every form, at equal stored numbers and equal CPU seconds.
+
+The dataset is a folder or a Hub id that `load_dataset` reads. Each row of the table is one condensation, beside random
+real rows through the same form and as many plain real rows. The number of steps follows from a short run that measures
+how long a step takes. With `--out`, finished rows are kept and not run again. For example:
+
+    python examples/benchmarks/forms.py uoft-cs/cifar10 --methods m3d esp --forms pixels patches:16 dct:32 --ipc 1
+    python examples/benchmarks/forms.py --costs
+"""
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+
+import datasets
+import torch
+
+from hf_condense import condense_dataset, evaluate
+from hf_condense.condensed.decoders import Origin, decoder_class
+from hf_condense.demo_data import load_demo
+
+SHAPES = {"32 px, 50 images per class": ((3, 32, 32), 50), "128 px, 10 images per class": ((3, 128, 128), 10)}
+
+
+def main(argv: list[str] | None = None) -> list[dict]:
+    """Run the benchmark and return the rows of its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
+    parser.add_argument("--methods", nargs="+", default=["m3d"], help="methods that learn images")
+    parser.add_argument("--forms", nargs="+", default=["pixels", "patches:4", "dct", "siren"], help="FORM[:EXPAND] ...")
+    parser.add_argument("--ipc", type=int, default=1, help="images per class")
+    parser.add_argument("--cpu-seconds", type=float, default=60, help="CPU seconds of the steps of each condensation")
+    parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
+    parser.add_argument("--recipes", nargs="+", default=["dc"], help="recipes of the networks that are trained on a set")
+    parser.add_argument("--augment", help="augmentation of condensing and of the recipe dsa; default: the methods' own")
+    parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
+    parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
+    parser.add_argument("--held-out", type=int, help="test on this many rows of the training set, which are left out")
+    parser.add_argument("--options", type=json.loads, default={}, help="method options as JSON, e.g. '{\"lr_img\": 5}'")
+    parser.add_argument("--out", type=Path, help="file of finished rows, one JSON object in a line")
+    parser.add_argument("--costs", action="store_true", help="only measure what decoding costs")
+    parser.add_argument("--fast", action="store_true", help="a few steps only, to see that it runs")
+    args = parser.parse_args(argv)
+    if args.costs:
+        return costs(args.fast)
+    if args.fast:
+        args.cpu_seconds, args.epochs, args.seeds, args.network = 0.0, 2, 2, "convnet-w8"
+
+    ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    train, test = ds["train"], ds["test"]
+    if args.held_out:
+        parts = train.train_test_split(args.held_out, seed=1)
+        train, test = parts["train"], parts["test"]
+    lines = args.out.read_text().splitlines() if args.out and args.out.exists() else []
+    records = [json.loads(line) for line in lines]
+    done = {json.dumps(record["job"]) for record in records}
+    for form in args.forms:
+        for method in args.methods:
+            job = [args.dataset, args.held_out, args.ipc, method, form, args.cpu_seconds, args.recipes, args.options]
+            if json.dumps(job) in done:
+                continue
+            record = {"job": job, **measured(train, test, method, form, args)}
+            print(line_of(record), flush=True)
+            records.append(record)
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+    return records
+
+
+def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form: str, args: argparse.Namespace) -> dict:
+    """Return one row of the table: a condensation, its accuracies, and those of its baselines."""
+    storage, _, expand = form.partition(":")
+    common = {"preset": "quick", "network": args.network, "storage": storage, "expand": int(expand) if expand else None}
+    common |= {"augment": args.augment} if args.augment else {}
+    stamps: list[float] = []
+
+    def condense(steps: int) -> tuple:
+        stamps.clear()
+        small = condense_dataset(
+            train,
+            method,
+            args.ipc,
+            steps=steps,
+            compile=not args.fast,
+            callbacks=[lambda run, done, loss: stamps.append(time.process_time())],
+            **{**common, **args.options},
+        )
+        return small, stamps[-1] - stamps[0]
+
+    trial = 3 if args.fast else 21  # the first steps compile; the others are four cycles of five steps per network
+    condense(trial)
+    per_step = (stamps[-1] - stamps[-trial + (trial > 3)]) / (trial - 1 - (trial > 3))
+    steps = max(trial, int(args.cpu_seconds / per_step))
+    small, seconds = condense(steps)
+    record = {
+        "method": method,
+        "set": small.recipe.config_name,
+        "stored floats": sum(t.numel() for t in small.synthetic.stored.values() if t.is_floating_point()),
+        "rows": len(small),
+        "steps": steps,
+        "CPU seconds": round(seconds, 1),
+        "seconds per step": round(seconds / (steps - 1), 4),
+        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+    }
+    for recipe in args.recipes:
+        table = evaluate(
+            small,
+            test,
+            source=train,
+            networks=args.network,
+            recipe=recipe,
+            epochs=args.epochs,
+            seeds=args.seeds,
+            augment=args.augment if args.augment and recipe != "dc" else None,
+        )
+        record[recipe] = [
+            {"set": row["set"], "rows": row["rows"], "mean": row["mean"], "std": row["std"], "n": row["n"]}
+            for row in table.to_records()
+        ]
+    return record
+
+
+def line_of(record: dict) -> str:
+    """Return a row of the Markdown table."""
+    cells = [record["set"], f"{record['stored floats']:,}", str(record["rows"]), f"{record['steps']:,}"]
+    cells += [f"{record['CPU seconds']:.0f}", f"{1000 * record['seconds per step']:.0f} ms"]
+    for recipe in (key for key, value in record.items() if isinstance(value, list) and key != "job"):
+        cells += [f"{row['set']}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in record[recipe]]
+    return "| " + " | ".join(cells) + " |"
+
+
+def costs(fast: bool) -> list[dict]:
+    """Print and return what decoding all rows of ten classes costs, forward and backward."""
+    records = []
+    for name, (shape, ipc) in SHAPES.items():
+        for storage, expand in (("pixels", 1), ("patches", 4), ("patches", 16), ("dct", 16), ("siren", None)):
+            cls = decoder_class(storage)
+            decoder = cls(shape, cls.settle_expand(expand, shape, ipc))
+            stored, seconds = decoding_seconds(decoder, ipc if not fast else 1, repeats=1 if fast else 5)
+            floats = sum(t.numel() for t in stored.values() if t.is_floating_point())
+            row = {"case": name, "form": storage + str(decoder.expand), "floats": floats, "seconds": seconds}
+            print(f"{name}: {row['form']}, {floats:,} floats, {1000 * seconds:.0f} ms forward and backward", flush=True)
+            records.append(row)
+    return records
+
+
+def decoding_seconds(decoder: object, ipc: int, repeats: int) -> tuple[dict, float]:
+    """Return stored tensors of ten classes and the least seconds of decoding them, forward and backward."""
+    labels = torch.arange(10).repeat_interleave(decoder.rows(ipc))
+    if decoder.name == "siren":  # a fit takes long and does not matter here
+        (shape,) = (shape for _, shape in decoder.layout(len(labels), 10).values())
+        stored = {"weights": torch.rand(shape)}
+    else:
+        real = torch.rand(len(labels), *decoder.image_shape)
+        origin = Origin(lambda c: [real[labels == c][:64]], torch.Generator())
+        stored = decoder.start(real, labels, origin)
+    for tensor in stored.values():
+        tensor.requires_grad_(tensor.is_floating_point())
+    seconds = []
+    for _ in range(repeats):
+        started = time.perf_counter()
+        decoder.decode(stored).sum().backward()
+        seconds.append(time.perf_counter() - started)
+    return stored, min(seconds)
+
+
+if __name__ == "__main__":
+    main()
