@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_condense import CondensedDataset, condense_dataset, load_condensed
 from hf_condense.condensed.decoders import Frame, Origin, decoder_class
+from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource, load_source
 from tests.support.short_evaluations import Training, relabelled, rows_of, run, watch_trainings
@@ -137,10 +138,14 @@ def test_baseline_takes_nothing_from_the_learned_numbers(toy: Dataset, trainings
     assert not torch.equal(trainings[0].data.images, trainings[4].data.images)
 
 
-def test_kinds_of_networks_share_the_fits(toy: Dataset, trainings: list[Training]) -> None:
-    networks = ["convnet-w4-d1", "convnet-w8-d1"]
-    run(start(toy, "siren", 3, cache=False), toy, seeds=1, epochs=1, networks=networks, cache=False)
-    assert torch.equal(trainings[3].data.images, trainings[7].data.images)
+def test_rows_are_fitted_once_for_all_kinds_of_networks(
+    toy: Dataset, trainings: list[Training], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small, fits, original = start(toy, "siren", 3), [], Siren.start
+    monkeypatch.setattr(Siren, "start", lambda *args: fits.append(args) or original(*args))
+    run(small, toy, seeds=2, epochs=1, networks=["convnet-w4-d1", "convnet-w8-d1"], cache=False)
+    assert len(fits) == 2, "one for every seed"
+    assert torch.equal(trainings[6].data.images, trainings[14].data.images)
 
 
 def test_loaded_set_gets_the_baseline_from_the_source_that_is_passed(toy: Dataset, tmp_path: Any) -> None:
