@@ -155,9 +155,19 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--steps", type=click.IntRange(1), help="Updates of the images.  [default: the method's]")
 @click.option("--preset", help="Named set of the method's options, such as paper.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
-@click.option("--storage", help="Storage form: pixels, patches, dct or siren.  [default: the preset's, else pixels]")
+@click.option(
+    "--storage",
+    metavar="FORM",
+    help="What is stored: pixels (images), patches (smaller images), dct (frequencies) or siren (small networks).  "
+    "[default: the preset's, else pixels]",
+)
 @click.option("--expand", type=click.IntRange(1), help="Rows for each image of the budget.  [default: the form's]")
 @click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
+@click.option(
+    "--store-dtype",
+    type=click.Choice(["float32", "float16"]),
+    help="Type of the stored numbers; float16 takes half the bytes.  [default: the preset's, else float32]",
+)
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."
 )
@@ -259,8 +269,8 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     multiple=True,
     metavar="NAME",
     default=("random",),
-    help="What to compare with: random (rows), full (the whole source), a coreset method such as herding or kcenter, "
-    "or none; may be repeated.",
+    help="What to compare with: random (rows, also in the storage form of the set), full (the whole source), a coreset "
+    "method such as herding or kcenter, or none; may be repeated.",
 )
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")

@@ -22,8 +22,7 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         small: The set.
         stored: What its `condense_config.json` says.
     """
-    recipe, tensors = small.recipe, small.synthetic
-    floats = sum(tensor.numel() for tensor in tensors.stored.values())
+    recipe = small.recipe
     channels, height, width = recipe.image_shape
     facts = {
         "set": f"{recipe.config_name}: {len(small)} rows, columns {', '.join(small.column_names)}",
@@ -32,10 +31,7 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         "images per class": recipe.ipc,
         "image": f"{channels} x {height} x {width} (channels, height, width)",
         "storage": f"{recipe.storage}, {recipe.expand} row{'s'[: recipe.expand > 1]} for each image of the budget",
-        "stored floats": f"{floats:,}: {_shapes(tensors.stored)}",
-        "other tensors": _shapes(tensors.optional()),
-        "tensor file": f"{stored.tensor_bytes:,} bytes, exact",
-        "Parquet file": f"{stored.parquet_bytes:,} bytes, 8-bit images",
+        **_sizes(small, stored),
         "pixel range": recipe.pixel_range,
         "network": recipe.network,
         "steps": recipe.steps,
@@ -49,9 +45,31 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
     return plain_table([(name, str(value)) for name, value in facts.items() if value not in (None, "")])
 
 
-def _shapes(tensors: Mapping[str, Tensor]) -> str:
-    """Return the names and shapes of some tensors."""
-    return ", ".join(f"{name} {' x '.join(map(str, tensor.shape)) or 1}" for name, tensor in tensors.items())
+def _sizes(small: CondensedDataset, stored: Facts) -> dict[str, str]:
+    """Return how many numbers and bytes a set takes, and what of it is what."""
+    from hf_condense.condensed.sizes import Sizes
+
+    sizes, tensors = Sizes.of(stored), small.synthetic
+    floats = {name: tensor for name, tensor in tensors.stored.items() if tensor.is_floating_point()}
+    integers = {name: tensor for name, tensor in tensors.stored.items() if name not in floats}
+    pixels = f"{sizes.source_bytes:,} B" if sizes.source_bytes else ""
+    rows = f"{sizes.rows:,} {'real' if small.recipe.kind == 'coreset' else 'decoded'} rows of 8-bit images"
+    return {
+        "float budget": f"{sizes.budget:,}",
+        "stored floats": f"{sizes.stored:,} {small.recipe.store_dtype}, {_bytes_and_shapes(floats)}",
+        "integers": _bytes_and_shapes({**integers, "labels": tensors.labels}),
+        "other tensors": _bytes_and_shapes(tensors.optional()),
+        "tensor file": f"{sizes.share_of_source(sizes.tensor_bytes)}: all of these and a header, exact",
+        "Parquet file": f"{sizes.share_of_source(sizes.parquet_bytes)}: {rows}",
+        "source pixels": pixels,
+    }
+
+
+def _bytes_and_shapes(tensors: Mapping[str, Tensor]) -> str:
+    """Return how many bytes some tensors take, with their names and shapes; nothing if there are none."""
+    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    shapes = (f"{name} {' x '.join(map(str, tensor.shape)) or 1}" for name, tensor in tensors.items())
+    return f"{size:,} B: {', '.join(shapes)}" if tensors else ""
 
 
 def method_text(info: MethodInfo) -> str:

@@ -105,11 +105,14 @@ def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Pat
         assert line in out
     tensors, rows = (next((saved / "dm_ipc2").glob(f"*.{kind}")) for kind in ("safetensors", "parquet"))
     for name, value in {
-        "stored floats": "1,152: images 6 x 3 x 8 x 8",
-        "tensor file": f"{tensors.stat().st_size:,} bytes, exact",
-        "Parquet file": f"{rows.stat().st_size:,} bytes, 8-bit images",
+        "float budget": "1,152",
+        "stored floats": "1,152 float32, 4,608 B: images 6 x 3 x 8 x 8",
+        "integers": "48 B: labels 6",
+        "tensor file": f"{tensors.stat().st_size:,} B: all of these and a header, exact",
+        "Parquet file": f"{rows.stat().st_size:,} B (1/2): 6 decoded rows of 8-bit images",
+        "source pixels": "4,608 B",
     }.items():
-        assert re.search(rf"^{name} +{value}$", out, re.MULTILINE)
+        assert re.search(rf"^{name} +{re.escape(value)}$", out, re.MULTILINE), name
     assert "other tensors" not in out
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.width > 2 * 8
@@ -178,7 +181,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
             "unknown network 'convnett'; known: alexnet, convnet, resnet18, vgg11; did you mean",
         ),
         (["--network", "convnet-w0x"], "unknown option 'w0x' in network 'convnet-w0x'"),
-        (["--storage", "patchs"], "storage should be one of 'pixels', 'patches'; got 'patchs'; did you mean 'patches'"),
+        (["--storage", "patchs"], "'pixels', 'patches', 'dct', 'siren'; got 'patchs'; did you mean 'patches'?"),
         (["--image-size", "0"], "image_size should be a side"),
     ],
 )
@@ -221,6 +224,24 @@ def test_eval_refuses_wrong_names_before_the_set_or_a_dataset_is_loaded(
     assert loads, "with nothing to refuse, the dataset is loaded by the function that is watched here"
 
 
+def test_run_stores_another_form_in_half_precision_and_show_counts_its_bytes(
+    program: Program, folder: Path, tmp_path: Path
+) -> None:
+    form = ("--storage", "dct", "--expand", 12, "--store-dtype", "float16", "--steps", 1, "--option", "batch_real=2")
+    assert program("run", folder, "--method", "dm", *form, *QUICK, "--out", tmp_path)[0] == 0
+    assert load_condensed(tmp_path).recipe.store_dtype == "float16"
+    code, out, _ = program("show", tmp_path)
+    assert code == 0
+    for name, value in {
+        "storage": "dct, 12 rows for each image of the budget",
+        "float budget": "1,152",
+        "stored floats": "1,152 float16, 2,304 B: coefficients 72 x 16",
+        "integers": "780 B: places 3 x 16, counts 3, labels 72",
+    }.items():
+        assert re.search(rf"^{name} +{re.escape(value)}$", out, re.MULTILINE), name
+    assert "72 decoded rows of 8-bit images" in out
+
+
 def test_show_refuses_an_unknown_picture_format_before_it_prints(program: Program, saved: Path, tmp_path: Path) -> None:
     for name in ("picture", "picture.pngg", "picture.xyz"):
         code, out, err = program("show", saved, "--preview", tmp_path / name)
@@ -256,6 +277,7 @@ def test_a_tilde_in_a_path_is_the_home_folder(
         ["run", "x", "--option", "lr_img"],
         ["run", "x", "--option", "seed=1"],
         ["run", "x", "--image-size", "8x8x8"],
+        ["run", "x", "--store-dtype", "float64"],
         ["eval", "x"],
     ],
 )

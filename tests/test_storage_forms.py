@@ -101,12 +101,13 @@ def test_pushed_set_comes_back_exactly(hub: Any) -> None:
     assert_same(load_condensed("alice/half"), small)
 
 
-def test_evaluation_adds_as_many_random_rows_as_the_form_decodes_into() -> None:
+def test_evaluation_adds_as_many_random_rows_as_the_form_decodes_into_plain_and_in_the_form() -> None:
     table = evaluate(condense(), TOY, networks="convnet-w4-d1", recipe="dc", epochs=1, seeds=1, progress=False)
     assert [(row["set"], row["rows"]) for row in table.to_records()] == [
         ("dm_ipc1_half4", 12),
         ("random", 3),
         ("random x4", 12),
+        ("random as half4", 12),
     ]
 
 

@@ -6,71 +6,14 @@ import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar
-
-import torch
 
 from hf_condense.base.cache import content_key
-from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.scores import EIGHT_BIT
+from hf_condense.evaluation.draws import Fixed, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
 from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe
-
-
-@dataclass(frozen=True)
-class Fixed:
-    """The same images for every network.
-
-    Attributes:
-        data: The images and their labels.
-        content: Hash of the images if other evaluations train on the same ones; None otherwise.
-    """
-
-    data: TrainingSet
-    content: str | None = None
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return len(self.data)
-
-    def for_seed(self, network_seed: int) -> TrainingSet:
-        """Return the images that the network of a seed is trained on."""
-        return self.data
-
-
-@dataclass(frozen=True)
-class RandomRows:
-    """Random real rows, drawn anew for every network.
-
-    Attributes:
-        real: The real training set.
-        rows_per_class: Rows to draw of every class, by class index of `real`; at most as many as the class has.
-        num_classes: Outputs of a network.
-        seed: Seed of the evaluation.
-        content: None, because scores of rows that are drawn anew are not cached.
-    """
-
-    real: RealImages
-    rows_per_class: dict[int, int]
-    num_classes: int
-    seed: int
-    content: ClassVar[None] = None
-
-    def __len__(self) -> int:
-        """Return the number of images."""
-        return sum(self.rows_per_class.values())
-
-    def for_seed(self, network_seed: int) -> TrainingSet:
-        """Return the images that the network of a seed is trained on."""
-        source = self.real.images
-        positions = []
-        for c, n in self.rows_per_class.items():
-            of_class = source.positions(c)
-            generator = keyed_generator(self.seed, "evaluate", "rows", network_seed, source.class_names[c])
-            positions.append(torch.randperm(len(of_class), generator=generator)[:n] + of_class.start)
-        return self.real.training_set(torch.cat(positions), self.num_classes)
 
 
 @dataclass(frozen=True)
@@ -85,7 +28,7 @@ class Contender:
     """
 
     name: str
-    images: Fixed | RandomRows
+    images: Fixed | RandomRows | StoredRows
     training: TrainingRecipe
     max_updates: int | None
 
@@ -147,15 +90,27 @@ class Baselines:
         return contenders
 
     def _random(self) -> list[Contender]:
-        """Return as many random rows as the set stores and, if it decodes into more, as many as that."""
-        contenders = []
-        for times in dict.fromkeys((1, self.subject.rows_per_image)):
-            name = "random" if times == 1 else f"random x{times}"
-            available = self.real.images.counts
-            rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
-            images = RandomRows(self.real, rows, self._num_classes, self.seed)
-            contenders.append(Contender(name, images, self.training, self.max_updates))
+        """Return as many random rows as the set stores.
+
+        If it decodes into more, also return as many as that, and these in the form of the set.
+        """
+        contenders = [self._drawn("random", self._random_rows(1))]
+        decoder = self.subject.decoder
+        if decoder is not None and decoder.expand > 1:
+            rows = self._random_rows(decoder.expand)
+            stored = StoredRows(rows, self.subject, decoder, self.selection.cache, self.selection.progress)
+            contenders.append(self._drawn(f"random x{decoder.expand}", rows))
+            contenders.append(self._drawn(f"random as {decoder.name}{decoder.expand}", stored))
         return contenders
+
+    def _random_rows(self, times: int) -> RandomRows:
+        """Return some times as many random rows of each class as the set stores, or all that the class has."""
+        available = self.real.images.counts
+        rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
+        return RandomRows(self.real, rows, self._num_classes, self.seed)
+
+    def _drawn(self, name: str, images: RandomRows | StoredRows) -> Contender:
+        return Contender(name, images, self.training, self.max_updates)
 
     def _full(self) -> Contender:
         """Return all real rows of the classes that the set has rows of."""

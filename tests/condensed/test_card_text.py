@@ -16,11 +16,12 @@ from hf_condense.condensed.card.markdown import escape
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.engine.registry import list_methods
 from hf_condense.source.whitening import Whitening
 from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score
-from tests.support.condensed_sets import make_coreset, make_recipe, make_set
+from tests.support.condensed_sets import formed_set, make_coreset, make_recipe, make_set
 
 PATTERN = Path(__file__).parents[1] / "support" / "card_pattern.md"
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
@@ -95,7 +96,7 @@ def test_only_cards_of_whitened_sets_speak_of_whitening():
         (False, facts_of(make_set())),
         (False, facts_of(make_coreset())),
         (False, facts_of(make_set(options={"zca": False}), **earlier)),
-        (True, facts_of(make_set(options={"zca": True}), **earlier)),
+        (True, facts_of(make_set(zca=True, options={"zca": True}), **earlier)),
         (True, facts_of(make_set(zca=True))),
         (True, facts_of(make_set(zca=True, options={"white": 1}))),
     ):
@@ -109,6 +110,7 @@ def test_sections_without_facts_vanish_or_say_so():
     assert "## Citation" not in card
     assert section(card, "Accuracy").startswith("Not measured: dm_ipc2.")
     assert section(card, "Storage").splitlines()[2].endswith("B | unknown |")
+    assert "(1/" not in section(card, "Storage")
     assert section(card, "Nearest real images") == "- dm_ipc2: not checked."
     assert "| not stated |" in section(card, "Sets")
     assert "This card states no licence." in section(card, "Licence")
@@ -176,6 +178,31 @@ def test_citation_of_every_method_names_the_whole_paper():
 def test_method_that_is_not_installed_is_cited():
     card = render({"dm_ipc2": facts_of(make_set(method="of_another_package", citation="Somebody | 2026"))})
     assert section(card, "Citation") == "- Somebody &#124; 2026"
+
+
+@pytest.mark.parametrize("storage", ["dct", "siren"])
+def test_card_says_what_a_form_stores_and_cites_its_papers(storage):
+    small = formed_set(storage)
+    card = render({small.recipe.config_name: facts_of(small)})
+    form = decoder_class(storage)
+    said = f"stores {form.content} (storage form `{storage}`). In the space of one image it holds 2 images"
+    assert said in section(card, "Sets")
+    assert form.papers
+    assert [line[2:] for line in section(card, "Citation").splitlines()] == [small.recipe.citation, *form.papers]
+
+
+def test_card_of_whole_images_speaks_of_no_storage_form():
+    card = render({"dm_ipc2": facts_of(make_set()), "herding_ipc2": facts_of(make_coreset())})
+    assert "storage form `" not in card
+    assert "Storage form" not in section(card, "Citation")
+
+
+def test_real_rows_in_another_form_than_that_of_the_set_keep_their_name():
+    name = "dm_ipc2"
+    small = make_set().with_evaluation(Evaluation((score(name, 0.5), score("random as dct16", 0.25))))
+    accuracy = section(render({name: facts_of(small)}), "Accuracy")
+    assert "| config | exact floats | random as dct16 | n |" in accuracy
+    assert "same form" not in accuracy
 
 
 def test_set_of_an_older_version_has_no_citation():

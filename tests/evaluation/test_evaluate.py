@@ -116,7 +116,8 @@ def test_random_rows_are_balanced_and_redrawn(toy, trainings):
 def test_factor_adds_random_rows_of_the_decoded_count(toy):
     small = synthetic(toy, factor=2)
     scores = rows_of(run(small, toy, seeds=1))
-    assert {name: s.rows for name, s in scores.items()} == {"dm_ipc1_f2": 12, "random": 3, "random x4": 12}
+    rows = {name: s.rows for name, s in scores.items()}
+    assert rows == {"dm_ipc1_f2": 12, "random": 3, "random x4": 12, "random as patches4": 12}
 
 
 def test_random_rows_are_never_more_than_a_class_has(toy):

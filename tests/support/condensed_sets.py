@@ -13,6 +13,7 @@ from PIL import Image
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import Frame, Origin, decoder_class
 from hf_condense.condensed.decoders.patches import factor_of_form, form_of_factor
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
@@ -80,6 +81,29 @@ def make_set(*, features: datasets.Features | None = None, soft=False, student=F
     recipe = make_recipe(**changes)
     tensors = make_tensors(recipe, soft=soft, student=student, zca=zca)
     return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe)
+
+
+def formed_set(storage: str, expand: int = 2, *, soft: bool = False, **changes) -> CondensedDataset:
+    """Return a synthetic set in another storage form than pixels, made of random rows."""
+    recipe = make_recipe(storage=storage, expand=expand, **changes)
+    frame = Frame(torch.tensor(recipe.mean), torch.tensor(recipe.std), clip=recipe.pixel_range == "valid")
+    form = decoder_class(storage)(recipe.image_shape, expand, frame)
+    budgets = [recipe.budget(name) for name in recipe.class_names]
+    labels = torch.arange(len(budgets)).repeat_interleave(torch.tensor([form.rows(n) for n in budgets]))
+    entries = torch.arange(len(budgets)).repeat_interleave(torch.tensor([form.entries(n) for n in budgets]))
+    generator = keyed_generator(recipe.seed, "test")
+    rows = torch.randn(len(labels), *recipe.image_shape, generator=generator)
+    stored = form.start(rows, labels, Origin(lambda c: [rows[labels == c]], generator))
+    exported, decoder = form.export(stored, form.frame.to_pixels)
+    tensors = CondensedTensors(
+        stored={
+            n: t.to(getattr(torch, recipe.store_dtype)) if t.is_floating_point() else t for n, t in exported.items()
+        },
+        labels=entries,
+        decoder=decoder,
+        soft_labels=torch.randn(len(labels), len(budgets), generator=generator) if soft else None,
+    )
+    return CondensedDataset.from_parts(decoded_rows(tensors, recipe), tensors, recipe)
 
 
 def real_rows(n: int = 8, *, classes: int = 2, image_type: str = "PNG") -> datasets.Dataset:

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from hf_condense.condensed.card.markdown import escape, paragraphs, table
-from hf_condense.condensed.card.template import ACCURACY_NOTE, NOT_MEASURED, fill
+from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
+from hf_condense.condensed.card.template import ACCURACY_NOTE, FORM_NOTE, NOT_MEASURED, fill
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores import EIGHT_BIT
 
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
 VIEW, FLOATS, RANDOM, WHOLE = "8-bit images", "exact floats", "random rows", "whole source"
+AS_MANY, SAME_FORM = "random rows, as many as it decodes into", "random rows in the same form"
+_FIRST = (VIEW, FLOATS, RANDOM, AS_MANY, SAME_FORM)  # what each row of the table begins with
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "set": str,
     "network": str,
@@ -34,11 +36,14 @@ def accuracies(recipes: Mapping[str, Recipe]) -> str:
     """
     groups = [(name, group) for name, recipe in recipes.items() for group in groups_of(recipe)]
     all_roles = list(dict.fromkeys(role for _, group in groups for role in group))
-    others = [role for role in all_roles if role not in (VIEW, FLOATS, RANDOM, WHOLE)]
-    roles = [role for role in (VIEW, FLOATS, RANDOM, *others, WHOLE) if role in all_roles]
+    others = [role for role in all_roles if role not in (*_FIRST, WHOLE)]
+    roles = [role for role in (*_FIRST, *others, WHOLE) if role in all_roles]
     head = ("config", *map(escape, roles), "n", "network", "training")
     rows = [_row(name, group, roles) for name, group in groups]
-    return paragraphs(ACCURACY_NOTE, table(head, rows)) if rows else ""
+    if not rows:
+        return ""
+    gains = bullets(gain for name, group in groups for gain in _gains(name, group))
+    return paragraphs(ACCURACY_NOTE, table(head, rows), FORM_NOTE if SAME_FORM in roles else "", gains)
 
 
 def unmeasured(recipes: Mapping[str, Recipe]) -> str:
@@ -81,15 +86,28 @@ def _is_score(record: Record) -> bool:
 
 def _role(name: str, recipe: Recipe) -> str:
     """Return in words what the networks of a record were trained on."""
-    if times := re.fullmatch(r"random x(\d+)", name):
-        return f"{RANDOM}, {times[1]} times as many"
     roles = {
         recipe.config_name: VIEW if recipe.kind == "coreset" else FLOATS,
         recipe.config_name + EIGHT_BIT: VIEW,
         "random": RANDOM,
+        f"random x{recipe.expand}": AS_MANY,
+        f"random as {recipe.storage}{recipe.expand}": SAME_FORM,
         "full": WHOLE,
     }
     return roles.get(name, name)
+
+
+def _gains(name: str, group: Mapping[str, Record]) -> Iterator[str]:
+    """Say what learning adds to random rows in the same form, if both were measured on the same networks."""
+    if FLOATS not in group or SAME_FORM not in group:
+        return
+    floats = group[FLOATS]
+    if gap := paired_difference(floats, group[SAME_FORM]):
+        sentence = (
+            f"{name}: learning adds {per_cent(*gap)} points to {SAME_FORM} (paired by network, n = {floats['n']}, "
+            f"{floats['network']}, {floats['recipe']})."
+        )
+        yield escape(sentence)
 
 
 def _row(name: str, group: Mapping[str, Record], roles: list[str]) -> list[object]:

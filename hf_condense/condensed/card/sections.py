@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +19,7 @@ from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, tab
 from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, WHITEN, fill
 from hf_condense.condensed.facts import PREVIEW, Facts
 from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.sizes import Sizes
 
 _COPY = 0.01  # an image shows a source row if it is this near: two or three grey levels
 
@@ -41,6 +41,7 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
         "default": json.dumps(default),
         "whitening": _whitening(sets),
         "sets": _sets(sets),
+        "forms": _forms(recipes),
         "extra_splits": _extra_splits(sets),
         "accuracies": accuracies(recipes),
         "unmeasured": unmeasured(recipes),
@@ -92,7 +93,7 @@ def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
     amount = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else counts[0]
     channels, height, width = recipe.image_shape
     decoded = f", each decoded into {recipe.expand}" if recipe.expand > 1 else ""
-    total = _source_images(recipe)
+    total = recipe.source.get("num_examples")
     return (
         name,
         recipe.method,
@@ -101,8 +102,21 @@ def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
         len(recipe.class_names),
         facts.num_rows,
         f"{width}x{height} {'RGB' if channels == 3 else 'grey'}",
-        (recipe.source.get("name") or "not stated") + (f", {total:,} images" if total else ""),
+        (recipe.source.get("name") or "not stated")
+        + (f", {total:,} images" if isinstance(total, int) and total else ""),
     )
+
+
+def _forms(recipes: Mapping[str, Recipe]) -> str:
+    """Say what the sets store that do not store whole images."""
+    lines = []
+    for name, recipe in recipes.items():
+        if recipe.expand > 1:
+            lines.append(
+                f"`{name}` stores {recipe.decoder.content} (storage form `{recipe.storage}`). In the space of "
+                f"one image it holds {recipe.expand} images, on all of which networks are trained."
+            )
+    return bullets(lines)
 
 
 def _extra_splits(sets: Mapping[str, Facts]) -> str:
@@ -130,21 +144,37 @@ def _recipe_row(name: str, recipe: Recipe) -> tuple[object, ...]:
 
 
 def _sizes(sets: Mapping[str, Facts]) -> str:
-    """Say how many bytes the sets take, and how many the pixels of their sources."""
-    rows = []
-    for name, facts in sets.items():
-        sizes = (facts.parquet_bytes, facts.tensor_bytes)
-        pixels = _source_images(facts.recipe) * math.prod(facts.recipe.image_shape)
-        ratios = [f" (1/{pixels / size:,.0f})" if pixels > size > 0 else "" for size in sizes]
-        cells = [f"{size:,} B{ratio}" for size, ratio in zip(sizes, ratios, strict=True)]
-        rows.append((name, *cells, f"{pixels:,} B" if pixels else "unknown"))
-    return table(("config", "8-bit Parquet", "exact tensors", "source pixels"), rows)
+    """Say how many bytes the sets take and what of it is what, and how many bytes the pixels of their sources take."""
+    head = (
+        "config",
+        "float budget",
+        "stored floats",
+        "integers",
+        "the rest",
+        "tensor file",
+        "8-bit Parquet",
+        "source pixels",
+    )
+    return table(head, (_size_row(name, facts) for name, facts in sets.items()))
 
 
-def _source_images(recipe: Recipe) -> int:
-    """Return the number of source images, 0 if it is unknown."""
-    total = recipe.source.get("num_examples")
-    return total if isinstance(total, int) else 0
+def _size_row(name: str, facts: Facts) -> tuple[object, ...]:
+    sizes = Sizes.of(facts)
+    rest = {
+        "soft labels": sizes.soft_label_bytes,
+        "whitening": sizes.whitening_bytes,
+        "header": sizes.header_bytes,
+    }
+    return (
+        name,
+        f"{sizes.budget:,}",
+        f"{sizes.stored:,} {facts.recipe.store_dtype}, {sizes.stored_bytes:,} B",
+        f"{sizes.integer_bytes:,} B",
+        ", ".join(f"{what} {size:,} B" for what, size in rest.items() if size),
+        sizes.share_of_source(sizes.tensor_bytes),
+        f"{sizes.rows:,} rows, {sizes.share_of_source(sizes.parquet_bytes)}",
+        f"{sizes.source_bytes:,} B" if sizes.source_bytes else "unknown",
+    )
 
 
 def _eight_bit_errors(sets: Mapping[str, Facts]) -> str:
@@ -225,4 +255,7 @@ def _source_licences(recipes: Mapping[str, Recipe]) -> str:
 
 
 def _citations(recipes: Mapping[str, Recipe]) -> str:
-    return bullets(dict.fromkeys(escape(recipe.citation) for recipe in recipes.values() if recipe.citation))
+    """Cite the papers of the methods and of the storage forms, each once."""
+    methods = [recipe.citation for recipe in recipes.values() if recipe.citation]
+    forms = [paper for recipe in recipes.values() for paper in recipe.decoder.papers]
+    return bullets(dict.fromkeys(map(escape, [*methods, *forms])))

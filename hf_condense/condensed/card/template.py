@@ -43,6 +43,8 @@ ds.synthetic.decoded(), ds.recipe  # the exact float pixels with their labels, a
 
 {sets}
 
+{forms}
+
 {extra_splits}
 
 ## Accuracy
@@ -59,6 +61,9 @@ ds.synthetic.decoded(), ds.recipe  # the exact float pixels with their labels, a
 
 {sizes}
 
+The float budget is the number of pixel values in the images per class, over all classes; in any storage form a set \
+may store that many floats. The integers are labels and, in some forms, the places of the floats. All of these and the \
+rest are in the tensor file, which is the exact set. The Parquet file holds the set decoded into rows of 8-bit images. \
 The fraction in parentheses is relative to the pixels of the source: all its images at the size of the set, \
 uncompressed, with 8 bits per channel. The files of the source may be smaller.
 
@@ -93,12 +98,16 @@ A condensed set inherits the terms of its source. This card states {licence}.
 
 {citations}"""
 
-# These stand before the tables of the sections "Accuracy" and "Nearest real images", if there are tables.
+# The first and the last of these stand before the tables of the sections "Accuracy" and "Nearest real images", if there
+# are tables. The other follows the table of accuracies, if that has such rows.
 ACCURACY_NOTE = """\
 Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
 The test images were not used to choose anything. The networks of a row share their initial weights and the training \
 recipe, whatever they are trained on; random rows are drawn again for every network. ConvNets have instance \
 normalisation unless their name says otherwise."""
+FORM_NOTE = """\
+"Random rows in the same form" are as many random rows as the set decodes into. They are stored as the set stores its \
+images, but not learned, so they show what the storage form alone is worth."""
 DISTANCE_NOTE = """\
 The table summarises the distances of the learned images to their nearest source images of any class and, for \
 comparison, those of real rows to the nearest other real row. A distance is the root mean square over the pixels: 0 \

@@ -87,6 +87,10 @@ class Decoder(ABC):
 
     name: ClassVar[str]
     """Name of the form, as in `storage=`."""
+    content: ClassVar[str] = "numbers that are decoded into images"
+    """What is stored, in plain words for the card: "the set stores ..."."""
+    papers: ClassVar[tuple[str, ...]] = ()
+    """Lines that cite the papers of the form; the card has them beside that of the method."""
     format_version: ClassVar[str] = "2"
     """Version of the file format for sets of this form. Readers of version 1 know pixels and patches only."""
     stores_images: ClassVar[bool] = False

@@ -39,6 +39,11 @@ class Dct(Decoder):
     """
 
     name: ClassVar[str] = "dct"
+    content: ClassVar[str] = "the cosine coefficients that matter most for the class, as JPEG does"
+    papers: ClassVar[tuple[str, ...]] = (
+        "Storage form dct (after FreD): Donghyeok Shin, Seungjae Shin and Il-Chul Moon, "
+        '"Frequency Domain-based Dataset Distillation", NeurIPS 2023, https://arxiv.org/abs/2311.08819',
+    )
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:

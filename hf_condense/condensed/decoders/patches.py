@@ -35,6 +35,12 @@ class Patches(Pixels):
     """
 
     name: ClassVar[str] = "patches"
+    content: ClassVar[str] = "images that are cut into patches, each of which is up-sampled to a whole image"
+    papers: ClassVar[tuple[str, ...]] = (
+        "Storage form patches (IDC): Jang-Hyun Kim, Jinuk Kim, Seong Joon Oh, Sangdoo Yun, Hwanjun Song, Joonhyun "
+        'Jeong, Jung-Woo Ha and Hyun Oh Song, "Dataset Condensation via Efficient Synthetic-Data Parameterization", '
+        "ICML 2022, https://arxiv.org/abs/2205.14959",
+    )
     can_be_whitened: ClassVar[bool] = False
 
     @classmethod

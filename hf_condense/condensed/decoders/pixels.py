@@ -15,6 +15,7 @@ class Pixels(Decoder):
     """Stores the images themselves; each decodes into one row."""
 
     name: ClassVar[str] = "pixels"
+    content: ClassVar[str] = "the images themselves"
     format_version: ClassVar[str] = "1"
     stores_images: ClassVar[bool] = True
     can_be_whitened: ClassVar[bool] = True

@@ -42,6 +42,14 @@ class Siren(Decoder):
     """
 
     name: ClassVar[str] = "siren"
+    content: ClassVar[str] = "a small network for each image, which computes the colour at every point"
+    papers: ClassVar[tuple[str, ...]] = (
+        "Storage form siren (DDiF): Donghyeok Shin, HeeSun Bae, Gyuwon Sim, Wanmo Kang and Il-Chul Moon, "
+        '"Distilling Dataset into Neural Field", ICLR 2025, https://arxiv.org/abs/2503.04835',
+        "Storage form siren (SIREN): Vincent Sitzmann, Julien N. P. Martel, Alexander W. Bergman, David B. Lindell and "
+        'Gordon Wetzstein, "Implicit Neural Representations with Periodic Activation Functions", NeurIPS 2020, '
+        "https://arxiv.org/abs/2006.09661",
+    )
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:

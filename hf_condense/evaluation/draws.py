@@ -1,0 +1,141 @@
+"""The images that the networks of a contender are trained on: the same for all, or drawn anew for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.decoders import Decoder, Origin
+from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.evaluation.subject import RealImages, Subject
+from hf_condense.networks.training import TrainingSet
+
+
+@dataclass(frozen=True)
+class Fixed:
+    """The same images for every network.
+
+    Attributes:
+        data: The images and their labels.
+        content: Hash of the images if other evaluations train on the same ones; None otherwise.
+    """
+
+    data: TrainingSet
+    content: str | None = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.data)
+
+    def for_seed(self, network_seed: int) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        return self.data
+
+
+@dataclass(frozen=True)
+class RandomRows:
+    """Random real rows, drawn anew for every network.
+
+    Attributes:
+        real: The real training set.
+        rows_per_class: Rows to draw of every class, by class index of `real`; at most as many as the class has.
+        num_classes: Outputs of a network.
+        seed: Seed of the evaluation.
+        content: None, because scores of rows that are drawn anew are not cached.
+    """
+
+    real: RealImages
+    rows_per_class: dict[int, int]
+    num_classes: int
+    seed: int
+    content: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return sum(self.rows_per_class.values())
+
+    def positions(self, network_seed: int) -> dict[int, Tensor]:
+        """Return the positions in the source of the rows for a seed, int64 (n,), by class index of `real`."""
+        source = self.real.images
+        positions = {}
+        for c, n in self.rows_per_class.items():
+            of_class = source.positions(c)
+            generator = keyed_generator(self.seed, "evaluate", "rows", network_seed, source.class_names[c])
+            positions[c] = torch.randperm(len(of_class), generator=generator)[:n] + of_class.start
+        return positions
+
+    def for_seed(self, network_seed: int) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        return self.real.training_set(torch.cat(list(self.positions(network_seed).values())), self.num_classes)
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """Random real rows that are stored in the form of the evaluated set: where learning may start from.
+
+    The rows for a seed are those that `rows` draws. The set itself gives its form and its normalisation, and nothing
+    that it has learned.
+
+    Attributes:
+        rows: Draws the rows: as many of each class as the set decodes into, or all that the class has.
+        subject: The evaluated set.
+        decoder: Its storage form, in the normalisation that it was made for.
+        cache: Whether fits to rows may be kept under `$HF_HOME/condense`.
+        progress: Whether fits to rows show a progress bar.
+        content: None, because scores of rows that are drawn anew are not cached.
+    """
+
+    rows: RandomRows
+    subject: Subject
+    decoder: Decoder
+    cache: bool
+    progress: bool
+    content: ClassVar[None] = None
+    _made: dict[int, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return sum(self._counts(self.decoder.rows).values())
+
+    def for_seed(self, network_seed: int) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        if network_seed not in self._made:  # the network of another kind has asked for them otherwise
+            self._made[network_seed] = self._stored(network_seed)
+        tensors = self._made[network_seed]
+        return TrainingSet(self.subject.images_of(tensors), tensors.row_labels, self.rows.num_classes)
+
+    def _stored(self, network_seed: int) -> CondensedTensors:
+        """Draw the rows for a seed and store them."""
+        real, positions = self.rows.real, self.rows.positions(network_seed)
+        source, own_class = real.images, {int(real.outputs[c]): c for c in positions}
+        counts = self._counts(self.decoder.rows)
+        drawn = {c: positions[own_class[c]] for c in counts}  # in the order of the set's classes
+        # A class with fewer rows repeats them, as the start of a run does.
+        repeated = [drawn[c].repeat(-(-n // len(drawn[c])))[:n] for c, n in counts.items()]
+        origin = Origin(
+            rows_of=lambda c: source.batches(own_class[c]),
+            generator=keyed_generator(self.rows.seed, "evaluate", "form", network_seed),
+            cache=self.cache,
+            progress=self.progress,
+        )
+        stored = self.decoder.start(source.at(torch.cat(repeated)), _labels(counts, source.device), origin)
+        labels = _labels(self._counts(self.decoder.entries), source.device)
+        synthetic = SyntheticSet(stored, labels, self.decoder, whitening=source.whitening)
+        synthetic.project_()
+        return synthetic.finished(self.subject.store_dtype)
+
+    def _counts(self, of_budget: Callable[[int], int]) -> dict[int, int]:
+        """Return a number for the budget of every class, by class index of the set."""
+        return {c: of_budget(budget) for c, budget in self.subject.stored_per_class.items()}
+
+
+def _labels(counts: dict[int, int], device: torch.device) -> Tensor:
+    """Repeat each class index by its count, in the order of the counts."""
+    classes, amounts = torch.tensor(list(counts)), torch.tensor(list(counts.values()))
+    return classes.repeat_interleave(amounts).to(device)
