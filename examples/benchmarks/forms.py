@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--ipc", type=int, default=1, help="images per class")
     parser.add_argument("--cpu-seconds", type=float, default=60, help="CPU seconds of the steps of each condensation")
     parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
-    parser.add_argument("--recipes", nargs="+", default=["dc"], help="recipes of the networks that are trained on a set")
+    parser.add_argument("--recipes", nargs="+", default=["dc"], help="recipes of the networks trained on a set")
     parser.add_argument("--augment", help="augmentation of condensing and of the recipe dsa; default: the methods' own")
     parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
     parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
