@@ -148,7 +148,7 @@ def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
         if not bool(torch.isfinite(tensor).all()):
             raise CondensedFormatError(f"{name} holds NaN or infinite values")
     try:
-        tensors.decoder.check_stored(tensors.stored)
+        tensors.decoder.check_stored(tensors.stored, tensors.labels)
     except ValueError as error:
         raise CondensedFormatError(str(error)) from None
     if (tensors.zca_matrix is None) != (tensors.zca_mean is None):

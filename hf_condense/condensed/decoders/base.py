@@ -187,11 +187,14 @@ class Decoder(ABC):
             classes: Number of classes that have entries.
         """
 
-    def check_stored(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms accept every finite value
+    def check_stored(  # noqa: B027 - most forms accept every finite value
+        self, stored: Mapping[str, Tensor], labels: Tensor
+    ) -> None:
         """Raise `ValueError` for values of stored tensors that cannot be decoded; default: nothing.
 
         Args:
             stored: Tensors of the types and shapes of `layout`, from a file of unknown origin.
+            labels: Class of each entry, from that file. int64 (entries,).
         """
 
     def export(

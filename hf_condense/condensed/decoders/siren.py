@@ -23,7 +23,7 @@ _FIT_ROWS = 512  # networks that are fitted at once
 
 
 class Siren(Decoder):
-    """Stores a coordinate network with sine activations for every row: (x, y) in [-1, 1]^2 to a normalised colour.
+    """Stores a coordinate network with sine activations for every row: (y, x) in [-1, 1]^2 to a normalised colour.
 
     `expand` decides the width: the largest one with which `expand` networks hold at most `C * H * W` numbers. Images
     with a side of 64 pixels or more have three hidden layers, smaller ones two. All networks are evaluated together, in
@@ -113,7 +113,8 @@ class Siren(Decoder):
             values = torch.baddbmm(bias, matrix, values)  # (n, out, H * W)
             if i < len(shapes) - 1:
                 values = torch.sin(values * (_FIRST_FREQUENCY if i == 0 else self._frequency))
-        return values.unflatten(2, (height, width))
+        images: Tensor = values.unflatten(2, (height, width))
+        return images
 
     @property
     def _frequency(self) -> float:
@@ -166,6 +167,6 @@ def _size(image_shape: tuple[int, int, int], width: int) -> int:
 
 
 def _coordinates(height: int, width: int) -> Tensor:
-    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W)."""
-    y, x = ((2 * torch.arange(n, device="cpu") + 1) / n - 1 for n in (height, width))
+    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W), float64."""
+    y, x = ((2 * torch.arange(n, dtype=torch.float64, device="cpu") + 1) / n - 1 for n in (height, width))
     return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
