@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_condense.base.cache import cache_folder
 from hf_condense.condensed.decoders import PIXELS, Frame, Origin
 from hf_condense.condensed.decoders.siren import Siren, _size
+from hf_condense.engine.checkpoint import load_optimiser, optimiser_tensors
 from tests.reference import siren as textbook
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
@@ -139,6 +140,35 @@ def test_fit_follows_smooth_images(expand: int, share: float, most: float) -> No
     after = (form.decode({"weights": fitted}) - real).square().mean((1, 2, 3))
     assert float(after.mean()) < share * float(before.mean())
     assert float(after.max()) < most
+
+
+def test_weights_take_steps_of_adam_and_what_a_method_adds_takes_steps_of_sgd() -> None:
+    """Between the steps, the optimiser is saved and restored, as a resumed run does."""
+    form, starts, rates = Siren((1, 8, 8), 2), (noise(3, 5), noise(4, seed=1)), (0.1, 0.5)
+
+    def made(weights: Tensor, added: Tensor) -> torch.optim.Optimizer:
+        optimiser = form.optimiser([{"params": [weights], "lr": rates[0]}], momentum=0.9)
+        optimiser.add_param_group({"params": [added], "lr": rates[1]})
+        return optimiser
+
+    mine, plain = ([start.clone().requires_grad_() for start in starts] for _ in range(2))
+    plain_optimisers = [
+        torch.optim.Adam([plain[0]], rates[0], betas=(0.5, 0.99)),
+        torch.optim.SGD([plain[1]], rates[1], momentum=0.9),
+    ]
+    optimiser = made(*mine)
+    for step in range(4):
+        for first, second in zip(mine, plain, strict=True):
+            first.grad = noise(*first.shape, seed=10 + step)
+            second.grad = first.grad.clone()
+        optimiser.step()
+        for one in plain_optimisers:
+            one.step()
+        for first, second in zip(mine, plain, strict=True):
+            torch.testing.assert_close(first, second)
+        saved = optimiser_tensors(optimiser)
+        optimiser = made(*mine)
+        load_optimiser(optimiser, saved)
 
 
 def test_fit_of_a_row_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

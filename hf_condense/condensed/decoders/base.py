@@ -146,7 +146,14 @@ class Decoder(ABC):
         return image_rate
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-        """Return the optimiser that suits the stored tensors; default: SGD."""
+        """Return the optimiser that suits the stored tensors; default: SGD.
+
+        Methods add groups of their own, such as soft labels, with rates that are meant for SGD.
+
+        Args:
+            groups: Parameter groups of the stored tensors.
+            momentum: Momentum of SGD.
+        """
         return torch.optim.SGD(groups, momentum=momentum)
 
     @abstractmethod

@@ -79,8 +79,11 @@ class Siren(Decoder):
         return _RATE
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-        """Return Adam, because weights of different layers have gradients of very different sizes."""
-        return torch.optim.Adam(groups, betas=_BETAS)
+        """Return Adam, because weights of different layers have gradients of very different sizes.
+
+        Groups that are added later, of soft labels or a student's learning rate, take steps of SGD.
+        """
+        return _AdamThenSgd(groups, momentum)
 
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return networks that are fitted to the rows by their mean squared error."""
@@ -149,6 +152,36 @@ class Siren(Decoder):
             optimiser.step()
             bar.update()
         return weights.detach()
+
+
+class _AdamThenSgd(torch.optim.Adam):
+    """Adam for the groups that it is made with, SGD for those that are added later, whose rates are meant for it.
+
+    Args:
+        groups: Parameter groups of the weights.
+        momentum: Momentum of SGD.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
+        super().__init__(groups, betas=_BETAS)
+        self._first, self._momentum = len(groups), momentum
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter."""
+        groups, later = self.param_groups, self.param_groups[self._first :]
+        self.param_groups = groups[: self._first]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in later:
+            for tensor in group["params"]:
+                state = self.state[tensor]
+                if not state:  # the step is never read, but Adam expects one in every state that it loads
+                    state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(tensor))
+                buffer = state["momentum_buffer"].mul_(self._momentum).add_(tensor.grad)
+                tensor.sub_(group["lr"] * buffer)
 
 
 def _is_large(image_shape: tuple[int, int, int]) -> bool:
