@@ -12,9 +12,11 @@ import datasets
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from hf_condense.api import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import DECODERS
 from hf_condense.condensed.loading import load_condensed
 from hf_condense.engine.method import Method, Selector
 from hf_condense.engine.registry import get_method
@@ -159,6 +161,29 @@ def law_factor(method: MethodUnderTest) -> None:
         assert len(small.synthetic.labels) == 3
 
 
+def law_storage_forms(method: MethodUnderTest) -> None:
+    """The method learns in every storage form; a class has as many rows as the form says, and the set loads exactly."""
+    if not method.learns:
+        return
+    ds = toy_dataset()
+    for storage in DECODERS:
+        states: list[Tensor] = []  # what is learned, after every update
+
+        def observe(run: Run, done: int, loss: float, states: list[Tensor] = states) -> None:
+            states.append(torch.cat([tensor.detach().flatten() for tensor in run.synthetic.learned().values()]))
+
+        small = method.condense(ds, 1, storage=storage, callbacks=[observe])
+        rows = small.recipe.decoder.rows(1)
+        assert list(small["label"]).count(0) == rows, f"a class in the form {storage!r} should have {rows} rows"
+        assert len(small) == 3 * rows
+        assert len(states) == 1 or not torch.equal(states[0], states[-1]), f"nothing is learned in the form {storage!r}"
+        with tempfile.TemporaryDirectory() as folder:
+            small.save_condensed(folder)
+            loaded = load_condensed(folder)
+        assert _same_tensors(small, loaded), f"a set in the form {storage!r} should load bit for bit"
+        assert torch.equal(small.synthetic.decoded()[0], loaded.synthetic.decoded()[0])
+
+
 def law_any_labels(method: MethodUnderTest) -> None:
     """Labels that are text or not 0..K-1 come out as they went in; two classes of one row are enough."""
     for labels in ((0, 2, 5), ("wolf", "elk"), (7, -3)):
@@ -242,6 +267,7 @@ LAWS: tuple[Callable[[MethodUnderTest], None], ...] = (
     law_global_generators,
     law_pixels,
     law_factor,
+    law_storage_forms,
     law_any_labels,
     law_any_mode,
     law_small_class,

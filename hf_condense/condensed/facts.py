@@ -107,7 +107,8 @@ class Facts:
             raise CondensedFormatError(f"{where}: {error}") from None
         if values["format_version"] != (version := recipe.format_version):
             raise CondensedFormatError(
-                f"{where}: storage {recipe.storage!r} has format_version {version!r}; got {values['format_version']!r}"
+                f"{where}: storage {recipe.storage!r} in {recipe.store_dtype} has format_version {version!r}; "
+                f"got {values['format_version']!r}"
             )
         return cls(recipe, values)
 

@@ -148,7 +148,7 @@ def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
         if not bool(torch.isfinite(tensor).all()):
             raise CondensedFormatError(f"{name} holds NaN or infinite values")
     try:
-        tensors.decoder.check_stored(tensors.stored)
+        tensors.decoder.check_stored(tensors.stored, tensors.labels)
     except ValueError as error:
         raise CondensedFormatError(str(error)) from None
     if (tensors.zca_matrix is None) != (tensors.zca_mean is None):
@@ -231,8 +231,8 @@ def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:
     check_version(metadata[FORMAT], "header")
     if metadata[FORMAT] != recipe.format_version:
         raise CondensedFormatError(
-            f"header: format_version {metadata[FORMAT]!r:.40}; storage {recipe.storage!r} has version "
-            f"{recipe.format_version}"
+            f"header: format_version {metadata[FORMAT]!r:.40}; storage {recipe.storage!r} in {recipe.store_dtype} has "
+            f"version {recipe.format_version}"
         )
     if len(header) > _MAX_TENSORS:
         raise CondensedFormatError(f"{len(header)} tensors; at most {_MAX_TENSORS}")

@@ -111,6 +111,8 @@ def _storage_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, 
     # A caller who names a form decides it as a whole: the preset's `expand` may make no sense for that form.
     names_form = any(name in caller_values for name in ("storage", "factor"))
     values = caller_values if names_form else {**preset_values, **caller_values}
+    if not names_form and "expand" in caller_values and "factor" in values:  # the factor of the preset names its form
+        values = {**values, "storage": storage_of_factor(values["factor"], task.image_shape)[0], "factor": None}
     storage, expand, factor = (values.get(name) for name in _STORAGE)
     if factor is not None:
         form = storage_of_factor(factor, task.image_shape)

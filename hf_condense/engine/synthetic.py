@@ -119,9 +119,12 @@ class SyntheticSet:
 
         Args:
             dtype: Type to which stored floating-point numbers are rounded.
+
+        Raises:
+            ValueError: If a number is too large for this type.
         """
         exported, decoder = self.decoder.export(self.stored, self._to_pixels)
-        stored = {name: t.to(dtype) if t.is_floating_point() else t for name, t in exported.items()}
+        stored = {name: _rounded(name, t, dtype) if t.is_floating_point() else t for name, t in exported.items()}
         return CondensedTensors(
             stored=stored,
             labels=self.labels.cpu(),
@@ -141,6 +144,18 @@ class SyntheticSet:
         if list(classes) == list(self.rows):
             return None
         return torch.tensor([i for c in classes for i in self.rows[c]], device=self.labels.device)
+
+
+def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return a tensor in another floating-point type; raise if that cannot hold its numbers."""
+    largest, most = float(tensor.abs().max()), torch.finfo(dtype).max
+    if largest > most:
+        kind = str(dtype).removeprefix("torch.")
+        raise ValueError(
+            f"{name} has numbers up to {largest:,.0f}; {kind} holds numbers up to {most:,.0f}. Pass "
+            "store_dtype='float32', or a smaller learning rate"
+        )
+    return tensor.to(dtype)
 
 
 def _exact(tensor: Tensor | None) -> Tensor | None:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
@@ -30,6 +32,9 @@ def packed() -> dict[str, dict[str, bytes]]:
     return {
         "synthetic": pack(make_set(soft=True, student=True, pixel_range="free").parts).files,
         "coreset": pack(make_coreset().parts).files,
+        "dct": pack(make_set(storage="dct", expand=16, ipc={"cat": 1, "dog": 2}).parts).files,
+        "siren": pack(make_set(storage="siren", expand=2, ipc=1).parts).files,
+        "halves": pack(make_set(storage="dct", expand=16, ipc=1, store_dtype="float16").parts).files,
     }
 
 
@@ -53,7 +58,10 @@ def with_header(data: bytes, change) -> bytes:
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
-@pytest.mark.parametrize(("kind", "file"), [("synthetic", TENSORS), ("coreset", TENSORS), ("coreset", PARQUET)])
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [("synthetic", TENSORS), ("coreset", TENSORS), ("coreset", PARQUET), ("dct", TENSORS), ("siren", TENSORS)],
+)
 @given(data=st.data())
 @settings(max_examples=25, deadline=None)
 def test_changed_bytes_do_not_match_their_hash(packed, kind, file, data):
@@ -128,6 +136,142 @@ def test_tensors_without_sense_are_refused(packed, tmp_path, name, value, match)
         load_condensed(write_set(tmp_path, {**files, TENSORS: save(tensors, metadata={"hf_condense": "1"})}))
 
 
+def places(*changes: tuple[int, int, int]) -> Callable[[Tensor], Tensor]:
+    """Return a function that sets (class, position, value) of places."""
+
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        for row, column, value in changes:
+            tensor[row, column] = value
+        return tensor
+
+    return change
+
+
+def numbers(*values: int) -> Callable[[Tensor], Tensor]:
+    return lambda tensor: torch.tensor(values, dtype=tensor.dtype)
+
+
+def spoilt(value: float) -> Callable[[Tensor], Tensor]:
+    """Return a function that sets the last number of a tensor."""
+
+    def change(tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        tensor.view(-1)[-1] = value
+        return tensor
+
+    return change
+
+
+# A set of 16 and 32 rows with 12 coefficients each, at 12 of 192 places.
+FORM_VALUES = {
+    "a place below zero": ("dct", "places", places((0, 0, -1)), r"different positions in 0\.\.191, in rising order"),
+    "a place outside": ("dct", "places", places((1, 11, 192)), "different positions"),
+    "the largest place": ("dct", "places", places((1, 11, 2**31 - 1)), "different positions"),
+    "the smallest place": ("dct", "places", places((0, 0, -(2**31))), "different positions"),
+    "a place twice": ("dct", "places", lambda t: t[:, [0, 0, *range(2, 12)]], "different positions"),
+    "places that fall": ("dct", "places", lambda t: t.flip(1), "different positions"),
+    "places of another type": ("dct", "places", lambda t: t.long(), r"places should be I32 \[2, 12\]"),
+    "places of floats": ("dct", "places", lambda t: t.float(), r"places should be I32 \[2, 12\]"),
+    "places of one class": ("dct", "places", lambda t: t[:1], r"places should be I32 \[2, 12\]"),
+    "too few places": ("dct", "places", lambda t: t[:, :11], r"places should be I32 \[2, 12\]"),
+    "counts of other classes": ("dct", "counts", numbers(32, 16), r"\[16, 32\]; got \[32, 16\]"),
+    "counts that add up to less": ("dct", "counts", numbers(16, 31), "counts should be the rows of each class"),
+    "counts that add up to more": ("dct", "counts", numbers(16, 33), "counts should be the rows of each class"),
+    "no rows of a class": ("dct", "counts", numbers(0, 48), "counts should be the rows of each class"),
+    "a count below zero": ("dct", "counts", numbers(-16, 64), "counts should be the rows of each class"),
+    "counts that overflow": ("dct", "counts", numbers(2**31 - 1, 2**31 - 1), "counts should be the rows of each class"),
+    "three counts": ("dct", "counts", numbers(16, 16, 16), r"counts should be I32 \[2\]"),
+    "NaN coefficients": ("dct", "coefficients", spoilt(torch.nan), "coefficients holds NaN or infinite values"),
+    "infinite coefficients": ("dct", "coefficients", spoilt(-torch.inf), "coefficients holds NaN or infinite values"),
+    "half coefficients": ("dct", "coefficients", lambda t: t.half(), r"coefficients should be F32 \[48, 12\]"),
+    "double coefficients": ("dct", "coefficients", lambda t: t.double(), r"coefficients should be F32 \[48, 12\]"),
+    "too few coefficients": ("dct", "coefficients", lambda t: t[:, :11], r"coefficients should be F32 \[48, 12\]"),
+    "too few rows": ("dct", "coefficients", lambda t: t[:47], r"coefficients should be F32 \[48, 12\]"),
+    "NaN weights": ("siren", "weights", spoilt(torch.nan), "weights holds NaN or infinite values"),
+    "half weights": ("siren", "weights", lambda t: t.half(), r"weights should be F32 \[4, 81\]"),
+    "weights of another width": ("siren", "weights", lambda t: t[:, :63], r"weights should be F32 \[4, 81\]"),
+    "whole coefficients in half precision": (
+        "halves",
+        "coefficients",
+        lambda t: t.float(),
+        r"coefficients should be F16 \[32, 12\]",
+    ),
+    "brain floats": ("halves", "coefficients", lambda t: t.bfloat16(), r"coefficients should be F16 \[32, 12\]"),
+    "infinite halves": ("halves", "coefficients", spoilt(torch.inf), "coefficients holds NaN or infinite values"),
+}
+
+
+@pytest.mark.parametrize(("kind", "name", "change", "match"), FORM_VALUES.values(), ids=FORM_VALUES.keys())
+def test_tensors_that_a_form_cannot_decode_are_refused(packed, tmp_path, kind, name, change, match):
+    from safetensors.torch import load, save
+
+    files = packed[kind]
+    tensors = load(files[TENSORS])
+    load_condensed(write_set(tmp_path / "whole", files))
+    tensors[name] = change(tensors[name]).contiguous()
+    changed = {**files, TENSORS: save(tensors, metadata={"hf_condense": "2"})}
+    with pytest.raises(CondensedFormatError, match=match):
+        load_condensed(write_set(tmp_path / "changed", changed))
+
+
+FORM_FACTS = {
+    "dct with an expand of zero": ("dct", {"expand": 0}, "expand"),
+    "dct with an expand below zero": ("dct", {"expand": -16}, "expand"),
+    "dct with more rows than numbers": ("dct", {"expand": 193}, "expand of storage 'dct' should be in 1..192"),
+    "dct with a huge expand": ("dct", {"expand": 1 << 62}, "expand of storage 'dct' should be in 1..192"),
+    "dct with an expand of text": ("dct", {"expand": "16"}, "expand should be int"),
+    "dct with another expand": ("dct", {"expand": 8}, r"coefficients should be F32 \[48, 24\]"),
+    "dct with other budgets": ("dct", {"ipc": {"cat": 2, "dog": 1}}, r"class 'cat' has 16 entries; its ipc of 2"),
+    "dct of one class": ("dct", {"ipc": {"cat": 3}}, r"(counts|places) should be I32 \[1"),
+    "dct of a larger image": ("dct", {"image_shape": [3, 8, 16]}, r"coefficients should be F32 \[48, 24\]"),
+    "siren with more rows than networks fit": ("siren", {"expand": 10}, "expand of storage 'siren' is out of range"),
+    "siren with an expand of zero": ("siren", {"expand": 0}, "expand"),
+    "siren as dct": ("siren", {"storage": "dct"}, "missing coefficients, counts, places"),
+    "dct as siren": ("dct", {"storage": "siren", "expand": 2}, "missing weights"),
+    "dct as pixels": ("dct", {"storage": "pixels", "expand": 1}, r"format_version"),
+    "whole numbers said to be halves": ("dct", {"store_dtype": "float16"}, r"coefficients should be F16 \[48, 12\]"),
+    "halves said to be whole numbers": ("halves", {"store_dtype": "float32"}, r"should be F32 \[32, 12\]"),
+    "an unknown store_dtype": ("dct", {"store_dtype": "float8"}, "store_dtype should be float32 or float16"),
+    "a store_dtype that is no text": ("dct", {"store_dtype": 16}, "store_dtype should be str"),
+}
+
+
+@pytest.mark.parametrize(("kind", "changes", "match"), FORM_FACTS.values(), ids=FORM_FACTS.keys())
+def test_recipes_that_do_not_fit_the_form_are_refused(packed, tmp_path, kind, changes, match):
+    files = packed[kind]
+    recipe = {**json.loads(files[FACTS])["recipe"], **changes}
+    with pytest.raises(CondensedFormatError, match=match):
+        load_condensed(write_set(tmp_path, files, recipe=recipe))
+
+
+@pytest.mark.parametrize("version", ["1", "3"])
+@pytest.mark.parametrize("kind", ["dct", "halves"])
+def test_versions_that_a_form_does_not_have_are_refused(packed, tmp_path, kind, version):
+    files = packed[kind]
+    with pytest.raises(CondensedFormatError, match="format_version"):
+        load_condensed(write_set(tmp_path / "facts", files, format_version=version))
+    header = with_header(files[TENSORS], lambda h: h["__metadata__"].update(hf_condense=version))
+    with pytest.raises(CondensedFormatError, match="format_version"):
+        load_condensed(write_set(tmp_path / "header", {**files, TENSORS: header}))
+
+
+def test_pixels_in_half_precision_have_the_second_version(packed, tmp_path):
+    """A reader of the first version knows their form, but not their type."""
+    files = pack(make_set(store_dtype="float16").parts).files
+    assert load_condensed(write_set(tmp_path / "two", files)).synthetic.images.dtype == torch.float16
+    header = with_header(files[TENSORS], lambda h: h["__metadata__"].update(hf_condense="1"))
+    with pytest.raises(CondensedFormatError, match="has format_version '2'; got '1'"):
+        load_condensed(write_set(tmp_path / "one", {**files, TENSORS: header}, format_version="1"))
+
+
+def test_writer_refuses_what_a_reader_would(packed):
+    small = make_set(storage="dct", expand=16, ipc=1)
+    small.synthetic.stored["counts"][0] = 15
+    with pytest.raises(CondensedFormatError, match="counts should be the rows of each class"):
+        pack(small.parts)
+
+
 def recipe_with(**changes):
     """Return facts whose recipe was changed."""
     return lambda facts: {"recipe": {**facts["recipe"], **changes}}
@@ -141,7 +285,7 @@ FACT_CHANGES = {
     ),
     "a version that its form does not have": (
         lambda facts: {"format_version": "2"},
-        "storage 'pixels' has format_version '1'; got '2'",
+        "storage 'pixels' in float32 has format_version '1'; got '2'",
     ),
     "a version of nonsense": (lambda facts: {"format_version": [1]}, "format_version"),
     "no recipe": (lambda facts: {"recipe": None}, "recipe should be an object"),

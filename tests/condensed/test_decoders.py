@@ -12,15 +12,23 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hf_condense
-from hf_condense.condensed.decoders import DECODERS, PIXELS, Frame, decoder_class
+from hf_condense.condensed.decoders import DECODERS, PIXELS, Decoder, Frame, Origin, decoder_class
+from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.condensed.decoders.patches import Patches, factor_of_form, form_of_factor, storage_of_factor
 from hf_condense.condensed.decoders.pixels import Pixels
+from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.condensed.tensors import CondensedTensors
 from tests.reference import decode as textbook
 from tests.support.half_size import HalfSize
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
-FORMS = [(Pixels, 1), (Patches, 4), (Patches, 9), (HalfSize, 4)]
+FORMS = [(Pixels, 1), (Patches, 4), (Patches, 9), (HalfSize, 4), (Dct, 5), (Siren, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fit networks in a few steps: what these tests say holds however good a fit is."""
+    monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 30)
 
 
 def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -30,6 +38,15 @@ def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Ten
 def decode(images: Tensor, factor: int, frame: Frame = PIXELS) -> Tensor:
     """Decode images with a factor >= 2."""
     return Patches(images.shape[1:], factor**2, frame).decode({"images": images})
+
+
+def started(form: Decoder, budgets: dict[int, int]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return what a form stores of noise, in classes of these budgets of images, and the labels of the entries."""
+    rows = {c: noise(form.rows(budget), *form.image_shape, seed=c) for c, budget in budgets.items()}
+    labels = torch.tensor([c for c in rows for _ in range(len(rows[c]))])
+    origin = Origin(lambda c: iter(rows[c].split(4)), torch.Generator().manual_seed(0))
+    entries = torch.tensor([c for c, budget in budgets.items() for _ in range(form.entries(budget))])
+    return form.start(torch.cat(list(rows.values())), labels, origin), entries
 
 
 @given(
@@ -76,50 +93,92 @@ def test_patches_pass_gradcheck(factor: int, side: int) -> None:
 
 
 @pytest.mark.parametrize(("cls", "expand"), FORMS)
-def test_some_rows_equal_those_of_all_rows(cls: type, expand: int) -> None:
-    decoder = cls((3, 6, 6), expand, Frame(MEAN, STD))
-    labels = torch.zeros(decoder.rows(2), dtype=torch.int64)
-    stored = decoder.start(noise(decoder.rows(2), 3, 6, 6), labels)
-    rows = torch.tensor([decoder.rows(2) - 1, 0])
-    assert torch.equal(decoder.decode(stored, rows), decoder.decode(stored)[rows])
+def test_some_rows_equal_those_of_all_rows(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand, Frame(MEAN, STD))
+    stored, _ = started(form, {0: 2, 3: 1})
+    last = form.rows(3) - 1
+    rows = torch.tensor([last, 0, form.rows(2), 0])
+    torch.testing.assert_close(form.decode(stored, rows), form.decode(stored)[rows], atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(("cls", "expand"), FORMS)
-def test_start_and_layout_agree_on_what_is_stored_and_keep_the_budget(cls: type, expand: int) -> None:
-    decoder = cls((3, 6, 6), expand)
-    labels = torch.zeros(decoder.rows(2), dtype=torch.int64)
-    stored = decoder.start(torch.rand(decoder.rows(2), 3, 6, 6), labels)
-    layout = decoder.layout(decoder.entries(2), 1)
-    assert {name: list(tensor.shape) for name, tensor in stored.items()} == {
-        n: shape for n, (_, shape) in layout.items()
-    }
+def test_start_and_layout_agree_on_what_is_stored_and_keep_the_budget(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand)
+    stored, entries = started(form, {0: 2, 1: 1, 4: 3})
+    layout = form.layout(form.entries(6), 3)
+    types = {torch.float32: "F32", torch.int32: "I32", torch.int64: "I64"}
+    assert {name: (types[tensor.dtype], list(tensor.shape)) for name, tensor in stored.items()} == layout
     learned = sum(tensor.numel() for tensor in stored.values() if tensor.is_floating_point())
-    assert learned <= 2 * 3 * 6 * 6
-    assert decoder.decode(stored).shape == (decoder.rows(2), 3, 6, 6)
+    assert learned <= 6 * 3 * 6 * 6
+    assert form.decode(stored).shape == (form.rows(6), 3, 6, 6)
+    form.check_stored(stored, entries)
 
 
 @pytest.mark.parametrize(("cls", "expand"), FORMS)
-def test_decoded_rows_are_within_the_valid_range_after_projection(cls: type, expand: int) -> None:
-    decoder = cls((3, 6, 6), expand, Frame(MEAN, STD, clip=True))
-    labels = torch.zeros(decoder.rows(1), dtype=torch.int64)
-    stored = decoder.start(10 * noise(decoder.rows(1), 3, 6, 6), labels)
-    decoder.project_(stored)
-    pixels = decoder.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
-    assert float(pixels.min()) >= -1e-6
-    assert float(pixels.max()) <= 1 + 1e-6
+def test_start_from_noise_stores_one_noise_image_for_each_entry(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand)
+    real = noise(7, 3, 6, 6, seed=1)
+    origin = Origin(lambda c: iter([real]), torch.Generator().manual_seed(0))
+    images, labels = noise(form.entries(2), 3, 6, 6), torch.zeros(form.entries(2), dtype=torch.int64)
+    stored = form.start_from_noise(images, labels, origin)
+    assert {name: list(tensor.shape) for name, tensor in stored.items()} == {
+        name: shape for name, (_, shape) in form.layout(form.entries(2), 1).items()
+    }
+    assert form.decode(stored).shape == (form.rows(2), 3, 6, 6)
 
 
 @pytest.mark.parametrize(("cls", "expand"), FORMS)
-def test_exported_tensors_decode_to_the_same_pixels(cls: type, expand: int) -> None:
+def test_decoded_rows_are_within_the_valid_range_after_projection(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand, Frame(MEAN, STD, clip=True))
+    stored, _ = started(form, {0: 1})
+    form.project_({name: tensor.mul_(10) for name, tensor in stored.items() if tensor.is_floating_point()})
+    pixels = form.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
+    assert float(pixels.min()) == pytest.approx(0, abs=1e-6)
+    assert float(pixels.max()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(("cls", "expand"), FORMS)
+def test_decoded_rows_without_clipping_leave_the_valid_range(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand, Frame(MEAN, STD, clip=False))
+    stored, _ = started(form, {0: 1})
+    form.project_({name: tensor.mul_(10) for name, tensor in stored.items() if tensor.is_floating_point()})
+    pixels = form.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
+    assert float(pixels.min()) < -0.1
+    assert float(pixels.max()) > 1.1
+
+
+@pytest.mark.parametrize(("cls", "expand"), FORMS)
+def test_exported_tensors_decode_to_the_same_pixels(cls: type[Decoder], expand: int) -> None:
     frame = Frame(MEAN, STD, clip=True)
-    decoder = cls((3, 6, 6), expand, frame)
-    labels = torch.zeros(decoder.rows(1), dtype=torch.int64)
-    stored = decoder.start(noise(decoder.rows(1), 3, 6, 6), labels)
-    decoder.project_(stored)
-    exported, reader = decoder.export(stored, frame.to_pixels)
-    tensors = CondensedTensors(exported, torch.zeros(decoder.entries(1), dtype=torch.int64), reader)
-    wanted = decoder.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
-    torch.testing.assert_close(tensors.decoded()[0], wanted, atol=1e-6, rtol=0)
+    form = cls((3, 6, 6), expand, frame)
+    stored, entries = started(form, {0: 1, 2: 2})
+    form.project_(stored)
+    exported, reader = form.export(stored, frame.to_pixels)
+    tensors = CondensedTensors(exported, entries, reader)
+    expected = form.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
+    torch.testing.assert_close(tensors.decoded()[0], expected, atol=1e-6, rtol=0)
+    assert tensors.row_labels.tolist() == [0] * form.rows(1) + [2] * form.rows(2)
+
+
+@pytest.mark.parametrize(("cls", "expand"), FORMS)
+def test_gradient_of_some_rows_reaches_no_others(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand)
+    stored, _ = started(form, {0: 2, 1: 1})
+    learned = {name: tensor.requires_grad_() for name, tensor in stored.items() if tensor.is_floating_point()}
+    rows = torch.arange(form.rows_per_entry)  # all rows of the first entry
+    form.decode(stored, rows).square().sum().backward()
+    for tensor in learned.values():
+        moved = tensor.grad.flatten(1).abs().amax(1)
+        assert float(moved[0]) > 0
+        assert float(moved[1:].max()) == 0
+
+
+# Networks of all rows are drawn together; test_siren compares fits that start from the same draws.
+@pytest.mark.parametrize(("cls", "expand"), [form for form in FORMS if form[0] is not Siren])
+def test_rows_of_a_class_do_not_depend_on_the_other_classes(cls: type[Decoder], expand: int) -> None:
+    form = cls((3, 6, 6), expand)
+    alone, together = started(form, {1: 2})[0], started(form, {0: 1, 1: 2})[0]
+    torch.testing.assert_close(form.decode(together)[form.rows(1) :], form.decode(alone), atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 7])
@@ -135,15 +194,19 @@ def test_factor_and_form_are_each_others_inverse(factor: int) -> None:
         ("patches", 1, r"expand should be one of 4, 9, 16; got 1"),
         ("patches", 6, r"expand should be one of 4, 9, 16; got 6"),
         ("patches", 25, r"expand should be one of 4, 9, 16; got 25"),
+        ("dct", 193, r"keeps 192 numbers for each image of the budget, so expand should be in 1..192; got 193"),
+        ("siren", 10, r"8x8 images as networks of at least 21 weights, so expand should be in 1..9; got 10"),
     ],
 )
 def test_expand_that_a_form_does_not_have_raises_value_error(storage: str, expand: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        decoder_class(storage).settle_expand(expand, (3, 8, 8))
+        decoder_class(storage).settle_expand(expand, (3, 8, 8), 1)
 
 
 def test_unknown_form_raises_value_error_with_the_nearest_name() -> None:
-    with pytest.raises(ValueError, match=r"storage should be one of 'pixels', 'patches'; got 'pixel'; did you mean"):
+    with pytest.raises(
+        ValueError, match=r"storage should be one of 'pixels', 'patches', 'dct', 'siren'; got 'pixel'; did you mean"
+    ):
         decoder_class("pixel")
 
 

@@ -23,7 +23,7 @@ CASES = int(os.environ.get("HF_CONDENSE_FUZZ", 25))
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_sets_of_the_first_version_load_exactly(seed: str, tmp_path: Path) -> None:
+def test_sets_of_every_version_load_exactly(seed: str, tmp_path: Path) -> None:
     assert check("seed", seed, {}, tmp_path, Report()) == "loaded"
 
 

@@ -43,27 +43,66 @@ def settled(cls: type[Method[Any]], preset: str | None = None, **given: Any) -> 
 
 
 def test_values_left_open_take_the_defaults() -> None:
-    assert settled(DistributionMatching) == Settings("convnet", "pixels", 1, "valid", {"steps": 1000, "lr_img": 2.0})
+    assert settled(DistributionMatching) == Settings(
+        "convnet", "pixels", 1, "valid", "float32", {"steps": 1000, "lr_img": 2.0}
+    )
     open_values = {"network": None, "factor": None, "pixel_range": None, "steps": None, "lr_img": None}
     assert settled(DistributionMatching, **open_values) == settled(DistributionMatching)
 
 
 def test_preset_wins_over_the_defaults() -> None:
-    assert settled(WithPresets, "loose") == Settings("convnet-w16", "pixels", 1, "free", {"steps": 5, "batch_real": 20})
+    assert settled(WithPresets, "loose") == Settings(
+        "convnet-w16", "pixels", 1, "free", "float32", {"steps": 5, "batch_real": 20}
+    )
 
 
 def test_default_preset_is_used_unless_another_is_named() -> None:
-    assert settled(WithPresets) == Settings("convnet", "patches", 4, "valid", {"steps": 7, "batch_real": 20})
+    assert settled(WithPresets) == Settings("convnet", "patches", 4, "valid", "float32", {"steps": 7, "batch_real": 20})
 
 
 def test_caller_wins_over_the_preset() -> None:
     settings = settled(WithPresets, "loose", network="convnet-w8", pixel_range="valid", steps=1, lr_img=3.0, factor=2)
-    assert settings == Settings("convnet-w8", "patches", 4, "valid", {"steps": 1, "batch_real": 20, "lr_img": 3.0})
+    assert settings == Settings(
+        "convnet-w8", "patches", 4, "valid", "float32", {"steps": 1, "batch_real": 20, "lr_img": 3.0}
+    )
 
 
-@pytest.mark.parametrize("given", [{"factor": 1}, {"pixel_range": "valid"}, {"factor": 1, "steps": None}])
+@pytest.mark.parametrize(
+    ("given", "form"),
+    [
+        ({"storage": "dct"}, ("dct", 16)),
+        ({"storage": "dct", "expand": 5}, ("dct", 5)),
+        ({"storage": "siren"}, ("siren", 2)),
+        ({"storage": "pixels"}, ("pixels", 1)),
+        ({"factor": 1}, ("pixels", 1)),
+        ({"expand": 9}, ("patches", 9)),  # of the form that the preset's factor stands for
+    ],
+)
+def test_form_that_the_caller_names_wins_as_a_whole(given: dict[str, Any], form: tuple[str, int]) -> None:
+    settings = settled(WithPresets, **given)
+    assert (settings.storage, settings.expand) == form
+
+
+def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
+    class Half(DistributionMatching):
+        presets: ClassVar[dict[str, Preset]] = {"default": Preset("Half.", Values({"store_dtype": "float16"}))}
+
+    assert settled(Half).store_dtype == "float16"
+    assert settled(Half, store_dtype="float32").store_dtype == "float32"
+    with pytest.raises(ValueError, match=r"store_dtype should be one of 'float32', 'float16'; got 'float64'"):
+        settled(Half, store_dtype="float64")
+
+
+def test_coreset_given_store_dtype_raises_value_error() -> None:
+    with pytest.raises(ValueError, match=r"store_dtype.*'float16'.*a coreset"):
+        settle(RandomRows, None, {"store_dtype": "float16"}, TASK)
+
+
+@pytest.mark.parametrize(
+    "given", [{"factor": 1}, {"pixel_range": "valid"}, {"factor": 1, "steps": None}, {"store_dtype": "float32"}]
+)
 def test_coreset_accepts_neutral_values(given: dict[str, Any]) -> None:
-    assert settle(RandomRows, None, given, TASK) == Settings("convnet", "pixels", 1, "valid", {})
+    assert settle(RandomRows, None, given, TASK) == Settings("convnet", "pixels", 1, "valid", "float32", {})
 
 
 def test_recipe_holds_values_by_precedence() -> None:

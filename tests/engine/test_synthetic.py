@@ -61,6 +61,33 @@ class TestSyntheticSet:
         images.sum().backward()
         assert [bool(g.any()) for g in synthetic.stored["images"].grad] == [False, False, True]
 
+    def test_rows_by_number_come_with_their_labels_and_targets(self) -> None:
+        logits = noise(12, 6, seed=1)
+        synthetic = make_set([0, 2, 5], factor=2, soft_labels=logits)
+        rows = torch.tensor([11, 0, 5, 0])
+        images, labels = synthetic.at(rows)
+        assert torch.equal(images, synthetic.all()[0][rows])
+        assert labels.tolist() == [5, 0, 2, 0]
+        torch.testing.assert_close(synthetic.targets_at(rows, 2.0), (logits[rows] / 2).softmax(1))
+        assert torch.equal(make_set([0, 2, 5], factor=2).targets_at(rows), labels)
+        for classes in ([2, 0], [5], [0, 2, 5]):
+            of_classes = torch.cat([torch.tensor(synthetic.rows[c]) for c in classes])
+            assert torch.equal(synthetic.of(classes)[0], synthetic.at(of_classes)[0])
+            assert torch.equal(synthetic.targets(classes, 2.0), synthetic.targets_at(of_classes, 2.0))
+
+    def test_no_numbers_mean_all_rows(self) -> None:
+        synthetic = make_set([0, 2], factor=2, soft_labels=noise(8, 3, seed=1))
+        assert torch.equal(synthetic.at(None)[0], synthetic.all()[0])
+        assert synthetic.at(None)[1].tolist() == [0] * 4 + [2] * 4
+        assert torch.equal(synthetic.targets_at(None), synthetic.soft_labels.softmax(1))
+
+    def test_gradient_reaches_only_the_drawn_rows_and_their_labels(self) -> None:
+        synthetic = make_set([0, 0, 1], soft_labels=noise(3, 2, seed=1).requires_grad_())
+        rows = torch.tensor([1])
+        (synthetic.at(rows)[0].sum() + synthetic.targets_at(rows)[:, 0].sum()).backward()
+        for tensor in (synthetic.stored["images"], synthetic.soft_labels):
+            assert [bool(g.any()) for g in tensor.grad] == [False, True, False]
+
     def test_labels_out_of_order_raise_value_error(self) -> None:
         with pytest.raises(ValueError, match="sorted by class"):
             make_set([1, 0])
@@ -124,6 +151,23 @@ class TestSyntheticSet:
         assert (tensors.decoder.name, tensors.decoder.expand) == ("patches", 4)
         images, labels = tensors.decoded()
         assert (len(images), labels.tolist()) == (8, [0, 0, 0, 0, 1, 1, 1, 1])
+
+    def test_finished_numbers_are_rounded_to_the_type(self) -> None:
+        synthetic = make_set([0, 1])
+        synthetic.project_()
+        whole, half = synthetic.finished(), synthetic.finished(torch.float16)
+        assert whole.images.dtype == torch.float32
+        assert torch.equal(half.images, whole.images.half())
+        assert not torch.equal(half.decoded()[0], whole.decoded()[0])
+        assert half.decoded()[0].dtype == torch.float32
+
+    def test_numbers_beyond_the_type_raise_value_error(self) -> None:
+        synthetic = make_set([0], clip=False)
+        with torch.no_grad():
+            synthetic.stored["images"][0, 0, 0, 0] = -1e6
+        with pytest.raises(ValueError, match=r"images has numbers up to 200,000; float16 holds numbers up to 65,504"):
+            synthetic.finished(torch.float16)
+        assert float(synthetic.finished().images.min()) < -1e5
 
     def test_state_is_restored_bit_for_bit(self) -> None:
         def fresh() -> SyntheticSet:

@@ -57,8 +57,9 @@ def test_step_equals_the_textbook(method: type, factor: int, class_gradients: st
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=2e-4 * scale)
 
 
-def test_classes_of_different_sizes_take_the_loop_and_equal_the_textbook() -> None:
-    options = {"class_gradients": "batched", "outer_loop": 2, "inner_loop": 1}
+@pytest.mark.parametrize("batch_syn", [None, 2])
+def test_classes_of_different_sizes_take_the_loop_and_equal_the_textbook(batch_syn: int | None) -> None:
+    options = {"class_gradients": "batched", "outer_loop": 2, "inner_loop": 1, "batch_syn": batch_syn}
     run, instance, value, _ = objective_of_step(GradientMatching, options, 0, {0: 1, 1: 3, 2: 2})
     real, synthetic = rows_in_float64(run, instance, 0)
     expected = gradient_matching(copy.deepcopy(instance._net).double(), real, synthetic, "layerwise")

@@ -16,13 +16,12 @@ def normal(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("augment", ["none", "color_crop_cutout_flip_scale_rotate"])
-@pytest.mark.parametrize("factor", [1, 2])
+@pytest.mark.parametrize(("factor", "batch_syn"), [(1, None), (2, None), (1, 2), (2, 5)])
 @pytest.mark.parametrize("ipc", [2, {0: 1, 1: 3, 2: 2}])
-def test_dm_step_equals_the_textbook(augment: str, factor: int, ipc: object) -> None:
+def test_dm_step_equals_the_textbook(augment: str, factor: int, batch_syn: int | None, ipc: object) -> None:
     t = 2
-    run, method, value, gradient = objective_of_step(
-        DistributionMatching, {"augment": augment, "factor": factor}, t, ipc
-    )
+    options = {"augment": augment, "factor": factor, "batch_syn": batch_syn}
+    run, method, value, gradient = objective_of_step(DistributionMatching, options, t, ipc)
     real, synthetic = augmented_rows(run, method, t)
     network = run.network("network", t).double()
     images = run.synthetic.stored["images"]

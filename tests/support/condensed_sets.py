@@ -14,7 +14,7 @@ from PIL import Image
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Frame, Origin, decoder_class
-from hf_condense.condensed.decoders.patches import factor_of_form, form_of_factor
+from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
@@ -61,19 +61,34 @@ def make_tensors(recipe: Recipe, *, soft: bool = False, student: bool = False, z
     labels = torch.tensor([i for i, name in enumerate(recipe.class_names) for _ in range(ipc.get(name, 0))])
     generator = keyed_generator(recipe.seed, "test")
     pixels = recipe.image_shape[0] * recipe.image_shape[1] * recipe.image_shape[2]
+    decoder = recipe.decoder
+    labels = labels.repeat_interleave(decoder.entries(1))
     images = torch.rand(len(labels), *recipe.image_shape, generator=generator) * 1.2 - 0.1
     if recipe.pixel_range == "valid":
         images = images.clamp(0, 1)
-    decoded = len(labels) * recipe.expand
-    return CondensedTensors.of_images(
-        images,
+    return CondensedTensors(
+        _stored(images, labels, recipe),
         labels,
-        factor=factor_of_form(recipe.storage, recipe.expand),
-        soft_labels=torch.randn(decoded, len(recipe.class_names), generator=generator) if soft else None,
+        decoder,
+        soft_labels=torch.randn(len(labels) * decoder.rows_per_entry, len(recipe.class_names), generator=generator)
+        if soft
+        else None,
         student_lr=torch.tensor(0.0125) if student else None,
         zca_matrix=torch.randn(pixels, pixels, generator=generator) if zca else None,
         zca_mean=torch.randn(pixels, generator=generator) if zca else None,
     )
+
+
+def _stored(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """Return images in pixel units as a recipe stores them."""
+    form = recipe.decoder
+    if form.stores_images:
+        stored = {"images": images}
+    else:
+        real = (images - form.frame.mean.reshape(-1, 1, 1)) / form.frame.std.reshape(-1, 1, 1)
+        stored = form.start(real, labels, Origin(lambda c: [real[labels == c]], keyed_generator(recipe.seed, "test")))
+    dtype = getattr(torch, recipe.store_dtype)
+    return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
 
 
 def make_set(*, features: datasets.Features | None = None, soft=False, student=False, zca=False, **changes):

@@ -67,6 +67,25 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         )
         for method in ("mtt", "tesla", "esp")
     },
+    "frequencies": ({"method": "m3d", "classes": 5, "storage": "dct"}, [PLENTY, PLENTY]),
+    "networks": ({"classes": 5, "storage": "siren"}, [1, PLENTY]),
+    "networks and learned labels": (
+        {
+            "method": "mtt",
+            "classes": 3,
+            "storage": "siren",
+            "soft_labels": "learned",
+            "lr_label": 1e-3,
+            "teacher_updates": 3,
+            **TRAJECTORIES,
+        },
+        [1, 1],
+    ),
+    "frequencies and batches of rows": ({"classes": 5, "storage": "dct", "batch_syn": 3}, [PLENTY, PLENTY]),
+    "gradients of batches of rows": (
+        {"method": "dsa", "classes": 5, "factor": 2, "batch_syn": 3, "outer_loop": 3, "inner_loop": 2},
+        [1, PLENTY],
+    ),
     "another storage form": ({"method": "m3d", "classes": 5, "storage": "half"}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
 }

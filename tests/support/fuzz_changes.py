@@ -7,11 +7,14 @@ import binascii
 import copy
 import io
 import json
+import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import safetensors.numpy
 import yaml
 from hypothesis import strategies as st
 
@@ -108,6 +111,7 @@ TEXTS = (
     "valid",
     "F16",
     "F32",
+    "I32",
     "I64",
     "Image",
     "ClassLabel",
@@ -116,7 +120,12 @@ TEXTS = (
     "List",
     "int8",
     "int64",
+    "float16",
     "float32",
+    "pixels",
+    "patches",
+    "dct",
+    "siren",
     "string",
     "large_string",
     "bool",
@@ -224,6 +233,27 @@ def changed_header(draw: Draw, data: bytes) -> bytes:
     size = int.from_bytes(data[:8], "little")
     text = draw(changed_json(data[8 : 8 + size]))
     return len(text).to_bytes(8, "little") + text + data[8 + size :]
+
+
+@st.composite
+def changed_numbers(draw: Draw, data: bytes) -> bytes:
+    """Change numbers of the tensors in a safetensors file, one to three; the header stays."""
+    tensors = safetensors.numpy.load(data)
+    for _ in range(draw(how_often)):
+        values = tensors[draw(st.sampled_from(sorted(tensors)))].reshape(-1)
+        at, number = draw(st.integers(0, values.size - 1)), draw(st.sampled_from(NUMBERS) | st.integers(-3, 40))
+        if values.dtype.kind == "i":
+            bits = 8 * values.itemsize
+            number = (int(number) if math.isfinite(number) else 0) % (1 << bits)
+            values[at] = number - (1 << bits if number >> bits - 1 else 0)
+        else:
+            with np.errstate(over="ignore"):
+                values[at] = float(number)
+    size = 8 + int.from_bytes(data[:8], "little")
+    names = json.loads(data[8:size])
+    names.pop("__metadata__")
+    parts = sorted((entry["data_offsets"], tensors[name].tobytes()) for name, entry in names.items())
+    return data[:size] + b"".join(part for _, part in parts)
 
 
 @st.composite

@@ -1,10 +1,11 @@
-"""Writes the seeds of the fuzzing again: `python -m tests.support.make_corpus`.
+"""Writes seeds of the fuzzing: `python -m tests.support.make_corpus NAME ...`.
 
-Run it for a new format version only: the present files also show that sets of an earlier version are still read.
+Name new seeds only: the present files also show that sets of an earlier version are still read.
 """
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import datasets
@@ -39,8 +40,8 @@ Text, --- and ```code```.
 """
 
 
-def main() -> None:
-    """Write sets and cards."""
+def main(names: list[str]) -> None:
+    """Write the sets and cards of these names."""
     words = datasets.Features({"image": datasets.Image(), "label": datasets.Value("string")})
     sets = {
         "synthetic": make_set(soft=True, student=True, pixel_range="free"),
@@ -53,6 +54,13 @@ def main() -> None:
             pixel_range="free",
             zca=True,
         ),
+        "frequencies": make_set(
+            soft=True, storage="dct", expand=7, ipc={"cat": 1, "dog": 2}, image_shape=[3, 4, 5], std=[0.25, 0.5, 1.0]
+        ),
+        "networks": make_set(
+            storage="siren", expand=2, ipc=1, image_shape=[1, 7, 6], pixel_range="free", store_dtype="float16"
+        ),
+        "halves": make_set(factor=2, ipc=1, image_shape=[1, 4, 4], store_dtype="float16"),
         "coreset": make_coreset(),
         "narrow": make_coreset(real_rows().select_columns(["label", "image"]), ipc=1),
     }
@@ -60,7 +68,8 @@ def main() -> None:
     cards = {"card": render({name: packed[name].facts for name in ("coreset", "synthetic")}), "owned": OWNERS}
     seeds = {name: {file: files[file] for file in (PARQUET, TENSORS, FACTS)} for name, (files, _) in packed.items()}
     seeds |= {name: {README: text.encode()} for name, text in cards.items()}
-    for name, files in seeds.items():
+    for name in names:
+        files = seeds[name]
         folder = CORPUS / "seeds" / name
         folder.mkdir(parents=True, exist_ok=True)
         for file, data in files.items():
@@ -68,4 +77,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

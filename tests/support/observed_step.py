@@ -51,11 +51,11 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
 
 
 def augmented_rows(run: Run, method: Any, draw: int) -> tuple[dict[int, torch.Tensor], dict[int, torch.Tensor]]:
-    """Return the real and the synthetic rows of a step by class, augmented one class at a time."""
+    """Return the real and the drawn synthetic rows of a step by class, augmented one class at a time."""
     real, synthetic = {}, {}
     for c in run.classes:
         real[c] = run.real_batch([c], method.config.batch_real, draw)[0]
-        synthetic[c] = run.synthetic.of([c])[0]
+        synthetic[c] = run.synthetic.at(method.row_numbers(run, [c], draw))[0]
         if method.augmentation is not None:
             transform = method.augmentation.draw(run.num_classes, run.rng("augment", draw))
             real[c] = transform(real[c], torch.full((len(real[c]),), c))

@@ -150,7 +150,14 @@ class Decoder(ABC):
         return image_rate
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-        """Return the optimiser that suits the stored tensors; default: SGD."""
+        """Return the optimiser that suits the stored tensors; default: SGD.
+
+        Methods add groups of their own, such as soft labels, with rates that are meant for SGD.
+
+        Args:
+            groups: Parameter groups of the stored tensors.
+            momentum: Momentum of SGD.
+        """
         return torch.optim.SGD(groups, momentum=momentum)
 
     @abstractmethod
@@ -191,11 +198,14 @@ class Decoder(ABC):
             classes: Number of classes that have entries.
         """
 
-    def check_stored(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms accept every finite value
+    def check_stored(  # noqa: B027 - most forms accept every finite value
+        self, stored: Mapping[str, Tensor], labels: Tensor
+    ) -> None:
         """Raise `ValueError` for values of stored tensors that cannot be decoded; default: nothing.
 
         Args:
             stored: Tensors of the types and shapes of `layout`, from a file of unknown origin.
+            labels: Class of each entry, from that file. int64 (entries,).
         """
 
     def export(

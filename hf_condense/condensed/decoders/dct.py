@@ -110,14 +110,15 @@ class Dct(Decoder):
             "counts": ("I32", [classes]),
         }
 
-    def check_stored(self, stored: Mapping[str, Tensor]) -> None:
-        """Raise `ValueError` unless places rise within the image, and counts add up to the rows."""
-        places, counts, rows = stored["places"].long(), stored["counts"].long(), len(stored["coefficients"])
+    def check_stored(self, stored: Mapping[str, Tensor], labels: Tensor) -> None:
+        """Raise `ValueError` unless places rise within the image, and counts are those of the labels."""
+        places, counts = stored["places"].long(), stored["counts"].tolist()
         most = math.prod(self.image_shape)
         if bool((places < 0).any() | (places >= most).any() | (places.diff(dim=1) <= 0).any()):
             raise ValueError(f"places of each class should be different positions in 0..{most - 1}, in rising order")
-        if bool((counts < 1).any()) or int(counts.sum()) != rows:
-            raise ValueError(f"counts should be positive numbers that add up to the {rows} rows; got {counts.tolist()}")
+        rows: list[int] = labels.unique_consecutive(return_counts=True)[1].tolist()
+        if counts != rows:
+            raise ValueError(f"counts should be the rows of each class, {rows!s:.80}; got {counts!s:.80}")
 
     def _best_places(self, origin: Origin, c: int) -> Tensor:
         """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""

@@ -23,7 +23,7 @@ _FIT_ROWS = 512  # networks that are fitted at once
 
 
 class Siren(Decoder):
-    """Stores a coordinate network with sine activations for every row: (x, y) in [-1, 1]^2 to a normalised colour.
+    """Stores a coordinate network with sine activations for every row: (y, x) in [-1, 1]^2 to a normalised colour.
 
     `expand` decides the width: the largest one with which `expand` networks hold at most `C * H * W` numbers. Images
     with a side of 64 pixels or more have three hidden layers, smaller ones two. All networks are evaluated together, in
@@ -87,8 +87,11 @@ class Siren(Decoder):
         return _RATE
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
-        """Return Adam, because weights of different layers have gradients of very different sizes."""
-        return torch.optim.Adam(groups, betas=_BETAS)
+        """Return Adam, because weights of different layers have gradients of very different sizes.
+
+        Groups that are added later, of soft labels or a student's learning rate, take steps of SGD.
+        """
+        return _AdamThenSgd(groups, momentum)
 
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return networks that are fitted to the rows by their mean squared error."""
@@ -159,6 +162,36 @@ class Siren(Decoder):
         return weights.detach()
 
 
+class _AdamThenSgd(torch.optim.Adam):
+    """Adam for the groups that it is made with, SGD for those that are added later, whose rates are meant for it.
+
+    Args:
+        groups: Parameter groups of the weights.
+        momentum: Momentum of SGD.
+    """
+
+    def __init__(self, groups: list[dict[str, Any]], momentum: float) -> None:
+        super().__init__(groups, betas=_BETAS)
+        self._first, self._momentum = len(groups), momentum
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        """Update every parameter."""
+        groups, later = self.param_groups, self.param_groups[self._first :]
+        self.param_groups = groups[: self._first]
+        try:
+            super().step()
+        finally:
+            self.param_groups = groups
+        for group in later:
+            for tensor in group["params"]:
+                state = self.state[tensor]
+                if not state:  # the step is never read, but Adam expects one in every state that it loads
+                    state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(tensor))
+                buffer = state["momentum_buffer"].mul_(self._momentum).add_(tensor.grad)
+                tensor.sub_(group["lr"] * buffer)
+
+
 def _is_large(image_shape: tuple[int, int, int]) -> bool:
     return max(image_shape[1:]) >= _LARGE_SIDE
 
@@ -175,6 +208,6 @@ def _size(image_shape: tuple[int, int, int], width: int) -> int:
 
 
 def _coordinates(height: int, width: int) -> Tensor:
-    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W)."""
-    y, x = ((2 * torch.arange(n, device="cpu") + 1) / n - 1 for n in (height, width))
+    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W), float64."""
+    y, x = ((2 * torch.arange(n, dtype=torch.float64, device="cpu") + 1) / n - 1 for n in (height, width))
     return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
