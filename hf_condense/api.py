@@ -91,7 +91,7 @@ def condense_dataset(
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
-            by default 16 (colour) or 8 (grey) for `"dct"`, and for `"siren"` what gives networks of width 6.
+            by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width 6.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded

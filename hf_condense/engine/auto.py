@@ -10,6 +10,7 @@ import torch
 
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
+from hf_condense.engine.forms import best_form
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 
@@ -24,8 +25,6 @@ _BYTES_PER_SECOND = {"cpu": 1.5e9, "other": 2e11}
 _SECONDS_PER_STEP = 0.012
 _SECONDS_OF_SETUP = 1.0
 _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
-_LARGEST_PATCHES_IPC = 50
-_SMALLEST_PATCHES_SIDE = 16
 _DEFAULT_BUDGET = 15.0  # minutes
 
 
@@ -64,8 +63,7 @@ def choose(
     if not 0 < minutes < math.inf:
         raise ValueError(f"budget should be a positive number of minutes; got {budget!r}")
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
-    cuts_images = task.ipc <= _LARGEST_PATCHES_IPC and min(task.image_shape[1:]) >= _SMALLEST_PATCHES_SIDE
-    storage, expand = ("patches", 4) if cuts_images else ("pixels", 1)
+    storage, expand = best_form(task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     rate = _BYTES_PER_SECOND["cpu"] * cores if device.type == "cpu" else _BYTES_PER_SECOND["other"]
     batch, ipm = 128, 5
@@ -81,11 +79,12 @@ def choose(
         "steps": steps,
         "batch_real": batch,
         "ipm": ipm,
+        "decay": True,
     }
     form = (
-        "factor 2 (a small set gained most in our measurements when each image is cut into four)"
-        if cuts_images
-        else "whole images (cutting gains nothing for so many images, or for such small ones)"
+        "whole images (other forms were not measured for so many images, or for such small ones)"
+        if storage == "pixels"
+        else f"storage {storage!r} with {expand} rows in the space of one image (it gained most in our measurements)"
     )
     reason = f"m3d, {form}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
     return Choice("m3d", values, reason)

@@ -59,7 +59,7 @@ class LinearNetwork(torch.nn.Sequential):
 
 
 def test_many_or_small_images_are_stored_whole() -> None:
-    assert choose_for(ipc=10).values["expand"] == 4
+    assert choose_for(ipc=10).values["storage"] == "dct"
     assert choose_for(ipc=100).values["storage"] == "pixels"
     assert choose_for(size=8).values["storage"] == "pixels"
 
@@ -91,12 +91,12 @@ def test_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) 
     assert (small.recipe.method, small.recipe.steps, small.recipe.storage, small.recipe.expand) == (
         "m3d",
         2,
-        "patches",
-        4,
+        "dct",
+        32,
     )
     assert small.recipe.options["batch_real"] == 4
     (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
-    assert line.startswith("method='auto' runs m3d, factor 2")
+    assert line.startswith("method='auto' runs m3d, storage 'dct' with 32 rows")
     assert "1 minutes" in line
 
 

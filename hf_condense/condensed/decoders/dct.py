@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
-_EXPAND_OF_COLOUR, _EXPAND_OF_GREY = 16, 8
+_MANY_ROWS, _FEW_ROWS = 16, 8  # by default, for colour images of small budgets, and for all others
+_FEW_IMAGES = 4
 # Orthonormal opponent colours: brightness, red against blue, and green against both. Rows are normalised in `_colours`.
 _OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
@@ -47,10 +48,13 @@ class Dct(Decoder):
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
-        """Return a number of rows that leaves each a coefficient or more; by default 16 for colour and 8 for grey."""
+        """Return a number of rows that leaves each a coefficient or more.
+
+        By default it is 16 for colour images and budgets below four images, and 8 otherwise.
+        """
         most = math.prod(image_shape)
         if expand is None:
-            return min(most, _EXPAND_OF_COLOUR if image_shape[0] > 1 else _EXPAND_OF_GREY)
+            return min(most, _MANY_ROWS if image_shape[0] > 1 and ipc < _FEW_IMAGES else _FEW_ROWS)
         if not 1 <= expand <= most:
             raise ValueError(
                 f"storage='dct' keeps {most:,} numbers for each image of the budget, so expand should be in "
