@@ -199,9 +199,8 @@ def check_trainable(run: Run) -> None:
     frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
     if frozen:
         raise ValueError(
-            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but recorded networks and students "
-            "train all of them. Pass a network without frozen parameters, or a method that needs no training, such as "
-            "'dm'"
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
+            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
         )
 
 

@@ -11,47 +11,54 @@ from torch import Tensor
 
 from hf_condense.engine.method import option
 from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
-from hf_condense.methods._images import ImageConfig, check_two_classes
+from hf_condense.methods._images import ImageConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-POOL_HELP = "With networks='pool': "
+NETWORKS_HELP = (
+    "'fresh': random networks. 'pool': blends of the first and the trained weights of networks that are trained on the "
+    "real set once, recorded in the cache, and shared by methods and runs."
+)
+CALIBRATION_HELP = (
+    "With networks='pool': weight of the cross-entropy of the synthetic rows under the trained network of the drawn "
+    "pair. It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
+    "otherwise a step makes a second forward and backward pass of the synthetic rows."
+)
+PAPER_POOL: dict[str, object] = {
+    "pool_size": 20,
+    "pool_updates": 23_400,
+    "batch_pool": 128,
+    "augment_pool": "color_crop",
+    "cutmix_pool": 0.5,
+}
+"""The pool of the code of DANCE and NCFM for CIFAR: 60 epochs of 50,000 images."""
+
+_WITH_POOL = "With networks='pool': "
 
 
 @dataclass(frozen=True)
 class PoolConfig(ImageConfig):
     """Options of methods that can compare embeddings under a pool of trained networks."""
 
-    networks: str = option(
-        "fresh",
-        "'fresh': random networks. 'pool': blends of the first and the trained weights of networks that are trained on "
-        "the real set once, recorded in the cache and shared by methods and runs.",
-        choices=("fresh", "pool"),
-    )
-    pool_size: int = option(10, POOL_HELP + "number of networks that are trained on the real set.", ge=1, tiny=2)
-    pool_updates: int = option(500, POOL_HELP + "training updates of each network.", ge=1, tiny=4)
+    networks: str = option("fresh", NETWORKS_HELP, choices=("fresh", "pool"))
+    pool_size: int = option(10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2)
+    pool_updates: int = option(500, _WITH_POOL + "training updates of each network.", ge=1, tiny=4)
     lr_pool: float = option(
         0.01,
-        POOL_HELP + "learning rate of the networks; it falls to a fifth after two thirds of the updates, and again "
+        _WITH_POOL + "learning rate of the networks; it falls to a fifth after two thirds of the updates, and again "
         "after five sixths.",
         gt=0,
     )
-    batch_pool: int = option(128, POOL_HELP + "real images per training update.", ge=1)
+    batch_pool: int = option(128, _WITH_POOL + "real images per training update.", ge=1)
     augment_pool: str = option(
         "none",
-        POOL_HELP + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own.",
+        _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own.",
     )
-    cutmix_pool: float = option(0.0, POOL_HELP + "share of the training updates that use CutMix, in [0, 1].", ge=0)
-    calibration: float = option(
-        0.0,
-        POOL_HELP + "weight of the cross-entropy of the synthetic rows under the trained network of the drawn pair. It "
-        "is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; otherwise "
-        "a step makes a second forward and backward pass of the synthetic rows.",
-        ge=0,
-    )
+    cutmix_pool: float = option(0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0)
+    calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
 
 
 @dataclass(frozen=True)
@@ -75,8 +82,8 @@ class Pool:
             (P,), on the CPU.
 
         References:
-            Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024, section 3.2
-            (arXiv:2406.01063).
+            Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024,
+            on pseudo long-term distribution alignment (arXiv:2406.01063).
         """
         number, position = self._drawn(run, draw)
         first, trained = self.pairs.window(number, 0, 2)
@@ -91,6 +98,35 @@ class Pool:
         generator = run.rng("pool", draw)
         number = int(torch.randint(len(self.pairs), (), generator=generator))
         return number, float(torch.rand((), generator=generator))
+
+
+def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean cross-entropy of the rows of each class, summed over classes.
+
+    A chunk that holds whole classes thus adds its exact share, and an image's gradient has the scale of one of a mean
+    over the rows of its class, as in discrepancies.
+
+    Args:
+        logits: Logits of a trained network. (n, K).
+        targets: Labels (n,) or probabilities (n, K).
+        labels: Classes of the rows, by which they are averaged. (n,).
+        temperature: Divisor of the logits, > 0.
+
+    Returns:
+        ().
+
+    References:
+        Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024, on
+        distribution calibration (arXiv:2406.01063).
+
+    Example:
+        >>> float(calibration_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])).exp())
+        4.0
+    """
+    losses = cross_entropy(logits, targets, temperature, reduction="none")  # (n,)
+    _, places, counts = labels.unique(return_inverse=True, return_counts=True)
+    total: Tensor = (losses / counts[places]).sum()
+    return total
 
 
 def recorded_pool(run: Run, config: PoolConfig) -> Pool:
