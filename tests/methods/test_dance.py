@@ -36,6 +36,6 @@ def test_presets_use_the_pool_and_the_rate_of_the_authors(preset: str) -> None:
 
 
 def test_calibration_with_fresh_networks_raises_value_error() -> None:
-    with pytest.raises(ValueError, match="calibration=1.0 needs trained networks, but networks='fresh'"):
+    with pytest.raises(ValueError, match=r"calibration=1\.0 needs trained networks, but networks='fresh'"):
         quick_method("dance", networks="fresh").condense(toy_dataset())
     quick_method("dance", networks="fresh", calibration=0.0).condense(toy_dataset(), 1)

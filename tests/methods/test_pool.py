@@ -493,5 +493,5 @@ def test_frozen_parameters_raise_value_error(trained: list[int]) -> None:
 
 
 def test_one_class_raises_value_error() -> None:
-    with pytest.raises(ValueError, match="'dm' trains networks to tell classes apart, .* one class, 'only'"):
+    with pytest.raises(ValueError, match=r"'dm' trains networks to tell classes apart, .* one class, 'only'"):
         quick_method("dm", networks="pool").condense(toy_dataset(("only",)), 1)
