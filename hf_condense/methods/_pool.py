@@ -45,7 +45,7 @@ class PoolConfig(ImageConfig):
 
     networks: str = option("fresh", NETWORKS_HELP, choices=("fresh", "pool"))
     pool_size: int = option(10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2)
-    pool_updates: int = option(500, _WITH_POOL + "training updates of each network.", ge=1, tiny=4)
+    pool_updates: int = option(300, _WITH_POOL + "training updates of each network.", ge=1, tiny=4)
     lr_pool: float = option(
         0.01,
         _WITH_POOL + "learning rate of the networks; it falls to a fifth after two thirds of the updates, and again "

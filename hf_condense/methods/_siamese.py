@@ -257,9 +257,17 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         keeps = self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
         if not keeps:
             return self._new_summary(chunk)
-        if self._summaries is None:
-            self._summaries = KeptTensors(*self._limit(chunk.run))
-        return self._summaries.get((chunk.draw, chunk.classes), partial(self._keyed_summary, chunk))
+        key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
+        if self._summaries is not None:
+            return self._summaries.get(key, make)
+        self._summaries = KeptTensors(*self._limit(chunk.run))
+        summary = self._summaries.get(key, make)
+        if self.config.draws is not None:
+            size = self.config.draws * summary.nbytes * sum(1 for _ in chunk.run.chunks())
+            logger.info(
+                "what is kept of the real images of %d draws takes about %.1f MB", self.config.draws, size / 1e6
+            )
+        return summary
 
     def _new_summary(self, chunk: Chunk) -> Tensor:
         run, classes = chunk.run, chunk.classes

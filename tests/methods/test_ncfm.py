@@ -56,6 +56,7 @@ def test_ncfm_beats_random_rows_on_digits() -> None:
         steps=100,
         pool_size=4,
         pool_updates=150,
+        compile=False,
         progress=False,
     )
     evaluation = evaluate(

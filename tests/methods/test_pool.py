@@ -320,6 +320,13 @@ def test_statistics_that_do_not_fit_are_computed_again_with_the_same_result(
     assert caplog.text.count("fits into memory for 0 of 2 draws (0.00 GiB)") == 1
 
 
+def test_size_of_what_is_kept_is_logged(caplog) -> None:
+    """Of each draw, DM keeps one mean embedding of 128 floats for each of three classes."""
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        images("dm", draws=1000, steps=1)
+    assert "of the real images of 1000 draws takes about 1.5 MB" in caplog.text
+
+
 def test_draws_change_the_images(real_draws: list[int]) -> None:
     assert not torch.equal(images("dm", **POOL, draws=1), images("dm", **POOL))
 
