@@ -47,21 +47,13 @@ def test_paper_preset_has_the_settings_of_the_authors_in_normalised_units(
 @pytest.mark.slow
 def test_ncfm_beats_random_rows_on_digits() -> None:
     ds = load_demo()
-    small = condense_dataset(
-        ds["train"],
-        "ncfm",
-        10,
-        preset="quick",
-        network="convnet-w16",
-        steps=100,
-        pool_size=4,
-        pool_updates=150,
-        compile=False,
-        progress=False,
-    )
+    cheap = {"network": "convnet-w8-d2", "steps": 40, "batch_real": 64, "frequencies": 256}
+    pool = {"pool_size": 2, "pool_updates": 80}
+    small = condense_dataset(ds["train"], "ncfm", 10, preset="quick", compile=False, progress=False, **cheap, **pool)
     evaluation = evaluate(
-        small, ds["test"], networks="convnet-w16", recipe="dc", max_updates=300, seeds=3, progress=False
+        small, ds["test"], networks="convnet-w8-d2", recipe="dc", max_updates=150, seeds=3, progress=False
     )
     means = dict(zip(evaluation.to_pandas()["set"], evaluation.to_pandas()["mean"], strict=True))
     (learned,) = (mean for name, mean in means.items() if not name.startswith("random"))
-    assert learned > max(mean for name, mean in means.items() if name.startswith("random")) + 0.01
+    (random,) = (mean for name, mean in means.items() if name.startswith("random"))
+    assert learned > random + 0.01, means
