@@ -30,6 +30,8 @@ BUILT_IN = {
     "mtt": "hf_condense.methods.mtt:TrajectoryMatching",
     "tesla": "hf_condense.methods.tesla:ConstantMemoryMatching",
     "esp": "hf_condense.methods.esp:SubspaceProjection",
+    "dance": "hf_condense.methods.dance:DualViewAlignment",
+    "ncfm": "hf_condense.methods.ncfm:CharacteristicMatching",
 }
 
 _registered: dict[str, AnyMethod] = {}

@@ -1,4 +1,7 @@
-"""Expert trajectories: weights of networks during training on the real set. Methods share the recordings."""
+"""Expert trajectories: weights of networks during training on the real set. Methods share the recordings.
+
+A pool of networks (`_pool`) is recorded by the same functions: each of its networks has two snapshots.
+"""
 
 from __future__ import annotations
 
@@ -94,23 +97,40 @@ class Experts:
         return snapshots
 
 
-def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
-    """Return the experts of a run; record those that are not in the cache yet.
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained whose weights are recorded.
 
-    Every process of the run must call this function. The processes share the recording. A process that does not see
-    the files of the others, because they have no common disk, records those experts itself. The weights of an expert
-    depend on its number and the options, but not on how many experts there are, so that more can be added later. After
-    a kill, the recording continues with the first expert that is missing or damaged. Without the cache, and for a
-    network without a name, each run records its own experts and deletes them at its end.
+    Attributes:
+        noun: What messages call one of the networks.
+        rate_option: Option that gives their learning rate, for the message when a training diverges.
+        recipe: The training recipe.
+        count: Number of networks.
+        snapshots: Snapshots per network, including the initial weights, >= 2.
+        every: Updates between two snapshots.
+        every_key: What stands for `every` in the cache key: the option as it was given.
+    """
+
+    noun: str
+    rate_option: str
+    recipe: TrainingRecipe
+    count: int
+    snapshots: int
+    every: int
+    every_key: int | None
+
+    @property
+    def updates(self) -> int:
+        """Number of training updates of a network."""
+        return (self.snapshots - 1) * self.every
+
+
+def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
+    """Return the experts of a run; record those that are not in the cache yet. See `recorded_networks`.
 
     Args:
         run: The run, which gives network, seed and source.
         config: How many experts there are, and how they are trained.
-
-    Raises:
-        NonFiniteLossError: If the weights of an expert become NaN or infinite.
-        OSError: If a file cannot be written.
-        RuntimeError: If the recording failed in another process for another reason.
 
     References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
@@ -118,15 +138,37 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
     """
     every = config.snapshot_every or math.ceil(len(run.source) / config.batch_expert)
     recipe = expert_recipe(config, every, len(run.source))
-    compiled = _compiled(run, config, every)
+    counts = config.experts, config.snapshots, every, config.snapshot_every
+    return recorded_networks(run, Training("expert", "lr_expert", recipe, *counts))
+
+
+def recorded_networks(run: Run, training: Training) -> Experts:
+    """Return networks that were trained on the real set; record those that are not in the cache yet.
+
+    Every process of the run must call this function. The processes share the recording. A process that does not see
+    the files of the others, because they have no common disk, records those networks itself. The weights of a network
+    depend on its number and the options, but not on how many networks there are, so that more can be added later. After
+    a kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
+    network without a name, each run records its own and deletes them at its end.
+
+    Args:
+        run: The run, which gives network, seed and source.
+        training: How many networks there are, and how they are trained.
+
+    Raises:
+        NonFiniteLossError: If the weights of a network become NaN or infinite.
+        OSError: If a file cannot be written.
+        RuntimeError: If the recording failed in another process for another reason.
+    """
+    compiled = _compiled(run, training)
     cached = cache_enabled(run.cache and run.factory.named)
-    folder = _cache_folder(run, config, recipe, compiled) if cached else _temporary_folder(run)
-    files = [folder / f"{e:04}.safetensors" for e in range(config.experts)]
-    experts = Experts(files, config.snapshots)
+    folder = _cache_folder(run, training, compiled) if cached else _temporary_folder(run)
+    files = [folder / f"{e:04}.safetensors" for e in range(training.count)]
+    experts = Experts(files, training.snapshots)
     if not cached and run.accelerator.is_local_main_process:
         weakref.finalize(experts, shutil.rmtree, folder, ignore_errors=True)
     share = files[run.accelerator.process_index :: run.accelerator.num_processes]
-    recorder = _Recorder(run, recipe, config.snapshots, every, compiled)
+    recorder = _Recorder(run, training, compiled)
     # In the second pass, a process without a common disk records what it does not see.
     for needed in (share, files):
         _together(run, partial(_record_missing, run, needed, recorder))
@@ -139,12 +181,7 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
     Raises:
         ValueError: If an option is out of range, or the network has frozen parameters.
     """
-    frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
-    if frozen:
-        raise ValueError(
-            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but experts and students train "
-            "all of them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
-        )
+    check_trainable(run)
     if config.momentum_expert >= 1:
         raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
     if config.surrogate_gap and not config.flatness:
@@ -155,6 +192,16 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
         Augmentation.parse(config.augment_expert)
     except ValueError as error:
         raise ValueError(f"augment_expert: {error}") from error
+
+
+def check_trainable(run: Run) -> None:
+    """Raise `ValueError` if the network has frozen parameters."""
+    frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
+            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
+        )
 
 
 def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:
@@ -174,17 +221,17 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
     )
 
 
-def _compiled(run: Run, config: ExpertConfig, every: int) -> bool:
-    """Return whether compiled code trains the experts: as the caller says, else by a rule from shapes and counts."""
+def _compiled(run: Run, training: Training) -> bool:
+    """Return whether compiled code trains the networks: as the caller says, else by a rule from shapes and counts."""
     if run.compile != "auto":
         return run.compile
-    images = _USUAL_EXPERTS * (config.snapshots - 1) * every * config.batch_expert
+    images = _USUAL_EXPERTS * training.updates * training.recipe.batch_size
     bytes_per_image = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
     return compiling_pays(images * bytes_per_image, run.device)
 
 
-def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compiled: bool) -> Path:
-    """Return the cache folder of the experts with these options. Their number is not part of the key."""
+def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
+    """Return the cache folder of the networks with these options. Their number is not part of the key."""
     key = content_key(
         format=FORMAT,
         content=run.source.content_hash,
@@ -192,9 +239,9 @@ def _cache_folder(run: Run, config: ExpertConfig, recipe: TrainingRecipe, compil
         whitened=run.source.whitening is not None,
         network=run.factory.name,
         seed=run.seed,
-        recipe=dataclasses.asdict(recipe),
-        snapshots=config.snapshots,
-        every=config.snapshot_every,
+        recipe=dataclasses.asdict(training.recipe),
+        snapshots=training.snapshots,
+        every=training.every_key,
         compiled=compiled,
         device=run.device.type,
         torch=torch.__version__,
@@ -219,7 +266,7 @@ def _together(run: Run, work: Callable[[], None]) -> None:
     """Do some work in every process and wait for all of them. If it fails in one process, it fails in all.
 
     Raises:
-        NonFiniteLossError: If the weights of an expert were not finite, in any process.
+        NonFiniteLossError: If the weights of a network were not finite, in any process.
         RuntimeError: If the work of another process failed for another reason. The failing process raises its own
             error.
     """
@@ -263,51 +310,42 @@ def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
 
 
 def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
-    """Record the experts whose files are missing or damaged."""
+    """Record the networks whose files are missing or damaged."""
     missing = [file for file in files if not _is_whole(file, recorder.shape)]
     if not missing:
         return
-    total = len(missing) * recorder.updates
-    with progress_bar(total, "Recording experts", "update", shown=run.shows_progress) as bar:
+    noun, total = recorder.training.noun, len(missing) * recorder.training.updates
+    with progress_bar(total, f"Recording {noun}s", "update", shown=run.shows_progress) as bar:
         for file in missing:
-            bar.set_postfix_str(f"expert {int(file.stem) + 1}", refresh=False)
+            bar.set_postfix_str(f"{noun} {int(file.stem) + 1}", refresh=False)
             if not _is_whole(file, recorder.shape):  # another run may have recorded it in the meantime
                 recorder.record(file, bar.update)
     size = sum(file.stat().st_size for file in missing) / 1e6
-    logger.info("recorded %d experts in %s (%.1f MB)", len(missing), files[0].parent, size)
+    logger.info("recorded %d %ss in %s (%.1f MB)", len(missing), noun, files[0].parent, size)
 
 
 @dataclass
 class _Recorder:
-    """Trains experts and writes their snapshots.
+    """Trains networks and writes their snapshots.
 
     Attributes:
         run: The run.
-        recipe: How experts are trained.
-        snapshots: Snapshots per expert.
-        every: Updates between two snapshots.
-        compiled: Whether compiled code trains the experts.
+        training: How the networks are trained.
+        compiled: Whether compiled code trains them.
     """
 
     run: Run
-    recipe: TrainingRecipe
-    snapshots: int
-    every: int
+    training: Training
     compiled: bool
-
-    @property
-    def updates(self) -> int:
-        """Number of updates of an expert."""
-        return (self.snapshots - 1) * self.every
 
     @cached_property
     def shape(self) -> tuple[int, int]:
-        """Shape (S, P) of the snapshots of an expert."""
-        return self.snapshots, sum(p.numel() for p in self.net.parameters())
+        """Shape (S, P) of the snapshots of a network."""
+        return self.training.snapshots, sum(p.numel() for p in self.net.parameters())
 
     @cached_property
     def net(self) -> nn.Module:
-        """One module for all experts, so that code is compiled once. Each expert overwrites its weights."""
+        """One module for all networks, so that code is compiled once. Each overwrites its weights."""
         return self.run.factory.build(self.run.seed, "template").to(self.run.device)
 
     @cached_property
@@ -323,8 +361,8 @@ class _Recorder:
         return TrainingSet(self.run.source, self.run.source.labels, self.run.num_classes)
 
     def record(self, file: Path, advance: Callable[[], object]) -> None:
-        """Train the expert whose number is the name of the file, and write its snapshots."""
-        expert = int(file.stem)
+        """Train the network whose number is the name of the file, and write its snapshots."""
+        expert, training = int(file.stem), self.training
         self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
         snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
@@ -333,25 +371,25 @@ class _Recorder:
         def take_snapshot() -> None:
             nonlocal done
             done += 1
-            if done % self.every == 0:
-                snapshots[done // self.every] = vector = parameter_vector(self.net)
+            if done % training.every == 0:
+                snapshots[done // training.every] = vector = parameter_vector(self.net)
                 if not bool(torch.isfinite(vector).all()):
                     raise NonFiniteLossError(
-                        f"the weights of expert {expert} are not finite after {done} updates at a learning rate of "
-                        f"{self.recipe.lr}; a smaller lr_expert usually helps"
+                        f"the weights of {training.noun} {expert} are not finite after {done} updates at a learning "
+                        f"rate of {training.recipe.lr}; a smaller {training.rate_option} usually helps"
                     )
             advance()
 
-        batch = min(self.recipe.batch_size, len(self.whole))
+        batch = min(training.recipe.batch_size, len(self.whole))
         with torch.enable_grad():
             train_network(
                 self.trainee,
                 self.whole,
-                self.recipe,
+                training.recipe,
                 self.run.seed,
                 "expert",
                 expert,
-                max_updates=self.updates,
+                max_updates=training.updates,
                 chunk=chunk_size(self.net, self.run.source.image_shape, batch),
                 on_update=take_snapshot,
             )

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import memory_budget
+from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
 from hf_condense.methods._images import ImageConfig, ImageMethod
+from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool
 from hf_condense.networks.augment import Transform
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
+
+logger = logging.getLogger("hf_condense")
 
 
 @dataclass(frozen=True)
@@ -81,64 +89,227 @@ class SiameseMethod(ImageMethod[ConfigT]):
         return self._transform[1](rows, labels)
 
 
+class KeptTensors:
+    """Tensors by key, kept up to a number of bytes. What does not fit is made again whenever it is asked for.
+
+    Args:
+        limit: Largest sum of the tensors' sizes, in bytes, >= 0.
+        on_full: Called once, with the number of tensors that are kept, when a tensor does not fit.
+    """
+
+    def __init__(self, limit: int, on_full: Callable[[int], object] = lambda count: None) -> None:
+        self._limit, self._on_full = limit, on_full
+        self._tensors: dict[Hashable, Tensor] = {}
+        self._size, self._full = 0, False
+
+    def get(self, key: Hashable, make: Callable[[], Tensor]) -> Tensor:
+        """Return the tensor of a key; make it if it is not kept."""
+        if key in self._tensors:
+            return self._tensors[key]
+        tensor = make()
+        if self._size + tensor.nbytes <= self._limit:
+            self._tensors[key] = tensor
+            self._size += tensor.nbytes
+        elif not self._full:
+            self._full = True
+            self._on_full(len(self._tensors))
+        return tensor
+
+    def clear(self) -> None:
+        """Forget all tensors."""
+        self._tensors, self._size = {}, 0
+
+
 @dataclass(frozen=True)
-class EmbeddingConfig(SiameseConfig):
+class EmbeddingConfig(SiameseConfig, PoolConfig):
     """Options of methods that compare embeddings under random networks."""
 
     ipm: int = option(1, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
     reuse_real: bool = option(True, "Use the same real batch and the same augmentation in all steps of a network.")
+    draws: int | None = option(
+        None,
+        "Number of different draws of a network, a real batch and an augmentation, which take turns in random order. "
+        "What the comparison needs of the real images is kept in memory (in at most a quarter of what is free; the "
+        "rest is computed again), so that a step costs the synthetic images alone. None: every draw is a new one.",
+        ge=1,
+    )
+    optimiser: str = option(
+        "form",
+        "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, or "
+        "lr_img as it is; each number then moves by about that rate per step, however small its gradient.",
+        choices=("form", "adamw"),
+    )
+    weight_decay: float = option(
+        0.0,
+        "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",
+        ge=0,
+    )
 
 
 EmbeddingT = TypeVar("EmbeddingT", bound=EmbeddingConfig)
 
 
+@dataclass(frozen=True)
+class Chunk:
+    """A chunk of classes in one draw.
+
+    Attributes:
+        run: The run.
+        classes: The classes of the chunk.
+        draw: Number of the draw of the real batch, the key of whatever the comparison draws.
+    """
+
+    run: Run
+    classes: tuple[int, ...]
+    draw: int
+
+
 class EmbeddingMatching(SiameseMethod[EmbeddingT]):
-    """Base class of methods that compare embeddings of real and synthetic rows under fresh random networks."""
+    """Base class of methods that compare embeddings of real and synthetic rows under random networks or a pool."""
 
     def __init__(self, config: EmbeddingT) -> None:
         super().__init__(config)
-        self._network_step = -1  # the step for which the current network was drawn
-        self._summaries: dict[tuple[int, ...], Tensor] = {}  # of the real rows under this network, by chunk
+        self._network_draw = -1  # the draw of the current network
+        self._summaries: KeptTensors | None = None  # of the real rows, by draw and chunk
+        self._pool: Pool | None = None
 
-    def summary(self, real: Tensor) -> Tensor:
-        """Return what the comparison needs of the real embeddings (k, B, D); default: all of them."""
+    def identity(self, run: Run) -> dict[str, Any]:
+        """Return also the caller's choice about compiling if it decides how the networks of a pool are trained."""
+        pool = {} if self.config.networks == "fresh" else {"compile": run.compile}
+        return {**super().identity(run), **pool}
+
+    def prepare(self, run: Run) -> None:
+        """Check options that depend on each other, and record the pool if the options ask for one."""
+        if self.config.draws is not None and not self.config.reuse_real:
+            raise ValueError(
+                f"draws={self.config.draws} keeps what is needed of the real images, but reuse_real=False draws other "
+                "images in each step; pass reuse_real=True, or leave draws out"
+            )
+        check_pool(run, self.config, self.info.name)
+        if self.config.networks == "pool":
+            self._pool = recorded_pool(run, self.config)
+
+    def optimiser(self, run: Run) -> torch.optim.Optimizer:
+        """Return the optimiser of the images that the options name."""
+        if self.config.optimiser == "form":
+            return super().optimiser(run)
+        return torch.optim.AdamW(
+            run.synthetic.learned().values(),
+            lr=self.config.lr_stored or self.config.lr_img,
+            weight_decay=self.config.weight_decay,
+        )
+
+    def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
+        """Return what the comparison needs of the real embeddings (k, B, D), first dimension k; default: all."""
         return real
 
     @abstractmethod
-    def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
         """Return the discrepancy of each class, summed over classes.
 
         Args:
+            chunk: The chunk of k classes, in the order in which rows are grouped.
             real: What `summary` returned for the real embeddings. (k, ...).
             synthetic: Embeddings of the synthetic rows. (n, D).
             labels: Classes of the synthetic rows. (n,).
-            classes: The classes of the chunk. (k,).
 
         Returns:
             ().
         """
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the discrepancies, one chunk of classes at a time."""
-        network_step = t - t % self.config.ipm
-        if network_step != self._network_step:
-            run.network("network", network_step)
-            self._network_step, self._summaries = network_step, {}
-        draw = network_step if self.config.reuse_real else t
+        """Yield the discrepancies, and the calibration if it has a weight, one chunk of classes at a time."""
+        network_draw = self._draw_number(run, t)
+        if network_draw != self._network_draw:
+            self._load_networks(run, network_draw)
+        draw = network_draw if self.config.reuse_real else t
         for classes in run.chunks():
             rows, labels = run.synthetic.at(self.row_numbers(run, classes, t))
             rows = self.augmented(run, rows, labels, draw)
-            real = self._real_summary(run, classes, draw)
-            loss = self.discrepancy(real, run.embed(rows), labels, torch.tensor(classes, device=run.device))
+            chunk = Chunk(run, classes, draw)
+            real = self._real_summary(chunk)
+            loss = self.discrepancy(chunk, real, run.embed(rows), labels)
             yield Loss(loss, loss.detach())
+            if self.config.calibration:
+                yield self._calibration(chunk, t)
+
+    def _draw_number(self, run: Run, t: int) -> int:
+        """Return the number of the draw that step `t` uses: its key."""
+        if self.config.draws is None:
+            return t - t % self.config.ipm
+        turn, place = divmod(t // self.config.ipm, self.config.draws)
+        return int(torch.randperm(self.config.draws, generator=run.rng("draws", turn))[place])
+
+    def _load_networks(self, run: Run, draw: int) -> None:
+        """Load the network of a draw, and the trained one if the calibration needs it."""
+        self._network_draw = draw
+        if self.config.draws is None and self._summaries is not None:
+            self._summaries.clear()  # this draw never comes up again
+        blend = None if self._pool is None else self._pool.blend(run, draw)
+        run.network("network", draw, weights=blend)
+        if self._pool is not None and self.config.calibration:
+            weights = self._pool.trained(run, draw)
+            self._trained = run.network("network", draw, weights=weights, slot="trained")
 
     @torch.no_grad()
-    def _real_summary(self, run: Run, classes: tuple[int, ...], draw: int) -> Tensor:
+    def _real_summary(self, chunk: Chunk) -> Tensor:
         """Return the summary of the real rows of a chunk, and keep it if later steps use the same rows again."""
-        if classes in self._summaries:
-            return self._summaries[classes]
-        embeddings = run.embed(self.real_rows(run, classes, draw)).unflatten(0, (len(classes), -1))  # (k, B, D)
-        summary = self.summary(embeddings)
-        if self.config.reuse_real and self.config.ipm > 1:
-            self._summaries[classes] = summary
+        keeps = self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
+        if not keeps:
+            return self._new_summary(chunk)
+        key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
+        if self._summaries is not None:
+            return self._summaries.get(key, make)
+        self._summaries = KeptTensors(*self._limit(chunk.run))
+        summary = self._summaries.get(key, make)
+        if self.config.draws is not None:
+            size = self.config.draws * summary.nbytes * sum(1 for _ in chunk.run.chunks())
+            logger.info(
+                "what is kept of the real images of %d draws takes about %.1f MB", self.config.draws, size / 1e6
+            )
         return summary
+
+    def _new_summary(self, chunk: Chunk) -> Tensor:
+        run, classes = chunk.run, chunk.classes
+        embeddings = run.embed(self.real_rows(run, classes, chunk.draw))
+        return self.summary(chunk, embeddings.unflatten(0, (len(classes), -1)))  # from (k, B, D)
+
+    def _keyed_summary(self, chunk: Chunk) -> Tensor:
+        """Return the summary; dropout draws by the key of the chunk, not by that of the step, which may be any."""
+        run = chunk.run
+        with seeded_globals(run.seed, "real embeddings", chunk.draw, chunk.classes[0], devices=[run.device]):
+            return self._new_summary(chunk)
+
+    def _limit(self, run: Run) -> tuple[int, Callable[[int], object]]:
+        """Return how many bytes of summaries may be kept, and what says that they are not enough."""
+        if self.config.draws is None:
+            return sys.maxsize, lambda count: None  # one draw, as much as the step itself needs
+        limit = memory_budget(run.device) // 2
+        if run.device.type == "cpu":
+            limit //= run.accelerator.num_processes
+        chunks = max(1, sum(1 for _ in run.chunks()))
+
+        def warn(count: int) -> None:
+            logger.warning(
+                "what the comparison needs of the real images fits into memory for %d of %d draws (%.2f GiB); for the "
+                "others it is computed again each time. Fewer draws or a smaller batch_real would fit",
+                count // chunks,
+                self.config.draws,
+                limit / 2**30,
+            )
+
+        return limit, warn
+
+    def _calibration(self, chunk: Chunk, t: int) -> Loss:
+        """Return the weighted cross-entropy of the trained network on the synthetic rows of a chunk.
+
+        The rows are decoded a second time, so that the graphs of the two networks need not be in memory together.
+        """
+        run = chunk.run
+        numbers = self.row_numbers(run, chunk.classes, t)
+        rows, labels = run.synthetic.at(numbers)
+        rows = self.augmented(run, rows, labels, chunk.draw)
+        logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
+        targets = run.synthetic.targets_at(numbers, self.loss_temperature)
+        loss = self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)
+        return Loss(loss, loss.detach())

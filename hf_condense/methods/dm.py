@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
+from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
 
 
 def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -80,10 +81,10 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
         "quick": Preset("1,000 steps at width 32, five per network, falling rates: minutes on two cores.", _quick),
     }
 
-    def summary(self, real: Tensor) -> Tensor:
+    def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
         """Return the class means of the real embeddings: (k, B, D) -> (k, D)."""
         return real.mean(1)
 
-    def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
+    def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
         """Return the squared distances of the class means, summed over classes."""
-        return mean_discrepancy(real, class_means(synthetic, labels, classes))
+        return mean_discrepancy(real, class_means(synthetic, labels, torch.tensor(chunk.classes, device=labels.device)))

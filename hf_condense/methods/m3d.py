@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from torch import Tensor
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
-from hf_condense.methods._siamese import EmbeddingConfig, EmbeddingMatching
+from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching, KeptTensors
+
+if TYPE_CHECKING:
+    from hf_condense.engine.run import Run
 
 Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 """Function of synthetic and real rows that returns their Gram matrices: synthetic, synthetic with real, real."""
@@ -89,6 +93,85 @@ def squared_distances(x: Tensor, y: Tensor) -> Tensor:
     return (squares - 2 * x @ y.mT).clamp_min(0)
 
 
+def normalised(embeddings: Tensor) -> Tensor:
+    """Return rows (..., D) at length 1. A row of zeros, which has no direction, stays zero and gets no gradient."""
+    squares = embeddings.square().sum(-1, keepdim=True)  # (..., 1)
+    vanishes = squares <= _EPSILON**2
+    return embeddings * torch.where(vanishes, 0.0, torch.where(vanishes, 1.0, squares).rsqrt())
+
+
+def characteristic_function(embeddings: Tensor, frequencies: Tensor) -> Tensor:
+    """Return the empirical characteristic function, the mean of exp(i t'x) over rows x, at some frequencies t.
+
+    Args:
+        embeddings: (..., n, D).
+        frequencies: (F, D).
+
+    Returns:
+        Real and imaginary parts. (..., 2, F).
+    """
+    phases = embeddings @ frequencies.mT  # (..., n, F)
+    return torch.stack([phases.cos().mean(-2), phases.sin().mean(-2)], -2)
+
+
+def characteristic_discrepancy(
+    synthetic: Tensor, real: Tensor, amplitude_weight: float = 0.5, phase_weight: float = 0.5
+) -> Tensor:
+    """Return the discrepancy of characteristic functions, averaged over frequencies.
+
+    At each frequency, let A be the squared difference of the moduli and P the rest of the squared distance, which comes
+    from the phases. The discrepancy is sqrt(amplitude_weight * A + phase_weight * P). With equal weights w, it is
+    sqrt(w) times the distance. The mean over normal frequencies of that distance's square is the squared MMD of a
+    Gaussian kernel.
+
+    Args:
+        synthetic: Characteristic function of the synthetic rows. (2, F).
+        real: Characteristic function of the real rows. (2, F).
+        amplitude_weight: Weight of the differences between moduli, >= 0.
+        phase_weight: Weight of the differences between phases, >= 0.
+
+    Returns:
+        (). Its gradient is finite where the functions agree: there, the root is clamped.
+
+    References:
+        Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025,
+        equations 7 and 8 (arXiv:2502.20653).
+
+    Example:
+        >>> function = torch.tensor([[1.0], [0.0]])
+        >>> round(float(characteristic_discrepancy(-function, function)), 4)
+        1.4142
+    """
+    # P is the squared distance minus A. Written as below, nothing cancels where the weights are equal.
+    radicand = phase_weight * (synthetic - real).square().sum(0)  # (F,)
+    if amplitude_weight != phase_weight:
+        difference = _modulus(synthetic) - _modulus(real)
+        radicand = radicand + (amplitude_weight - phase_weight) * difference.square()
+    return radicand.clamp_min(_EPSILON).sqrt().mean()
+
+
+def _modulus(function: Tensor) -> Tensor:
+    """Return the moduli of complex numbers, with a finite gradient at zero: (2, F) -> (F,)."""
+    return function.square().sum(0).clamp_min(_EPSILON**2).sqrt()
+
+
+def parse_scales(scales: str) -> tuple[float, ...]:
+    """Parse a mixture of scales such as `"0.5_1_2"`.
+
+    Raises:
+        ValueError: If a scale is not a positive, finite number.
+    """
+    try:
+        numbers = tuple(float(scale) for scale in scales.split("_"))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(0 < number < math.inf for number in numbers):
+        raise ValueError(f"scales should be positive numbers joined by _, such as '0.5_1_2'; got {scales!r}")
+    return numbers
+
+
+_CHARACTERISTIC = "characteristic"
+_FREQUENCY_BYTES = 2**28  # of the frequencies of a draw that are kept until the next one
 _KERNELS: dict[str, Kernel] = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynomial}
 
 
@@ -98,8 +181,29 @@ class KernelMomentsConfig(EmbeddingConfig):
 
     kernel: str = option(
         "gaussian",
-        "Kernel of the discrepancy: 'gaussian' (a mixture of five widths), 'linear' (equal to DM) or 'polynomial'.",
-        choices=tuple(_KERNELS),
+        "Kernel of the discrepancy: 'gaussian' (a mixture of five widths), 'linear' (equal to DM), 'polynomial', or "
+        "'characteristic' (distance of characteristic functions at random frequencies, a root per frequency; its cost "
+        "is linear in the rows). The latter suits normalise=True.",
+        choices=(*_KERNELS, _CHARACTERISTIC),
+    )
+    normalise: bool = option(False, "Compare embeddings at length 1.")
+    frequencies: int = option(
+        1024,
+        "With kernel='characteristic': number of random frequencies, drawn anew for every class and draw of a real "
+        "batch. A larger number costs time and lessens noise.",
+        ge=1,
+        tiny=16,
+    )
+    scales: str = option(
+        "1",
+        "With kernel='characteristic': standard deviations of the frequencies, joined by _, such as '0.5_1_2'; each "
+        "has an equal share. The scale s compares rows as a Gaussian kernel of width 1/s does.",
+    )
+    amplitude_weight: float = option(
+        0.5, "With kernel='characteristic': weight of the differences between moduli (alpha).", ge=0
+    )
+    phase_weight: float = option(
+        0.5, "With kernel='characteristic': weight of the differences between phases (beta).", ge=0
     )
     augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
     ipm: int = option(5, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
@@ -154,11 +258,88 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         "quick": Preset("1,000 steps at width 32, falling rates: minutes on two cores.", _quick),
     }
 
-    def discrepancy(self, real: Tensor, synthetic: Tensor, labels: Tensor, classes: Tensor) -> Tensor:
-        """Return the squared MMD, summed over classes."""
+    def __init__(self, config: KernelMomentsConfig) -> None:
+        super().__init__(config)
+        self._scales = torch.tensor(parse_scales(config.scales))
+        self._frequencies_draw = -1  # the draw of the frequencies that are kept
+        self._frequencies = KeptTensors(_FREQUENCY_BYTES)
+
+    def prepare(self, run: Run) -> None:
+        """Check options that depend on each other, and record the pool if the options ask for one."""
+        config = self.config
+        if config.frequencies < len(self._scales):
+            raise ValueError(
+                f"frequencies={config.frequencies} is fewer than the {len(self._scales)} scales in {config.scales!r}; "
+                "each scale needs one"
+            )
+        if not config.amplitude_weight and not config.phase_weight:
+            raise ValueError("amplitude_weight and phase_weight are both 0, so nothing would be compared; raise one")
+        super().prepare(run)
+
+    def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
+        """Return the real embeddings (k, B, D), or their characteristic functions (k, 2, F)."""
+        real = normalised(real) if self.config.normalise else real
+        if self.config.kernel != _CHARACTERISTIC:
+            return real
+        pairs = zip(chunk.classes, real, strict=True)
+        return torch.stack([characteristic_function(r, self.frequencies(chunk, c, r)) for c, r in pairs])
+
+    def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
+        """Return the squared MMD or the discrepancy of characteristic functions, summed over classes."""
+        synthetic = normalised(synthetic) if self.config.normalise else synthetic
         counts = labels.unique_consecutive(return_counts=True)[1].tolist()  # rows are grouped by class
+        if self.config.kernel == _CHARACTERISTIC:
+            parts = zip(chunk.classes, synthetic.split(counts), real, strict=True)
+            return torch.stack([self._characteristic(chunk, c, s, r) for c, s, r in parts]).sum()
         kernel = _KERNELS[self.config.kernel]
         if len(set(counts)) == 1:
-            return squared_mmd(synthetic.unflatten(0, (len(classes), -1)), real, kernel)
+            return squared_mmd(synthetic.unflatten(0, (len(chunk.classes), -1)), real, kernel)
         pairs = zip(synthetic.split(counts), real, strict=True)
         return torch.stack([squared_mmd(s[None], r[None], kernel) for s, r in pairs]).sum()
+
+    def frequencies(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
+        """Return the frequencies of a class in a draw, the same for real and synthetic rows.
+
+        Args:
+            chunk: The chunk, which gives the draw.
+            c: The class.
+            embeddings: Rows that are compared at these frequencies. (n, D).
+
+        Returns:
+            (F, D).
+        """
+        if chunk.draw != self._frequencies_draw:
+            self._frequencies.clear()
+            self._frequencies_draw = chunk.draw
+
+        def draw() -> Tensor:
+            generator = chunk.run.rng("frequencies", chunk.run.source.class_names[c], chunk.draw)
+            normal = torch.randn(self.config.frequencies, embeddings.shape[-1], generator=generator)
+            scales = self._scales.repeat(-(-len(normal) // len(self._scales)))[: len(normal), None]  # (F, 1)
+            return (scales * normal).to(embeddings)
+
+        return self._frequencies.get(c, draw)
+
+    def _characteristic(self, chunk: Chunk, c: int, synthetic: Tensor, real: Tensor) -> Tensor:
+        """Return the discrepancy of a class, with a graph that does not hold its frequencies.
+
+        The frequencies of a class can be larger than everything else that a step keeps. The gradient by the embeddings
+        is therefore computed at once, one class after the other.
+
+        Args:
+            chunk: The chunk.
+            c: The class.
+            synthetic: Embeddings of its rows. (n, D).
+            real: Characteristic function of its real rows. (2, F).
+
+        Returns:
+            ().
+        """
+        with torch.enable_grad():
+            rows = synthetic.detach().requires_grad_()
+            function = characteristic_function(rows, self.frequencies(chunk, c, rows))
+            weights = self.config.amplitude_weight, self.config.phase_weight
+            value = characteristic_discrepancy(function, real, *weights)
+            (gradient,) = torch.autograd.grad(value, rows)
+        surrogate = (synthetic * gradient).sum()
+        return value.detach() + (surrogate - surrogate.detach())

@@ -25,6 +25,7 @@ from tests.support import half_size
 
 PLENTY = 2**40
 TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
+POOL = {"pool_size": 3, "pool_updates": 4}
 # Options of each scenario, and the free memory that each process sees.
 SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "even": ({"classes": 4}, [PLENTY, PLENTY]),
@@ -88,6 +89,16 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     ),
     "another storage form": ({"method": "m3d", "classes": 5, "storage": "half"}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
+    "a pool": ({"method": "dance", "classes": 5, "factor": 2, "batch_syn": 4, **POOL}, [PLENTY, PLENTY]),
+    # With SGD: AdamW would magnify the rounding of gradients that are nearly zero.
+    "characteristic functions": (
+        {"method": "ncfm", "classes": 5, "optimiser": "form", "lr_img": 10.0, "draws": 2, "frequencies": 16, **POOL},
+        [1, 1],
+    ),
+    "a pool with more processes than chunks": (
+        {"method": "ncfm", "classes": 3, "network": "convnet-w8-d1-bn", "optimiser": "form", "lr_img": 10.0, **POOL},
+        [PLENTY, PLENTY],
+    ),
 }
 
 

@@ -1,0 +1,179 @@
+"""A pool of networks: pairs of first and trained weights, and their blends. Methods and runs share the recordings."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from hf_condense.engine.method import option
+from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
+from hf_condense.methods._images import ImageConfig, check_two_classes, cross_entropy
+from hf_condense.networks.augment import Augmentation
+from hf_condense.networks.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from hf_condense.engine.run import Run
+
+NETWORKS_HELP = (
+    "'fresh': random networks. 'pool': blends of the first and the trained weights of networks that are trained on the "
+    "real set once, recorded in the cache, and shared by methods and runs."
+)
+CALIBRATION_HELP = (
+    "With networks='pool': weight of the cross-entropy of the synthetic rows under the trained network of the drawn "
+    "pair. It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
+    "otherwise a step makes a second forward and backward pass of the synthetic rows."
+)
+PAPER_POOL: dict[str, object] = {
+    "pool_size": 20,
+    "pool_updates": 23_400,
+    "batch_pool": 128,
+    "augment_pool": "color_crop",
+    "cutmix_pool": 0.5,
+}
+"""The pool of the code of DANCE and NCFM for CIFAR: 60 epochs of 50,000 images."""
+
+_WITH_POOL = "With networks='pool': "
+
+
+@dataclass(frozen=True)
+class PoolConfig(ImageConfig):
+    """Options of methods that can compare embeddings under a pool of trained networks."""
+
+    networks: str = option("fresh", NETWORKS_HELP, choices=("fresh", "pool"))
+    pool_size: int = option(10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2)
+    pool_updates: int = option(300, _WITH_POOL + "training updates of each network.", ge=1, tiny=4)
+    lr_pool: float = option(
+        0.01,
+        _WITH_POOL + "learning rate of the networks; it falls to a fifth after two thirds of the updates, and again "
+        "after five sixths.",
+        gt=0,
+    )
+    batch_pool: int = option(128, _WITH_POOL + "real images per training update.", ge=1)
+    augment_pool: str = option(
+        "none",
+        _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own.",
+    )
+    cutmix_pool: float = option(0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0)
+    calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
+
+
+@dataclass(frozen=True)
+class Pool:
+    """A pool of networks on disk. Only the pair that is asked for is read into memory.
+
+    Attributes:
+        pairs: The recordings; each has two snapshots, the first and the trained weights.
+    """
+
+    pairs: Experts
+
+    def blend(self, run: Run, draw: int) -> Tensor:
+        """Return the weights of a random point between the first and the trained weights of a random network.
+
+        Args:
+            run: The run.
+            draw: Number of the draw: its key.
+
+        Returns:
+            (P,), on the CPU.
+
+        References:
+            Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024,
+            on pseudo long-term distribution alignment (arXiv:2406.01063).
+        """
+        number, position = self._drawn(run, draw)
+        first, trained = self.pairs.window(number, 0, 2)
+        return torch.lerp(first, trained, position)
+
+    def trained(self, run: Run, draw: int) -> Tensor:
+        """Return the trained weights of the pair that `blend` uses in the same draw: (P,), on the CPU."""
+        return self.pairs.window(self._drawn(run, draw)[0], 1, 1)[0]
+
+    def _drawn(self, run: Run, draw: int) -> tuple[int, float]:
+        """Return the number of the pair in a draw, and the position between its ends in [0, 1)."""
+        generator = run.rng("pool", draw)
+        number = int(torch.randint(len(self.pairs), (), generator=generator))
+        return number, float(torch.rand((), generator=generator))
+
+
+def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperature: float = 1.0) -> Tensor:
+    """Return the mean cross-entropy of the rows of each class, summed over classes.
+
+    A chunk that holds whole classes thus adds its exact share, and an image's gradient has the scale of one of a mean
+    over the rows of its class, as in discrepancies.
+
+    Args:
+        logits: Logits of a trained network. (n, K).
+        targets: Labels (n,) or probabilities (n, K).
+        labels: Classes of the rows, by which they are averaged. (n,).
+        temperature: Divisor of the logits, > 0.
+
+    Returns:
+        ().
+
+    References:
+        Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024, on
+        distribution calibration (arXiv:2406.01063).
+
+    Example:
+        >>> float(calibration_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])).exp())
+        4.0
+    """
+    losses = cross_entropy(logits, targets, temperature, reduction="none")  # (n,)
+    _, places, counts = labels.unique(return_inverse=True, return_counts=True)
+    total: Tensor = (losses / counts[places]).sum()
+    return total
+
+
+def recorded_pool(run: Run, config: PoolConfig) -> Pool:
+    """Return the pool of a run; record the networks that are not in the cache yet. See `recorded_networks`.
+
+    Args:
+        run: The run, which gives network, seed and source.
+        config: How many networks there are, and how they are trained.
+    """
+    recipe = pool_recipe(config, len(run.source))
+    counts = config.pool_size, 2, config.pool_updates, config.pool_updates
+    return Pool(recorded_networks(run, Training("pool network", "lr_pool", recipe, *counts)))
+
+
+def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
+    """Return the training recipe of a pool: SGD with momentum and weight decay, and a rate that falls twice."""
+    return TrainingRecipe(
+        "pool",
+        epochs=math.ceil(config.pool_updates / math.ceil(rows / config.batch_pool)),
+        batch_size=config.batch_pool,
+        lr=config.lr_pool,
+        milestones=(2 / 3, 5 / 6),
+        gamma=0.2,
+        restart_optimiser=False,
+        augment=None if config.augment_pool in ("", "none") else config.augment_pool,
+        cutmix_probability=config.cutmix_pool,
+    )
+
+
+def check_pool(run: Run, config: PoolConfig, method: str) -> None:
+    """Check, before anything is trained, what `option` cannot check.
+
+    Raises:
+        ValueError: If an option is out of range or requires a pool, or no network can be trained.
+    """
+    if config.networks == "fresh":
+        if config.calibration:
+            raise ValueError(
+                f"calibration={config.calibration!r} needs trained networks, but networks='fresh'; pass "
+                "networks='pool', or leave calibration out"
+            )
+        return
+    check_two_classes(run, method)
+    check_trainable(run)
+    if config.cutmix_pool > 1:
+        raise ValueError(f"cutmix_pool should be at most 1; got {config.cutmix_pool!r}")
+    try:
+        Augmentation.parse(config.augment_pool)
+    except ValueError as error:
+        raise ValueError(f"augment_pool: {error}") from error

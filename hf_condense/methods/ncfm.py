@@ -1,0 +1,103 @@
+"""NCFM: match characteristic functions of embeddings under blends of first and trained networks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.task import Task
+from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
+from hf_condense.methods.m3d import KernelMoments, KernelMomentsConfig
+
+_MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the authors' code
+
+
+@dataclass(frozen=True)
+class CharacteristicMatchingConfig(KernelMomentsConfig):
+    """Options of NCFM."""
+
+    networks: str = option("pool", NETWORKS_HELP, choices=("fresh", "pool"))
+    kernel: str = option(
+        "characteristic",
+        "What compares embeddings: 'characteristic' (distance of characteristic functions at random frequencies, a "
+        "root per frequency), or a kernel of m3d: 'gaussian', 'linear', 'polynomial'.",
+        choices=("characteristic", "gaussian", "linear", "polynomial"),
+    )
+    normalise: bool = option(True, "Compare embeddings at length 1.")
+    scales: str = option(
+        "0.5_1_2_4",
+        "Standard deviations of the frequencies, joined by _; each has an equal share. The scale s compares rows as a "
+        "Gaussian kernel of width 1/s does.",
+    )
+    calibration: float = option(1 / _MATCHING_WEIGHT, CALIBRATION_HELP, ge=0)
+    optimiser: str = option(
+        "adamw",
+        "'adamw': AdamW at the rate lr_stored, or lr_img as it is; each number then moves by about that rate per step, "
+        "however small its gradient. 'form': the optimiser that suits the storage form (SGD for pixels).",
+        choices=("form", "adamw"),
+    )
+    lr_img: float = option(
+        0.03,
+        "Learning rate of the images, in normalised units: about what a number moves per step.",
+        gt=0,
+        role="image_rate",
+    )
+
+
+def _paper(task: Task) -> dict[str, object]:
+    """Return the options of the authors' configurations for CIFAR, in normalised units."""
+    values: dict[str, object] = {
+        "steps": 20_000,
+        "batch_real": 1024,
+        "factor": 2,
+        "frequencies": 4096,
+        "scales": "1",
+        "ipm": 1,
+    }
+    optimiser: dict[str, object] = {"lr_img": 0.001 / task.std, "weight_decay": 0.01}
+    if task.num_classes >= 50 and task.ipc >= 10:  # CIFAR-100
+        optimiser = {"optimiser": "form", "momentum": 0.5, "lr_img": 0.01 * _MATCHING_WEIGHT / task.std**2}
+    return {**values, **optimiser, **PAPER_POOL, "decay": True}
+
+
+def _default(task: Task) -> dict[str, object]:
+    return {"steps": 2000, "lr_img": 0.01 / task.std, "decay": True}
+
+
+def _quick(task: Task) -> dict[str, object]:
+    return {**_default(task), "steps": 1000, "network": "convnet-w32"}
+
+
+class CharacteristicMatching(KernelMoments):
+    """Neural characteristic function matching (NCFM), without its sampling network.
+
+    The sampling network would choose the frequencies. The authors' configurations leave it out, and a mixture of scales
+    stands in its place.
+    """
+
+    info: ClassVar[MethodInfo] = MethodInfo(
+        name="ncfm",
+        title="Neural Characteristic Function Matching",
+        kind="synthetic",
+        summary="Matches characteristic functions of embeddings under half-trained networks, at random frequencies.",
+        paper="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective",
+        authors=("Shaobo Wang, Yicun Yang, Zhiyuan Liu, Chenghao Sun, Xuming Hu, Conghui He and Linfeng Zhang"),
+        venue="CVPR",
+        year=2025,
+        link="https://arxiv.org/abs/2502.20653",
+        cost="a pool of networks once; that of m3d, and another forward and backward of the synthetic set",
+    )
+    Config = CharacteristicMatchingConfig
+    presets: ClassVar[dict[str, Preset]] = {
+        "default": Preset("2,000 steps at width 128, five per pair of networks, falling rates.", _default),
+        "paper": Preset(
+            "20,000 steps, factor 2, 4,096 frequencies, 20 networks of 60 epochs of 50,000 images, as in the authors' "
+            "code for CIFAR (CVPR 2025), which has no sampling network either. They update all images after each class "
+            "and each calibration, halve the rate on plateaus and apply all families of augmentation at once; here, a "
+            "step updates all classes together, the rate falls linearly, and each class draws one family. Weight decay "
+            "draws pixels to the mean colour, not to black.",
+            _paper,
+        ),
+        "quick": Preset("1,000 steps at width 32, five per pair, falling rates: minutes on two cores.", _quick),
+    }
