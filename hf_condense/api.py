@@ -154,13 +154,14 @@ def condense_dataset(
         _warn_of_absent(source)
         amounts = class_amounts(ipc, source)
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
+        settled_preset = preset
         if method == "auto":
             choice = choose(task, budget, network, device=accelerator.device, cores=torch.get_num_threads())
             method = choice.method
             if preset is None:
-                given = _filled_in(given, choice.values)
+                given, settled_preset = _filled_in(given, choice.values), choice.preset
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
-        settings = settle(get_method(method), preset, given, task)
+        settings = settle(get_method(method), settled_preset, given, task)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, **facts)
         checkpoints = _Checkpoints(checkpoint_dir, checkpoint_every)

@@ -34,11 +34,13 @@ class Choice:
 
     Attributes:
         method: Canonical name.
+        preset: Preset whose values apply where neither the caller nor `values` says otherwise.
         values: Options and settings of the run. They apply where the caller left them open.
         reason: Why these were chosen, as one line for the log.
     """
 
     method: str
+    preset: str
     values: dict[str, Any]
     reason: str
 
@@ -79,7 +81,6 @@ def choose(
         "steps": steps,
         "batch_real": batch,
         "ipm": ipm,
-        "decay": True,
     }
     form = (
         "whole images (other forms were not measured for so many images, or for such small ones)"
@@ -87,7 +88,7 @@ def choose(
         else f"storage {storage!r} with {expand} rows in the space of one image (it gained most in our measurements)"
     )
     reason = f"m3d, {form}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
-    return Choice("m3d", values, reason)
+    return Choice("m3d", "quick", values, reason)
 
 
 def _bytes_of_forward(spec: NetworkSpec, task: Task) -> int:
