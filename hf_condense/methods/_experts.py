@@ -116,7 +116,7 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
         (arXiv:2203.11932).
     """
-    every = config.snapshot_every or math.ceil(len(run.source) / config.batch_expert)
+    every = snapshot_interval(config, len(run.source))
     recipe = expert_recipe(config, every, len(run.source))
     compiled = _compiled(run, config, every)
     cached = cache_enabled(run.cache and run.factory.named)
@@ -155,6 +155,11 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
         Augmentation.parse(config.augment_expert)
     except ValueError as error:
         raise ValueError(f"augment_expert: {error}") from error
+
+
+def snapshot_interval(config: ExpertConfig, rows: int) -> int:
+    """Return the number of updates of an expert between two snapshots."""
+    return config.snapshot_every or math.ceil(rows / config.batch_expert)
 
 
 def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:
