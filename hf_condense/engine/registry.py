@@ -30,6 +30,8 @@ BUILT_IN = {
     "mtt": "hf_condense.methods.mtt:TrajectoryMatching",
     "tesla": "hf_condense.methods.tesla:ConstantMemoryMatching",
     "esp": "hf_condense.methods.esp:SubspaceProjection",
+    "datm": "hf_condense.methods.datm:DifficultyAlignedMatching",
+    "idc": "hf_condense.methods.idc:MultiFormationMatching",
 }
 
 _registered: dict[str, AnyMethod] = {}
