@@ -99,8 +99,8 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     expansion_steps: int = option(1000, "Steps over which the latest start grows, if first_max_start is given.", ge=1)
     most_ratio: float | None = option(
         None,
-        "Updates are skipped in steps whose objective is above this value, because the student went astray there. A "
-        "student that does not move has objective 1. None: no update is skipped.",
+        "Updates are skipped in steps whose objective is above this value, because the student went astray there. In "
+        "mtt and tesla, a student that does not move has objective 1. None: no update is skipped.",
         gt=0,
     )
     batch_syn: int | None = option(
