@@ -37,6 +37,7 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         "steps": recipe.steps,
         "seed": recipe.seed,
         "preset": recipe.preset,
+        "teacher": recipe.teacher_text,
         "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),
         "source": ", ".join(f"{name} {value}" for name, value in recipe.source.items() if value is not None),
         "created": recipe.created_at,

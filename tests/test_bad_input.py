@@ -245,7 +245,11 @@ def makes_seven_logits(**_: Any) -> nn.Module:
 
 
 OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
-    (ValueError, {"method": "dmm"}, ("'dmm'", "did you mean 'dm'?", "auto, dc, dm, dsa, esp, herding, kcenter")),
+    (
+        ValueError,
+        {"method": "dmm"},
+        ("'dmm'", "did you mean 'dm'?", "auto, datm, dc, dm, dsa, esp, herding, idc, kcenter"),
+    ),
     (ValueError, {"method": "Random"}, ("'Random'", "did you mean 'random'?")),
     (TypeError, {"method": 3}, ("method should be a name", "3", "register_method")),
     (TypeError, {"lr_image": 1.0}, ("unknown option 'lr_image'", "did you mean 'lr_img'?", "init, augment")),

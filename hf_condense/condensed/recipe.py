@@ -48,6 +48,10 @@ class Recipe:
         citation: Line that cites the method's paper, or None in sets of older versions.
         rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise.
         temperature: Temperature of the soft labels (logits), or None without soft labels.
+        teacher: The networks that gave the soft labels, or the first ones: `network` (their name), `networks` (how many
+            there are), `updates` (of their training), `seed`, `content_hash` (of their weights), `held_out` (source
+            rows that were kept from training, to choose the updates) and `classes` (the order of the logits). None
+            without soft labels, and in sets of older versions.
         plan: Chunk plan of the run; equal bits need an equal plan.
         runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
         created_at: UTC time at which the set was made, ISO 8601.
@@ -82,6 +86,7 @@ class Recipe:
     citation: str | None = None
     rows: list[int] | None = None
     temperature: float | None = None
+    teacher: dict[str, Any] | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
     created_at: str = ""
@@ -107,6 +112,19 @@ class Recipe:
     def format_version(self) -> str:
         """Version of the file format that a reader of the set must know."""
         return "2" if self.store_dtype != "float32" else self.decoder.format_version
+
+    @property
+    def teacher_text(self) -> str:
+        """Line that says which networks gave the soft labels; empty if none did."""
+        if self.teacher is None:
+            return ""
+        facts = self.teacher
+        networks = f"{facts['networks']} networks {facts['network']}" if facts["networks"] > 1 else facts["network"]
+        chosen = f", a number chosen on {facts['held_out']:,} held-out rows" if facts["held_out"] else ""
+        return (
+            f"{networks} after {facts['updates']:,} updates{chosen}; seed {facts['seed']}, "
+            f"weights {facts['content_hash'][:12]}"
+        )
 
     def without_times(self) -> Recipe:
         """Return the recipe without the times at which, and how long, the set was made and measured.
@@ -184,6 +202,8 @@ class Recipe:
             and all(map(math.isfinite, [*self.mean, *self.std])),
             "nearest should have rows >= 1, and synthetic and real with 0 <= min <= median <= max": self.nearest is None
             or _are_distances(self.nearest),
+            "teacher should have network, networks >= 1, updates, seed, content_hash, held_out, and classes in the "
+            "order of class_names": self.teacher is None or _is_teacher(self.teacher, names),
         }
         for rule, holds in rules.items():
             if not holds:
@@ -223,6 +243,13 @@ def _are_distances(nearest: dict[str, Any]) -> bool:
         return False
     ordered = [[0.0, *(group.get(name, math.nan) for name in ("min", "median", "max"))] for group in groups if group]
     return len(ordered) == 2 and all(a <= b < math.inf for values in ordered for a, b in pairwise(values))
+
+
+def _is_teacher(teacher: dict[str, Any], class_names: list[str]) -> bool:
+    """Return whether a value has the form of the facts about a teacher."""
+    hints = {"network": str, "networks": int, "updates": int, "seed": int, "content_hash": str, "held_out": int}
+    has_form = all(_is_a(teacher.get(name), hint) for name, hint in hints.items())
+    return has_form and teacher["networks"] >= 1 and teacher.get("classes") == class_names
 
 
 def _is_a(value: Any, hint: Any) -> bool:

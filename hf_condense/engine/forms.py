@@ -28,10 +28,15 @@ def best_form(task: Task) -> tuple[str, int]:
     return "dct", 32 if channels > 1 and task.ipc < _FEW_IMAGES else 8
 
 
-def form_values(task: Task) -> dict[str, Any]:
-    """Return the settings of a preset that takes the best form: `storage` and `expand`."""
+def form_values(task: Task, most: int = 32) -> dict[str, Any]:
+    """Return the settings of a preset that takes the best form: `storage` and `expand`.
+
+    Args:
+        task: ipc and image shape.
+        most: Largest `expand`, for methods whose steps pay for every row.
+    """
     storage, expand = best_form(task)
-    return {"storage": storage, "expand": expand}
+    return {"storage": storage, "expand": min(expand, most)}
 
 
 def form_rate(task: Task) -> float:

@@ -15,13 +15,19 @@ from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 
 
-def initial_set(run: Run, init: str) -> SyntheticSet:
+def start_names() -> list[str]:
+    """Return the names of all starts: real rows, noise, and the coreset methods."""
+    return ["real", "noise", *_coresets()]
+
+
+def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
     """Return the set that optimisation starts from.
 
     Args:
         run: The run; its `ipc`, `decoder` and `seed` are used.
         init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. As
-            many real rows are taken as the set decodes into; the run's decoder stores them in its form.
+            many real rows are taken as the set decodes into; the run's decoder stores them in its form. A method can
+            also choose the rows itself: their positions in the source, sorted by class, int64 (rows,).
 
     Raises:
         ValueError: If `init` is none of these.
@@ -29,13 +35,13 @@ def initial_set(run: Run, init: str) -> SyntheticSet:
     decoder = run.decoder
     origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
     labels = _labels({c: decoder.entries(budget) for c, budget in run.ipc.items()}, run.device)
-    if init == "noise":
+    if isinstance(init, str) and init == "noise":
         names, shape = run.source.class_names, run.source.image_shape
         counts = {c: decoder.entries(budget) for c, budget in run.ipc.items()}
         parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in counts.items()]
         stored = decoder.start_from_noise(torch.cat(parts).to(run.device), labels, origin)
     else:
-        rows = run.source.at(_real_rows(run, init))
+        rows = run.source.at(_real_rows(run, init) if isinstance(init, str) else init)
         with run.accelerator.main_process_first():  # the others then find in the cache what it has fitted
             stored = decoder.start(rows, _labels(run.counts, run.device), origin)
     synthetic = SyntheticSet(stored, labels, decoder, whitening=run.source.whitening)
@@ -90,15 +96,18 @@ def _check_finite(run: Run, features: Tensor) -> None:
 
 def _real_rows(run: Run, init: str) -> Tensor:
     """Choose as many rows of each class as the set decodes into; a class with fewer rows repeats them."""
-    coresets = [info.name for info in list_methods() if info.kind == "coreset"]
     name = "random" if init == "real" else init
-    if name not in coresets:
-        one_of("init", init, ["real", "noise", *coresets])
+    if name not in _coresets():
+        one_of("init", init, start_names())
     cls = get_method(name)
     assert issubclass(cls, Selector)
     rows_by_class = select_rows(run, cls(cls.Config()), run.counts)
     counts = run.counts
     return torch.cat([rows.repeat(-(-counts[c] // len(rows)))[: counts[c]] for c, rows in rows_by_class.items()])
+
+
+def _coresets() -> list[str]:
+    return [info.name for info in list_methods() if info.kind == "coreset"]
 
 
 def _labels(counts: dict[int, int], device: torch.device) -> Tensor:

@@ -118,10 +118,12 @@ class _Optimisation:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
         total = reduce(run.accelerator, total, method.reduction)
         self.values.append(float(total))
+        factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
-            group["lr"] = group.setdefault("initial_lr", group["lr"]) * method.rate(t, self.values)
-        self.optimiser.step()
-        run.synthetic.project_()
+            group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
+        if factor:  # at a rate of zero, a step would still mix the gradient into momentum, which moves later steps
+            self.optimiser.step()
+            run.synthetic.project_()
         gradients = [_gradient(tensor) for tensor in self.learned]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *self.learned)):
             raise NonFiniteLossError(self._non_finite_message(t))

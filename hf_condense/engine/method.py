@@ -232,7 +232,8 @@ class Method(_Declared[ConfigT]):
     4. `optimiser(run)` returns the optimiser of all learned tensors.
     5. `load_state(run, state)` is called only if the run resumes from a checkpoint.
     6. In every step t, `losses(run, t)` is differentiated and its gradients are summed over chunks and processes,
-       `rate(t, values)` scales the learning rates, the tensors are updated, and `after_update(run, t)` follows.
+       `rate(t, values)` scales the learning rates (0 skips the update), the tensors are updated, and
+       `after_update(run, t)` follows.
        `state(run)` is called whenever a checkpoint is written.
     7. `finish(run)` is called once, after the last step.
     """
@@ -286,6 +287,8 @@ class Method(_Declared[ConfigT]):
 
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return the factor of every learning rate in step `t`; default: 1.
+
+        A factor of 0 skips the update: learned tensors and momentum stay as they are, as if there had been no step.
 
         Args:
             t: Number of the step, from 0.

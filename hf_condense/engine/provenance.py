@@ -134,6 +134,7 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
     return dataclasses.replace(
         recipe,
         rows=None if rows is None else list(rows),
+        teacher=run.synthetic.teacher if recipe.kind != "coreset" else None,
         plan=run.plan.to_dict() if recipe.kind == "synthetic" else {},
         runtime=runtime,
         created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),

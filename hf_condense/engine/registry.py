@@ -32,6 +32,8 @@ BUILT_IN = {
     "esp": "hf_condense.methods.esp:SubspaceProjection",
     "dance": "hf_condense.methods.dance:DualViewAlignment",
     "ncfm": "hf_condense.methods.ncfm:CharacteristicMatching",
+    "datm": "hf_condense.methods.datm:DifficultyAlignedMatching",
+    "idc": "hf_condense.methods.idc:MultiFormationMatching",
 }
 
 _registered: dict[str, AnyMethod] = {}

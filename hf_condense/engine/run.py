@@ -39,7 +39,8 @@ class Run:
         seed: Seed of every random draw.
         ipc: Budget in images of every class that is condensed, by class index.
         decoder: Storage form of the set, in normalised units.
-        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start.
+        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start or the
+            positions of real rows.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
         compile: The caller's choice: True, False or `"auto"`.
@@ -53,7 +54,7 @@ class Run:
     seed: int
     ipc: dict[int, int]
     decoder: Decoder
-    start: Callable[[Run, str], SyntheticSet]
+    start: Callable[[Run, str | Tensor], SyntheticSet]
     cache: bool = True
     progress: bool = True
     compile: CompileOption = "auto"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,6 +26,8 @@ class SyntheticSet:
         soft_labels: Logits of the decoded rows. They are learned if they require a gradient. (rows, K), or None.
         student_lr: Learning rate of a student, which is learned and stored with the images. (), or None.
         whitening: The whitening, if images are learned in whitened space; it is stored with the set.
+        teacher: Facts about the networks that gave the soft labels, or the first ones, as `Recipe.teacher` has them; or
+            None.
     """
 
     stored: dict[str, Tensor]
@@ -33,6 +36,7 @@ class SyntheticSet:
     soft_labels: Tensor | None = None
     student_lr: Tensor | None = None
     whitening: Whitening | None = None
+    teacher: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for tensor in self.learned().values():

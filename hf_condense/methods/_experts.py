@@ -136,7 +136,7 @@ def recorded_experts(run: Run, config: ExpertConfig) -> Experts:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, section 3.2
         (arXiv:2203.11932).
     """
-    every = config.snapshot_every or math.ceil(len(run.source) / config.batch_expert)
+    every = snapshot_interval(config, len(run.source))
     recipe = expert_recipe(config, every, len(run.source))
     counts = config.experts, config.snapshots, every, config.snapshot_every
     return recorded_networks(run, Training("expert", "lr_expert", recipe, *counts))
@@ -202,6 +202,11 @@ def check_trainable(run: Run) -> None:
             f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
             "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
         )
+
+
+def snapshot_interval(config: ExpertConfig, rows: int) -> int:
+    """Return the number of updates of an expert between two snapshots."""
+    return config.snapshot_every or math.ceil(rows / config.batch_expert)
 
 
 def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe:

@@ -52,6 +52,11 @@ class ImageConfig(MethodConfig):
     )
     temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0)
     teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1)
+    early_teacher: bool = option(
+        False,
+        "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
+        "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
+    )
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,14 @@ class LearnedLabelConfig(ImageConfig):
         choices=("none", "teacher", "learned"),
     )
     lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
+    momentum_label: float | None = option(
+        None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum_label is not None and self.momentum_label >= 1:
+            raise ValueError(f"momentum_label should be below 1; got {self.momentum_label!r}")
 
 
 ImageT = TypeVar("ImageT", bound=ImageConfig)
@@ -92,17 +105,31 @@ class ImageMethod(Method[ImageT]):
 
     def initialise(self, run: Run) -> SyntheticSet:
         """Return the first images, with soft labels if the method uses them while condensing."""
-        synthetic = super().initialise(run)
+        synthetic = self.first_images(run)
         if self.config.soft_labels in self.trained_labels:
-            synthetic.soft_labels = teacher_logits(run, synthetic, self.config.teacher_updates)
+            synthetic.soft_labels, synthetic.teacher = self.label(run, synthetic)
             synthetic.soft_labels.requires_grad_(self.config.soft_labels == "learned")
         return synthetic
+
+    def first_images(self, run: Run) -> SyntheticSet:
+        """Return the set that optimisation starts from, without soft labels."""
+        return super().initialise(run)
+
+    def label(self, run: Run, synthetic: SyntheticSet) -> tuple[Tensor, dict[str, Any]]:
+        """Return the teacher's logits for the decoded rows of a set, and the facts about the teacher."""
+        config = self.config
+        return teacher_logits(
+            run, synthetic, config.teacher_updates, early=config.early_teacher, temperature=config.temperature
+        )
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
         """Return the optimiser of the images and of learned soft labels."""
         optimiser = super().optimiser(run)
         if isinstance(self.config, LearnedLabelConfig) and self.config.soft_labels == "learned":
-            optimiser.add_param_group({"params": [run.synthetic.soft_labels], "lr": self.config.lr_label})
+            group: dict[str, Any] = {"params": [run.synthetic.soft_labels], "lr": self.config.lr_label}
+            if self.config.momentum_label is not None:
+                group["momentum"] = self.config.momentum_label
+            optimiser.add_param_group(group)
         return optimiser
 
     def rate(self, t: int, values: Sequence[float]) -> float:
@@ -112,7 +139,7 @@ class ImageMethod(Method[ImageT]):
     def finish(self, run: Run) -> None:
         """Label the finished images with the teacher, if the options ask for it."""
         if self.config.soft_labels == "teacher" and run.synthetic.soft_labels is None:
-            run.synthetic.soft_labels = teacher_logits(run, run.synthetic, self.config.teacher_updates)
+            run.synthetic.soft_labels, run.synthetic.teacher = self.label(run, run.synthetic)
 
     @property
     def loss_temperature(self) -> float:

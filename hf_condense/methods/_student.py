@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import logging
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_condense.base.processes import reduce
+from hf_condense.base.checks import one_of
+from hf_condense.base.processes import broadcast, broadcast_object, reduce
 from hf_condense.base.rng import seeded_globals
+from hf_condense.engine.initial import start_names
+from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts
+from hf_condense.engine.teacher import network_logits, teacher_facts
+from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts, snapshot_interval
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
@@ -21,6 +27,13 @@ from hf_condense.networks.flat import FlatNetwork
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
     from hf_condense.engine.synthetic import SyntheticSet
+
+logger = logging.getLogger("hf_condense")
+
+_CORRECT = "correct"  # the start from rows that experts classify right
+_WALK = 256  # rows of a class that an expert classifies at a time
+_TOLD = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
+_STATISTICS_ROWS = 16  # real rows per class from which batch norm takes its statistics
 
 
 def few_images(task: Task) -> bool:
@@ -39,6 +52,14 @@ def short_experts(task: Task) -> dict[str, Any]:
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
+def form_of_students(task: Task) -> dict[str, Any]:
+    """Return the storage form of presets `quick`: the one that measured best for few images, else pixels.
+
+    Every student step pays for its rows, so that it takes a quarter of 16 rows per image. Whole sets ended worse.
+    """
+    return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes} if few_images(task) else {}
+
+
 def usual_width(quick: dict[str, Any]) -> dict[str, Any]:
     """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps."""
     return {**quick, "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
@@ -54,6 +75,18 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         gt=0,
         role="image_rate",
     )
+    init: str = option(
+        "real",
+        "Start from 'real' rows, 'correct' (rows that experts classify right at the end of their training), 'noise', "
+        "or the rows of a coreset method.",
+        role="init",
+    )
+    labels_from: str = option(
+        "teacher",
+        "Where soft labels, or the first ones if they are learned, come from: 'teacher', or 'experts' (the mean logits "
+        "of the experts that classify a row right).",
+        choices=("teacher", "experts"),
+    )
     augment: str = option(
         ALL_FAMILIES,
         "Augmentation of the synthetic images: families joined by _, or 'none'. Each image draws its own in every "
@@ -64,6 +97,20 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     expert_span: int = option(2, "Length of a window of the expert, in snapshots after its start.", ge=1)
     max_start: int | None = option(
         None, "Latest snapshot at which a window may start, exclusive; None: anywhere.", ge=1
+    )
+    min_start: int = option(0, "Earliest snapshot at which a window may start.", ge=0)
+    first_max_start: int | None = option(
+        None,
+        "Latest start in the first step, exclusive; over expansion_steps it grows to max_start, so that windows come "
+        "from early training first. None: max_start from the first step on.",
+        ge=1,
+    )
+    expansion_steps: int = option(1000, "Steps over which the latest start grows, if first_max_start is given.", ge=1)
+    most_ratio: float | None = option(
+        None,
+        "Updates are skipped in steps whose objective is above this value, because the student went astray there. In "
+        "mtt and tesla, a student that does not move has objective 1. None: no update is skipped.",
+        gt=0,
     )
     batch_syn: int | None = option(
         None,
@@ -81,6 +128,86 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         "Learn images in whitened (ZCA) space; the matrix is stored with the set. Requires pixel_range='free' and "
         "storage='pixels'.",
     )
+
+
+def latest_start(first: int, last: int, steps: int, t: int) -> int:
+    """Return the latest start of a window in a step, exclusive: it grows evenly from the first value to the last.
+
+    Args:
+        first: Latest start in step 0.
+        last: Latest start from step `steps` on, at least `first`.
+        steps: Number of steps, >= 1.
+        t: The step.
+
+    References:
+        Guo et al., "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", ICLR 2024,
+        section 3.2 (arXiv:2310.05773).
+
+    Example:
+        >>> [latest_start(10, 20, 100, t) for t in (0, 9, 10, 99, 100, 500)]
+        [10, 10, 11, 19, 20, 20]
+    """
+    return min(first + (last - first) * t // steps, last)
+
+
+def correct_rows(order: Tensor, n: int, judges: Iterable[Callable[[Tensor], Tensor]]) -> Tensor:
+    """Return n rows of a class: those that the first judge takes for right, then those of the next, then any.
+
+    Args:
+        order: The rows of the class in the order in which they are considered. int64 (N,).
+        n: Number of rows to return. If it is above N, rows are repeated.
+        judges: Functions that say of rows (m,) whether they are classified right, bool (m,). They are asked only as
+            long as rows are missing.
+
+    Returns:
+        int64 (n,).
+
+    References:
+        Guo et al., ICLR 2024; the walk is that of the authors' code.
+
+    Example:
+        >>> correct_rows(torch.tensor([5, 6, 7, 8]), 3, [lambda rows: rows == 7, lambda rows: rows > 7])
+        tensor([7, 8, 5])
+    """
+    chosen, rest = order[:0], order
+    for is_right in judges:
+        wrong = []
+        for rows in rest.split(_WALK):
+            right = is_right(rows)
+            chosen = torch.cat([chosen, rows[right]])
+            if len(chosen) >= n:
+                return chosen[:n]
+            wrong.append(rows[~right])
+        rest = torch.cat(wrong)
+        if not len(rest):
+            break
+    rows = torch.cat([chosen, rest])
+    return rows.repeat(-(-n // len(rows)))[:n]
+
+
+def mean_of_correct(logits: Iterable[Tensor], labels: Tensor) -> Tensor:
+    """Return the mean logits of those networks that classify a row right; of all networks if none does.
+
+    Args:
+        logits: Logits of the rows, by network. (N, K) each.
+        labels: Class of each row. int64 (N,).
+
+    Returns:
+        (N, K).
+
+    References:
+        Guo et al., ICLR 2024; where no network is right, the authors' code has no rule.
+
+    Example:
+        >>> mean_of_correct([torch.tensor([[4.0, 0.0]]), torch.tensor([[0.0, 2.0]])], torch.tensor([0]))
+        tensor([[4., 0.]])
+    """
+    right_sum = right_count = mean = torch.zeros(())
+    for networks, predicted in enumerate(logits, 1):
+        right = (predicted.argmax(1) == labels)[:, None].to(predicted.dtype)  # (N, 1)
+        right_sum, right_count = right_sum + right * predicted, right_count + right
+        mean = mean + (predicted - mean) / networks
+    return torch.where(right_count > 0, right_sum / right_count.clamp_min(1), mean)
 
 
 @dataclass(frozen=True)
@@ -146,6 +273,75 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         self._first = dict(zip(run.classes, first_rows, strict=False))
         self.total = sum(run.counts.values())
 
+    def rate(self, t: int, values: Sequence[float]) -> float:
+        """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
+        most = self.config.most_ratio
+        if most is None or values[-1] <= most:
+            return super().rate(t, values)
+        skipped = sum(value > most for value in values)
+        if skipped in _TOLD:
+            logger.warning(
+                "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "
+                "%d updates so far. If this happens often, a smaller lr_student or lr_img helps",
+                t,
+                values[-1],
+                most,
+                skipped,
+                len(values),
+            )
+        return 0.0
+
+    def first_images(self, run: Run) -> SyntheticSet:
+        """Return the set that optimisation starts from: real rows that experts classify right, if options say so."""
+        return run.start(run, self._correct_rows(run)) if self.config.init == _CORRECT else super().first_images(run)
+
+    @torch.no_grad()
+    def _correct_rows(self, run: Run) -> Tensor:
+        """Return the positions of rows that experts classify right, as many as the set decodes into: (rows,)."""
+        chosen = []
+        for c, n in run.counts.items():
+            positions = run.source.positions(c)
+            order = torch.randperm(len(positions), generator=run.rng("correct", run.source.class_names[c]))
+            judges = (self._judge(run, expert, c) for expert in range(len(self.experts)))
+            chosen.append(correct_rows(order + positions.start, n, judges))
+        # Rounding could differ from process to process, so all take the rows of the main one.
+        return broadcast_object(run.accelerator, torch.cat(chosen))
+
+    def _judge(self, run: Run, expert: int, c: int) -> Callable[[Tensor], Tensor]:
+        """Return a function that says of rows of a class, by position, whether an expert classifies them right."""
+        network = self._trained_expert(run, expert)
+
+        def is_right(rows: Tensor) -> Tensor:
+            return (network_logits(network, run.source.at(rows)).argmax(1) == c).cpu()
+
+        return is_right
+
+    def _last_weights(self, expert: int) -> Tensor:
+        """Return the weights at the end of an expert's training, on the CPU: (P,)."""
+        return self.experts.window(expert, self.experts.snapshots - 1, 1)[0]
+
+    def _trained_expert(self, run: Run, expert: int) -> nn.Module:
+        """Return an expert at the end of its training, in evaluation mode. A second call overwrites its weights."""
+        network = run.network("expert", weights=self._last_weights(expert).to(run.device), slot="expert").eval()
+        norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
+        if norms:  # only parameters are recorded, so the statistics are computed anew, as plain means
+            for module in norms:
+                module.train().momentum = None
+            network(run.source.sample(run.classes, _STATISTICS_ROWS, run.seed, "statistics").flatten(0, 1))
+        return network.eval()
+
+    @torch.no_grad()
+    def label(self, run: Run, synthetic: SyntheticSet) -> tuple[Tensor, dict[str, Any]]:
+        """Return the logits of the teacher or of the experts for the decoded rows, and the facts about them."""
+        if self.config.labels_from == "teacher":
+            return super().label(run, synthetic)
+        images, labels = synthetic.all()
+        experts = range(len(self.experts))
+        logits = mean_of_correct((network_logits(self._trained_expert(run, e), images) for e in experts), labels)
+        updates = (self.config.snapshots - 1) * snapshot_interval(self.config, len(run.source))
+        facts = teacher_facts(run, ({"weights": self._last_weights(e)} for e in experts), updates)
+        return broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts)
+
     def initialise(self, run: Run) -> SyntheticSet:
         """Return the first images and start their average with them."""
         synthetic = super().initialise(run)
@@ -163,6 +359,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             )
         if config.average >= 1:
             raise ValueError(f"average should be below 1; got {config.average!r}")
+        one_of("init", config.init, [_CORRECT, *start_names()])
+        self._check_starts()
         check_experts(run, config)
         clips, storage = run.decoder.frame.clip, run.decoder.name
         if config.zca and (clips or not run.decoder.can_be_whitened):
@@ -172,18 +370,41 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 f"{storage!r}. Pass these values, or zca=False (a preset may have set zca=True)"
             )
 
+    def _check_starts(self) -> None:
+        """Raise for starts of windows that contradict each other."""
+        config = self.config
+        if config.first_max_start and config.max_start and config.first_max_start > config.max_start:
+            raise ValueError(
+                f"first_max_start={config.first_max_start} should be at most max_start={config.max_start}, to which "
+                "the latest start grows"
+            )
+        first = self._latest_start(0)
+        if config.min_start >= first:
+            raise ValueError(
+                f"min_start={config.min_start} should be below the latest start of a window, {first} in the first step "
+                f"(snapshots={config.snapshots}, expert_span={config.expert_span}, max_start={config.max_start}, "
+                f"first_max_start={config.first_max_start})"
+            )
+
+    def _latest_start(self, t: int) -> int:
+        """Return the latest start of a window in step `t`, exclusive."""
+        config = self.config
+        starts = config.snapshots - config.expert_span
+        last = min(starts, config.max_start or starts)
+        return latest_start(min(config.first_max_start or last, last), last, config.expansion_steps, t)
+
     def window(self, run: Run, draw: int) -> Window:
         """Return a random window of a random expert.
 
         Args:
             run: The run.
-            draw: Number of the draw: its key.
+            draw: Number of the draw: its key, and the step of the run for which the window is drawn.
         """
         config = self.config
-        starts = config.snapshots - config.expert_span
         generator = run.rng("window", draw)
         expert = int(torch.randint(len(self.experts), (), generator=generator))
-        start = int(torch.randint(min(starts, config.max_start or starts), (), generator=generator))
+        starts = self._latest_start(draw) - config.min_start
+        start = config.min_start + int(torch.randint(starts, (), generator=generator))
         points = self.experts.window(expert, start, config.expert_span + 1)
         if not float((points[-1] - points[0]).square().sum()):
             raise ValueError(

@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.conv import _ConvNd
 
+from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
@@ -83,6 +85,11 @@ def squared_distance(synthetic: Gradients, real: Gradients) -> Tensor:
     return (_joined(synthetic) - _joined(real)).square().sum()
 
 
+def absolute_distance(synthetic: Gradients, real: Gradients) -> Tensor:
+    """Return the sum of absolute differences of all parameters; shapes as for `layerwise_distance`."""
+    return (_joined(synthetic) - _joined(real)).abs().sum()
+
+
 def _cosine(synthetic: Tensor, real: Tensor) -> Tensor:
     """Return cosines along the last dimension; a row of zeros has cosine 0 and no gradient."""
     norms = torch.linalg.vector_norm(synthetic, dim=-1) * torch.linalg.vector_norm(real, dim=-1)
@@ -99,11 +106,40 @@ _DISTANCES: dict[str, Callable[[Gradients, Gradients], Tensor]] = {
     "layerwise": layerwise_distance,
     "cosine": cosine_distance,
     "mse": squared_distance,
+    "l1": absolute_distance,
 }
 
 
+def matched_parameters(net: nn.Module, matched: str) -> dict[str, nn.Parameter]:
+    """Return the parameters whose gradients are compared, by name.
+
+    Args:
+        net: The network.
+        matched: `"all"`, or `"convolutions"` for the weights of convolutions alone.
+
+    Raises:
+        ValueError: If a network without convolutions is asked for the weights of convolutions.
+    """
+    parameters = dict(net.named_parameters())
+    if matched == "all":
+        return parameters
+    modules = {name: module for name, module in net.named_modules() if isinstance(module, _ConvNd)}
+    names = {f"{name}.weight" if name else "weight" for name in modules}
+    weights = {name: parameter for name, parameter in parameters.items() if name in names}
+    if not weights:
+        raise ValueError(
+            "matched='convolutions' compares the gradients of the weights of convolutions, but the network has none; "
+            "pass matched='all'"
+        )
+    return weights
+
+
 def looped_gradients(
-    net: nn.Module, images: Sequence[Tensor], targets: Sequence[Tensor], temperature: float = 1.0
+    net: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    temperature: float = 1.0,
+    matched: str = "all",
 ) -> list[Tensor]:
     """Return the gradient of the mean cross-entropy of each class, class by class, with a graph.
 
@@ -112,11 +148,12 @@ def looped_gradients(
         images: Rows of each of k classes, (n, C, H, W) each.
         targets: Labels (n,) or probabilities (n, K) of each class.
         temperature: Divisor of the logits, > 0.
+        matched: Which parameters have gradients, as for `matched_parameters`.
 
     Returns:
-        For each parameter (k, *shape).
+        For each of these parameters (k, *shape).
     """
-    parameters = list(net.parameters())
+    parameters = list(matched_parameters(net, matched).values())
     gradients = []
     for class_images, class_targets in zip(images, targets, strict=True):
         loss = cross_entropy(net(class_images), class_targets, temperature)
@@ -125,13 +162,19 @@ def looped_gradients(
 
 
 def batched_gradients(
-    net: nn.Module, images: Sequence[Tensor], targets: Sequence[Tensor], temperature: float = 1.0
+    net: nn.Module,
+    images: Sequence[Tensor],
+    targets: Sequence[Tensor],
+    temperature: float = 1.0,
+    matched: str = "all",
 ) -> list[Tensor]:
     """Return what `looped_gradients` returns, by one call for all classes. All must have the same number of rows."""
-    parameters, buffers = dict(net.named_parameters()), dict(net.named_buffers())
+    parameters = matched_parameters(net, matched)
+    others = {name: tensor for name, tensor in net.named_parameters() if name not in parameters}
+    fixed = {**others, **dict(net.named_buffers())}
 
     def loss(weights: Mapping[str, Tensor], class_images: Tensor, class_targets: Tensor) -> Tensor:
-        logits = functional_call(net, {**weights, **buffers}, (class_images,))
+        logits = functional_call(net, {**weights, **fixed}, (class_images,))
         return cross_entropy(logits, class_targets, temperature)
 
     class_gradients = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
@@ -148,8 +191,14 @@ class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     augment: str = option("none", AUGMENT_HELP, role="augment")
     distance: str = option(
         "layerwise",
-        "How gradients are compared: 'layerwise' (by output rows of each tensor), 'cosine' or 'mse' (as one vector).",
+        "How gradients are compared: 'layerwise' (by output rows of each tensor), or as one vector: 'cosine', 'mse' "
+        "(sum of squares) or 'l1' (sum of absolute values).",
         choices=tuple(_DISTANCES),
+    )
+    matched: str = option(
+        "all",
+        "Parameters whose gradients are compared: 'all', or 'convolutions' (the weights of convolutions alone).",
+        choices=("all", "convolutions"),
     )
     outer_loop: int | None = option(
         None, "Updates of the images per network; None: a number that depends on ipc.", ge=1
@@ -177,7 +226,9 @@ def _default(task: Task) -> dict[str, object]:
 def _quick(task: Task) -> dict[str, object]:
     # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
-    return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short}
+    # The form was measured for few colour images alone.
+    form = form_values(task, most=16) if task.ipc < 4 and task.image_shape[0] > 1 else {}
+    return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
 
 class GradientMatching(SiameseMethod[GradientMatchingConfig]):
@@ -212,6 +263,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
         self._net = run.network("network", 0, trainable=True)
+        matched_parameters(self._net, self.config.matched)
         counts = set(self.rows_per_step(run).values())
         equal_sizes = len(counts) == 1
         rows = max(counts) * min(run.plan.classes_per_chunk, len(run.ipc))
@@ -237,7 +289,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
 
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
         """Return the gradient of the mean cross-entropy of one class's real batch, by parameter."""
-        parameters = list(self._net.parameters())
+        parameters = list(matched_parameters(self._net, self.config.matched).values())
         total = [torch.zeros_like(p) for p in parameters]
         for part in run.split_for_forward(images):
             labels = torch.full((len(part),), c, device=run.device)
@@ -253,12 +305,22 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         amounts = self.rows_per_step(run)
         counts = [amounts[c] for c in classes]
         with run.accelerator.autocast():
-            return self._gradients(self._net, rows.split(counts), targets.split(counts), self.loss_temperature)
+            return self._gradients(
+                self._net, rows.split(counts), targets.split(counts), self.loss_temperature, self.config.matched
+            )
 
     def after_update(self, run: Run, t: int) -> None:
-        """Run the inner loop: train the network on the current set, unless the next step has a fresh network."""
+        """Run the inner loop: train the network, unless the next step has a fresh network."""
         if not self._inner or (t + 1) % self._outer == 0:
             return
+        data, recipe, updates = self.inner_training(run)
+        batch = min(recipe.batch_size, len(data))
+        chunk = min(run.plan.images_per_forward or batch, batch)
+        key = (run.seed, "inner", t)
+        train_network(run.compiled_network(), data, recipe, *key, max_updates=updates, chunk=chunk)
+
+    def inner_training(self, run: Run) -> tuple[TrainingSet, TrainingRecipe, int | None]:
+        """Return what the inner loop trains the network on, how, and for how many updates at most: the current set."""
         with torch.no_grad():
             images, labels = run.synthetic.all()
         soft_labels = run.synthetic.soft_labels
@@ -273,9 +335,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             milestones=(),
             augment=None if self.augmentation is None else self.config.augment,
         )
-        batch = min(recipe.batch_size, len(data))
-        chunk = min(run.plan.images_per_forward or batch, batch)
-        train_network(run.compiled_network(), data, recipe, run.seed, "inner", t, chunk=chunk)
+        return data, recipe, None
 
     def state(self, run: Run) -> dict[str, Tensor]:
         """Return the weights of the network, which has been trained since it was drawn."""

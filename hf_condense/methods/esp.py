@@ -12,7 +12,14 @@ from torch import Tensor
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._student import TrajectoryConfig, TrajectoryMethod, few_images, short_experts, usual_width
+from hf_condense.methods._student import (
+    TrajectoryConfig,
+    TrajectoryMethod,
+    few_images,
+    form_of_students,
+    short_experts,
+    usual_width,
+)
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import KernelMoments
 
@@ -185,10 +192,14 @@ class SubspaceProjectionConfig(TrajectoryConfig):
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return usual_width(_quick(task))
+    return usual_width(_short(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
+    return {**_short(task), **form_of_students(task)}
+
+
+def _short(task: Task) -> dict[str, Any]:
     lengths = {"steps": 3000, "student_steps": 12} if few_images(task) else {"steps": 1000, "student_steps": 24}
     return {**short_experts(task), **lengths, "network": "convnet-w32"}
 

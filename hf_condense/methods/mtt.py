@@ -17,6 +17,7 @@ from hf_condense.methods._student import (
     TrajectoryConfig,
     TrajectoryMethod,
     few_images,
+    form_of_students,
     short_experts,
     summed_with_graph,
     usual_width,
@@ -108,10 +109,15 @@ def paper_table(task: Task) -> dict[str, object]:
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return usual_width(_quick(task))
+    return usual_width(short_run(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
+    return {**short_run(task), **form_of_students(task)}
+
+
+def short_run(task: Task) -> dict[str, Any]:
+    """Return the options of a run of minutes, without a storage form."""
     changes: dict[str, Any] = {"steps": 400, "student_steps": 8}
     if not few_images(task):
         # A student step is expensive, so there are fewer updates over a shorter window. Each image has a smaller share

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
-from hf_condense import evaluate, load_condensed
+from hf_condense import CondensedFormatError, evaluate, load_condensed
+from hf_condense.cli_text import facts_table
+from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.engine import teacher as teacher_module
+from hf_condense.engine.teacher import teacher_facts
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.testing import quick_method, toy_dataset
+from hf_condense.testing import law_resume, quick_method, toy_dataset
 
 SOFT = {"soft_labels": "teacher", "temperature": 2.0, "teacher_updates": 40}
 
@@ -89,3 +95,110 @@ def test_soft_labels_are_stored_and_evaluated(kind: str, tmp_path: Path) -> None
 def test_learned_labels_without_an_objective_for_them_raise_value_error() -> None:
     with pytest.raises(ValueError, match="soft_labels should be one of 'none', 'teacher'; got 'learned'"):
         quick_method("dm", soft_labels="learned").condense(toy_dataset())
+
+
+EARLY = {**SOFT, "early_teacher": True}
+
+
+def test_recipe_names_the_teacher_and_its_class_order(tmp_path: Path) -> None:
+    ds = toy_dataset(names=("a", "b", "c"))
+    small = quick_method("dm", **SOFT).condense(ds)
+    teacher = small.recipe.teacher
+    assert (teacher["network"], teacher["networks"], teacher["updates"], teacher["seed"]) == ("convnet-w8", 1, 40, 0)
+    assert (teacher["classes"], teacher["held_out"]) == (["a", "b", "c"], 0)
+    assert quick_method("dm", **SOFT, cache=False).condense(ds).recipe.teacher == teacher
+    for options in ({"teacher_updates": 41}, {"seed": 1}):
+        assert (
+            quick_method("dm", **{**SOFT, **options}).condense(ds).recipe.teacher["content_hash"]
+            != (teacher["content_hash"])
+        )
+    assert quick_method("dm").condense(ds).recipe.teacher is None
+    folder = small.save_condensed(tmp_path)
+    assert load_condensed(tmp_path).recipe.teacher == teacher
+    line = f"convnet-w8 after 40 updates; seed 0, weights {teacher['content_hash'][:12]}"
+    assert f"`{folder.name}`: the soft labels are logits of {line};" in (tmp_path / "README.md").read_text()
+    assert line in facts_table(small, read_facts(folder))
+
+
+def test_recipe_states_the_updates_that_were_done() -> None:
+    """The recipe of a teacher ends after 300 epochs: here one update each."""
+    small = quick_method("dm", **{**SOFT, "teacher_updates": 1000}).condense(toy_dataset(rows=2))
+    assert small.recipe.teacher["updates"] == 300
+
+
+def test_teacher_of_another_form_in_a_recipe_raises_format_error() -> None:
+    recipe = quick_method("dm", **SOFT).condense(toy_dataset()).recipe.to_dict()
+    without_teacher = Recipe.from_dict({name: value for name, value in recipe.items() if name != "teacher"})
+    assert (without_teacher.teacher, without_teacher.teacher_text) == (None, "")
+    for change in ({"updates": "40"}, {"networks": 0}, {"classes": ["2", "1", "0"]}, {"content_hash": None}):
+        with pytest.raises(CondensedFormatError, match="teacher should have network"):
+            Recipe.from_dict({**recipe, "teacher": {**recipe["teacher"], **change}})
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, monkeypatch) -> None:
+    """Repeat the choice in plain steps: train on the other rows, label, train a student, score it on held-out rows."""
+    monkeypatch.setattr(teacher_module, "_HELD_OUT_SHARE", 2)
+    monkeypatch.setattr(teacher_module, "_STUDENT_UPDATES", 12)
+    runs = []
+    bench = quick_method("dm", **EARLY, steps=1, cache=cache, callbacks=[lambda run, done, loss: runs.append(run)])
+    small = bench.condense(noisy_dataset())
+    run, source = runs[0], runs[0].source
+    held_out = []
+    for c, count in source.counts.items():
+        order = torch.randperm(count, generator=run.rng("held out", source.class_names[c]))
+        held_out += sorted((order[: count // 2] + source.positions(c).start).tolist())
+    seen = [i for i in range(60) if i not in held_out]
+    rows, test = source.at(torch.tensor(seen)), source.at(torch.tensor(held_out))
+    images = run.synthetic.all()[0].detach()
+    scores, hashes, logits = {}, {}, {}
+    for updates in (10, 20, 40):
+        teacher = run.factory.build(run.seed, "features")
+        states = []
+
+        def record(states: list = states, teacher: torch.nn.Module = teacher) -> None:
+            states.append({name: tensor.clone() for name, tensor in teacher.state_dict().items()})
+
+        data = TrainingSet(rows, source.labels[seen], 3)
+        train_network(teacher, data, RECIPES["dc"], run.seed, "early teacher", max_updates=40, on_update=record)
+        teacher.load_state_dict(states[updates - 1])
+        with torch.no_grad():
+            logits[updates] = teacher.eval()(images)
+        hashes[updates] = teacher_facts(run, [teacher.state_dict()], updates)["content_hash"]
+        student = run.factory.build(run.seed, "student of the teacher")
+        labelled = TrainingSet(images, logits[updates], 3, 2.0)
+        train_network(student, labelled, RECIPES["dc"], run.seed, "early teacher", max_updates=12)
+        with torch.no_grad():
+            scores[updates] = float((student.eval()(test).argmax(1) == source.labels[held_out]).float().mean())
+    assert len(set(scores.values())) > 1, "the test should tell the states apart"
+    best = max(scores, key=scores.get)
+    assert small.recipe.teacher["updates"] == best
+    assert small.recipe.teacher["held_out"] == len(held_out)
+    assert small.recipe.teacher["content_hash"] == hashes[best]
+    torch.testing.assert_close(small.synthetic.soft_labels, logits[best], rtol=1e-3, atol=1e-3)
+
+
+def noisy_dataset() -> datasets.Dataset:
+    """Return rows of which every fourth has the label of another class, so that long training does harm."""
+    ds = toy_dataset(rows=20)
+    labels = [(row["label"] + (i % 4 == 0)) % 3 for i, row in enumerate(ds)]
+    return ds.remove_columns("label").add_column("label", labels)
+
+
+def test_early_teacher_without_rows_to_hold_out_raises_value_error() -> None:
+    with pytest.raises(ValueError, match="no class has more than one row; pass early_teacher=False"):
+        quick_method("dm", **EARLY).condense(toy_dataset(rows=1), 1)
+
+
+def test_class_of_one_row_is_seen_by_the_early_teacher() -> None:
+    ds = toy_dataset(rows=8)
+    ds = ds.select([i for i, row in enumerate(ds) if row["label"] != 2 or i < 3])
+    assert quick_method("dm", **EARLY).condense(ds, 1).recipe.teacher["held_out"] == 2
+
+
+@pytest.mark.parametrize("method", ["mtt", "dc"])
+def test_early_teacher_gives_the_first_labels_of_a_resumed_run(method: str, monkeypatch) -> None:
+    monkeypatch.setattr(teacher_module, "_STUDENT_UPDATES", 2)
+    law_resume(
+        quick_method(method, soft_labels="learned", teacher_updates=20, steps=3, early_teacher=True, temperature=2.0)
+    )

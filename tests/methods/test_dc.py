@@ -10,6 +10,7 @@ from torch import nn
 from hf_condense.engine.run import Run
 from hf_condense.methods.dc import (
     GradientMatching,
+    absolute_distance,
     batched_gradients,
     cosine_distance,
     freeze_batch_statistics,
@@ -24,7 +25,12 @@ from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.gradient import gradient_matching
 from tests.support.observed_step import augmented_rows, objective_of_step
 
-DISTANCES = {"layerwise": layerwise_distance, "cosine": cosine_distance, "mse": squared_distance}
+DISTANCES = {
+    "layerwise": layerwise_distance,
+    "cosine": cosine_distance,
+    "mse": squared_distance,
+    "l1": absolute_distance,
+}
 
 
 def normal(*shape: int, seed: int = 0) -> torch.Tensor:

@@ -22,6 +22,7 @@ from tests.reference import trajectory as reference
 from tests.support.trajectory_step import ObservedMethod, observe
 
 ALL = "color_crop_cutout_flip_scale_rotate"
+FOLLOWING = ("mtt", "tesla", "esp", "datm")
 CASES = {
     "plain": {"augment": "none"},
     "augmented": {"augment": ALL},
@@ -311,10 +312,10 @@ def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expec
 @pytest.mark.parametrize("ipc", [1, 3, 4, 50])
 def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(preset: str, ipc: int) -> None:
     expert_options = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
-    presets = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla", "esp")]
+    presets = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in FOLLOWING]
     shared = [{name: value for name, value in values.items() if name in expert_options} for values in presets]
     assert {"experts", "snapshot_every", "lr_expert", "network"} <= shared[0].keys()
     assert shared[0]["snapshots"] == (13 if ipc < 4 else 25)
-    assert shared[0] == shared[1] == shared[2]
+    assert all(values == shared[0] for values in shared)
     for values in presets:
         assert values["expert_span"] + values["max_start"] <= values["snapshots"]

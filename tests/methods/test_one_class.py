@@ -7,7 +7,7 @@ import pytest
 from hf_condense import list_methods
 from hf_condense.testing import quick_method, toy_dataset
 
-TRAINING = ("dc", "dsa", "mtt", "tesla", "esp", "dance", "ncfm")
+TRAINING = ("dc", "dsa", "mtt", "tesla", "esp", "dance", "ncfm", "datm", "idc")
 
 
 @pytest.mark.parametrize("method", TRAINING)
@@ -27,7 +27,7 @@ def test_one_class_with_rows_among_two_names_is_condensed(method: str) -> None:
     assert len(quick_method(method).condense(ds, 2)) == 2
 
 
-@pytest.mark.parametrize("method", ["mtt", "tesla", "esp"])
+@pytest.mark.parametrize("method", ["mtt", "tesla", "esp", "datm"])
 def test_expert_that_does_not_move_raises_value_error(method: str) -> None:
     with pytest.raises(ValueError, match=r"expert \d does not move from snapshot \d .* larger lr_expert \(now 1e-30\)"):
         quick_method(method, lr_expert=1e-30, cache=False).condense(toy_dataset(), 1)

@@ -19,6 +19,22 @@ def gradient_matching(net: nn.Module, real: dict[int, Tensor], synthetic: dict[i
     return total
 
 
+def convolution_matching(
+    net: nn.Module, real: dict[int, Tensor], synthetic: dict[int, Tensor], distance: str
+) -> Tensor:
+    """Sum the differences of the gradients of the weights of convolutions, squared ("mse") or absolute ("l1")."""
+    total = torch.zeros((), dtype=torch.float64)
+    for module in net.modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        for label, batch in real.items():
+            (goal,) = torch.autograd.grad(mean_loss(net, batch, label), module.weight)
+            (got,) = torch.autograd.grad(mean_loss(net, synthetic[label], label), module.weight, create_graph=True)
+            for difference in (got - goal).reshape(-1):
+                total = total + (difference**2 if distance == "mse" else difference.abs())
+    return total
+
+
 def mean_loss(net: nn.Module, rows: Tensor, label: int) -> Tensor:
     """Return the mean cross-entropy, one row at a time."""
     return sum(-F.log_softmax(net(row[None])[0], 0)[label] for row in rows) / len(rows)
@@ -48,4 +64,5 @@ DISTANCES = {
     "layerwise": layerwise,
     "cosine": lambda synthetic, real: one_minus_cosine(vector(synthetic), vector(real)),
     "mse": lambda synthetic, real: ((vector(synthetic) - vector(real)) ** 2).sum(),
+    "l1": lambda synthetic, real: (vector(synthetic) - vector(real)).abs().sum(),
 }

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -46,6 +49,54 @@ def trained(
         gradients = torch.autograd.grad(mean_loss(net, inputs, step, temperature), inputs, create_graph=True)
         weights = [w - rate * g for w, g in zip(weights, gradients, strict=True)]
     return weights
+
+
+def starts(minimum: int, first: int, last: int, steps: int, t: int) -> list[int]:
+    """Return the snapshots at which a window may start in step t, where the upper bound grows one step at a time."""
+    bound, grown = first, Fraction(first)
+    for _ in range(t):
+        grown += Fraction(last - first, steps)
+        bound = min(math.floor(grown), last)
+    return list(range(minimum, bound))
+
+
+def mean_logits_of_correct(net: nn.Module, experts: list[Weights], row: Tensor, label: int) -> Tensor:
+    """Return the mean logits (K,) of the experts that classify a row (C, H, W) right; of all if none does."""
+    every = [logits_of(net, weights, row) for weights in experts]
+    right = [logits for logits in every if int(logits.argmax()) == label]
+    chosen = right or every
+    return sum(chosen[1:], chosen[0]) / len(chosen)
+
+
+def correct_first(
+    net: nn.Module, experts: list[Weights], rows: Tensor, label: int, order: list[int], count: int
+) -> list[int]:
+    """Choose rows of a class in an order: those that the first expert gets right, then the second, ..., then any."""
+    chosen: list[int] = []
+    for weights in experts:
+        for i in order:
+            if i not in chosen and int(logits_of(net, weights, rows[i]).argmax()) == label:
+                chosen.append(i)
+    chosen += [i for i in order if i not in chosen]
+    return [chosen[i % len(chosen)] for i in range(count)]
+
+
+def logits_of(net: nn.Module, weights: Weights, row: Tensor) -> Tensor:
+    """Return the logits (K,) of a row (C, H, W)."""
+    weights_by_name = dict(zip((name for name, _ in net.named_parameters()), weights, strict=True))
+    return torch.func.functional_call(net, weights_by_name, (row[None],))[0]
+
+
+def descended(
+    start: Tensor, gradients: list[Tensor], values: list[float], most: float, rate: float, momentum: float
+) -> Tensor:
+    """Descend along gradients with momentum, as if the steps whose value is above a bound had never been."""
+    position, velocity = start.clone(), torch.zeros_like(start)
+    for gradient, value in zip(gradients, values, strict=True):
+        if value <= most:
+            velocity = momentum * velocity + gradient
+            position = position - rate * velocity
+    return position
 
 
 def distance_ratio(reached: Weights, start: Weights, target: Weights) -> Tensor:

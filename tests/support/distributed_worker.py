@@ -87,6 +87,28 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"method": "dsa", "classes": 5, "factor": 2, "batch_syn": 3, "outer_loop": 3, "inner_loop": 2},
         [1, PLENTY],
     ),
+    "labels and starts of experts": (
+        {
+            "method": "datm",
+            "classes": 3,
+            "lr_lr": 1e-4,
+            "min_start": 1,
+            "first_max_start": 2,
+            "max_start": 4,
+            "expansion_steps": 3,
+            "most_ratio": 1.0,
+            **TRAJECTORIES,
+        },
+        [PLENTY, PLENTY],
+    ),
+    "training on real rows": (
+        {"method": "idc", "classes": 5, "outer_loop": 3, "inner_loop": 2, "factor": 2, "batch_syn": 3},
+        [PLENTY, PLENTY],
+    ),
+    "early teacher": (
+        {"classes": 3, "soft_labels": "teacher", "teacher_updates": 20, "early_teacher": True},
+        [PLENTY, PLENTY],
+    ),
     "another storage form": ({"method": "m3d", "classes": 5, "storage": "half"}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
     "a pool": ({"method": "dance", "classes": 5, "factor": 2, "batch_syn": 4, **POOL}, [PLENTY, PLENTY]),

@@ -46,6 +46,7 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
         "accuracies": accuracies(recipes),
         "unmeasured": unmeasured(recipes),
         "recipes": _recipes(recipes),
+        "teachers": _teachers(recipes),
         "sizes": _sizes(sets),
         "eight_bit_errors": _eight_bit_errors(sets),
         "distances": _distances(recipes),
@@ -141,6 +142,17 @@ def _recipe_row(name: str, recipe: Recipe) -> tuple[object, ...]:
     seconds, device = recipe.runtime.get("seconds"), recipe.runtime.get("device_name") or recipe.runtime.get("device")
     time = f"{seconds:,.0f} s" + (f" on {device}" if device else "") if isinstance(seconds, (int, float)) else "-"
     return name, recipe.seed, steps, recipe.preset or "none", recipe.network, recipe.pixel_range, options, time
+
+
+def _teachers(recipes: Mapping[str, Recipe]) -> str:
+    """Say which networks gave the soft labels of the sets that have some."""
+    lines = []
+    for name, recipe in recipes.items():
+        if text := recipe.teacher_text:
+            learned = recipe.options.get("soft_labels") == "learned"
+            labels = "the first soft labels, which were then learned, are" if learned else "the soft labels are"
+            lines.append(f"`{name}`: {labels} logits of {escape(text)}; their order is that of the class names.")
+    return bullets(lines)
 
 
 def _sizes(sets: Mapping[str, Facts]) -> str:

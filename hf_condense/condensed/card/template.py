@@ -57,6 +57,8 @@ ds.synthetic.decoded(), ds.recipe  # the exact float pixels with their labels, a
 
 {recipes}
 
+{teachers}
+
 ## Storage
 
 {sizes}
