@@ -14,8 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from hf_condense.base.checks import one_of
 from hf_condense.base.processes import broadcast, broadcast_object, reduce
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.initial import start_names
 from hf_condense.engine.forms import form_values
+from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import network_logits, teacher_facts
