@@ -59,7 +59,8 @@ class Sizes:
         layout = [(kind, math.prod(shape)) for kind, shape in decoder.layout(entries, classes).values()]
         stored = sum(amount for kind, amount in layout if kind not in _INTEGER_BYTES)
         integers = sum(_INTEGER_BYTES[kind] * amount for kind, amount in layout if kind in _INTEGER_BYTES)
-        has_soft_labels = recipe.kind != "coreset" and SOFT_LABEL_COLUMN in facts.features
+        added = facts.features.keys() - {recipe.image_column, recipe.label_column}
+        has_soft_labels = recipe.kind != "coreset" and SOFT_LABEL_COLUMN in added
         source_images = recipe.source.get("num_examples")
         sizes = cls(
             budget=images * pixels,

@@ -23,6 +23,7 @@ SETS: dict[str, Callable[[], CondensedDataset]] = {
     "patches with soft labels": lambda: make_set(factor=2, soft=True, ipc=IPC),
     "learned rate": lambda: make_set(student=True, soft=True),
     "whitening": lambda: make_set(zca=True),
+    "labels called as soft labels are": lambda: make_set(label_column="soft_label"),
     "dct": lambda: formed_set("dct", 3),
     "dct in half precision": lambda: formed_set("dct", 16, ipc=IPC, soft=True, store_dtype="float16"),
     "siren": lambda: formed_set("siren"),
