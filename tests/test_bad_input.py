@@ -248,7 +248,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (
         ValueError,
         {"method": "dmm"},
-        ("'dmm'", "did you mean 'dm'?", "auto, datm, dc, dm, dsa, esp, herding, idc, kcenter"),
+        ("'dmm'", "did you mean 'dm'?", "auto, dance, datm, dc, dm, dsa, esp, herding, idc, kcenter"),
     ),
     (ValueError, {"method": "Random"}, ("'Random'", "did you mean 'random'?")),
     (TypeError, {"method": 3}, ("method should be a name", "3", "register_method")),

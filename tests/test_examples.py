@@ -17,6 +17,7 @@ SCRIPTS = [
     "benchmarks/paper.py",
     "benchmarks/curves.py",
     "benchmarks/steps.py",
+    "benchmarks/forms.py",
     "benchmarks/make_cards.py",
 ]
 
@@ -40,6 +41,12 @@ def test_example_runs(script: str, tmp_path: Path) -> None:
         assert (tmp_path / "condensed/quickstart/preview.png").is_file()
         printed = run("plain_training.py", str(tmp_path / "condensed/quickstart"), "--fast", folder=tmp_path)
         assert "trained on 10 rows" in printed
+
+
+def test_costs_of_storage_forms_are_printed(tmp_path: Path) -> None:
+    printed = run("benchmarks/forms.py", "--costs", "--fast", folder=tmp_path)
+    assert "siren" in printed
+    assert "ms forward and backward" in printed
 
 
 def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         return costs(args.fast)
     if args.fast:
         args.cpu_seconds, args.epochs, args.seeds, args.network = 0.0, 2, 2, "convnet-w8"
+        args.forms = ["pixels", "dct"]
 
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     train, test = ds["train"], ds["test"]

@@ -283,4 +283,6 @@ def test_short_presets_use_all_parts(ipc: int) -> None:
         assert values["first_max_start"] < values["max_start"]
         assert values["expansion_steps"] == values["steps"] // 2
         assert (values["init"], values["soft_labels"], values["most_ratio"]) == ("correct", "learned", 1.0)
-        DifficultyAlignedMatching.Config.build({k: v for k, v in values.items() if k != "network"})
+        DifficultyAlignedMatching.Config.build(
+            {k: v for k, v in values.items() if k not in ("network", "storage", "expand")}
+        )
