@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
+OPTIMISERS = ("form", "adamw")
+OPTIMISER_HELP = (
+    "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, or "
+    "lr_img as it is; each number then moves by about that rate per step, however small its gradient."
+)
+
 
 @dataclass(frozen=True)
 class SiameseConfig(ImageConfig):
@@ -133,12 +139,7 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         "rest is computed again), so that a step costs the synthetic images alone. None: every draw is a new one.",
         ge=1,
     )
-    optimiser: str = option(
-        "form",
-        "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, or "
-        "lr_img as it is; each number then moves by about that rate per step, however small its gradient.",
-        choices=("form", "adamw"),
-    )
+    optimiser: str = option("form", OPTIMISER_HELP, choices=OPTIMISERS)
     weight_decay: float = option(
         0.0,
         "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",

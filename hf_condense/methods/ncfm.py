@@ -8,6 +8,7 @@ from typing import ClassVar
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
+from hf_condense.methods._siamese import OPTIMISER_HELP, OPTIMISERS
 from hf_condense.methods.m3d import KernelMoments, KernelMomentsConfig
 
 _MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the authors' code
@@ -31,12 +32,7 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
         "Gaussian kernel of width 1/s does.",
     )
     calibration: float = option(1 / _MATCHING_WEIGHT, CALIBRATION_HELP, ge=0)
-    optimiser: str = option(
-        "adamw",
-        "'adamw': AdamW at the rate lr_stored, or lr_img as it is; each number then moves by about that rate per step, "
-        "however small its gradient. 'form': the optimiser that suits the storage form (SGD for pixels).",
-        choices=("form", "adamw"),
-    )
+    optimiser: str = option("adamw", OPTIMISER_HELP, choices=OPTIMISERS)
     lr_img: float = option(
         0.03,
         "Learning rate of the images, in normalised units: about what a number moves per step.",

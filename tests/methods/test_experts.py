@@ -34,20 +34,6 @@ def run(tmp_path, monkeypatch) -> Run:
     ).run
 
 
-@pytest.fixture
-def trained(monkeypatch) -> list[int]:
-    """Return a list that collects the numbers of the experts that are trained from now on."""
-    numbers: list[int] = []
-    original = experts_module.train_network
-
-    def spy(*args, **options):
-        numbers.append(args[5])
-        return original(*args, **options)
-
-    monkeypatch.setattr(experts_module, "train_network", spy)
-    return numbers
-
-
 def recorded(run: Run, config: ExpertConfig = CONFIG, *, cache: bool = True) -> Experts:
     return recorded_experts(dataclasses.replace(run, cache=cache), config)
 

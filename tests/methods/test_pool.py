@@ -41,20 +41,6 @@ def run() -> Run:
 
 
 @pytest.fixture
-def trained(monkeypatch) -> list[int]:
-    """Return a list that collects the numbers of the networks that are trained from now on."""
-    numbers: list[int] = []
-    original = experts_module.train_network
-
-    def spy(*args, **options):
-        numbers.append(args[5])
-        return original(*args, **options)
-
-    monkeypatch.setattr(experts_module, "train_network", spy)
-    return numbers
-
-
-@pytest.fixture
 def real_draws(monkeypatch) -> Iterator[list[int]]:
     """Return a list that collects the number of every real batch that is drawn from now on."""
     numbers: list[int] = []

@@ -1,0 +1,19 @@
+"""Fixtures of the tests of methods."""
+
+import pytest
+
+from hf_condense.methods import _experts
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return a list that collects the numbers of the recorded networks that are trained from now on."""
+    numbers: list[int] = []
+    original = _experts.train_network
+
+    def spy(*args, **options):
+        numbers.append(args[5])
+        return original(*args, **options)
+
+    monkeypatch.setattr(_experts, "train_network", spy)
+    return numbers
