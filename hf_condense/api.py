@@ -6,16 +6,19 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
 
+from hf_condense.base.cache import cache_enabled
 from hf_condense.base.checks import integer
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import get_accelerator
+from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -99,7 +102,8 @@ def condense_dataset(
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
-            there resumes from it, bit for bit.
+            there resumes from it, bit for bit. Each checkpoint replaces the one before. SIGINT (Ctrl-C) and SIGTERM
+            finish the step and write a checkpoint before they end the run; a second signal ends it at once.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
@@ -115,6 +119,8 @@ def condense_dataset(
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
         ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
+        RunInterrupted: If SIGINT or SIGTERM arrives, a `KeyboardInterrupt` that says how to go on. A program with
+            handlers of its own for these signals keeps them.
 
     Example:
         >>> from hf_condense.demo_data import load_demo
@@ -139,18 +145,19 @@ def condense_dataset(
         "steps": steps,
         **method_options,
     }
-    with plain_torch():
+    with plain_torch(), Interrupts(_remains_in_cache(cache)) as interrupts:
         accelerator = get_accelerator(accelerator)
         shows_progress = progress and accelerator.is_local_main_process
-        with accelerator.main_process_first():
-            source = load_source(
-                _pick_split(ds, split),
-                image_column=image_column,
-                label_column=label_column,
-                image_size=image_size,
-                cache=cache,
-                progress=shows_progress,
-            ).to(accelerator.device)
+        read = partial(
+            load_source,
+            _pick_split(ds, split),
+            image_column=image_column,
+            label_column=label_column,
+            image_size=image_size,
+            cache=cache,
+            progress=shows_progress,
+        )
+        source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
         amounts = class_amounts(ipc, source)
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
@@ -163,7 +170,7 @@ def condense_dataset(
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
-        run = build_run(settings, source=source, ipc=amounts, **facts)
+        run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
         checkpoints = _Checkpoints(checkpoint_dir, checkpoint_every)
         small = _condense(run, get_method(method), settings, preset, checkpoints, callbacks, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
@@ -206,6 +213,13 @@ def _condense(
         run.plan = saving.resumed.plan if saving.resumed else plan_run(run, method, recipe.steps or 0)
         optimise(run, method, recipe.steps or 0, saving, callbacks)
     return finish_synthetic(run, recipe, started)
+
+
+def _remains_in_cache(cache: bool) -> str:
+    """Say what an interruption before the first step leaves behind."""
+    if cache_enabled(cache):
+        return "what was decoded and recorded is in the cache, where the same run finds it"
+    return "nothing was kept, because the cache is off"
 
 
 def _pick_split(ds: Any, split: str) -> Any:

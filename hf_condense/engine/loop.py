@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.errors import NonFiniteLossError
-from hf_condense.base.processes import broadcast_object, reduce
+from hf_condense.base.processes import broadcast, broadcast_object, from_main, reduce, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
@@ -34,12 +35,27 @@ class Saving:
         every: Steps between two checkpoints.
         identity: The facts that identify the run.
         resumed: The checkpoint to resume from, or None to start from the beginning.
+
+    There is one checkpoint at most: the next one replaces it.
     """
 
     folder: Path | None
     every: int
     identity: dict[str, Any]
     resumed: Checkpoint | None = None
+
+    def remains(self, done: int, steps: int) -> str:
+        """Say what an interruption after some steps leaves behind, and how to go on."""
+        if self.folder is None:
+            lost = "the only step done is" if done == 1 else f"all {done} steps done are"
+            return (
+                f"{lost} lost, because there was no folder for checkpoints. With checkpoint_dir, a run goes on from "
+                "where it was interrupted"
+            )
+        return (
+            f"the checkpoint of step {done} of {steps} is in {self.folder}. To go on from there, run the same again "
+            "with the same checkpoint_dir"
+        )
 
 
 def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callbacks: Sequence[Callback] = ()) -> None:
@@ -54,6 +70,7 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
 
     Raises:
         NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
+        RunInterrupted: If a signal asks the run to end. The step is finished and its checkpoint written before.
         ValueError: If the checkpoint is beyond `steps`, or a learned tensor is in no group of the optimiser.
     """
     if saving.resumed is not None and saving.resumed.step > steps:
@@ -67,7 +84,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     run.synthetic = method.initialise(run)
     optimisation = _Optimisation(run, method, saving)
     start = optimisation.resume() if saving.resumed is not None else 0
-    with progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start) as bar:
+    bar = progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start)
+    with bar, run.interrupts.postponed():
         for t in range(start, steps):
             with seeded_globals(run.seed, "step", t, devices=[run.device]):
                 value = optimisation.step(t)
@@ -75,12 +93,22 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             done = t + 1
             bar.update()
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
-            for callback in callbacks:
-                callback(run, done, value)
-            if saving.folder is not None and (done % saving.every == 0 or done == steps):
+            if callbacks:  # one of them may take long in one process, or fail there
+                together(run.accelerator, partial(_call, callbacks, run, done, value))
+            ends = optimisation.is_interrupted
+            if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
                 optimisation.save(done)
+            if ends or done == steps:
+                run.interrupts.remains = saving.remains(done, steps)
+            if ends:
+                raise run.interrupts.error()
     with seeded_globals(run.seed, "finish", devices=[run.device]):
         method.finish(run)
+
+
+def _call(callbacks: Sequence[Callback], run: Run, done: int, value: float) -> None:
+    for callback in callbacks:
+        callback(run, done, value)
 
 
 class _Optimisation:
@@ -100,7 +128,18 @@ class _Optimisation:
             tensor.requires_grad_(True)
         self.optimiser = method.optimiser(run)
         self.values: list[float] = []
+        self._signal_somewhere = False
         self._check_groups()
+        # Rounding may differ from process to process, so all start from the tensors of the main one.
+        for tensor in (*run.synthetic.state().values(), *self.auxiliary.values()):
+            tensor.detach().copy_(broadcast(run.accelerator, tensor.detach()))
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run should end after this step. All processes agree, as of their last exchange."""
+        if self.run.accelerator.num_processes > 1:
+            return self._signal_somewhere
+        return self.run.interrupts.signal is not None
 
     def step(self, t: int) -> float:
         """Update every learned tensor once and return the value of the objective."""
@@ -116,7 +155,7 @@ class _Optimisation:
             total += value.detach()
         for tensor in self.learned:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
-        total = reduce(run.accelerator, total, method.reduction)
+        total = self._reduced(total)
         self.values.append(float(total))
         factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
@@ -129,10 +168,23 @@ class _Optimisation:
             raise NonFiniteLossError(self._non_finite_message(t))
         return self.values[-1]
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint from the main process; the others wait."""
+    def _reduced(self, total: Tensor) -> Tensor:
+        """Return the value of the objective over all processes, and learn whether one of them has got a signal."""
         run = self.run
-        if run.accelerator.is_main_process and self.saving.folder is not None:
+        if run.accelerator.num_processes == 1:
+            return total
+        signals = torch.full_like(total, float(run.interrupts.signal is not None))
+        total, signals = reduce(run.accelerator, torch.stack([total, signals]), self.method.reduction)
+        self._signal_somewhere = bool(signals)
+        return total
+
+    def save(self, done: int) -> None:
+        """Write a checkpoint from the main process; the others wait, and fail if it fails."""
+        from_main(self.run.accelerator, partial(self._write, done))
+
+    def _write(self, done: int) -> None:
+        run = self.run
+        if self.saving.folder is not None:
             groups = {
                 "synthetic": run.synthetic.state(),
                 "auxiliary": self.auxiliary,
@@ -142,7 +194,6 @@ class _Optimisation:
             }
             tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
             Checkpoint(done, self.saving.identity, run.plan, tensors).write(self.saving.folder)
-        run.accelerator.wait_for_everyone()
 
     @torch.no_grad()
     def resume(self) -> int:
