@@ -6,7 +6,7 @@ import atexit
 import os
 import pickle
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -55,14 +55,14 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
             "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
         )
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
     if (kind := str(accelerator.distributed_type.value)) in _PLUGINS:
         raise RuntimeError(
             f"the accelerator is set up for {kind}, which splits a model that it trains; condensing shares out classes "
             "and networks instead. Launch plain processes (`accelerate launch --multi_gpu`, or torchrun) without a "
             "plugin, or pass Accelerator() without one"
         )
+    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
+        raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
     return accelerator
 
 
@@ -83,6 +83,14 @@ def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
 
     received: Tensor = send(tensor)
     return received
+
+
+@torch.no_grad()
+def share_tensors(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the main process."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(accelerator, tensor.detach().clone()))
 
 
 def broadcast_object(accelerator: Accelerator, value: Value) -> Value:

@@ -11,7 +11,7 @@ import datasets
 import torch
 from datasets.table import InMemoryTable
 
-from hf_condense.base.processes import broadcast, from_main
+from hf_condense.base.processes import from_main, share_tensors
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
@@ -52,8 +52,7 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
         recipe: How the set was made.
         started: When the call began, by `time.perf_counter`.
     """
-    for tensor in run.synthetic.parameters().values():
-        tensor.data = broadcast(run.accelerator, tensor.data)
+    share_tensors(run.accelerator, run.synthetic.state().values())
     tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
     columns = (recipe.image_column, recipe.label_column)
     if dropped := [name for name in run.dataset.column_names if name not in columns]:

@@ -82,7 +82,8 @@ class SyntheticSet:
             (n, C, H, W) and (n,).
         """
         labels = self.row_labels if rows is None else self.row_labels.index_select(0, rows)
-        return self.decoder.decode(self.stored, rows), labels
+        decode = self.decoder.decode if torch.is_grad_enabled() else self.decoder.images
+        return decode(self.stored, rows), labels
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""

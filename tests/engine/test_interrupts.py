@@ -111,11 +111,14 @@ def test_run_in_another_thread_sets_no_handlers() -> None:
 
 def test_signal_that_a_launcher_repeats_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(RunInterrupted, match="interrupted by SIGINT$"), Interrupts() as interrupts:
-        with interrupts.postponed():
-            signal.raise_signal(signal.SIGINT)
-            signal.raise_signal(signal.SIGTERM)
-            assert interrupts.signal == signal.SIGINT
+    with Interrupts() as interrupts:
+        block = interrupts.postponed()
+        block.__enter__()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGTERM)
+        assert interrupts.signal == signal.SIGINT
+        with pytest.raises(RunInterrupted, match="interrupted by SIGINT"):
+            block.__exit__(None, None, None)
 
 
 TWICE = """
