@@ -231,7 +231,7 @@ def run(
     started = time.perf_counter()
     ds = _load(dataset, config, split)
     steps = _step_profile() if profile else None
-    watchers = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
+    watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
     small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
     if steps is not None:
         click.echo(f"{steps.report()}\n")

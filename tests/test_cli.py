@@ -94,7 +94,7 @@ def test_run_that_a_signal_ends_says_how_to_go_on(
         assert (answer, out) == (code, "")
         assert f"the checkpoint of step 2 of 3 is in {tmp_path / 'run'}. To go on from there, run the same again" in err
         assert not (tmp_path / "out").exists()
-        assert "With checkpoint_dir, a run goes on" in program(*arguments[:9], *QUICK)[2]
+        assert "With checkpoint_dir, a run goes on" in program(*arguments[:8], *QUICK)[2]
     assert program(*arguments)[0] == 0
     assert load_condensed(tmp_path / "out").recipe.steps == 3
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -42,7 +43,9 @@ def tracker_host(log_with: Any, logging_dir: str | Path) -> Accelerator | None:
     names = list(log_with) if isinstance(log_with, Sequence) and not isinstance(log_with, str) else [log_with]
     try:
         # One of its own: the trackers of the caller's accelerator belong to the caller.
-        host = Accelerator(log_with=names, project_dir=str(local_path(logging_dir)))
+        with warnings.catch_warnings():  # of packages that are not installed, which raise below
+            warnings.simplefilter("ignore")
+            host = Accelerator(log_with=names, project_dir=str(local_path(logging_dir)))
     except ValueError as error:
         raise ValueError(f"log_with={log_with!r} has a tracker that Accelerate does not know: {error}") from error
     if len(host.log_with) < len(names) and "all" not in map(str, names):
