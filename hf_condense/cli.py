@@ -445,11 +445,13 @@ def _check_run(
     preset: str | None,
     network: str | None,
     storage: str | None,
+    max_memory: str | None,
     **others: Any,
 ) -> None:
     """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
     from huggingface_hub.utils import validate_repo_id
 
+    from hf_condense.base.checks import byte_count
     from hf_condense.condensed.decoders import decoder_class
     from hf_condense.engine.build import check_request
     from hf_condense.networks.factory import check_network
@@ -463,6 +465,8 @@ def _check_run(
         check_network(network)
     if storage is not None:
         decoder_class(storage)
+    if max_memory is not None:
+        byte_count("--max-memory", max_memory)
 
 
 def _check_picture(file: Path) -> None:

@@ -82,8 +82,9 @@ class SyntheticSet:
             (n, C, H, W) and (n,).
         """
         labels = self.row_labels if rows is None else self.row_labels.index_select(0, rows)
-        decode = self.decoder.decode if torch.is_grad_enabled() else self.decoder.images
-        return decode(self.stored, rows), labels
+        if torch.is_grad_enabled():
+            return self.decoder.decode(self.stored, rows), labels
+        return self.decoder.images(self.stored, rows, len(self.row_labels)), labels
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""

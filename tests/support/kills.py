@@ -13,6 +13,7 @@ import shutil
 import signal
 import sys
 import time
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def fork(method: str, folder: Path) -> int:
         code = 0
     except RunInterrupted as error:
         code = 128 + (error.signal or 0)
+    except Exception:
+        traceback.print_exc()
     finally:
         os._exit(code)
 

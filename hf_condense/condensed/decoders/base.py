@@ -192,14 +192,23 @@ class Decoder(ABC):
         """
 
     @torch.no_grad()
-    def images(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
-        """Return what `decode` returns, without a graph, some rows at a time: forms need memory while they decode."""
-        if rows is None:
-            entries = len(next(iter(stored.values())))
-            rows = torch.arange(entries * self.rows_per_entry, device=next(iter(stored.values())).device)
+    def images(self, stored: Mapping[str, Tensor], rows: Tensor | None, total: int) -> Tensor:
+        """Return what `decode` returns, without a graph, some rows at a time: forms need memory while they decode.
+
+        Args:
+            stored: The stored tensors.
+            rows: Numbers of the rows to return, int64 (n,). None returns all.
+            total: Number of rows of the set.
+
+        Returns:
+            (n, C, H, W).
+        """
         size = max(1, _IMAGE_BYTES // (4 * math.prod(self.image_shape)))
-        parts = [self.decode(stored, part) for part in rows.split(size)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if (total if rows is None else len(rows)) <= size:
+            return self.decode(stored, rows)
+        if rows is None:
+            rows = torch.arange(total, device=next(iter(stored.values())).device)
+        return torch.cat([self.decode(stored, part) for part in rows.split(size)])
 
     def row_bytes(self) -> int:
         """Return how many bytes decoding a row keeps for its backward pass."""
