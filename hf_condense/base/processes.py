@@ -7,6 +7,7 @@ import os
 import pickle
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -66,13 +67,18 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     return accelerator
 
 
-def _leave_group() -> None:
-    """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process."""
+def _leave_group(group: Any = None) -> None:
+    """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process.
+
+    Args:
+        group: The group; None stands for all groups.
+    """
     if torch.distributed.is_initialized():
         # Destroying the group waits for its threads without letting other Python code run. A thread that has yet to
         # free the tensors of the last exchange needs Python for that, and would be waited for without end.
         time.sleep(0.1)
-        torch.distributed.destroy_process_group()
+        with suppress(ValueError):  # the group is gone, because the one that it belonged to has been replaced
+            torch.distributed.destroy_process_group(group)
 
 
 def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
@@ -219,4 +225,5 @@ def _hosts() -> Any:
     world = torch.distributed.group.WORLD
     if _host_group is None or _host_group[0] is not world:
         _host_group = world, torch.distributed.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
+        atexit.register(_leave_group, _host_group[1])
     return _host_group[1]

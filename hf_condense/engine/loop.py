@@ -81,6 +81,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
         raise ValueError(
             f"the checkpoint is at step {saving.resumed.step}, beyond steps={steps}; pass at least as many steps"
         )
+    if saving.resumed is not None:
+        run.interrupts.remains = saving.remains(saving.resumed.step, steps)
     run.plan = broadcast_object(
         run.accelerator, run.plan
     )  # all processes must use one plan, although their free memory differs
