@@ -7,7 +7,7 @@ from hf_condense._version import __version__
 
 if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
-    from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError
+    from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError, RunInterrupted
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
@@ -23,6 +23,7 @@ _HOME = {
     "CondensedDataset": "condensed.dataset",
     "CondensedFormatError": "base.errors",
     "NonFiniteLossError": "base.errors",
+    "RunInterrupted": "base.errors",
     "Evaluation": "condensed.scores",
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
@@ -52,6 +53,7 @@ __all__ = [
     "NonFiniteLossError",
     "Preset",
     "Run",
+    "RunInterrupted",
     "Selector",
     "__version__",
     "condense_dataset",

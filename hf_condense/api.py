@@ -6,16 +6,19 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import datasets
 import torch
 
-from hf_condense.base.checks import integer
-from hf_condense.base.devices import CompileOption
+from hf_condense.base.cache import cache_enabled
+from hf_condense.base.checks import byte_count, integer
+from hf_condense.base.devices import CompileOption, limited_memory
+from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import get_accelerator
+from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -31,6 +34,7 @@ from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, class_amounts, settle
 from hf_condense.engine.task import Task
+from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource, load_source
 
@@ -59,12 +63,15 @@ def condense_dataset(
     pixel_range: str | None = None,
     store_dtype: str | None = None,
     compile: CompileOption = "auto",
+    max_memory: int | str | None = None,
     accelerator: Accelerator | None = None,
     checkpoint_dir: str | Path | None = None,
     checkpoint_every: int = 500,
     cache: bool = True,
     progress: bool = True,
     callbacks: Sequence[Callback] = (),
+    log_with: Any = None,
+    logging_dir: str | Path = "runs",
     budget: float | None = None,
     **method_options: Any,
 ) -> CondensedDataset | datasets.DatasetDict:
@@ -97,14 +104,21 @@ def condense_dataset(
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
             at the end.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
+        max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
+            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
-            there resumes from it, bit for bit.
+            there resumes from it, bit for bit. Each checkpoint replaces the one before. SIGINT (Ctrl-C) and SIGTERM
+            finish the step and write a checkpoint before they end the run; a second signal ends it at once.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
         progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries.
         callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`.
+        log_with: Trackers of Accelerate that the run is reported to, as `accelerate.Accelerator(log_with=)` takes them:
+            `"tensorboard"`, `"wandb"`, a tracker, or a list of these. They get the loss, steps per second and, every
+            `checkpoint_every` steps, a picture of the set. Coresets have no steps to report.
+        logging_dir: Folder of trackers that write files, such as TensorBoard.
         budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`.
 
@@ -114,7 +128,10 @@ def condense_dataset(
     Raises:
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
         ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
+        MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
+        RunInterrupted: If SIGINT or SIGTERM arrives, a `KeyboardInterrupt` that says how to go on. A program with
+            handlers of its own for these signals keeps them.
 
     Example:
         >>> from hf_condense.demo_data import load_demo
@@ -139,18 +156,21 @@ def condense_dataset(
         "steps": steps,
         **method_options,
     }
-    with plain_torch():
+    most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
+    with plain_torch(), limited_memory(most_memory), Interrupts(_remains_in_cache(cache)) as interrupts:
         accelerator = get_accelerator(accelerator)
+        trackers = tracker_host(log_with, logging_dir)
         shows_progress = progress and accelerator.is_local_main_process
-        with accelerator.main_process_first():
-            source = load_source(
-                _pick_split(ds, split),
-                image_column=image_column,
-                label_column=label_column,
-                image_size=image_size,
-                cache=cache,
-                progress=shows_progress,
-            ).to(accelerator.device)
+        read = partial(
+            load_source,
+            _pick_split(ds, split),
+            image_column=image_column,
+            label_column=label_column,
+            image_size=image_size,
+            cache=cache,
+            progress=shows_progress,
+        )
+        source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
         amounts = class_amounts(ipc, source)
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
@@ -163,18 +183,20 @@ def condense_dataset(
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
-        run = build_run(settings, source=source, ipc=amounts, **facts)
-        checkpoints = _Checkpoints(checkpoint_dir, checkpoint_every)
-        small = _condense(run, get_method(method), settings, preset, checkpoints, callbacks, started)
+        run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
+        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers)
+        small = _condense(run, get_method(method), settings, preset, outside, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
 @dataclass(frozen=True)
-class _Checkpoints:
-    """Where and how often the caller wants checkpoints."""
+class _Outside:
+    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers."""
 
     folder: str | Path | None
     every: int
+    callbacks: Sequence[Callback]
+    trackers: Accelerator | None
 
     def saving(self, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
@@ -187,8 +209,7 @@ def _condense(
     cls: AnyMethod,
     settings: Settings,
     preset: str | None,
-    checkpoints: _Checkpoints,
-    callbacks: Sequence[Callback],
+    outside: _Outside,
     started: float,
 ) -> CondensedDataset:
     """Run a method of any kind and return its set."""
@@ -202,10 +223,18 @@ def _condense(
     if isinstance(method, Composer):
         run.synthetic = method.compose(run)
     else:
-        saving = checkpoints.saving(identity(recipe, run, method))
-        run.plan = saving.resumed.plan if saving.resumed else plan_run(run, method, recipe.steps or 0)
-        optimise(run, method, recipe.steps or 0, saving, callbacks)
+        steps, saving = recipe.steps or 0, outside.saving(identity(recipe, run, method))
+        run.plan = plan_run(run, method, steps, saving.resumed)
+        with tracked(outside.trackers, recipe.to_dict(), steps, outside.every) as reports:
+            optimise(run, method, steps, saving, [*outside.callbacks, *reports])
     return finish_synthetic(run, recipe, started)
+
+
+def _remains_in_cache(cache: bool) -> str:
+    """Say what an interruption before the first step leaves behind."""
+    if cache_enabled(cache):
+        return "what was decoded and recorded is in the cache, where the same run finds it"
+    return "nothing was kept, because the cache is off"
 
 
 def _pick_split(ds: Any, split: str) -> Any:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
+from hf_condense.base.errors import RunInterrupted
 from hf_condense.base.tables import plain_table
 from hf_condense.cli_text import facts_table, method_text
 
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.facts import Facts
+    from hf_condense.engine.profiling import StepProfile
 
 # The demo: what fits into two minutes on two cores.
 DEMO_METHOD = "dm"
@@ -34,7 +37,7 @@ DEMO_AUGMENT = "color_crop_cutout_scale_rotate"  # no flips: mirroring changes a
 DEMO_EPOCHS = 300
 DEMO_MAX_UPDATES = 60  # of every network; training on the whole excerpt takes longest
 
-_USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError)
+_USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError)
 
 Command = TypeVar("Command", bound=Callable[..., None])
 
@@ -56,6 +59,12 @@ class _Commands(click.Group):
             return super().invoke(ctx)
         except BrokenPipeError:
             raise
+        except RunInterrupted as error:
+            click.echo(str(error), err=True)
+            ctx.exit(128 + (error.signal or signal.SIGTERM))
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(128 + signal.SIGINT)
         except _USER_ERRORS as error:
             if ctx.params["debug"]:
                 raise
@@ -174,9 +183,17 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option(
     "--checkpoint-dir",
     type=_FilePath(file_okay=False),
-    help="Folder to save checkpoints to and to resume from.",
+    help="Folder of the checkpoint. Ctrl-C and SIGTERM finish the step and save one; the same command goes on from it.",
 )
 @click.option("--checkpoint-every", type=click.IntRange(1), default=500, help="Steps between two checkpoints.")
+@click.option(
+    "--max-memory", metavar="BYTES", help="Memory that a step may use, such as 4GiB.  [default: half of what is free]"
+)
+@click.option(
+    "--log-with", multiple=True, metavar="TRACKER", help="Tracker to report to, such as tensorboard; may be repeated."
+)
+@click.option("--logging-dir", type=_FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
+@click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
 @click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/NAME]")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 @click.option(
@@ -195,11 +212,15 @@ def run(
     repo: str | None,
     private: bool | None,
     quiet: bool,
+    log_with: tuple[str, ...],
+    profile: bool,
     **settings: Any,
 ) -> None:
     """Condense DATASET, a Hub id or a folder, and save the result.
 
     Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
+
+    Exit codes: 0 if all went well, 1 for an error, 2 for wrong options, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else _parse_size(image_size)
@@ -209,7 +230,11 @@ def run(
 
     started = time.perf_counter()
     ds = _load(dataset, config, split)
-    small = condense_dataset(ds, image_size=size, progress=not quiet, **settings, **method_options)
+    steps = _step_profile() if profile else None
+    watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
+    small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
+    if steps is not None:
+        click.echo(f"{steps.report()}\n")
     folder = _save(small, out or Path("condensed") / Path(dataset).resolve().name, overwrite)
     click.echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     click.echo(f"Saved {folder}.")
@@ -350,6 +375,13 @@ def methods(pattern: str | None) -> None:
     click.echo("\nTo see the options and the paper of a method:  hf-condense methods NAME")
 
 
+def _step_profile() -> StepProfile:
+    """Return what profiles a run."""
+    from hf_condense.engine.profiling import StepProfile
+
+    return StepProfile()
+
+
 def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
     from datasets import DatasetDict, load_dataset, load_from_disk
@@ -413,11 +445,13 @@ def _check_run(
     preset: str | None,
     network: str | None,
     storage: str | None,
+    max_memory: str | None,
     **others: Any,
 ) -> None:
     """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
     from huggingface_hub.utils import validate_repo_id
 
+    from hf_condense.base.checks import byte_count
     from hf_condense.condensed.decoders import decoder_class
     from hf_condense.engine.build import check_request
     from hf_condense.networks.factory import check_network
@@ -431,6 +465,8 @@ def _check_run(
         check_network(network)
     if storage is not None:
         decoder_class(storage)
+    if max_memory is not None:
+        byte_count("--max-memory", max_memory)
 
 
 def _check_picture(file: Path) -> None:

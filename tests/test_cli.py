@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from PIL import Image
 
 from hf_condense import __version__, list_methods, load_condensed
 from hf_condense.cli import _method_options, _parse_option, main
+from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -73,6 +75,36 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set-2").recipe.seed == 2
     assert program(*again, "--seed", 4, "--overwrite")[0] == 0
     assert load_condensed(tmp_path / "set").recipe.seed == 4
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_run_that_a_signal_ends_says_how_to_go_on(
+    number: int, code: int, program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ("run", folder, "--method", "dm", "--steps", 3, "--option", "batch_real=4", "--out", tmp_path / "out")
+    arguments = (*arguments, "--checkpoint-dir", tmp_path / "run", *QUICK)
+
+    def interrupt(self: DistributionMatching, run: object, t: int) -> None:
+        if t == 1:
+            signal.raise_signal(number)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(DistributionMatching, "after_update", interrupt)
+        answer, out, err = program(*arguments)
+        assert (answer, out) == (code, "")
+        assert f"the checkpoint of step 2 of 3 is in {tmp_path / 'run'}. To go on from there, run the same again" in err
+        assert not (tmp_path / "out").exists()
+        assert "With checkpoint_dir, a run goes on" in program(*arguments[:8], *QUICK)[2]
+    assert program(*arguments)[0] == 0
+    assert load_condensed(tmp_path / "out").recipe.steps == 3
+
+
+def test_profile_prints_where_the_time_goes(program: Program, folder: Path, tmp_path: Path) -> None:
+    settings = ("--method", "dm", "--steps", 3, "--option", "batch_real=4", "--max-memory", "1GiB")
+    code, out, _ = program("run", folder, *settings, "--profile", "--out", tmp_path / "out", *QUICK)
+    assert code == 0
+    assert out.startswith("PART OF THE RUN")
+    assert "OPERATION" in out
 
 
 def test_run_resumes_from_its_checkpoint(program: Program, folder: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import re
 from collections.abc import Iterable
 from numbers import Integral, Real
 
@@ -72,6 +73,32 @@ def number(
         if bound is not None and not holds(real, bound):
             raise ValueError(f"{name} should be {relation} {bound}; got {value!r}")
     return real
+
+
+_BYTES = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12, "KI": 2**10, "MI": 2**20, "GI": 2**30, "TI": 2**40}
+
+
+def byte_count(name: str, value: object) -> int:
+    """Return a number of bytes, >= 1, that is given as an integer or as text such as `"4GiB"` or `"500 MB"`.
+
+    Args:
+        name: The name by which the caller knows the value.
+        value: The value that was passed.
+
+    Raises:
+        TypeError: If it is neither an integer nor text.
+        ValueError: If the text is no number of bytes, or the number is below 1.
+
+    Example:
+        >>> byte_count("max_memory", "1.5 KiB")
+        1536
+    """
+    if not isinstance(value, str):
+        return integer(name, value, least=1)
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*((?:[KMGT]I?)?)B?\s*", value, re.IGNORECASE)
+    if match is None:
+        raise ValueError(f"{name} should be a number of bytes, such as 4000000000, '4GB' or '4GiB'; got {value!r}")
+    return integer(name, int(float(match[1]) * _BYTES[match[2].upper()]), least=1)
 
 
 def one_of(name: str, value: object, choices: Iterable[object]) -> None:

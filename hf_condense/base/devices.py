@@ -1,12 +1,16 @@
-"""Rules about devices: how much memory a step may use, and whether compiling a network pays."""
+"""Rules about devices: how much memory a step may use, what a graph keeps, and whether compiling a network pays."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Literal
 
 import psutil
 import torch
+from torch import Tensor
 
 CompileOption = Literal["auto"] | bool
 
@@ -15,11 +19,63 @@ CompileOption = Literal["auto"] | bool
 _COMPILE_PAYS_BYTES = 3e10
 
 
-def memory_budget(device: torch.device) -> int:
-    """Return how many bytes a step may use: half of the free memory, rounded down to a power of two."""
+_most_memory: ContextVar[int | None] = ContextVar("most_memory", default=None)
+
+
+@contextmanager
+def limited_memory(most: int | None) -> Iterator[None]:
+    """Let steps inside a block use so many bytes, whatever is free; None changes nothing."""
+    token = _most_memory.set(_most_memory.get() if most is None else most)
+    try:
+        yield
+    finally:
+        _most_memory.reset(token)
+
+
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes are free, or what `limited_memory` allows."""
+    if (most := _most_memory.get()) is not None:
+        return most
     on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    return 1 << max(20, (free // 2).bit_length() - 1)
+    return torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+
+
+def memory_budget(device: torch.device) -> int:
+    """Return how many bytes a step may use: half of the free memory, rounded down to a power of two.
+
+    Inside `limited_memory`, it is the number that was given there.
+    """
+    if (most := _most_memory.get()) is not None:
+        return most
+    return 1 << max(20, (free_memory(device) // 2).bit_length() - 1)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether an error says that memory, of a device or of the machine, was not enough."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(
+        words in str(error) for words in ("out of memory", "can't allocate memory")
+    )
+
+
+def graph_bytes(compute: Callable[[], object], others: Iterable[Tensor] = ()) -> int:
+    """Return how many bytes a computation keeps for its backward pass.
+
+    Args:
+        compute: The computation.
+        others: Tensors, such as weights, whose bytes do not count.
+    """
+    fixed = {tensor.untyped_storage().data_ptr() for tensor in others}
+    saved: dict[int, torch.UntypedStorage] = {}  # As long as a storage is held, no other one gets its address.
+
+    def save(tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage
+
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed):
+        compute()
+    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in fixed)
 
 
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:

@@ -14,6 +14,18 @@ class NonFiniteLossError(ArithmeticError):
     """A loss or a gradient is NaN or infinite; the message names the step. Checkpoints stay where they are."""
 
 
+class RunInterrupted(KeyboardInterrupt):
+    """A signal, such as that of Ctrl-C, has ended a run; the message says what is kept and how to go on.
+
+    Attributes:
+        signal: Number of the signal; None if it was sent to another process of the run.
+    """
+
+    def __init__(self, message: str, signal: int | None = None) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"`, where x is the choice closest to `name`, or `""` if none is close."""
     matches = difflib.get_close_matches(name, list(choices), n=1)

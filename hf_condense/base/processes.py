@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import atexit
 import os
+import pickle
 import time
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -15,13 +20,21 @@ if TYPE_CHECKING:
 
 Value = TypeVar("Value")
 
+# How long processes wait for one that decodes, records or writes. The group that Accelerate makes on GPUs gives up
+# after ten minutes.
+_HOST_TIMEOUT = timedelta(days=7)
+_host_group: tuple[Any, Any] | None = None  # the group of all processes, and the one for waits
+
+# What wraps models and optimisers in place of the plain processes that share out classes and networks here.
+_PLUGINS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
+
 
 def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
 
     Raises:
         RuntimeError: If several processes were launched but do not know of each other, so that each would act as the
-            main one; or if half precision is asked for on a CPU.
+            main one; if half precision is asked for on a CPU; or if the accelerator has a plugin that splits models.
     """
     # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
@@ -43,18 +56,29 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
             "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
         )
+    if (kind := str(accelerator.distributed_type.value)) in _PLUGINS:
+        raise RuntimeError(
+            f"the accelerator is set up for {kind}, which splits a model that it trains; condensing shares out classes "
+            "and networks instead. Launch plain processes (`accelerate launch --multi_gpu`, or torchrun) without a "
+            "plugin, or pass Accelerator() without one"
+        )
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
     return accelerator
 
 
-def _leave_group() -> None:
-    """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process."""
+def _leave_group(group: Any = None) -> None:
+    """End the threads of a group of CPU processes; a thread that outlives the interpreter may abort the process.
+
+    Args:
+        group: The group; None stands for all groups.
+    """
     if torch.distributed.is_initialized():
         # Destroying the group waits for its threads without letting other Python code run. A thread that has yet to
         # free the tensors of the last exchange needs Python for that, and would be waited for without end.
         time.sleep(0.1)
-        torch.distributed.destroy_process_group()
+        with suppress(ValueError):  # the group is gone, because the one that it belonged to has been replaced
+            torch.distributed.destroy_process_group(group)
 
 
 def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
@@ -67,24 +91,93 @@ def broadcast(accelerator: Accelerator, tensor: Tensor) -> Tensor:
     return received
 
 
+@torch.no_grad()
+def share_tensors(accelerator: Accelerator, tensors: Iterable[Tensor]) -> None:
+    """Overwrite tensors with those of the main process."""
+    if accelerator.num_processes > 1:
+        for tensor in tensors:
+            tensor.copy_(broadcast(accelerator, tensor.detach().clone()))
+
+
 def broadcast_object(accelerator: Accelerator, value: Value) -> Value:
     """Return the object of the main process, in every process. It must be picklable."""
     if accelerator.num_processes == 1:
         return value
-    from accelerate.utils import broadcast_object_list
+    values: list[Value] = [value]
+    torch.distributed.broadcast_object_list(values, src=0, group=_hosts())
+    return values[0]
 
-    received: list[Value] = broadcast_object_list([value])
-    return received[0]
 
+def together(accelerator: Accelerator, work: Callable[[], Value]) -> list[Value]:
+    """Call a function in every process and return the results of all, in the order of the processes.
 
-def gather_objects(accelerator: Accelerator, value: Value) -> list[Value]:
-    """Return the objects of all processes in the order of their ranks, in every process. They must be picklable."""
+    The processes wait for each other for as long as the work takes.
+
+    Args:
+        accelerator: The processes.
+        work: What each process does. It may not exchange anything with the others. Its result must be picklable.
+
+    Raises:
+        Exception: What the function raised, if it failed in this process; else what it raised in the first process in
+            which it failed.
+    """
     if accelerator.num_processes == 1:
-        return [value]
-    from accelerate.utils import gather_object
+        return [work()]
+    group, mine = _hosts(), _Outcome.of(work)
+    outcomes: list[Any] = [None] * accelerator.num_processes
+    torch.distributed.all_gather_object(outcomes, mine.portable(), group=group)
+    if mine.failure is not None:
+        raise mine.failure
+    return [outcome.result(process) for process, outcome in enumerate(outcomes)]
 
-    gathered: list[Value] = gather_object([value])
-    return gathered
+
+def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
+    """Return, in every process, what a function returns in the main process. The others only wait for it.
+
+    Args:
+        accelerator: The processes.
+        make: What the main process does. It may not exchange anything with the others. Its result must be picklable.
+
+    Raises:
+        Exception: What the function raised in the main process.
+    """
+    if accelerator.num_processes == 1:
+        return make()
+    group, outcomes = _hosts(), [None]
+    if accelerator.is_main_process:
+        mine = _Outcome.of(make)
+        torch.distributed.broadcast_object_list([mine.portable()], src=0, group=group)
+        if mine.failure is not None:
+            raise mine.failure
+        return mine.result(0)
+    torch.distributed.broadcast_object_list(outcomes, src=0, group=group)
+    received: _Outcome[Value] | None = outcomes[0]
+    assert received is not None
+    return received.result(0)
+
+
+def main_first(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
+    """Call a function in the main process, then in the others, which find in the cache what it has left there.
+
+    Args:
+        accelerator: The processes.
+        work: What each process does. It may not exchange anything with the others.
+
+    Returns:
+        The result of this process.
+
+    Raises:
+        Exception: What the function raised in this process or, if it did not fail here, in another one.
+    """
+    results: list[Value] = []
+
+    def work_once() -> None:
+        if not results:
+            results.append(work())
+
+    from_main(accelerator, work_once)
+    together(accelerator, work_once)
+    return results[0]
 
 
 def reduce(accelerator: Accelerator, tensor: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
@@ -94,3 +187,43 @@ def reduce(accelerator: Accelerator, tensor: Tensor, reduction: Literal["sum", "
     reduced: Any = accelerator.reduce(tensor, reduction=reduction)
     result: Tensor = reduced
     return result
+
+
+@dataclass(frozen=True)
+class _Outcome(Generic[Value]):
+    """What a function has returned, or the exception that it has raised."""
+
+    value: Value | None = None
+    failure: Exception | None = None
+
+    @classmethod
+    def of(cls, function: Callable[[], Value]) -> _Outcome[Value]:
+        """Call a function."""
+        try:
+            return cls(function())
+        except Exception as error:
+            return cls(failure=error)
+
+    def portable(self) -> _Outcome[Value]:
+        """Return what can be sent to another process: some exceptions cannot be pickled."""
+        try:
+            pickle.loads(pickle.dumps(self.failure))
+        except Exception:
+            return _Outcome(failure=RuntimeError(f"{type(self.failure).__name__}: {self.failure}"))
+        return self
+
+    def result(self, process: int) -> Value:
+        """Return what the function returned in a process, or raise what it raised there."""
+        if self.failure is not None:
+            raise self.failure from RuntimeError(f"process {process} failed")
+        return cast("Value", self.value)
+
+
+def _hosts() -> Any:
+    """Return the group in which processes wait for each other's work. All of them must ask for it at the same time."""
+    global _host_group
+    world = torch.distributed.group.WORLD
+    if _host_group is None or _host_group[0] is not world:
+        _host_group = world, torch.distributed.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
+        atexit.register(_leave_group, _host_group[1])
+    return _host_group[1]

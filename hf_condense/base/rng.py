@@ -52,7 +52,8 @@ def keyed_generator(*key: Key) -> torch.Generator:
 def seeded_globals(*key: Key, devices: Sequence[torch.device] = ()) -> Iterator[None]:
     """Seed the global generators by a key, for code that knows no others (layer initialisation, dropout).
 
-    Afterwards the global generators are as they were before. Only one thread at a time can enter.
+    Afterwards the global generators are as they were before. Only one thread at a time can enter. Inside, backward
+    passes run in the thread that calls them, on GPUs too: a thread of their own could not enter a second block.
 
     Args:
         *key: The address of the draws, as for `key_seed`.
@@ -60,7 +61,11 @@ def seeded_globals(*key: Key, devices: Sequence[torch.device] = ()) -> Iterator[
     """
     cuda = [d.index if d.index is not None else torch.cuda.current_device() for d in devices if d.type == "cuda"]
     seed = key_seed(*key)
-    with _GLOBAL_GENERATORS, torch.random.fork_rng(devices=cuda):
+    with (
+        _GLOBAL_GENERATORS,
+        torch.random.fork_rng(devices=cuda),
+        torch.autograd.set_multithreading_enabled(False),
+    ):
         torch.default_generator.manual_seed(seed)
         for index in cuda:
             torch.cuda.default_generators[index].manual_seed(seed)

@@ -86,7 +86,7 @@ class CondensedTensors:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
         stored = {name: t.float() if t.is_floating_point() else t for name, t in self.stored.items()}
-        images = self.decoder.decode(stored, rows)
+        images = self.decoder.images(stored, rows, self.num_rows)
         if not self.decoder.stores_images:
             images = self.decoder.frame.to_pixels(images)
         return images, self.row_labels if rows is None else self.row_labels[rows]

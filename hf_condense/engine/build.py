@@ -7,9 +7,10 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
-from hf_condense.base.devices import memory_budget
+from hf_condense.base.devices import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.engine.auto import CANDIDATES
+from hf_condense.engine.checkpoint import Checkpoint
 from hf_condense.engine.initial import initial_set
 from hf_condense.engine.method import Method
 from hf_condense.engine.plan import Plan, make_plan
@@ -64,8 +65,18 @@ def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
     return Run(source=source, factory=factory, decoder=decoder, start=initial_set, **facts)
 
 
-def plan_run(run: Run, method: Method[Any], steps: int) -> Plan:
-    """Return how the work of a step is cut, for a method and a number of steps."""
+def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint | None = None) -> Plan:
+    """Return how the work of a step is cut, for a method and a number of steps.
+
+    Args:
+        run: The run.
+        method: The method.
+        steps: Number of updates.
+        checkpoint: The checkpoint that the run resumes from, if any. Its plan is kept, because another one would give
+            other bits, unless it was made for another number of processes or needs more memory than there is.
+    """
+    if checkpoint is not None and (reason := _reason_against(checkpoint, run, method)) is None:
+        return checkpoint.plan
     network = run.factory.build(run.seed, "template")
     rows = method.rows_per_step(run).values()
     plan = make_plan(
@@ -79,7 +90,50 @@ def plan_run(run: Run, method: Method[Any], steps: int) -> Plan:
         device=run.device,
         budget=memory_budget(run.device),
         cost_in_forwards=method.cost_in_forwards,
+        decoding_bytes=run.decoder.row_bytes(),
         compile=run.compile,
     )
-    logger.info("plan: %s", plan)
+    needed, free = step_bytes(run, method, plan), free_memory(run.device)
+    logger.info("plan: %s; a step needs about %.2f GiB of memory", plan, needed / 2**30)
+    if checkpoint is not None:
+        logger.warning(
+            "the checkpoint's plan of a step is replaced, because %s; the result differs by rounding from that of an "
+            "uninterrupted run",
+            reason,
+        )
+    if needed > free:
+        logger.warning("a step needs about %.2f GiB of memory, but there are %.2f GiB; %s", *_gib(needed, free), REMEDY)
     return plan
+
+
+REMEDY = "a smaller network, batch_syn, batch_real or image_size needs less"
+
+
+def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
+    """Return about how many bytes the graph of a step keeps: that of one chunk of classes."""
+    rows = sorted(method.rows_per_step(run).values())[-plan.classes_per_chunk :]
+    network = run.factory.build(run.seed, "template")
+    activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
+    return sum(rows) * (activations + run.decoder.row_bytes())
+
+
+def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
+    """Return a plan whose steps need less memory than those of the present one, or None if there is none."""
+    if has_batch_statistics(run.factory.build(run.seed, "template")):
+        return None
+    return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()))
+
+
+def _reason_against(checkpoint: Checkpoint, run: Run, method: Method[Any]) -> str | None:
+    """Return why the plan of a checkpoint does not suit a run, or None if it does."""
+    processes = run.accelerator.num_processes
+    if checkpoint.processes != processes:
+        return f"it was made for {checkpoint.processes} processes and there are {processes}"
+    needed, free = step_bytes(run, method, checkpoint.plan), free_memory(run.device)
+    if needed > free:
+        return "it needs about {:.2f} GiB of memory and there are {:.2f} GiB".format(*_gib(needed, free))
+    return None
+
+
+def _gib(*amounts: int) -> list[float]:
+    return [amount / 2**30 for amount in amounts]

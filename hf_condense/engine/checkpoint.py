@@ -30,12 +30,14 @@ class Checkpoint:
         identity: The facts that identify the run (method, options, seed, content, ...). JSON values.
         plan: How the work of a step is cut. A resumed run must cut it in the same way to repeat the same bits.
         tensors: The synthetic set, the optimiser's state and the method's state, by dotted name.
+        processes: Number of processes of the run that wrote it.
     """
 
     step: int
     identity: dict[str, Any]
     plan: Plan
     tensors: dict[str, Tensor]
+    processes: int = 1
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with a prefix and a dot, without that prefix."""
@@ -43,7 +45,8 @@ class Checkpoint:
 
     def write(self, folder: Path) -> None:
         """Write the checkpoint into a folder. An earlier one stays whole until the new one replaces it."""
-        facts = json.dumps({"step": self.step, "identity": self.identity, "plan": self.plan.to_dict()}, sort_keys=True)
+        run = {"step": self.step, "identity": self.identity, "plan": self.plan.to_dict(), "processes": self.processes}
+        facts = json.dumps(run, sort_keys=True)
         # Cloning matters: a method's state may hold one tensor under two names, which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
         content = save(tensors, metadata={"hf_condense_checkpoint": facts})
@@ -71,7 +74,8 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
         with safe_open(file, framework="pt") as opened:
             facts = json.loads(opened.metadata()["hf_condense_checkpoint"])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
-        checkpoint = Checkpoint(facts["step"], facts["identity"], Plan(**facts["plan"]), tensors)
+        plan, processes = Plan(**facts["plan"]), facts.get("processes", 1)
+        checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes)
     except Exception as error:
         raise ValueError(f"{file} cannot be read as a checkpoint ({error}); remove it to start again") from error
     saved = _flat(checkpoint.identity)

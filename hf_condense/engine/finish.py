@@ -11,7 +11,7 @@ import datasets
 import torch
 from datasets.table import InMemoryTable
 
-from hf_condense.base.processes import broadcast, broadcast_object
+from hf_condense.base.processes import from_main, share_tensors
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
@@ -52,15 +52,17 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
         recipe: How the set was made.
         started: When the call began, by `time.perf_counter`.
     """
-    for tensor in run.synthetic.parameters().values():
-        tensor.data = broadcast(run.accelerator, tensor.data)
+    share_tensors(run.accelerator, run.synthetic.state().values())
     tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
     columns = (recipe.image_column, recipe.label_column)
     if dropped := [name for name in run.dataset.column_names if name not in columns]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
-    recipe = completed(recipe, run, seconds=time.perf_counter() - started)
-    if run.accelerator.is_main_process:
-        recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
-    recipe = broadcast_object(run.accelerator, recipe)  # times differ from process to process
+    seconds = time.perf_counter() - started
+
+    def complete() -> Recipe:
+        nearest = nearest_real(tensors.decoded()[0], run.source, run.seed)
+        return dataclasses.replace(completed(recipe, run, seconds=seconds), nearest=nearest)
+
+    finished = from_main(run.accelerator, complete)  # times differ from process to process
     features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in columns})
-    return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)
+    return CondensedDataset.from_parts(decoded_rows(tensors, finished, features), tensors, finished, run.dataset)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_condense.base.checks import one_of
+from hf_condense.base.processes import from_main
 from hf_condense.condensed.decoders import Origin
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method, list_methods
@@ -32,21 +34,33 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
     Raises:
         ValueError: If `init` is none of these.
     """
-    decoder = run.decoder
-    origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
-    labels = _labels({c: decoder.entries(budget) for c, budget in run.ipc.items()}, run.device)
-    if isinstance(init, str) and init == "noise":
-        names, shape = run.source.class_names, run.source.image_shape
-        counts = {c: decoder.entries(budget) for c, budget in run.ipc.items()}
-        parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in counts.items()]
-        stored = decoder.start_from_noise(torch.cat(parts).to(run.device), labels, origin)
-    else:
-        rows = run.source.at(_real_rows(run, init) if isinstance(init, str) else init)
-        with run.accelerator.main_process_first():  # the others then find in the cache what it has fitted
-            stored = decoder.start(rows, _labels(run.counts, run.device), origin)
-    synthetic = SyntheticSet(stored, labels, decoder, whitening=run.source.whitening)
+    entries = {c: run.decoder.entries(budget) for c, budget in run.ipc.items()}
+    real = None if init == "noise" else _real_rows(run, init) if isinstance(init, str) else init
+
+    def start() -> dict[str, Tensor]:
+        return {name: tensor.cpu() for name, tensor in _stored(run, real, entries).items()}
+
+    # Rounding may differ from process to process, so all take the tensors of the main one.
+    stored = {name: tensor.to(run.device) for name, tensor in from_main(run.accelerator, start).items()}
+    synthetic = SyntheticSet(stored, _labels(entries, run.device), run.decoder, whitening=run.source.whitening)
     synthetic.project_()
     return synthetic
+
+
+def _stored(run: Run, real: Tensor | None, entries: dict[int, int]) -> dict[str, Tensor]:
+    """Return the stored tensors that optimisation starts from.
+
+    Args:
+        run: The run.
+        real: Positions of real rows, or None for noise.
+        entries: Number of entries of every class.
+    """
+    origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
+    if real is not None:
+        return run.decoder.start(run.source.at(real), _labels(run.counts, run.device), origin)
+    names, shape = run.source.class_names, run.source.image_shape
+    parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in entries.items()]
+    return run.decoder.start_from_noise(torch.cat(parts).to(run.device), _labels(entries, run.device), origin)
 
 
 def select_rows(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict[int, Tensor]:
@@ -63,6 +77,12 @@ def select_rows(run: Run, selector: Selector[Any], counts: dict[int, int]) -> di
     Raises:
         ValueError: If a feature is not finite (the message names its row), or a row is selected twice.
     """
+    # Rounding may differ from process to process, so all take the rows that the main one chooses.
+    return from_main(run.accelerator, partial(_selected, run, selector, counts))
+
+
+def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict[int, Tensor]:
+    """Return what `select_rows` returns, in the process that chooses."""
     features = selector.features(run)
     if features is not None:
         _check_finite(run, features)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import is_out_of_memory
 from hf_condense.base.errors import NonFiniteLossError
-from hf_condense.base.processes import broadcast_object, reduce
+from hf_condense.base.processes import broadcast_object, from_main, reduce, share_tensors, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
+from hf_condense.engine.build import REMEDY, smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
@@ -34,12 +38,27 @@ class Saving:
         every: Steps between two checkpoints.
         identity: The facts that identify the run.
         resumed: The checkpoint to resume from, or None to start from the beginning.
+
+    There is one checkpoint at most: the next one replaces it.
     """
 
     folder: Path | None
     every: int
     identity: dict[str, Any]
     resumed: Checkpoint | None = None
+
+    def remains(self, done: int, steps: int) -> str:
+        """Say what an interruption after some steps leaves behind, and how to go on."""
+        if self.folder is None:
+            lost = "the only step done is" if done == 1 else f"all {done} steps done are"
+            return (
+                f"{lost} lost, because there was no folder for checkpoints. With checkpoint_dir, a run goes on from "
+                "where it was interrupted"
+            )
+        return (
+            f"the checkpoint of step {done} of {steps} is in {self.folder}. To go on from there, run the same again "
+            "with the same checkpoint_dir"
+        )
 
 
 def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callbacks: Sequence[Callback] = ()) -> None:
@@ -54,12 +73,16 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
 
     Raises:
         NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
+        RunInterrupted: If a signal asks the run to end. The step is finished and its checkpoint written before.
+        MemoryError: If a step does not fit into memory, however it is cut. The last checkpoint is kept.
         ValueError: If the checkpoint is beyond `steps`, or a learned tensor is in no group of the optimiser.
     """
     if saving.resumed is not None and saving.resumed.step > steps:
         raise ValueError(
             f"the checkpoint is at step {saving.resumed.step}, beyond steps={steps}; pass at least as many steps"
         )
+    if saving.resumed is not None:
+        run.interrupts.remains = saving.remains(saving.resumed.step, steps)
     run.plan = broadcast_object(
         run.accelerator, run.plan
     )  # all processes must use one plan, although their free memory differs
@@ -67,20 +90,29 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     run.synthetic = method.initialise(run)
     optimisation = _Optimisation(run, method, saving)
     start = optimisation.resume() if saving.resumed is not None else 0
-    with progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start) as bar:
+    bar = progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start)
+    with bar, run.interrupts.postponed():
         for t in range(start, steps):
-            with seeded_globals(run.seed, "step", t, devices=[run.device]):
-                value = optimisation.step(t)
-                method.after_update(run, t)
+            value = optimisation.step(t)
             done = t + 1
             bar.update()
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
-            for callback in callbacks:
-                callback(run, done, value)
-            if saving.folder is not None and (done % saving.every == 0 or done == steps):
+            if callbacks:  # one of them may take long in one process, or fail there
+                together(run.accelerator, partial(_call, callbacks, run, done, value))
+            ends = optimisation.is_interrupted
+            if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
                 optimisation.save(done)
+            if ends or done == steps:
+                run.interrupts.remains = saving.remains(done, steps)
+            if ends:
+                raise run.interrupts.error()
     with seeded_globals(run.seed, "finish", devices=[run.device]):
         method.finish(run)
+
+
+def _call(callbacks: Sequence[Callback], run: Run, done: int, value: float) -> None:
+    for callback in callbacks:
+        callback(run, done, value)
 
 
 class _Optimisation:
@@ -100,23 +132,80 @@ class _Optimisation:
             tensor.requires_grad_(True)
         self.optimiser = method.optimiser(run)
         self.values: list[float] = []
+        self._signal_somewhere = False
         self._check_groups()
+        # Rounding may differ from process to process, so all start from the tensors of the main one.
+        share_tensors(run.accelerator, (*run.synthetic.state().values(), *self.auxiliary.values()))
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the run should end after this step. All processes agree, as of their last exchange."""
+        if self.run.accelerator.num_processes > 1:
+            return self._signal_somewhere
+        return self.run.interrupts.signal is not None
 
     def step(self, t: int) -> float:
-        """Update every learned tensor once and return the value of the objective."""
+        """Update every learned tensor once, let the method follow, and return the value of the objective."""
+        run = self.run
+        total = None
+        while total is None:
+            # Seeded anew whenever the step is repeated.
+            with seeded_globals(run.seed, "step", t, devices=[run.device]):
+                total = self._differentiated(t)
+                if total is not None:
+                    self._update(t, total)
+                    self.method.after_update(run, t)
+            if total is None:
+                self._cut_smaller(t)
+        return self.values[-1]
+
+    def _differentiated(self, t: int) -> Tensor | None:
+        """Compute the gradients of a step and return this process's value, or None if memory was not enough."""
         run, method = self.run, self.method
         for tensor in self.learned:
             # Zeros, not None: a tensor that no chunk of this process reaches may be reached by another process.
             tensor.grad = torch.zeros_like(tensor)
         total = torch.zeros((), device=run.device)
-        for item in method.losses(run, t):
-            loss, value = _checked_loss(item, method.info.name)
-            # With `inputs`, no gradients accumulate in the matched network.
-            loss.backward(inputs=self.learned)
-            total += value.detach()
+        try:
+            for item in method.losses(run, t):
+                loss, value = _checked_loss(item, method.info.name)
+                # With `inputs`, no gradients accumulate in the matched network.
+                loss.backward(inputs=self.learned)
+                total += value.detach()
+        except Exception as error:
+            if is_out_of_memory(error):
+                return None
+            raise
+        return total
+
+    def _cut_smaller(self, t: int) -> None:
+        """Replace the plan by a smaller one, after a step that did not fit into memory."""
+        run = self.run
+        # In several processes, the others are in the middle of the step and cannot start it again.
+        plan = smaller_plan(run, self.method) if run.accelerator.num_processes == 1 else None
+        if plan is None:
+            raise MemoryError(
+                f"step {t} does not fit into memory, cut as {run.plan}; {self._kept(t)}. A smaller max_memory cuts "
+                f"steps smaller; {REMEDY}"
+            )
+        logger.warning(
+            "step %d does not fit into memory and is repeated, cut as %s instead of %s; from here on, the result "
+            "differs by rounding from that of a run with enough memory",
+            t,
+            plan,
+            run.plan,
+        )
+        run.plan = plan
+        gc.collect()
+        if run.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _update(self, t: int, total: Tensor) -> None:
+        """Combine value and gradients of all processes, and update the learned tensors."""
+        run, method = self.run, self.method
         for tensor in self.learned:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
-        total = reduce(run.accelerator, total, method.reduction)
+        total = self._reduced(total)
         self.values.append(float(total))
         factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
@@ -126,13 +215,28 @@ class _Optimisation:
             run.synthetic.project_()
         gradients = [_gradient(tensor) for tensor in self.learned]
         if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *self.learned)):
-            raise NonFiniteLossError(self._non_finite_message(t))
-        return self.values[-1]
+            raise NonFiniteLossError(
+                f"the loss, its gradient or the update is not finite at step {t} (loss {self.values[-1]}); "
+                f"{self._kept(t)}. A smaller learning rate, such as lr_img, usually helps"
+            )
+
+    def _reduced(self, total: Tensor) -> Tensor:
+        """Return the value of the objective over all processes, and learn whether one of them has got a signal."""
+        run = self.run
+        if run.accelerator.num_processes == 1:
+            return total
+        signals = torch.full_like(total, float(run.interrupts.signal is not None))
+        total, signals = reduce(run.accelerator, torch.stack([total, signals]), self.method.reduction)
+        self._signal_somewhere = bool(signals)
+        return total
 
     def save(self, done: int) -> None:
-        """Write a checkpoint from the main process; the others wait."""
+        """Write a checkpoint from the main process; the others wait, and fail if it fails."""
+        from_main(self.run.accelerator, partial(self._write, done))
+
+    def _write(self, done: int) -> None:
         run = self.run
-        if run.accelerator.is_main_process and self.saving.folder is not None:
+        if self.saving.folder is not None:
             groups = {
                 "synthetic": run.synthetic.state(),
                 "auxiliary": self.auxiliary,
@@ -141,8 +245,8 @@ class _Optimisation:
                 "history": {"values": torch.tensor(self.values, dtype=torch.float64)},
             }
             tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-            Checkpoint(done, self.saving.identity, run.plan, tensors).write(self.saving.folder)
-        run.accelerator.wait_for_everyone()
+            processes = run.accelerator.num_processes
+            Checkpoint(done, self.saving.identity, run.plan, tensors, processes).write(self.saving.folder)
 
     @torch.no_grad()
     def resume(self) -> int:
@@ -168,19 +272,13 @@ class _Optimisation:
                 "every learned tensor should be in one"
             )
 
-    def _non_finite_message(self, t: int) -> str:
-        """Say in which step the value occurred and which checkpoint remains."""
+    def _kept(self, t: int) -> str:
+        """Say which checkpoint remains if the run ends in step `t`."""
         saving = self.saving
         last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
-        remains = (
-            f"the checkpoint of step {last} in {saving.folder} is kept"
-            if saving.folder is not None and last
-            else "no checkpoint had been written"
-        )
-        return (
-            f"the loss, its gradient or the update is not finite at step {t} (loss {self.values[-1]}); {remains}. "
-            "A smaller learning rate, such as lr_img, usually helps"
-        )
+        if saving.folder is not None and last:
+            return f"the checkpoint of step {last} in {saving.folder} is kept"
+        return "no checkpoint had been written"
 
 
 def _checked_loss(item: object, method: str) -> Loss:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -33,6 +33,17 @@ class Plan:
         """Return the plan as JSON values."""
         return asdict(self)
 
+    def halved(self, images: int) -> Plan | None:
+        """Return the next smaller plan, or None if nothing can be cut.
+
+        Args:
+            images: Images of one class in a forward pass.
+        """
+        if self.classes_per_chunk > 1:
+            return replace(self, classes_per_chunk=-(-self.classes_per_chunk // 2))
+        present = min(self.images_per_forward or images, images)
+        return replace(self, images_per_forward=-(-present // 2)) if present > 1 else None
+
 
 def make_plan(
     *,
@@ -46,6 +57,7 @@ def make_plan(
     device: torch.device,
     budget: int,
     cost_in_forwards: int = 1,
+    decoding_bytes: int = 0,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
@@ -62,13 +74,15 @@ def make_plan(
         device: Where the work runs.
         budget: Bytes that a step may use (`memory_budget`). On a CPU, all processes share them.
         cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
+        decoding_bytes: Bytes that decoding a row keeps.
         compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
     """
     if batch_statistics:
         return Plan(num_classes, 0, compile=compile is True)
     if device.type == "cpu":
         budget //= num_processes
-    classes_that_fit = max(1, budget // max(1, rows_per_class * cost_in_forwards * activation_bytes))
+    bytes_per_row = cost_in_forwards * activation_bytes + decoding_bytes
+    classes_that_fit = max(1, budget // max(1, rows_per_class * bytes_per_row))
     share = -(-num_classes // num_processes)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.processes import broadcast
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.condensed.decoders import Decoder
@@ -45,6 +46,7 @@ class Run:
         progress: Whether progress bars are shown.
         compile: The caller's choice: True, False or `"auto"`.
         plan: How the work of a step is cut. Default: one class at a time, without compiling.
+        interrupts: Signals that ask the run to end.
         synthetic: The learnable set. It does not exist before the method has initialised it.
     """
 
@@ -59,6 +61,7 @@ class Run:
     progress: bool = True
     compile: CompileOption = "auto"
     plan: Plan = field(default=Plan(1, 0, False))
+    interrupts: Interrupts = field(default_factory=Interrupts)
     synthetic: SyntheticSet = field(init=False)
     _networks: dict[str, _Network] = field(init=False, default_factory=dict)
 

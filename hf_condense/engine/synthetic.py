@@ -82,7 +82,9 @@ class SyntheticSet:
             (n, C, H, W) and (n,).
         """
         labels = self.row_labels if rows is None else self.row_labels.index_select(0, rows)
-        return self.decoder.decode(self.stored, rows), labels
+        if torch.is_grad_enabled():
+            return self.decoder.decode(self.stored, rows), labels
+        return self.decoder.images(self.stored, rows, len(self.row_labels)), labels
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""

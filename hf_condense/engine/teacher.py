@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
-from hf_condense.base.processes import broadcast, broadcast_object
+from hf_condense.base.processes import from_main
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
@@ -46,7 +46,7 @@ def network_key(run: Run, updates: int) -> str:
 def trained_network(run: Run, updates: int) -> nn.Module:
     """Return the run's network, trained on the whole source, in evaluation mode, on the device.
 
-    Its weights are cached. There is no barrier in here: callers must let the main process go first.
+    Its weights are cached. There is no barrier in here: callers should let the main process do it alone.
 
     Args:
         run: The run.
@@ -95,14 +95,19 @@ def teacher_logits(
     Raises:
         ValueError: If no class has a row to hold out.
     """
-    if early:
-        return _early_teacher_logits(run, synthetic, updates, temperature)
-    with run.accelerator.main_process_first():  # the others then read its weights from the cache
-        teacher = trained_network(run, updates)
-    logits = network_logits(teacher, synthetic.all()[0])
-    facts = teacher_facts(run, [teacher.state_dict()], RECIPES["dc"].updates(len(run.source), updates))
-    # Without a cache, each process has trained its own teacher.
-    return broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts)
+
+    def label() -> tuple[Tensor, dict[str, Any]]:
+        if early:
+            logits, facts = _early_teacher_logits(run, synthetic, updates, temperature)
+        else:
+            teacher = trained_network(run, updates)
+            logits = network_logits(teacher, synthetic.all()[0])
+            facts = teacher_facts(run, [teacher.state_dict()], RECIPES["dc"].updates(len(run.source), updates))
+        return logits.cpu(), facts
+
+    # Only the main process trains teachers.
+    logits, facts = from_main(run.accelerator, label)
+    return logits.to(run.device), facts
 
 
 def network_logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -139,31 +144,26 @@ def teacher_facts(run: Run, weights: Iterable[dict[str, Tensor]], updates: int, 
 def _early_teacher_logits(
     run: Run, synthetic: SyntheticSet, updates: int, temperature: float
 ) -> tuple[Tensor, dict[str, Any]]:
-    """Return the logits and the facts of a teacher that is stopped early; the main process does all the work."""
-    rows, facts = synthetic.all()[0].detach(), {}
-    logits = rows.new_zeros(len(rows), run.num_classes)
-    if run.accelerator.is_main_process:
-        held_out = _held_out(run)
-        held_out_source = dataclasses.replace(
-            run.source,
-            images=run.source.images[held_out.to(run.source.images.device)],
-            labels=run.source.labels[held_out],
-            rows=run.source.rows[held_out],
-        )
-        states = _early_states(run, updates, held_out)
-        trials = {}
-        for count, state in states.items():
-            teacher = run.factory.build(run.seed, "features").to(run.device)
-            teacher.load_state_dict(state)
-            labels = network_logits(teacher.eval(), rows)
-            data = TrainingSet(rows, labels, run.num_classes, temperature)
-            trials[count] = _student_accuracy(run, data, held_out_source), labels
-        chosen = max(trials, key=lambda count: trials[count][0])  # the earliest of equals
-        logits = trials[chosen][1]
-        facts = teacher_facts(run, [states[chosen]], chosen, held_out=len(held_out))
-        listing = ", ".join(f"{score:.1%} after {count:,}" for count, (score, _) in trials.items())
-        logger.info("the teacher stops after %d updates; held-out accuracies of students: %s", chosen, listing)
-    return broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts)
+    """Return the logits and the facts of a teacher that is stopped early."""
+    rows, held_out = synthetic.all()[0].detach(), _held_out(run)
+    held_out_source = dataclasses.replace(
+        run.source,
+        images=run.source.images[held_out.to(run.source.images.device)],
+        labels=run.source.labels[held_out],
+        rows=run.source.rows[held_out],
+    )
+    states = _early_states(run, updates, held_out)
+    trials = {}
+    for count, state in states.items():
+        teacher = run.factory.build(run.seed, "features").to(run.device)
+        teacher.load_state_dict(state)
+        labels = network_logits(teacher.eval(), rows)
+        data = TrainingSet(rows, labels, run.num_classes, temperature)
+        trials[count] = _student_accuracy(run, data, held_out_source), labels
+    chosen = max(trials, key=lambda count: trials[count][0])  # the earliest of equals
+    listing = ", ".join(f"{score:.1%} after {count:,}" for count, (score, _) in trials.items())
+    logger.info("the teacher stops after %d updates; held-out accuracies of students: %s", chosen, listing)
+    return trials[chosen][1], teacher_facts(run, [states[chosen]], chosen, held_out=len(held_out))
 
 
 def _held_out(run: Run) -> Tensor:
@@ -264,9 +264,7 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     if not cache_enabled(run.cache and run.factory.named):
         return _embedded(run, updates)
     file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
-    # The other processes wait for the main one and then read the file.
-    with run.accelerator.main_process_first():
-        return cached_tensors(file, lambda: {"features": _embedded(run, updates)})["features"]
+    return cached_tensors(file, lambda: {"features": _embedded(run, updates)})["features"]
 
 
 @torch.no_grad()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import datasets
 
 from hf_condense.base.devices import CompileOption
-from hf_condense.base.processes import get_accelerator
+from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
@@ -16,7 +16,14 @@ from hf_condense.evaluation.contenders import Baselines, eight_bit_contender, su
 from hf_condense.evaluation.reader import Reader
 from hf_condense.evaluation.request import Request
 from hf_condense.evaluation.selection import Selection
-from hf_condense.evaluation.subject import eight_bit_view, read_source, read_subject, read_test
+from hf_condense.evaluation.subject import (
+    RealImages,
+    Subject,
+    eight_bit_view,
+    read_source,
+    read_subject,
+    read_test,
+)
 from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkSpec, network_factory
 from hf_condense.networks.training_recipe import TrainingRecipe
@@ -131,10 +138,14 @@ def evaluate(
     show_progress = progress and accelerator.is_local_main_process
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
-    with accelerator.main_process_first():
+
+    def read() -> tuple[Subject, RealImages, RealImages | None]:
         subject = read_subject(train, source, reader)
         test_images = read_test(test, subject, reader)
         real = read_source(source, subject, reader) if request.baselines and source is not None else None
+        return subject, test_images, real
+
+    subject, test_images, real = main_first(accelerator, read)
     channels, height, width = subject.data.image_shape
     factories = [
         network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))

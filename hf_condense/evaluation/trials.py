@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import CompileOption, compiling_pays
-from hf_condense.base.processes import gather_objects
+from hf_condense.base.processes import together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key
 from hf_condense.condensed.scores import Evaluation, Score, gathered
@@ -140,15 +140,18 @@ def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bo
     """
     jobs = [(kind, contender, s) for kind in trials for contender in kind.contenders for s in kind.network_seeds]
     share = range(accelerator.process_index, len(jobs), accelerator.num_processes)
-    scores: dict[int, Score] = {}  # by number of the job
     total = sum(jobs[i][1].updates for i in share)
-    with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
-        for i in share:
-            kind, contender, network_seed = jobs[i]
-            bar.set_postfix_str(f"{contender.name}, {kind.factory.name}, seed {network_seed}", refresh=False)
-            scores[i] = _cached_score(kind, contender, network_seed, bar.update)
-    for scores_of_process in gather_objects(accelerator, scores):
-        scores.update(scores_of_process)
+
+    def run_share() -> dict[int, Score]:
+        scores = {}
+        with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
+            for i in share:
+                kind, contender, network_seed = jobs[i]
+                bar.set_postfix_str(f"{contender.name}, {kind.factory.name}, seed {network_seed}", refresh=False)
+                scores[i] = _cached_score(kind, contender, network_seed, bar.update)
+        return scores
+
+    scores = {i: score for scores in together(accelerator, run_share) for i, score in scores.items()}  # by job
     networks = len(trials[0].network_seeds)
     return Evaluation(
         tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks))

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import compiling_pays
 from hf_condense.base.errors import NonFiniteLossError
-from hf_condense.base.processes import broadcast_object, gather_objects
+from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
@@ -158,7 +158,6 @@ def recorded_networks(run: Run, training: Training) -> Experts:
     Raises:
         NonFiniteLossError: If the weights of a network become NaN or infinite.
         OSError: If a file cannot be written.
-        RuntimeError: If the recording failed in another process for another reason.
     """
     compiled = _compiled(run, training)
     cached = cache_enabled(run.cache and run.factory.named)
@@ -167,11 +166,13 @@ def recorded_networks(run: Run, training: Training) -> Experts:
     experts = Experts(files, training.snapshots)
     if not cached and run.accelerator.is_local_main_process:
         weakref.finalize(experts, shutil.rmtree, folder, ignore_errors=True)
-    share = files[run.accelerator.process_index :: run.accelerator.num_processes]
     recorder = _Recorder(run, training, compiled)
+    # The main process says what is missing, because a list of each process's own would change while others record.
+    missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
+    share = missing[run.accelerator.process_index :: run.accelerator.num_processes]
     # In the second pass, a process without a common disk records what it does not see.
     for needed in (share, files):
-        _together(run, partial(_record_missing, run, needed, recorder))
+        together(run.accelerator, partial(_record_missing, run, needed, recorder))
     return experts
 
 
@@ -256,53 +257,8 @@ def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
 
 def _temporary_folder(run: Run) -> Path:
     """Make a folder for this run alone; all processes of a machine get the same one."""
-    name = ""
-
-    def make() -> None:
-        nonlocal name
-        if run.accelerator.is_main_process:
-            name = mkdtemp(prefix="hf_condense-experts-")
-
-    _together(run, make)
-    return Path(broadcast_object(run.accelerator, name))  # another machine makes the folder when it writes
-
-
-def _together(run: Run, work: Callable[[], None]) -> None:
-    """Do some work in every process and wait for all of them. If it fails in one process, it fails in all.
-
-    Raises:
-        NonFiniteLossError: If the weights of a network were not finite, in any process.
-        RuntimeError: If the work of another process failed for another reason. The failing process raises its own
-            error.
-    """
-    failure: Exception | None = None
-    try:
-        work()
-    except Exception as error:
-        failure = error
-    report = None
-    if failure is not None:
-        report = _Failure(type(failure).__name__, str(failure), isinstance(failure, NonFiniteLossError))
-    reports = [gathered for gathered in gather_objects(run.accelerator, report) if gathered is not None]
-    if failure is not None:
-        raise failure
-    if reports:
-        raise reports[0].error()
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An error, as it is reported to the other processes."""
-
-    kind: str
-    message: str
-    diverged: bool
-
-    def error(self) -> Exception:
-        """Return the error that the other processes raise."""
-        if self.diverged:
-            return NonFiniteLossError(self.message)
-        return RuntimeError(f"recording experts failed in another process with {self.kind}: {self.message}")
+    # Another machine makes the folder when it writes.
+    return Path(from_main(run.accelerator, partial(mkdtemp, prefix="hf_condense-experts-")))
 
 
 def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
@@ -314,9 +270,14 @@ def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
         return False
 
 
+def _missing(files: list[Path], shape: tuple[int, int]) -> list[Path]:
+    """Return the files that are missing or damaged."""
+    return [file for file in files if not _is_whole(file, shape)]
+
+
 def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
     """Record the networks whose files are missing or damaged."""
-    missing = [file for file in files if not _is_whole(file, recorder.shape)]
+    missing = _missing(files, recorder.shape)
     if not missing:
         return
     noun, total = recorder.training.noun, len(missing) * recorder.training.updates

@@ -243,7 +243,6 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     def _load_networks(self, run: Run, draw: int) -> None:
         """Load the network of a draw, and the trained one if the calibration needs it."""
-        self._network_draw = draw
         if self.config.draws is None and self._summaries is not None:
             self._summaries.clear()  # this draw never comes up again
         blend = None if self._pool is None else self._pool.blend(run, draw)
@@ -251,6 +250,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         if self._pool is not None and self.config.calibration:
             weights = self._pool.trained(run, draw)
             self._trained = run.network("network", draw, weights=weights, slot="trained")
+        self._network_draw = draw  # only now: a step that runs out of memory before is repeated
 
     @torch.no_grad()
     def _real_summary(self, chunk: Chunk) -> Tensor:

@@ -273,8 +273,8 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         """
         step = t % self.config.student_steps
         if t - step != self._start_step:
-            self._start(run, t - step)
             self._displacement.zero_()
+            self._start(run, t - step)
         aim = (step + 1) / self.config.student_steps
 
         def objective(gradient: Tensor) -> Tensor:
@@ -313,9 +313,10 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
 
     def _start(self, run: Run, draw: int) -> None:
         """Draw a window at whose start the student starts, and compute the subspaces of the expert's steps in it."""
-        self._start_step, self._window = draw, self.window(run, draw)
+        self._window = self.window(run, draw)
         blocks = self.net.blocks if self.config.blocks == "layer" else [slice(0, self.net.size)]
         self._subspaces = [(block, Subspace.of(self._window.points[:, block])) for block in blocks]
+        self._start_step = draw  # only now: a step that runs out of memory before is repeated
 
     def after_update(self, run: Run, t: int) -> None:
         """Let the student take its step, and project it onto the subspace if the form says so."""

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.checks import integer
+from hf_condense.base.devices import graph_bytes
 from hf_condense.base.errors import did_you_mean
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.architectures import (
@@ -173,21 +174,13 @@ def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """
     weight = next(net.parameters(), torch.empty(0))
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    fixed = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *buffers.values())}
-    saved: dict[int, torch.UntypedStorage] = {}  # As long as a storage is held, no other one gets its address.
-
-    def save(tensor: Tensor) -> None:
-        storage = tensor.untyped_storage()
-        saved[storage.data_ptr()] = storage
-
     images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)  # batch norm needs two images
-    with (
-        torch.enable_grad(),
-        seeded_globals("activation_bytes", devices=[weight.device]),
-        torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed),
-    ):
-        torch.func.functional_call(net, buffers, (images.requires_grad_(),))
-    return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in fixed) // len(images)
+    images.requires_grad_()
+    with seeded_globals("activation_bytes", devices=[weight.device]):
+        kept = graph_bytes(
+            lambda: torch.func.functional_call(net, buffers, (images,)), (*net.parameters(), *buffers.values())
+        )
+    return kept // len(images)
 
 
 def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., nn.Module]]:

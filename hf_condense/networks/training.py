@@ -224,7 +224,15 @@ def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
 
 
-@torch.inference_mode()
+def images_per_test(net: nn.Module, test: ClassSource) -> int:
+    """Return how many test images go through a network at a time: as many as fit into memory, up to a limit."""
+    largest = _CPU_TEST_CHUNK if test.device.type == "cpu" else _TEST_CHUNK
+    channels, height, width = test.image_shape
+    plain_net = getattr(net, "_orig_mod", net)  # a compiled network holds the one that it was made from
+    bytes_per_image = max(1, activation_bytes(plain_net, (channels, height, width)))
+    return max(1, min(largest, len(test), memory_budget(test.device) // bytes_per_image))
+
+
 def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
     """Return the share of test images that a network classifies correctly, in [0, 1]. It is left in evaluation mode.
 
@@ -234,13 +242,12 @@ def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
         outputs: The network's output that stands for each class of `test`. int64 (number of classes,).
     """
     net.eval()
-    size = min(_CPU_TEST_CHUNK if test.device.type == "cpu" else _TEST_CHUNK, len(test))
-    correct = 0
-    for start in range(0, len(test), size):
-        index = torch.arange(start, min(start + size, len(test)))
-        images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
-        logits = net(images)[: len(index)]  # (n, K)
-        correct += int((logits.argmax(1).cpu() == outputs[test.labels[index]]).sum())
+    size, correct = images_per_test(net, test), 0
+    with torch.inference_mode():
+        for index in torch.arange(len(test)).split(size):
+            images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
+            logits = net(images)[: len(index)]  # (n, K)
+            correct += int((logits.argmax(1).cpu() == outputs[test.labels[index]]).sum())
     return correct / len(test)
 
 

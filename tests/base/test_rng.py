@@ -6,6 +6,8 @@ import os
 import random
 import subprocess
 import sys
+import threading
+from typing import Any
 
 import numpy as np
 import pytest
@@ -102,6 +104,36 @@ def test_nested_seeded_code_leaves_the_outer_draws_alone() -> None:
         with seeded_globals("inner"):
             torch.rand(5)
         assert [*first.tolist(), *torch.rand(1).tolist()] == expected
+
+
+class Seeding(torch.autograd.Function):
+    """Enters seeded code in its backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:
+        threads.append(threading.get_ident())
+        with seeded_globals("inner"):
+            return gradient * torch.rand(())
+
+
+threads: list[int] = []  # in which backward passes ran
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_backward_pass_inside_seeded_code_can_seed_again(device: str) -> None:
+    """On GPUs it would otherwise run in another thread, which would wait for this one without end."""
+    values = torch.ones(2, device=device, requires_grad=True)
+    with seeded_globals("outer"):
+        assert not torch._C._is_multithreading_enabled()
+        Seeding.apply(values).sum().backward()
+    assert torch._C._is_multithreading_enabled()
+    assert threads.pop() == threading.get_ident()
+    with seeded_globals("inner"):
+        torch.testing.assert_close(values.grad.cpu(), torch.ones(2) * torch.rand(()))
 
 
 @pytest.mark.gpu

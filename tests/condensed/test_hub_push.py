@@ -290,10 +290,7 @@ def test_main_process_pushes_and_every_process_gets_its_answer(hub, tmp_path):
     assert answers["pushed0"] == answers["pushed1"] == HfApi().dataset_info(repo).sha
     assert load_condensed(repo).recipe.source == {"made by": "0"}
     assert answers["refused0"].startswith("PermissionError: no write access to bob/pets")
-    assert (
-        answers["refused1"]
-        == f"RuntimeError: the main process could not push: {answers['refused0'].partition(': ')[2]}"
-    )
+    assert answers["refused1"] == answers["refused0"]
 
 
 def test_text_between_the_markers_is_replaced_and_text_below_is_kept(hub):

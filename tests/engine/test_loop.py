@@ -6,6 +6,7 @@ import contextlib
 import fcntl
 import os
 import pty
+import re
 import struct
 import subprocess
 import sys
@@ -166,6 +167,7 @@ def test_progress_bars_are_shown_on_a_terminal_and_can_be_switched_off() -> None
         assert "Condensing: 100%" in part
         assert "3/3" in part
         assert "loss=" in part
+        assert re.search(r"\[\d\d:\d\d<\d\d:\d\d, .*(step/s|s/step), loss=", part), "time left and steps per second"
         assert "Decoding" in part
     assert silent.split() == ["SWITCHED", "OFF"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+
+from hf_condense.base.devices import graph_bytes
+
+_IMAGE_BYTES = 2**24  # of the rows that are decoded at a time; coordinate networks need some twenty times as much
 
 Layout = dict[str, tuple[str, list[int]]]
 """The safetensors type (`"F32"`, `"I32"` or `"I64"`) and the shape of every tensor, by name."""
@@ -185,6 +190,37 @@ class Decoder(ABC):
         Returns:
             (n, C, H, W).
         """
+
+    @torch.no_grad()
+    def images(self, stored: Mapping[str, Tensor], rows: Tensor | None, total: int) -> Tensor:
+        """Return what `decode` returns, without a graph, some rows at a time: forms need memory while they decode.
+
+        Args:
+            stored: The stored tensors.
+            rows: Numbers of the rows to return, int64 (n,). None returns all.
+            total: Number of rows of the set.
+
+        Returns:
+            (n, C, H, W).
+        """
+        size = max(1, _IMAGE_BYTES // (4 * math.prod(self.image_shape)))
+        if (total if rows is None else len(rows)) <= size:
+            return self.decode(stored, rows)
+        if rows is None:
+            rows = torch.arange(total, device=next(iter(stored.values())).device)
+        return torch.cat([self.decode(stored, part) for part in rows.split(size)])
+
+    def row_bytes(self) -> int:
+        """Return how many bytes decoding a row keeps for its backward pass."""
+        device = self.frame.mean.device
+        kinds = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
+        # Of one entry of one class; a form that counts entries per class finds one.
+        stored = {
+            name: torch.ones(shape, dtype=kinds[kind], device=device)
+            for name, (kind, shape) in self.layout(1, 1).items()
+        }
+        learned = [tensor.requires_grad_() for tensor in stored.values() if tensor.is_floating_point()]
+        return graph_bytes(lambda: self.decode(stored), learned) // self.rows_per_entry
 
     def project_(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms have no range to keep
         """Bring stored tensors back into their valid range after an update, if they have one; default: nothing."""

@@ -18,7 +18,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionNotFoundEr
 from huggingface_hub.hf_api import RepoFile
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.base.processes import broadcast_object
+from hf_condense.base.processes import from_main
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.facts import (
     EXTRA_SPLITS,
@@ -305,18 +305,10 @@ def _in_main_process(action: Callable[[], CommitInfo]) -> CommitInfo:
     if module is None or not module.PartialState._shared_state:
         return action()
     state = module.PartialState()
-    fields: dict[str, Any] | None = None
-    failure: str | None = "it was stopped"
-    try:
-        if state.is_main_process:
-            commit = action()
-            names = ("commit_url", "commit_message", "commit_description", "oid", "pr_url")
-            fields, failure = {name: getattr(commit, name) for name in names}, None
-    except Exception as error:
-        failure = str(error)
-        raise
-    finally:
-        fields, failure = broadcast_object(state, (fields, failure))
-    if fields is None:
-        raise RuntimeError(f"the main process could not push: {failure}")
-    return CommitInfo(**fields)
+
+    def fields() -> dict[str, Any]:  # of the answer, which itself cannot be sent to another process
+        commit = action()
+        names = ("commit_url", "commit_message", "commit_description", "oid", "pr_url")
+        return {name: getattr(commit, name) for name in names}
+
+    return CommitInfo(**from_main(state, fields))

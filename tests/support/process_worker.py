@@ -1,0 +1,211 @@
+"""The program of tests/engine/test_processes.py: two processes, started as Accelerate's launchers do, and what can go
+wrong in one of them: `python -m tests.support.process_worker <folder>`."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator, debug_launcher
+
+from hf_condense import api
+from hf_condense.base.errors import RunInterrupted
+from hf_condense.engine import checkpoint, teacher
+from hf_condense.engine.run import Run
+from hf_condense.methods import _experts
+from hf_condense.testing import toy_dataset
+
+DS = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+EXPERTS = {"experts": 4, "snapshots": 3, "snapshot_every": 1, "student_steps": 2, "expert_span": 1}
+GROUP_SECONDS = 2  # after which the group of the processes gives up
+LONG_SECONDS = 3  # that the main process works while the others wait
+
+
+def condense(method: str = "dm", ipc: int = 2, **options: Any) -> Any:
+    """Condense a toy dataset, in one or several processes."""
+    settings = {"label_column": "label", "network": "convnet-w4-d1", "compile": False, "progress": False}
+    if method == "dm":
+        settings.update(steps=4, batch_real=4)
+    return api.condense_dataset(DS, method, ipc, **{**settings, **options})
+
+
+class Cases:
+    """The cases. Each returns what it has seen, as a JSON value.
+
+    Args:
+        rank: Number of this process.
+        accelerator: The accelerator that the runs are given.
+        folder: Folder of the results.
+        patch: Changes to the library, which are undone after each case.
+    """
+
+    def __init__(self, rank: int, accelerator: Accelerator, folder: Path, patch: pytest.MonkeyPatch) -> None:
+        self.rank, self.accelerator, self.folder, self.patch = rank, accelerator, folder, patch
+
+    def condense(self, method: str = "dm", ipc: int = 2, **options: Any) -> Any:
+        return condense(method, ipc, accelerator=self.accelerator, **options)
+
+    def drift(self) -> Any:
+        """Features differ from process to process."""
+        embedded = teacher._embedded
+
+        def drifted(run: Run, updates: int) -> torch.Tensor:
+            features = embedded(run, updates)
+            noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(self.rank))
+            return features + features.std() * noise
+
+        self.patch.setattr(teacher, "_embedded", drifted)
+        sums: list[float] = []
+        options = {"feature_updates": 1, "cache": False}
+        rows = self.condense("herding", 3, **options).recipe.rows
+        note = [lambda run, done, loss: sums.append(float(run.synthetic.stored["images"].detach().double().sum()))]
+        self.condense(init="herding", steps=2, cache=False, callbacks=note)
+        return rows, sums
+
+    def slow_decoding(self) -> Any:
+        """The main process decodes for longer than the group waits."""
+        self._slow(api, "load_source")
+        return len(self.condense("random", 1))
+
+    def slow_experts(self) -> Any:
+        """The experts that are missing are those whose numbers fall to one process; each takes long."""
+        self.condense("mtt", 1, steps=1, seed=7, **EXPERTS)
+        folder = max(_experts.cache_folder("experts").iterdir(), key=lambda path: path.stat().st_mtime)
+        self.accelerator.wait_for_everyone()
+        if self.rank == 0:
+            for number in (0, 2):
+                (folder / f"{number:04}.safetensors").unlink()
+        self.accelerator.wait_for_everyone()
+        recorded: list[str] = []
+        record = _experts._Recorder.record
+
+        def slow(recorder: _experts._Recorder, file: Path, advance: Callable[[], object]) -> None:
+            recorded.append(file.stem)
+            time.sleep(LONG_SECONDS if self.rank == 0 else 0)
+            record(recorder, file, advance)
+
+        self.patch.setattr(_experts._Recorder, "record", slow)
+        self.condense("mtt", 1, steps=1, seed=7, **EXPERTS)
+        return recorded
+
+    def slow_callback(self) -> Any:
+        """A callback takes long in the main process alone."""
+        wait = [lambda run, done, loss: time.sleep(LONG_SECONDS * (self.rank == 0 and done == 1))]
+        return len(self.condense(steps=2, callbacks=wait))
+
+    def failing_read(self) -> Any:
+        """The main process cannot read the dataset."""
+        self._failing_in(0, api, "load_source", ValueError("row 3 cannot be decoded"))
+        return self._error()
+
+    def failing_other_read(self) -> Any:
+        """A process other than the main one cannot read the dataset."""
+        self._failing_in(1, api, "load_source", OSError("this disk is gone"))
+        return self._error()
+
+    def failing_checkpoint(self) -> Any:
+        """The main process cannot write its checkpoint."""
+        self._failing_in(0, checkpoint, "save", OSError("disk full"))
+        return self._error(checkpoint_dir=self.folder / "failing")
+
+    def failing_callback(self) -> Any:
+        """A callback fails in one process, with an exception that cannot be sent to another one."""
+
+        class Unsendable(Exception):
+            pass
+
+        def fail(run: Run, done: int, loss: float) -> None:
+            if self.rank == 1 and done == 2:
+                raise Unsendable("no more")
+
+        return self._error(callbacks=[fail])
+
+    def interrupted(self) -> Any:
+        """A signal reaches one process alone."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        steps: list[int] = []
+
+        def kill(run: Run, done: int, loss: float) -> None:
+            steps.append(done)
+            if self.rank == 1 and done == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+        error = self._error(checkpoint_dir=self.folder / "interrupted", callbacks=[kill])
+        return steps, error
+
+    def resumed(self) -> Any:
+        """A run of one process goes on in two."""
+        small = self.condense(steps=6, checkpoint_dir=self.folder / "of one process")
+        return small.synthetic.images.tolist(), small.recipe.plan
+
+    def _slow(self, module: Any, name: str) -> None:
+        """Let a function take long in the main process."""
+        original = getattr(module, name)
+
+        def slow(*args: Any, **options: Any) -> Any:
+            time.sleep(LONG_SECONDS * (self.rank == 0))
+            return original(*args, **options)
+
+        self.patch.setattr(module, name, slow)
+
+    def _failing_in(self, rank: int, module: Any, name: str, error: Exception) -> None:
+        """Let a function fail in one process."""
+        original = getattr(module, name)
+
+        def fail(*args: Any, **options: Any) -> Any:
+            if self.rank == rank:
+                raise error
+            return original(*args, **options)
+
+        self.patch.setattr(module, name, fail)
+
+    def _error(self, **options: Any) -> str:
+        try:
+            self.condense(**options)
+        except (Exception, RunInterrupted) as error:
+            return f"{type(error).__name__}: {error}"
+        return "no error"
+
+
+NAMES = [name for name in vars(Cases) if not name.startswith("_") and name != "condense"]
+
+
+def run_cases(folder: Path) -> None:
+    """Run every case, in each process."""
+    torch.set_num_threads(1)
+    accelerator = Accelerator(cpu=True)
+    rank = accelerator.process_index
+    world = torch.distributed.group.WORLD
+    torch.distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=GROUP_SECONDS), world)
+    results = {}
+    for name in NAMES:
+        with pytest.MonkeyPatch.context() as patch:
+            results[name] = getattr(Cases(rank, accelerator, folder, patch), name)()
+    (folder / f"{rank}.json").write_text(json.dumps(results))
+
+
+def run_until_one_dies(folder: Path) -> None:
+    """Run until one process ends without a word."""
+
+    def die(run: Run, done: int, loss: float) -> None:
+        if run.accelerator.process_index == 1 and done == 2:
+            os._exit(3)
+
+    condense(steps=10**6, callbacks=[die])
+
+
+if __name__ == "__main__":
+    debug_launcher(run_cases, (Path(sys.argv[1]),))
+    try:
+        debug_launcher(run_until_one_dies, (Path(sys.argv[1]),))
+    except Exception as error:
+        (Path(sys.argv[1]) / "death.txt").write_text(str(error))
