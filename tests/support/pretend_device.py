@@ -26,6 +26,12 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+
+def _names(text: str) -> set[str]:
+    """Return the words of a text."""
+    return set(text.split())
+
+
 _CPU = torch.device("cpu")
 # What C++ believes the device to be. Autograd then stays in the calling thread and asks no driver.
 _META = torch.device("meta")
@@ -34,86 +40,20 @@ _MAY_MIX = {*_COPIES, "set_", "lift_fresh"}  # operations that take tensors of t
 _INDEXING = {"index", "index_put", "index_put_", "_index_put_impl_", "_unsafe_index"}
 _RETURN_NUMBERS = {"_local_scalar_dense", "equal", "is_same_size"}
 # Operations that launch no kernel: views, and memory that nobody has written yet.
-_NO_LAUNCH = {
-    "view",
-    "_unsafe_view",
-    "reshape",
-    "expand",
-    "permute",
-    "transpose",
-    "t",
-    "unsqueeze",
-    "squeeze",
-    "slice",
-    "select",
-    "split",
-    "split_with_sizes",
-    "unbind",
-    "detach",
-    "alias",
-    "as_strided",
-    "diagonal",
-    "unfold",
-    "narrow",
-    "lift_fresh",
-    "empty",
-    "empty_like",
-    "empty_strided",
-    "new_empty",
-    "new_empty_strided",
-    "_reshape_alias",
-    "chunk",
-    "movedim",
-    "set_data",
-    "sym_size",
-    "is_same_size",
-    "resize_",
-    "is_pinned",
-}
+_NO_LAUNCH = _names(
+    "view _unsafe_view reshape expand permute transpose t unsqueeze squeeze slice select split split_with_sizes "
+    "unbind detach alias as_strided diagonal unfold narrow lift_fresh empty empty_like empty_strided new_empty "
+    "new_empty_strided _reshape_alias chunk movedim set_data sym_size is_same_size resize_ is_pinned"
+)
 # Operations whose result, or its size, the host must know before it can go on.
-_WAITS = {
-    "_local_scalar_dense",
-    "nonzero",
-    "unique_consecutive",
-    "_unique2",
-    "unique_dim",
-    "masked_select",
-    "equal",
-    "is_nonzero",
-    "repeat_interleave",
-    "bincount",
-    "_linalg_eigh",
-    "_linalg_svd",
-    "_linalg_check_errors",
-}
-_HALF_UNDER_AUTOCAST = {
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "linear",
-    "matmul",
-    "__matmul__",
-    "mm",
-    "bmm",
-    "addmm",
-    "baddbmm",
-    "addbmm",
-    "einsum",
-}
-_FLOAT_UNDER_AUTOCAST = {
-    "layer_norm",
-    "group_norm",
-    "softmax",
-    "log_softmax",
-    "cross_entropy",
-    "nll_loss",
-    "exp",
-    "log",
-    "pow",
-    "sum",
-    "norm",
-    "cumsum",
-}
+_WAITS = _names(
+    "_local_scalar_dense nonzero unique_consecutive _unique2 unique_dim masked_select equal is_nonzero "
+    "repeat_interleave bincount _linalg_eigh _linalg_svd _linalg_check_errors"
+)
+_HALF_UNDER_AUTOCAST = _names("conv1d conv2d conv3d linear matmul __matmul__ mm bmm addmm baddbmm addbmm einsum")
+_FLOAT_UNDER_AUTOCAST = _names(
+    "layer_norm group_norm softmax log_softmax cross_entropy nll_loss exp log pow sum norm cumsum"
+)
 
 
 class DeviceError(RuntimeError):
@@ -210,28 +150,28 @@ class _PretendTensor(torch.Tensor):
     """A tensor that says it is on the device, and holds its values in a CPU tensor."""
 
     kind: ClassVar[str] = "cuda"
-    inner: Tensor
+    held: Tensor
 
     @staticmethod
-    def __new__(cls, inner: Tensor) -> _PretendTensor:
+    def __new__(cls, held: Tensor) -> _PretendTensor:
         tensor: _PretendTensor = torch.Tensor._make_wrapper_subclass(
             cls,
-            inner.size(),
-            strides=inner.stride(),
-            storage_offset=inner.storage_offset(),
-            dtype=inner.dtype,
-            layout=inner.layout,
+            held.size(),
+            strides=held.stride(),
+            storage_offset=held.storage_offset(),
+            dtype=held.dtype,
+            layout=held.layout,
             device=_META,
         )
         return tensor
 
-    def __init__(self, inner: Tensor) -> None:
-        if self.kind == "mps" and inner.dtype in (torch.float64, torch.complex128):
+    def __init__(self, held: Tensor) -> None:
+        if self.kind == "mps" and held.dtype in (torch.float64, torch.complex128):
             raise DeviceError("Cannot convert a MPS Tensor to float64 dtype as MPS does not support float64")
-        self.inner = inner.detach()
+        self.held = held.detach()
 
     def __repr__(self) -> str:
-        return f"{self.kind}: {self.inner}"
+        return f"{self.kind}: {self.held}"
 
     @property
     def device(self) -> torch.device:
@@ -246,7 +186,7 @@ class _PretendTensor(torch.Tensor):
         return False
 
     def untyped_storage(self) -> torch.UntypedStorage:
-        return self.inner.untyped_storage()
+        return self.held.untyped_storage()
 
     def new_tensor(self, data: Any, **options: Any) -> Tensor:
         return torch.tensor(data, **{"dtype": self.dtype, "device": self.device, **options})
@@ -404,7 +344,7 @@ def _is_pinned(tensor: Tensor, device: Any = None) -> bool:
 
 
 def _unwrapped(value: Any) -> Any:
-    return value.inner if isinstance(value, _PretendTensor) else value
+    return value.held if isinstance(value, _PretendTensor) else value
 
 
 def _wrapped(value: Any) -> Any:
