@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import shutil
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
+from torch import Tensor
 
 CompileOption = Literal["auto"] | bool
 
@@ -15,11 +16,35 @@ CompileOption = Literal["auto"] | bool
 _COMPILE_PAYS_BYTES = 3e10
 
 
+def free_memory(device: torch.device) -> int:
+    """Return how many bytes are free, with those that torch keeps for later tensors.
+
+    A second run in a process therefore finds as much as the first one, and gets the same plan.
+    """
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
+
+
 def memory_budget(device: torch.device) -> int:
     """Return how many bytes a step may use: half of the free memory, rounded down to a power of two."""
-    on_gpu = device.type == "cuda"
-    free = torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
-    return 1 << max(20, (free // 2).bit_length() - 1)
+    return 1 << max(20, (free_memory(device) // 2).bit_length() - 1)
+
+
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on its own device, or on the CPU if the device has no float64 (Apple's MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def convolution_precision(device: torch.device) -> str:
+    """Return how a device rounds the products of convolutions in float32: `"float32"` or `"tf32"` (10 bits)."""
+    if device.type != "cuda":
+        return "float32"
+    convolutions: Any = getattr(torch.backends.cudnn, "conv", None)
+    if hasattr(convolutions, "fp32_precision"):  # torch 2.9 and later
+        return "tf32" if convolutions.fp32_precision == "tf32" else "float32"
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:

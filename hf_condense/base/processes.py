@@ -21,7 +21,7 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
 
     Raises:
         RuntimeError: If several processes were launched but do not know of each other, so that each would act as the
-            main one; or if half precision is asked for on a CPU.
+            main one; or if a mixed precision other than bf16 is asked for.
     """
     # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
@@ -43,8 +43,11 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
             "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
         )
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise RuntimeError(
+            f"mixed_precision={accelerator.mixed_precision!r} needs losses that are scaled, which condensing does not "
+            "do; use 'bf16' or 'no'"
+        )
     return accelerator
 
 

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_condense.base.rng import key_seed, keyed_generator, seeded_globals
+from hf_condense.base.rng import global_generator, key_seed, keyed_generator, seeded_globals
+from tests.support.pretend_device import pretend_device
 
 PARTS = st.one_of(st.text(max_size=6), st.integers(-(2**70), 2**70))
 KEYS = st.lists(PARTS, max_size=4).map(tuple)
@@ -102,6 +103,18 @@ def test_nested_seeded_code_leaves_the_outer_draws_alone() -> None:
         with seeded_globals("inner"):
             torch.rand(5)
         assert [*first.tolist(), *torch.rand(1).tolist()] == expected
+
+
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_generator_of_the_device_is_seeded_and_left_alone(kind: str) -> None:
+    with pretend_device(kind):
+        generator = global_generator(torch.device(kind))
+        before, draws = generator.get_state(), []
+        for _ in range(2):
+            with seeded_globals("k", devices=[torch.device(kind)]):
+                draws.append(torch.rand(3, generator=generator).tolist())
+        assert draws[0] == draws[1]
+        assert torch.equal(before, generator.get_state())
 
 
 @pytest.mark.gpu
