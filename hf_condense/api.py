@@ -93,7 +93,8 @@ def condense_dataset(
             `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`.
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`.
         steps: Number of updates of the images, >= 1. Coresets have none.
-        seed: Seed of every random draw. Equal seed, version, chunk plan and device type give equal bits.
+        seed: Seed of every random draw. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU, which
+            does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
@@ -108,8 +109,9 @@ def condense_dataset(
             Default: half of what is free. A step that does not fit all the same is cut smaller and repeated.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
-            there resumes from it, bit for bit. Each checkpoint replaces the one before. SIGINT (Ctrl-C) and SIGTERM
-            finish the step and write a checkpoint before they end the run; a second signal ends it at once.
+            there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
+            the one before. SIGINT (Ctrl-C) and SIGTERM finish the step and write a checkpoint before they end the run;
+            a second signal ends it at once.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.

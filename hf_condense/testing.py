@@ -23,6 +23,8 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.source.class_source import load_source
 
+_ROUNDING = 1e-3  # What rounding may add up to in a few steps, where sums have no fixed order.
+
 
 def toy_dataset(
     labels: tuple[int | str, ...] = (0, 1, 2),
@@ -99,6 +101,17 @@ def _same_tensors(first: CondensedDataset, second: CondensedDataset) -> bool:
     return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
 
 
+def _repeats(first: CondensedDataset, second: CondensedDataset) -> bool:
+    """Return whether two runs gave the same set: the same bits on a CPU; elsewhere equal tensors up to rounding."""
+    if first.recipe.runtime["device"] == "cpu":
+        return _same_tensors(first, second)
+    tensors, others = first.synthetic.all(), second.synthetic.all()
+    return tensors.keys() == others.keys() and all(
+        tensor.shape == others[name].shape and torch.allclose(tensor, others[name], rtol=_ROUNDING, atol=_ROUNDING)
+        for name, tensor in tensors.items()
+    )
+
+
 def law_counts_and_columns(method: MethodUnderTest) -> None:
     """Each class has ipc rows; columns, features and class names are those of the source."""
     ds = toy_dataset(names=("cat", "dog", "eel"))
@@ -126,12 +139,12 @@ def law_input_unchanged(method: MethodUnderTest) -> None:
 
 
 def law_seeds(method: MethodUnderTest) -> None:
-    """The same seed gives the same bits. Another seed gives other bits, if the method draws anything."""
+    """The same seed gives the same set, another one another set if the method draws anything; on a CPU, to the bit."""
     ds = toy_dataset(rows=30)
     first, again, other = method.condense(ds), method.condense(ds), method.condense(ds, seed=1)
-    assert _same_tensors(first, again)
+    assert _repeats(first, again)
     if not method.selects or method.name == "random":
-        assert not _same_tensors(first, other)
+        assert not _repeats(first, other)
 
 
 def law_global_generators(method: MethodUnderTest) -> None:
@@ -213,7 +226,7 @@ def law_small_class(method: MethodUnderTest) -> None:
 
 
 def law_resume(method: MethodUnderTest) -> None:
-    """A run that is interrupted at any step and resumed equals the uninterrupted run bit for bit."""
+    """A run that is interrupted at any step and resumed equals the uninterrupted run, on a CPU bit for bit."""
     if not method.learns:
         return
     ds = toy_dataset()
@@ -233,7 +246,7 @@ def law_resume(method: MethodUnderTest) -> None:
                 interrupted = True
             assert interrupted, f"a callback that raises should end the run after step {cut + 1}"
             resumed = method.condense(ds, checkpoint_dir=folder, checkpoint_every=cut)
-            assert _same_tensors(straight, resumed), f"interrupted after step {cut + 1}, checkpoint at step {cut}"
+            assert _repeats(straight, resumed), f"interrupted after step {cut + 1}, checkpoint at step {cut}"
 
 
 def law_save_and_load(method: MethodUnderTest) -> None:

@@ -39,6 +39,9 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
 torch.set_num_threads(THREADS)
+if torch.accelerator.is_available():
+    # Tests compare bits, which only CPUs repeat. What needs the GPU asks for the fixture `gpu`.
+    os.environ["ACCELERATE_USE_CPU"] = "1"
 
 TOY_CLASSES = ("ball", "cross", "stripes")
 TOY_ROWS = 12  # per class
@@ -97,6 +100,17 @@ def data_dir() -> Path:
     if not Path(folder).is_dir():
         pytest.skip(f"needs real data: HF_CONDENSE_DATA={folder} is missing; it should have mnist/ and cifar10/")
     return Path(folder)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch):
+    """The CUDA device, on which everything runs in this test."""
+    from accelerate.state import AcceleratorState
+
+    monkeypatch.delenv("ACCELERATE_USE_CPU", raising=False)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield torch.device("cuda", 0)
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture(scope="module")

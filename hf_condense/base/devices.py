@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Literal
+from typing import Any, Literal
 
 import psutil
 import torch
@@ -33,11 +33,16 @@ def limited_memory(most: int | None) -> Iterator[None]:
 
 
 def free_memory(device: torch.device) -> int:
-    """Return how many bytes are free, or what `limited_memory` allows."""
+    """Return how many bytes are free, with those that torch keeps for later tensors; or what `limited_memory` allows.
+
+    A second run in a process therefore finds as much as the first one, and gets the same plan.
+    """
     if (most := _most_memory.get()) is not None:
         return most
-    on_gpu = device.type == "cuda"
-    return torch.cuda.mem_get_info(device)[0] if on_gpu else psutil.virtual_memory().available
+    if device.type != "cuda":
+        return int(psutil.virtual_memory().available)
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def memory_budget(device: torch.device) -> int:
@@ -76,6 +81,19 @@ def graph_bytes(compute: Callable[[], object], others: Iterable[Tensor] = ()) ->
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed):
         compute()
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in fixed)
+def in_float64(tensor: Tensor) -> Tensor:
+    """Return a tensor in float64, on its own device, or on the CPU if the device has no float64 (Apple's MPS)."""
+    return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def convolution_precision(device: torch.device) -> str:
+    """Return how a device rounds the products of convolutions in float32: `"float32"` or `"tf32"` (10 bits)."""
+    if device.type != "cuda":
+        return "float32"
+    convolutions: Any = getattr(torch.backends.cudnn, "conv", None)
+    if hasattr(convolutions, "fp32_precision"):  # torch 2.9 and later
+        return "tf32" if convolutions.fp32_precision == "tf32" else "float32"
+    return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
 
 
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:

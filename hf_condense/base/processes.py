@@ -34,7 +34,8 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
 
     Raises:
         RuntimeError: If several processes were launched but do not know of each other, so that each would act as the
-            main one; if half precision is asked for on a CPU; or if the accelerator has a plugin that splits models.
+            main one; if a mixed precision other than bf16 is asked for; or if the accelerator has a plugin that splits
+            models.
     """
     # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
@@ -62,8 +63,11 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             "and networks instead. Launch plain processes (`accelerate launch --multi_gpu`, or torchrun) without a "
             "plugin, or pass Accelerator() without one"
         )
-    if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise RuntimeError("mixed_precision='fp16' does not work on a CPU; use 'bf16' or 'no'")
+    if accelerator.mixed_precision not in ("no", "bf16"):
+        raise RuntimeError(
+            f"mixed_precision={accelerator.mixed_precision!r} needs losses that are scaled, which condensing does not "
+            "do; use 'bf16' or 'no'"
+        )
     return accelerator
 
 

@@ -6,6 +6,7 @@ import hashlib
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -57,16 +58,28 @@ def seeded_globals(*key: Key, devices: Sequence[torch.device] = ()) -> Iterator[
 
     Args:
         *key: The address of the draws, as for `key_seed`.
-        devices: Devices that the code may draw on; the generators of the CUDA devices among them are seeded as well.
+        devices: Devices that the code may draw on. Their generators are seeded as well as that of the CPU.
     """
-    cuda = [d.index if d.index is not None else torch.cuda.current_device() for d in devices if d.type == "cuda"]
     seed = key_seed(*key)
-    with (
-        _GLOBAL_GENERATORS,
-        torch.random.fork_rng(devices=cuda),
-        torch.autograd.set_multithreading_enabled(False),
-    ):
-        torch.default_generator.manual_seed(seed)
-        for index in cuda:
-            torch.cuda.default_generators[index].manual_seed(seed)
-        yield
+    with _GLOBAL_GENERATORS, torch.autograd.set_multithreading_enabled(False):
+        generators = [torch.default_generator, *map(global_generator, devices)]
+        states = [generator.get_state() for generator in generators]
+        try:
+            for generator in generators:
+                generator.manual_seed(seed)
+            yield
+        finally:
+            for generator, state in zip(generators, states, strict=True):
+                generator.set_state(state)
+
+
+def global_generator(device: torch.device) -> torch.Generator:
+    """Return the generator that draws on a device use when none is given."""
+    if device.type == "cpu":
+        return torch.default_generator
+    if device.type == "mps":
+        return torch.mps._get_default_mps_generator()
+    backend: Any = torch.get_device_module(device)  # torch.cuda, torch.xpu, ...
+    index = backend.current_device() if device.index is None else device.index
+    generator: torch.Generator = backend.default_generators[index]
+    return generator

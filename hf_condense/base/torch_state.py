@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import torch
 
@@ -14,8 +15,9 @@ _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 def plain_torch() -> Iterator[None]:
     """Give a block the state in which torch starts, and restore the caller's state afterwards.
 
-    Inside the block gradients are recorded, inference mode and autocast are off, floats are float32 by default, and
-    tensors are made on the CPU by default. As a decorator, it does the same for every call of a function.
+    Inside the block gradients are recorded, inference mode and autocast are off, floats are float32 by default,
+    tensors are made on the CPU by default, and matrix products of float32 are not rounded to TF32 or bfloat16. As a
+    decorator, it does the same for every call of a function.
 
     Example:
         >>> with torch.inference_mode(), torch.device("meta"), plain_torch():
@@ -36,4 +38,28 @@ def plain_torch() -> Iterator[None]:
             stack.enter_context(torch.device("cpu"))
         stack.callback(torch.set_default_dtype, dtype)
         torch.set_default_dtype(torch.float32)
+        stack.enter_context(_exact_products())
         yield
+
+
+@contextmanager
+def _exact_products() -> Iterator[None]:
+    """Compute matrix products of float32 in float32 inside a block: distances are differences of large products."""
+    # Since torch 2.9 each backend has a setting of its own, beside the one for all of them.
+    backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
+    settings = {backend: backend.fp32_precision for backend in backends if hasattr(backend, "fp32_precision")}
+    try:
+        overall = torch.get_float32_matmul_precision()
+    except RuntimeError:  # what the caller has set differs between the backends
+        overall = None
+    if overall == "highest":
+        yield
+        return
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        if overall is not None:
+            torch.set_float32_matmul_precision(overall)
+        for backend, precision in settings.items():
+            backend.fp32_precision = precision

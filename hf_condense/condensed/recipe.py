@@ -52,7 +52,7 @@ class Recipe:
             there are), `updates` (of their training), `seed`, `content_hash` (of their weights), `held_out` (source
             rows that were kept from training, to choose the updates) and `classes` (the order of the logits). None
             without soft labels, and in sets of older versions.
-        plan: Chunk plan of the run; equal bits need an equal plan.
+        plan: Chunk plan of the run; equal bits need an equal plan, and a CPU.
         runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
         created_at: UTC time at which the set was made, ISO 8601.
         evaluation: Measured accuracies, as rows of `Evaluation.to_records()`.

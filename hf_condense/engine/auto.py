@@ -18,9 +18,10 @@ CANDIDATES = ("m3d",)
 """Methods that `choose` may pick. An option that is passed with `method="auto"` must be an option of one of them."""
 
 # A step processes about this many bytes of activations per second, forward and backward: with compiled code on one CPU
-# core (measured), and on a GPU of 2020 or later (a guess). These constants meet a budget within a factor of about two.
-# They are fixed, not measured at run time, so that the same call gives the same result.
-_BYTES_PER_SECOND = {"cpu": 1.5e9, "other": 2e11}
+# core (measured), on the GPU of a laptop (a guess), and on one of a server, of 2020 or later (a guess). These constants
+# meet a budget within a factor of about two. They are fixed, not measured at run time, so that the same call gives the
+# same result.
+_BYTES_PER_SECOND = {"cpu": 1.5e9, "mps": 3e10, "other": 2e11}
 # What a run costs beside that, in seconds of one core: a step with next to no pixels, and everything but the steps.
 _SECONDS_PER_STEP = 0.012
 _SECONDS_OF_SETUP = 1.0
@@ -67,7 +68,7 @@ def choose(
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     storage, expand = best_form(task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    rate = _BYTES_PER_SECOND["cpu"] * cores if device.type == "cpu" else _BYTES_PER_SECOND["other"]
+    rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
     batch, ipm = 128, 5
     # Real rows are embedded once in `ipm` steps. A backward pass costs about two forward passes.
     forwards = task.num_classes * (batch / ipm + 3 * rows)

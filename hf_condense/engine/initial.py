@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import one_of
+from hf_condense.base.devices import in_float64
 from hf_condense.base.processes import from_main
 from hf_condense.condensed.decoders import Origin
 from hf_condense.engine.method import Selector
@@ -105,7 +106,7 @@ def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict
 
 def _check_finite(run: Run, features: Tensor) -> None:
     """Raise for a feature that is not finite, or so large that its square is not: distances would mean nothing."""
-    usable = features.double().square().sum(1).isfinite()  # (N,)
+    usable = in_float64(features).square().sum(1).isfinite()  # (N,)
     if not bool(usable.all()):
         worst = int((~usable).nonzero()[0])
         raise ValueError(

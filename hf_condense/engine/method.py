@@ -222,7 +222,7 @@ class Method(_Declared[ConfigT]):
 
     The engine does everything that is not mathematics: backward passes, reduction over processes, optimiser steps, the
     valid range of pixels, progress, checkpoints, resuming, callbacks. Take every random draw from `run.rng` or
-    `run.network`, keyed by the step, so that a resumed run equals an uninterrupted one bit for bit.
+    `run.network`, keyed by the step, so that a resumed run equals an uninterrupted one (on a CPU bit for bit).
 
     The life of a method, in the order in which the engine calls it:
 

@@ -13,6 +13,9 @@ from hf_condense.base.devices import CompileOption, compiling_pays
 # 32 x 32 pixels, the best number of images is about 64 at width 32, and 32 at width 128.
 _CPU_CACHE_BYTES = 64 * 2**20
 _CPU_MOST_IMAGES = 64
+# Kernels of a GPU may fail on tensors of more than 2^31 elements. The activations of a forward pass are counted as if
+# they were one tensor of float32.
+_GPU_MOST_BYTES = 4 * 2**31
 
 
 @dataclass(frozen=True)
@@ -88,5 +91,5 @@ def make_plan(
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
         pays = compiling_pays(steps * rows_per_step * cost_in_forwards * activation_bytes, device, shapes=2)
         return Plan(min(classes_that_fit, share), images, compile=pays if compile == "auto" else compile)
-    images = budget // max(1, activation_bytes)
+    images = min(budget, _GPU_MOST_BYTES) // max(1, activation_bytes)
     return Plan(min(classes_that_fit, share), 0 if images >= rows_per_step else max(1, images), compile=compile is True)

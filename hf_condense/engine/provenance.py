@@ -13,6 +13,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import content_key
+from hf_condense.base.devices import convolution_precision
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
@@ -127,6 +128,7 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
         "device_name": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
         "num_processes": run.accelerator.num_processes,
         "mixed_precision": run.accelerator.mixed_precision,
+        "convolutions": convolution_precision(run.device),
         "seconds": round(seconds, 1),
         "torch": torch.__version__,
         "datasets": datasets.__version__,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import in_float64
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
@@ -46,11 +47,11 @@ def orthonormal_basis(steps: Tensor) -> Tensor:
         >>> orthonormal_basis(torch.tensor([[2.0, 0.0, 0.0], [4.0, 0.0, 0.0]])).abs()
         tensor([[1., 0., 0.]])
     """
-    rows = steps.double()
+    rows = in_float64(steps)
     values, vectors = torch.linalg.eigh(rows @ rows.T)  # ascending; squares of the singular values
     mask = values > values[-1] * _SINGULAR_CUT**2
     basis: Tensor = (vectors[:, mask] * values[mask].rsqrt()).T @ rows
-    return basis.to(steps.dtype)
+    return basis.to(steps)
 
 
 @dataclass(frozen=True)

@@ -105,8 +105,9 @@ def train_network(
 ) -> int:
     """Train a network in place, in float32 and on its own device.
 
-    Every draw (order, augmentation, CutMix, dropout) is addressed by the key: the same key gives the same bits on the
-    same kind of device. The weights are those after the last epoch; no epoch is selected.
+    Every draw (order, augmentation, CutMix, dropout) is addressed by the key: the same key gives the same draws, and on
+    a CPU the same bits. On a CUDA device, convolutions round to TF32 unless that was switched off. The weights are
+    those after the last epoch; no epoch is selected.
 
     Args:
         net: The network, possibly compiled.

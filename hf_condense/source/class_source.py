@@ -32,6 +32,7 @@ from hf_condense.base.cache import (
     remove_folder,
 )
 from hf_condense.base.checks import integer
+from hf_condense.base.devices import free_memory
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.source.columns import (
@@ -200,7 +201,7 @@ class ClassSource:
         """Return a source that hands out tensors on `device`; images that take less than half of it move there."""
         device = torch.device(device)
         images = self.images
-        if device.type == "cuda" and images.numel() < torch.cuda.mem_get_info(device)[0] // 2:
+        if device.type == "cuda" and images.numel() < free_memory(device) // 2:
             images = images.to(device)
         whitening = self.whitening and self.whitening.to(device)
         mean, std = self.mean.to(device), self.std.to(device)

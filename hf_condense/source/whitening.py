@@ -9,6 +9,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import in_float64
+
 _BATCH = 1024
 EPSILON = 0.1  # is added to the variances of pixels in [0, 1]
 _MAX_VALUES = 64 * 64 * 3  # The matrix for such images takes 0.6 GB, and fitting it several times as much.
@@ -34,8 +36,9 @@ class Whitening:
 
     def undo(self, images: Tensor) -> Tensor:
         """Turn whitened images back into pixel units, computed in float64: (N, C, H, W) -> (N, C, H, W)."""
-        flat: Tensor = torch.linalg.solve(self.matrix.double(), images.flatten(1).double().T).T + self.mean.double()
-        return flat.to(images.dtype).view_as(images)
+        solved: Tensor = torch.linalg.solve(in_float64(self.matrix), in_float64(images.flatten(1)).T)  # (C*H*W, N)
+        flat = solved.T + in_float64(self.mean)
+        return flat.to(images).view_as(images)
 
     @cached_property
     def digest(self) -> str:
@@ -55,7 +58,7 @@ def fit_whitening(images: Tensor, device: torch.device | str = "cpu") -> Whiteni
 
     Args:
         images: uint8 (N, C, H, W), where C*H*W is at most 64 * 64 * 3. They are read in batches.
-        device: Where the covariance is computed, in float64.
+        device: Where the covariance is computed, in float64; a device without float64 leaves it to the CPU.
 
     Returns:
         The map, float32 on `device`.
@@ -73,15 +76,15 @@ def fit_whitening(images: Tensor, device: torch.device | str = "cpu") -> Whiteni
             f"whitening (zca=True) needs a matrix of {size} x {size} for images of {tuple(images.shape[1:])}; images "
             f"may have at most {_MAX_VALUES} values each. Pass a smaller image_size, or leave zca=True out"
         )
-    total = torch.zeros(size, dtype=torch.float64, device=device)
-    squares = torch.zeros(size, size, dtype=torch.float64, device=device)
+    total = in_float64(torch.zeros(size, device=device))
+    squares = in_float64(torch.zeros(size, size, device=device))
     for index in torch.arange(len(images), device="cpu").split(_BATCH):
         pixels = images[index.to(images.device)]  # (n, C, H, W)
-        rows = (pixels.to(device).double() / 255).flatten(1)  # (n, C*H*W)
+        rows = (pixels.to(total.device).double() / 255).flatten(1)  # (n, C*H*W)
         total += rows.sum(0)
         squares += rows.T @ rows
     mean = total / len(images)
     covariance = squares / len(images) - mean.outer(mean)
     values, vectors = torch.linalg.eigh(covariance)
     matrix = (vectors * (values.clamp_min(0) + EPSILON).rsqrt()) @ vectors.T
-    return Whitening(matrix.float(), mean.float())
+    return Whitening(matrix.float().to(device), mean.float().to(device))

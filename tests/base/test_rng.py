@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from hf_condense.base.rng import key_seed, keyed_generator, seeded_globals
+from hf_condense.base.rng import global_generator, key_seed, keyed_generator, seeded_globals
+from tests.support.pretend_device import pretend_device
 
 PARTS = st.one_of(st.text(max_size=6), st.integers(-(2**70), 2**70))
 KEYS = st.lists(PARTS, max_size=4).map(tuple)
@@ -134,6 +135,16 @@ def test_backward_pass_inside_seeded_code_can_seed_again(device: str) -> None:
     assert threads.pop() == threading.get_ident()
     with seeded_globals("inner"):
         torch.testing.assert_close(values.grad.cpu(), torch.ones(2) * torch.rand(()))
+@pytest.mark.parametrize("kind", ["cuda", "mps"])
+def test_generator_of_the_device_is_seeded_and_left_alone(kind: str) -> None:
+    with pretend_device(kind):
+        generator = global_generator(torch.device(kind))
+        before, draws = generator.get_state(), []
+        for _ in range(2):
+            with seeded_globals("k", devices=[torch.device(kind)]):
+                draws.append(torch.rand(3, generator=generator).tolist())
+        assert draws[0] == draws[1]
+        assert torch.equal(before, generator.get_state())
 
 
 @pytest.mark.gpu

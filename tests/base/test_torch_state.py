@@ -45,6 +45,31 @@ def test_an_error_in_the_block_leaves_the_callers_state(name: str) -> None:
         assert state() == before
 
 
+@pytest.mark.parametrize("precision", ["high", "medium"])
+def test_matrix_products_are_exact_in_a_block_and_the_caller_keeps_their_setting(precision: str) -> None:
+    torch.set_float32_matmul_precision(precision)
+    try:
+        with plain_torch():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert not torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == precision
+        assert torch.backends.cuda.matmul.allow_tf32
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="torch 2.9 brought the setting")
+def test_matrix_products_are_exact_in_a_block_although_backends_differ_in_the_callers_settings() -> None:
+    products = torch.backends.cuda.matmul
+    before, products.fp32_precision = products.fp32_precision, "tf32"
+    try:
+        with plain_torch():
+            assert products.fp32_precision == "ieee"
+        assert products.fp32_precision == "tf32"
+    finally:
+        products.fp32_precision = before
+
+
 def test_a_decorated_function_runs_plainly_on_every_call() -> None:
     @plain_torch()
     def dtype_of_one() -> torch.dtype:

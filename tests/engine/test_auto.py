@@ -70,6 +70,12 @@ def test_a_gpu_gets_the_wide_network() -> None:
     assert choose(Task(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
 
 
+def test_a_laptops_gpu_gets_fewer_steps_than_a_servers() -> None:
+    laptop, server = (choose_for(budget=1, device=torch.device(kind)).values for kind in ("mps", "cuda"))
+    assert laptop["network"] == server["network"]
+    assert laptop["steps"] < server["steps"]
+
+
 @pytest.mark.parametrize("budget", [0, -1, float("nan"), float("inf")])
 def test_budget_out_of_range_raises_value_error(budget: float) -> None:
     with pytest.raises(ValueError, match="budget should be a positive number of minutes; got"):

@@ -14,6 +14,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.copies import nearest_real
 from hf_condense.source.class_source import load_source
 from tests.support.condensed_sets import make_recipe
+from tests.support.pretend_device import pretend_device
 
 DISTANCES = {
     "synthetic": {"min": 0.1, "median": 0.2, "max": 0.3},
@@ -79,11 +80,19 @@ def test_sample_of_real_rows_follows_the_seed(source, monkeypatch):
 
 
 def test_source_that_is_too_large_gives_none_and_logs_why(source, monkeypatch, caplog):
-    monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", 38 * 36 * 192 - 1)
+    monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", {"cpu": 38 * 36 * 192 - 1})
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         assert nearest_real(source.images[:2] / 255, source) is None
     assert "not compared with the nearest source images" in caplog.text
     assert nearest_real(source.images[:1] / 255, source) is not None
+
+
+def test_source_that_is_too_large_for_a_cpu_is_compared_on_a_gpu(source, monkeypatch):
+    monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", {"cpu": 0, "other": 10**9})
+    assert nearest_real(source.images[:2] / 255, source) is None
+    with pretend_device():
+        distances = nearest_real(source.images[:2] / 255, source.to("cuda:0"))
+    assert distances["synthetic"]["max"] == 0
 
 
 def test_single_row_gives_none(toy):

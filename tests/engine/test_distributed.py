@@ -168,13 +168,13 @@ def test_processes_that_do_not_know_of_each_other_raise_runtime_error(tmp_path: 
         assert "Accelerator(cpu=True)" in message
 
 
-def test_half_precision_on_a_cpu_raises_runtime_error() -> None:
+def test_precision_that_needs_scaled_losses_raises_runtime_error() -> None:
     from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     AcceleratorState._reset_state(reset_partial_state=True)
     try:
-        with pytest.raises(RuntimeError, match=r"fp16.* does not work on a CPU; use 'bf16' or 'no'"):
+        with pytest.raises(RuntimeError, match=r"fp16.* scaled.*; use 'bf16' or 'no'"):
             get_accelerator(Accelerator(cpu=True, mixed_precision="fp16"))
         with pytest.raises(RuntimeError, match="fp16"):
             get_accelerator()  # takes the existing one

@@ -49,6 +49,12 @@ def test_gpu_cuts_forward_passes_that_do_not_fit() -> None:
     assert plan(GPU, budget=1, rows_per_step=100_000).images_per_forward == 1
 
 
+def test_gpu_cuts_forward_passes_of_more_elements_than_kernels_count() -> None:
+    images = plan(GPU, budget=64 * GIB, rows_per_step=100_000).images_per_forward
+    assert images == 16_384  # of half a MiB each, which is 2^31 numbers in float32
+    assert plan(GPU, budget=64 * GIB, rows_per_step=images).images_per_forward == 0
+
+
 @pytest.mark.parametrize("device", [CPU, GPU])
 def test_chunk_of_classes_fits_the_budget(device: torch.device) -> None:
     one_class = 10 * (MIB // 2)

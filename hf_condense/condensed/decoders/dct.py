@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import in_float64
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 _MANY_ROWS, _FEW_ROWS = 16, 8  # by default, for colour images of small budgets, and for all others
@@ -126,10 +127,11 @@ class Dct(Decoder):
 
     def _best_places(self, origin: Origin, c: int) -> Tensor:
         """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""
-        energy = torch.stack([self.transform(rows).double().square().sum(0) for rows in origin.rows_of(c)]).sum(0)
+        coefficients = [self.transform(rows) for rows in origin.rows_of(c)]
+        energy = torch.stack([in_float64(part).square().sum(0) for part in coefficients]).sum(0)
         # A stable sort, so that equal energies give the same places on every device.
         best = energy.flatten().cpu().sort(descending=True, stable=True).indices[: self.kept]
-        return best.sort().values.to(energy.device)
+        return best.sort().values.to(coefficients[0].device)
 
     def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W), like a tensor."""

@@ -1,0 +1,48 @@
+"""Rules about devices: free memory, float64, and how convolutions round."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from hf_condense.base.devices import convolution_precision, free_memory, in_float64, memory_budget
+from tests.support.pretend_device import pretend_device
+
+CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
+GIB = 2**30
+
+
+def test_memory_that_torch_keeps_counts_as_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = {"mem_get_info": (60 * GIB, 80 * GIB), "memory_reserved": 15 * GIB, "memory_allocated": 5 * GIB}
+    for name, value in memory.items():
+        monkeypatch.setattr(torch.cuda, name, lambda device, value=value: value)
+    assert free_memory(GPU) == 70 * GIB
+    assert memory_budget(GPU) == 32 * GIB
+
+
+def test_budget_stays_the_same_when_an_earlier_run_has_left_memory_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    budgets = set()
+    for kept in (0, 20 * GIB, 70 * GIB):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device, kept=kept: (78 * GIB - kept, 80 * GIB))
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device, kept=kept: kept)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
+        budgets.add(memory_budget(GPU))
+    assert budgets == {32 * GIB}
+
+
+def test_float64_is_computed_where_it_exists() -> None:
+    with pretend_device():
+        assert in_float64(torch.ones(2, device=GPU)).device == GPU
+    with pretend_device("mps"):
+        doubled = in_float64(torch.ones(2, device="mps"))
+    assert doubled.device == CPU
+    assert doubled.dtype == torch.float64
+
+
+def test_precision_of_convolutions_is_that_of_the_device_and_the_callers_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert convolution_precision(CPU) == "float32"
+    assert convolution_precision(GPU) == "tf32"  # where torch starts
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert convolution_precision(GPU) == "float32"

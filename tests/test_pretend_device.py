@@ -1,0 +1,172 @@
+"""The pretend GPU of `tests/support`: it computes what a CPU computes, refuses what a GPU refuses, and counts waits."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from torch import nn
+from torch.func import grad, vmap
+
+from hf_condense.methods._siamese import SiameseMethod
+from hf_condense.testing import quick_method, toy_dataset
+from tests.support.pretend_device import DeviceError, pretend_device
+
+TOY = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+GPU = torch.device("cuda", 0)
+
+
+def small_network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Flatten(), nn.Linear(16, 3))
+
+
+def second_derivative(device: torch.device | str) -> torch.Tensor:
+    """Return a gradient through a gradient, as methods compute it."""
+    net, images = small_network().to(device), torch.linspace(0, 1, 32).reshape(2, 1, 4, 4).to(device).requires_grad_()
+    loss = F.cross_entropy(net(images), torch.tensor([0, 2], device=device))
+    gradients = torch.autograd.grad(loss, list(net.parameters()), create_graph=True)
+    torch.stack([gradient.square().sum() for gradient in gradients]).sum().backward()
+    return images.grad
+
+
+def test_values_are_those_of_a_cpu_through_second_derivatives() -> None:
+    with pretend_device() as counts:
+        gradient = second_derivative(GPU)
+        assert gradient.device == GPU
+        assert gradient.is_cuda
+        values = gradient.cpu()
+    assert torch.equal(values, second_derivative("cpu"))
+    assert counts.launches["convolution_backward"] >= 1
+
+
+def test_vmap_of_grad_runs_on_the_device() -> None:
+    rows = torch.arange(6.0).reshape(2, 3)
+    with pretend_device():
+        slopes = vmap(grad(lambda x: x.square().sum()))(rows.to(GPU))
+        assert slopes.device == GPU
+        assert torch.equal(slopes.cpu(), 2 * rows)
+
+
+def test_accelerators_of_the_block_run_on_it_and_later_ones_do_not() -> None:
+    with pretend_device():
+        assert Accelerator().device == GPU
+    with pretend_device("mps"):
+        assert Accelerator().device == torch.device("mps", 0)
+    assert Accelerator(cpu=True).device.type == "cpu"
+
+
+@pytest.mark.parametrize(
+    "mix",
+    [
+        lambda here, there: here + there,
+        lambda here, there: here @ there,
+        lambda here, there: torch.cat([here, there]),
+        lambda here, there: there[here.long()],
+        lambda here, there: F.mse_loss(there, here),
+    ],
+)
+def test_tensors_of_two_devices_in_one_operation_are_refused(mix) -> None:
+    with pretend_device():
+        here, there = torch.eye(2, device=GPU), torch.eye(2)
+        with pytest.raises(DeviceError, match=r"on the (same )?device"):
+            mix(here, there)
+
+
+def test_numbers_and_indices_from_the_cpu_are_allowed_as_on_a_gpu() -> None:
+    with pretend_device():
+        here = torch.arange(3.0, device=GPU)
+        assert (here * torch.tensor(2.0)).tolist() == [0, 2, 4]
+        assert here[torch.tensor([2, 0])].tolist() == [2, 0]
+
+
+def test_generator_of_the_cpu_is_refused() -> None:
+    with pretend_device(), pytest.raises(DeviceError, match="generator"):
+        torch.rand(2, device=GPU, generator=torch.Generator())
+
+
+def test_mps_refuses_float64_and_cuda_takes_it() -> None:
+    with pretend_device("mps"), pytest.raises(DeviceError, match="float64"):
+        torch.ones(2, device="mps").double()
+    with pretend_device():
+        assert torch.ones(2, device=GPU).double().dtype == torch.float64
+
+
+@pytest.mark.parametrize(
+    ("wait", "name"),
+    [
+        (lambda x: x.sum().item(), "_local_scalar_dense"),
+        (lambda x: bool(x.isfinite().all()), "_local_scalar_dense"),
+        (lambda x: x.tolist(), "_to_copy"),
+        (lambda x: x.cpu(), "_to_copy"),
+        (lambda x: torch.tensor([1.0], device=GPU), "_to_copy"),
+        (lambda x: x.copy_(torch.zeros(3)), "copy_"),
+        (lambda x: torch.zeros(3).copy_(x), "copy_"),
+        (lambda x: x[x > 1], "index"),
+        (lambda x: x[torch.tensor([0])], "index"),
+        (lambda x: x.nonzero(), "nonzero"),
+        (lambda x: x.unique_consecutive(), "unique_consecutive"),
+        (lambda x: torch.cuda.synchronize(), "synchronize"),
+    ],
+)
+def test_waits_are_counted_once_with_their_place(wait, name) -> None:
+    with pretend_device() as counts:
+        x = torch.zeros(3, device=GPU)
+        counts.clear()
+        wait(x)
+    assert sum(counts.waits.values()) == 1
+    (place,) = counts.waits
+    assert place.startswith(f"{name} at tests/test_pretend_device.py:")
+
+
+def test_work_that_stays_on_the_device_waits_for_nothing() -> None:
+    with pretend_device() as counts:
+        x = torch.zeros(2, 3, device=GPU)
+        index = torch.zeros(2, dtype=torch.int64, device=GPU)
+        counts.clear()
+        x[index] = 1.0
+        x[x > 0] = 2.0
+        x.view(3, 2).t().exp().sum().to(torch.float64)
+        F.one_hot(index, 4)
+    assert not counts.waits
+    assert counts.launches["exp"] == 1
+    assert not counts.launches.keys() & {"view", "t"}, "views launch nothing"
+
+
+def test_copies_of_pinned_memory_wait_only_if_they_are_asked_to() -> None:
+    with pretend_device() as counts:
+        pinned, ordinary = torch.ones(3).pin_memory(), torch.ones(3)
+        assert pinned.is_pinned()
+        assert not ordinary.is_pinned()
+        here = pinned.to(GPU, non_blocking=True)
+        here.copy_(pinned[:1], non_blocking=True)
+        here.to("cpu", non_blocking=True)
+        torch.empty(3, pin_memory=True).copy_(here, non_blocking=True)
+        assert not counts.waits
+        pinned.to(GPU)
+        ordinary.to(GPU, non_blocking=True)
+        assert sum(counts.waits.values()) == 2
+
+
+def test_autocast_halves_products_and_keeps_norms_in_float32() -> None:
+    with pretend_device(mixed_precision="bf16"):
+        accelerator = Accelerator()
+        x = torch.randn(2, 2, device=accelerator.device)
+        with accelerator.autocast():
+            assert (x @ x).dtype == torch.bfloat16
+            assert F.layer_norm(x @ x, (2,)).dtype == torch.float32
+        assert (x @ x).dtype == torch.float32
+
+
+def test_labels_left_on_the_cpu_by_a_method_end_its_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = SiameseMethod.synthetic_rows
+
+    def planted(self, run, classes, draw):
+        images, labels = rows(self, run, classes, draw)
+        return images + torch.zeros(images.shape[1:]), labels
+
+    monkeypatch.setattr(SiameseMethod, "synthetic_rows", planted)
+    quick_method("dc", steps=1, inner_loop=0).condense(TOY)
+    with pretend_device(), pytest.raises(DeviceError, match="same device"):
+        quick_method("dc", steps=1, inner_loop=0).condense(TOY)
