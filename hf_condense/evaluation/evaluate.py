@@ -160,7 +160,7 @@ def evaluate(
         )
         for factory in factories
     ]
-    return run_trials(trials, accelerator, show_progress)
+    return run_trials(trials, subject.class_names, accelerator, show_progress)
 
 
 def _find_source(

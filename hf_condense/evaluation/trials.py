@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import CompileOption, compiling_pays
@@ -22,12 +24,13 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.training import accuracy, chunk_size, train_network
+from hf_condense.networks.training import chunk_size, predictions, share_correct, train_network
+from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-VERSION = 1  # increment when the same evaluation starts to give other numbers
+VERSION = 2  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass
@@ -79,7 +82,8 @@ class Trials:
             chunk=self.chunk,
             on_update=on_update,
         )
-        test_accuracy = accuracy(self.compiled_network, self.test.images, self.test.outputs)
+        predicted = predictions(self.compiled_network, self.test.images)  # (N,), by class
+        test_accuracy = share_correct(predicted, self.test.images, self.test.outputs)
         return Score(
             set=contender.name,
             rows=contender.rows,
@@ -91,6 +95,8 @@ class Trials:
             accuracies=(test_accuracy,),
             seeds=(network_seed,),
             seconds=time.perf_counter() - started,
+            lr=training.lr,
+            predictions=_by_row(predicted, self.test.images)[None],
         )
 
     def _should_compile(self) -> bool:
@@ -130,11 +136,14 @@ class Trials:
         return cache_folder("evaluations") / f"{key}.json"
 
 
-def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bool) -> Evaluation:
+def run_trials(
+    trials: list[Trials], class_names: tuple[str, ...], accelerator: Accelerator, show_progress: bool
+) -> Evaluation:
     """Train and test all networks; every process returns the scores of all.
 
     Args:
         trials: One for every kind of network, with the same contenders and seeds.
+        class_names: Names of the outputs of a network.
         accelerator: Its processes share the work.
         show_progress: Whether this process shows a progress bar.
     """
@@ -149,9 +158,11 @@ def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bo
             scores[i] = _cached_score(kind, contender, network_seed, bar.update)
     for scores_of_process in gather_objects(accelerator, scores):
         scores.update(scores_of_process)
-    networks = len(trials[0].network_seeds)
+    networks, test = len(trials[0].network_seeds), trials[0].test
     return Evaluation(
-        tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks))
+        tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks)),
+        class_names,
+        _by_row(test.outputs[test.images.labels], test.images),
     )
 
 
@@ -163,11 +174,20 @@ def _cached_score(trials: Trials, contender: Contender, network_seed: int, advan
         return _score_from_json(file.read_text())
     score = trials.score(contender, network_seed, lambda: advance(1))
     if file is not None:
+        values = dataclasses.asdict(score)
+        if score.predictions is not None:
+            values["predictions"] = score.predictions.tolist()
         with atomic_file(file) as work:
-            work.write_text(json.dumps(dataclasses.asdict(score)))
+            work.write_text(json.dumps(values))
     return score
 
 
 def _score_from_json(text: str) -> Score:
     values = json.loads(text)
-    return Score(**{**values, "accuracies": tuple(values["accuracies"]), "seeds": tuple(values["seeds"])})
+    lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
+    return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
+
+
+def _by_row(values: Tensor, source: ClassSource) -> NDArray[np.int32]:
+    """Return a value for every image of a source, (N,), in the order of the dataset's rows."""
+    return values[source.rows.argsort()].numpy().astype(np.int32)

@@ -224,7 +224,6 @@ def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
 
 
-@torch.inference_mode()
 def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
     """Return the share of test images that a network classifies correctly, in [0, 1]. It is left in evaluation mode.
 
@@ -233,15 +232,30 @@ def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
         test: Real images, normalised as the network's training images were.
         outputs: The network's output that stands for each class of `test`. int64 (number of classes,).
     """
+    return share_correct(predictions(net, test), test, outputs)
+
+
+@torch.inference_mode()
+def predictions(net: nn.Module, test: ClassSource) -> Tensor:
+    """Return the output of a network that is largest for every test image: int64 (N,), on the CPU.
+
+    Args:
+        net: The network, possibly compiled. It is left in evaluation mode.
+        test: Real images, normalised as the network's training images were.
+    """
     net.eval()
     size = min(_CPU_TEST_CHUNK if test.device.type == "cpu" else _TEST_CHUNK, len(test))
-    correct = 0
+    parts = []
     for start in range(0, len(test), size):
         index = torch.arange(start, min(start + size, len(test)))
         images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
-        logits = net(images)[: len(index)]  # (n, K)
-        correct += int((logits.argmax(1).cpu() == outputs[test.labels[index]]).sum())
-    return correct / len(test)
+        parts.append(net(images)[: len(index)].argmax(1))  # (n,)
+    return torch.cat(parts).cpu()
+
+
+def share_correct(predicted: Tensor, test: ClassSource, outputs: Tensor) -> float:
+    """Return the share of test images for which the predicted output (N,) is the one that stands for their class."""
+    return int((predicted == outputs[test.labels]).sum()) / len(test)
 
 
 def _device(net: nn.Module) -> torch.device:

@@ -50,9 +50,9 @@ def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
 
 def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
     tests = []
-    original = hf_condense.networks.training.accuracy
+    original = hf_condense.networks.training.predictions
     monkeypatch.setattr(
-        hf_condense.evaluation.trials, "accuracy", lambda *args: tests.append(len(trainings)) or original(*args)
+        hf_condense.evaluation.trials, "predictions", lambda *args: tests.append(len(trainings)) or original(*args)
     )
     result = run(small, toy, seeds=2)
     assert tests == [1, 2, 3, 4], "one look at the test set for every network, after its last update"

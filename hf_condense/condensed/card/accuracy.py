@@ -9,6 +9,7 @@ from typing import Any
 
 from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.template import ACCURACY_NOTE, FORM_NOTE, NOT_MEASURED, fill
+from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores import EIGHT_BIT
 
@@ -72,11 +73,6 @@ def paired_difference(first: Record, second: Record) -> tuple[float, float | Non
         return None
     gaps = [float(a) - float(b) for a, b in zip(values[0] or (), values[1] or (), strict=True)]
     return statistics.fmean(gaps), statistics.stdev(gaps) if len(gaps) > 1 else None
-
-
-def per_cent(mean: float, std: object = None) -> str:
-    """Return a fraction in per cent, with its standard deviation if there is one."""
-    return f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if isinstance(std, (int, float)) else "")
 
 
 def _is_score(record: Record) -> bool:
