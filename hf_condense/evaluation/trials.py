@@ -24,12 +24,14 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.training import chunk_size, predictions, share_correct, train_network
+from hf_condense.networks.training import TrainingSet, chunk_size, predictions, share_correct, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+SEARCH = "search"  # stands for the seed of networks that try a learning rate
 VERSION = 2  # increment when the same evaluation starts to give other numbers
 
 
@@ -70,20 +72,9 @@ class Trials:
         """Train one network and test it."""
         data = contender.images.for_seed(network_seed)  # not timed: rows may be fitted first
         started = time.perf_counter()
-        key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
-        self.network.load_state_dict(self.factory.build(*key).state_dict())
         training = contender.training
-        updates = train_network(
-            self.compiled_network,
-            data,
-            training,
-            *key,
-            max_updates=contender.max_updates,
-            chunk=self.chunk,
-            on_update=on_update,
-        )
+        updates = self._train(data, contender, training, network_seed, on_update)
         predicted = predictions(self.compiled_network, self.test.images)  # (N,), by class
-        test_accuracy = share_correct(predicted, self.test.images, self.test.outputs)
         return Score(
             set=contender.name,
             rows=contender.rows,
@@ -92,11 +83,42 @@ class Trials:
             augment=training.augment,
             updates=updates,
             epochs=round(updates * training.epochs / training.updates(contender.rows), 2),
-            accuracies=(test_accuracy,),
+            accuracies=(share_correct(predicted, self.test.images, self.test.outputs),),
             seeds=(network_seed,),
             seconds=time.perf_counter() - started,
             lr=training.lr,
+            ipc=contender.ipc,
             predictions=_by_row(predicted, self.test.images)[None],
+        )
+
+    def held_out_accuracy(
+        self, contender: Contender, lr: float, held_out: RealImages, on_update: Callable[[], object]
+    ) -> float:
+        """Train a network at some learning rate, from weights and draws that no score uses, and try it on rows."""
+        training = dataclasses.replace(contender.training, lr=lr)
+        self._train(contender.images.for_seed(SEARCH), contender, training, SEARCH, on_update)
+        predicted = predictions(self.compiled_network, held_out.images)
+        return share_correct(predicted, held_out.images, held_out.outputs)
+
+    def _train(
+        self,
+        data: TrainingSet,
+        contender: Contender,
+        training: TrainingRecipe,
+        network_seed: Key,
+        on_update: Callable[[], object],
+    ) -> int:
+        """Train the network from the weights of a seed, and return the number of updates."""
+        key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
+        self.network.load_state_dict(self.factory.build(*key).state_dict())
+        return train_network(
+            self.compiled_network,
+            data,
+            training,
+            *key,
+            max_updates=contender.max_updates,
+            chunk=self.chunk,
+            on_update=on_update,
         )
 
     def _should_compile(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -58,16 +58,24 @@ class TrainingSet:
         """Return whether the labels are soft: logits."""
         return self.labels.is_floating_point()
 
+    def part(self, index: Tensor) -> TrainingSet:
+        """Return some rows (n,) as a training set, in memory."""
+        labels = self.labels[index.to(self.labels.device)]
+        return replace(self, images=self._images_at(index), labels=labels)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, C, H, W) of some rows (n,), and the probabilities (n, K) that they should get."""
-        if isinstance(self.images, ClassSource):
-            images = self.images.at(index)
-        else:
-            images = self.images[index.to(self.images.device)]
+        images = self._images_at(index)
         labels = self.labels[index.to(self.labels.device)].to(images.device)  # (n,) or (n, K)
         if self.soft:
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)
+
+    def _images_at(self, index: Tensor) -> Tensor:
+        """Return the images of some rows (n,): (n, C, H, W)."""
+        if isinstance(self.images, ClassSource):
+            return self.images.at(index)
+        return self.images[index.to(self.images.device)]
 
 
 def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
