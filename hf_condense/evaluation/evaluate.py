@@ -13,6 +13,7 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.evaluation.contenders import Baselines, subject_contenders
+from hf_condense.evaluation.elsewhere import TensorSet
 from hf_condense.evaluation.reader import Reader
 from hf_condense.evaluation.request import Request
 from hf_condense.evaluation.search import hold_out, search_rates
@@ -31,7 +32,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 @plain_torch()
 def evaluate(
-    train: datasets.Dataset,
+    train: datasets.Dataset | TensorSet,
     test: datasets.Dataset,
     *,
     source: datasets.Dataset | None = None,
@@ -63,7 +64,10 @@ def evaluate(
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
-            learned learning rate, normalised as its recipe says; any other dataset with its pixels.
+            learned learning rate, normalised as its recipe says; any other dataset with its pixels. A set that another
+            program made may also be two tensors: images in pixel units (0 black, 1 white), float or uint8
+            (N, C, H, W), and their classes in the order of those of `source` (else of `test`), int (N,), or soft labels
+            as logits, float (N, K).
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Rows
             of classes that `train` has no rows of count as wrong, and a warning says how many they are.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
@@ -141,14 +145,15 @@ def evaluate(
         seed=seed,
     )
     source = _find_source(train, source, request)
-    train, test = check_dataset(train, "train"), check_dataset(test, "test")
+    train = train if isinstance(train, tuple) else check_dataset(train, "train")
+    test = check_dataset(test, "test")
     training = request.training_on(train)
     accelerator = get_accelerator(accelerator)
     show_progress = progress and accelerator.is_local_main_process
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
     with accelerator.main_process_first():
-        subject = read_subject(train, source, reader, eight_bit=eight_bit)
+        subject = read_subject(train, test, source, reader, eight_bit=eight_bit)
         test_images = read_test(test, subject, reader)
         needs_source = request.baselines or request.rates
         real = read_source(source, subject, reader) if needs_source and source is not None else None
@@ -189,7 +194,9 @@ def evaluate(
     return run_trials(trials, subject.class_names, accelerator, show_progress)
 
 
-def _find_source(train: datasets.Dataset, source: datasets.Dataset | None, request: Request) -> datasets.Dataset | None:
+def _find_source(
+    train: datasets.Dataset | TensorSet, source: datasets.Dataset | None, request: Request
+) -> datasets.Dataset | None:
     """Return the real training set: the one that was given, else the one that the set carries in memory."""
     if source is None and isinstance(train, CondensedDataset):
         source = train.source
@@ -209,6 +216,6 @@ def _find_source(train: datasets.Dataset, source: datasets.Dataset | None, reque
     return None
 
 
-def _read_rows(train: datasets.Dataset) -> datasets.Dataset | None:
-    """Return the set if its rows are read; None for a condensed set, whose tensors are used."""
-    return None if isinstance(train, CondensedDataset) else train
+def _read_rows(train: datasets.Dataset | TensorSet) -> datasets.Dataset | None:
+    """Return the set if its rows are read; None for a condensed set, whose tensors are used, and for tensors."""
+    return None if isinstance(train, (CondensedDataset, tuple)) else train

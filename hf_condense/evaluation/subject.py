@@ -17,13 +17,20 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
+from hf_condense.evaluation.elsewhere import TensorSet, check_tensor_set
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
+from hf_condense.source.columns import read_labels
 from hf_condense.source.decode import GREY_MODES, header, raw_batches
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
+
+_OWN_CONSTANTS = (
+    "train is normalised with its own mean and std, which differ from those of the real training set; pass source= to "
+    "use the real ones"
+)
 
 
 @dataclass(frozen=True)
@@ -191,12 +198,18 @@ def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequenc
 
 
 def read_subject(
-    train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader, *, eight_bit: bool = False
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    source: datasets.Dataset | None,
+    reader: Reader,
+    *,
+    eight_bit: bool = False,
 ) -> Subject:
-    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset.
+    """Read the set to be evaluated: exact floats of a `CondensedDataset` or of tensors, pixels of any other dataset.
 
     Args:
         train: The set.
+        test: The real images that networks are tested on: they name the classes of tensors if there is no source.
         source: The real training set, or None.
         reader: Reads datasets.
         eight_bit: Whether the 8-bit images of a learned set are wanted, too.
@@ -204,18 +217,37 @@ def read_subject(
     if isinstance(train, CondensedDataset):
         subject = _condensed_subject(train, reader.device)
         return dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject)) if eight_bit else subject
+    if isinstance(train, tuple):
+        return _tensor_subject(train, test, source, reader)
     images = reader.load(train, "train")
     mean, std = images.mean, images.std
     if source is None:
-        logger.warning(
-            "train is normalised with its own mean and std, which differ from those of the real training set; "
-            "pass source= to use the real ones"
-        )
+        logger.warning(_OWN_CONSTANTS)
     else:
         real = reader.load(source, "source", shape=images.image_shape)
         mean, std = real.mean, real.std
     data = TrainingSet(dataclasses.replace(images, mean=mean, std=std), images.labels, len(images.class_names))
     return Subject("train", data, images.labels, images.class_names, images.counts, mean, std)
+
+
+def _tensor_subject(
+    train: TensorSet, test: datasets.Dataset, source: datasets.Dataset | None, reader: Reader
+) -> Subject:
+    """Read a set of tensors, whose classes are those of the real images in their order."""
+    real, what = (test, "test") if source is None else (source, "source")
+    names = read_labels(real, reader.columns(real, what)[1]).names
+    images, labels = check_tensor_set(train, len(names))
+    if source is None:
+        logger.warning(_OWN_CONSTANTS)
+        mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-6)
+    else:
+        channels, height, width = images.shape[1:]
+        constants = reader.load(source, "source", shape=(channels, height, width))
+        mean, std = constants.mean.cpu(), constants.std.cpu()
+    data = TrainingSet(_normalised(images, mean, std, None).to(reader.device), labels, len(names))
+    row_classes = labels.argmax(1) if data.soft else labels
+    stored = {c: n for c, n in enumerate(row_classes.bincount().tolist()) if n}
+    return Subject("train", data, row_classes, names, stored, mean, std)
 
 
 def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
