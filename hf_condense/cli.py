@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.facts import Facts
+    from hf_condense.condensed.tabular import Tabular
     from hf_condense.engine.profiling import StepProfile
+    from hf_condense.evaluation.elsewhere import TensorSet
 
 # The demo: what fits into two minutes on two cores.
 DEMO_METHOD = "dm"
@@ -275,17 +277,32 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 
 
 @main.command("eval")
-@click.argument("folder", metavar="FOLDER_OR_REPO")
+@click.argument("folder", metavar="FOLDER_FILE_OR_REPO")
 @click.option("--source", required=True, help="Real dataset that the set was made from: a Hub id or a folder.")
 @click.option("--source-split", default="train", help="Training split of --source.")
 @click.option("--test", help="Dataset to test on.  [default: --source]")
 @click.option("--test-split", default="test", help="Test split of --test.")
 @click.option("--config", help="Configuration of these datasets, if they have several.")
-@click.option("--name", help="Which set of the folder.  [default: the one its card names]")
-@click.option("--network", "networks", multiple=True, default=("convnet",), help="Network to train; may be repeated.")
+@click.option("--name", help="Which set of it, or which configuration of a plain dataset.  [default: its own]")
+@click.option(
+    "--network",
+    "networks",
+    multiple=True,
+    default=("convnet",),
+    help="Network to train, or all for every kind that the package has; may be repeated.",
+)
 @click.option("--recipe", default="dsa", help="Training recipe: dc, dsa or idc.")
 @click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
 @click.option("--max-updates", type=click.IntRange(1), help="Cap the updates of every network.  [default: no cap]")
+@click.option(
+    "--lr",
+    "rates",
+    multiple=True,
+    metavar="RATE",
+    help="Learning rate; give several, or search, to choose on held-out rows of --source.  [default: the recipe's]",
+)
+@click.option("--ipc", multiple=True, type=click.IntRange(1), help="Use so many images per class; may be repeated.")
+@click.option("--eight-bit", is_flag=True, help="Also train on the set's 8-bit images, as load_dataset gives them.")
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
 @click.option(
@@ -297,6 +314,8 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     help="What to compare with: random (rows, also in the storage form of the set), full (the whole source), a coreset "
     "method such as herding or kcenter, or none; may be repeated.",
 )
+@click.option("--by-class", is_flag=True, help="Also print the set's accuracy by class, and what it is taken for.")
+@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of it.")
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def evaluate_command(
@@ -309,18 +328,27 @@ def evaluate_command(
     name: str | None,
     networks: tuple[str, ...],
     baselines: tuple[str, ...],
+    rates: tuple[str, ...],
+    ipc: tuple[int, ...],
+    by_class: bool,
+    form: str,
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Train fresh networks on a set, from a folder or the Hub, and print their accuracies beside its baselines'."""
-    from hf_condense import evaluate, load_condensed
+    """Train fresh networks on a set and print their accuracies beside its baselines'.
+
+    The set is a folder of condensed sets, a folder of images by class or of any labelled images, a dataset on the Hub,
+    or a .safetensors file with the tensors `images` (N, C, H, W), 0 black and 1 white, and `labels` (N,).
+    """
+    from hf_condense import evaluate
     from hf_condense.evaluation.request import Request
 
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
-    asked = {name: settings[name] for name in ("recipe", "epochs", "max_updates", "seeds", "seed")}
+    settings.update(lr=_parse_rates(rates), ipc=ipc or None)
+    asked = {name: settings[name] for name in ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed")}
     Request.check(networks=networks, baselines=baselines, augment=None, compile="auto", **asked)
     evaluation = evaluate(
-        load_condensed(folder, name),
+        _load_set(folder, name),
         _load(test or source, config, test_split),
         source=_load(source, config, source_split),
         networks=networks,
@@ -328,7 +356,15 @@ def evaluate_command(
         progress=not quiet,
         **settings,
     )
-    click.echo(str(evaluation))
+    tables: list[Tabular] = [evaluation]
+    if by_class:
+        kinds = dict.fromkeys(score.network for score in evaluation.scores)
+        tables += [evaluation.by_class(network=kind, ipc=max(ipc, default=None)) for kind in kinds]
+    if form == "json":
+        records = [table.to_records() for table in tables]
+        click.echo(json.dumps(records if by_class else records[0], indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables))
 
 
 @main.command()
@@ -400,6 +436,33 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     if split not in loaded:
         raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}")
     return loaded[split]
+
+
+def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
+    """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
+    from hf_condense import CondensedFormatError, list_condensed, load_condensed
+    from hf_condense.condensed.facts import FACTS
+    from hf_condense.evaluation.elsewhere import read_tensor_set, refuse_pickle
+
+    refuse_pickle(place)
+    if place.endswith(".safetensors"):
+        return read_tensor_set(os.path.expanduser(place))
+    try:
+        return load_condensed(place, name)
+    except CondensedFormatError:
+        if list_condensed(place) or Path(os.path.expanduser(place), FACTS).exists():
+            raise
+    return _load(place, name, "train")
+
+
+def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
+    """Read the texts of `--lr`."""
+    if texts in ((), ("search",)):
+        return "search" if texts else None
+    try:
+        return [float(text) for text in texts]
+    except ValueError:
+        raise click.UsageError(f"--lr takes a number, or search alone; got {' and '.join(texts)}") from None
 
 
 def _save(small: CondensedDataset, out: Path, overwrite: bool) -> Path:

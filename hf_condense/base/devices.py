@@ -81,6 +81,8 @@ def graph_bytes(compute: Callable[[], object], others: Iterable[Tensor] = ()) ->
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(save, lambda packed: packed):
         compute()
     return sum(storage.nbytes() for pointer, storage in saved.items() if pointer not in fixed)
+
+
 def in_float64(tensor: Tensor) -> Tensor:
     """Return a tensor in float64, on its own device, or on the CPU if the device has no float64 (Apple's MPS)."""
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()

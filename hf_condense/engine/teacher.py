@@ -24,8 +24,6 @@ logger = logging.getLogger("hf_condense")
 
 _BATCH = 64  # images in one forward pass
 _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows little
-_HELD_OUT_SHARE = 10  # one of so many rows of a class is held out
-_MOST_HELD_OUT = 1000  # rows in all, but at least one of each class that has two
 _STUDENT_UPDATES = 100  # of the network that tries a teacher's labels
 
 
@@ -146,12 +144,7 @@ def _early_teacher_logits(
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the logits and the facts of a teacher that is stopped early."""
     rows, held_out = synthetic.all()[0].detach(), _held_out(run)
-    held_out_source = dataclasses.replace(
-        run.source,
-        images=run.source.images[held_out.to(run.source.images.device)],
-        labels=run.source.labels[held_out],
-        rows=run.source.rows[held_out],
-    )
+    held_out_source = run.source.part(held_out)
     states = _early_states(run, updates, held_out)
     trials = {}
     for count, state in states.items():
@@ -168,14 +161,7 @@ def _early_teacher_logits(
 
 def _held_out(run: Run) -> Tensor:
     """Return the positions of the training rows that are held out, sorted: int64 (n,)."""
-    most = max(1, _MOST_HELD_OUT // len(run.source.classes))
-    parts = []
-    for c in run.source.classes:
-        positions = run.source.positions(c)
-        count = min(most, max(len(positions) // _HELD_OUT_SHARE, int(len(positions) > 1)))
-        order = torch.randperm(len(positions), generator=run.rng("held out", run.source.class_names[c]))
-        parts.append(order[:count] + positions.start)
-    held_out = torch.cat(parts).sort().values
+    held_out = run.source.held_out(run.seed, "held out")
     if not len(held_out):
         raise ValueError(
             "early_teacher=True holds out training rows to choose when the teacher stops, but no class has more than "

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hf_condense.base.cache import content_key
-from hf_condense.condensed.scores import EIGHT_BIT
 from hf_condense.evaluation.draws import Fixed, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
@@ -25,12 +22,14 @@ class Contender:
         images: Gives the images for every network.
         training: How networks are trained on them.
         max_updates: Cap on the updates of a network, or None.
+        ipc: Images per class that the evaluated set was cut down to, or None.
     """
 
     name: str
     images: Fixed | RandomRows | StoredRows
     training: TrainingRecipe
     max_updates: int | None
+    ipc: int | None = None
 
     @property
     def rows(self) -> int:
@@ -43,16 +42,14 @@ class Contender:
         return self.training.updates(self.rows, self.max_updates)
 
 
-def subject_contender(subject: Subject, training: TrainingRecipe, max_updates: int | None) -> Contender:
-    """Return the evaluated set as a contender, with the learning rate that it may have learned."""
-    if subject.student_lr is not None:
-        training = dataclasses.replace(training, lr=subject.student_lr)
-    return Contender(subject.name, Fixed(subject.data), training, max_updates)
-
-
-def eight_bit_contender(floats: Contender, view: TrainingSet) -> Contender:
-    """Return the 8-bit images of the evaluated set as a contender, trained on as its floats are."""
-    return dataclasses.replace(floats, name=floats.name + EIGHT_BIT, images=Fixed(view))
+def subject_contenders(
+    subject: Subject, training: TrainingRecipe, max_updates: int | None, ipc: int | None
+) -> list[Contender]:
+    """Return the evaluated set as contenders: as it is, and, where that differs, in 8 bits and with hard labels."""
+    return [
+        Contender(subject.name + ending, Fixed(view), training, max_updates, ipc)
+        for ending, view in subject.views().items()
+    ]
 
 
 @dataclass(frozen=True)
@@ -67,6 +64,7 @@ class Baselines:
         max_updates: The caller's cap on the updates of a network, or None.
         subject_updates: Updates of a network on the evaluated set.
         seed: Seed of the evaluation.
+        ipc: Images per class that the evaluated set was cut down to, or None.
     """
 
     subject: Subject
@@ -76,6 +74,7 @@ class Baselines:
     max_updates: int | None
     subject_updates: int
     seed: int
+    ipc: int | None = None
 
     def contenders(self, names: Iterable[str]) -> list[Contender]:
         """Return the baselines of some names: `"random"`, `"full"` or coreset methods."""
@@ -110,22 +109,21 @@ class Baselines:
         return RandomRows(self.real, rows, self._num_classes, self.seed)
 
     def _drawn(self, name: str, images: RandomRows | StoredRows) -> Contender:
-        return Contender(name, images, self.training, self.max_updates)
+        return Contender(name, images, self.training, self.max_updates, self.ipc)
 
     def _full(self) -> Contender:
         """Return all real rows of the classes that the set has rows of."""
-        source, content = self.real.images, self.real.images.content_hash
+        source = self.real.images
         if self._rows_per_class.keys() != source.counts.keys():
-            source = self.real.of_classes(self._rows_per_class)
-            content = content_key(content=content, classes=[source.class_names[c] for c in source.classes])
+            source = self.real.of_classes(self._rows_per_class).images
         data = TrainingSet(source, self.real.outputs[source.labels], self._num_classes)
         updates = self.max_updates or self.subject_updates
-        return Contender("full", Fixed(data, content), self.training, updates)
+        return Contender("full", Fixed(data, source.content_hash), self.training, updates)
 
     def _coreset(self, name: str) -> Contender:
         positions = self.selection.positions(name, self._rows_per_class)
         data = self.real.training_set(positions, self._num_classes)
-        return Contender(name, Fixed(data), self.training, self.max_updates)
+        return Contender(name, Fixed(data), self.training, self.max_updates, self.ipc)
 
     @property
     def _num_classes(self) -> int:

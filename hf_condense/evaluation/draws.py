@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.rng import keyed_generator
+from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.condensed.decoders import Decoder, Origin
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.engine.synthetic import SyntheticSet
@@ -33,7 +33,7 @@ class Fixed:
         """Return the number of images."""
         return len(self.data)
 
-    def for_seed(self, network_seed: int) -> TrainingSet:
+    def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
         return self.data
 
@@ -60,7 +60,7 @@ class RandomRows:
         """Return the number of images."""
         return sum(self.rows_per_class.values())
 
-    def positions(self, network_seed: int) -> dict[int, Tensor]:
+    def positions(self, network_seed: Key) -> dict[int, Tensor]:
         """Return the positions in the source of the rows for a seed, int64 (n,), by class index of `real`."""
         source = self.real.images
         positions = {}
@@ -70,7 +70,7 @@ class RandomRows:
             positions[c] = torch.randperm(len(of_class), generator=generator)[:n] + of_class.start
         return positions
 
-    def for_seed(self, network_seed: int) -> TrainingSet:
+    def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
         return self.real.training_set(torch.cat(list(self.positions(network_seed).values())), self.num_classes)
 
@@ -97,20 +97,20 @@ class StoredRows:
     cache: bool
     progress: bool
     content: ClassVar[None] = None
-    _made: dict[int, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
+    _made: dict[Key, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
         return sum(self._counts(self.decoder.rows).values())
 
-    def for_seed(self, network_seed: int) -> TrainingSet:
+    def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
         if network_seed not in self._made:  # the network of another kind has asked for them otherwise
             self._made[network_seed] = self._stored(network_seed)
         tensors = self._made[network_seed]
         return TrainingSet(self.subject.images_of(tensors), tensors.row_labels, self.rows.num_classes)
 
-    def _stored(self, network_seed: int) -> CondensedTensors:
+    def _stored(self, network_seed: Key) -> CondensedTensors:
         """Draw the rows for a seed and store them."""
         real, positions = self.rows.real, self.rows.positions(network_seed)
         source, own_class = real.images, {int(real.outputs[c]): c for c in positions}

@@ -12,14 +12,15 @@ from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
-from hf_condense.evaluation.contenders import Baselines, eight_bit_contender, subject_contender
+from hf_condense.evaluation.contenders import Baselines, subject_contenders
+from hf_condense.evaluation.elsewhere import TensorSet
 from hf_condense.evaluation.reader import Reader
 from hf_condense.evaluation.request import Request
+from hf_condense.evaluation.search import hold_out, search_rates
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import (
     RealImages,
     Subject,
-    eight_bit_view,
     read_source,
     read_subject,
     read_test,
@@ -37,7 +38,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 @plain_torch()
 def evaluate(
-    train: datasets.Dataset,
+    train: datasets.Dataset | TensorSet,
     test: datasets.Dataset,
     *,
     source: datasets.Dataset | None = None,
@@ -45,6 +46,8 @@ def evaluate(
     recipe: str | TrainingRecipe = "dsa",
     epochs: int | None = None,
     max_updates: int | None = None,
+    lr: str | float | Sequence[float] | None = None,
+    ipc: int | Sequence[int] | None = None,
     seeds: int | Sequence[int] = 5,
     baselines: str | Sequence[str] = ("random",),
     augment: str | None = None,
@@ -59,23 +62,37 @@ def evaluate(
 ) -> Evaluation:
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
-    The accuracy is that of the last epoch; nothing is chosen by looking at the test images. Networks of one seed start
+    The accuracy is that of the last epoch; nothing is chosen by looking at the test images. A set with soft labels has
+    a second row, `"<set> (hard labels)"`, with the class of each image as its label, which shows what the images are
+    worth alone. Networks of one seed start
     from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are
     shared out over the processes. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
-            learned learning rate, normalised as its recipe says; any other dataset with its pixels.
+            learned learning rate, normalised as its recipe says; any other dataset with its pixels. A set that another
+            program made may also be two tensors: images in pixel units (0 black, 1 white), float or uint8
+            (N, C, H, W), and their classes in the order of those of `source` (else of `test`), int (N,), or soft labels
+            as logits, float (N, K).
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Rows
             of classes that `train` has no rows of count as wrong, and a warning says how many they are.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
-        networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"resnet18"`, or functions or
-            classes that make a new one, called with those of `channels=, num_classes=, image_size=` that they take.
+        networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,
+            `"vgg11"`, `"resnet18"` or one of `torchvision.models`, or functions or classes that make a new one, called
+            with those of `channels=, num_classes=, image_size=` that they take. `"all"` stands for the first seven
+            kinds, of default width.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
             `"idc"` (1000 epochs, DSA augmentation and CutMix), or a `TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
+        lr: Learning rate in place of the recipe's and of one that the set has learned, > 0; or several to choose from,
+            or `"search"`: .001, .005, .01, .05 and .1. A choice is made for every set and every kind of network, with
+            one more network for each rate (the one that the set would have otherwise is always among them), by the
+            accuracy on rows of `source` that are held out: a tenth, at most 1,000. No network or baseline is trained on
+            them; a set that was learned from the whole source has seen them.
+        ipc: Images per class: the set is cut down to the first so many images of every class, and so are its baselines.
+            Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default: all.
         seeds: Networks per set, >= 1, or a list of their seeds.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
@@ -125,14 +142,17 @@ def evaluate(
         recipe=recipe,
         epochs=epochs,
         max_updates=max_updates,
+        lr=lr,
+        ipc=ipc,
         seeds=seeds,
         baselines=baselines,
         augment=augment,
         compile=compile,
         seed=seed,
     )
-    source = _find_source(train, source, request.baselines)
-    train, test = check_dataset(train, "train"), check_dataset(test, "test")
+    source = _find_source(train, source, request)
+    train = train if isinstance(train, tuple) else check_dataset(train, "train")
+    test = check_dataset(test, "test")
     training = request.training_on(train)
     accelerator = get_accelerator(accelerator)
     show_progress = progress and accelerator.is_local_main_process
@@ -140,25 +160,33 @@ def evaluate(
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
     def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(train, source, reader)
+        subject = read_subject(train, test, source, reader, eight_bit=eight_bit)
         test_images = read_test(test, subject, reader)
-        real = read_source(source, subject, reader) if request.baselines and source is not None else None
+        needs_source = request.baselines or request.rates
+        real = read_source(source, subject, reader) if needs_source and source is not None else None
         return subject, test_images, real
 
     subject, test_images, real = main_first(accelerator, read)
+    held_out = None
+    if request.rates and real is not None:
+        real, held_out = hold_out(real, subject, request.seed)
     channels, height, width = subject.data.image_shape
     factories = [
         network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))
         for spec in request.networks
     ]
-    floats = subject_contender(subject, training, request.max_updates)
-    contenders = [floats]
-    if eight_bit and (view := eight_bit_view(train, subject)) is not None:
-        contenders.append(eight_bit_contender(floats, view))
-    if real is not None and source is not None:
-        selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
-        real_sets = Baselines(subject, real, selection, training, request.max_updates, floats.updates, request.seed)
-        contenders += real_sets.contenders(request.baselines)
+    contenders = []
+    for n in request.ipc:
+        part = subject if n is None else subject.first(n)
+        own = subject_contenders(part, request.training_of(part, training), request.max_updates, n)
+        contenders += own
+        if real is not None and request.baselines:
+            selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
+            updates = own[0].updates
+            real_sets = Baselines(part, real, selection, training, request.max_updates, updates, request.seed, n)
+            # The whole source stays the same, however few images of the set are used.
+            is_last = n == request.ipc[-1]
+            contenders += real_sets.contenders(name for name in request.baselines if is_last or name != "full")
     trials = [
         Trials(
             factory,
@@ -171,23 +199,33 @@ def evaluate(
         )
         for factory in factories
     ]
-    return run_trials(trials, accelerator, show_progress)
+    if held_out is not None:
+        search_rates(trials, request.rates, held_out, accelerator, show_progress)
+    return run_trials(trials, subject.class_names, accelerator, show_progress)
 
 
 def _find_source(
-    train: datasets.Dataset, source: datasets.Dataset | None, baseline_names: Sequence[str]
+    train: datasets.Dataset | TensorSet, source: datasets.Dataset | None, request: Request
 ) -> datasets.Dataset | None:
     """Return the real training set: the one that was given, else the one that the set carries in memory."""
     if source is None and isinstance(train, CondensedDataset):
         source = train.source
-    if source is None and baseline_names:
+    if source is not None:
+        return check_dataset(source, "source")
+    unknown = "which is not known here (a set that was loaded does not carry it)"
+    if request.baselines:
         raise ValueError(
-            f"the baselines {', '.join(baseline_names)} are drawn from the real training set, which is not known here "
-            "(a set that was loaded does not carry it); pass source=, or baselines=() to go without"
+            f"the baselines {', '.join(request.baselines)} are drawn from the real training set, {unknown}; pass "
+            "source=, or baselines=() to go without"
         )
-    return None if source is None else check_dataset(source, "source")
+    if request.rates:
+        raise ValueError(
+            f"the learning rate is searched on held-out rows of the real training set, {unknown}; pass source=, or one "
+            "rate, such as lr=0.01"
+        )
+    return None
 
 
-def _read_rows(train: datasets.Dataset) -> datasets.Dataset | None:
-    """Return the set if its rows are read; None for a condensed set, whose tensors are used."""
-    return None if isinstance(train, CondensedDataset) else train
+def _read_rows(train: datasets.Dataset | TensorSet) -> datasets.Dataset | None:
+    """Return the set if its rows are read; None for a condensed set, whose tensors are used, and for tensors."""
+    return None if isinstance(train, (CondensedDataset, tuple)) else train

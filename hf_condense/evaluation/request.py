@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
-import datasets
 from torch import nn
 
-from hf_condense.base.checks import integer, one_of
+from hf_condense.base.checks import integer, number, one_of
 from hf_condense.base.devices import CompileOption
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.registry import list_methods
-from hf_condense.networks.factory import NetworkSpec, check_network
+from hf_condense.evaluation.subject import Subject
+from hf_condense.networks.factory import NetworkSpec, check_network, list_networks
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
+
+SEARCHED_RATES = (0.001, 0.005, 0.01, 0.05, 0.1)  # those of DD-Ranking (arXiv:2505.13300)
 
 
 @dataclass(frozen=True)
@@ -27,7 +30,10 @@ class Request:
         networks: The kinds of networks.
         training: How networks are trained.
         keeps_flips: Whether networks are trained with flips even if the set was made without them.
+        rates: Learning rates to choose from on held-out rows; none: they are not searched.
+        fixed_rate: Whether the caller gave the learning rate, which then counts more than one that a set has learned.
         max_updates: Cap on the updates of a network, or None.
+        ipc: Images per class that the set is cut down to, in turn; None: it is used whole.
         network_seeds: Seed of every network.
         baselines: Names of the baselines, each once.
         compile: Whether to compile the networks.
@@ -37,7 +43,10 @@ class Request:
     networks: tuple[NetworkSpec, ...]
     training: TrainingRecipe
     keeps_flips: bool
+    rates: tuple[float, ...]
+    fixed_rate: bool
     max_updates: int | None
+    ipc: tuple[int | None, ...]
     network_seeds: list[int]
     baselines: list[str]
     compile: CompileOption
@@ -51,6 +60,8 @@ class Request:
         recipe: str | TrainingRecipe,
         epochs: int | None,
         max_updates: int | None,
+        lr: str | float | Sequence[float] | None = None,
+        ipc: int | Sequence[int] | None = None,
         seeds: int | Sequence[int],
         baselines: str | Sequence[str],
         augment: str | None,
@@ -63,7 +74,10 @@ class Request:
             TypeError: If an option has the wrong type.
             ValueError: If a name is unknown, or a number is out of range.
         """
+        rates = _rates(lr)
         training = _training_recipe(recipe, epochs, augment)
+        if len(rates) == 1:
+            training = dataclasses.replace(training, lr=rates[0])
         if max_updates is not None:
             max_updates = integer("max_updates", max_updates, least=1)
         if compile not in (True, False, "auto"):
@@ -72,14 +86,17 @@ class Request:
             networks=_networks(networks),
             training=training,
             keeps_flips=augment is not None,
+            rates=rates if len(rates) > 1 else (),
+            fixed_rate=len(rates) == 1,
             max_updates=max_updates,
+            ipc=_ipc(ipc),
             network_seeds=_network_seeds(seeds),
             baselines=_baselines(baselines),
             compile=compile,
             seed=integer("seed", seed),
         )
 
-    def training_on(self, train: datasets.Dataset) -> TrainingRecipe:
+    def training_on(self, train: object) -> TrainingRecipe:
         """Return how networks are trained on a set and its baselines: without flips if the set was made without."""
         augment = self.training.augment
         if self.keeps_flips or augment is None or not isinstance(train, CondensedDataset):
@@ -88,6 +105,12 @@ class Request:
         if isinstance(families, str) and families not in ("", "none") and "flip" not in families.split("_"):
             augment = "_".join(name for name in augment.split("_") if name != "flip") or "none"
         return dataclasses.replace(self.training, augment=augment)
+
+    def training_of(self, subject: Subject, training: TrainingRecipe) -> TrainingRecipe:
+        """Return how networks are trained on the set itself: with the learning rate that it may have learned."""
+        if subject.student_lr is None or self.fixed_rate:
+            return training
+        return dataclasses.replace(training, lr=subject.student_lr)
 
 
 def _training_recipe(recipe: str | TrainingRecipe, epochs: int | None, augment: str | None) -> TrainingRecipe:
@@ -99,6 +122,30 @@ def _training_recipe(recipe: str | TrainingRecipe, epochs: int | None, augment: 
         raise TypeError(f"recipe should be one of {', '.join(RECIPES)} or a TrainingRecipe; got {recipe!r}")
     epochs = recipe.epochs if epochs is None else integer("epochs", epochs, least=1)
     return dataclasses.replace(recipe, epochs=epochs, augment=recipe.augment if augment is None else augment)
+
+
+def _rates(lr: str | float | Sequence[float] | None) -> tuple[float, ...]:
+    """Return the learning rates that the caller gives: none, one to use, or several to choose from."""
+    if lr is None:
+        return ()
+    if isinstance(lr, str):
+        one_of("lr", lr, ["search"])
+        return SEARCHED_RATES
+    values = [lr] if isinstance(lr, Real) else _values("lr", lr)
+    rates = tuple(dict.fromkeys(number("lr", value, above=0, below=math.inf) for value in values))
+    if not rates:
+        raise ValueError("lr should be a learning rate, several to choose from, or 'search'; got none")
+    return rates
+
+
+def _ipc(ipc: int | Sequence[int] | None) -> tuple[int | None, ...]:
+    """Return the numbers of images per class that the set is cut down to, each once, the smallest first."""
+    if ipc is None:
+        return (None,)
+    values = [ipc] if isinstance(ipc, (Integral, str)) else _values("ipc", ipc)
+    if not values:
+        raise ValueError("ipc should be a number of images per class, or several; got none")
+    return tuple(sorted({integer("ipc", value, least=1) for value in values}))
 
 
 def _baselines(baselines: str | Sequence[str]) -> list[str]:
@@ -125,6 +172,7 @@ def _networks(networks: NetworkSpec | Sequence[NetworkSpec]) -> tuple[NetworkSpe
     """Check the networks, as far as that needs no images."""
     one = isinstance(networks, (str, nn.Module)) or callable(networks)
     specs: list[NetworkSpec] = [networks] if one else _values("networks", networks)  # type: ignore[list-item]
+    specs = [name for spec in specs for name in (list_networks() if spec == "all" else [spec])]
     if not specs:
         raise ValueError('networks should name at least one network, such as "convnet"; got none')
     for spec in specs:

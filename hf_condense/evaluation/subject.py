@@ -15,14 +15,22 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
-from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
+from hf_condense.condensed.tensors import CondensedTensors, turns_of
+from hf_condense.evaluation.elsewhere import TensorSet, check_tensor_set
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
+from hf_condense.source.columns import read_labels
 from hf_condense.source.decode import GREY_MODES, header, raw_batches
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
+
+_OWN_CONSTANTS = (
+    "train is normalised with its own mean and std, which differ from those of the real training set; pass source= to "
+    "use the real ones"
+)
 
 
 @dataclass(frozen=True)
@@ -44,16 +52,19 @@ class RealImages:
         """Return the images at some positions as training data, in memory."""
         return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
 
-    def of_classes(self, classes: Iterable[int]) -> ClassSource:
+    def of_classes(self, classes: Iterable[int]) -> RealImages:
         """Return the images of some classes, by class index, in memory."""
-        source = self.images
-        positions = torch.cat([torch.tensor(source.positions(c)) for c in sorted(classes)])  # (n,)
-        return dataclasses.replace(
-            source,
-            images=source.images[positions.to(source.images.device)],
-            labels=source.labels[positions],
-            rows=source.rows[positions],
-        )
+        return self.part(torch.cat([torch.tensor(self.images.positions(c)) for c in sorted(classes)]))
+
+    def part(self, positions: Tensor) -> RealImages:
+        """Return the images at some positions, sorted, int64 (n,), in memory."""
+        images, own = self.images.part(positions), self.own.part(positions)
+        return RealImages(images, self.outputs, dataclasses.replace(own, images=images.images))
+
+    def known(self, classes: Iterable[int]) -> RealImages:
+        """Return the images of those classes that stand for one of some outputs."""
+        outputs = set(classes)
+        return self.of_classes(c for c in self.images.classes if int(self.outputs[c]) in outputs)
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,7 @@ class Subject:
     Attributes:
         name: Its name in the table.
         data: Its images and labels.
+        row_classes: Class of every image, whatever its label is. int64 (N,).
         class_names: Names of all classes: the outputs of a network.
         stored_per_class: Images that every class of the set may store (its ipc), by class index.
         mean: The normalisation that it was made for. (C,)
@@ -72,10 +84,12 @@ class Subject:
             is not condensed.
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
+        eight_bit: The same images in 8 bits, if they are evaluated too; else None.
     """
 
     name: str
     data: TrainingSet
+    row_classes: Tensor
     class_names: tuple[str, ...]
     stored_per_class: dict[int, int]
     mean: Tensor
@@ -84,6 +98,35 @@ class Subject:
     decoder: Decoder | None = None
     student_lr: float | None = None
     recipe: Recipe | None = None
+    eight_bit: TrainingSet | None = None
+
+    def views(self) -> dict[str, TrainingSet]:
+        """Return what networks are trained on, by what stands behind the set's name in the table."""
+        views = {"": self.data}
+        if self.eight_bit is not None:
+            views[EIGHT_BIT] = self.eight_bit
+        if self.data.soft:
+            views[HARD_LABELS] = dataclasses.replace(self.data, labels=self.row_classes, temperature=1.0)
+        return views
+
+    def first(self, ipc: int) -> Subject:
+        """Return the set with the first images of every class that it stores, at most `ipc`, and what they give.
+
+        Raises:
+            ValueError: If no class stores so many.
+        """
+        if ipc > (most := max(self.stored_per_class.values())):
+            raise ValueError(f"ipc should be at most {most}, which is what {self.name!r} stores of a class; got {ipc}")
+        rows = ipc if self.decoder is None else self.decoder.rows(ipc)
+        turns = torch.tensor(turns_of(self.row_classes.tolist()))
+        index = (turns < rows).nonzero()[:, 0]
+        return dataclasses.replace(
+            self,
+            data=self.data.part(index),
+            row_classes=self.row_classes[index],
+            stored_per_class={c: min(n, ipc) for c, n in self.stored_per_class.items()},
+            eight_bit=None if self.eight_bit is None else self.eight_bit.part(index),
+        )
 
     @property
     def store_dtype(self) -> torch.dtype:
@@ -154,22 +197,57 @@ def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequenc
         )
 
 
-def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
-    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset."""
+def read_subject(
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    source: datasets.Dataset | None,
+    reader: Reader,
+    *,
+    eight_bit: bool = False,
+) -> Subject:
+    """Read the set to be evaluated: exact floats of a `CondensedDataset` or of tensors, pixels of any other dataset.
+
+    Args:
+        train: The set.
+        test: The real images that networks are tested on: they name the classes of tensors if there is no source.
+        source: The real training set, or None.
+        reader: Reads datasets.
+        eight_bit: Whether the 8-bit images of a learned set are wanted, too.
+    """
     if isinstance(train, CondensedDataset):
-        return _condensed_subject(train, reader.device)
+        subject = _condensed_subject(train, reader.device)
+        return dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject)) if eight_bit else subject
+    if isinstance(train, tuple):
+        return _tensor_subject(train, test, source, reader)
     images = reader.load(train, "train")
     mean, std = images.mean, images.std
     if source is None:
-        logger.warning(
-            "train is normalised with its own mean and std, which differ from those of the real training set; "
-            "pass source= to use the real ones"
-        )
+        logger.warning(_OWN_CONSTANTS)
     else:
         real = reader.load(source, "source", shape=images.image_shape)
         mean, std = real.mean, real.std
     data = TrainingSet(dataclasses.replace(images, mean=mean, std=std), images.labels, len(images.class_names))
-    return Subject("train", data, images.class_names, images.counts, mean, std)
+    return Subject("train", data, images.labels, images.class_names, images.counts, mean, std)
+
+
+def _tensor_subject(
+    train: TensorSet, test: datasets.Dataset, source: datasets.Dataset | None, reader: Reader
+) -> Subject:
+    """Read a set of tensors, whose classes are those of the real images in their order."""
+    real, what = (test, "test") if source is None else (source, "source")
+    names = read_labels(real, reader.columns(real, what)[1]).names
+    images, labels = check_tensor_set(train, len(names))
+    if source is None:
+        logger.warning(_OWN_CONSTANTS)
+        mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-6)
+    else:
+        channels, height, width = images.shape[1:]
+        constants = reader.load(source, "source", shape=(channels, height, width))
+        mean, std = constants.mean.cpu(), constants.std.cpu()
+    data = TrainingSet(_normalised(images, mean, std, None).to(reader.device), labels, len(names))
+    row_classes = labels.argmax(1) if data.soft else labels
+    stored = {c: n for c, n in enumerate(row_classes.bincount().tolist()) if n}
+    return Subject("train", data, row_classes, names, stored, mean, std)
 
 
 def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
@@ -186,6 +264,7 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
     return Subject(
         name=recipe.config_name,
         data=data,
+        row_classes=labels,
         class_names=tuple(recipe.class_names),
         stored_per_class={c: recipe.budget(recipe.class_names[c]) for c in tensors.labels.unique().tolist()},
         mean=mean,
@@ -197,9 +276,9 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
     )
 
 
-def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | None:
+def _eight_bit_view(train: CondensedDataset, subject: Subject) -> TrainingSet | None:
     """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
-    if not isinstance(train, CondensedDataset) or train.recipe.kind == "coreset":
+    if train.recipe.kind == "coreset":
         return None
     pixels = torch.cat([coded.float() / 255 for _, coded in eight_bit(train.synthetic)])
     images = _normalised(pixels, subject.mean, subject.std, subject.whitening)

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import CompileOption, compiling_pays
@@ -22,12 +24,15 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.training import accuracy, chunk_size, train_network
+from hf_condense.networks.training import TrainingSet, chunk_size, predictions, share_correct, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-VERSION = 1  # increment when the same evaluation starts to give other numbers
+SEARCH = "search"  # stands for the seed of networks that try a learning rate
+VERSION = 2  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass
@@ -67,19 +72,9 @@ class Trials:
         """Train one network and test it."""
         data = contender.images.for_seed(network_seed)  # not timed: rows may be fitted first
         started = time.perf_counter()
-        key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
-        self.network.load_state_dict(self.factory.build(*key).state_dict())
         training = contender.training
-        updates = train_network(
-            self.compiled_network,
-            data,
-            training,
-            *key,
-            max_updates=contender.max_updates,
-            chunk=self.chunk,
-            on_update=on_update,
-        )
-        test_accuracy = accuracy(self.compiled_network, self.test.images, self.test.outputs)
+        updates = self._train(data, contender, training, network_seed, on_update)
+        predicted = predictions(self.compiled_network, self.test.images)  # (N,), by class
         return Score(
             set=contender.name,
             rows=contender.rows,
@@ -88,9 +83,42 @@ class Trials:
             augment=training.augment,
             updates=updates,
             epochs=round(updates * training.epochs / training.updates(contender.rows), 2),
-            accuracies=(test_accuracy,),
+            accuracies=(share_correct(predicted, self.test.images, self.test.outputs),),
             seeds=(network_seed,),
             seconds=time.perf_counter() - started,
+            lr=training.lr,
+            ipc=contender.ipc,
+            predictions=_by_row(predicted, self.test.images)[None],
+        )
+
+    def held_out_accuracy(
+        self, contender: Contender, lr: float, held_out: RealImages, on_update: Callable[[], object]
+    ) -> float:
+        """Train a network at some learning rate, from weights and draws that no score uses, and try it on rows."""
+        training = dataclasses.replace(contender.training, lr=lr)
+        self._train(contender.images.for_seed(SEARCH), contender, training, SEARCH, on_update)
+        predicted = predictions(self.compiled_network, held_out.images)
+        return share_correct(predicted, held_out.images, held_out.outputs)
+
+    def _train(
+        self,
+        data: TrainingSet,
+        contender: Contender,
+        training: TrainingRecipe,
+        network_seed: Key,
+        on_update: Callable[[], object],
+    ) -> int:
+        """Train the network from the weights of a seed, and return the number of updates."""
+        key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
+        self.network.load_state_dict(self.factory.build(*key).state_dict())
+        return train_network(
+            self.compiled_network,
+            data,
+            training,
+            *key,
+            max_updates=contender.max_updates,
+            chunk=self.chunk,
+            on_update=on_update,
         )
 
     def _should_compile(self) -> bool:
@@ -130,11 +158,14 @@ class Trials:
         return cache_folder("evaluations") / f"{key}.json"
 
 
-def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bool) -> Evaluation:
+def run_trials(
+    trials: list[Trials], class_names: tuple[str, ...], accelerator: Accelerator, show_progress: bool
+) -> Evaluation:
     """Train and test all networks; every process returns the scores of all.
 
     Args:
         trials: One for every kind of network, with the same contenders and seeds.
+        class_names: Names of the outputs of a network.
         accelerator: Its processes share the work.
         show_progress: Whether this process shows a progress bar.
     """
@@ -152,9 +183,11 @@ def run_trials(trials: list[Trials], accelerator: Accelerator, show_progress: bo
         return scores
 
     scores = {i: score for scores in together(accelerator, run_share) for i, score in scores.items()}  # by job
-    networks = len(trials[0].network_seeds)
+    networks, test = len(trials[0].network_seeds), trials[0].test
     return Evaluation(
-        tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks))
+        tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks)),
+        class_names,
+        _by_row(test.outputs[test.images.labels], test.images),
     )
 
 
@@ -166,11 +199,20 @@ def _cached_score(trials: Trials, contender: Contender, network_seed: int, advan
         return _score_from_json(file.read_text())
     score = trials.score(contender, network_seed, lambda: advance(1))
     if file is not None:
+        values = dataclasses.asdict(score)
+        if score.predictions is not None:
+            values["predictions"] = score.predictions.tolist()
         with atomic_file(file) as work:
-            work.write_text(json.dumps(dataclasses.asdict(score)))
+            work.write_text(json.dumps(values))
     return score
 
 
 def _score_from_json(text: str) -> Score:
     values = json.loads(text)
-    return Score(**{**values, "accuracies": tuple(values["accuracies"]), "seeds": tuple(values["seeds"])})
+    lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
+    return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
+
+
+def _by_row(values: Tensor, source: ClassSource) -> NDArray[np.int32]:
+    """Return a value for every image of a source, (N,), in the order of the dataset's rows."""
+    return values[source.rows.argsort()].numpy().astype(np.int32)

@@ -156,6 +156,52 @@ class WithEmbedding(nn.Module):
         return self.net(x)  # type: ignore[no-any-return]
 
 
+def mlp(*, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Return a perceptron with two hidden layers of 128 units and ReLU, with fresh weights.
+
+    References:
+        Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, section 4 (arXiv:2006.05929).
+    """
+    height, width = image_size
+    return nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(channels * height * width, 128),
+        nn.ReLU(),
+        nn.Linear(128, 128),
+        nn.ReLU(),
+        nn.Linear(128, num_classes),
+    )
+
+
+def lenet(*, channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    """Return LeNet-5 with ReLU and max pooling, with fresh weights.
+
+    Sides of less than 32 pixels are padded with zeros up to 32, as LeCun et al. did with MNIST.
+
+    References:
+        LeCun et al., "Gradient-Based Learning Applied to Document Recognition", Proceedings of the IEEE 1998; in the
+        form of Zhao et al., ICLR 2021, section 4 (arXiv:2006.05929).
+    """
+    h, w = (max(side, 32) for side in image_size)
+    padding = _pad_to(image_size, (h, w))
+    h, w = (((side - 4) // 2 - 4) // 2 for side in (h, w))  # two convolutions without padding, each pooled
+    return nn.Sequential(
+        padding,
+        nn.Conv2d(channels, 6, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16 * h * w, 120),
+        nn.ReLU(),
+        nn.Linear(120, 84),
+        nn.ReLU(),
+        nn.Linear(84, num_classes),
+    )
+
+
 def default_depth(image_size: tuple[int, int]) -> int:
     """Return the number of ConvNet blocks that leaves about 4x4 pixels."""
     return max(1, round(math.log2(min(image_size))) - 2)
@@ -247,12 +293,17 @@ def _stem(conv: nn.Conv2d, channels: int, image_size: tuple[int, int]) -> nn.Con
 
 def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, tuple[int, int]]:
     """Return a layer that pads both sides of images evenly with zeros up to a multiple, and the padded size."""
-    missing_h, missing_w = (-side % multiple for side in size)
-    if not missing_h and not missing_w:
-        return nn.Identity(), size
+    h, w = (side + -side % multiple for side in size)
+    return _pad_to(size, (h, w)), (h, w)
+
+
+def _pad_to(size: tuple[int, int], padded: tuple[int, int]) -> nn.Module:
+    """Return a layer that pads images of one size evenly with zeros to another one."""
+    if size == padded:
+        return nn.Identity()
+    missing_h, missing_w = padded[0] - size[0], padded[1] - size[1]
     left, top = missing_w // 2, missing_h // 2
-    padding = nn.ZeroPad2d((left, missing_w - left, top, missing_h - top))
-    return padding, (size[0] + missing_h, size[1] + missing_w)
+    return nn.ZeroPad2d((left, missing_w - left, top, missing_h - top))
 
 
 def _norm_layer(kind: str, channels: int, size: tuple[int, int]) -> nn.Module:

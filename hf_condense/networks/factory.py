@@ -1,4 +1,4 @@
-"""Make networks by name (the ConvNet family, torchvision's for small images) or by the user's own callable."""
+"""Make networks by name (the ConvNet family, classics, torchvision's) or by the user's own callable."""
 
 from __future__ import annotations
 
@@ -21,6 +21,8 @@ from hf_condense.networks.architectures import (
     ConvNet,
     WithEmbedding,
     default_depth,
+    lenet,
+    mlp,
     torchvision_network,
 )
 from hf_condense.networks.own import OwnNetwork, check_own
@@ -42,6 +44,7 @@ _SUFFIXES: Final = {
     "max": ("pooling", "max"),
     "nopool": ("pooling", "none"),
 }
+_PLAIN: Final[dict[str, Callable[..., nn.Module]]] = {"lenet": lenet, "mlp": mlp}  # networks without options
 _DEFAULTS: Final = {"width": 128, "norm": "instance", "activation": "relu", "pooling": "avg"}
 
 
@@ -92,10 +95,11 @@ def network_factory(
     """Return the factory of the networks that `spec` asks for, after it has built one to see that it works.
 
     Args:
-        spec: A name (see `list_networks`), or a callable that returns a new module from (B, C, H, W) to (B, K): a
-            function or a class. It is called with those of the keywords `channels`, `num_classes` and `image_size`
-            that it takes; torchvision's own, such as `torchvision.models.resnet18`, work too. If the module has no
-            `embed`, the input of its last `nn.Linear` is its embedding.
+        spec: A name (see `list_networks`), the name of a classifier in `torchvision.models` (such as `"mobilenet_v2"`),
+            or a callable that returns a new module from (B, C, H, W) to (B, K): a function or a class. It is called
+            with those of the keywords `channels`, `num_classes` and `image_size` that it takes; torchvision's own, such
+            as `torchvision.models.resnet18`, work too. If the module has no `embed`, the input of its last `nn.Linear`
+            is its embedding.
         channels: Channels of an image (`int`, >= 1).
         image_size: Height and width of an image.
         num_classes: Number of logits (`int`, >= 1).
@@ -115,14 +119,16 @@ def network_factory(
     integer("num_classes", num_classes, least=1)
     integer("height", image_size[0], least=1)
     integer("width", image_size[1], least=1)
-    if isinstance(spec, str):
+    builder = _torchvision_builder(spec) if isinstance(spec, str) else spec
+    if isinstance(spec, str) and builder is None:
         name, make = _parse(spec, image_size)
         factory = NetworkFactory(name, channels, image_size, num_classes, make)
         factory.build("check")
         return factory
-    check_own(spec)
-    own = OwnNetwork(spec)
-    factory = NetworkFactory(own.name, channels, image_size, num_classes, own, named=False)
+    check_own(builder)
+    own = OwnNetwork(builder)  # type: ignore[arg-type]
+    name = spec if isinstance(spec, str) else own.name
+    factory = NetworkFactory(name, channels, image_size, num_classes, own, named=isinstance(spec, str))
     _check_own(factory, own)
     return factory
 
@@ -134,10 +140,10 @@ def check_network(spec: NetworkSpec) -> None:
         ValueError: If the name or an option in it is unknown.
         TypeError: If `spec` is neither text nor callable, or is a module.
     """
-    if isinstance(spec, str):
-        _parse(spec, (32, 32))  # The size only decides which depth goes without saying.
-    else:
+    if not isinstance(spec, str):
         check_own(spec)
+    elif _torchvision_builder(spec) is None:
+        _parse(spec, (32, 32))  # The size only decides which depth goes without saying.
 
 
 def list_networks() -> list[str]:
@@ -145,13 +151,17 @@ def list_networks() -> list[str]:
 
     Options are added to a name with hyphens, in any order. `convnet` takes `-w<filters>`, `-d<blocks>`, a norm (`-in`,
     `-bn`, `-ln`, `-gn`, `-nonorm`), an activation (`-relu`, `-leakyrelu`, `-sigmoid`, `-gelu`) and a pooling (`-avg`,
-    `-max`, `-nopool`); the others take `-in` or `-bn`. Instance norm, ReLU and average pooling are the defaults.
+    `-max`, `-nopool`); `alexnet`, `resnet18` and `vgg11` take `-in` or `-bn`. Instance norm, ReLU and average pooling
+    are the defaults.
+
+    Every classifier of `torchvision.models` can be named as well, such as `"mobilenet_v2"`; it is used as torchvision
+    makes it.
 
     Example:
         >>> list_networks()
-        ['alexnet', 'convnet', 'resnet18', 'vgg11']
+        ['alexnet', 'convnet', 'lenet', 'mlp', 'resnet18', 'vgg11']
     """
-    return sorted(("convnet", *TORCHVISION))
+    return sorted(("convnet", *_PLAIN, *TORCHVISION))
 
 
 def has_batch_statistics(net: nn.Module) -> bool:
@@ -188,7 +198,10 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     base, *suffixes = spec.split("-")
     names = list_networks()
     if base not in names:
-        raise ValueError(f"unknown network {spec!r}; known: {', '.join(names)}{did_you_mean(base, names)}")
+        raise ValueError(
+            f"unknown network {spec!r}; known: {', '.join(names)}, and the classifiers of torchvision.models, such as "
+            f"mobilenet_v2{did_you_mean(base, [*names, *_torchvision_names()])}"
+        )
     options: dict[str, Any] = {}
     for suffix in suffixes:
         option, value = _parse_suffix(suffix, base, spec)
@@ -199,7 +212,7 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     options = {option: value for option, value in options.items() if value != defaults[option]}
     numbers = [f"{option[0]}{options[option]}" for option in ("width", "depth") if option in options]
     words = [suffix for suffix, (option, value) in _SUFFIXES.items() if options.get(option) == value]
-    make = ConvNet if base == "convnet" else partial(torchvision_network, base)
+    make = ConvNet if base == "convnet" else _PLAIN.get(base) or partial(torchvision_network, base)
     return "-".join([base, *numbers, *words]), partial(make, **options)
 
 
@@ -207,14 +220,30 @@ def _parse_suffix(suffix: str, base: str, spec: str) -> tuple[str, Any]:
     """Return the option that a suffix sets, and its value."""
     if base == "convnet" and (number := re.fullmatch(r"([wd])(\d+)", suffix)):
         return {"w": "width", "d": "depth"}[number[1]], int(number[2])
-    words = ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
+    words = [] if base in _PLAIN else ["in", "bn"] if base in TORCHVISION else list(_SUFFIXES)
     if suffix not in words:
         suffixes = ["w<filters>", "d<blocks>", *words] if base == "convnet" else words
         raise ValueError(
-            f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(suffixes)}"
+            f"unknown option {suffix!r} in network {spec!r}; known for {base}: {', '.join(suffixes) or 'none'}"
             f"{did_you_mean(suffix, suffixes)}"
         )
     return _SUFFIXES[suffix]
+
+
+def _torchvision_builder(name: str) -> Callable[..., nn.Module] | None:
+    """Return the function of torchvision that makes a classifier, if its name is none of our own; else None."""
+    if name.split("-")[0] in list_networks() or name not in _torchvision_names():
+        return None
+    from torchvision import models
+
+    return models.get_model_builder(name)  # type: ignore[no-any-return]
+
+
+def _torchvision_names() -> list[str]:
+    """Return the names of the classifiers in `torchvision.models`."""
+    from torchvision import models  # slow to import, and most runs need the ConvNet only
+
+    return models.list_models(models)  # type: ignore[no-any-return]
 
 
 def _check_own(factory: NetworkFactory, own: OwnNetwork) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -58,16 +58,24 @@ class TrainingSet:
         """Return whether the labels are soft: logits."""
         return self.labels.is_floating_point()
 
+    def part(self, index: Tensor) -> TrainingSet:
+        """Return some rows (n,) as a training set, in memory."""
+        labels = self.labels[index.to(self.labels.device)]
+        return replace(self, images=self._images_at(index), labels=labels)
+
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, C, H, W) of some rows (n,), and the probabilities (n, K) that they should get."""
-        if isinstance(self.images, ClassSource):
-            images = self.images.at(index)
-        else:
-            images = self.images[index.to(self.images.device)]
+        images = self._images_at(index)
         labels = self.labels[index.to(self.labels.device)].to(images.device)  # (n,) or (n, K)
         if self.soft:
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)
+
+    def _images_at(self, index: Tensor) -> Tensor:
+        """Return the images of some rows (n,): (n, C, H, W)."""
+        if isinstance(self.images, ClassSource):
+            return self.images.at(index)
+        return self.images[index.to(self.images.device)]
 
 
 def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
@@ -242,14 +250,28 @@ def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
         test: Real images, normalised as the network's training images were.
         outputs: The network's output that stands for each class of `test`. int64 (number of classes,).
     """
+    return share_correct(predictions(net, test), test, outputs)
+
+
+@torch.inference_mode()
+def predictions(net: nn.Module, test: ClassSource) -> Tensor:
+    """Return the output of a network that is largest for every test image: int64 (N,), on the CPU.
+
+    Args:
+        net: The network, possibly compiled. It is left in evaluation mode.
+        test: Real images, normalised as the network's training images were.
+    """
     net.eval()
-    size, correct = images_per_test(net, test), 0
-    with torch.inference_mode():
-        for index in torch.arange(len(test)).split(size):
-            images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
-            logits = net(images)[: len(index)]  # (n, K)
-            correct += int((logits.argmax(1).cpu() == outputs[test.labels[index]]).sum())
-    return correct / len(test)
+    size, parts = images_per_test(net, test), []
+    for index in torch.arange(len(test)).split(size):
+        images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
+        parts.append(net(images)[: len(index)].argmax(1))  # (n,)
+    return torch.cat(parts).cpu()
+
+
+def share_correct(predicted: Tensor, test: ClassSource, outputs: Tensor) -> float:
+    """Return the share of test images for which the predicted output (N,) is the one that stands for their class."""
+    return int((predicted == outputs[test.labels]).sum()) / len(test)
 
 
 def _device(net: nn.Module) -> torch.device:

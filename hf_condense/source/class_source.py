@@ -66,6 +66,9 @@ _SLICE = (
 # of most sets that are condensed, and it is small beside what training takes.
 _KEPT_BYTES = 2**30
 
+_HELD_OUT_SHARE = 10  # one of so many rows of a class is held out
+_MOST_HELD_OUT = 1000  # rows in all, but at least one of each class that has two
+
 Result = TypeVar("Result")
 
 
@@ -196,6 +199,36 @@ class ClassSource:
         rounds = math.ceil(n / len(positions))
         offsets = torch.cat([torch.randperm(len(positions), generator=generator, device="cpu") for _ in range(rounds)])
         return offsets[:n] + positions.start
+
+    def held_out(self, *key: Key, among: Tensor | None = None) -> Tensor:
+        """Choose rows for a decision that neither training nor test rows may make.
+
+        Args:
+            *key: Address of the draw.
+            among: Whether each image may be chosen, bool (N,); default: all may.
+
+        Returns:
+            Positions of a tenth of the images of every class, at least one of a class that has two, and at most 1,000
+            in all or one per class. Sorted, int64 (n,), on the CPU.
+        """
+        most = max(1, _MOST_HELD_OUT // len(self.classes))
+        parts = []
+        for c, n in self.counts.items():
+            count = min(most, max(n // _HELD_OUT_SHARE, int(n > 1)))
+            order = self._draw(c, n, *key)
+            parts.append((order if among is None else order[among[order]])[:count])
+        return torch.cat(parts).sort().values
+
+    def part(self, positions: Tensor) -> ClassSource:
+        """Return a source of the images at some positions, sorted, int64 (n,), in memory. It keeps the constants."""
+        chosen = hashlib.blake2b(positions.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
+        return replace(
+            self,
+            images=self.images[positions.to(self.images.device)],
+            labels=self.labels[positions],
+            rows=self.rows[positions],
+            content_hash=content_key(content=self.content_hash, positions=chosen),
+        )
 
     def to(self, device: torch.device | str) -> ClassSource:
         """Return a source that hands out tensors on `device`; images that take less than half of it move there."""

@@ -135,6 +135,8 @@ def test_backward_pass_inside_seeded_code_can_seed_again(device: str) -> None:
     assert threads.pop() == threading.get_ident()
     with seeded_globals("inner"):
         torch.testing.assert_close(values.grad.cpu(), torch.ones(2) * torch.rand(()))
+
+
 @pytest.mark.parametrize("kind", ["cuda", "mps"])
 def test_generator_of_the_device_is_seeded_and_left_alone(kind: str) -> None:
     with pretend_device(kind):

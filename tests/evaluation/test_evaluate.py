@@ -50,9 +50,9 @@ def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
 
 def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
     tests = []
-    original = hf_condense.networks.training.accuracy
+    original = hf_condense.networks.training.predictions
     monkeypatch.setattr(
-        hf_condense.evaluation.trials, "accuracy", lambda *args: tests.append(len(trainings)) or original(*args)
+        hf_condense.evaluation.trials, "predictions", lambda *args: tests.append(len(trainings)) or original(*args)
     )
     result = run(small, toy, seeds=2)
     assert tests == [1, 2, 3, 4], "one look at the test set for every network, after its last update"
@@ -135,14 +135,16 @@ def test_exact_floats_are_used(toy, trainings):
 
 
 def test_soft_labels_and_learned_rate_are_used(toy, trainings):
-    logits = torch.tensor([[5.0, 1, 0], [0, 5, 1], [1, 0, 5]])
+    logits = torch.tensor([[5.0, 1, 0], [0, 1, 5], [1, 0, 5]])
     small = synthetic(toy, soft_labels=logits, student_lr=torch.tensor(0.0125), recipe_changes={"temperature": 3.0})
     run(small, toy, seeds=1)
-    (data, recipe, *_), (random, plain, *_) = trainings
+    (data, recipe, *_), (hard, *_), (random, plain, *_) = trainings
     assert torch.equal(data.labels, logits)
     assert data.temperature == 3
     assert (recipe.lr, plain.lr) == (pytest.approx(0.0125), 0.01)
     assert not random.soft
+    assert torch.equal(hard.images, data.images)
+    assert hard.labels.tolist() == [0, 1, 2], "the class of each image, whatever its soft label says"
 
 
 def test_pixels_are_normalised_with_the_source(toy, small, trainings, caplog):

@@ -33,7 +33,8 @@ def test_rows_are_those_of_load_dataset(toy, trainings):
         student_lr=torch.tensor(0.5),
     )
     result = run(small, toy, seeds=2, eight_bit=True)
-    assert list(rows_of(result))[:3] == ["dm_ipc1_f2", "dm_ipc1_f2 (8-bit)", "random"]
+    names = ["dm_ipc1_f2", "dm_ipc1_f2 (8-bit)", "dm_ipc1_f2 (hard labels)", "random"]
+    assert list(rows_of(result))[:4] == names
     (floats, recipe, *_), (view, viewed, *_) = trainings[0], trainings[2]
     order = round_robin(small.synthetic.decoded()[1].tolist())
     stored = small.cast_column("image", Image(decode=False))["image"][:]

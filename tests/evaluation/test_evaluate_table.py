@@ -49,7 +49,8 @@ def test_records_are_json_with_fractions():
 
 def test_the_data_frame_has_fractions_and_one_row_per_score():
     frame = scores().to_pandas()
-    assert list(frame) == ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs"]
+    facts = ["set", "network", "recipe", "mean", "std", "n", "seconds", "updates", "epochs", "ipc", "lr"]
+    assert list(frame) == [*facts, "over_random", "low", "high"]
     assert frame["std"].isna().tolist() == [False, True]
     assert frame["mean"].tolist() == [0.625, 0.875]
 

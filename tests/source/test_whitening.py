@@ -70,11 +70,11 @@ def test_whitened_sets_see_whitened_test_images(monkeypatch) -> None:
     ds = toy_dataset(rows=30, names=("cat", "dog", "eel"))
     small = quick_method("esp", zca=True, pixel_range="free").condense(ds, 2)
     trained, tested = [], []
-    train, test = trials.train_network, trials.accuracy
+    train, test = trials.train_network, trials.predictions
     monkeypatch.setattr(
         trials, "train_network", lambda net, data, *a, **k: trained.append(data) or train(net, data, *a, **k)
     )
-    monkeypatch.setattr(trials, "accuracy", lambda net, images, out: tested.append(images) or test(net, images, out))
+    monkeypatch.setattr(trials, "predictions", lambda net, images: tested.append(images) or test(net, images))
     evaluate(
         small, ds, source=ds, networks="convnet-w8-d1", recipe="dc", epochs=1, seeds=1, progress=False, cache=False
     )

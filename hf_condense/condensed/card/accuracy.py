@@ -9,14 +9,16 @@ from typing import Any
 
 from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.template import ACCURACY_NOTE, FORM_NOTE, NOT_MEASURED, fill
+from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.scores import EIGHT_BIT
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
 VIEW, FLOATS, RANDOM, WHOLE = "8-bit images", "exact floats", "random rows", "whole source"
+HARD = "exact floats, hard labels"
 AS_MANY, SAME_FORM = "random rows, as many as it decodes into", "random rows in the same form"
-_FIRST = (VIEW, FLOATS, RANDOM, AS_MANY, SAME_FORM)  # what each row of the table begins with
+_FIRST = (VIEW, FLOATS, HARD, RANDOM, AS_MANY, SAME_FORM)  # what each row of the table begins with
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "set": str,
     "network": str,
@@ -55,10 +57,12 @@ def unmeasured(recipes: Mapping[str, Recipe]) -> str:
 def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
     """Return the measured accuracies of a set by what was trained on, one dict for each network and training.
 
-    Records that strangers may have written, and that are no scores, are left out.
+    Records that are no scores, as strangers may write them, are left out, and so are those of a part of the set.
     """
     groups: dict[tuple[Any, ...], dict[str, Record]] = {}
     for record in filter(_is_score, recipe.evaluation):
+        if record.get("ipc") not in (None, recipe.ipc):
+            continue
         key = (record["network"], record["recipe"], record.get("augment"))
         groups.setdefault(key, {}).setdefault(_role(record["set"], recipe), record)
     return list(groups.values())
@@ -74,11 +78,6 @@ def paired_difference(first: Record, second: Record) -> tuple[float, float | Non
     return statistics.fmean(gaps), statistics.stdev(gaps) if len(gaps) > 1 else None
 
 
-def per_cent(mean: float, std: object = None) -> str:
-    """Return a fraction in per cent, with its standard deviation if there is one."""
-    return f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if isinstance(std, (int, float)) else "")
-
-
 def _is_score(record: Record) -> bool:
     """Return whether a record has what a row of the table needs."""
     return all(isinstance(record.get(key), kind) for key, kind in _KINDS.items()) and 0 <= record["mean"] <= 1
@@ -89,6 +88,7 @@ def _role(name: str, recipe: Recipe) -> str:
     roles = {
         recipe.config_name: VIEW if recipe.kind == "coreset" else FLOATS,
         recipe.config_name + EIGHT_BIT: VIEW,
+        recipe.config_name + HARD_LABELS: HARD,
         "random": RANDOM,
         f"random x{recipe.expand}": AS_MANY,
         f"random as {recipe.storage}{recipe.expand}": SAME_FORM,

@@ -12,11 +12,11 @@ from hf_condense.condensed.card.accuracy import (
     accuracies,
     groups_of,
     paired_difference,
-    per_cent,
     unmeasured,
 )
 from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, WHITEN, fill
+from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.facts import PREVIEW, Facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.sizes import Sizes

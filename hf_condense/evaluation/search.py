@@ -1,0 +1,97 @@
+"""Learning rates that are chosen on held-out training rows: the test set is never looked at."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+
+from hf_condense.base.processes import together
+from hf_condense.base.progress import progress_bar
+from hf_condense.evaluation.subject import RealImages, Subject
+from hf_condense.evaluation.trials import Trials
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+logger = logging.getLogger("hf_condense")
+
+
+def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages, RealImages]:
+    """Divide a real training set into the rows that baselines are made from and those that are held out.
+
+    Only rows of classes that the evaluated set has rows of are held out, and none that it has itself.
+
+    Args:
+        real: The real training set.
+        subject: The evaluated set.
+        seed: Seed of the evaluation.
+
+    Returns:
+        Both parts.
+
+    Raises:
+        ValueError: If no row can be held out.
+    """
+    source = real.images
+    may = torch.isin(real.outputs[source.labels], torch.tensor(sorted(subject.stored_per_class)))
+    if subject.recipe is not None and subject.recipe.rows is not None:
+        may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
+    chosen = source.held_out(seed, "evaluate", "held out", among=may)
+    if not len(chosen):
+        raise ValueError(
+            "the learning rate is searched on held-out training rows, but no class of source has a row to spare; pass "
+            "one rate, such as lr=0.01, or a larger source"
+        )
+    is_left = torch.ones(len(source), dtype=torch.bool)
+    is_left[chosen] = False
+    return real.part(is_left.nonzero()[:, 0]), real.part(chosen)
+
+
+def search_rates(
+    trials: list[Trials],
+    rates: Sequence[float],
+    held_out: RealImages,
+    accelerator: Accelerator,
+    show_progress: bool,
+) -> None:
+    """Give every contender of every kind of network the rate with the best accuracy on held-out rows.
+
+    Args:
+        trials: One for every kind of network; their contenders are replaced.
+        rates: Candidates, beside the rate that a contender has; the first of equals is taken.
+        held_out: The held-out training rows.
+        accelerator: Its processes share the work.
+        show_progress: Whether this process shows a progress bar.
+    """
+    jobs = [
+        (kind, number, rate)
+        for kind in trials
+        for number, contender in enumerate(kind.contenders)
+        for rate in dict.fromkeys([*rates, contender.training.lr])
+    ]
+    share = range(accelerator.process_index, len(jobs), accelerator.num_processes)
+    total = sum(jobs[i][0].contenders[jobs[i][1]].updates for i in share)
+
+    def try_share() -> dict[int, float]:
+        accuracies = {}
+        with progress_bar(total, "Searching learning rates", "update", shown=show_progress) as bar:
+            for i in share:
+                kind, number, rate = jobs[i]
+                accuracies[i] = kind.held_out_accuracy(kind.contenders[number], rate, held_out, partial(bar.update, 1))
+        return accuracies
+
+    accuracies = {i: accuracy for part in together(accelerator, try_share) for i, accuracy in part.items()}  # by job
+    for kind in trials:
+        contenders = []
+        for number, contender in enumerate(kind.contenders):
+            tried = {rate: accuracies[i] for i, (k, n, rate) in enumerate(jobs) if k is kind and n == number}
+            best = max(tried, key=lambda rate: tried[rate])
+            listing = ", ".join(f"{accuracy:.1%} at {rate:g}" for rate, accuracy in tried.items())
+            logger.info("%s, %s: held-out accuracies %s", contender.name, kind.factory.name, listing)
+            contenders.append(dataclasses.replace(contender, training=dataclasses.replace(contender.training, lr=best)))
+        kind.contenders = contenders
