@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
+    from hf_condense.networks.teachers import Teacher
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
 # may bear a public name: importing it would put the module in the place of the function.
@@ -37,6 +38,7 @@ _HOME = {
     "option": "engine.method",
     "list_methods": "engine.registry",
     "register_method": "engine.registry",
+    "Teacher": "networks.teachers",
     "Run": "engine.run",
 }
 
@@ -53,6 +55,7 @@ __all__ = [
     "Preset",
     "Run",
     "Selector",
+    "Teacher",
     "__version__",
     "condense_dataset",
     "evaluate",

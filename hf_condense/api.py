@@ -95,7 +95,7 @@ def condense_dataset(
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
-            at the end.
+            at the end. Images may also be stored as `"uint8"`, with 8 bits per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint

@@ -165,8 +165,9 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
 @click.option(
     "--store-dtype",
-    type=click.Choice(["float32", "float16"]),
-    help="Type of the stored numbers; float16 takes half the bytes.  [default: the preset's, else float32]",
+    type=click.Choice(["float32", "float16", "uint8"]),
+    help="Type of the stored numbers; float16 takes half the bytes, uint8 (images only) a quarter.  "
+    "[default: the preset's, else float32]",
 )
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."

@@ -63,4 +63,6 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
         recipe = dataclasses.replace(recipe, nearest=nearest_real(tensors.decoded()[0], run.source, run.seed))
     recipe = broadcast_object(run.accelerator, recipe)  # times differ from process to process
     features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in columns})
-    return CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)
+    small = CondensedDataset.from_parts(decoded_rows(tensors, recipe, features), tensors, recipe, run.dataset)
+    small.teacher = run.synthetic.labeller
+    return small

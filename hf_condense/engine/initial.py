@@ -27,7 +27,8 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
         run: The run; its `ipc`, `decoder` and `seed` are used.
         init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. As
             many real rows are taken as the set decodes into; the run's decoder stores them in its form. A method can
-            also choose the rows itself: their positions in the source, sorted by class, int64 (rows,).
+            also choose the rows itself: their positions in the source, sorted by class, int64 (rows,). Or it makes
+            them: normalised images, sorted by class, float32 (rows, C, H, W).
 
     Raises:
         ValueError: If `init` is none of these.
@@ -41,7 +42,8 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
         parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in counts.items()]
         stored = decoder.start_from_noise(torch.cat(parts).to(run.device), labels, origin)
     else:
-        rows = run.source.at(_real_rows(run, init) if isinstance(init, str) else init)
+        init = _real_rows(run, init) if isinstance(init, str) else init
+        rows = init if init.is_floating_point() else run.source.at(init)
         with run.accelerator.main_process_first():  # the others then find in the cache what it has fitted
             stored = decoder.start(rows, _labels(run.counts, run.device), origin)
     synthetic = SyntheticSet(stored, labels, decoder, whitening=run.source.whitening)

@@ -216,6 +216,14 @@ class _Declared(ABC, Generic[ConfigT]):
         """Temperature of the soft labels that the set stores; default: None, it stores none."""
         return None
 
+    def label_views(self, num_classes: int) -> tuple[int | None, int | None]:
+        """Return how many views of a row have soft labels, and how many logits of each are stored; default: none.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        return None, None
+
 
 class Method(_Declared[ConfigT]):
     """One way to learn a synthetic set. Subclass, declare `info` and `Config`, write `losses`.

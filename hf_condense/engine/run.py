@@ -39,8 +39,8 @@ class Run:
         seed: Seed of every random draw.
         ipc: Budget in images of every class that is condensed, by class index.
         decoder: Storage form of the set, in normalised units.
-        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start or the
-            positions of real rows.
+        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start, the
+            positions of real rows, or rows.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
         compile: The caller's choice: True, False or `"auto"`.
