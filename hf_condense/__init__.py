@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
     from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError
     from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
@@ -28,6 +29,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
+    "TrainingViews": "condensed.loader",
     "Composer": "engine.method",
     "Loss": "engine.method",
     "Method": "engine.method",
@@ -56,6 +58,7 @@ __all__ = [
     "Run",
     "Selector",
     "Teacher",
+    "TrainingViews",
     "__version__",
     "condense_dataset",
     "evaluate",

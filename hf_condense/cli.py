@@ -259,7 +259,7 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 @click.option("--config", help="Configuration of these datasets, if they have several.")
 @click.option("--name", help="Which set of the folder.  [default: the one its card names]")
 @click.option("--network", "networks", multiple=True, default=("convnet",), help="Network to train; may be repeated.")
-@click.option("--recipe", default="dsa", help="Training recipe: dc, dsa or idc.")
+@click.option("--recipe", default="dsa", help="Training recipe: dc, dsa, idc or soft.")
 @click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
 @click.option("--max-updates", type=click.IntRange(1), help="Cap the updates of every network.  [default: no cap]")
 @click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")

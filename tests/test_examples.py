@@ -13,6 +13,7 @@ SCRIPTS = [
     "quickstart.py",
     "own_columns.py",
     "new_method.py",
+    "soft_labels.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
     "benchmarks/curves.py",

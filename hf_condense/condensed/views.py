@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -99,6 +100,31 @@ class ViewLabels:
         return cls(
             values.clamp(min=lowest).half().cpu(), classes.to(torch.int16).cpu(), crops.cpu(), int(logits.shape[-1])
         )
+
+    @classmethod
+    def of_images(
+        cls, images: Tensor, logits_of: Callable[[Tensor], Tensor], crops: Tensor, k: int, *, batch: int = 16
+    ) -> ViewLabels:
+        """Return a teacher's labels of views of images.
+
+        Args:
+            images: Images in pixel units. (rows, C, H, W).
+            logits_of: Turns pixels (n, C, H, W) into logits (n, K).
+            crops: The views. int16 (rows, views, 5).
+            k: Logits to keep, in 1..K.
+            batch: Images whose views are labelled at a time.
+        """
+        logits = []
+        for part, seen in zip(images.split(batch), crops.split(batch), strict=True):
+            of_views = view(part.repeat_interleave(crops.shape[1], 0), seen.flatten(0, 1))
+            logits.append(logits_of(of_views).reshape(*seen.shape[:2], -1).cpu())
+        return cls.of_logits(torch.cat(logits), crops, k)
+
+    @classmethod
+    def joined(cls, parts: Sequence[ViewLabels]) -> ViewLabels:
+        """Return the labels of the rows of several parts, one after the other."""
+        values, classes, crops = map(torch.cat, zip(*((p.values, p.classes, p.crops) for p in parts), strict=True))
+        return cls(values, classes, crops, parts[0].num_classes)
 
     @property
     def num_views(self) -> int:

@@ -207,6 +207,8 @@ class _Declared(ABC, Generic[ConfigT]):
     version: ClassVar[int] = 1
     """Increment when the same options start to give different results."""
     presets: ClassVar[Mapping[str, Preset]] = {}
+    streams: ClassVar[bool] = False
+    """Whether each picture is looked at a few times at most, so that large ones are decoded when they are needed."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config

@@ -178,6 +178,7 @@ class Run:
         """
         if self.source.whitening is not None:
             return
+        assert isinstance(self.source.images, Tensor)  # methods that whiten decode all pictures
         fitted = fit_whitening(self.source.images, self.device)
         # The last bits could differ from process to process, so all take those of the main one.
         matrix, mean = broadcast(self.accelerator, fitted.matrix), broadcast(self.accelerator, fitted.mean)

@@ -136,7 +136,7 @@ def teacher_facts(run: Run, weights: Iterable[dict[str, Tensor]], updates: int, 
 
 
 def settle_teacher(
-    run: Run, teacher: Teacher | str | None, *, size: int | None, updates: int, augment: str | None
+    run: Run, teacher: Teacher | str | None, *, size: int | None, updates: int, augment: str
 ) -> tuple[Teacher, dict[str, Any]]:
     """Return the classifier that scores pictures and labels images, and the facts that `Recipe.teacher` describes.
 
@@ -147,7 +147,7 @@ def settle_teacher(
         size: Side, in pixels, of the images on which it is trained. None: 64, or the side of the images if they are
             smaller.
         updates: Updates of its training, >= 1.
-        augment: Families of augmentation of its training, or None.
+        augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
     Raises:
         ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more rows than by chance.
@@ -168,9 +168,9 @@ def settle_teacher(
     return given, broadcast_object(run.accelerator, facts)
 
 
-def _trained_teacher(run: Run, size: int, updates: int, augment: str | None) -> tuple[Teacher, dict[str, Any]]:
+def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the run's network, trained on the source at a size, and its facts."""
-    recipe = dataclasses.replace(_TEACHER, augment=augment)
+    recipe = dataclasses.replace(_TEACHER, augment=augment, always=tuple(augment.split("_")))
     with run.accelerator.main_process_first():
         source, held_out = _at_size(run, size), _held_out(run)
         data = _without(source, held_out)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import torch
@@ -17,6 +18,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.evaluation.reader import Reader, naming
+from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.decode import GREY_MODES, header, raw_batches
@@ -72,6 +74,7 @@ class Subject:
             is not condensed.
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
+        logits_of: The set's teacher, if it is at hand: it gives logits (n, K) for normalised images (n, C, H, W).
     """
 
     name: str
@@ -84,6 +87,7 @@ class Subject:
     decoder: Decoder | None = None
     student_lr: float | None = None
     recipe: Recipe | None = None
+    logits_of: Callable[[Tensor], Tensor] | None = None
 
     @property
     def store_dtype(self) -> torch.dtype:
@@ -154,10 +158,27 @@ def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequenc
         )
 
 
-def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader) -> Subject:
-    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset."""
+def read_subject(
+    train: datasets.Dataset, source: datasets.Dataset | None, reader: Reader, teacher: Teacher | None = None
+) -> Subject:
+    """Read the set to be evaluated: exact floats of a `CondensedDataset`, pixels of any other dataset.
+
+    Args:
+        train: The set.
+        source: The real training set, or None.
+        reader: Reads it.
+        teacher: What labels the images of a `CondensedDataset` while networks are trained on them, or None.
+
+    Raises:
+        ValueError: If a teacher is given for another dataset, or it does not know the classes.
+    """
     if isinstance(train, CondensedDataset):
-        return _condensed_subject(train, reader.device)
+        return _condensed_subject(train, reader.device, teacher)
+    if teacher is not None:
+        raise ValueError(
+            "teacher labels the images of a condensed set, so train should be a CondensedDataset; got a "
+            f"{type(train).__name__}"
+        )
     images = reader.load(train, "train")
     mean, std = images.mean, images.std
     if source is None:
@@ -172,7 +193,7 @@ def read_subject(train: datasets.Dataset, source: datasets.Dataset | None, reade
     return Subject("train", data, images.class_names, images.counts, mean, std)
 
 
-def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
+def _condensed_subject(train: CondensedDataset, device: torch.device, teacher: Teacher | None) -> Subject:
     recipe, tensors = train.recipe, train.synthetic
     whitening = None
     if tensors.zca_matrix is not None and tensors.zca_mean is not None:
@@ -182,7 +203,17 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
     pixels, labels = tensors.decoded()
     images = _normalised(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
-    data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
+    of_pixels = train.teacher if teacher is None else teacher.in_order(recipe.class_names)
+    # What labels normalised images; a set in whitened space has no such teacher.
+    logits_of = None if of_pixels is None or whitening is not None else partial(_labelled, of_pixels, mean, std)
+    data = TrainingSet(
+        images.to(device),
+        targets,
+        len(recipe.class_names),
+        recipe.temperature or 1.0,
+        views=tensors.view_labels,
+        relabel=None if teacher is None else logits_of,
+    )
     return Subject(
         name=recipe.config_name,
         data=data,
@@ -194,7 +225,14 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
         decoder=tensors.decoder.in_frame(frame.to(device)),
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
+        logits_of=logits_of,
     )
+
+
+def _labelled(of_pixels: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, images: Tensor) -> Tensor:
+    """Return the logits of normalised images (n, C, H, W) by a teacher that takes pixels."""
+    pixels = images * std.to(images).reshape(-1, 1, 1) + mean.to(images).reshape(-1, 1, 1)
+    return of_pixels(pixels.clamp(0, 1))
 
 
 def eight_bit_view(train: datasets.Dataset, subject: Subject) -> TrainingSet | None:

@@ -13,18 +13,19 @@ from torch import Tensor
 
 from hf_condense.base.processes import gather_objects
 from hf_condense.base.progress import progress_bar
-from hf_condense.condensed.views import MOST_CLASSES, ViewLabels, random_crops, view
+from hf_condense.condensed.views import MOST_CLASSES, ViewLabels, random_crops
 from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset, option
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import settle_teacher
+from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.teachers import Teacher, resize
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
 _PICTURES = 16  # pictures that are cut up at a time
-_ROWS = 16  # rows of the set that are labelled at a time
+_ROWS = 16  # rows of the set that a process labels at a time
 _LARGE_SIDE = 64  # pixels; from here on an image holds four crops by default
 
 
@@ -57,7 +58,12 @@ class RealisticConfig(MethodConfig):
         "Score a crop in the middle of an empty image of full size, as the authors do; otherwise at its own size, "
         "which costs less.",
     )
-    flip: bool = option(True, "Mirror views, and the images of a teacher's training. Choose False for digits.")
+    augment: str = option(
+        "crop_flip",
+        "Augmentation of a teacher's training: families joined by _, or 'none'. Views are mirrored if flip is among "
+        "them; leave it out where mirroring changes the meaning of an image, as for digits.",
+        role="augment",
+    )
     soft_labels: str = option(
         "teacher", "'teacher': store the teacher's labels for views of the images.", choices=("none", "teacher")
     )
@@ -68,6 +74,7 @@ class RealisticConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        Augmentation.parse(self.augment)
         for name in ("crop_area", "view_area"):
             if (area := getattr(self, name)) > 1:
                 raise ValueError(f"{name} should be at most 1, the whole image; got {area!r}")
@@ -103,6 +110,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         cost="The training of a teacher, unless one is given, and a forward pass for each crop; no updates of images.",
     )
     Config = RealisticConfig
+    streams: ClassVar[bool] = True
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("Stores 8 bits per channel, as the real pictures have.", _values),
         "paper": Preset(
@@ -131,9 +139,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
     def compose(self, run: Run) -> SyntheticSet:
         """Return the set. The classes, and then the rows that are labelled, are divided among the processes."""
         config = self.config
-        augment = "crop_flip" if config.flip else "crop"
         teacher, facts = settle_teacher(
-            run, config.teacher, size=config.teacher_size, updates=config.teacher_updates, augment=augment
+            run, config.teacher, size=config.teacher_size, updates=config.teacher_updates, augment=config.augment
         )
         logits_of = teacher.in_order(run.source.class_names)
         score = self._padded(logits_of, teacher, run.source.image_shape) if config.padded else logits_of
@@ -222,7 +229,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         """Return the teacher's labels of random views of every row."""
         config, size = self.config, run.source.image_shape[1:]
         rows, views = len(synthetic.row_labels), config.views
-        crops = random_crops(rows * views, size, config.view_area, run.rng("views"), mirror=config.flip)
+        crops = random_crops(rows * views, size, config.view_area, run.rng("views"), mirror="flip" in config.augment)
         crops = crops.reshape(rows, views, -1)
         top = min(config.top_k, run.num_classes)
         labels: dict[int, ViewLabels] = {}
@@ -232,19 +239,11 @@ class RealisticDistillation(Composer[RealisticConfig]):
             for number, index in list(enumerate(parts))[rank::processes]:
                 with torch.no_grad():
                     images = synthetic.decoder.frame.to_pixels(synthetic.at(index.to(run.device))[0]).clamp(0, 1)
-                of_views = view(images.repeat_interleave(views, 0), crops[index].flatten(0, 1))
-                logits = logits_of(of_views).reshape(len(index), views, -1)
-                labels[number] = ViewLabels.of_logits(logits, crops[index], top)
+                labels[number] = ViewLabels.of_images(images, logits_of, crops[index], top)
                 bar.update(1)
         for part in gather_objects(run.accelerator, labels):
             labels.update(part)
-        ordered = [labels[number] for number in range(len(parts))]
-        return ViewLabels(
-            torch.cat([part.values for part in ordered]),
-            torch.cat([part.classes for part in ordered]),
-            crops,
-            run.num_classes,
-        )
+        return ViewLabels.joined([labels[number] for number in range(len(parts))])
 
 
 def crop_boxes(n: int, size: tuple[int, int], least_area: float, generator: torch.Generator) -> Tensor:

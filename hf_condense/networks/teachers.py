@@ -212,12 +212,8 @@ class Teacher:
         Raises:
             ValueError: If the teacher lacks one of them; the message shows both lists.
         """
-        index = {_plain(name): i for i, name in enumerate(self.classes)}
-        if len(index) < len(self.classes):
-            index = {name: i for i, name in enumerate(self.classes)}
-        columns = [index.get(name, index.get(_plain(name), -1)) for name in names]
-        if -1 in columns or len(set(columns)) < len(columns):
-            missing = [name for name, column in zip(names, columns, strict=True) if column < 0]
+        columns = self._columns(names)
+        if missing := [name for name, column in zip(names, columns, strict=True) if column < 0]:
             raise ValueError(
                 f"the classes of the teacher {self.name!r} are not those of the dataset: it does not know "
                 f"{_listed(missing)}. Classes are matched by name.\n{_side_by_side(names, self.classes)}\n"
@@ -227,6 +223,18 @@ class Teacher:
         if columns == list(range(len(self.classes))):
             return self.logits
         return lambda pixels: self.logits(pixels)[:, chosen.to(pixels.device)]
+
+    def _columns(self, names: Sequence[str]) -> list[int]:
+        """Return which logit is that of each name, -1 for a name that is not known."""
+        exact = {name: i for i, name in enumerate(self.classes)}
+        alike = {_plain(name): i for name, i in exact.items()}
+        if len(alike) < len(exact):  # some of its own names are alike, so they must be the same to the letter
+            alike = {}
+        columns = [exact.get(name, -1) for name in names]
+        for i, name in enumerate(names):
+            if columns[i] < 0 and (column := alike.get(_plain(name), -1)) not in columns:
+                columns[i] = column
+        return columns
 
 
 def resize(pixels: Tensor, size: tuple[int, ...]) -> Tensor:

@@ -14,24 +14,16 @@ from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import FACTS, TENSORS, read_facts
-from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.sizes import Sizes
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels, random_crops, view
-from tests.support.condensed_sets import make_recipe, make_tensors
+from tests.support.condensed_sets import make_set
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
 
 def viewed_set(k: int = 2, views: int = 3, **changes) -> CondensedDataset:
     """Return a set whose rows have soft labels of views."""
-    recipe = make_recipe(class_names=NAMES, temperature=20.0, label_views=views, label_top=k, **changes)
-    tensors = make_tensors(recipe)
-    generator = keyed_generator("views")
-    rows = tensors.num_rows
-    crops = random_crops(rows * views, (8, 8), 0.3, generator).reshape(rows, views, 5)
-    logits = 3 * torch.randn(rows, views, len(NAMES), generator=generator)
-    tensors = replace(tensors, view_labels=ViewLabels.of_logits(logits, crops, k))
-    return CondensedDataset.from_parts(decoded_rows(tensors, recipe), tensors, recipe)
+    return make_set(class_names=NAMES, temperature=20.0, label_views=views, label_top=k, **changes)
 
 
 class TestCrops:
@@ -118,10 +110,9 @@ class TestFiles:
         assert json.loads((folder / FACTS).read_text())["format_version"] == "3"
 
     def test_images_of_8_bits_load_exactly(self, tmp_path: Path) -> None:
-        recipe = make_recipe(store_dtype="uint8")
-        images = torch.randint(0, 256, (4, 3, 8, 8), generator=keyed_generator("a"), dtype=torch.uint8)
-        tensors = replace(make_tensors(make_recipe()), stored={"images": images})
-        small = CondensedDataset.from_parts(decoded_rows(tensors, recipe), tensors, recipe)
+        small = make_set(store_dtype="uint8")
+        images = small.synthetic.stored["images"]
+        assert images.dtype == torch.uint8
         folder = small.save_condensed(tmp_path)
         loaded = load_condensed(tmp_path)
         assert torch.equal(loaded.synthetic.stored["images"], images)
