@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import datasets
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -14,6 +15,7 @@ from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import FACTS, TENSORS, read_facts
+from hf_condense.condensed.hub.splits import write_splits
 from hf_condense.condensed.sizes import Sizes
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels, random_crops, view
 from tests.support.condensed_sets import make_set
@@ -104,6 +106,19 @@ class TestFiles:
         expected = sum(t.numel() * t.element_size() for name, t in stored.items() if name.startswith("soft_label"))
         assert sizes.soft_label_bytes == expected == 10 * views * (4 * k + 10)
         assert f"soft labels {expected:,} B" in (tmp_path / "README.md").read_text()
+
+    def test_real_rows_in_another_split_lack_the_labels(self, tmp_path: Path) -> None:
+        small = viewed_set()
+        real = datasets.Dataset.from_dict(
+            {"image": [small[0]["image"]] * 2, "label": [0, 1]},
+            features=datasets.Features({name: small.features[name] for name in ("image", "label")}),
+        )
+        sizes = write_splits({"test": real}, small.features, tmp_path)
+        assert sizes["test"]["num_rows"] == 2
+        rows = datasets.Dataset.from_parquet(str(next(tmp_path.glob("*.parquet"))), cache_dir=str(tmp_path / "cache"))
+        assert rows.features["soft_label_crop"] == small.features["soft_label_crop"]
+        assert np.isnan(rows[0]["soft_label"]).all()
+        assert rows[0]["soft_label_class"] == [[-1, -1]] * 3
 
     def test_file_has_version_3(self, tmp_path: Path) -> None:
         folder = viewed_set().save_condensed(tmp_path)

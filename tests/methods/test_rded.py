@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
+from hf_condense.cli_text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.views import view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
 from hf_condense.networks.training import TrainingSet, train_network
@@ -158,7 +160,14 @@ class TestTeacher:
         small.save_condensed(tmp_path)
         card = (tmp_path / "README.md").read_text()
         assert f"convnet-w8-d1 after 30 updates ({facts['accuracy']:.1%} of 3 held-out rows right)" in card
+        assert "for 2 views of each row, the soft labels are the 3 largest logits of" in card
         assert load_condensed(tmp_path).recipe.teacher == facts
+
+    def test_command_line_shows_what_is_stored(self, tmp_path: Path) -> None:
+        small = quick_method("rded", teacher=KNOWING, cache=False).condense(TOY)
+        shown = facts_table(small, read_facts(small.save_condensed(tmp_path)))
+        assert "4,608 uint8, 4,608 B: images 6 x 3 x 16 x 16" in shown
+        assert "soft_label_values 6 x 2 x 3" in shown
 
     def test_held_out_rows_are_not_trained_on(self, monkeypatch) -> None:
         trained = []
