@@ -15,10 +15,9 @@ import torch
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
 from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
-from hf_condense.condensed.views import MOST_CLASSES
+from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
 
 STORE_DTYPES = ("float32", "float16", "uint8")
-_MOST_VIEWS = 1000
 
 
 @dataclass(frozen=True)
@@ -206,10 +205,10 @@ class Recipe:
             "store_dtype uint8 should be that of images in [0, 1]": self.store_dtype != "uint8"
             or (decoder_class(self.storage).stores_images and self.pixel_range == "valid"),
             "soft labels of views should have a temperature": self.label_views is None or self.temperature is not None,
-            f"label_views should be in 1..{_MOST_VIEWS}, and label_top in 1..{MOST_CLASSES} and at most the classes": (
+            f"label_views should be in 1..{MOST_VIEWS}, and label_top in 1..{MOST_CLASSES} and at most the classes": (
                 (self.label_views is None and self.label_top is None)
                 or (
-                    1 <= (self.label_views or 0) <= _MOST_VIEWS
+                    1 <= (self.label_views or 0) <= MOST_VIEWS
                     and 1 <= (self.label_top or 0) <= len(names) <= MOST_CLASSES
                 )
             ),

@@ -64,11 +64,11 @@ def check_version(version: object, where: str) -> None:
     """Raise `CondensedFormatError` unless this library reads a format version; for a newer one, advise to upgrade."""
     if version in FORMAT_VERSIONS:
         return
-    newest = FORMAT_VERSIONS[-1]
+    *older, newest = FORMAT_VERSIONS
     newer = isinstance(version, str) and version.isdecimal() and int(version[:_MAX_DIGITS]) > int(newest)
     advice = "; upgrade hf_condense" if newer else ""
     raise CondensedFormatError(
-        f"{where}: format_version {version!r:.40}: this hf_condense reads {' and '.join(FORMAT_VERSIONS)}{advice}"
+        f"{where}: format_version {version!r:.40}: this hf_condense reads {', '.join(older)} and {newest}{advice}"
     )
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 VALUES, CLASSES, CROPS = "soft_label_values", "soft_label_classes", "soft_label_crops"
 MOST_CLASSES = 2**15  # what the int16 of a class number holds
+MOST_VIEWS = 1000  # of a row
 _CROP_NUMBERS = 5  # top, left, height, width, mirrored
 _LARGEST_RATIO = math.log(4 / 3)  # of the sides of a crop, as a logarithm
 _LEAST_REST = 1e-6  # probability of all classes that are not stored, where rounding leaves less

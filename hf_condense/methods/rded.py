@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_condense.base.processes import gather_objects
 from hf_condense.base.progress import progress_bar
-from hf_condense.condensed.views import MOST_CLASSES, ViewLabels, random_crops
+from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, random_crops
 from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset, option
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
@@ -78,6 +78,8 @@ class RealisticConfig(MethodConfig):
         for name in ("crop_area", "view_area"):
             if (area := getattr(self, name)) > 1:
                 raise ValueError(f"{name} should be at most 1, the whole image; got {area!r}")
+        if self.views > MOST_VIEWS:
+            raise ValueError(f"views should be at most {MOST_VIEWS:,}; got {self.views}")
 
 
 def _values(task: Task) -> dict[str, str]:

@@ -156,8 +156,8 @@ def _teachers(recipes: Mapping[str, Recipe]) -> str:
                 views, top = recipe.label_views, recipe.label_top
                 labels = f"for {views} views of each row, the soft labels are the {top} largest"
                 order = (
-                    "the logits are logarithms of probabilities. `soft_label_crop` holds top, left, height and width of "
-                    "a view in pixels, and 1 if it is mirrored."
+                    "the logits are logarithms of probabilities. `soft_label_crop` holds top, left, height and width "
+                    "of a view in pixels, and 1 if it is mirrored."
                 )
             lines.append(f"`{name}`: {labels} logits of {escape(text)}; {order}")
     return bullets(lines)
