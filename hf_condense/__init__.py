@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
     from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError, RunInterrupted
     from hf_condense.condensed.dataset import CondensedDataset
+    from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
+    from hf_condense.networks.teachers import Teacher
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
 # may bear a public name: importing it would put the module in the place of the function.
@@ -28,6 +30,7 @@ _HOME = {
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
+    "TrainingViews": "condensed.loader",
     "Composer": "engine.method",
     "Loss": "engine.method",
     "Method": "engine.method",
@@ -38,6 +41,7 @@ _HOME = {
     "option": "engine.method",
     "list_methods": "engine.registry",
     "register_method": "engine.registry",
+    "Teacher": "networks.teachers",
     "Run": "engine.run",
 }
 
@@ -55,6 +59,8 @@ __all__ = [
     "Run",
     "RunInterrupted",
     "Selector",
+    "Teacher",
+    "TrainingViews",
     "__version__",
     "condense_dataset",
     "evaluate",

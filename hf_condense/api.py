@@ -82,7 +82,8 @@ def condense_dataset(
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
         method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image size
-            and `budget` by a rule, and logs its choice and the reason.
+            and `budget` by a rule, and logs its choice and the reason. It composes large images (more than 64 pixels
+            high and wide) of real ones and learns others.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
@@ -103,7 +104,7 @@ def condense_dataset(
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
-            at the end.
+            at the end. Images may also be stored as `"uint8"`, with 8 bits per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
             Default: half of what is free. A step that does not fit all the same is cut smaller and repeated.
@@ -145,7 +146,7 @@ def condense_dataset(
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     _check_kinds(compile, callbacks)
-    check_request(method, preset, method_options)
+    candidates = check_request(method, preset, method_options, steps)
     if budget is not None and (method != "auto" or preset is not None):
         raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
     given: dict[str, Any] = {
@@ -171,6 +172,7 @@ def condense_dataset(
             image_size=image_size,
             cache=cache,
             progress=shows_progress,
+            streams=any(get_method(name).streams for name in candidates),  # "auto" takes one if images are large
         )
         source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
@@ -178,7 +180,8 @@ def condense_dataset(
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
         settled_preset = preset
         if method == "auto":
-            choice = choose(task, budget, network, device=accelerator.device, cores=torch.get_num_threads())
+            device, cores = accelerator.device, torch.get_num_threads()
+            choice = choose(task, budget, network, device=device, cores=cores, candidates=candidates)
             method = choice.method
             if preset is None:
                 given, settled_preset = _filled_in(given, choice.values), choice.preset

@@ -176,8 +176,9 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
 @click.option(
     "--store-dtype",
-    type=click.Choice(["float32", "float16"]),
-    help="Type of the stored numbers; float16 takes half the bytes.  [default: the preset's, else float32]",
+    type=click.Choice(["float32", "float16", "uint8"]),
+    help="Type of the stored numbers; float16 takes half the bytes, uint8 (images only) a quarter.  "
+    "[default: the preset's, else float32]",
 )
 @click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."
@@ -291,7 +292,7 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     default=("convnet",),
     help="Network to train, or all for every kind that the package has; may be repeated.",
 )
-@click.option("--recipe", default="dsa", help="Training recipe: dc, dsa or idc.")
+@click.option("--recipe", default="dsa", help="Training recipe: dc, dsa, idc or soft.")
 @click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
 @click.option("--max-updates", type=click.IntRange(1), help="Cap the updates of every network.  [default: no cap]")
 @click.option(

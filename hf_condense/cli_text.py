@@ -51,7 +51,8 @@ def _sizes(small: CondensedDataset, stored: Facts) -> dict[str, str]:
     from hf_condense.condensed.sizes import Sizes
 
     sizes, tensors = Sizes.of(stored), small.synthetic
-    floats = {name: tensor for name, tensor in tensors.stored.items() if tensor.is_floating_point()}
+    layout = tensors.decoder.layout(1, 1)
+    floats = {name: tensor for name, tensor in tensors.stored.items() if layout[name][0] == "F32"}
     integers = {name: tensor for name, tensor in tensors.stored.items() if name not in floats}
     pixels = f"{sizes.source_bytes:,} B" if sizes.source_bytes else ""
     rows = f"{sizes.rows:,} {'real' if small.recipe.kind == 'coreset' else 'decoded'} rows of 8-bit images"

@@ -235,7 +235,7 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
     [
         (["--network", "convnett"], "unknown network 'convnett'; known: alexnet"),
         (["--network", "convnet-w8", "--network", "resnet19"], "did you mean 'resnet18'?"),
-        (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc'; got 'dsaa'; did you mean 'dsa'?"),
+        (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc', 'soft'; got 'dsaa'; did you mean 'dsa'?"),
         (["--baseline", "none", "--baseline", "herdin"], "got 'herdin'; did you mean 'herding'?"),
     ],
 )

@@ -13,12 +13,14 @@ SCRIPTS = [
     "quickstart.py",
     "own_columns.py",
     "new_method.py",
+    "soft_labels.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
     "benchmarks/curves.py",
     "benchmarks/steps.py",
     "benchmarks/forms.py",
     "benchmarks/make_cards.py",
+    "benchmarks/rded.py",
 ]
 
 
@@ -47,6 +49,13 @@ def test_costs_of_storage_forms_are_printed(tmp_path: Path) -> None:
     printed = run("benchmarks/forms.py", "--costs", "--fast", folder=tmp_path)
     assert "siren" in printed
     assert "ms forward and backward" in printed
+
+
+def test_costs_of_large_pictures_are_printed(tmp_path: Path) -> None:
+    arguments = ["--large", "66", "--classes", "2", "--rows", "3", "--fast"]
+    printed = run("benchmarks/rded.py", *arguments, folder=tmp_path)
+    assert "peak GiB" in printed
+    assert "bytes of soft labels" in printed
 
 
 def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> None:

@@ -343,7 +343,7 @@ def test_whitening_in_a_form_without_meaning_for_it_raises_value_error(storage: 
         ),
         ({"expand": 4}, r"storage='pixels' decodes an image into itself, so expand should be 1; got 4"),
         ({"storage": "patches", "expand": True}, r"expand should be an integer; got True"),
-        ({"store_dtype": "half"}, r"store_dtype should be one of 'float32', 'float16'; got 'half'"),
+        ({"store_dtype": "half"}, r"store_dtype should be one of 'float32', 'float16', 'uint8'; got 'half'"),
         ({"lr_stored": 0.0}, r"lr_stored should be larger than 0; got 0.0"),
     ],
 )

@@ -160,6 +160,22 @@ def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
     return received.result(0)
 
 
+def shared_out(accelerator: Accelerator, jobs: int, work: Callable[[range], dict[int, Value]]) -> dict[int, Value]:
+    """Divide numbered jobs among the processes, and return the results of all, by number, in every process.
+
+    Args:
+        accelerator: The processes.
+        jobs: How many jobs there are.
+        work: Does the jobs of some numbers and returns their results by number, as in `together`.
+
+    Raises:
+        Exception: As `together` does.
+    """
+    share = range(accelerator.process_index, jobs, accelerator.num_processes)
+    parts = together(accelerator, lambda: work(share))
+    return {number: result for part in parts for number, result in part.items()}
+
+
 def main_first(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
     """Call a function in the main process, then in the others, which find in the cache what it has left there.
 

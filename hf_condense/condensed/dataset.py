@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 from PIL import Image
+from torch import Tensor
 
 from hf_condense.condensed.folder import save
 from hf_condense.condensed.hub.publish import Publication, push
@@ -24,7 +25,7 @@ from hf_condense.condensed.tensors import CondensedTensors
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
 
-_OWN = ("synthetic", "recipe", "source")
+_OWN = ("synthetic", "recipe", "source", "teacher")
 _KEEPS_TYPE = frozenset(
     {"with_format", "set_format", "reset_format", "with_transform", "set_transform", "formatted_as"}
 )
@@ -41,11 +42,14 @@ class CondensedDataset(datasets.Dataset):
         synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
         recipe: How the set was made.
         source: The real training set from which the set was made. It exists in memory only and is not pickled or saved.
+        teacher: What gave the soft labels, a function from pixels (n, C, H, W) to logits (n, K) in label order, or
+            None. It exists in memory only, like `source`.
     """
 
     synthetic: CondensedTensors
     recipe: Recipe
     source: datasets.Dataset | None
+    teacher: Callable[[Tensor], Tensor] | None
 
     @classmethod
     def from_parts(
@@ -65,7 +69,7 @@ class CondensedDataset(datasets.Dataset):
         if len(rows) != tensors.num_rows:
             raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
         made = cls.__new__(cls)
-        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source})
+        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source, "teacher": None})
         return made
 
     def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
@@ -233,13 +237,13 @@ class CondensedDataset(datasets.Dataset):
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CondensedDataset:
-        memo.update({id(shared): shared for shared in (self.synthetic, self.source)})
+        memo.update({id(shared): shared for shared in (self.synthetic, self.source, self.teacher)})
         new = type(self).__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__dict__, memo))
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "source": None}
+        return {**self.__dict__, "source": None, "teacher": None}
 
     @property
     def parts(self) -> Parts:

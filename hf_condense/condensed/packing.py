@@ -21,7 +21,7 @@ from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITEN
 from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.preview import first_images, grid
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, Parts, decoded_rows, eight_bit, row_features
+from hf_condense.condensed.rows import VIEW_COLUMNS, Parts, decoded_rows, eight_bit, row_features
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.untrusted import (
     FORMAT,
@@ -177,7 +177,7 @@ def stored_features(facts: Facts) -> datasets.Features:
     """Rebuild the features of the image and the label column, which may only be of a few kinds."""
     recipe, described = facts.recipe, facts.features
     columns = {recipe.image_column, recipe.label_column}
-    if described.keys() - {SOFT_LABEL_COLUMN} != columns - {SOFT_LABEL_COLUMN} or len(columns) != 2:
+    if described.keys() - {*VIEW_COLUMNS} != columns - {*VIEW_COLUMNS} or len(columns) != 2:
         names = f"{list(described)!r:.80}"
         raise CondensedFormatError(f"{FACTS}: features should be those of {sorted(columns)}; got {names}")
     features = {}

@@ -15,6 +15,9 @@ import torch
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
 from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
+from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
+
+STORE_DTYPES = ("float32", "float16", "uint8")
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Recipe:
         options: Every field of the method's config, including defaults.
         augment: Families of augmentation with which the images were learned, or None.
         pixel_range: `"valid"` (images inside [0, 1]) or `"free"`.
-        store_dtype: Type of the stored numbers in the file, `"float32"` or `"float16"`.
+        store_dtype: Type of the stored numbers in the file, `"float32"`, `"float16"` or, for images, `"uint8"`.
         class_names: Names of all classes in label order, including classes without rows.
         label_values: Value of the label column for each class name.
         image_column: Name of the image column.
@@ -48,10 +51,14 @@ class Recipe:
         citation: Line that cites the method's paper, or None in sets of older versions.
         rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise.
         temperature: Temperature of the soft labels (logits), or None without soft labels.
+        label_views: Augmented views of every row that have soft labels; None if the rows themselves have them.
+        label_top: Logits that are stored for each view; None if `label_views` is.
         teacher: The networks that gave the soft labels, or the first ones: `network` (their name), `networks` (how many
             there are), `updates` (of their training), `seed`, `content_hash` (of their weights), `held_out` (source
-            rows that were kept from training, to choose the updates) and `classes` (the order of the logits). None
-            without soft labels, and in sets of older versions.
+            rows that were kept from training) and `classes` (the order of the logits). Newer sets may also have
+            `accuracy` (a fraction, on held-out rows) and, for a classifier of the user's own, which the library has
+            not trained, `accuracy_rows` (how many source rows that accuracy is of). None without soft labels, and in
+            sets of older versions.
         plan: Chunk plan of the run; equal bits need an equal plan, and a CPU.
         runtime: `device`, `num_processes`, `seconds`, versions. Frozen when the set is made.
         created_at: UTC time at which the set was made, ISO 8601.
@@ -87,6 +94,8 @@ class Recipe:
     rows: list[int] | None = None
     temperature: float | None = None
     teacher: dict[str, Any] | None = None
+    label_views: int | None = None
+    label_top: int | None = None
     plan: dict[str, Any] = field(default_factory=dict)
     runtime: dict[str, Any] = field(default_factory=dict)
     created_at: str = ""
@@ -111,6 +120,8 @@ class Recipe:
     @property
     def format_version(self) -> str:
         """Version of the file format that a reader of the set must know."""
+        if self.label_views is not None or self.store_dtype == "uint8":
+            return "3"
         return "2" if self.store_dtype != "float32" else self.decoder.format_version
 
     @property
@@ -120,11 +131,18 @@ class Recipe:
             return ""
         facts = self.teacher
         networks = f"{facts['networks']} networks {facts['network']}" if facts["networks"] > 1 else facts["network"]
-        chosen = f", a number chosen on {facts['held_out']:,} held-out rows" if facts["held_out"] else ""
-        return (
-            f"{networks} after {facts['updates']:,} updates{chosen}; seed {facts['seed']}, "
-            f"weights {facts['content_hash'][:12]}"
-        )
+        weights = f"weights {facts['content_hash'][:12]}"
+        if "accuracy_rows" in facts:
+            return (
+                f"{networks}, a classifier that was given ({facts['accuracy']:.1%} of {facts['accuracy_rows']:,} rows "
+                f"of the source right, which it may have been trained on); {weights}"
+            )
+        held_out = ""
+        if "accuracy" in facts:
+            held_out = f" ({facts['accuracy']:.1%} of {facts['held_out']:,} held-out rows right)"
+        elif facts["held_out"]:
+            held_out = f", a number chosen on {facts['held_out']:,} held-out rows"
+        return f"{networks} after {facts['updates']:,} updates{held_out}; seed {facts['seed']}, {weights}"
 
     def without_times(self) -> Recipe:
         """Return the recipe without the times at which, and how long, the set was made and measured.
@@ -183,7 +201,17 @@ class Recipe:
         rules = {
             "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
             "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
-            "store_dtype should be float32 or float16": self.store_dtype in ("float32", "float16"),
+            "store_dtype should be float32, float16 or uint8": self.store_dtype in STORE_DTYPES,
+            "store_dtype uint8 should be that of images in [0, 1]": self.store_dtype != "uint8"
+            or (decoder_class(self.storage).stores_images and self.pixel_range == "valid"),
+            "soft labels of views should have a temperature": self.label_views is None or self.temperature is not None,
+            f"label_views should be in 1..{MOST_VIEWS}, and label_top in 1..{MOST_CLASSES} and at most the classes": (
+                (self.label_views is None and self.label_top is None)
+                or (
+                    1 <= (self.label_views or 0) <= MOST_VIEWS
+                    and 1 <= (self.label_top or 0) <= len(names) <= MOST_CLASSES
+                )
+            ),
             "ipc should be >= 1": all(n >= 1 for n in counts) and bool(counts),
             "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
             "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")
@@ -249,6 +277,9 @@ def _is_teacher(teacher: dict[str, Any], class_names: list[str]) -> bool:
     """Return whether a value has the form of the facts about a teacher."""
     hints = {"network": str, "networks": int, "updates": int, "seed": int, "content_hash": str, "held_out": int}
     has_form = all(_is_a(teacher.get(name), hint) for name, hint in hints.items())
+    optional = {"accuracy": float, "accuracy_rows": int}
+    has_form &= all(_is_a(teacher[name], hint) for name, hint in optional.items() if name in teacher)
+    has_form &= "accuracy" in teacher or "accuracy_rows" not in teacher
     return has_form and teacher["networks"] >= 1 and teacher.get("classes") == class_names
 
 

@@ -31,6 +31,8 @@ class Parts(NamedTuple):
 
 
 SOFT_LABEL_COLUMN = "soft_label"
+VIEW_COLUMNS = (SOFT_LABEL_COLUMN, "soft_label_class", "soft_label_crop")
+"""Columns of the soft labels of views: for each view its largest logits, their classes, and the crop."""
 # Modes to which rows of so many channels can be converted without loss; the first one is that of the rows themselves.
 _MODES = {1: ("L", "LA", "RGB", "RGBA"), 3: ("RGB", "RGBA")}
 
@@ -38,7 +40,7 @@ _MODES = {1: ("L", "LA", "RGB", "RGBA"), 3: ("RGB", "RGBA")}
 def decoded_rows(
     tensors: CondensedTensors, recipe: Recipe, features: datasets.Features | None = None
 ) -> datasets.Dataset:
-    """Return the rows of a synthetic set: 8-bit PNG images, labels, and soft labels if the set has them.
+    """Return the rows of a set that is no coreset: 8-bit PNG images, labels, and soft labels if the set has them.
 
     Rows are interleaved by class. Equal tensors give equal bytes.
 
@@ -49,7 +51,9 @@ def decoded_rows(
 
     Returns:
         A dataset with the columns image, label and, if there are soft labels, `soft_label` (logits); one row for each
-        decoded image.
+        decoded image. If the soft labels are those of views, `soft_label` holds the largest logits of each view,
+        `soft_label_class` their classes, and `soft_label_crop` top, left, height and width of the view in pixels and 1
+        if it is mirrored.
 
     Raises:
         ValueError: If the set has soft labels, and the image or label column is called `soft_label`.
@@ -66,6 +70,9 @@ def decoded_rows(
     }
     if tensors.soft_labels is not None:
         columns[SOFT_LABEL_COLUMN] = tensors.soft_labels[order].tolist()
+    if tensors.view_labels is not None:
+        for name, tensor in zip(VIEW_COLUMNS, tensors.view_labels.tensors().values(), strict=True):
+            columns[name] = _nested(tensor[order])
     return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
 
 
@@ -79,20 +86,35 @@ def row_features(
         source: Features of the source: its image and label columns keep theirs, but for an image mode to which 8-bit
             rows cannot be converted without loss; their own mode takes its place. None: `Image()`, and `ClassLabel` if
             the label values are 0..K-1.
-        soft_labels: Whether the set has soft labels.
+        soft_labels: Whether the set has soft labels of its rows themselves; the recipe says whether it has those of
+            views.
 
     Raises:
-        ValueError: If the set has soft labels and one of its columns is called `soft_label`.
+        ValueError: If the set has soft labels and one of its columns has the name of theirs.
     """
     features = _features(recipe, source)
     image, modes = features[recipe.image_column], _MODES[recipe.image_shape[0]]
     if image.mode not in (None, *modes):
         features[recipe.image_column] = datasets.Image(mode=modes[0], decode=image.decode)
-    if soft_labels:
-        if SOFT_LABEL_COLUMN in features:
-            raise ValueError(f"soft labels need a column {SOFT_LABEL_COLUMN!r}; the source uses this name: rename it")
-        features[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
-    return features
+    added: dict[str, datasets.List] = {}
+    if recipe.label_views is not None:
+        kinds = (("float16", recipe.label_top), ("int16", recipe.label_top), ("int16", 5))
+        for name, (kind, length) in zip(VIEW_COLUMNS, kinds, strict=True):
+            of_view = datasets.List(datasets.Value(kind), length=length)
+            added[name] = datasets.List(of_view, length=recipe.label_views)
+    elif soft_labels:
+        added[SOFT_LABEL_COLUMN] = datasets.List(datasets.Value("float32"), length=len(recipe.class_names))
+    for name in added:
+        if name in features:
+            raise ValueError(f"soft labels need a column {name!r}; the source uses this name: rename it")
+    return datasets.Features({**features, **added})
+
+
+def _nested(tensor: Tensor) -> pa.Array:
+    """Return a tensor (rows, views, n) as lists of lists of fixed lengths."""
+    _, views, n = tensor.shape
+    of_views = pa.FixedSizeListArray.from_arrays(pa.array(tensor.flatten().numpy()), n)
+    return pa.FixedSizeListArray.from_arrays(of_views, views)
 
 
 def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:

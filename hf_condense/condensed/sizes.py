@@ -9,8 +9,10 @@ from hf_condense.condensed.facts import Facts
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
 
 _INTEGER_BYTES = {"I32": 4, "I64": 8}
-_FLOAT_BYTES = {"float32": 4, "float16": 2}
+_FLOAT_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _LABEL_BYTES = 8
+# For a view, the number and the class of each logit that is stored, in 16 bits each, and the five numbers of its crop.
+_LOGIT_BYTES, _CROP_BYTES = 4, 10
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Sizes:
 
     Attributes:
         budget: Numbers that its classes may store: images per class x channels x height x width, summed over classes.
-        stored: Floating-point numbers that they store: those that were learned, or the pixels of a coreset.
+        stored: Numbers that they store: those that were learned, or the pixels of a coreset.
         stored_bytes: Bytes of these numbers.
         integer_bytes: Bytes of the labels and of the integers of the storage form, such as positions.
         soft_label_bytes: Bytes of soft labels, 0 without them.
@@ -59,15 +61,13 @@ class Sizes:
         layout = [(kind, math.prod(shape)) for kind, shape in decoder.layout(entries, classes).values()]
         stored = sum(amount for kind, amount in layout if kind not in _INTEGER_BYTES)
         integers = sum(_INTEGER_BYTES[kind] * amount for kind, amount in layout if kind in _INTEGER_BYTES)
-        added = facts.features.keys() - {recipe.image_column, recipe.label_column}
-        has_soft_labels = recipe.kind != "coreset" and SOFT_LABEL_COLUMN in added
         source_images = recipe.source.get("num_examples")
         sizes = cls(
             budget=images * pixels,
             stored=stored,
             stored_bytes=stored * _FLOAT_BYTES[recipe.store_dtype],
             integer_bytes=integers + _LABEL_BYTES * entries,
-            soft_label_bytes=4 * rows * len(recipe.class_names) if has_soft_labels else 0,
+            soft_label_bytes=_soft_label_bytes(facts),
             whitening_bytes=4 * pixels * (pixels + 1) if facts.is_whitened else 0,
             tensor_bytes=facts.tensor_bytes,
             parquet_bytes=facts.parquet_bytes,
@@ -91,3 +91,12 @@ class Sizes:
         """Return how many bytes these are and, if they are fewer, which fraction of the source's pixels."""
         ratio = f" (1/{self.source_bytes / size:,.0f})" if self.source_bytes > size > 0 else ""
         return f"{size:,} B{ratio}"
+
+
+def _soft_label_bytes(facts: Facts) -> int:
+    """Return the bytes of the soft labels of a set, 0 without them."""
+    recipe, rows = facts.recipe, facts.num_rows
+    if recipe.label_views is not None and recipe.label_top is not None:
+        return rows * recipe.label_views * (_LOGIT_BYTES * recipe.label_top + _CROP_BYTES)
+    added = facts.features.keys() - {recipe.image_column, recipe.label_column}
+    return 4 * rows * len(recipe.class_names) if recipe.kind != "coreset" and SOFT_LABEL_COLUMN in added else 0

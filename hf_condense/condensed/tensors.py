@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_condense.condensed.decoders import Decoder, decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor
+from hf_condense.condensed.views import ViewLabels
 
 _OPTIONAL = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
 
@@ -20,10 +22,11 @@ class CondensedTensors:
 
     Attributes:
         stored: The stored tensors by name, as in `decoder.layout`; floating-point ones may be float16. Pixels and
-            patches have `images`, (N, C, H, W).
+            patches have `images`, (N, C, H, W), which may also be uint8 (0 to 255).
         labels: Class of each entry, as an index into all class names. int64 (N,).
         decoder: The storage form, which turns stored tensors into images.
         soft_labels: Logits for every decoded row, in the order of `decoded()`. float32 (rows, K), or None.
+        view_labels: Soft labels for several augmented views of every decoded row, in the same order, or None.
         student_lr: Learned learning rate of the student, for trajectory methods. float32 (), or None.
         zca_matrix: Whitening matrix, if the set was condensed in ZCA space. Networks are then trained on
             `(pixels - zca_mean) @ zca_matrix` instead of normalised images. float32 (C*H*W, C*H*W), or None.
@@ -37,11 +40,10 @@ class CondensedTensors:
     student_lr: Tensor | None = None
     zca_matrix: Tensor | None = None
     zca_mean: Tensor | None = None
+    view_labels: ViewLabels | None = None
 
     @classmethod
-    def of_images(
-        cls, images: Tensor, labels: Tensor, *, factor: int = 1, **optional: Tensor | None
-    ) -> CondensedTensors:
+    def of_images(cls, images: Tensor, labels: Tensor, *, factor: int = 1, **optional: Any) -> CondensedTensors:
         """Return the tensors of a set that stores images.
 
         Args:
@@ -67,7 +69,8 @@ class CondensedTensors:
                 f"this set stores {', '.join(self.stored)} (storage {self.decoder.name!r}), not images; "
                 "its images are decoded()[0]"
             )
-        return self.stored["images"]
+        images = self.stored["images"]
+        return _as_numbers(images) if images.dtype == torch.uint8 else images
 
     @property
     def num_rows(self) -> int:
@@ -85,11 +88,18 @@ class CondensedTensors:
         Args:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
-        stored = {name: t.float() if t.is_floating_point() else t for name, t in self.stored.items()}
-        images = self.decoder.images(stored, rows, self.num_rows)
+        labels = self.row_labels if rows is None else self.row_labels[rows]
+        stored: Mapping[str, Tensor] = self.stored
+        if rows is not None and self.decoder.stores_images:  # only what is asked for is converted to float32
+            per_entry = self.decoder.rows_per_entry
+            entries, position = torch.unique(rows // per_entry, return_inverse=True)
+            stored = {name: tensor[entries] for name, tensor in stored.items()}
+            rows = position * per_entry + rows % per_entry
+        numbers = {name: _as_numbers(tensor) for name, tensor in stored.items()}
+        images = self.decoder.images(numbers, rows, self.num_rows)
         if not self.decoder.stores_images:
             images = self.decoder.frame.to_pixels(images)
-        return images, self.row_labels if rows is None else self.row_labels[rows]
+        return images, labels
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:
         """Yield all decoded images in pixel units, from `size` entries at a time: (n, C, H, W)."""
@@ -98,11 +108,19 @@ class CondensedTensors:
 
     def optional(self) -> dict[str, Tensor]:
         """Return the optional tensors that this set has, by name."""
-        return {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
+        tensors = {name: value for name in _OPTIONAL if (value := getattr(self, name)) is not None}
+        return {**tensors, **(self.view_labels.tensors() if self.view_labels is not None else {})}
 
     def all(self) -> dict[str, Tensor]:
         """Return every tensor of a file by name."""
         return {**self.stored, "labels": self.labels, **self.optional()}
+
+
+def _as_numbers(tensor: Tensor) -> Tensor:
+    """Return stored numbers as float32, 8-bit images in [0, 1]; positions stay integers."""
+    if tensor.dtype == torch.uint8:
+        return tensor.float() / 255
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 def round_robin(labels: Sequence[int]) -> list[int]:

@@ -17,9 +17,12 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.decoders.base import Layout
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels
 
 FORMAT = "hf_condense"
-FORMAT_VERSIONS = ("1", "2")  # version 2 has storage forms other than pixels and patches
+# Version 2 has storage forms other than pixels and patches; version 3 has 8-bit images and soft labels of views.
+FORMAT_VERSIONS = ("1", "2", "3")
+_STORED_TYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
 _MAX_HEADER_BYTES = 1 << 20
@@ -28,8 +31,15 @@ _MAX_TENSORS = 32
 _MAX_VALUES, _MAX_CONTAINERS = 1 << 20, 1 << 17
 _MAX_DEPTH = 32
 _MAX_DIGITS = 20  # of an integer, which is enough for any 64-bit number
-_TYPES = {torch.float32: "F32", torch.float16: "F16", torch.int32: "I32", torch.int64: "I64"}
-_ITEM_BYTES = {"F32": 4, "F16": 2, "I32": 4, "I64": 8}
+_TYPES = {
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.uint8: "U8",
+    torch.int16: "I16",
+    torch.int32: "I32",
+    torch.int64: "I64",
+}
+_ITEM_BYTES = {"F32": 4, "F16": 2, "U8": 1, "I16": 2, "I32": 4, "I64": 8}
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -54,11 +64,11 @@ def check_version(version: object, where: str) -> None:
     """Raise `CondensedFormatError` unless this library reads a format version; for a newer one, advise to upgrade."""
     if version in FORMAT_VERSIONS:
         return
-    newest = FORMAT_VERSIONS[-1]
+    *older, newest = FORMAT_VERSIONS
     newer = isinstance(version, str) and version.isdecimal() and int(version[:_MAX_DIGITS]) > int(newest)
     advice = "; upgrade hf_condense" if newer else ""
     raise CondensedFormatError(
-        f"{where}: format_version {version!r:.40}: this hf_condense reads {' and '.join(FORMAT_VERSIONS)}{advice}"
+        f"{where}: format_version {version!r:.40}: this hf_condense reads {', '.join(older)} and {newest}{advice}"
     )
 
 
@@ -121,7 +131,11 @@ def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetenso
         decoder = recipe.decoder
         names = decoder.layout(1, 1).keys()
         stored = {name: loaded.pop(name) for name in names}
-        tensors = CondensedTensors(stored, loaded.pop("labels"), decoder, **loaded)
+        values, classes, crops = (loaded.pop(name, None) for name in (VALUES, CLASSES, CROPS))
+        view_labels = None
+        if values is not None and classes is not None and crops is not None:
+            view_labels = ViewLabels(values, classes, crops, len(recipe.class_names))
+        tensors = CondensedTensors(stored, loaded.pop("labels"), decoder, **loaded, view_labels=view_labels)
         check_tensors(tensors, recipe)
     except (CondensedFormatError, safetensors.SafetensorError) as error:
         raise CondensedFormatError(f"{where}: {error}") from None
@@ -149,8 +163,15 @@ def check_tensors(tensors: CondensedTensors, recipe: Recipe) -> None:
             raise CondensedFormatError(f"{name} holds NaN or infinite values")
     try:
         tensors.decoder.check_stored(tensors.stored, tensors.labels)
+        if tensors.view_labels is not None:
+            tensors.view_labels.check((recipe.image_shape[1], recipe.image_shape[2]))
     except ValueError as error:
         raise CondensedFormatError(str(error)) from None
+    if (tensors.view_labels is None) != (recipe.label_views is None):
+        raise CondensedFormatError(
+            f"the soft labels of views, {VALUES}, {CLASSES} and {CROPS}, belong to a recipe with label_views; one is "
+            "missing"
+        )
     if (tensors.zca_matrix is None) != (tensors.zca_mean is None):
         raise CondensedFormatError("zca_matrix and zca_mean belong together; one is missing")
     if recipe.rows is not None and len(recipe.rows) != len(tensors.labels):
@@ -181,10 +202,14 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
     decoder, pixels = recipe.decoder, math.prod(recipe.image_shape)
     classes = len(recipe.ipc) if isinstance(recipe.ipc, dict) else -(-entries // decoder.entries(recipe.ipc))
     stored = decoder.layout(entries, classes)
+    views = [entries * decoder.rows_per_entry, recipe.label_views or 0]
     return {
         **{name: (_stored_type(kind, recipe), shape) for name, (kind, shape) in stored.items()},
         "labels": ("I64", [entries]),
         "soft_labels": ("F32", [entries * decoder.rows_per_entry, len(recipe.class_names)]),
+        VALUES: ("F16", [*views, recipe.label_top or 0]),
+        CLASSES: ("I16", [*views, recipe.label_top or 0]),
+        CROPS: ("I16", [*views, 5]),
         "student_lr": ("F32", []),
         "zca_matrix": ("F32", [pixels, pixels]),
         "zca_mean": ("F32", [pixels]),
@@ -192,8 +217,8 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
 
 
 def _stored_type(kind: str, recipe: Recipe) -> str:
-    """Return the type of a stored tensor in the file: floating-point numbers may be stored in half precision."""
-    return "F16" if kind == "F32" and recipe.store_dtype == "float16" else kind
+    """Return the type of a stored tensor in the file: floating-point numbers may be stored in fewer bits."""
+    return _STORED_TYPES[recipe.store_dtype] if kind == "F32" else kind
 
 
 def _check_header(data: bytes, recipe: Recipe) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +15,8 @@ from hf_condense.engine.forms import best_form
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 
-CANDIDATES = ("m3d",)
-"""Methods that `choose` may pick. An option that is passed with `method="auto"` must be an option of one of them."""
+CANDIDATES = ("m3d", "rded")
+"""Methods that `choose` may pick. The options that are passed with `method="auto"` must suit one of them."""
 
 # A step processes about this many bytes of activations per second, forward and backward: with compiled code on one CPU
 # core (measured), on the GPU of a laptop (a guess), and on one of a server, of 2020 or later (a guess). These constants
@@ -27,6 +28,9 @@ _SECONDS_PER_STEP = 0.012
 _SECONDS_OF_SETUP = 1.0
 _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
 _DEFAULT_BUDGET = 15.0  # minutes
+# Shares of the budget for the training of a teacher and for scoring crops; the rest is for reading pictures.
+_SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
+_LARGE_SIDE = 64  # pixels; learning larger images takes hours, composing them takes minutes
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,13 @@ class Choice:
 
 
 def choose(
-    task: Task, budget: float | None, network: NetworkSpec | None, *, device: torch.device, cores: int
+    task: Task,
+    budget: float | None,
+    network: NetworkSpec | None,
+    *,
+    device: torch.device,
+    cores: int,
+    candidates: Sequence[str] = CANDIDATES,
 ) -> Choice:
     """Choose the method and its settings.
 
@@ -57,6 +67,7 @@ def choose(
         network: The caller's network, or None.
         device: Where the method runs.
         cores: CPU cores that may be used, >= 1.
+        candidates: Methods that suit the caller's options; some of `CANDIDATES`.
 
     Raises:
         TypeError: If the budget is not a number.
@@ -66,13 +77,39 @@ def choose(
     if not 0 < minutes < math.inf:
         raise ValueError(f"budget should be a positive number of minutes; got {budget!r}")
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
+    rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
+    is_large = min(task.image_shape[1:]) > _LARGE_SIDE
+    if "m3d" not in candidates or (is_large and "rded" in candidates):
+        return _composed(task, minutes, spec, rate)
+    return _learned(task, minutes, spec, rate)
+
+
+def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choice:
+    """Return how images are composed of crops; `rate` is in bytes of activations per second."""
+    side = min(_LARGE_SIDE, *task.image_shape[1:])  # at which the teacher is trained and sees crops
+    seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], side, side), task.num_classes) / rate
+    batch, crops = 128, 5
+    affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)
+    updates = int(min(5000, max(100, affordable)))
+    affordable = 60 * minutes * _SHARE_OF_CROPS / (task.num_classes * crops * seconds_of_forward)
+    pictures = int(min(300, max(4 * task.ipc, affordable)))
+    reason = (
+        f"rded, which composes images of crops of {pictures} pictures per class (pictures are large, and learning "
+        f"images would take hours), and a teacher of {updates:,} updates at {side} pixels (about {minutes:g} minutes "
+        "on this kind of device)"
+    )
+    values = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
+    return Choice("rded", "default", values, reason)
+
+
+def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choice:
+    """Return how images are learned; `rate` is in bytes of activations per second."""
     storage, expand = best_form(task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
     batch, ipm = 128, 5
     # Real rows are embedded once in `ipm` steps. A backward pass costs about two forward passes.
     forwards = task.num_classes * (batch / ipm + 3 * rows)
-    seconds_per_step = _SECONDS_PER_STEP + forwards * _bytes_of_forward(spec, task) / rate
+    seconds_per_step = _SECONDS_PER_STEP + forwards * _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
     affordable = (60 * minutes - _SECONDS_OF_SETUP) / seconds_per_step
     steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
     values = {
@@ -92,8 +129,8 @@ def choose(
     return Choice("m3d", "quick", values, reason)
 
 
-def _bytes_of_forward(spec: NetworkSpec, task: Task) -> int:
+def _bytes_of_forward(spec: NetworkSpec, image_shape: tuple[int, int, int], num_classes: int) -> int:
     """Return the bytes of activations that the forward pass of one image keeps."""
-    channels, height, width = task.image_shape
-    factory = network_factory(spec, channels=channels, image_size=(height, width), num_classes=max(2, task.num_classes))
-    return activation_bytes(factory.build("auto"), task.image_shape)
+    channels, height, width = image_shape
+    factory = network_factory(spec, channels=channels, image_size=(height, width), num_classes=max(2, num_classes))
+    return activation_bytes(factory.build("auto"), image_shape)

@@ -23,22 +23,39 @@ from hf_condense.source.class_source import ClassSource
 logger = logging.getLogger("hf_condense")
 
 
-def check_request(method: str, preset: str | None, options: Mapping[str, Any]) -> None:
+def check_request(
+    method: str, preset: str | None, options: Mapping[str, Any], steps: int | None = None
+) -> tuple[str, ...]:
     """Check what needs no data: presets may still change what is not given.
 
     Args:
         method: Name of a method, or `"auto"`.
         preset: Name of a preset, or None.
         options: Options of the method.
+        steps: The caller's number of updates of the images, or None.
+
+    Returns:
+        The method, or those that `"auto"` may pick.
 
     Raises:
         TypeError: If an option is unknown or of the wrong type, or the preset is no text.
         ValueError: If there is no such method or preset, or an option is out of its range.
     """
+    suitable, problems = [], []
     for name in CANDIDATES if method == "auto" else (method,):
         cls = get_method(name)
-        cls.Config.build(options)
-        check_preset(cls, preset)
+        try:
+            cls.Config.build(options)
+            check_preset(cls, preset)
+        except (TypeError, ValueError) as error:
+            problems.append(error)
+        else:
+            suitable.append(name)
+    if not suitable:
+        raise problems[0]
+    if method == "auto" and steps is not None:  # only what learns images has steps
+        suitable = [name for name in suitable if issubclass(get_method(name), Method)] or suitable
+    return tuple(suitable)
 
 
 def text_options(method: str) -> set[str]:

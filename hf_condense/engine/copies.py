@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.source.class_source import ClassSource
+from hf_condense.source.streamed import StreamedPictures
 
 logger = logging.getLogger("hf_condense")
 
@@ -34,7 +35,8 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
     Returns:
         `{"synthetic": {"min", "median", "max"}, "real": {...}, "rows": n}`, where n is the number of sampled real rows
         and distances are in pixel units (1 is black against white). None if the source is too large (more than 2e12
-        multiply-adds on a CPU, 2e14 elsewhere) or has a single row.
+        multiply-adds on a CPU, 2e14 elsewhere), has a single row, or decodes its large pictures only when they are
+        needed.
 
     Example:
         >>> from hf_condense.demo_data import load_demo
@@ -44,6 +46,9 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
         {'min': 0.0, 'median': 0.0, 'max': 0.0}
     """
     sampled = torch.randperm(len(source), generator=keyed_generator(seed, "nearest"))[:_SAMPLE]
+    if isinstance(source.images, StreamedPictures):
+        logger.info("images were not compared with the nearest source images: pictures of this size are not all read")
+        return None
     products = (len(images) + len(sampled)) * len(source) * source.images[0].numel()
     most = _MOST_PRODUCTS["cpu" if source.device.type == "cpu" else "other"]
     if products > most or len(source) < 2:

@@ -30,7 +30,8 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
         run: The run; its `ipc`, `decoder` and `seed` are used.
         init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. As
             many real rows are taken as the set decodes into; the run's decoder stores them in its form. A method can
-            also choose the rows itself: their positions in the source, sorted by class, int64 (rows,).
+            also choose the rows itself: their positions in the source, sorted by class, int64 (rows,). Or it makes
+            them: normalised images, sorted by class, float32 (rows, C, H, W).
 
     Raises:
         ValueError: If `init` is none of these.
@@ -53,12 +54,13 @@ def _stored(run: Run, real: Tensor | None, entries: dict[int, int]) -> dict[str,
 
     Args:
         run: The run.
-        real: Positions of real rows, or None for noise.
+        real: Positions of real rows, or the rows themselves (rows, C, H, W), or None for noise.
         entries: Number of entries of every class.
     """
     origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
     if real is not None:
-        return run.decoder.start(run.source.at(real), _labels(run.counts, run.device), origin)
+        rows = real if real.is_floating_point() else run.source.at(real)
+        return run.decoder.start(rows, _labels(run.counts, run.device), origin)
     names, shape = run.source.class_names, run.source.image_shape
     parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in entries.items()]
     return run.decoder.start_from_noise(torch.cat(parts).to(run.device), _labels(entries, run.device), origin)

@@ -207,6 +207,8 @@ class _Declared(ABC, Generic[ConfigT]):
     version: ClassVar[int] = 1
     """Increment when the same options start to give different results."""
     presets: ClassVar[Mapping[str, Preset]] = {}
+    streams: ClassVar[bool] = False
+    """Whether each picture is looked at a few times at most, so that large ones are decoded when they are needed."""
 
     def __init__(self, config: ConfigT) -> None:
         self.config = config
@@ -215,6 +217,14 @@ class _Declared(ABC, Generic[ConfigT]):
     def label_temperature(self) -> float | None:
         """Temperature of the soft labels that the set stores; default: None, it stores none."""
         return None
+
+    def label_views(self, num_classes: int) -> tuple[int | None, int | None]:
+        """Return how many views of a row have soft labels, and how many logits of each are stored; default: none.
+
+        Args:
+            num_classes: Number of classes.
+        """
+        return None, None
 
 
 class Method(_Declared[ConfigT]):

@@ -18,6 +18,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
+from hf_condense.networks.teachers import Teacher
 
 # `datasets` caches what it loads from the Hub in such a folder. No attribute of a dataset names its repository.
 _CACHE_PATH = re.compile(r"/(?P<owner>[^/]+)___(?P<name>[^/]+)/[^/]+/[^/]+/(?P<revision>[0-9a-f]{40})/")
@@ -58,8 +59,9 @@ def make_recipe(
         preset: Name of the preset that was asked for, or None.
         image_size: What `image_size=` asked for, as (height, width), or None.
     """
-    options = dataclasses.asdict(implementation.config)
+    options = {name: _as_json(value) for name, value in dataclasses.asdict(implementation.config).items()}
     amounts = set(run.ipc.values())
+    views, top = implementation.label_views(run.num_classes)
     return Recipe(
         method=method,
         method_version=implementation.version,
@@ -86,6 +88,8 @@ def make_recipe(
         citation=dataclasses.replace(implementation.info, name=method).citation,
         source={**_described(run.dataset), "content_hash": run.source.content_hash},
         temperature=implementation.label_temperature,
+        label_views=views,
+        label_top=top,
     )
 
 
@@ -141,6 +145,11 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
         runtime=runtime,
         created_at=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
     )
+
+
+def _as_json(value: Any) -> Any:
+    """Return the value of an option as a recipe writes it: a classifier by its name."""
+    return value.name if isinstance(value, Teacher) else value
 
 
 def _families(augment: str | None) -> str | None:

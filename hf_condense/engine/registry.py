@@ -33,6 +33,7 @@ BUILT_IN = {
     "dance": "hf_condense.methods.dance:DualViewAlignment",
     "ncfm": "hf_condense.methods.ncfm:CharacteristicMatching",
     "datm": "hf_condense.methods.datm:DifficultyAlignedMatching",
+    "rded": "hf_condense.methods.rded:RealisticDistillation",
     "idc": "hf_condense.methods.idc:MultiFormationMatching",
 }
 

@@ -40,8 +40,8 @@ class Run:
         seed: Seed of every random draw.
         ipc: Budget in images of every class that is condensed, by class index.
         decoder: Storage form of the set, in normalised units.
-        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start or the
-            positions of real rows.
+        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start, the
+            positions of real rows, or rows.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
         compile: The caller's choice: True, False or `"auto"`.
@@ -181,6 +181,7 @@ class Run:
         """
         if self.source.whitening is not None:
             return
+        assert isinstance(self.source.images, Tensor)  # methods that whiten decode all pictures
         fitted = fit_whitening(self.source.images, self.device)
         # The last bits could differ from process to process, so all take those of the main one.
         matrix, mean = broadcast(self.accelerator, fitted.matrix), broadcast(self.accelerator, fitted.mean)

@@ -12,6 +12,7 @@ from hf_condense.base.checks import integer, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.decoders.patches import storage_of_factor
+from hf_condense.condensed.recipe import STORE_DTYPES
 from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec
@@ -30,7 +31,7 @@ class Settings:
         storage: Storage form.
         expand: Rows that the form decodes into for each image of the budget.
         pixel_range: `"valid"` or `"free"`.
-        store_dtype: Type of the stored numbers in the result, `"float32"` or `"float16"`.
+        store_dtype: Type of the stored numbers in the result: `"float32"`, `"float16"`, or `"uint8"` for images.
         options: The method's own options, as far as the caller or the preset gives them.
     """
 
@@ -66,7 +67,12 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     values = {**RUN_DEFAULTS, **preset_values, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, ("valid", "free"))
-    one_of("store_dtype", store_dtype, ("float32", "float16"))
+    one_of("store_dtype", store_dtype, STORE_DTYPES)
+    if store_dtype == "uint8" and not (decoder_class(storage).stores_images and pixel_range == "valid"):
+        raise ValueError(
+            f"store_dtype='uint8' is for images in [0, 1]; got storage={storage!r} and pixel_range={pixel_range!r}. "
+            "Pass 'float16' or 'float32'"
+        )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
 

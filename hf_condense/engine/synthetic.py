@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from hf_condense.condensed.decoders import Decoder
 from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.views import ViewLabels
 from hf_condense.source.whitening import Whitening
 
 
@@ -28,6 +29,9 @@ class SyntheticSet:
         whitening: The whitening, if images are learned in whitened space; it is stored with the set.
         teacher: Facts about the networks that gave the soft labels, or the first ones, as `Recipe.teacher` has them; or
             None.
+        view_labels: Soft labels of several augmented views of every decoded row, in place of `soft_labels`; or None.
+        labeller: What gives logits for images in pixel units, in the order of the class names, if it is at hand:
+            (n, C, H, W) -> (n, K). It is not stored.
     """
 
     stored: dict[str, Tensor]
@@ -37,6 +41,8 @@ class SyntheticSet:
     student_lr: Tensor | None = None
     whitening: Whitening | None = None
     teacher: dict[str, Any] | None = None
+    view_labels: ViewLabels | None = None
+    labeller: Callable[[Tensor], Tensor] | None = None
 
     def __post_init__(self) -> None:
         for tensor in self.learned().values():
@@ -124,7 +130,7 @@ class SyntheticSet:
         """Return the exact tensors on the CPU, images in pixel units. Clipped images lie exactly within [0, 1].
 
         Args:
-            dtype: Type to which stored floating-point numbers are rounded.
+            dtype: Type to which stored floating-point numbers are rounded; uint8 is for images only.
 
         Raises:
             ValueError: If a number is too large for this type.
@@ -139,6 +145,7 @@ class SyntheticSet:
             student_lr=_exact(self.student_lr),
             zca_matrix=None if self.whitening is None else _exact(self.whitening.matrix),
             zca_mean=None if self.whitening is None else _exact(self.whitening.mean),
+            view_labels=self.view_labels,
         )
 
     def _to_pixels(self, images: Tensor) -> Tensor:
@@ -153,7 +160,9 @@ class SyntheticSet:
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """Return a tensor in another floating-point type; raise if that cannot hold its numbers."""
+    """Return a tensor in another type; raise if that cannot hold its numbers. Pixels become 8-bit numbers."""
+    if dtype == torch.uint8:
+        return (255 * tensor.clamp(0, 1)).round().to(dtype)
     largest, most = float(tensor.abs().max()), torch.finfo(dtype).max
     if largest > most:
         kind = str(dtype).removeprefix("torch.")

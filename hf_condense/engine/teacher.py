@@ -1,30 +1,35 @@
-"""A network that is trained on the real set: it gives coresets features and synthetic images soft labels."""
+"""Networks that know the real set: they give coresets features, score crops, and give images soft labels."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
-from hf_condense.base.processes import from_main
+from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.networks.teachers import Teacher, weights_hash
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
-from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import ClassSource, batches
+from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
+from hf_condense.source.class_source import ClassSource, batches, load_source
 
 logger = logging.getLogger("hf_condense")
 
 _BATCH = 64  # images in one forward pass
 _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows little
 _STUDENT_UPDATES = 100  # of the network that tries a teacher's labels
+# How a teacher of `settle_teacher` is trained; its augmentation is an option of the method.
+_TEACHER = TrainingRecipe(
+    "teacher", epochs=300, batch_size=128, lr=0.02, milestones=(0.6, 0.85), gamma=0.2, restart_optimiser=False
+)
 
 
 def network_key(run: Run, updates: int) -> str:
@@ -122,21 +127,131 @@ def teacher_facts(run: Run, weights: Iterable[dict[str, Tensor]], updates: int, 
         updates: Training updates of each network.
         held_out: Training rows that the networks did not see, because they served to choose the updates.
     """
-    digest, networks = hashlib.blake2b(digest_size=16), 0
-    for tensors in weights:
-        networks += 1
-        for name, tensor in sorted(tensors.items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
+    states = list(weights)
     return {
         "network": run.factory.name,
-        "networks": networks,
+        "networks": len(states),
         "updates": updates,
         "seed": run.seed,
-        "content_hash": digest.hexdigest(),
+        "content_hash": weights_hash(states),
         "held_out": held_out,
         "classes": list(run.source.class_names),
     }
+
+
+def settle_teacher(
+    run: Run, teacher: Teacher | str | None, *, size: int | None, updates: int, augment: str
+) -> tuple[Teacher, dict[str, Any]]:
+    """Return the classifier that scores pictures and labels images, and the facts that `Recipe.teacher` describes.
+
+    Args:
+        run: The run.
+        teacher: The caller's; or the folder of an image classifier of `transformers`; or None, to train the run's
+            network on the source, of which a tenth is held out to measure its accuracy.
+        size: Side, in pixels, of the images on which it is trained. None: 64, or the side of the images if they are
+            smaller.
+        updates: Updates of its training, >= 1.
+        augment: Families of augmentation of its training, or "none"; every image gets all of them.
+
+    Raises:
+        ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more rows than by chance.
+    """
+    if teacher is None:
+        return _trained_teacher(run, min(64, *run.source.image_shape[1:]) if size is None else size, updates, augment)
+    given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
+    measured = from_main(run.accelerator, partial(_measured, run, given))
+    return given, {
+        "network": given.name,
+        "networks": 1,
+        "updates": 0,
+        "seed": run.seed,
+        "content_hash": given.content_hash,
+        "held_out": 0,
+        "classes": list(run.source.class_names),
+        **measured,
+    }
+
+
+def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
+    """Return the run's network, trained on the source at a size, and its facts."""
+    recipe = dataclasses.replace(_TEACHER, augment=augment, always=tuple(augment.split("_")))
+    source = main_first(run.accelerator, partial(_at_size, run, size))
+    held_out = run.source.held_out(run.seed, "held out")
+    data = _without(source, held_out)
+    net = dataclasses.replace(run.factory, image_size=source.image_shape[1:]).build(run.seed, "teacher")
+    net.to(run.device)
+
+    def train() -> dict[str, Tensor]:
+        with torch.enable_grad():
+            train_network(net, data, recipe, run.seed, "teacher", max_updates=updates)
+        return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+
+    def state_of_teacher() -> dict[str, Tensor]:
+        if not cache_enabled(run.cache and run.factory.named):
+            return train()
+        key = content_key(whole=network_key(run, updates), shape=source.image_shape, recipe=dataclasses.asdict(recipe))
+        return cached_tensors(cache_folder("networks") / f"{key}.safetensors", train)
+
+    net.load_state_dict(from_main(run.accelerator, state_of_teacher))
+    teacher = Teacher(
+        net,
+        source.class_names,
+        name=run.factory.name,
+        mean=source.mean.tolist(),
+        std=source.std.tolist(),
+        image_size=source.image_shape[1:],
+    )
+    facts = teacher_facts(run, [net.state_dict()], recipe.updates(len(data), updates), held_out=len(held_out))
+    if len(held_out):
+        held_out_source = source.part(held_out)
+        facts["accuracy"] = from_main(
+            run.accelerator, lambda: accuracy(net, held_out_source, torch.arange(run.num_classes))
+        )
+        logger.info("the teacher is right on %.1f %% of %d held-out rows", 100 * facts["accuracy"], len(held_out))
+    return teacher, facts
+
+
+def _at_size(run: Run, size: int) -> ClassSource:
+    """Return the run's source with square images of a size."""
+    if run.source.image_shape[1:] == (size, size):
+        return run.source
+    return load_source(
+        run.dataset,
+        image_column=run.source.image_column,
+        label_column=run.source.label_column,
+        image_size=size,
+        channels=run.source.image_shape[0],
+        cache=run.cache,
+        progress=run.shows_progress,
+    ).to(run.device)
+
+
+def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
+    """Return the accuracy of the caller's teacher on some rows of the source, and how many these are.
+
+    Raises:
+        ValueError: If it is right on no more rows than by chance, although it tells the classes apart.
+    """
+    source = run.source
+    positions = source.held_out(run.seed, "held out")
+    if not len(positions):
+        positions = torch.tensor([source.positions(c).start for c in source.classes])
+    logits_of = teacher.in_order(source.class_names)
+    parts = [source.images[index.to(source.images.device)] for index in positions.split(_BATCH)]
+    chosen = torch.cat([logits_of(part.to(run.device).float() / 255).argmax(1).cpu() for part in parts])
+    labels = source.labels[positions]
+    share = float((chosen == labels).float().mean())
+    pairs = {c: chosen[labels == c].mode().values.item() for c in labels.unique().tolist()}
+    if len(pairs) > 1 and share <= 1 / len(pairs):
+        names = source.class_names
+        listing = ", ".join(f"{names[c]!r} as {names[int(other)]!r}" for c, other in list(pairs.items())[:5])
+        raise ValueError(
+            f"the teacher {teacher.name!r} is right on {share:.1%} of {len(labels)} rows, no more than by chance: are "
+            f"the names of its classes in the order of its logits? It most often sees {listing}"
+        )
+    if share < 2 / max(1, len(pairs)):
+        logger.warning("the teacher %r is right on only %.1f %% of %d rows", teacher.name, 100 * share, len(labels))
+    return {"accuracy": share, "accuracy_rows": len(labels)}
 
 
 def _early_teacher_logits(
@@ -187,12 +302,16 @@ class _Part(TrainingSet):
         return super().batch(self.positions[index])
 
 
+def _without(source: ClassSource, held_out: Tensor) -> _Part:
+    """Return a source as training data, without the rows at some positions."""
+    is_seen = torch.ones(len(source), dtype=torch.bool)
+    is_seen[held_out] = False
+    return _Part(source, source.labels, len(source.class_names), positions=is_seen.nonzero()[:, 0])
+
+
 def _early_states(run: Run, updates: int, held_out: Tensor) -> dict[int, dict[str, Tensor]]:
     """Return the states of a teacher by its number of updates, in increasing order. They are cached."""
-    is_seen = torch.ones(len(run.source), dtype=torch.bool)
-    is_seen[held_out] = False
-    positions = is_seen.nonzero()[:, 0]
-    data = _Part(run.source, run.source.labels, run.num_classes, positions=positions)
+    data = _without(run.source, held_out)
     most = RECIPES["dc"].updates(len(data), updates)
     counts = sorted({most, *(most >> i for i in range(most.bit_length()) if most >> i >= _LEAST_UPDATES)})
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hf_condense.evaluation.draws import Fixed, RandomRows, StoredRows
+from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
 from hf_condense.networks.training import TrainingSet
@@ -26,7 +26,7 @@ class Contender:
     """
 
     name: str
-    images: Fixed | RandomRows | StoredRows
+    images: Fixed | RandomRows | LabelledRows | StoredRows
     training: TrainingRecipe
     max_updates: int | None
     ipc: int | None = None
@@ -89,11 +89,13 @@ class Baselines:
         return contenders
 
     def _random(self) -> list[Contender]:
-        """Return as many random rows as the set stores.
+        """Return as many random rows as the set stores, also with the labels of its teacher if that is at hand.
 
         If it decodes into more, also return as many as that, and these in the form of the set.
         """
         contenders = [self._drawn("random", self._random_rows(1))]
+        if self.subject.logits_of is not None:
+            contenders.append(self._drawn("random + teacher", LabelledRows(self._random_rows(1), self.subject)))
         decoder = self.subject.decoder
         if decoder is not None and decoder.expand > 1:
             rows = self._random_rows(decoder.expand)
@@ -108,7 +110,7 @@ class Baselines:
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
         return RandomRows(self.real, rows, self._num_classes, self.seed)
 
-    def _drawn(self, name: str, images: RandomRows | StoredRows) -> Contender:
+    def _drawn(self, name: str, images: RandomRows | LabelledRows | StoredRows) -> Contender:
         return Contender(name, images, self.training, self.max_updates, self.ipc)
 
     def _full(self) -> Contender:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.condensed.decoders import Decoder, Origin
 from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.views import ViewLabels
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
@@ -73,6 +74,36 @@ class RandomRows:
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
         return self.real.training_set(torch.cat(list(self.positions(network_seed).values())), self.num_classes)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Random real rows with the labels of the teacher that labelled the evaluated set.
+
+    Attributes:
+        rows: Draws the rows.
+        subject: The evaluated set, which knows its teacher.
+        content: None, because scores of rows that are drawn anew are not cached.
+    """
+
+    rows: RandomRows
+    subject: Subject
+    content: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    def for_seed(self, network_seed: Key) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        drawn, of_set = self.rows.for_seed(network_seed), self.subject.data
+        drawn = replace(drawn, temperature=of_set.temperature, relabel=of_set.relabel)
+        if of_set.views is None or of_set.relabel is not None or self.subject.logits_of is None:
+            return drawn
+        assert isinstance(drawn.images, Tensor)
+        # Views are cut as those of the set are, which has at least as many rows.
+        crops = of_set.views.crops[: len(drawn)]
+        return replace(drawn, views=ViewLabels.of_images(drawn.images, self.subject.logits_of, crops, of_set.views.k))
 
 
 @dataclass(frozen=True)

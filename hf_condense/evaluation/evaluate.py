@@ -33,6 +33,8 @@ from hf_condense.source.columns import check_dataset
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+    from hf_condense.networks.teachers import Teacher
+
 __all__ = ["Evaluation", "evaluate"]
 
 
@@ -59,6 +61,7 @@ def evaluate(
     progress: bool = True,
     accelerator: Accelerator | None = None,
     seed: int = 0,
+    teacher: Teacher | None = None,
 ) -> Evaluation:
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
@@ -83,7 +86,8 @@ def evaluate(
             with those of `channels=, num_classes=, image_size=` that they take. `"all"` stands for the first seven
             kinds, of default width.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
-            `"idc"` (1000 epochs, DSA augmentation and CutMix), or a `TrainingRecipe`.
+            `"idc"` (1000 epochs, DSA augmentation and CutMix), `"soft"` (300 epochs of AdamW on random crops with
+            CutMix, for soft labels), or a `TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
         lr: Learning rate in place of the recipe's and of one that the set has learned, > 0; or several to choose from,
@@ -97,9 +101,10 @@ def evaluate(
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
             gives as many random rows as that (`random x16`), and these stored in the form of the set
-            (`random as dct16`), which is what learning adds to. `"full"`: the whole source, for `max_updates` updates,
-            else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`, `"kcenter"`,
-            ...) choose rows by the features of the first network.
+            (`random as dct16`), which is what learning adds to. If the teacher that labelled the set is at hand, random
+            rows with its labels stand there too (`random + teacher`). `"full"`: the whole source, for `max_updates`
+            updates, else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`,
+            `"kcenter"`, ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
@@ -115,6 +120,9 @@ def evaluate(
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
         seed: Seed of every draw, beside the networks' own.
+        teacher: A `Teacher` that labels the images of every update after they were augmented and mixed, in place of the
+            set's stored labels. Default: none; a set with soft labels that was just made still has its teacher, for
+            `random + teacher`.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -160,7 +168,7 @@ def evaluate(
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
     def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(train, test, source, reader, eight_bit=eight_bit)
+        subject = read_subject(train, test, source, reader, eight_bit=eight_bit, teacher=teacher)
         test_images = read_test(test, subject, reader)
         needs_source = request.baselines or request.rates
         real = read_source(source, subject, reader) if needs_source and source is not None else None

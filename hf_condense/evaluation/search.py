@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from hf_condense.base.processes import together
+from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.evaluation.trials import Trials
@@ -74,18 +74,16 @@ def search_rates(
         for number, contender in enumerate(kind.contenders)
         for rate in dict.fromkeys([*rates, contender.training.lr])
     ]
-    share = range(accelerator.process_index, len(jobs), accelerator.num_processes)
-    total = sum(jobs[i][0].contenders[jobs[i][1]].updates for i in share)
 
-    def try_share() -> dict[int, float]:
-        accuracies = {}
+    def try_share(share: range) -> dict[int, float]:
+        accuracies, total = {}, sum(jobs[i][0].contenders[jobs[i][1]].updates for i in share)
         with progress_bar(total, "Searching learning rates", "update", shown=show_progress) as bar:
             for i in share:
                 kind, number, rate = jobs[i]
                 accuracies[i] = kind.held_out_accuracy(kind.contenders[number], rate, held_out, partial(bar.update, 1))
         return accuracies
 
-    accuracies = {i: accuracy for part in together(accelerator, try_share) for i, accuracy in part.items()}  # by job
+    accuracies = shared_out(accelerator, len(jobs), try_share)
     for kind in trials:
         contenders = []
         for number, contender in enumerate(kind.contenders):

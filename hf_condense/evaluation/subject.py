@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import datasets
 import torch
@@ -19,6 +20,7 @@ from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.elsewhere import TensorSet, check_tensor_set
 from hf_condense.evaluation.reader import Reader, naming
+from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
@@ -85,6 +87,7 @@ class Subject:
         student_lr: Learned learning rate, or None.
         recipe: How the set was made, or None.
         eight_bit: The same images in 8 bits, if they are evaluated too; else None.
+        logits_of: The set's teacher, if it is at hand: it gives logits (n, K) for normalised images (n, C, H, W).
     """
 
     name: str
@@ -99,6 +102,7 @@ class Subject:
     student_lr: float | None = None
     recipe: Recipe | None = None
     eight_bit: TrainingSet | None = None
+    logits_of: Callable[[Tensor], Tensor] | None = None
 
     def views(self) -> dict[str, TrainingSet]:
         """Return what networks are trained on, by what stands behind the set's name in the table."""
@@ -106,7 +110,9 @@ class Subject:
         if self.eight_bit is not None:
             views[EIGHT_BIT] = self.eight_bit
         if self.data.soft:
-            views[HARD_LABELS] = dataclasses.replace(self.data, labels=self.row_classes, temperature=1.0)
+            views[HARD_LABELS] = dataclasses.replace(
+                self.data, labels=self.row_classes, temperature=1.0, views=None, relabel=None
+            )
         return views
 
     def first(self, ipc: int) -> Subject:
@@ -204,6 +210,7 @@ def read_subject(
     reader: Reader,
     *,
     eight_bit: bool = False,
+    teacher: Teacher | None = None,
 ) -> Subject:
     """Read the set to be evaluated: exact floats of a `CondensedDataset` or of tensors, pixels of any other dataset.
 
@@ -213,10 +220,19 @@ def read_subject(
         source: The real training set, or None.
         reader: Reads datasets.
         eight_bit: Whether the 8-bit images of a learned set are wanted, too.
+        teacher: What labels the images of a `CondensedDataset` while networks are trained on them, or None.
+
+    Raises:
+        ValueError: If a teacher is given for another dataset, or it does not know the classes.
     """
     if isinstance(train, CondensedDataset):
-        subject = _condensed_subject(train, reader.device)
+        subject = _condensed_subject(train, reader.device, teacher)
         return dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject)) if eight_bit else subject
+    if teacher is not None:
+        raise ValueError(
+            "teacher labels the images of a condensed set, so train should be a CondensedDataset; got a "
+            f"{type(train).__name__}"
+        )
     if isinstance(train, tuple):
         return _tensor_subject(train, test, source, reader)
     images = reader.load(train, "train")
@@ -250,7 +266,7 @@ def _tensor_subject(
     return Subject("train", data, row_classes, names, stored, mean, std)
 
 
-def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
+def _condensed_subject(train: CondensedDataset, device: torch.device, teacher: Teacher | None) -> Subject:
     recipe, tensors = train.recipe, train.synthetic
     whitening = None
     if tensors.zca_matrix is not None and tensors.zca_mean is not None:
@@ -260,7 +276,17 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
     pixels, labels = tensors.decoded()
     images = _normalised(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
-    data = TrainingSet(images.to(device), targets, len(recipe.class_names), recipe.temperature or 1.0)
+    of_pixels = train.teacher if teacher is None else teacher.in_order(recipe.class_names)
+    # What labels normalised images; a set in whitened space has no such teacher.
+    logits_of = None if of_pixels is None or whitening is not None else partial(_labelled, of_pixels, mean, std)
+    data = TrainingSet(
+        images.to(device),
+        targets,
+        len(recipe.class_names),
+        recipe.temperature or 1.0,
+        views=tensors.view_labels,
+        relabel=None if teacher is None else logits_of,
+    )
     return Subject(
         name=recipe.config_name,
         data=data,
@@ -273,7 +299,14 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
         decoder=tensors.decoder.in_frame(frame.to(device)),
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
+        logits_of=logits_of,
     )
+
+
+def _labelled(of_pixels: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, images: Tensor) -> Tensor:
+    """Return the logits of normalised images (n, C, H, W) by a teacher that takes pixels."""
+    pixels = images * std.to(images).reshape(-1, 1, 1) + mean.to(images).reshape(-1, 1, 1)
+    return of_pixels(pixels.clamp(0, 1))
 
 
 def _eight_bit_view(train: CondensedDataset, subject: Subject) -> TrainingSet | None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import CompileOption, compiling_pays
-from hf_condense.base.processes import together
+from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key
 from hf_condense.condensed.scores import Evaluation, Score, gathered
@@ -170,11 +170,9 @@ def run_trials(
         show_progress: Whether this process shows a progress bar.
     """
     jobs = [(kind, contender, s) for kind in trials for contender in kind.contenders for s in kind.network_seeds]
-    share = range(accelerator.process_index, len(jobs), accelerator.num_processes)
-    total = sum(jobs[i][1].updates for i in share)
 
-    def run_share() -> dict[int, Score]:
-        scores = {}
+    def run_share(share: range) -> dict[int, Score]:
+        scores, total = {}, sum(jobs[i][1].updates for i in share)
         with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
             for i in share:
                 kind, contender, network_seed = jobs[i]
@@ -182,7 +180,7 @@ def run_trials(
                 scores[i] = _cached_score(kind, contender, network_seed, bar.update)
         return scores
 
-    scores = {i: score for scores in together(accelerator, run_share) for i, score in scores.items()}  # by job
+    scores = shared_out(accelerator, len(jobs), run_share)
     networks, test = len(trials[0].network_seeds), trials[0].test
     return Evaluation(
         tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks)),

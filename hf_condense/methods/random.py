@@ -32,6 +32,7 @@ class RandomRows(Selector[RandomRowsConfig]):
         cost="none",
     )
     Config = RandomRowsConfig
+    streams: ClassVar[bool] = True
 
     def select(self, features: Tensor, n: int, generator: torch.Generator) -> Tensor:
         """Choose `n` rows at random."""

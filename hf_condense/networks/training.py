@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.devices import memory_budget
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
+from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
@@ -37,12 +38,17 @@ class TrainingSet:
         num_classes: Number K of the network's outputs.
         temperature: The temperature of soft labels, > 0. Targets are softmax(logits / temperature), and the network's
             own logits are divided by it too.
+        views: Soft labels of several views of every image, or None. Each update sees a random view of an image.
+        relabel: What gives new logits (n, K) for the images (n, C, H, W) of every update, after they were augmented and
+            mixed; or None. It takes the place of all labels.
     """
 
     images: Tensor | ClassSource
     labels: Tensor
     num_classes: int
     temperature: float = 1.0
+    views: ViewLabels | None = None
+    relabel: Callable[[Tensor], Tensor] | None = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -56,18 +62,24 @@ class TrainingSet:
     @property
     def soft(self) -> bool:
         """Return whether the labels are soft: logits."""
-        return self.labels.is_floating_point()
+        return self.labels.is_floating_point() or self.views is not None or self.relabel is not None
+
+    @property
+    def sees_views(self) -> bool:
+        """Return whether an update sees the views that have labels of their own."""
+        return self.views is not None and self.relabel is None
 
     def part(self, index: Tensor) -> TrainingSet:
         """Return some rows (n,) as a training set, in memory."""
-        labels = self.labels[index.to(self.labels.device)]
-        return replace(self, images=self._images_at(index), labels=labels)
+        labels, views = self.labels[index.to(self.labels.device)], self.views
+        part_of_views = None if views is None else views.part(index)
+        return replace(self, images=self._images_at(index), labels=labels, views=part_of_views)
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, C, H, W) of some rows (n,), and the probabilities (n, K) that they should get."""
         images = self._images_at(index)
         labels = self.labels[index.to(self.labels.device)].to(images.device)  # (n,) or (n, K)
-        if self.soft:
+        if labels.is_floating_point():
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)
 
@@ -76,6 +88,20 @@ class TrainingSet:
         if isinstance(self.images, ClassSource):
             return self.images.at(index)
         return self.images[index.to(self.images.device)]
+
+    def draw(self, index: Tensor, *key: Key) -> tuple[Tensor, Tensor]:
+        """Return what `batch` does, or a random view of each row if views have labels.
+
+        Args:
+            index: Numbers of the rows. int64 (n,).
+            *key: Address of the draw.
+        """
+        images, targets = self.batch(index)
+        if self.views is None or not self.sees_views:
+            return images, targets
+        chosen = torch.randint(self.views.num_views, (len(index),), generator=keyed_generator(*key, "view"))
+        logits = self.views.logits(index, chosen).to(images.device)
+        return view(images, self.views.crops[index, chosen]), (logits / self.temperature).softmax(1)
 
 
 def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
@@ -140,18 +166,18 @@ def train_network(
         raise ValueError(f"a network with batch statistics must see a whole batch of {batch}; got chunk={chunk}")
     updates = recipe.updates(len(data), max_updates)
     drops = {int(fraction * updates) for fraction in recipe.milestones}
-    optimiser = torch.optim.SGD(
-        net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-    )
+    optimiser = _optimiser(net, recipe)
+    rate = recipe.lr
     net.train()
     with seeded_globals(*key, "training", devices=[_device(net)]):
         for t, index in enumerate(_order(len(data), recipe.batch_size, updates, *key)):
             if t in drops:
-                optimiser.param_groups[0]["lr"] *= recipe.gamma
+                rate *= recipe.gamma
                 if recipe.restart_optimiser:
                     optimiser.state.clear()
-            images, targets = data.batch(index)
-            images, targets = _mixed(_augmented(images, recipe, t, *key), targets, recipe, t, *key)
+            for group in optimiser.param_groups:
+                group["lr"] = rate * recipe.rate(t / updates)
+            images, targets = _seen(data, index, recipe, t, *key)
             gradient = partial(accumulate_gradient, net, images, targets, chunk, data.temperature if data.soft else 1.0)
             gradient()
             if recipe.flatness:
@@ -272,6 +298,36 @@ def predictions(net: nn.Module, test: ClassSource) -> Tensor:
 def share_correct(predicted: Tensor, test: ClassSource, outputs: Tensor) -> float:
     """Return the share of test images for which the predicted output (N,) is the one that stands for their class."""
     return int((predicted == outputs[test.labels]).sum()) / len(test)
+
+
+def _optimiser(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
+    """Return the optimiser of a recipe."""
+    if recipe.optimiser == "sgd":
+        return torch.optim.SGD(
+            net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    weights = [p for p in net.parameters() if p.ndim > 1]
+    others = [p for p in net.parameters() if p.ndim <= 1]  # biases and norms
+    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr)
+
+
+def _seen(data: TrainingSet, index: Tensor, recipe: TrainingRecipe, t: int, *key: Key) -> tuple[Tensor, Tensor]:
+    """Return what an update sees of rows (n,): images (n, C, H, W) and the probabilities (n, K) they should get."""
+    images, targets = data.draw(index, *key, t)
+    if recipe.view_area is not None and not data.sees_views:
+        images = _cropped(images, recipe.view_area, t, *key)
+    images, targets = _mixed(_augmented(images, recipe, t, *key), targets, recipe, t, *key)
+    if data.relabel is not None:
+        targets = (data.relabel(images) / data.temperature).softmax(1)
+    return images, targets
+
+
+def _cropped(images: Tensor, least_area: float, t: int, *key: Key) -> Tensor:
+    """Replace each image of a batch (n, C, H, W) by a random crop of it, at the same size."""
+    height, width = images.shape[2:]
+    generator = keyed_generator(*key, "crop", t)
+    return view(images, random_crops(len(images), (height, width), least_area, generator, mirror=False))
 
 
 def _device(net: nn.Module) -> torch.device:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.base.checks import integer, number
+from hf_condense.base.checks import integer, number, one_of
 from hf_condense.networks.augment import Augmentation, Mode
 
 
 @dataclass(frozen=True)
 class TrainingRecipe:
-    """How a network is trained: SGD on cross-entropy, with a learning rate that drops at milestones.
+    """How a network is trained: SGD or AdamW on cross-entropy, with a learning rate that drops at milestones.
 
     Training takes exactly `epochs` epochs (the DC code runs one more). If the number of updates is capped, the schedule
     shrinks with it.
@@ -34,6 +34,11 @@ class TrainingRecipe:
         cutmix_probability: Share of the updates that use CutMix, in [0, 1].
         flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains without it.
         surrogate_gap: Weight of the surrogate gap (GSAM), >= 0; used only if `flatness` is positive.
+        optimiser: `"sgd"`, or `"adamw"`, which has no momentum to choose and spares biases and norms its weight decay.
+        cosine: Share of a half-wave of the cosine along which the learning rate falls, in [0, 1]: with 0 it stays, with
+            1/2 it ends at half, with 1 at zero.
+        view_area: Smallest share of the area of a random crop that each image is replaced by, in (0, 1], or None. Rows
+            whose views have soft labels are replaced by one of these views instead.
 
     Raises:
         TypeError: If a value is not a number.
@@ -55,6 +60,9 @@ class TrainingRecipe:
     cutmix_probability: float = 0.0
     flatness: float = 0.0
     surrogate_gap: float = 0.0
+    optimiser: str = "sgd"
+    cosine: float = 0.0
+    view_area: float | None = None
 
     def __post_init__(self) -> None:
         prefix = f"recipe {self.name!r}: "
@@ -73,7 +81,11 @@ class TrainingRecipe:
             cutmix_probability=number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1),
             flatness=number(prefix + "flatness", self.flatness, least=0),
             surrogate_gap=number(prefix + "surrogate_gap", self.surrogate_gap, least=0),
+            cosine=number(prefix + "cosine", self.cosine, least=0, most=1),
         )
+        one_of(prefix + "optimiser", self.optimiser, ("sgd", "adamw"))
+        if self.view_area is not None:
+            _keep(self, view_area=number(prefix + "view_area", self.view_area, above=0, most=1))
         if not all(a < b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError(f"{prefix}milestones should increase within (0, 1); got {self.milestones!r}")
         self.augmentations()
@@ -87,6 +99,10 @@ class TrainingRecipe:
         others = tuple(name for name in augmentation.families if name not in always)
         stages: list[tuple[tuple[str, ...], Mode]] = [(always, "all"), (others, "single")]
         return [Augmentation(families, mode) for families, mode in stages if families]
+
+    def rate(self, share: float) -> float:
+        """Return the factor of the learning rate that the cosine gives after a share of the updates, in [0, 1]."""
+        return (1 + math.cos(math.pi * self.cosine * share)) / 2
 
     def updates(self, rows: int, cap: int | None = None) -> int:
         """Return the number of updates that training on `rows` rows takes, at most `cap`."""
@@ -116,10 +132,24 @@ RECIPES = {
             always=("flip", "color"),
             cutmix_probability=0.5,
         ),
+        TrainingRecipe(
+            "soft",
+            epochs=300,
+            batch_size=50,
+            lr=0.001,
+            weight_decay=0.01,
+            milestones=(),
+            augment="flip",
+            cutmix_probability=1.0,
+            optimiser="adamw",
+            cosine=0.5,
+            view_area=0.5,
+        ),
     )
 }
 """The published evaluation recipes.
 
 `dc`: Zhao et al., ICLR 2021 (arXiv:2006.05929). `dsa`: Zhao and Bilen, ICML 2021 (arXiv:2102.08259), also used for DM
-and most of what followed. `idc`: Kim et al., ICML 2022 (arXiv:2205.14959), used by methods with a factor.
+and most of what followed. `idc`: Kim et al., ICML 2022 (arXiv:2205.14959), used by methods with a factor. `soft`: Sun
+et al., CVPR 2024 (arXiv:2312.03526), for the soft labels of a teacher; the paper's batches depend on the set.
 """

@@ -54,11 +54,13 @@ from hf_condense.source.decode import (
     has_16_bits,
     header,
 )
+from hf_condense.source.streamed import LARGE_SIDE, StreamedPictures
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
 
 FORMAT = 2  # version of the cached files
+_SAMPLED = 1000  # pictures that give the mean and the std of a source whose pictures are not decoded in advance
 _SLICE = (
     128  # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
 )
@@ -76,13 +78,13 @@ class Decoded(NamedTuple):
     """All pictures of a dataset, decoded.
 
     Attributes:
-        images: uint8 (N, C, H, W).
+        images: uint8 (N, C, H, W), or what stands for them.
         histogram: Count of each value in each channel. int64 (C, 256).
         rows_of_16_bits: Number of pictures with 16 bits per channel.
         brightest: Largest value in `images` of those pictures; 0 if there are none.
     """
 
-    images: Tensor
+    images: Tensor | StreamedPictures
     histogram: NDArray[np.int64]
     rows_of_16_bits: int
     brightest: int
@@ -94,7 +96,8 @@ class ClassSource:
 
     Attributes:
         dataset: The dataset they were read from, without any formatting or transform.
-        images: uint8 (N, C, H, W), sorted by class; memory-mapped if they are cached, or on a device.
+        images: uint8 (N, C, H, W), sorted by class; memory-mapped if they are cached, or on a device. Or what
+            stands for them and decodes pictures when it is indexed.
         labels: Class of every image, an index into `class_names`. int64 (N,), sorted, on the CPU.
         rows: Row number in the dataset of every image. int64 (N,), on the CPU.
         class_names: Names of all classes, including those without images.
@@ -111,7 +114,7 @@ class ClassSource:
     """
 
     dataset: datasets.Dataset
-    images: Tensor
+    images: Tensor | StreamedPictures
     labels: Tensor
     rows: Tensor
     class_names: tuple[str, ...]
@@ -234,7 +237,7 @@ class ClassSource:
         """Return a source that hands out tensors on `device`; images that take less than half of it move there."""
         device = torch.device(device)
         images = self.images
-        if device.type == "cuda" and images.numel() < free_memory(device) // 2:
+        if device.type == "cuda" and isinstance(images, Tensor) and images.numel() < free_memory(device) // 2:
             images = images.to(device)
         whitening = self.whitening and self.whitening.to(device)
         mean, std = self.mean.to(device), self.std.to(device)
@@ -251,6 +254,7 @@ def load_source(
     channels: int | None = None,
     cache: bool = True,
     progress: bool = True,
+    streams: bool = False,
 ) -> ClassSource:
     """Read a labelled image dataset as uint8 images sorted by class. The dataset itself is never changed.
 
@@ -273,6 +277,8 @@ def load_source(
         channels: 1 or 3; default: what the mode of the Image feature says, else 1 if all pictures are grey, else 3.
         cache: Keep the decoded images on disk; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while decoding.
+        streams: If pictures are large (more than 64 pixels high and wide), decode them when they are asked for, and
+            nothing in advance. Mean and std are then those of at most 1,000 pictures, spread evenly over the rows.
 
     Returns:
         The source, on the CPU.
@@ -294,7 +300,9 @@ def load_source(
     content_hash = _content_hash(pictures, labels, mode)
     order = torch.argsort(labels.index, stable=True)
     decode = partial(_decode, pictures, size, channels, mode, order, progress=progress)
-    if cache_enabled(cache):
+    if streams and min((shape := _common_shape(pictures, size, channels, mode))[1:]) > LARGE_SIDE:
+        decoded = _streamed(ds, image_column, shape, mode, order)
+    elif cache_enabled(cache):
         key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
         decoded = _cached(cache_folder("sources") / key, decode)
     else:
@@ -414,11 +422,8 @@ def _decode(
     position = torch.empty_like(order)  # (N,): where the image of a row is stored
     position[order] = torch.arange(len(order), device="cpu")
     rows_of_16_bits = brightest = 0
+    shape = _common_shape(pictures, size, channels, mode)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        headers: list[tuple[str, Size]] = []
-        for start, batch in pictures.batches():
-            headers.extend(itertools.chain.from_iterable(_map_slices(pool, partial(_read_headers, mode), start, batch)))
-        shape = common_shape(headers, size, channels)
         images = _allocate((len(order), *shape), file)
         histogram = np.zeros((shape[0], 256), dtype=np.int64)
         with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
@@ -433,6 +438,31 @@ def _decode(
                     histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
     return Decoded(images, histogram, rows_of_16_bits, brightest)
+
+
+def _common_shape(
+    pictures: EncodedPictures, size: Size | None, channels: int | None, mode: str | None
+) -> tuple[int, int, int]:
+    """Return the (channels, height, width) that all pictures are decoded to, by their headers."""
+    headers: list[tuple[str, Size]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start, batch in pictures.batches():
+            headers.extend(itertools.chain.from_iterable(_map_slices(pool, partial(_read_headers, mode), start, batch)))
+    return common_shape(headers, size, channels)
+
+
+def _streamed(
+    ds: datasets.Dataset, column: str, shape: tuple[int, int, int], mode: str | None, order: Tensor
+) -> Decoded:
+    """Return pictures that are decoded when they are asked for, with the pixel values of some of them."""
+    in_row_order = StreamedPictures(ds, column, torch.arange(len(order), device="cpu"), shape, mode)
+    sampled = torch.linspace(0, len(order) - 1, min(_SAMPLED, len(order)), device="cpu").round().long()
+    histogram = np.zeros((shape[0], 256), dtype=np.int64)
+    for rows in sampled.split(_SLICE):
+        pixels = in_row_order[rows].numpy()
+        for c in range(shape[0]):
+            histogram[c] += np.bincount(pixels[:, c].ravel(), minlength=256)
+    return Decoded(StreamedPictures(ds, column, order, shape, mode), histogram, 0, 0)
 
 
 def _map_slices(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import io
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import datasets
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.utils.file_utils import is_local_path, xopen
 from numpy.typing import NDArray
@@ -95,20 +96,36 @@ def raw_batches(
     Raises:
         ValueError: If a row has no picture, or its file cannot be read; the message names the row.
     """
-    undecoded = ds.select_columns([column]).cast_column(column, datasets.Image(decode=False)).with_format("arrow")
-    remaining = undecoded.select(range(start, len(ds))) if start else undecoded
+    rows = undecoded(ds, column)
+    remaining = rows.select(range(start, len(ds))) if start else rows
     for table in remaining.iter(batch_size=batch_size):
         cells = table.column(column)
-        contents = pc.struct_field(cells, "bytes").to_pylist()  # much faster than a list of dicts
-        paths = pc.struct_field(cells, "path").to_pylist()
-        yield (
-            start,
-            [
-                data if data is not None else _file_content(path, row, column)
-                for row, (data, path) in enumerate(zip(contents, paths, strict=True), start)
-            ],
-        )
+        yield start, encoded_cells(cells, range(start, start + len(cells)), column)
         start += len(cells)
+
+
+def undecoded(ds: datasets.Dataset, column: str) -> datasets.Dataset:
+    """Return the image column of a dataset alone, as Arrow tables of encoded pictures."""
+    return ds.select_columns([column]).cast_column(column, datasets.Image(decode=False)).with_format("arrow")
+
+
+def encoded_cells(cells: pa.ChunkedArray, rows: Sequence[int], column: str) -> list[bytes]:
+    """Return the encoded pictures in some cells of an image column.
+
+    Args:
+        cells: The cells.
+        rows: Row number of each, for error messages.
+        column: Name of the column, for error messages.
+
+    Raises:
+        ValueError: If a row has no picture, or its file cannot be read; the message names the row.
+    """
+    contents = pc.struct_field(cells, "bytes").to_pylist()  # much faster than a list of dicts
+    paths = pc.struct_field(cells, "path").to_pylist()
+    return [
+        data if data is not None else _file_content(path, row, column)
+        for row, data, path in zip(rows, contents, paths, strict=True)
+    ]
 
 
 def _file_content(path: str | None, row: int, column: str) -> bytes:

@@ -232,7 +232,8 @@ FORM_FACTS = {
     "dct as pixels": ("dct", {"storage": "pixels", "expand": 1}, r"format_version"),
     "whole numbers said to be halves": ("dct", {"store_dtype": "float16"}, r"coefficients should be F16 \[48, 12\]"),
     "halves said to be whole numbers": ("halves", {"store_dtype": "float32"}, r"should be F32 \[32, 12\]"),
-    "an unknown store_dtype": ("dct", {"store_dtype": "float8"}, "store_dtype should be float32 or float16"),
+    "an unknown store_dtype": ("dct", {"store_dtype": "float8"}, "store_dtype should be float32, float16 or uint8"),
+    "frequencies in 8 bits": ("dct", {"store_dtype": "uint8"}, "store_dtype uint8 should be that of images"),
     "a store_dtype that is no text": ("dct", {"store_dtype": 16}, "store_dtype should be str"),
 }
 
@@ -280,8 +281,8 @@ def recipe_with(**changes):
 FACT_CHANGES = {
     "another format": (lambda facts: {"format": "other"}, "format should be 'hf_condense'"),
     "a newer version": (
-        lambda facts: {"format_version": "3"},
-        "format_version '3': .* reads 1 and 2; upgrade hf_condense",
+        lambda facts: {"format_version": "4"},
+        "format_version '4': .* reads 1, 2 and 3; upgrade hf_condense",
     ),
     "a version that its form does not have": (
         lambda facts: {"format_version": "2"},

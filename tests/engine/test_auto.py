@@ -8,6 +8,7 @@ import torch
 
 from hf_condense import condense_dataset
 from hf_condense.engine.auto import choose
+from hf_condense.engine.build import check_request
 from hf_condense.engine.task import Task
 from hf_condense.testing import toy_dataset
 
@@ -56,6 +57,34 @@ class LinearNetwork(torch.nn.Sequential):
 
     def __init__(self, channels: int, num_classes: int, image_size: tuple[int, int]) -> None:
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+
+def test_large_images_are_composed_and_small_ones_learned() -> None:
+    choice = choose_for(size=224, classes=100)
+    assert (choice.method, choice.preset) == ("rded", "default")
+    assert "pictures are large" in choice.reason
+    assert choose_for(size=64).method == "m3d"
+    assert choose_for(size=224, candidates=("m3d",)).method == "m3d"
+
+
+def test_teacher_and_pictures_of_composed_images_grow_with_the_budget() -> None:
+    small, large = (choose_for(size=224, classes=100, budget=minutes).values for minutes in (2, 4))
+    assert large["teacher_updates"] == pytest.approx(2 * small["teacher_updates"], rel=0.02)
+    assert choose_for(size=224, classes=1000, budget=1).values["pictures"] == 40
+    assert choose_for(size=224, budget=1e6).values["pictures"] == 300
+
+
+@pytest.mark.parametrize("given", [{"steps": 2}, {"preset": "quick"}, {"ipm": 2}])
+def test_options_of_learning_are_followed_for_large_images(given: dict) -> None:
+    assert check_request("auto", given.pop("preset", None), given, given.pop("steps", None)) == ("m3d",)
+
+
+def test_options_of_composing_are_followed_for_small_images() -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=16).remove_columns("note")
+    small = condense_dataset(
+        ds, ipc=1, mosaic=2, teacher_updates=2, views=1, network="convnet-w4-d1", progress=False, cache=False
+    )
+    assert (small.recipe.method, small.recipe.options["mosaic"]) == ("rded", 2)
 
 
 def test_many_or_small_images_are_stored_whole() -> None:

@@ -99,7 +99,7 @@ def test_every_process_returns_the_same_set(name: str, folder: Path) -> None:
 
 
 def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
-    chunks = {name: facts(folder, name, 0)["recipe"]["plan"]["classes_per_chunk"] for name in SCENARIOS}
+    chunks = {name: facts(folder, name, 0)["recipe"]["plan"].get("classes_per_chunk") for name in SCENARIOS}
     assert chunks == {
         "even": 2,
         "uneven": 3,
@@ -121,6 +121,7 @@ def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
         "labels and starts of experts": 2,
         "training on real rows": 3,
         "early teacher": 2,
+        "composed": None,
         "another storage form": 3,
         "trajectories": 3,
         "truncated trajectories": 1,

@@ -89,7 +89,7 @@ def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
 
     assert settled(Half).store_dtype == "float16"
     assert settled(Half, store_dtype="float32").store_dtype == "float32"
-    with pytest.raises(ValueError, match=r"store_dtype should be one of 'float32', 'float16'; got 'float64'"):
+    with pytest.raises(ValueError, match=r"store_dtype should be one of 'float32', 'float16', 'uint8'; got 'float64'"):
         settled(Half, store_dtype="float64")
 
 

@@ -50,7 +50,7 @@ def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"recipe": "dsaa"}, "recipe should be one of 'dc', 'dsa', 'idc'; got 'dsaa'; did you mean 'dsa'"),
+        ({"recipe": "dsaa"}, "recipe should be one of 'dc', 'dsa', 'idc', 'soft'; got 'dsaa'; did you mean 'dsa'"),
         ({"networks": "convnett"}, "unknown network 'convnett'.*did you mean 'convnet'"),
         ({"networks": ()}, "at least one network"),
         (

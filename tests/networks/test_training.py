@@ -77,7 +77,10 @@ def test_published_recipes_have_the_values_of_the_papers():
         (("flip", "color"), "all"),
         (("crop", "scale", "rotate"), "single"),
     ]
-    for recipe in RECIPES.values():
+    soft = RECIPES["soft"]
+    assert (soft.optimiser, soft.lr, soft.weight_decay, soft.epochs) == ("adamw", 0.001, 0.01, 300)
+    assert (soft.cosine, soft.cutmix_probability, soft.cutmix_beta, soft.milestones) == (0.5, 1, 1, ())
+    for recipe in (dc, dsa, idc):
         assert (recipe.lr, recipe.momentum, recipe.weight_decay) == (0.01, 0.9, 5e-4)
 
 
@@ -98,6 +101,9 @@ def test_families_left_out_of_always_are_not_applied():
         ({"milestones": (1.0,)}, "milestones should increase within"),
         ({"cutmix_probability": 1.5}, "cutmix_probability should be at most 1; got 1.5"),
         ({"augment": "colour"}, "did you mean 'color'"),
+        ({"optimiser": "adam"}, "optimiser should be one of 'sgd', 'adamw'; got 'adam'"),
+        ({"cosine": 1.5}, "cosine should be at most 1; got 1.5"),
+        ({"view_area": 0.0}, "view_area should be larger than 0; got 0"),
     ],
 )
 def test_bad_recipes_raise_value_error(change, message):

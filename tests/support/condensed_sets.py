@@ -18,6 +18,7 @@ from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
+from hf_condense.condensed.views import ViewLabels, random_crops
 
 
 def make_recipe(**changes) -> Recipe:
@@ -76,7 +77,18 @@ def make_tensors(recipe: Recipe, *, soft: bool = False, student: bool = False, z
         student_lr=torch.tensor(0.0125) if student else None,
         zca_matrix=torch.randn(pixels, pixels, generator=generator) if zca else None,
         zca_mean=torch.randn(pixels, generator=generator) if zca else None,
+        view_labels=_view_labels(len(labels) * decoder.rows_per_entry, recipe),
     )
+
+
+def _view_labels(rows: int, recipe: Recipe) -> ViewLabels | None:
+    """Return random soft labels of views if a recipe has some."""
+    if recipe.label_views is None:
+        return None
+    generator = keyed_generator(recipe.seed, "test views")
+    crops = random_crops(rows * recipe.label_views, tuple(recipe.image_shape[1:]), 0.3, generator)
+    logits = 3 * torch.randn(rows, recipe.label_views, len(recipe.class_names), generator=generator)
+    return ViewLabels.of_logits(logits, crops.reshape(rows, recipe.label_views, 5), recipe.label_top)
 
 
 def _stored(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> dict[str, torch.Tensor]:
@@ -87,6 +99,8 @@ def _stored(images: torch.Tensor, labels: torch.Tensor, recipe: Recipe) -> dict[
     else:
         real = (images - form.frame.mean.reshape(-1, 1, 1)) / form.frame.std.reshape(-1, 1, 1)
         stored = form.start(real, labels, Origin(lambda c: [real[labels == c]], keyed_generator(recipe.seed, "test")))
+    if recipe.store_dtype == "uint8":
+        return {name: (255 * tensor).round().to(torch.uint8) for name, tensor in stored.items()}
     dtype = getattr(torch, recipe.store_dtype)
     return {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in stored.items()}
 

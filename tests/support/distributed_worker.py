@@ -109,6 +109,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"classes": 3, "soft_labels": "teacher", "teacher_updates": 20, "early_teacher": True},
         [PLENTY, PLENTY],
     ),
+    "composed": ({"method": "rded", "classes": 5, "teacher_updates": 3, "views": 2, "mosaic": 2}, [PLENTY, PLENTY]),
     "another storage form": ({"method": "m3d", "classes": 5, "storage": "half"}, [PLENTY, PLENTY]),
     "moments": ({"method": "m3d", "classes": 5, "factor": 2, "ipm": 3}, [PLENTY, PLENTY]),
     "a pool": ({"method": "dance", "classes": 5, "factor": 2, "batch_syn": 4, **POOL}, [PLENTY, PLENTY]),
@@ -127,10 +128,11 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
 def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     """Run one scenario, in one or several processes."""
     scenario, memory = SCENARIOS[name]
-    settings = {"network": "convnet-w8-d1", "steps": 4, "compile": False, "progress": False, **scenario}
+    settings = {"network": "convnet-w8-d1", "compile": False, "progress": False, **scenario}
     method = settings.pop("method", "dm")
-    if "batch_real" in get_method(method).Config.__dataclass_fields__:
-        settings["batch_real"] = 6
+    for option, value in (("steps", 4), ("batch_real", 6)):
+        if option in get_method(method).Config.__dataclass_fields__:
+            settings.setdefault(option, value)
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     original, build.memory_budget = build.memory_budget, lambda device: memory[rank]
     try:

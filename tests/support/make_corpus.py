@@ -61,6 +61,9 @@ def main(names: list[str]) -> None:
             storage="siren", expand=2, ipc=1, image_shape=[1, 7, 6], pixel_range="free", store_dtype="float16"
         ),
         "halves": make_set(factor=2, ipc=1, image_shape=[1, 4, 4], store_dtype="float16"),
+        "views": make_set(
+            ipc=1, image_shape=[1, 4, 4], store_dtype="uint8", temperature=20.0, label_views=2, label_top=1
+        ),
         "coreset": make_coreset(),
         "narrow": make_coreset(real_rows().select_columns(["label", "image"]), ipc=1),
     }

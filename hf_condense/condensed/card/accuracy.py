@@ -92,6 +92,7 @@ def _role(name: str, recipe: Recipe) -> str:
         "random": RANDOM,
         f"random x{recipe.expand}": AS_MANY,
         f"random as {recipe.storage}{recipe.expand}": SAME_FORM,
+        "random + teacher": "random rows with the labels of its teacher",
         "full": WHOLE,
     }
     return roles.get(name, name)

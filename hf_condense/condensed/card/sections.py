@@ -151,7 +151,15 @@ def _teachers(recipes: Mapping[str, Recipe]) -> str:
         if text := recipe.teacher_text:
             learned = recipe.options.get("soft_labels") == "learned"
             labels = "the first soft labels, which were then learned, are" if learned else "the soft labels are"
-            lines.append(f"`{name}`: {labels} logits of {escape(text)}; their order is that of the class names.")
+            order = "their order is that of the class names."
+            if recipe.label_views is not None:
+                views, top = recipe.label_views, recipe.label_top
+                labels = f"for {views} views of each row, the soft labels are the {top} largest"
+                order = (
+                    "the logits are logarithms of probabilities. `soft_label_crop` holds top, left, height and width "
+                    "of a view in pixels, and 1 if it is mirrored."
+                )
+            lines.append(f"`{name}`: {labels} logits of {escape(text)}; {order}")
     return bullets(lines)
 
 

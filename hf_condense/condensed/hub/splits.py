@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
 from hf_condense.condensed.facts import is_split, shard_file
-from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
+from hf_condense.condensed.rows import VIEW_COLUMNS
 
 _ROW_GROUP = 100  # a viewer or a stream fetches this many rows at once
 _SHARD_BYTES = 500_000_000
@@ -73,7 +73,7 @@ def _align(name: str, ds: datasets.Dataset, features: datasets.Features) -> data
 def _suits(column: str, feature: object, expected: object) -> bool:
     """Return whether a column of a split can stand below that of the condensed set; soft labels may be missing."""
     images = isinstance(feature, datasets.Image) and isinstance(expected, datasets.Image)
-    return feature == expected or images or (column == SOFT_LABEL_COLUMN and feature is None)
+    return feature == expected or images or (column in VIEW_COLUMNS and feature is None)
 
 
 def _write_shards(name: str, ds: datasets.Dataset, features: datasets.Features, folder: Path) -> dict[str, int]:
@@ -96,11 +96,12 @@ def _write_shards(name: str, ds: datasets.Dataset, features: datasets.Features, 
 def _as_stored(rows: pa.Table, schema: pa.Schema) -> pa.Table:
     """Return rows as they are stored: with the bytes of the images, and NaN for soft labels that they lack."""
     present = set(rows.column_names)
-    columns = [rows[field.name] if field.name in present else _nans(len(rows), field.type) for field in schema]
+    columns = [rows[field.name] if field.name in present else _missing(len(rows), field.type) for field in schema]
     return embed_table_storage(pa.table(columns, schema=schema))
 
 
-def _nans(n: int, kind: pa.FixedSizeListType) -> pa.Array:
-    """Return lists of NaN, because older readers of Parquet could not tell the length of null lists."""
-    values = pa.array(np.full(n * kind.list_size, np.nan, np.float32))
-    return pa.FixedSizeListArray.from_arrays(values, kind.list_size)
+def _missing(n: int, kind: pa.DataType) -> pa.Array:
+    """Return lists of NaN (or of -1 for integers): older readers of Parquet cannot tell the length of null lists."""
+    if pa.types.is_fixed_size_list(kind):
+        return pa.FixedSizeListArray.from_arrays(_missing(n * kind.list_size, kind.value_type), kind.list_size)
+    return pa.array(np.full(n, np.nan if pa.types.is_floating(kind) else -1, kind.to_pandas_dtype()))

@@ -1,0 +1,88 @@
+"""A condensed set as training data for plain PyTorch and for the `Trainer` of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.views import view
+
+
+class TrainingViews(Dataset[dict[str, Tensor]]):
+    """The decoded rows of a condensed set with probabilities as labels, one row at a time or in batches.
+
+    If the set has soft labels of views, each access gives a random view of the row with the label of that view. The
+    views are drawn from torch's global generator, which `DataLoader` seeds in every worker. Rows are decoded when they
+    are asked for, so the set may be large.
+
+    Args:
+        small: The set: one that was just made, or that `load_condensed` returned.
+        normalise: Whether images are normalised as the recipe says; otherwise they are pixels in [0, 1].
+        soft: Whether labels are the soft ones of the set, if it has any. Otherwise they are one-hot, of whole rows.
+
+    Attributes:
+        temperature: What networks should divide their logits by before the loss: the temperature of the soft labels, or
+            1 for hard labels.
+        num_classes: Number K of classes.
+
+    Raises:
+        TypeError: If `small` is no `CondensedDataset`.
+        ValueError: If the set was made in whitened space, whose images are whitened as a whole.
+
+    Example:
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> small = condense_dataset(load_demo()["train"], "random", ipc=2, progress=False)
+        >>> loader = torch.utils.data.DataLoader(TrainingViews(small), batch_size=5, shuffle=True)
+        >>> batch = next(iter(loader))
+        >>> batch["pixel_values"].shape, batch["labels"].shape
+        (torch.Size([5, 1, 28, 28]), torch.Size([5, 10]))
+    """
+
+    def __init__(self, small: CondensedDataset, *, normalise: bool = True, soft: bool = True) -> None:
+        if not isinstance(small, CondensedDataset):
+            raise TypeError(
+                f"small should be a CondensedDataset, as load_condensed returns it; got {type(small).__name__}"
+            )
+        if small.synthetic.zca_matrix is not None:
+            raise ValueError("this set was made in whitened space: train on small.synthetic.decoded() after whitening")
+        self._tensors, recipe = small.synthetic, small.recipe
+        self._views = self._tensors.view_labels if soft else None
+        self._soft_labels = self._tensors.soft_labels if soft else None
+        labels_are_soft = self._views is not None or self._soft_labels is not None
+        self.temperature = (recipe.temperature or 1.0) if labels_are_soft else 1.0
+        self.num_classes = len(recipe.class_names)
+        shape = (1, -1, 1, 1)
+        self._mean = torch.tensor(recipe.mean if normalise else [0.0]).reshape(shape)
+        self._std = torch.tensor(recipe.std if normalise else [1.0]).reshape(shape)
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return self._tensors.num_rows
+
+    def __getitem__(self, row: int) -> dict[str, Tensor]:
+        """Return `pixel_values`, float32 (C, H, W), and `labels`, the class probabilities, float32 (K,)."""
+        if not -len(self) <= row < len(self):
+            raise IndexError(f"row {row} of {len(self)}")
+        (item,) = self.__getitems__([row % len(self)])
+        return item
+
+    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
+        """Return several rows, as `DataLoader` asks for a batch."""
+        index = torch.as_tensor(rows)
+        images, labels = self._tensors.decoded(index)
+        if self._views is not None:
+            chosen = torch.randint(self._views.num_views, (len(index),))
+            images = view(images, self._views.crops[index, chosen])
+            targets = (self._views.logits(index, chosen) / self.temperature).softmax(1)
+        elif self._soft_labels is not None:
+            targets = (self._soft_labels[index] / self.temperature).softmax(1)
+        else:
+            targets = F.one_hot(labels, self.num_classes).float()
+        images = (images - self._mean) / self._std
+        return [{"pixel_values": x, "labels": y} for x, y in zip(images, targets, strict=True)]

@@ -1,0 +1,322 @@
+"""RDED: the crops that a teacher recognises best, its mosaics, its soft labels, and teachers of the user's own."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
+from hf_condense.cli_text import facts_table
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.views import view
+from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.source.class_source import load_source
+from hf_condense.testing import quick_method, toy_dataset
+from tests.reference.rded import best_crops, mosaics
+
+NAMES = ("cat", "dog", "eel")
+TOY = toy_dataset(names=NAMES, size=16)
+WEIGHTS = torch.randn(3 * 4, 3, generator=torch.Generator().manual_seed(5))
+
+
+def predict(images: Tensor) -> Tensor:
+    """Score images of any size by the means of their quarters."""
+    return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) @ WEIGHTS
+
+
+def nearest_class(images: Tensor) -> Tensor:
+    """Tell the toy classes apart: by the channels' differences of corners, whose patterns are turned."""
+    source = load_source(TOY, cache=False, progress=False)
+    centres = torch.stack([source.images[source.labels == c].float().mean(0) / 255 for c in range(3)])
+    centres = torch.nn.functional.adaptive_avg_pool2d(centres, 4).flatten(1)
+    return -20 * torch.cdist(torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1), centres)
+
+
+KNOWING = Teacher(nearest_class, NAMES)
+
+
+def condense(**options) -> CondensedDataset:
+    return quick_method("rded", teacher=KNOWING, cache=False, **options).condense(TOY)
+
+
+@pytest.mark.parametrize("mosaic", [1, 2, 3])
+def test_images_are_those_of_the_textbook_version(mosaic: int, monkeypatch) -> None:
+    """The same boxes are cut and scored one at a time. Every class has enough pictures for one crop each."""
+    monkeypatch.setattr("hf_condense.methods.rded._PICTURES", 5)
+    monkeypatch.setattr("hf_condense.engine.teacher._measured", lambda run, teacher: {})
+    small = quick_method(
+        "rded", teacher=Teacher(predict, NAMES), mosaic=mosaic, pictures=11, crops=3, soft_labels="none", cache=False
+    ).condense(TOY, 1)
+    source = load_source(TOY, cache=False, progress=False)
+    tile = -(-16 // mosaic)
+    from hf_condense.base.rng import keyed_generator
+
+    for c, name in enumerate(NAMES):
+        generator = keyed_generator(0, "crops", name)
+        order = torch.randperm(12, generator=generator)[:11]
+        boxes = crop_boxes(len(order) * 3, (16, 16), 0.08, generator).reshape(-1, 3, 4).tolist()
+        pictures = [source.images[source.positions(c).start + i] for i in order]
+        crops = best_crops(pictures, boxes, (tile, tile), predict, c, mosaic**2)
+        (expected,) = mosaics(crops, mosaic, 1)
+        stored = small.synthetic.stored["images"][c]
+        assert stored.dtype == torch.uint8
+        assert int((stored.int() - expected[:, :16, :16].int()).abs().max()) <= 1
+
+
+def test_tiles_of_an_image_are_crops_j_plus_multiples_of_the_number_of_images() -> None:
+    crops = [torch.full((1, 2, 2), i) for i in range(8)]
+    images = mosaics(crops, 2, 2)
+    assert images[1][0, ::2, ::2].tolist() == [[1, 3], [5, 7]]
+    method = RealisticDistillation(RealisticConfig(mosaic=2))
+    run = type("Run", (), {"counts": {0: 2}, "source": type("S", (), {"image_shape": (1, 4, 4)})()})()
+    method._best_crops = lambda *_: torch.stack(crops)
+    assert torch.equal(method.images_of(run, 0, predict), torch.stack(images))
+
+
+def test_boxes_lie_within_the_picture_have_its_shape_and_the_least_area() -> None:
+    boxes = crop_boxes(3000, (20, 40), 0.25, torch.Generator().manual_seed(0))
+    top, left, height, width = boxes.unbind(1)
+    assert bool(((top >= 0) & (left >= 0) & (top + height <= 20) & (left + width <= 40)).all())
+    assert float((width / height - 2).abs().max()) < 0.15, "a crop has the shape of the picture, but for rounding"
+    assert 0.23 < float((height * width).min() / 800) < 0.27
+    assert set(top[height == 19].tolist()) == {0, 1}
+
+
+def test_whole_picture_at_its_own_size_is_cut_unchanged() -> None:
+    pictures = torch.randint(0, 256, (2, 3, 6, 8), dtype=torch.uint8)
+    boxes = torch.tensor([[0, 0, 6, 8], [0, 0, 6, 8]])
+    assert torch.equal(cut_crops(pictures, boxes, (6, 8)), pictures)
+
+
+def test_class_with_too_few_pictures_gives_several_crops_of_each() -> None:
+    ds = toy_dataset(names=NAMES, size=16, rows=3)
+    small = quick_method("rded", teacher=KNOWING, mosaic=2, crops=1, cache=False).condense(ds, 3)
+    assert len(small) == 9
+    tiles = small.synthetic.stored["images"][:3].unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5)
+    assert len({tuple(tile.flatten().tolist()) for tile in tiles.flatten(0, 2)}) == 12
+
+
+def test_large_images_are_mosaics_and_small_ones_are_not() -> None:
+    method = RealisticDistillation(RealisticConfig())
+    for side, name, expected in ((32, "pixels", 1), (64, "pixels", 2), (64, "patches", 1)):
+        source = type("Source", (), {"image_shape": (3, side, side)})()
+        run = type("Run", (), {"source": source, "decoder": type("D", (), {"name": name})()})()
+        assert method._mosaic(run) == expected
+
+
+def test_labels_are_the_logits_of_the_stored_views() -> None:
+    small = condense(views=4, top_k=3, mosaic=2)
+    labels = small.synthetic.view_labels
+    assert labels.values.shape == (6, 4, 3)
+    images, _ = small.synthetic.decoded()
+    rows, views = torch.arange(6).repeat_interleave(4), torch.arange(4).repeat(6)
+    expected = nearest_class(view(images[rows], labels.crops[rows, views])).log_softmax(1)
+    torch.testing.assert_close(labels.logits(rows, views), expected, rtol=2e-3, atol=2e-2)
+
+
+def test_views_of_digits_are_not_mirrored() -> None:
+    assert int(condense(views=8).synthetic.view_labels.crops[..., 4].sum()) > 0
+    assert int(condense(views=8, augment="crop").synthetic.view_labels.crops[..., 4].sum()) == 0
+
+
+@pytest.mark.parametrize("storage", ["pixels", "patches", "dct"])
+def test_set_in_any_form_has_labels_of_its_decoded_rows(storage: str, tmp_path: Path) -> None:
+    small = quick_method("rded", teacher=KNOWING, storage=storage, cache=False).condense(TOY, 1)
+    assert small.recipe.store_dtype == ("float32" if storage == "dct" else "uint8")
+    assert len(small.synthetic.view_labels.values) == small.synthetic.num_rows == len(small)
+    small.save_condensed(tmp_path)
+    loaded = load_condensed(tmp_path)
+    assert all(torch.equal(loaded.synthetic.all()[name], t) for name, t in small.synthetic.all().items())
+
+
+def test_grey_images_stay_grey() -> None:
+    ds = toy_dataset(names=NAMES, size=16, mode="L")
+    small = quick_method("rded", cache=False, padded=True, mosaic=2).condense(ds, 1)
+    assert small.recipe.image_shape == [1, 16, 16]
+    assert small.synthetic.view_labels is not None
+
+
+def test_padded_crops_stand_in_the_middle_of_an_empty_image() -> None:
+    seen = []
+    teacher = Teacher(lambda images: seen.append(images) or predict(images), NAMES, mean=[0.2, 0.4, 0.6])
+    score = RealisticDistillation(RealisticConfig())._padded(teacher.logits, teacher, (3, 8, 8))
+    score(torch.ones(1, 3, 4, 4))
+    assert float(seen[0][:, :, :2].abs().max()) == 0, "the empty part is zero after normalisation"
+    torch.testing.assert_close(seen[0][0, :, 4, 4], torch.tensor([0.8, 0.6, 0.4]))
+
+
+class TestTeacher:
+    def test_recipe_has_the_teacher_its_accuracy_and_its_class_order(self, tmp_path: Path) -> None:
+        small = quick_method("rded", teacher_updates=30, cache=False).condense(TOY)
+        facts = small.recipe.teacher
+        assert (facts["network"], facts["updates"], facts["held_out"]) == ("convnet-w8-d1", 30, 3)
+        assert facts["classes"] == list(NAMES)
+        assert 0 <= facts["accuracy"] <= 1
+        small.save_condensed(tmp_path)
+        card = (tmp_path / "README.md").read_text()
+        assert f"convnet-w8-d1 after 30 updates ({facts['accuracy']:.1%} of 3 held-out rows right)" in card
+        assert "for 2 views of each row, the soft labels are the 3 largest logits of" in card
+        assert load_condensed(tmp_path).recipe.teacher == facts
+
+    def test_command_line_shows_what_is_stored(self, tmp_path: Path) -> None:
+        small = quick_method("rded", teacher=KNOWING, cache=False).condense(TOY)
+        shown = facts_table(small, read_facts(small.save_condensed(tmp_path)))
+        assert "4,608 uint8, 4,608 B: images 6 x 3 x 16 x 16" in shown
+        assert "soft_label_values 6 x 2 x 3" in shown
+
+    def test_held_out_rows_are_not_trained_on(self, monkeypatch) -> None:
+        trained = []
+
+        def record(net, data, *args, **kwargs) -> int:
+            trained.append(data)
+            return train_network(net, data, *args, **kwargs)
+
+        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        quick_method("rded", cache=False).condense(TOY)
+        (data,) = trained
+        assert len(data) == 33
+
+    def test_teacher_of_another_size_sees_images_of_that_size(self) -> None:
+        small = quick_method("rded", teacher_size=8, cache=False).condense(TOY)
+        assert small.teacher.__self__.image_size == (8, 8)
+
+    def test_own_teacher_is_named_with_its_accuracy(self, tmp_path: Path) -> None:
+        small = quick_method("rded", teacher=Teacher(nearest_class, NAMES, name="mine"), cache=False).condense(TOY)
+        assert (small.recipe.teacher["network"], small.recipe.teacher["accuracy"]) == ("mine", 1.0)
+        assert small.recipe.options["teacher"] == "mine"
+        small.save_condensed(tmp_path)
+        assert (
+            "mine, a classifier that was given (100.0% of 3 rows of the source right"
+            in (tmp_path / "README.md").read_text()
+        )
+
+    def test_permuted_classes_with_their_names_give_the_same_set(self) -> None:
+        order = [2, 0, 1]
+        permuted = Teacher(lambda images: nearest_class(images)[:, order], [NAMES[i] for i in order])
+        first, second = (
+            quick_method("rded", teacher=teacher, cache=False).condense(TOY) for teacher in (KNOWING, permuted)
+        )
+        for name, tensor in first.synthetic.all().items():
+            assert torch.equal(tensor, second.synthetic.all()[name])
+
+    def test_permuted_classes_under_wrong_names_raise_value_error(self) -> None:
+        wrong = Teacher(lambda images: nearest_class(images)[:, [2, 0, 1]], NAMES)
+        with pytest.raises(ValueError, match=r"is right on 0\.0% of 3 rows, no more than by chance.*'cat' as 'dog'"):
+            quick_method("rded", teacher=wrong, cache=False).condense(TOY)
+
+    def test_foreign_classes_raise_value_error(self) -> None:
+        with pytest.raises(ValueError, match="it does not know 'eel'"):
+            quick_method("rded", teacher=Teacher(nearest_class, ("cat", "dog", "elk")), cache=False).condense(TOY)
+
+    def test_value_that_is_no_teacher_raises_type_error(self) -> None:
+        with pytest.raises(TypeError, match="teacher should be str or Teacher or None; got 5"):
+            condense_dataset(TOY, "rded", 1, teacher=5, progress=False)
+
+    def test_folder_that_is_missing_raises_an_error(self) -> None:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        with pytest.raises(OSError, match="no/such/folder"):
+            quick_method("rded", teacher="/no/such/folder", cache=False).condense(TOY)
+
+
+@pytest.mark.parametrize(("name", "value"), [("crop_area", 1.5), ("view_area", 2.0)])
+def test_area_above_1_raises_value_error(name: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{name} should be at most 1, the whole image"):
+        RealisticConfig(**{name: value})
+
+
+def test_too_many_views_raise_value_error() -> None:
+    with pytest.raises(ValueError, match="views should be at most 1,000; got 1001"):
+        RealisticConfig(views=1001)
+
+
+def test_8_bit_numbers_for_a_form_without_images_raise_value_error() -> None:
+    with pytest.raises(ValueError, match="store_dtype='uint8' is for images"):
+        quick_method("dm", storage="dct", store_dtype="uint8").condense(TOY)
+
+
+class TestEvaluation:
+    @staticmethod
+    def rows_of(small: CondensedDataset, **options) -> dict[str, float]:
+        table = evaluate(
+            small,
+            TOY,
+            networks="convnet-w4-d1",
+            recipe="soft",
+            epochs=1,
+            seeds=1,
+            cache=False,
+            compile=False,
+            progress=False,
+            **options,
+        )
+        return {record["set"]: record["mean"] for record in table.to_records()}
+
+    def test_random_rows_with_the_same_labels_stand_beside_the_set(self, tmp_path: Path) -> None:
+        small = condense()
+        assert list(self.rows_of(small)) == ["rded_ipc2", "random", "random + teacher"]
+        small.save_condensed(tmp_path)
+        loaded = load_condensed(tmp_path)
+        assert list(self.rows_of(loaded, source=TOY)) == ["rded_ipc2", "random"]
+        assert "random + teacher" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
+
+    def test_teacher_for_plain_rows_raises_value_error(self) -> None:
+        with pytest.raises(ValueError, match="train should be a CondensedDataset; got a Dataset"):
+            evaluate(TOY, TOY, teacher=KNOWING, baselines=(), progress=False)
+
+
+class TestTraining:
+    def test_update_sees_a_stored_view_and_its_label(self) -> None:
+        small = condense(views=3, top_k=3)
+        images, labels = small.synthetic.decoded()
+        data = TrainingSet(images, labels, 3, 20.0, views=small.synthetic.view_labels)
+        index = torch.tensor([4, 0, 5])
+        seen, targets = data.draw(index, "a")
+        again = data.draw(index, "a")
+        assert torch.equal(seen, again[0])
+        assert torch.equal(targets, again[1])
+        for i, row in enumerate(index.tolist()):
+            views = [view(images[[row]], small.synthetic.view_labels.crops[row, [v]])[0] for v in range(3)]
+            (which,) = (v for v in range(3) if torch.allclose(seen[i], views[v]))
+            expected = small.synthetic.view_labels.logits(torch.tensor([row]), torch.tensor([which]))
+            torch.testing.assert_close(targets[[i]], (expected / 20).softmax(1))
+
+    def test_relabelling_replaces_all_labels_after_mixing(self) -> None:
+        seen = []
+
+        def label(images: Tensor) -> Tensor:
+            seen.append(images)
+            return torch.zeros(len(images), 3)
+
+        images = torch.rand(6, 3, 8, 8)
+        data = TrainingSet(images, torch.tensor([0, 0, 1, 1, 2, 2]), 3, relabel=label)
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        torch.nn.init.zeros_(net[1].weight)
+        torch.nn.init.zeros_(net[1].bias)
+        recipe = dataclasses.replace(RECIPES["soft"], optimiser="sgd")  # Adam would magnify rounding errors
+        train_network(net, data, recipe, "key", max_updates=2)
+        assert len(seen) == 2
+        assert not torch.equal(seen[0].sort(0).values, images.sort(0).values), "images are cropped and mixed before"
+        assert float(net[1].weight.detach().abs().max()) < 1e-7, "even targets leave a network of even logits as it is"
+
+    def test_learning_rate_ends_at_half(self) -> None:
+        recipe = RECIPES["soft"]
+        assert (recipe.rate(0), recipe.rate(1)) == (1.0, 0.5)
+        assert RECIPES["dc"].rate(0.7) == 1.0
+        np.testing.assert_allclose(recipe.rate(0.5), 0.5 * (1 + np.cos(np.pi / 4)))
+
+    def test_first_update_of_adamw_moves_weights_by_the_rate_and_spares_biases_the_decay(self) -> None:
+        """The first step of Adam has the length of the rate; decay then shrinks weights, not biases."""
+        net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 3))
+        before = [p.detach().clone() for p in net.parameters()]
+        data = TrainingSet(torch.rand(6, 3, 8, 8), torch.tensor([0, 0, 1, 1, 2, 2]), 3)
+        train_network(net, data, RECIPES["soft"], "key", max_updates=1)
+        weight, bias = (p.detach() for p in net.parameters())
+        step = (weight - before[0] * (1 - 0.001 * 0.01)).abs()
+        torch.testing.assert_close(step, torch.full_like(step, 0.001), rtol=0.02, atol=1e-6)
+        torch.testing.assert_close((bias - before[1]).abs(), torch.full((3,), 0.001), rtol=0.02, atol=1e-6)

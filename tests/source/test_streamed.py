@@ -1,0 +1,113 @@
+"""Large pictures are decoded when they are asked for; they are the same images, and nothing else is decoded."""
+
+import io
+from collections import Counter
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_condense import condense_dataset
+from hf_condense.source import streamed
+from hf_condense.source.class_source import load_source
+
+SIDE = 66
+
+
+def pictures(rows: int = 12, side: int = SIDE, mode: str = "RGB", broken: int | None = None) -> datasets.Dataset:
+    """Return pictures of noise of three classes in turn; one may be cut off."""
+    noise, table = np.random.default_rng(0), []
+    for row in range(rows):
+        buffer = io.BytesIO()
+        Image.fromarray(noise.integers(0, 256, (side, side + 4, 3), dtype=np.uint8)).convert(mode).save(buffer, "PNG")
+        data = buffer.getvalue()[:2000] if row == broken else buffer.getvalue()
+        table.append({"image": {"bytes": data, "path": None}, "label": row % 3})
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
+    return datasets.Dataset.from_list(table, features=features)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[int]:
+    """How often each row was decoded."""
+    counts, plain = Counter(), streamed.decode_picture
+
+    def counting(data, row, *arguments):
+        counts[row] += 1
+        return plain(data, row, *arguments)
+
+    monkeypatch.setattr(streamed, "decode_picture", counting)
+    return counts
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_are_those_that_decoding_in_advance_gives(mode: str) -> None:
+    ds = pictures(mode=mode).select([5, 3, 8, 0, 1, 2, 7, 11])
+    lazy, eager = (load_source(ds, streams=streams, cache=False, progress=False) for streams in (True, False))
+    index = torch.tensor([6, 0, 3])
+    assert not isinstance(lazy.images, torch.Tensor)
+    assert torch.equal(lazy.images[index], eager.images[index])
+    assert lazy.image_shape == eager.image_shape
+    assert lazy.content_hash == eager.content_hash
+    assert len(lazy.images[torch.tensor([], dtype=torch.int64)]) == 0
+    torch.testing.assert_close(lazy.mean, eager.mean)
+    torch.testing.assert_close(lazy.std, eager.std)
+    torch.testing.assert_close(lazy.sample([0, 2], 2, "key"), eager.sample([0, 2], 2, "key"))
+
+
+def test_pictures_of_up_to_64_pixels_are_decoded_in_advance() -> None:
+    source = load_source(pictures(side=64), streams=True, cache=False, progress=False)
+    assert isinstance(source.images, torch.Tensor)
+
+
+def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 3)
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    assert sorted(decoded) == [0, 6, 11], "three rows, evenly spread, give mean and std"
+    decoded.clear()
+    _ = source.at(torch.tensor([4]))
+    assert decoded == {1: 1}, "position 4 is the first row of the second class"
+
+
+def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    source = load_source(pictures(broken=4), streams=True, cache=False, progress=False)
+    with pytest.raises(ValueError, match="row 4 has a picture that cannot be decoded"):
+        _ = source.images[torch.arange(12)]
+
+
+@pytest.mark.parametrize("method", ["random", "rded"])
+def test_method_never_decodes_more_than_it_looks_at(method: str, decoded: Counter[int], monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    options = {
+        "pictures": 1,
+        "mosaic": 1,
+        "teacher_size": 8,
+        "teacher_updates": 1,
+        "views": 1,
+        "network": "convnet-w4-d1",
+    }
+    if method == "random":
+        options = {}
+    small = condense_dataset(pictures(30), method, 1, progress=False, cache=False, **options)
+    assert sum(decoded.values()) <= 5, "two for the mean, one of each class"
+    assert len(small) == 3
+
+
+def test_auto_composes_large_pictures(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="hf_condense"):
+        small = condense_dataset(
+            pictures(),
+            ipc=1,
+            network="convnet-w4-d2",
+            teacher_updates=2,
+            pictures=2,
+            views=1,
+            progress=False,
+            cache=False,
+        )
+    assert small.recipe.method == "rded"
+    assert small.recipe.image_shape == [3, 66, 70]
+    assert small.recipe.nearest is None
+    assert any("method='auto' runs rded" in message for message in caplog.messages)
