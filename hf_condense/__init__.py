@@ -8,6 +8,7 @@ from hf_condense._version import __version__
 if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
     from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError
+    from hf_condense.condensed.combine import combine_condensed
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
@@ -24,6 +25,7 @@ _HOME = {
     "CondensedFormatError": "base.errors",
     "NonFiniteLossError": "base.errors",
     "Evaluation": "condensed.scores",
+    "combine_condensed": "condensed.combine",
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
@@ -54,6 +56,7 @@ __all__ = [
     "Run",
     "Selector",
     "__version__",
+    "combine_condensed",
     "condense_dataset",
     "evaluate",
     "list_condensed",

@@ -86,9 +86,10 @@ class CondensedTensors:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
         stored = {name: t.float() if t.is_floating_point() else t for name, t in self.stored.items()}
-        images = self.decoder.decode(stored, rows)
-        if not self.decoder.stores_images:
-            images = self.decoder.frame.to_pixels(images)
+        decoder = self.decoder.in_frame(self.decoder.frame.of_rows(rows))
+        images = decoder.decode(stored, rows)
+        if not decoder.stores_images:
+            images = decoder.frame.to_pixels(images)
         return images, self.row_labels if rows is None else self.row_labels[rows]
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:

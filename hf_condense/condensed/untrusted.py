@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -19,7 +20,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors
 
 FORMAT = "hf_condense"
-FORMAT_VERSIONS = ("1", "2")  # version 2 has storage forms other than pixels and patches
+FORMAT_VERSIONS = ("1", "2", "3")  # 2: forms other than pixels and patches; 3: parts with normalisations of their own
 MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
 _MAX_HEADER_BYTES = 1 << 20
@@ -58,7 +59,7 @@ def check_version(version: object, where: str) -> None:
     newer = isinstance(version, str) and version.isdecimal() and int(version[:_MAX_DIGITS]) > int(newest)
     advice = "; upgrade hf_condense" if newer else ""
     raise CondensedFormatError(
-        f"{where}: format_version {version!r:.40}: this hf_condense reads {' and '.join(FORMAT_VERSIONS)}{advice}"
+        f"{where}: format_version {version!r:.40}: this hf_condense reads {', '.join(FORMAT_VERSIONS)}{advice}"
     )
 
 
@@ -123,6 +124,7 @@ def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetenso
         stored = {name: loaded.pop(name) for name in names}
         tensors = CondensedTensors(stored, loaded.pop("labels"), decoder, **loaded)
         check_tensors(tensors, recipe)
+        tensors = replace(tensors, decoder=recipe.tensor_decoder)
     except (CondensedFormatError, safetensors.SafetensorError) as error:
         raise CondensedFormatError(f"{where}: {error}") from None
     return tensors

@@ -280,8 +280,8 @@ def recipe_with(**changes):
 FACT_CHANGES = {
     "another format": (lambda facts: {"format": "other"}, "format should be 'hf_condense'"),
     "a newer version": (
-        lambda facts: {"format_version": "3"},
-        "format_version '3': .* reads 1 and 2; upgrade hf_condense",
+        lambda facts: {"format_version": "4"},
+        "format_version '4': .* reads 1, 2, 3; upgrade hf_condense",
     ),
     "a version that its form does not have": (
         lambda facts: {"format_version": "2"},

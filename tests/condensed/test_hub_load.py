@@ -266,7 +266,7 @@ def test_newer_format_raises_and_says_upgrade(hub, pets):
     commit(
         pets, {"dm_ipc2/condense_config.json": facts.replace('"format_version": "1"', '"format_version": "3"').encode()}
     )
-    newer = "format_version '3': this hf_condense reads 1 and 2; upgrade hf_condense"
+    newer = "format_version '4': this hf_condense reads 1, 2, 3; upgrade hf_condense"
     with pytest.raises(CondensedFormatError, match=newer):
         load_condensed(pets)
     with pytest.raises(CondensedFormatError, match=newer):
