@@ -8,6 +8,7 @@ from hf_condense._version import __version__
 if TYPE_CHECKING:
     from hf_condense.api import condense_dataset
     from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError, RunInterrupted
+    from hf_condense.condensed.combine import combine_condensed
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
@@ -27,6 +28,7 @@ _HOME = {
     "NonFiniteLossError": "base.errors",
     "RunInterrupted": "base.errors",
     "Evaluation": "condensed.scores",
+    "combine_condensed": "condensed.combine",
     "evaluate": "evaluation.evaluate",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
@@ -62,6 +64,7 @@ __all__ = [
     "Teacher",
     "TrainingViews",
     "__version__",
+    "combine_condensed",
     "condense_dataset",
     "evaluate",
     "list_condensed",

@@ -33,6 +33,7 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         "storage": f"{recipe.storage}, {recipe.expand} row{'s'[: recipe.expand > 1]} for each image of the budget",
         **_sizes(small, stored),
         "pixel range": recipe.pixel_range,
+        "parts": " + ".join(part.config_name for part in recipe.part_recipes) if recipe.parts else None,
         "network": recipe.network,
         "steps": recipe.steps,
         "seed": recipe.seed,

@@ -198,8 +198,8 @@ class Facts:
 
     def difference(self, other: Facts) -> str | None:
         """Return in words what the other set has that this one does not have, or None if they are the same set."""
-        first, second = ({**facts.recipe.to_dict(), "source": _unlicensed(facts.recipe)} for facts in (self, other))
-        names = sorted((first.keys() | second.keys()) - _PROVENANCE)
+        first, second = (_identity(facts.recipe) for facts in (self, other))
+        names = sorted(first.keys() | second.keys())
         if fields := [name for name in names if first.get(name) != second.get(name)]:
             return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
@@ -267,6 +267,15 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _unlicensed(recipe: Recipe) -> dict[str, Any]:
-    """Return the source of a recipe without its licence, which may become known after the set was made."""
-    return {key: value for key, value in recipe.source.items() if key != "license"}
+def _identity(recipe: Recipe) -> dict[str, Any]:
+    """Return what a recipe says of a set that the same set always has.
+
+    The licence of the source is not part of it, because it may become known after the set was made.
+    """
+    values = {name: value for name, value in recipe.to_dict().items() if name not in _PROVENANCE}
+    values["source"] = {key: value for key, value in recipe.source.items() if key != "license"}
+    if recipe.parts is not None:
+        values["parts"] = [
+            {**part, "recipe": _identity(made)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
+        ]
+    return values

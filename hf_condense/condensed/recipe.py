@@ -6,6 +6,7 @@ import dataclasses
 import math
 import types
 import typing
+from collections import Counter
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -49,7 +50,8 @@ class Recipe:
         std: Standard deviation of that normalisation, per channel, in pixel units.
         source: Facts about the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
         citation: Line that cites the method's paper, or None in sets of older versions.
-        rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise.
+        rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise. In a combined set
+            they are row numbers in the sources of its parts.
         temperature: Temperature of the soft labels (logits), or None without soft labels.
         label_views: Augmented views of every row that have soft labels; None if the rows themselves have them.
         label_top: Logits that are stored for each view; None if `label_views` is.
@@ -64,6 +66,9 @@ class Recipe:
         created_at: UTC time at which the set was made, ISO 8601.
         evaluation: Measured accuracies, as rows of `Evaluation.to_records()`.
         nearest: Distances of the images to their nearest source images, as `nearest_real` returns them, or None.
+        parts: For a set that `combine_condensed` put together, what each part brought: `recipe` (its recipe), `ipc`
+            (images of the budget, by class name) and `student_lr` (learned rate, or None). The entries of a class are
+            in the order of the parts. None for all other sets.
         extra: Keys of newer versions that this version does not know. They are kept unchanged.
     """
 
@@ -101,6 +106,7 @@ class Recipe:
     created_at: str = ""
     evaluation: list[dict[str, Any]] = field(default_factory=list)
     nearest: dict[str, Any] | None = None
+    parts: list[dict[str, Any]] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     @property
@@ -120,7 +126,7 @@ class Recipe:
     @property
     def format_version(self) -> str:
         """Version of the file format that a reader of the set must know."""
-        if self.label_views is not None or self.store_dtype == "uint8":
+        if self.label_views is not None or self.store_dtype == "uint8" or self._has_own_frames:
             return "3"
         return "2" if self.store_dtype != "float32" else self.decoder.format_version
 
@@ -154,6 +160,7 @@ class Recipe:
             created_at="",
             runtime=_without_seconds(self.runtime),
             evaluation=[_without_seconds(record) for record in self.evaluation],
+            parts=None if self.parts is None else [_without_times(part) for part in self.parts],
         )
 
     @property
@@ -162,6 +169,44 @@ class Recipe:
         cls = decoder_class(self.storage)
         frame = Frame(torch.tensor(self.mean), torch.tensor(self.std), clip=self.pixel_range == "valid")
         return cls(self.image_shape, self.expand, PIXELS if cls.stores_images else frame)
+
+    @property
+    def part_recipes(self) -> list[Recipe]:
+        """The recipes of the parts of a combined set; that of the set itself for any other one."""
+        return [self] if self.parts is None else [Recipe.from_dict(part["recipe"]) for part in self.parts]
+
+    @property
+    def sources(self) -> list[dict[str, Any]]:
+        """Facts about every source, each once."""
+        sources = [recipe.source for recipe in self.part_recipes]
+        return [source for i, source in enumerate(sources) if source not in sources[:i]]
+
+    @property
+    def tensor_decoder(self) -> Decoder:
+        """The decoder with the units of every row, for the tensors of a set whose labels were checked.
+
+        The parts of a combined set keep the normalisation that their stored numbers are meant for.
+        """
+        decoder = self.decoder
+        if not self._has_own_frames:
+            return decoder
+        parts = self.parts or []
+        owners = torch.tensor(
+            [
+                i
+                for name in self.class_names
+                for i, part in enumerate(parts)
+                for _ in range(decoder.entries(part["ipc"].get(name, 0)) * decoder.rows_per_entry)
+            ]
+        )
+        mean, std = (torch.tensor([part["recipe"][name] for part in parts])[owners] for name in ("mean", "std"))
+        return decoder.in_frame(Frame(mean, std, clip=decoder.frame.clip))
+
+    @property
+    def _has_own_frames(self) -> bool:
+        """Whether the stored numbers of the parts are meant for different normalisations."""
+        frames = [[part["recipe"][name] for name in ("mean", "std")] for part in self.parts or []]
+        return not decoder_class(self.storage).stores_images and any(frame != frames[0] for frame in frames)
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; the keys of `extra` come last."""
@@ -240,6 +285,37 @@ class Recipe:
             _ = self.decoder
         except ValueError as error:
             raise CondensedFormatError(f"recipe: {error}") from None
+        if self.parts is not None:
+            self._check_parts(self.parts)
+
+    def _check_parts(self, parts: list[dict[str, Any]]) -> None:
+        """Raise `CondensedFormatError` unless parts have recipes like the set's, and their budgets sum to its own."""
+        form = (self.kind, self.storage, self.expand, self.image_shape)
+        totals: Counter[str] = Counter()
+        for i, part in enumerate(parts):
+            if not (_is_a(part.get("recipe"), dict[str, Any]) and _is_a(part.get("ipc"), dict[str, int])):
+                raise CondensedFormatError(f"recipe: part {i} should have recipe and ipc by class; got {part!r:.80}")
+            try:
+                if part["recipe"].get("parts") is not None:
+                    raise CondensedFormatError("parts should not have parts themselves")
+                recipe = Recipe.from_dict(part["recipe"])
+            except CondensedFormatError as error:
+                raise CondensedFormatError(f"recipe: part {i}: {error}") from None
+            if (recipe.kind, recipe.storage, recipe.expand, recipe.image_shape) != form:
+                raise CondensedFormatError(
+                    f"recipe: part {i} should have kind, storage, expand and image_shape {form}, as the set has"
+                )
+            totals.update(part["ipc"])
+        least = min((n for part in parts for n in part["ipc"].values()), default=0)
+        if least < 1 or not isinstance(self.ipc, dict) or totals != self.ipc:
+            raise CondensedFormatError(
+                f"recipe: the ipc of the parts should be >= 1 and sum to that of the set, {self.ipc!s:.80}; got "
+                f"{dict(totals)!s:.80}"
+            )
+
+
+def _without_times(part: dict[str, Any]) -> dict[str, Any]:
+    return {**part, "recipe": Recipe.from_dict(part["recipe"]).without_times().to_dict()}
 
 
 def _without_seconds(values: dict[str, Any]) -> dict[str, Any]:

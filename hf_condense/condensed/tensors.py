@@ -89,6 +89,7 @@ class CondensedTensors:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
         labels = self.row_labels if rows is None else self.row_labels[rows]
+        frame = self.decoder.frame.of_rows(rows)
         stored: Mapping[str, Tensor] = self.stored
         if rows is not None and self.decoder.stores_images:  # only what is asked for is converted to float32
             per_entry = self.decoder.rows_per_entry
@@ -98,7 +99,7 @@ class CondensedTensors:
         numbers = {name: _as_numbers(tensor) for name, tensor in stored.items()}
         images = self.decoder.images(numbers, rows, self.num_rows)
         if not self.decoder.stores_images:
-            images = self.decoder.frame.to_pixels(images)
+            images = frame.to_pixels(images)
         return images, labels
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import stat
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,7 +21,8 @@ from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels
 
 FORMAT = "hf_condense"
-# Version 2 has storage forms other than pixels and patches; version 3 has 8-bit images and soft labels of views.
+# Version 2 has storage forms other than pixels and patches. Version 3 has 8-bit images, soft labels of views, and parts
+# with normalisations of their own.
 FORMAT_VERSIONS = ("1", "2", "3")
 _STORED_TYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 MAX_JSON_BYTES = 1 << 23
@@ -137,6 +139,7 @@ def parse_tensors(data: bytes, recipe: Recipe, where: str = "condensed.safetenso
             view_labels = ViewLabels(values, classes, crops, len(recipe.class_names))
         tensors = CondensedTensors(stored, loaded.pop("labels"), decoder, **loaded, view_labels=view_labels)
         check_tensors(tensors, recipe)
+        tensors = replace(tensors, decoder=recipe.tensor_decoder)
     except (CondensedFormatError, safetensors.SafetensorError) as error:
         raise CondensedFormatError(f"{where}: {error}") from None
     return tensors

@@ -20,18 +20,19 @@ _HUB_NAMES = frozenset({
 
 
 def licence_of(recipe: Recipe) -> str | list[str] | None:
-    """Return the licence that a set inherits from its source, as the Hub names it.
+    """Return the licence that a set inherits from its sources, as the Hub names it.
 
     Returns:
-        One name, or as many as the source states; `"other"` stands for a licence that the Hub has no name for, because
-        it refuses a card with any other text. None if the source states no licence.
+        One name, or as many as the sources state; `"other"` stands for a licence that the Hub has no name for, because
+        it refuses a card with any other text. None if a source states no licence.
 
     References:
         https://huggingface.co/docs/hub/repositories-licenses
     """
-    stated = recipe.source.get("license")
-    if not stated:
+    stated = [source.get("license") for source in recipe.sources]
+    if not all(stated):
         return None
-    names = [str(name).strip().lower() for name in (stated if isinstance(stated, list) else [stated])]
-    hub_names = [name if name in _HUB_NAMES else OTHER for name in names]
-    return hub_names if isinstance(stated, list) else hub_names[0]
+    lists = [licence if isinstance(licence, list) else [licence] for licence in stated]
+    names = dict.fromkeys(str(name).strip().lower() for licence in lists for name in licence)
+    hub_names = list(dict.fromkeys(name if name in _HUB_NAMES else OTHER for name in names))
+    return hub_names if len(hub_names) > 1 or isinstance(stated[0], list) else hub_names[0]

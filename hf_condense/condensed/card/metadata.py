@@ -101,7 +101,8 @@ def _tags(existing: Any) -> list[Any]:
 
 def _search_facts(sets: Mapping[str, Facts]) -> dict[str, Any]:
     """Return the metadata that an owner may replace. A licence is inherited if all sets agree, never guessed."""
-    names = {str(name) for facts in sets.values() if is_repository_name(name := facts.recipe.source.get("name"))}
+    sources = [source for facts in sets.values() for source in facts.recipe.sources]
+    names = {str(name) for source in sources if is_repository_name(name := source.get("name"))}
     largest = max(facts.num_rows + sum(rows for rows, _ in facts.extra_splits.values()) for facts in sets.values())
     values = {
         "license": _common([licence_of(facts.recipe) for facts in sets.values()]),

@@ -35,25 +35,27 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
         pictures: What stands before the name of a config in the address of its picture.
     """
     recipes = {name: facts.recipe for name, facts in sets.items()}
+    parts = _parts(recipes)
     gaps = {
         "images": _images(sets, pictures),
         "place": json.dumps(place),
         "default": json.dumps(default),
         "whitening": _whitening(sets),
         "sets": _sets(sets),
+        "combined": _combined(recipes),
         "forms": _forms(recipes),
         "extra_splits": _extra_splits(sets),
         "accuracies": accuracies(recipes),
         "unmeasured": unmeasured(recipes),
-        "recipes": _recipes(recipes),
-        "teachers": _teachers(recipes),
+        "recipes": _recipes(parts),
+        "teachers": _teachers(parts),
         "sizes": _sizes(sets),
         "eight_bit_errors": _eight_bit_errors(sets),
-        "distances": _distances(recipes),
-        "verdicts": _verdicts(recipes),
+        "distances": _distances(parts),
+        "verdicts": _verdicts(parts),
         "licence": f"the licence {escape(licence)}" if licence else "no licence",
-        "source_licences": _source_licences(recipes),
-        "citations": _citations(recipes),
+        "source_licences": _source_licences(parts),
+        "citations": _citations(parts),
     }
     return fill(BLOCK, gaps)
 
@@ -62,6 +64,27 @@ def title(sets: Mapping[str, Facts]) -> str:
     """Return the title of a new card; it is text of unknown origin."""
     names = {str(name) for facts in sets.values() if (name := facts.recipe.source.get("name"))}
     return f"{names.pop()}, condensed" if len(names) == 1 else "Condensed image sets"
+
+
+def _parts(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """Return the recipes, those of its numbered parts in the place of a combined set."""
+    made: dict[str, Recipe] = {}
+    for name, recipe in recipes.items():
+        several = recipe.part_recipes if recipe.parts is not None else []
+        made |= {f"{name}, part {i}": part for i, part in enumerate(several, 1)} or {name: recipe}
+    return made
+
+
+def _combined(recipes: Mapping[str, Recipe]) -> str:
+    """Say what the parts of combined sets are."""
+    lines = []
+    for name, recipe in recipes.items():
+        for i, part in enumerate(recipe.parts or [], 1):
+            made = Recipe.from_dict(part["recipe"])
+            origin = f" of {escape(made.source['name'])}" if made.source.get("name") else ""
+            amounts = ", ".join(f"{label} {amount}" for label, amount in part["ipc"].items())
+            lines.append(f"{name}, part {i}: `{made.config_name}`{origin}, images per class: {escape(amounts)}.")
+    return bullets(lines)
 
 
 def _images(sets: Mapping[str, Facts], address: str) -> str:

@@ -43,6 +43,8 @@ ds.synthetic.decoded(), ds.recipe  # the exact float pixels with their labels, a
 
 {sets}
 
+{combined}
+
 {forms}
 
 {extra_splits}

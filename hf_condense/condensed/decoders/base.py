@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -43,8 +43,8 @@ class Frame:
     """The units of decoded images: normalised while a set is learned, pixel units (0 black, 1 white) afterwards.
 
     Attributes:
-        mean: Mean that is subtracted from pixels, per channel. (C,) or ().
-        std: Standard deviation by which they are then divided. (C,) or ().
+        mean: Mean that is subtracted from pixels, per channel. (C,) or (), or (rows, C) if rows have their own.
+        std: Standard deviation by which they are then divided. Its shape is that of the mean.
         clip: Whether images stay within the valid range of pixels (`pixel_range="valid"`).
     """
 
@@ -53,17 +53,22 @@ class Frame:
     clip: bool = True
 
     def value(self, pixel: float) -> Tensor:
-        """Convert a pixel value to these units, in a shape that broadcasts over images: (C, 1, 1)."""
-        return ((pixel - self.mean) / self.std).reshape(-1, 1, 1)
+        """Convert a pixel value to these units, in a shape that broadcasts over images: (..., C, 1, 1)."""
+        return ((pixel - self.mean) / self.std)[..., None, None]
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Convert images (n, C, H, W) from these units to pixel units, and clip them to [0, 1] if `clip` is set."""
-        pixels = images * self.std.reshape(-1, 1, 1) + self.mean.reshape(-1, 1, 1)
+        pixels = images * self.std[..., None, None] + self.mean[..., None, None]
         return pixels.clamp(0, 1) if self.clip else pixels
 
     def clip_images(self, images: Tensor) -> Tensor:
         """Clip images (n, C, H, W) to the valid range if `clip` is set."""
         return torch.maximum(torch.minimum(images, self.value(1)), self.value(0)) if self.clip else images
+
+    def of_rows(self, rows: Tensor | None) -> Frame:
+        """Return the units of some rows, int64 (n,), or of all."""
+        shared = rows is None or self.mean.ndim < 2
+        return self if shared else replace(self, mean=self.mean[rows], std=self.std[rows])
 
     def to(self, device: torch.device | str) -> Frame:
         """Return the same units with tensors on another device."""
@@ -205,10 +210,10 @@ class Decoder(ABC):
         """
         size = max(1, _IMAGE_BYTES // (4 * math.prod(self.image_shape)))
         if (total if rows is None else len(rows)) <= size:
-            return self.decode(stored, rows)
+            return self.in_frame(self.frame.of_rows(rows)).decode(stored, rows)
         if rows is None:
             rows = torch.arange(total, device=next(iter(stored.values())).device)
-        return torch.cat([self.decode(stored, part) for part in rows.split(size)])
+        return torch.cat([self.images(stored, part, total) for part in rows.split(size)])
 
     def row_bytes(self) -> int:
         """Return how many bytes decoding a row keeps for its backward pass."""
@@ -243,6 +248,22 @@ class Decoder(ABC):
             stored: Tensors of the types and shapes of `layout`, from a file of unknown origin.
             labels: Class of each entry, from that file. int64 (entries,).
         """
+
+    def combine(self, parts: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the stored tensors of several sets of this form as those of one set.
+
+        The entries are sorted by class, those of a class by part. By default every stored tensor has a row for each
+        entry.
+
+        Args:
+            parts: The stored tensors of each set.
+            labels: Class of each entry of each set, in a numbering that the sets share. int64 (entries,) each.
+
+        Raises:
+            ValueError: If the form cannot hold these sets together.
+        """
+        order = torch.cat(list(labels)).argsort(stable=True)
+        return {name: torch.cat([stored[name] for stored in parts])[order] for name in parts[0]}
 
     def export(
         self, stored: Mapping[str, Tensor], to_pixels: Callable[[Tensor], Tensor]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
@@ -124,6 +124,27 @@ class Dct(Decoder):
         rows: list[int] = labels.unique_consecutive(return_counts=True)[1].tolist()
         if counts != rows:
             raise ValueError(f"counts should be the rows of each class, {rows!s:.80}; got {counts!s:.80}")
+
+    def combine(self, parts: Sequence[Mapping[str, Tensor]], labels: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Return the tensors of several sets in one, with the places of every class once.
+
+        Raises:
+            ValueError: If sets store the same class at different places.
+        """
+        places: dict[int, Tensor] = {}
+        for stored, classes in zip(parts, labels, strict=True):
+            for c, own in zip(classes.unique_consecutive().tolist(), stored["places"], strict=True):
+                if not torch.equal(places.setdefault(c, own), own):
+                    raise ValueError(
+                        "sets in the form 'dct' store a class at the frequencies that are strongest in its source; "
+                        "a class may be in several of them only if they were made from the same source"
+                    )
+        order = torch.cat(list(labels)).argsort(stable=True)
+        return {
+            "coefficients": torch.cat([stored["coefficients"] for stored in parts])[order],
+            "places": torch.stack([places[c] for c in sorted(places)]),
+            "counts": torch.cat(list(labels)).unique(return_counts=True)[1].int(),
+        }
 
     def _best_places(self, origin: Origin, c: int) -> Tensor:
         """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""
