@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import html
 import statistics
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -98,6 +99,23 @@ class Evaluation:
             }
             for s in self.scores
         ]
+
+    @classmethod
+    def from_records(cls, records: Iterable[Mapping[str, Any]]) -> Evaluation:
+        """Return the table whose rows `to_records` returned; other keys of a row are left out.
+
+        Example:
+            >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
+            >>> Evaluation.from_records(Evaluation((score,)).to_records()) == Evaluation((score,))
+            True
+        """
+        names = [field.name for field in dataclasses.fields(Score)]
+        rows = ({name: record[name] for name in names} for record in records)
+        return cls(
+            tuple(
+                Score(**{**row, "accuracies": tuple(row["accuracies"]), "seeds": tuple(row["seeds"])}) for row in rows
+            )
+        )
 
     def to_pandas(self) -> pd.DataFrame:
         """Return a data frame with set, network, recipe, mean, std, n, seconds, updates and epochs.
