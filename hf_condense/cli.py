@@ -128,7 +128,12 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     click.echo(
         f"Training {seeds} networks ({DEMO_NETWORK}) on these and on random rows, and one on the whole excerpt ..."
     )
-    settings = {"networks": (DEMO_NETWORK,), "epochs": DEMO_EPOCHS, "max_updates": max_updates, "progress": not quiet}
+    settings: dict[str, Any] = {
+        "networks": (DEMO_NETWORK,),
+        "epochs": DEMO_EPOCHS,
+        "max_updates": max_updates,
+        "progress": not quiet,
+    }
     compared = evaluate(small, ds["test"], seeds=seeds, cache=False, **settings)
     # The whole excerpt costs most and varies least, so one network is enough.
     whole = evaluate(small, ds["test"], seeds=1, baselines="full", cache=False, **settings).scores[-1]

@@ -27,7 +27,7 @@ HOSTILE = [
     "javascript:alert(4)",
     "<!-- &lt; \u202e",
 ]
-VOID = {"img", "input", "line", "meta", "rect"}
+VOID = {"img", "input", "meta"}
 
 
 class Reader(HTMLParser):
@@ -77,8 +77,9 @@ def measured(small, mean: float = 0.6):
     return small.with_evaluation(Evaluation(tuple(scores)))
 
 
-def hostile_set():
+def hostile_set(method: str = "dm"):
     return make_set(
+        method=method,
         class_names=HOSTILE,
         label_values=list(range(len(HOSTILE))),
         source={"name": HOSTILE[0], "license": HOSTILE[1], "num_examples": 9},

@@ -41,7 +41,9 @@ def accuracies(recipes: Mapping[str, Recipe]) -> str:
     if not rows:
         return ""
     gains = bullets(gain for name, group in groups for gain in _gains(name, group))
-    return paragraphs(ACCURACY_NOTE, table(head, rows), FORM_NOTE if SAME_FORM in roles else "", gains)
+    return paragraphs(
+        fill(ACCURACY_NOTE, {"group": "row"}), table(head, rows), FORM_NOTE if SAME_FORM in roles else "", gains
+    )
 
 
 def unmeasured(recipes: Mapping[str, Recipe]) -> str:

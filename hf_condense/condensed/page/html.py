@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-_VOID = frozenset({"img", "input", "line", "meta", "rect"})  # elements without content
+_VOID = frozenset({"img", "input", "meta"})  # elements without content; those of SVG are none of them
 
 
 class Html(str):

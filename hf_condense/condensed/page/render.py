@@ -30,6 +30,7 @@ from hf_condense.condensed.card.sections import amount_text, ipc_text, nearest_v
 from hf_condense.condensed.card.template import ACCURACY_NOTE, DISTANCE_NOTE, WHITEN, fill
 from hf_condense.condensed.facts import Facts
 from hf_condense.condensed.page.html import Html, element, markup
+from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.sizes import Sizes
 from hf_condense.condensed.summary import summary
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
@@ -212,7 +213,7 @@ def _article(name: str, shown: Shown, place: str | None, is_default: bool, *, pe
         _images(shown, per_class, max_classes),
         element("h3", "Accuracy"),
         *(_scores(group) for group in groups_of(recipe)),
-        element("p", ACCURACY_NOTE if groups_of(recipe) else "Not measured.", class_="note"),
+        element("p", _accuracy_note(recipe), class_="note"),
         element("h3", "Load"),
         _snippet(_loading(place, name)),
         element("p", fill(WHITEN, {"names": name}).replace("`", ""), class_="note") if facts.is_whitened else None,
@@ -269,6 +270,10 @@ def _png(pixels: Tensor) -> tuple[str, int, int]:
     picture.save(buffer, "PNG", optimize=True)
     factor = max(1, round(_SMALL / max(picture.size)))
     return base64.b64encode(buffer.getvalue()).decode(), factor * picture.width, factor * picture.height
+
+
+def _accuracy_note(recipe: Recipe) -> str:
+    return fill(ACCURACY_NOTE, {"group": "table"}) if groups_of(recipe) else "Not measured."
 
 
 def _scores(group: Mapping[str, Record]) -> Html:
