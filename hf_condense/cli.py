@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.facts import Facts
     from hf_condense.condensed.scores import Evaluation, Score
+    from hf_condense.condensed.tensors import CondensedTensors
 
 # The demo: what fits into about a minute on two cores.
 DEMO_METHOD = "dm"
@@ -418,10 +419,14 @@ def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Eval
     """Return random rows beside condensed ones, with the accuracies that networks reached on each."""
     from hf_condense.condensed.preview import Panel, comparison, grid
 
+    def shown(tensors: CondensedTensors) -> Image:
+        images, labels = tensors.decoded()
+        return grid(images, per_class=5) if len(labels.unique()) == len(labels) else grid(images, labels)
+
     own, other = table.scores
     rows = f"{len(small)} {{}} rows of MNIST"
     panels = [
-        Panel(rows.format(kind), f"test accuracy {_per_cent(score)}", grid(tensors.decoded()[0], per_class=5))
+        Panel(rows.format(kind), f"test accuracy {_per_cent(score)}", shown(tensors))
         for kind, score, tensors in (("random", other, random.synthetic), ("condensed", own, small.synthetic))
     ]
     note = (

@@ -25,7 +25,7 @@ class Snapshots:
     """Copies of the first images of every class, made while a run goes on.
 
     Pass one in `callbacks=`. It copies the images after step 1, 2, 4, 8 and so on, when most changes happen early, or
-    after the steps that it is told, and always has the images of the latest step.
+    after the steps that it is told, and always has the images of the latest step. A new run replaces the copies.
 
     Attributes:
         at: Steps after which the images are copied. None: the powers of two.
@@ -60,7 +60,8 @@ class Snapshots:
 
     def __call__(self, run: Run, done: int, loss: float) -> None:
         """Copy the images after an update; the copy before is dropped if it was only that of the latest step."""
-        if not self.class_names:
+        if not self.steps or done <= self.steps[-1]:  # a run begins
+            self.steps, self.images, self._last_stays = [], [], True
             turns = turns_of(run.synthetic.row_labels.tolist())
             self._rows = torch.tensor([row for row, turn in enumerate(turns) if turn < self.per_class])
             self.class_names = list(run.source.class_names)

@@ -92,8 +92,8 @@ class Sheet:
         """Return the sheet as a figure."""
         width, height = self._right + margin, self._bottom + margin
         canvas = np.full((height, width, 3), 255, np.uint8)
-        for x, y, image in self._images:
-            canvas[y : y + image.shape[0], x : x + image.shape[1]] = image
+        for left, top, image in self._images:
+            canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
         figure = new_figure(width, height)
         axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
         axes.imshow(canvas, aspect="auto", interpolation="nearest", extent=(0, width, height, 0))

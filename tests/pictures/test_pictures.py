@@ -129,8 +129,10 @@ def test_snapshots_hold_doublings_and_the_last_step(run):
 def test_snapshots_at_chosen_steps_keep_these_and_the_last(toy):
     snapshots = Snapshots(at=[2])
     options = {"network": "convnet-w8", "batch_real": 4, "progress": False, "cache": False}
-    condense_dataset(toy, "dm", ipc=1, steps=4, callbacks=[snapshots], **options)
-    assert snapshots.steps == [2, 4]
+    for ipc in (2, 1):  # the second run replaces the copies of the first
+        condense_dataset(toy, "dm", ipc=ipc, steps=4, callbacks=[snapshots], **options)
+        assert snapshots.steps == [2, 4]
+        assert [len(images) for images in snapshots.images] == [3, 3]
 
 
 def test_strip_has_a_column_for_each_step_and_a_row_for_each_class(run, tmp_path):

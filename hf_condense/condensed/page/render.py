@@ -87,7 +87,9 @@ def render_page(
         body = _body(heading, sets, default, place, per_class=per_class, max_classes=max_classes)
     except (KeyError, TypeError, ValueError) as error:
         raise CondensedFormatError(f"the facts of {', '.join(sets)} cannot be shown: {error!s:.200}") from None
-    style, script = (files("hf_condense.condensed.page").joinpath(name).read_text() for name in ("page.css", "page.js"))
+    style, script = (
+        files("hf_condense.condensed.page").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
+    )
     policy = (
         f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
         "base-uri 'none'; form-action 'none'"
