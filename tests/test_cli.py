@@ -17,6 +17,7 @@ from hf_condense import __version__, list_methods, load_condensed
 from hf_condense.cli import _method_options, _parse_option, main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
+from tests.support.condensed_sets import make_set
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
@@ -163,8 +164,10 @@ def test_methods_lists_all_and_describes_one(program: Program) -> None:
     assert len(program("methods", "*m*")[1]) < len(program("methods")[1])
 
 
-def test_demo_ends_with_an_equal_set_and_a_picture(program: Program, tmp_path: Path) -> None:
-    quick = ("--steps", 2, "--max-updates", 2, "--seeds", 1, "--quiet")
+def test_demo_ends_with_an_equal_set_and_a_picture_of_random_and_condensed_rows(
+    program: Program, tmp_path: Path
+) -> None:
+    quick = ("--steps", 2, "--max-updates", 2, "--seeds", 2, "--quiet")
     code, out, _ = program("demo", "--out", tmp_path / "demo", *quick)
     assert code == 0
     assert "5000 images of MNIST into 10" in out
@@ -172,8 +175,24 @@ def test_demo_ends_with_an_equal_set_and_a_picture(program: Program, tmp_path: P
         assert word in out
     assert len(load_condensed(tmp_path / "demo")) == 10
     assert len(load_dataset(str(tmp_path / "demo"), split="train")) == 10
-    with Image.open(tmp_path / "demo" / "preview.png") as picture:
-        assert picture.height > 10 * 28
+    (whole,) = [line for line in out.splitlines() if line.startswith("full")]
+    assert "±" not in whole  # one network
+    with Image.open(tmp_path / "demo" / "condensed_vs_random.png") as picture:
+        left, right = (picture.crop((x, 130, x + 584, 360)).tobytes() for x in (36, 36 + 584 + 48))
+    assert left != right
+    assert len(set(left)) > 100
+    assert len(set(right)) > 100
+
+
+def test_page_of_a_folder_is_written_to_the_file_that_was_named(program: Program, tmp_path: Path) -> None:
+    make_set().save_condensed(tmp_path / "sets")
+    code, out, _ = program("page", tmp_path / "sets", "-o", tmp_path / "sets.html", "--per-class", 1)
+    assert code == 0
+    assert out.startswith(f"Wrote {tmp_path / 'sets.html'} (")
+    assert (tmp_path / "sets.html").read_text(encoding="utf-8").count("<img ") == 2
+    code, _, err = program("page", tmp_path / "nothing")
+    assert code == 1
+    assert err.startswith("error: no folder")
 
 
 @pytest.mark.parametrize(
@@ -358,7 +377,7 @@ def test_auto_among_the_methods_is_explained(program: Program) -> None:
 
 
 def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:
-    for command in ("demo", "run", "eval", "show", "methods"):
+    for command in ("demo", "run", "eval", "show", "page", "push", "methods"):
         code, out, _ = program(command, "--help")
         assert code == 0
         assert "Usage: hf-condense" in out

@@ -45,6 +45,12 @@ def test_example_runs(script: str, tmp_path: Path) -> None:
         assert "trained on 10 rows" in printed
 
 
+def test_space_is_a_page_and_a_card_that_says_so(tmp_path: Path) -> None:
+    run("space/make_space.py", "--fast", "--out", "space", folder=tmp_path)
+    assert "random_ipc2" in (tmp_path / "space/index.html").read_text(encoding="utf-8")
+    assert "sdk: static" in (tmp_path / "space/README.md").read_text(encoding="utf-8")
+
+
 def test_costs_of_storage_forms_are_printed(tmp_path: Path) -> None:
     printed = run("benchmarks/forms.py", "--costs", "--fast", folder=tmp_path)
     assert "siren" in printed
@@ -68,6 +74,6 @@ def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> 
 
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
-    in_this_file = {*SCRIPTS, "plain_training.py", "maintenance/picture.py"}
+    in_this_file = {*SCRIPTS, "plain_training.py", "maintenance/picture.py", "space/make_space.py"}
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
     assert scripts == in_this_file | elsewhere

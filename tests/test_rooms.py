@@ -19,6 +19,7 @@ FLOORS = {
     "methods": 5,
     "api": 5,
     "evaluation": 6,
+    "pictures": 7,
     "demo_data": 7,
     "testing": 7,
     "cli_text": 7,

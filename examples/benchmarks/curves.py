@@ -22,7 +22,7 @@ from typing import Any
 
 import datasets
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import Evaluation, condense_dataset, evaluate
 from hf_condense.base.cache import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.rows import decoded_rows
@@ -162,39 +162,23 @@ def as_text(row: dict) -> str:
 
 def draw(pictures: list[dict], file: Path) -> None:
     """Draw accuracy against minutes: without the experts above, with them below; baselines are dashed lines."""
-    import matplotlib as mpl
+    from matplotlib.figure import Figure
 
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
+    from hf_condense.pictures import accuracy_against_time
 
-    figure, grid = plt.subplots(
-        2, len(pictures), figsize=(4.6 * len(pictures), 7), layout="constrained", sharey="col", squeeze=False
-    )
+    figure = Figure(figsize=(4.6 * len(pictures), 7), layout="constrained")
+    grid = figure.subplots(2, len(pictures), sharey="col", squeeze=False)
     for column, picture in zip(grid.T, pictures, strict=True):
-        for axes, with_experts in zip(column, (0, 1), strict=True):
-            draw_curves(axes, picture["points"], with_experts)
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_formatter("{x:g}")
-            axes.set_xlabel(f"minutes, {'with' if with_experts else 'without'} the recording of experts")
+        for axes, experts in zip(column, (False, True), strict=True):
+            tables = [
+                (point["minutes"] + experts * point["experts"], Evaluation.from_records([point]))
+                for point in picture["points"]
+            ]
+            accuracy_against_time(tables, axes=axes)
+            axes.set_xlabel(f"minutes, {'with' if experts else 'without'} the recording of experts")
         column[0].set_title(picture["title"])
-    for axes in grid[:, 0]:
-        axes.set_ylabel("test accuracy, %")
-    grid[0, 0].legend()
+        column[1].set_title("")
     figure.savefig(file, dpi=110)
-    plt.close(figure)
-
-
-def draw_curves(axes: Any, points: list[dict], with_experts: int) -> None:
-    """Draw the curves of all methods; `with_experts` is 1 to count the minutes of the experts, else 0."""
-    for name in dict.fromkeys(point["method"] for point in points):
-        curve = [point for point in points if point["method"] == name]
-        mean, std = ([100 * point[value] for point in curve] for value in ("mean", "std"))
-        if name in BASELINES:
-            axes.axhline(mean[0], linestyle="--", color="grey", linewidth=1)
-            axes.annotate(name, (1, mean[0]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color="grey")
-        else:
-            minutes = [point["minutes"] + with_experts * point["experts"] for point in curve]
-            axes.errorbar(minutes, mean, yerr=std, marker="o", markersize=4, capsize=3, label=name)
 
 
 def main(argv: list[str] | None = None) -> None:

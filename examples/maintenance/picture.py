@@ -9,17 +9,11 @@ draws both sets with the accuracies that were measured. It takes a few minutes o
 import argparse
 from pathlib import Path
 
-from PIL import Image, ImageDraw, ImageFont
-
 from hf_condense import condense_dataset, evaluate
-from hf_condense.condensed.preview import grid
+from hf_condense.condensed.preview import Panel, comparison, grid
 from hf_condense.demo_data import load_demo
 
 NETWORK, RECIPE = "convnet-w32", "dc"
-ENLARGE = 2  # README shows the picture at about two thirds of its size, so it stays sharp on fine screens
-MARGIN, GAP = 36, 48  # pixels
-TITLE, SCORE, NOTE, LINE = 34, 42, 21, 1.35  # sizes of the fonts, and the height of a line in font sizes
-DARK, GREY = "#1f2328", "#59636e"
 
 
 def main(out: Path, steps: int = 500, epochs: int | None = None, seeds: int = 5) -> None:
@@ -39,7 +33,7 @@ def main(out: Path, steps: int = 500, epochs: int | None = None, seeds: int = 5)
     print(table)
     scores = {score["set"]: f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f} %" for score in table.to_records()}
     panels = [
-        (title, f"test accuracy {scores[name]}", grid(images, per_class=5))
+        Panel(title, f"test accuracy {scores[name]}", grid(images, per_class=5))
         for title, name, images in (
             ("Ten random rows of MNIST", "random", random.synthetic.images),
             ("Ten condensed rows", condensed.recipe.config_name, condensed.synthetic.images),
@@ -50,27 +44,7 @@ def main(out: Path, steps: int = 500, epochs: int | None = None, seeds: int = 5)
         f"deviation, n = {seeds}.\nCondensed by dm in {steps} steps from {len(ds['train']):,} images; tested on "
         f"{len(ds['test']):,} others. Random rows are drawn again for each network."
     )
-    draw(panels, note).save(out, optimize=True)
-
-
-def draw(panels: list[tuple[str, str, Image.Image]], note: str) -> Image.Image:
-    """Return the pictures side by side on white, each below a title and a score, above a note on them all."""
-    title_font, score_font, note_font = (ImageFont.load_default(size) for size in (TITLE, SCORE, NOTE))
-    pictures = [picture.resize((ENLARGE * picture.width, ENLARGE * picture.height), 0) for *_, picture in panels]
-    top = MARGIN + round(LINE * (TITLE + SCORE))
-    bottom = top + max(picture.height for picture in pictures)
-    width = sum(picture.width for picture in pictures) + GAP * (len(pictures) - 1) + 2 * MARGIN
-    height = bottom + round(LINE * NOTE * (note.count("\n") + 1.5)) + MARGIN
-    canvas = Image.new("RGB", (width, height), "white")
-    pen = ImageDraw.Draw(canvas)
-    left = MARGIN
-    for (title, score, _), picture in zip(panels, pictures, strict=True):
-        pen.text((left, MARGIN - 10), title, fill=GREY, font=title_font)
-        pen.text((left, MARGIN - 10 + round(LINE * TITLE)), score, fill=DARK, font=score_font)
-        canvas.paste(picture, (left, top))
-        left += picture.width + GAP
-    pen.multiline_text((MARGIN, bottom + 12), note, fill=GREY, font=note_font, spacing=6)
-    return canvas
+    comparison(panels, note).save(out, optimize=True)
 
 
 if __name__ == "__main__":

@@ -73,10 +73,12 @@ class CondensedDataset(datasets.Dataset):
         return made
 
     def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
-        """Return the first images of every class as one picture, a row for each class.
+        """Return the first images of every class as one picture.
+
+        Each class has a row, unless no class has more than one image: then the images are in rows of ten.
 
         Args:
-            per_class: Images to show per class, >= 1.
+            per_class: Images to show per class, at most; >= 1.
             max_classes: Largest number of classes to show, in label order, >= 1.
         """
         return first_images(self.synthetic, per_class, max_classes=max_classes)
@@ -151,6 +153,7 @@ class CondensedDataset(datasets.Dataset):
         replace_card: bool = False,
         overwrite: bool = False,
         extra_splits: Mapping[str, datasets.Dataset] | None = None,
+        page: bool = False,
     ) -> CommitInfo:
         """Publish the set in a dataset repository on the Hub: exact tensors, recipe, Parquet and card in one commit.
 
@@ -182,6 +185,8 @@ class CondensedDataset(datasets.Dataset):
                 `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. No split
                 may be called `"all"`, which is what `datasets` calls all splits together. Default: keep the existing
                 extra splits; `{}` removes them.
+            page: Also publish `page.html` beside the card: one file that shows all sets of the repository, without a
+                server. Later pushes renew a page that is there.
 
         Returns:
             The new commit, or the latest one if nothing had to change.
@@ -189,8 +194,8 @@ class CondensedDataset(datasets.Dataset):
         Raises:
             TypeError: If an extra split is not a `Dataset`.
             ValueError: If a name or value cannot be used, or the set cannot be written exactly.
-            FileExistsError: If the repository has another set of the same name, or data without a card. Nothing is
-                changed.
+            FileExistsError: If the repository has another set of the same name, data without a card, or somebody
+                else's `page.html` where `page=True`. Nothing is changed.
             CondensedFormatError: If the card or another set in the repository cannot be read. Nothing is changed.
             PermissionError: If the token is missing or has no write access.
             FileNotFoundError: If the repository is private and not yours, or a pull request is missing.
@@ -225,6 +230,7 @@ class CondensedDataset(datasets.Dataset):
             replace_card=replace_card,
             overwrite=overwrite,
             extra_splits=extra_splits,
+            page=page,
         )
         return push(self.parts, repo_id, config_name, how)
 

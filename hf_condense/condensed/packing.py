@@ -12,14 +12,13 @@ import datasets
 import pyarrow as pa
 import pyarrow.compute as pc
 import safetensors.torch
-import torch
 from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts, check_size
 from hf_condense.condensed.parquet import from_parquet, to_parquet
-from hf_condense.condensed.preview import first_images, grid
+from hf_condense.condensed.preview import first_images
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import VIEW_COLUMNS, Parts, decoded_rows, eight_bit, row_features
 from hf_condense.condensed.tensors import CondensedTensors
@@ -102,7 +101,7 @@ def unpack(folder: Path, facts: Facts) -> Parts:
     """
     recipe = facts.recipe
     try:
-        tensors = parse_tensors(_verified(folder / TENSORS, facts), recipe, TENSORS)
+        tensors = read_tensors(folder, facts)
         if recipe.kind == "coreset":
             rows = _coreset_rows(_verified(folder / PARQUET, facts), tensors, recipe)
         else:
@@ -110,6 +109,19 @@ def unpack(folder: Path, facts: Facts) -> Parts:
         return Parts(rows, tensors, recipe)
     except (ValueError, TypeError, OverflowError, pa.ArrowException) as error:  # the last three: labels beyond a dtype
         raise CondensedFormatError(f"{folder}: {error}") from None
+
+
+def read_tensors(folder: Path, facts: Facts) -> CondensedTensors:
+    """Read the exact tensors of the set whose files are in a folder.
+
+    Args:
+        folder: The folder of the set itself.
+        facts: What its `condense_config.json` says.
+
+    Raises:
+        CondensedFormatError: If the file is missing, damaged, unsafe or foreign.
+    """
+    return parse_tensors(_verified(folder / TENSORS, facts), facts.recipe, TENSORS)
 
 
 def _check_as_read(parts: Parts, facts: Facts, parquet: bytes) -> None:
@@ -151,13 +163,9 @@ def stored_table(rows: datasets.Dataset) -> pa.Table:
 
 
 def _preview(tensors: CondensedTensors) -> bytes:
-    """Draw the first images of the first classes as PNG: one row per class, or rows of ten if no class has two."""
-    most = int(tensors.row_labels.bincount().max())
-    if most == 1:
-        first = torch.arange(min(_PREVIEW_IMAGES**2, tensors.num_rows))
-        picture = grid(tensors.decoded(first)[0], per_class=min(_PREVIEW_IMAGES, tensors.num_rows))
-    else:
-        picture = first_images(tensors, min(_PREVIEW_IMAGES, most), max_classes=_PREVIEW_IMAGES)
+    """Draw the first images of the first classes as PNG."""
+    one_each = int(tensors.row_labels.bincount().max()) == 1
+    picture = first_images(tensors, max_classes=_PREVIEW_IMAGES ** (1 + one_each))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,25 @@ _SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about 
 _LONGEST_SIDE = 8192  # pixels; no image is enlarged beyond this, so that long and narrow ones fit into memory
 _GAP = 2
 _BLANK = 1.0  # white, in pixel units
+_FLOW = 10  # images in a row if no class has several
+_PANEL = 584  # pixels; pictures side by side are enlarged by an integer factor to about this width
+_MARGIN, _BETWEEN = 36, 48  # pixels around and between pictures side by side
+_TITLE, _SCORE, _NOTE, _LINE = 34, 42, 21, 1.35  # sizes of the fonts, and the height of a line in font sizes
+_DARK, _GREY = "#1f2328", "#59636e"
+
+
+class Panel(NamedTuple):
+    """A picture with what stands above it.
+
+    Attributes:
+        title: What the picture shows.
+        score: What it is worth, in larger type.
+        picture: The picture.
+    """
+
+    title: str
+    score: str
+    picture: Image.Image
 
 
 def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, max_classes: int = 100) -> Image.Image:
@@ -28,8 +48,8 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         images: At least one image with one or three channels, in pixel units. Values outside [0, 1] are clipped.
             (N, C, H, W).
         labels: Class of every image, (N,), or None.
-        per_class: Images in a row, >= 1. With labels, further images of a class are left out, and the row of a class
-            with fewer images is filled with white.
+        per_class: Images in a row, at most; >= 1. With labels, further images of a class are left out. A row is as long
+            as that of the class with most images, and the rows of other classes are filled with white.
         max_classes: Largest number of classes to show, in label order, >= 1.
 
     Raises:
@@ -39,14 +59,16 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         >>> grid(torch.rand(6, 1, 28, 28), torch.tensor([0, 0, 1, 1, 2, 2]), per_class=2).size
         (118, 176)
     """
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
-        raise ValueError(f"images should be (N, C, H, W) with N >= 1 and C of 1 or 3; got {tuple(images.shape)}")
     if min(per_class, max_classes) < 1:
         raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
+        raise ValueError(f"images should be (N, C, H, W) with N >= 1 and C of 1 or 3; got {tuple(images.shape)}")
     if labels is not None:
         if labels.shape != images.shape[:1]:
             raise ValueError(f"labels should be ({len(images)},), one for each image; got {tuple(labels.shape)}")
-        images = torch.cat([_row(images[labels == c], per_class) for c in labels.unique()[:max_classes]])
+        classes, counts = labels.unique(return_counts=True)
+        per_class = min(per_class, int(counts[:max_classes].max()))
+        images = torch.cat([_row(images[labels == c], per_class) for c in classes[:max_classes]])
     scale = max(1, min(round(_SIDE / min(images.shape[2:])), _LONGEST_SIDE // max(images.shape[2:])))
     enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
     picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
@@ -54,44 +76,76 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
 
 
 def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
-    """Return the first decoded images of every class of a set as one picture, a row for each class.
+    """Return the first decoded images of every class of a set as one picture.
+
+    Each class has a row, unless no class has more than one image: then the images are in rows of ten.
 
     Args:
         tensors: The set.
-        per_class: Images to show per class, >= 1.
+        per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
     """
     labels = tensors.row_labels
     classes = set(labels.unique()[:max_classes].tolist())
     turns = turns_of(labels.tolist())
     first = [row for row, c in enumerate(labels.tolist()) if c in classes and turns[row] < per_class]
-    return grid(*tensors.decoded(torch.tensor(first)), per_class=per_class)
+    images, classes_of_images = tensors.decoded(torch.tensor(first, dtype=torch.int64))
+    if max(turns) == 0 and len(images):
+        return grid(images, per_class=min(_FLOW, len(images)))
+    return grid(images, classes_of_images, per_class=per_class, max_classes=max_classes)
 
 
-def comparison(sets: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-    """Return pictures side by side, each under its caption, for example a condensed set and random rows.
+def comparison(panels: Sequence[Panel], note: str = "") -> Image.Image:
+    """Return pictures side by side, each below its title and score, for example a condensed set and random rows.
 
     Args:
-        sets: (caption, picture) pairs, at least one.
+        panels: The pictures with their texts, at least one. Small pictures are enlarged without smoothing.
+        note: What stands below all of them; long lines are broken.
 
     Raises:
         ValueError: If there is no picture.
     """
-    if not sets:
-        raise ValueError("sets should hold at least one (caption, picture) pair; got none")
-    font = ImageFont.load_default()
-    measures = [ImageDraw.Draw(picture).textbbox((0, 0), caption, font=font) for caption, picture in sets]
-    widths = [max(picture.width, round(box[2])) for (_, picture), box in zip(sets, measures, strict=True)]
-    head = round(max(box[3] for box in measures)) + 2 * _GAP
-    gap = 8 * _GAP
-    height = head + max(picture.height for _, picture in sets)
-    canvas = Image.new("RGB", (sum(widths) + gap * (len(sets) - 1), height), "white")
-    left = 0
-    for (caption, picture), width in zip(sets, widths, strict=True):
-        ImageDraw.Draw(canvas).text((left, _GAP), caption, fill="black", font=font)
-        canvas.paste(picture, (left, head))
-        left += width + gap
+    if not panels:
+        raise ValueError("panels should hold at least one picture; got none")
+    title_font, score_font, note_font = (ImageFont.load_default(size) for size in (_TITLE, _SCORE, _NOTE))
+    pictures = [_enlarged(panel.picture) for panel in panels]
+    widths = [
+        max(picture.width, round(title_font.getlength(panel.title)), round(score_font.getlength(panel.score)))
+        for panel, picture in zip(panels, pictures, strict=True)
+    ]
+    inner = sum(widths) + _BETWEEN * (len(panels) - 1)
+    lines = [line for text in note.split("\n") for line in _broken(text, inner, note_font)] if note else []
+    top = _MARGIN + round(_LINE * (_TITLE + _SCORE))
+    bottom = top + max(picture.height for picture in pictures)
+    height = bottom + _MARGIN + (round(_LINE * _NOTE * (len(lines) + 0.5)) if lines else 0)
+    canvas = Image.new("RGB", (inner + 2 * _MARGIN, height), "white")
+    pen = ImageDraw.Draw(canvas)
+    left = _MARGIN
+    for panel, picture, width in zip(panels, pictures, widths, strict=True):
+        pen.text((left, _MARGIN - 10), panel.title, fill=_GREY, font=title_font)
+        pen.text((left, _MARGIN - 10 + round(_LINE * _TITLE)), panel.score, fill=_DARK, font=score_font)
+        canvas.paste(picture, (left, top))
+        left += width + _BETWEEN
+    pen.multiline_text((_MARGIN, bottom + 12), "\n".join(lines), fill=_GREY, font=note_font, spacing=6)
     return canvas
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    """Return a picture enlarged by an integer factor to about the width of a panel."""
+    factor = max(1, round(_PANEL / picture.width))
+    return picture.resize((factor * picture.width, factor * picture.height), Image.Resampling.NEAREST)
+
+
+def _broken(text: str, width: int, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> Iterator[str]:
+    """Yield a text in lines that are at most `width` pixels long, if its words are."""
+    line = ""
+    for word in text.split():
+        longer = f"{line} {word}".strip()
+        if line and font.getlength(longer) > width:
+            yield line
+            longer = word
+        line = longer
+    yield line
 
 
 def _row(images: Tensor, length: int) -> Tensor:

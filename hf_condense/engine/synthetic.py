@@ -148,6 +148,19 @@ class SyntheticSet:
             view_labels=self.view_labels,
         )
 
+    @torch.no_grad()
+    def pixels_at(self, rows: Tensor) -> Tensor:
+        """Return some decoded rows in pixel units, on the CPU, as they are now.
+
+        Args:
+            rows: Numbers of the rows, int64 (n,).
+
+        Returns:
+            float32 (n, C, H, W).
+        """
+        images = self._to_pixels(self.at(rows.to(self.labels.device))[0])
+        return images.detach().float().cpu()
+
     def _to_pixels(self, images: Tensor) -> Tensor:
         """Convert images from the space of this set to pixel units."""
         return self.decoder.frame.to_pixels(images) if self.whitening is None else self.whitening.undo(images)

@@ -280,6 +280,12 @@ def test_preview_has_a_row_for_each_class(factor):
     assert np.abs(first - made.synthetic.decoded()[0][0].numpy()).max() < 1 / 255
 
 
+def test_preview_of_one_image_per_class_is_a_line_without_white():
+    picture = make_set(ipc=1, class_names=["a", "b", "c"], label_values=[0, 1, 2]).preview()
+    cell = 8 * 7 + 2
+    assert picture.size == (3 * cell + 2, cell + 2)
+
+
 def test_a_coreset_keeps_columns_and_bytes():
     made = make_coreset()
     source = made.source.cast_column("image", datasets.Image(decode=False))

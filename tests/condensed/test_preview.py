@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense.condensed.preview import comparison, grid
+from hf_condense.condensed.preview import Panel, comparison, grid
 
 
 def test_rows_are_classes_cut_or_filled_to_one_length():
@@ -22,7 +22,7 @@ def test_rows_are_classes_cut_or_filled_to_one_length():
 @pytest.mark.parametrize(("side", "scale"), [(1, 56), (8, 7), (28, 2), (32, 2), (56, 1), (224, 1)])
 def test_small_images_are_enlarged_by_whole_factors(side, scale):
     image = torch.linspace(-0.5, 1.5, 3 * side * side).reshape(1, 3, side, side)
-    picture = grid(image, torch.tensor([7]), per_class=2)
+    picture = grid(image.expand(2, -1, -1, -1), torch.tensor([7, 7]), per_class=2)
     assert picture.size == (2 * (side * scale + 2) + 2, side * scale + 4)
     pixels = np.asarray(picture)[2:-2, 2 : side * scale + 2] / 255  # (H, W, C)
     blocks = pixels.reshape(side, scale, side, scale, 3)
@@ -40,17 +40,32 @@ def test_max_classes_limits_the_rows():
     assert grid(torch.rand(9, 3, 56, 56), torch.arange(9), per_class=1, max_classes=4).size == (60, 4 * 58 + 2)
 
 
-def test_pictures_stand_side_by_side_below_their_captions():
-    left, right = Image.new("RGB", (60, 40), "red"), Image.new("L", (10, 90), 0)
-    picture = comparison([("condensed", left), ("random rows of the same size", right)])
-    pixels = np.asarray(picture)
-    head = picture.height - 90
-    assert 0 < head < 40
-    assert (pixels[head : head + 40, :60] == [255, 0, 0]).all()
-    assert (pixels[:head] < 128).any(), "the captions are drawn"
-    assert (pixels[head:, 60:70] == 255).all(), "the pictures are apart"
-    assert picture.width > 60 + 10 + 60, "a long caption gets its room"
-    assert (pixels == 0).all(axis=2).any(axis=0).sum() >= 10
+def test_a_row_is_as_long_as_that_of_the_largest_class_that_is_shown():
+    labels = torch.tensor([0, 1, 1, 2, 2, 2])
+    assert grid(torch.rand(6, 3, 56, 56), labels).size == (3 * 58 + 2, 3 * 58 + 2)
+    assert grid(torch.rand(6, 3, 56, 56), labels, max_classes=2).size == (2 * 58 + 2, 2 * 58 + 2)
+
+
+def test_pictures_stand_side_by_side_below_their_texts():
+    left, right = Image.new("RGB", (584, 400), "red"), Image.new("L", (300, 90), 0)
+    panels = [Panel("condensed", "90 %", left), Panel("random rows of the same size", "60.0 ± 1.0 %", right)]
+    pixels = np.asarray(comparison(panels))
+    red = (pixels == [255, 0, 0]).all(axis=2)
+    top, first = np.argwhere(red)[0]
+    assert red.sum() == 584 * 400
+    assert (pixels[:top] < 128).any(), "the texts are drawn"
+    assert (pixels[:, first + 584 : first + 584 + 48] == 255).all(), "the pictures are apart"
+    black = (pixels[top:] == 0).all(axis=2)
+    assert black.sum() == 600 * 180, "small pictures are enlarged by a whole factor"
+
+
+def test_a_note_is_broken_into_lines_that_fit():
+    panel = Panel("one", "two", Image.new("RGB", (584, 60), "red"))
+    short, long = comparison([panel], "a note"), comparison([panel], "a note of many words " * 12)
+    assert short.width == long.width
+    assert long.height > short.height + 40
+    edge = np.asarray(long)[:, -36:]
+    assert (edge == 255).all()
 
 
 @pytest.mark.parametrize(

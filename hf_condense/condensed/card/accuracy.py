@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
@@ -37,15 +37,15 @@ def accuracies(recipes: Mapping[str, Recipe]) -> str:
         recipes: Recipes of the sets, by config name.
     """
     groups = [(name, group) for name, recipe in recipes.items() for group in groups_of(recipe)]
-    all_roles = list(dict.fromkeys(role for _, group in groups for role in group))
-    others = [role for role in all_roles if role not in (*_FIRST, WHOLE)]
-    roles = [role for role in (*_FIRST, *others, WHOLE) if role in all_roles]
+    roles = ordered_roles(dict.fromkeys(role for _, group in groups for role in group))
     head = ("config", *map(escape, roles), "n", "network", "training")
     rows = [_row(name, group, roles) for name, group in groups]
     if not rows:
         return ""
     gains = bullets(gain for name, group in groups for gain in _gains(name, group))
-    return paragraphs(ACCURACY_NOTE, table(head, rows), FORM_NOTE if SAME_FORM in roles else "", gains)
+    return paragraphs(
+        fill(ACCURACY_NOTE, {"group": "row"}), table(head, rows), FORM_NOTE if SAME_FORM in roles else "", gains
+    )
 
 
 def unmeasured(recipes: Mapping[str, Recipe]) -> str:
@@ -66,6 +66,18 @@ def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
         key = (record["network"], record["recipe"], record.get("augment"))
         groups.setdefault(key, {}).setdefault(_role(record["set"], recipe), record)
     return list(groups.values())
+
+
+def ordered_roles(roles: Collection[str]) -> list[str]:
+    """Return in the order of a table what networks were trained on: the set, random rows, other rows, the source."""
+    others = [role for role in roles if role not in (*_FIRST, WHOLE)]
+    return [role for role in (*_FIRST, *others, WHOLE) if role in roles]
+
+
+def training_text(record: Record) -> str:
+    """Return in words how the networks of a record were trained."""
+    augment = f"augmentation {record['augment']}" if record.get("augment") else "no augmentation"
+    return f"{record['recipe']}: {record['epochs']:g} epochs, {record['updates']:,} updates, {augment}"
 
 
 def paired_difference(first: Record, second: Record) -> tuple[float, float | None] | None:
@@ -114,9 +126,7 @@ def _gains(name: str, group: Mapping[str, Record]) -> Iterator[str]:
 def _row(name: str, group: Mapping[str, Record], roles: list[str]) -> list[object]:
     first = group[next(role for role in roles if role in group)]
     cells = [_cell(group[role], first) if role in group else "-" for role in roles]
-    augment = f"augmentation {first['augment']}" if first.get("augment") else "no augmentation"
-    training = f"{first['recipe']}: {first['epochs']:g} epochs, {first['updates']:,} updates, {augment}"
-    return [name, *cells, first["n"], _network(first["network"]), training]
+    return [name, *cells, first["n"], network_text(first["network"]), training_text(first)]
 
 
 def _cell(record: Record, first: Record) -> str:
@@ -129,7 +139,7 @@ def _cell(record: Record, first: Record) -> str:
     return per_cent(record["mean"], record.get("std")) + (f" ({', '.join(differences)})" if differences else "")
 
 
-def _network(name: str) -> str:
+def network_text(name: str) -> str:
     """Return the name of a network, with the width if it is a ConvNet."""
     base, *suffixes = name.split("-")
     if base != "convnet":

@@ -112,23 +112,33 @@ def _sets(sets: Mapping[str, Facts]) -> str:
 
 def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
     recipe = facts.recipe
-    ipc = recipe.ipc
-    counts = sorted({*ipc.values()}) if isinstance(ipc, dict) else [ipc]
-    amount = f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else counts[0]
+    classes = len(recipe.class_names)
+    amount, size, source = amount_text(recipe), size_text(recipe), source_text(recipe)
+    return name, recipe.method, recipe.kind, amount, classes, facts.num_rows, size, source
+
+
+def amount_text(recipe: Recipe) -> str:
+    """Return how many images per class a set stores, and how many rows each is decoded into if these are more."""
+    return ipc_text(recipe) + (f", each decoded into {recipe.expand}" if recipe.expand > 1 else "")
+
+
+def ipc_text(recipe: Recipe) -> str:
+    """Return how many images per class a set stores: one number, or the smallest and the largest."""
+    counts = sorted({*recipe.ipc.values()}) if isinstance(recipe.ipc, dict) else [recipe.ipc]
+    return f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else str(counts[0])
+
+
+def size_text(recipe: Recipe) -> str:
+    """Return width, height and colour of the images of a set."""
     channels, height, width = recipe.image_shape
-    decoded = f", each decoded into {recipe.expand}" if recipe.expand > 1 else ""
+    return f"{width}x{height} {'RGB' if channels == 3 else 'grey'}"
+
+
+def source_text(recipe: Recipe) -> str:
+    """Return the name of the source of a set, and how many images it has; it is text of unknown origin."""
     total = recipe.source.get("num_examples")
-    return (
-        name,
-        recipe.method,
-        recipe.kind,
-        f"{amount}{decoded}",
-        len(recipe.class_names),
-        facts.num_rows,
-        f"{width}x{height} {'RGB' if channels == 3 else 'grey'}",
-        (recipe.source.get("name") or "not stated")
-        + (f", {total:,} images" if isinstance(total, int) and total else ""),
-    )
+    images = f", {total:,} images" if isinstance(total, int) and total else ""
+    return str(recipe.source.get("name") or "not stated") + images
 
 
 def _forms(recipes: Mapping[str, Recipe]) -> str:
@@ -264,13 +274,14 @@ def _distances(recipes: Mapping[str, Recipe]) -> str:
 def _verdicts(recipes: Mapping[str, Recipe]) -> str:
     """Say in words what the distances mean; coresets come last."""
     learned = {name: recipe for name, recipe in recipes.items() if recipe.kind != "coreset"}
-    lines = [f"{escape(name)}: {_verdict(recipe.nearest)}" for name, recipe in learned.items() if recipe.nearest]
+    lines = [f"{escape(name)}: {nearest_verdict(recipe.nearest)}" for name, recipe in learned.items() if recipe.nearest]
     lines += [f"{escape(name)}: not checked." for name, recipe in learned.items() if not recipe.nearest]
     lines += [f"{escape(name)}: a coreset; its images are real rows." for name in recipes if name not in learned]
     return bullets(lines)
 
 
-def _verdict(nearest: Mapping[str, Any]) -> str:
+def nearest_verdict(nearest: Mapping[str, Any]) -> str:
+    """Say in words how close learned images are to single source images."""
     learned, real = nearest["synthetic"], nearest["real"]
     if learned["min"] < _COPY:
         return f"at least one image is almost a copy of a source image, at a distance of {learned['min']:.4f}."

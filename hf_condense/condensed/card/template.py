@@ -106,8 +106,8 @@ A condensed set inherits the terms of its source. This card states {licence}.
 # are tables. The other follows the table of accuracies, if that has such rows.
 ACCURACY_NOTE = """\
 Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
-The test images were not used to choose anything. The networks of a row share their initial weights and the training \
-recipe, whatever they are trained on; random rows are drawn again for every network. ConvNets have instance \
+The test images were not used to choose anything. The networks of a {group} share their initial weights and the \
+training recipe, whatever they are trained on; random rows are drawn again for every network. ConvNets have instance \
 normalisation unless their name says otherwise."""
 FORM_NOTE = """\
 "Random rows in the same form" are as many random rows as the set decodes into. They are stored as the set stores its \

@@ -24,6 +24,7 @@ from hf_condense.condensed.facts import (
     EXTRA_SPLITS,
     FACTS,
     README,
+    TENSORS,
     Facts,
     is_repository_name,
     read_facts,
@@ -34,8 +35,10 @@ from hf_condense.condensed.folder import check_name, read_card
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, set_names
 from hf_condense.condensed.hub.splits import write_splits
-from hf_condense.condensed.packing import pack
+from hf_condense.condensed.packing import pack, read_tensors
+from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
 from hf_condense.condensed.rows import Parts
+from hf_condense.condensed.tensors import CondensedTensors
 
 Files = Mapping[str, bytes | Path]  # content, or where it is, by path
 
@@ -62,6 +65,7 @@ class Publication:
     replace_card: bool = False
     overwrite: bool = False
     extra_splits: Mapping[str, datasets.Dataset] | None = None
+    page: bool = False
 
 
 class _NewSet(NamedTuple):
@@ -71,12 +75,14 @@ class _NewSet(NamedTuple):
         name: Its name in the repository.
         files: Its files by name, with those of the splits beside it.
         facts: Its facts, without the splits beside it.
+        tensors: Its exact tensors.
         splits: Sizes of the splits beside it, for the facts. None: the published splits stay.
     """
 
     name: str
     files: Files
     facts: Facts
+    tensors: CondensedTensors
     splits: dict[str, dict[str, int]] | None
 
 
@@ -126,7 +132,8 @@ def _push(parts: Parts, repo_id: str, name: str, how: Publication) -> CommitInfo
     with tempfile.TemporaryDirectory(prefix="hf_condense-") as scratch:
         splits = write_splits(how.extra_splits or {}, parts.rows.features, Path(scratch))
         shards = {path.name: path for path in sorted(Path(scratch).iterdir())}
-        new = _NewSet(name, {**files, **shards}, facts, None if how.extra_splits is None else splits)
+        new_splits = None if how.extra_splits is None else splits
+        new = _NewSet(name, {**files, **shards}, facts, parts.tensors, new_splits)
         with readable_errors(repo_id, how.revision, pushing=True):
             repo_id = with_retries(
                 lambda: api.create_repo(repo_id, private=how.private, repo_type="dataset", exist_ok=True).repo_id
@@ -258,16 +265,47 @@ def _published_splits(contents: _Contents, new: _NewSet) -> Mapping[str, Mapping
 
 
 def _files_to_store(contents: _Contents, new: _NewSet, facts: Facts, how: Publication) -> Files:
-    """Return what the set's folder and the card should hold, by path."""
+    """Return what the set's folder, the card and the page, if there is one, should hold, by path."""
+    sets = {**contents.sets, new.name: facts}
     card = render(
-        {**contents.sets, new.name: facts},
+        sets,
         None if how.replace_card else contents.card,
         default=new.name if how.set_default else default_config(contents.card or ""),
         license=how.license,
         place=contents.repository.name,
     )
     files = {**new.files, FACTS: facts.to_bytes()}
-    return {**{f"{new.name}/{file}": data for file, data in files.items()}, README: card.encode()}
+    page = {PAGE: _page(contents, new, sets, default_config(card))} if _needs_page(contents, how) else {}
+    return {**{f"{new.name}/{file}": data for file, data in files.items()}, **page, README: card.encode()}
+
+
+def _needs_page(contents: _Contents, how: Publication) -> bool:
+    """Return whether a page is written: it was asked for, or there is one, which should show the new set, too.
+
+    Raises:
+        FileExistsError: If there is a page that somebody else made, and `overwrite` is False.
+    """
+    if PAGE not in contents.files:
+        return how.page
+    ours = MARK in contents.repository.fetch(PAGE, contents.files[PAGE].size).read_text("utf-8", errors="replace")
+    if how.page and not ours and not how.overwrite:
+        raise FileExistsError(
+            f"{contents.repository.name} already holds a {PAGE} that hf_condense did not write; nothing was changed: "
+            "leave out page=True, or pass overwrite=True to replace it"
+        )
+    return how.page or ours
+
+
+def _page(contents: _Contents, new: _NewSet, sets: Mapping[str, Facts], default: str | None) -> bytes:
+    """Return the page of all sets; the tensors of the published ones are fetched."""
+    shown = {new.name: Shown(sets[new.name], new.tensors)}
+    for name in sets.keys() - shown.keys():
+        path = f"{name}/{TENSORS}"
+        if path not in contents.files:
+            raise CondensedFormatError(f"{contents.repository.name} has no file {path}, so the page cannot show it")
+        folder = contents.repository.fetch(path, contents.files[path].size).parent
+        shown[name] = Shown(sets[name], read_tensors(folder, sets[name]))
+    return render_page(shown, default=default, place=contents.repository.name).encode()
 
 
 def _additions(files: Files) -> list[CommitOperationAdd]:

@@ -1,0 +1,361 @@
+"""The page of some condensed sets: facts and tensors in, HTML out. Equal sets give equal pages."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
+
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.card.accuracy import (
+    FLOATS,
+    RANDOM,
+    VIEW,
+    Record,
+    groups_of,
+    network_text,
+    ordered_roles,
+    training_text,
+)
+from hf_condense.condensed.card.sections import amount_text, ipc_text, nearest_verdict, size_text, source_text, title
+from hf_condense.condensed.card.template import ACCURACY_NOTE, DISTANCE_NOTE, WHITEN, fill
+from hf_condense.condensed.class_scores import per_cent
+from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.page.html import Html, element, markup
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.summary import summary
+from hf_condense.condensed.tensors import CondensedTensors, turns_of
+
+PAGE = "page.html"
+MARK = '<meta name="generator" content="hf_condense">'  # how a page that is ours is told from any other file
+_SMALL, _LARGE = 60, 192  # pixels; smaller images are enlarged by a whole factor, larger ones scaled down
+_BAR = 200  # units of a drawn accuracy of 100 %
+
+
+class Shown(NamedTuple):
+    """A set that a page shows.
+
+    Attributes:
+        facts: What its `condense_config.json` says.
+        tensors: Its exact tensors.
+    """
+
+    facts: Facts
+    tensors: CondensedTensors
+
+
+def render_page(
+    sets: Mapping[str, Shown],
+    *,
+    default: str | None = None,
+    place: str | None = None,
+    per_class: int = 10,
+    max_classes: int = 100,
+) -> str:
+    """Return a page of condensed sets: a table that can be sorted, and for each set its images, scores and recipe.
+
+    The page is one file. It loads nothing, and its Content-Security-Policy lets nothing run but its own script. Class
+    names and all other texts in the facts are shown as text.
+
+    Args:
+        sets: Config name to what is shown of it, at least one.
+        default: Config that is loaded without a name, or None.
+        place: Repository that the snippets load from; None for a folder.
+        per_class: Images to show per class, at most; >= 1.
+        max_classes: Largest number of classes to show of a set, in label order, >= 1.
+
+    Raises:
+        ValueError: If there are no sets, or `per_class` or `max_classes` is below 1.
+        CondensedFormatError: If the facts of a set cannot be shown.
+    """
+    if not sets:
+        raise ValueError("sets should hold at least one set; got none")
+    if min(per_class, max_classes) < 1:
+        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    sets = dict(sorted(sets.items()))
+    heading = title({name: shown.facts for name, shown in sets.items()})
+    try:
+        body = _body(heading, sets, default, place, per_class=per_class, max_classes=max_classes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise CondensedFormatError(f"the facts of {', '.join(sets)} cannot be shown: {error!s:.200}") from None
+    style, script = (
+        files("hf_condense.condensed.page").joinpath(name).read_text("utf-8") for name in ("page.css", "page.js")
+    )
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {_hash(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    head = markup(
+        element("meta", charset="utf-8"),
+        element("meta", http_equiv="Content-Security-Policy", content=policy),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        Html(MARK),
+        element("title", heading),
+        element("style", Html(style)),
+    )
+    page = element("html", element("head", head), element("body", body, element("script", Html(script))), lang="en")
+    return f"<!doctype html>\n{page}\n"
+
+
+def _body(heading: str, sets: Mapping[str, Shown], default: str | None, place: str | None, **limits: int) -> Html:
+    """Return what a reader sees of the page."""
+    sentence = (
+        f"{len(sets)} condensed set{'s'[: len(sets) > 1]}: small sets of images that replace a large training set. "
+        "Train on them as on any labelled image dataset, and test on real images."
+    )
+    return markup(
+        element("h1", heading),
+        element("p", sentence),
+        _overview(sets),
+        element("label", "Size of the images", _size_control(), class_="needs-script"),
+        *(_article(name, shown, place, name == default, **limits) for name, shown in sets.items()),
+    )
+
+
+def _hash(content: str) -> str:
+    """Return how a Content-Security-Policy names a style or script inside the page."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _size_control() -> Html:
+    return element("input", id="size", type="range", min=1, max=4, step=1, value=1, autocomplete="off")
+
+
+def _overview(sets: Mapping[str, Shown]) -> Html:
+    """Return the table of all sets; a click on a heading sorts it."""
+    columns = [  # heading, whether it holds numbers
+        ("config", False),
+        ("accuracy %", True),
+        ("random rows %", True),
+        ("images per class", True),
+        ("rows", True),
+        ("method", False),
+        ("storage", False),
+        ("network", False),
+        ("tensor file", True),
+        ("8-bit Parquet", True),
+        ("source", False),
+    ]
+    head = (
+        element("th", element("button", heading, type="button"), scope="col", class_="number" if numeric else None)
+        for heading, numeric in columns
+    )
+    rows = (_overview_row(name, shown.facts, [numeric for _, numeric in columns]) for name, shown in sets.items())
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
+    note = (
+        "Accuracies are those of the first network in the section of each set. A heading sorts the table. On a narrow "
+        "screen, the table scrolls sideways."
+    )
+    return markup(_scrolling(table, "All sets"), element("p", note, class_="note"))
+
+
+def _overview_row(name: str, facts: Facts, numeric: Sequence[bool]) -> Html:
+    recipe, sizes = facts.recipe, Sizes.of(facts)
+    group = next(iter(groups_of(recipe)), {})
+    own = next((group[role] for role in (VIEW, FLOATS) if role in group), None)
+    random = group.get(RANDOM)
+    largest = max(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else recipe.ipc
+    source = recipe.source.get("name") or "not stated"
+    cells: list[tuple[object, object]] = [  # what is shown, what the table is sorted by
+        (element("a", name, href=f"#{name}"), name),
+        (_accuracy(own), own and own["mean"]),
+        (_accuracy(random), random and random["mean"]),
+        (ipc_text(recipe), largest),
+        (f"{facts.num_rows:,}", facts.num_rows),
+        (recipe.method, recipe.method),
+        (f"{recipe.storage}{recipe.expand}" if recipe.expand > 1 else recipe.storage, recipe.storage),
+        (own["network"] if own else "-", own["network"] if own else ""),
+        (f"{sizes.tensor_bytes:,} B", sizes.tensor_bytes),
+        (f"{sizes.parquet_bytes:,} B", sizes.parquet_bytes),
+        (source, source),
+    ]
+    described = [
+        {"data_value": "" if value is None else value, "class_": "number" if is_number else None}
+        for (_, value), is_number in zip(cells, numeric, strict=True)
+    ]
+    described[-1]["class_"] = "wrap"
+    (first, _), *others = cells
+    return element(
+        "tr",
+        element("th", first, scope="row", **described[0]),
+        *(element("td", content, **more) for (content, _), more in zip(others, described[1:], strict=True)),
+    )
+
+
+def _accuracy(record: Record | None) -> str:
+    return "not measured" if record is None else per_cent(record["mean"], record.get("std"))
+
+
+def _scrolling(table: Html, label: str) -> Html:
+    """Return a table that scrolls sideways on its own where the screen is narrow, also by keyboard."""
+    return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
+
+
+def _article(name: str, shown: Shown, place: str | None, is_default: bool, *, per_class: int, max_classes: int) -> Html:
+    """Return the section of one set."""
+    facts, recipe = shown.facts, shown.facts.recipe
+    sentence = (
+        f"{recipe.method} ({recipe.kind}), images per class: {amount_text(recipe)}; {len(recipe.class_names)} classes, "
+        f"{facts.num_rows:,} rows of {size_text(recipe)}, from {source_text(recipe)}."
+    )
+    details = {**summary(facts, shown.tensors), "licence": recipe.source.get("license"), "citation": recipe.citation}
+    return element(
+        "article",
+        element("h2", name),
+        element("p", sentence, " This set is loaded when no name is given." if is_default else None),
+        _images(shown, per_class, max_classes),
+        element("h3", "Accuracy"),
+        *(_scores(group) for group in groups_of(recipe)),
+        element("p", _accuracy_note(recipe), class_="note"),
+        element("h3", "Load"),
+        _snippet(_loading(place, name)),
+        element("p", fill(WHITEN, {"names": name}).replace("`", ""), class_="note") if facts.is_whitened else None,
+        _nearest(facts),
+        element("details", element("summary", "Recipe and sizes"), _facts(details)),
+        id=name,
+    )
+
+
+def _images(shown: Shown, per_class: int, max_classes: int) -> Html:
+    """Return the first images of every class, below the name of the class."""
+    labels = shown.tensors.row_labels.tolist()
+    turns, names = turns_of(labels), shown.facts.recipe.class_names
+    classes = sorted(set(labels))
+    rows = {c: [row for row, label in enumerate(labels) if label == c and turns[row] < per_class] for c in classes}
+    figures = [
+        element(
+            "figure",
+            element("figcaption", element("bdi", names[c])),
+            element("div", *_pictures(shown.tensors, rows[c], names[c])),
+        )
+        for c in classes[:max_classes]
+    ]
+    cuts = []
+    if len(classes) > max_classes:
+        cuts.append(f"the first {max_classes} of {len(classes)} classes")
+    if any(turn >= per_class for turn in turns):
+        cuts.append(f"the first {per_class} images of each class")
+    note = element("p", f"Shown: {' and '.join(cuts)}.", class_="note") if cuts else None
+    return markup(element("div", *figures, class_="classes"), note)
+
+
+def _pictures(tensors: CondensedTensors, rows: list[int], name: str) -> Iterator[Html]:
+    """Yield the images of some rows, inside the page itself."""
+    images = tensors.decoded(torch.tensor(rows))[0]  # (n, C, H, W)
+    for number, pixels in enumerate(images, 1):
+        data, width, height = _png(pixels)
+        yield element(
+            "img",
+            src=f"data:image/png;base64,{data}",
+            alt=f"{name}, image {number}",
+            width=width,
+            height=height,
+            data_width=width,
+            class_="pixels" if max(images.shape[2:]) < _LARGE else None,
+        )
+
+
+def _png(pixels: Tensor) -> tuple[str, int, int]:
+    """Return an image (C, H, W) as PNG in base64, and the width and the height at which it is shown."""
+    picture = to_pil_image(pixels.clamp(0, 1))
+    picture.thumbnail((_LARGE, _LARGE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    factor = max(1, round(_SMALL / max(picture.size)))
+    return base64.b64encode(buffer.getvalue()).decode(), factor * picture.width, factor * picture.height
+
+
+def _accuracy_note(recipe: Recipe) -> str:
+    return fill(ACCURACY_NOTE, {"group": "table"}) if groups_of(recipe) else "Not measured."
+
+
+def _scores(group: Mapping[str, Record]) -> Html:
+    """Return what networks of one kind reached on a set and on its baselines, as a table with bars."""
+    roles = ordered_roles(group)
+    first = group[roles[0]]
+    rows = [
+        element(
+            "tr",
+            element("th", role, scope="row"),
+            element("td", per_cent(group[role]["mean"], group[role].get("std")), class_="number"),
+            element("td", _bar(group[role])),
+            element("td", group[role]["n"], class_="number"),
+            class_="own" if role in (VIEW, FLOATS) else None,
+        )
+        for role in roles
+    ]
+    kinds = {"trained on": None, "accuracy %": "number", "0 to 100 %": None, "n": "number"}
+    head = (element("th", heading, scope="col", class_=kind) for heading, kind in kinds.items())
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
+    label = f"{network_text(first['network'])}, {training_text(first)}"
+    return markup(element("p", label), _scrolling(table, f"Accuracy of {label}"))
+
+
+def _bar(record: Record) -> Html:
+    """Return an accuracy as a bar from 0 to 100 %, with its standard deviation as a line."""
+    mean, std = record["mean"], record.get("std")
+    shapes = [
+        element("rect", class_="frame", x=0, y=3, width=_BAR, height=10),
+        element("rect", class_="bar", x=0, y=3, width=f"{_BAR * mean:.1f}", height=10),
+    ]
+    if isinstance(std, (int, float)):
+        low, high = (f"{_BAR * min(1.0, max(0.0, end)):.1f}" for end in (mean - std, mean + std))
+        ends = [(low, low, 5, 11), (high, high, 5, 11), (low, high, 8, 8)]
+        shapes += [element("line", class_="whisker", x1=x1, x2=x2, y1=y1, y2=y2) for x1, x2, y1, y2 in ends]
+    return element("svg", *shapes, viewBox=f"0 0 {_BAR} 16", preserveAspectRatio="none", aria_hidden="true")
+
+
+def _loading(place: str | None, name: str) -> str:
+    """Return the lines that load a set."""
+    where = f"{json.dumps(place or 'path/to/the/folder')}, {json.dumps(name)}"
+    return (
+        f'from datasets import load_dataset  # nothing else is needed\n\nds = load_dataset({where}, split="train")  '
+        "# 8-bit images\n\nfrom hf_condense import load_condensed\n\n"
+        f"ds = load_condensed({where})  # also a datasets.Dataset, with exact floats and the recipe"
+    )
+
+
+def _snippet(lines: str) -> Html:
+    return element("pre", element("code", lines), tabindex=0)
+
+
+def _nearest(facts: Facts) -> Html | None:
+    """Say how close the images are to single source images, if that was measured."""
+    nearest = facts.recipe.nearest
+    if facts.recipe.kind == "coreset" or not nearest:
+        return None
+    head = (element("th", heading, scope="col") for heading in ("distance", "nearest", "median", "farthest"))
+    rows = [
+        element(
+            "tr",
+            element("th", words, scope="row"),
+            *(element("td", f"{nearest[kind][key]:.4f}", class_="number") for key in ("min", "median", "max")),
+        )
+        for kind, words in (("synthetic", "learned images"), ("real", f"{nearest['rows']:,} real rows"))
+    ]
+    table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
+    return markup(
+        element("h3", "Nearest real images"),
+        element("p", _capitalised(nearest_verdict(nearest))),
+        _scrolling(table, "Distances to the nearest real images"),
+        element("p", DISTANCE_NOTE, class_="note"),
+    )
+
+
+def _capitalised(sentence: str) -> str:
+    return sentence[:1].upper() + sentence[1:]
+
+
+def _facts(values: Mapping[str, object]) -> Html:
+    """Return facts by name, without those that are empty."""
+    pairs = ((element("dt", name), element("dd", element("bdi", value))) for name, value in values.items() if value)
+    return element("dl", *(part for pair in pairs for part in pair))

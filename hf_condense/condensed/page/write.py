@@ -1,0 +1,85 @@
+"""Writing the page of a folder or a repository of condensed sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from hf_condense.base.paths import local_path
+from hf_condense.condensed.card.render import default_config
+from hf_condense.condensed.facts import FACTS, Facts, read_facts
+from hf_condense.condensed.folder import choose, is_repository, list_sets, read_card, resolve_folder
+from hf_condense.condensed.hub.repository import download, list_names
+from hf_condense.condensed.packing import read_tensors
+from hf_condense.condensed.page.render import PAGE, Shown, render_page
+
+
+def write_page(
+    path_or_repo: str | Path,
+    file: str | Path = PAGE,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    per_class: int = 10,
+    max_classes: int = 100,
+) -> Path:
+    """Write one HTML file that shows every condensed set of a folder or a repository.
+
+    The file needs no server and loads nothing: its images are inside. It shows the images by class, the accuracies with
+    their standard deviations, sizes, recipe and how to load each set, and a table of all sets that can be sorted.
+
+    Args:
+        path_or_repo: A folder of sets, the folder of one set, or a dataset repository `"user/name"`; a folder that
+            exists comes first.
+        file: File to write; an earlier one is replaced.
+        revision: Branch, tag or commit of a repository. Default: its main branch.
+        token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+        per_class: Images to show per class, at most; >= 1.
+        max_classes: Largest number of classes to show of a set, in label order, >= 1.
+
+    Returns:
+        The file.
+
+    Raises:
+        FileNotFoundError: If there is no such folder, repository or revision.
+        PermissionError: If the token is missing or may not read.
+        ConnectionError: If the Hub cannot be reached.
+        ValueError: If `per_class` or `max_classes` is below 1.
+        CondensedFormatError: If there are no sets, or one cannot be read or shown.
+        OSError: If the file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
+        >>> write_page(folder, f"{folder}/page.html").name
+        'page.html'
+    """
+    is_remote = is_repository(path_or_repo)
+    folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
+    choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
+    card = read_card(next(iter(folders.values()))[0].parent)
+    sets = {name: Shown(facts, read_tensors(folder, facts)) for name, (folder, facts) in folders.items()}
+    where = {"place": str(path_or_repo)} if is_remote else {}
+    page = render_page(sets, default=default_config(card or ""), per_class=per_class, max_classes=max_classes, **where)
+    path = local_path(file)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
+    """Return where each set of a folder is, and its facts."""
+    root = resolve_folder(path)
+    folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
+    return {folder.name: (folder, read_facts(folder)) for folder in folders}
+
+
+def _downloaded(repo: str, revision: str | None, token: str | bool | None) -> dict[str, tuple[Path, Facts]]:
+    """Return where each set of a repository is cached, all of the same commit, and its facts."""
+    sets: dict[str, tuple[Path, Facts]] = {}
+    for name in list_names(repo, revision, token):
+        sets[name] = folder, _ = download(repo, name, revision=revision, token=token)
+        revision = folder.parent.name
+    return sets

@@ -1,0 +1,218 @@
+"""Figures of measured accuracies, from what `evaluate` returns."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
+
+from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.pictures.sheet import new_figure, save_figure
+
+# Dark and light in turn, so that neighbours differ in grey, too.
+_COLOURS = ("#0b3c6f", "#e07b00", "#5b1a8b", "#2a9d6f", "#a3123a", "#6fa8dc")
+_MARKERS = "osD^vP"
+_HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
+_DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))  # of baselines
+_GREY = "#5f6b76"
+_IPC = re.compile(r"_ipc\d+(-\d+)?")
+_WIDE = 20  # the axis is logarithmic from this ratio of the largest to the smallest value on
+
+Points = list[tuple[float, Score]]  # where the score stands, and the score
+
+
+def accuracy_against_ipc(
+    tables: Iterable[tuple[int, Evaluation]],
+    *,
+    network: str | None = None,
+    axes: Axes | None = None,
+    file: str | Path | None = None,
+) -> Figure:
+    """Return accuracy against images per class: a line for each method and each baseline, with error bars.
+
+    Args:
+        tables: Images per class, and what `evaluate` returned for sets of that size; `{1: ..., 10: ...}.items()` will
+            do. Several tables may have the same number. Baselines are dashed.
+        network: Which of the networks, as the tables name it. Default: the first.
+        axes: Where to draw. Default: a new figure.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If there is no score of the network.
+
+    Example:
+        >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
+        >>> figure = accuracy_against_ipc([(1, Evaluation((score,)))])
+        >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+        ['dm']
+    """
+    tables = list(tables)
+    axes = _axes(axes)
+    own, baselines = _series(tables, network)
+    merged: dict[str, Points] = {}
+    for name, points in own.items():
+        merged.setdefault(_IPC.sub("", name), []).extend(points)
+    _draw_lines(axes, {**merged, **baselines}, dashed=set(baselines))
+    _label_axis(axes, [float(ipc) for ipc, _ in tables], "images per class")
+    return _finished(axes, [p for line in (*merged.values(), *baselines.values()) for p in line], file)
+
+
+def accuracy_against_time(
+    tables: Iterable[tuple[float, Evaluation]],
+    *,
+    unit: str = "minutes",
+    network: str | None = None,
+    axes: Axes | None = None,
+    file: str | Path | None = None,
+) -> Figure:
+    """Return accuracy against the time of condensing: a line for each set, with error bars, and baselines across.
+
+    Args:
+        tables: Times, and what `evaluate` returned for the set as it was then.
+        unit: Unit of the times.
+        network: Which of the networks, as the tables name it. Default: the first.
+        axes: Where to draw. Default: a new figure.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If there is no score of the network.
+    """
+    tables = list(tables)
+    axes = _axes(axes)
+    own, baselines = _series(tables, network)
+    _draw_lines(axes, own, dashed=set())
+    for number, (name, points) in enumerate(baselines.items()):
+        mean = 100 * points[-1][1].mean
+        axes.axhline(mean, linestyle=_DASHES[number % len(_DASHES)], color=_GREY, linewidth=1.4, label=name)
+    _label_axis(axes, [x for points in own.values() for x, _ in points], f"{unit} of condensing", exact=False)
+    return _finished(axes, [p for line in (*own.values(), *baselines.values()) for p in line], file)
+
+
+def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: str | Path | None = None) -> Figure:
+    """Return the accuracies on a set and on its baselines for every network, as bars with error bars.
+
+    Args:
+        table: What `evaluate(..., networks=[...])` returned.
+        axes: Where to draw. Default: a new figure, which grows with the number of bars.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If the table is empty.
+    """
+    if not table.scores:
+        raise ValueError("table should hold at least one score; got none")
+    networks = list(dict.fromkeys(score.network for score in table.scores))
+    names = list(dict.fromkeys(score.set for score in table.scores))
+    axes = _axes(axes, width=max(640, 120 + 52 * len(networks) * len(names)))
+    width = 0.8 / len(names)
+    for number, name in enumerate(names):
+        scores = [score for score in table.scores if score.set == name]
+        x = [networks.index(score.network) + (number - (len(names) - 1) / 2) * width for score in scores]
+        heights, errors = [100 * s.mean for s in scores], [100 * (s.std or 0.0) for s in scores]
+        axes.bar(
+            x,
+            heights,
+            width,
+            yerr=errors if any(errors) else None,
+            color=_COLOURS[number % len(_COLOURS)] if number == 0 else "white",
+            edgecolor="#1f2328",
+            hatch=_HATCHES[number % len(_HATCHES)],
+            ecolor="#1f2328" if number else "#d28e00",
+            capsize=4,
+            label=name,
+        )
+        for place, height, error in zip(x, heights, errors, strict=True):
+            axes.annotate(
+                f"{height:.1f}", (place, height + error), (0, 3), textcoords="offset points", ha="center", fontsize=9
+            )
+    axes.set_xticks(range(len(networks)), networks, parse_math=False)
+    axes.margins(y=0.12)
+    return _finished(axes, [(0.0, score) for score in table.scores], file, title_network=False)
+
+
+def _axes(axes: Axes | None, width: int = 640, height: int = 440) -> Axes:
+    """Return the axes that were given, or those of a new figure."""
+    if axes is not None:
+        return axes
+    figure = new_figure(width, height)
+    figure.set_layout_engine("constrained")
+    return figure.subplots()
+
+
+def _series(
+    tables: Sequence[tuple[float, Evaluation]], network: str | None
+) -> tuple[dict[str, Points], dict[str, Points]]:
+    """Return the scores of one network by set: those of the evaluated sets, and those of the baselines."""
+    scores = [(x, score) for x, table in tables for score in table.scores]
+    known = list(dict.fromkeys(score.network for _, score in scores))
+    network = network or next(iter(known), None)
+    if network not in known:
+        raise ValueError(f"network should be one that the tables name: {', '.join(known) or 'none'}; got {network!r}")
+    evaluated = {table.scores[0].set for _, table in tables if table.scores}
+    own: dict[str, Points] = {}
+    baselines: dict[str, Points] = {}
+    for x, score in scores:
+        if score.network == network:
+            is_own = _IPC.search(score.set) or score.set in evaluated
+            (own if is_own else baselines).setdefault(score.set, []).append((x, score))
+    return own, baselines
+
+
+def _draw_lines(axes: Axes, lines: dict[str, Points], dashed: set[str]) -> None:
+    """Draw a line with error bars for each name; those of baselines are grey and dashed."""
+    for number, (name, points) in enumerate(lines.items()):
+        points = sorted(points, key=lambda point: point[0])
+        plain = name not in dashed
+        axes.errorbar(
+            [x for x, _ in points],
+            [100 * score.mean for _, score in points],
+            yerr=[100 * (score.std or 0.0) for _, score in points],
+            color=_COLOURS[number % len(_COLOURS)] if plain else _GREY,
+            linestyle="-" if plain else _DASHES[number % len(_DASHES)],
+            marker=_MARKERS[number % len(_MARKERS)],
+            markersize=6,
+            markerfacecolor=None if plain else "white",
+            linewidth=1.8 if plain else 1.4,
+            capsize=3,
+            label=name,
+        )
+
+
+def _label_axis(axes: Axes, values: Sequence[float], label: str, *, exact: bool = True) -> None:
+    """Name the x axis and choose its scale: logarithmic if the values are far apart, with the values as ticks."""
+    if min(values) > 0 and max(values) >= (2 if exact else _WIDE) * min(values):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter("{x:g}")
+    if exact:
+        axes.xaxis.set_major_locator(FixedLocator(sorted(set(values))))
+    axes.set_xlabel(label)
+
+
+def _finished(axes: Axes, points: Points, file: str | Path | None, *, title_network: bool = True) -> Figure:
+    """Name the y axis and the figure, add a legend, and return the figure."""
+    scores = [score for _, score in points]
+    counts = sorted({score.n for score in scores})
+    spread = ", mean ± standard deviation" if counts[-1] > 1 else ""
+    amount = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    axes.set_ylabel(f"accuracy %{spread}, n = {amount}", parse_math=False)
+    recipes = ", ".join(dict.fromkeys(score.recipe for score in scores))
+    title = f"network {scores[0].network}, recipe {recipes}" if title_network else f"recipe {recipes}"
+    axes.set_title(title, fontsize=11, loc="left", parse_math=False)
+    axes.grid(axis="y", color="#d9dee3", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    # Lines across come first otherwise, although baselines should come last, as in the tables.
+    handles = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Line2D))
+    legend = axes.legend(*zip(*handles, strict=True), frameon=False, fontsize=9, loc="best")
+    for text in legend.get_texts():
+        text.set_parse_math(False)
+    figure = axes.get_figure(root=True)
+    assert isinstance(figure, Figure)
+    return save_figure(figure, file)

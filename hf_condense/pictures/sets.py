@@ -1,0 +1,199 @@
+"""Figures of sets: a grid with class names, and real rows beside condensed ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import datasets
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.condensed.tensors import turns_of
+from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
+from hf_condense.source.class_source import ClassSource, load_source
+
+_FLOW = 5  # images in a row where each class has one
+_LINE = 20  # pixels
+_BETWEEN = 32
+
+
+def class_grid(
+    small: CondensedDataset, *, per_class: int = 10, max_classes: int = 20, file: str | Path | None = None
+) -> Figure:
+    """Return the images of a set with the names of their classes: a row for each class, or rows of single images.
+
+    Args:
+        small: The set.
+        per_class: Images to show per class, at most; >= 1.
+        max_classes: Largest number of classes to show, in label order, >= 1.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If `per_class` or `max_classes` is below 1.
+    """
+    images, labels = _first(small, per_class, max_classes)
+    sheet = Sheet()
+    title = f"{small.recipe.config_name}: {len(small):,} rows of {len(small.recipe.class_names)} classes"
+    _panel(sheet, title, images, labels, small.recipe.class_names, left=12)
+    return save_figure(sheet.figure(), file)
+
+
+def real_beside_condensed(
+    small: CondensedDataset,
+    source: datasets.Dataset | None = None,
+    *,
+    table: Evaluation | None = None,
+    per_class: int = 5,
+    max_classes: int = 20,
+    seed: int = 0,
+    file: str | Path | None = None,
+) -> Figure:
+    """Return random real rows beside as many rows of a set, class by class, with the accuracies that both reached.
+
+    Args:
+        small: The set.
+        source: The real training set. Default: the one that the set carries in memory.
+        table: What `evaluate` returned for the set; the titles then state the accuracies of its first network on the
+            set and on random rows.
+        per_class: Images to show per class, at most; >= 1.
+        max_classes: Largest number of classes to show, in label order, >= 1.
+        seed: Seed of the random rows.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If there is no source, it lacks a class of the set, or a number is below 1.
+    """
+    images, labels = _first(small, per_class, max_classes)
+    real = _random_rows(real_source(small, source), labels, small.recipe.class_names, seed)
+    scores = {score.set: score for score in reversed(table.scores)} if table is not None else {}
+    own, random = scores.get(small.recipe.config_name), scores.get("random")
+    sheet = Sheet()
+    names = small.recipe.class_names
+    right = _panel(sheet, _title("random rows", random), real, labels, names, left=12)
+    title = _title(small.recipe.config_name, own)
+    _panel(sheet, title, images, labels, names, left=right + _BETWEEN, with_names=_is_alone(labels))
+    return save_figure(sheet.figure(), file)
+
+
+def real_source(small: CondensedDataset, source: datasets.Dataset | None) -> ClassSource:
+    """Return the real training set of a condensed set as images by class.
+
+    Raises:
+        ValueError: If it is not known.
+    """
+    source = small.source if source is None else source
+    if source is None:
+        raise ValueError("source should be the real training set, which a set that was loaded does not carry; got None")
+    recipe = small.recipe
+    size = None if recipe.image_size is None else (recipe.image_size[0], recipe.image_size[1])
+    return load_source(
+        source,
+        image_column=recipe.image_column,
+        label_column=recipe.label_column,
+        image_size=size,
+        channels=recipe.image_shape[0],
+        progress=False,
+    )
+
+
+def class_positions(source: ClassSource, name: str) -> range:
+    """Return where the rows of a class are in a source.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    c = source.class_names.index(name) if name in source.class_names else -1
+    if c not in source.counts:
+        raise ValueError(f"source should be the real training set of the set; it has no rows of class {name!r}")
+    return source.positions(c)
+
+
+def _first(small: CondensedDataset, per_class: int, max_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the first images of the first classes of a set, and their labels: (n, C, H, W) and (n,)."""
+    if min(per_class, max_classes) < 1:
+        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    labels = small.synthetic.row_labels.tolist()
+    shown = set(sorted(set(labels))[:max_classes])
+    turns = turns_of(labels)
+    rows = [row for row, label in enumerate(labels) if label in shown and turns[row] < per_class]
+    return small.synthetic.decoded(torch.tensor(rows))
+
+
+def _random_rows(source: ClassSource, labels: Tensor, names: Sequence[str], seed: int) -> Tensor:
+    """Return random real rows of the same classes, in pixel units: (n, C, H, W)."""
+    rows = []
+    for c, count in zip(*(t.tolist() for t in labels.unique(return_counts=True)), strict=True):
+        positions = class_positions(source, names[c])
+        drawn = torch.randperm(len(positions), generator=keyed_generator(seed, "picture", names[c]))
+        rows.append(source.images[drawn[torch.arange(count) % len(positions)] + positions.start])
+    return torch.cat(rows).float() / 255
+
+
+def _title(name: str, score: Score | None) -> str:
+    if score is None:
+        return name
+    spread = "" if score.std is None else f" ± {100 * score.std:.1f}"
+    return f"{name}: accuracy {100 * score.mean:.1f}{spread} %"
+
+
+def _is_alone(labels: Tensor) -> bool:
+    """Return whether every image is the only one of its class."""
+    return len(labels.unique()) == len(labels)
+
+
+def _panel(
+    sheet: Sheet,
+    title: str,
+    images: Tensor,
+    labels: Tensor,
+    names: Sequence[str],
+    *,
+    left: int,
+    with_names: bool = True,
+) -> int:
+    """Draw images by class below a title, and return where the panel ends on the right.
+
+    Args:
+        sheet: What is drawn on.
+        title: What stands above the images.
+        images: In pixel units, sorted by class. (n, C, H, W).
+        labels: Their classes, (n,).
+        names: Names of all classes.
+        left: Where the panel begins.
+        with_names: Whether the names of the classes are written.
+    """
+    top = 12 + round(1.5 * _LINE)
+    sheet.write(left, 12 + _LINE / 2, title, size=HEADING)
+    alone = _is_alone(labels)
+    pictures = tiles(images, alone=alone)
+    height, width = pictures.shape[1] + GAP, pictures.shape[2] + GAP
+    if alone:
+        right = _draw_singles(sheet, pictures, [short(names[c]) for c in labels.tolist()], left, top)
+    else:
+        margin = 0
+        if with_names:
+            margin = max(text_width(short(names[c]), TEXT) for c in labels.unique().tolist()) + 10
+        turns = turns_of(labels.tolist())
+        rows = {c: row for row, c in enumerate(labels.unique().tolist())}
+        for picture, c, turn in zip(pictures, labels.tolist(), turns, strict=True):
+            sheet.paste(left + margin + turn * width, top + rows[c] * height, picture)
+            if turn == 0 and with_names:
+                sheet.write(left + margin - 10, top + (rows[c] + 0.5) * height, short(names[c]), align="right")
+        right = left + margin + (max(turns) + 1) * width
+    return max(right, left + text_width(title, HEADING))
+
+
+def _draw_singles(sheet: Sheet, pictures: Pixels, names: Sequence[str], left: int, top: int) -> int:
+    """Draw one image per class in rows, each above its name, and return where they end on the right."""
+    height, width = pictures[0].shape[0] + GAP + _LINE + 4, pictures[0].shape[1] + GAP
+    width = max(width, max(text_width(name, TEXT) for name in names) + 8)
+    for number, (picture, name) in enumerate(zip(pictures, names, strict=True)):
+        x, y = left + number % _FLOW * width, top + number // _FLOW * height
+        sheet.paste(x, y, picture)
+        sheet.write(x + picture.shape[1] / 2, y + picture.shape[0] + _LINE / 2, name, align="center")
+    return int(left + min(_FLOW, len(names)) * width)

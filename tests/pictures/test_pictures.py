@@ -1,0 +1,238 @@
+"""Figures show what was measured, in the words of the tables; pixels are drawn as they are."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from PIL import Image
+
+from hf_condense import condense_dataset
+from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.pictures import (
+    Snapshots,
+    accuracy_against_ipc,
+    accuracy_against_time,
+    accuracy_by_network,
+    class_grid,
+    embedding_scatter,
+    evolution_gif,
+    evolution_strip,
+    real_beside_condensed,
+)
+from tests.support.condensed_sets import make_coreset, make_set
+
+NASTY = ["$x_1$ & {", "_hidden", "a" * 60]
+
+
+def score(name: str, mean: float, *, network: str = "convnet-w8", rows: int = 10) -> Score:
+    return Score(name, rows, network, "dc", None, 3.0, 3, (mean - 0.02, mean + 0.02), (0, 1), 1.0)
+
+
+def table(ipc: int, own: float, random: float, method: str = "dm") -> Evaluation:
+    return Evaluation((score(f"{method}_ipc{ipc}", own), score("random", random), score("full", 0.95)))
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def legend(axes: Axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+def pixels(file: Path) -> np.ndarray:
+    with Image.open(file) as picture:
+        return np.asarray(picture.convert("RGB"))
+
+
+def blocks(image: torch.Tensor, factor: int) -> np.ndarray:
+    """Return an image (C, H, W) as it is drawn: 8 bits, enlarged."""
+    array = (image.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy()
+    return array.repeat(factor, 0).repeat(factor, 1)
+
+
+def holds(picture: np.ndarray, part: np.ndarray) -> bool:
+    """Return whether a picture shows a part somewhere, pixel by pixel."""
+    height, width = part.shape[:2]
+    corners = np.argwhere((picture[: -height + 1, : -width + 1] == part[0, 0]).all(-1))
+    return any((picture[y : y + height, x : x + width] == part).all() for y, x in corners)
+
+
+def test_grid_names_the_classes_and_shows_single_pixels(tmp_path):
+    small = make_set(ipc=3, class_names=["cat", "dog"])
+    figure = class_grid(small, per_class=2, file=tmp_path / "grid.png")
+    assert texts(figure)[0] == "dm_ipc3: 6 rows of 2 classes"
+    assert set(texts(figure)[1:]) == {"cat", "dog"}
+    drawn = pixels(tmp_path / "grid.png")
+    images = small.synthetic.decoded()[0]
+    assert [holds(drawn, blocks(images[row], 7)) for row in range(6)] == [True, True, False, True, True, False]
+
+
+def test_single_images_stand_in_rows_above_their_names(tmp_path):
+    small = make_set(ipc=1, class_names=list("abcdefg"), label_values=list(range(7)))
+    figure = class_grid(small, max_classes=6, file=tmp_path / "grid.png")
+    assert texts(figure)[1:] == list("abcdef")
+    drawn = pixels(tmp_path / "grid.png")
+    assert drawn.shape[1] > 5 * 112
+    assert holds(drawn, blocks(small.synthetic.images[5], 14))
+
+
+def test_names_of_strangers_are_drawn_as_they_are(tmp_path):
+    small = make_set(class_names=NASTY, label_values=[0, 1, 2])
+    figure = class_grid(small, file=tmp_path / "grid.png")  # a formula would raise an error
+    assert texts(figure)[1:] == [*NASTY[:2], "a" * 27 + "…"]
+
+
+def test_real_rows_stand_beside_condensed_ones_with_their_accuracies(tmp_path):
+    small = make_coreset()
+    measured = Evaluation((score("herding_ipc2", 0.6), score("random", 0.5)))
+    figure = real_beside_condensed(small, table=measured, file=tmp_path / "both.png")
+    assert "random rows: accuracy 50.0 ± 2.8 %" in texts(figure)
+    assert "herding_ipc2: accuracy 60.0 ± 2.8 %" in texts(figure)
+    assert texts(figure).count("cat") == 1
+    drawn = pixels(tmp_path / "both.png")
+    real = [np.asarray(row["image"].convert("RGB")).repeat(7, 0).repeat(7, 1) for row in small.source]
+    own = [holds(drawn[:, drawn.shape[1] // 2 :], blocks(image, 7)) for image in small.synthetic.images]
+    assert all(own)
+    assert sum(holds(drawn[:, : drawn.shape[1] // 2], image) for image in real) == 4
+
+
+def test_a_set_without_its_source_asks_for_it():
+    with pytest.raises(ValueError, match="source should be the real training set"):
+        real_beside_condensed(make_set())
+
+
+@pytest.fixture(scope="module")
+def run(toy) -> tuple:
+    snapshots = Snapshots(per_class=2)
+    options = {"network": "convnet-w8", "batch_real": 4, "progress": False, "cache": False}
+    small = condense_dataset(toy, "dm", ipc=2, steps=5, callbacks=[snapshots], **options)
+    return small, snapshots
+
+
+def test_snapshots_hold_doublings_and_the_last_step(run):
+    small, snapshots = run
+    assert snapshots.steps == [1, 2, 4, 5]
+    final = small.synthetic.decoded()[0]
+    assert (snapshots.images[-1].float() / 255 - final.clamp(0, 1)).abs().max() <= 0.5 / 255 + 1e-6
+    assert any((snapshots.images[-1] != other).any() for other in snapshots.images[:-1])
+    assert snapshots.class_names == list(small.recipe.class_names)
+
+
+def test_snapshots_at_chosen_steps_keep_these_and_the_last(toy):
+    snapshots = Snapshots(at=[2])
+    options = {"network": "convnet-w8", "batch_real": 4, "progress": False, "cache": False}
+    for ipc in (2, 1):  # the second run replaces the copies of the first
+        condense_dataset(toy, "dm", ipc=ipc, steps=4, callbacks=[snapshots], **options)
+        assert snapshots.steps == [2, 4]
+        assert [len(images) for images in snapshots.images] == [3, 3]
+
+
+def test_strip_has_a_column_for_each_step_and_a_row_for_each_class(run, tmp_path):
+    _, snapshots = run
+    figure = evolution_strip(snapshots, max_steps=3, file=tmp_path / "strip.png")
+    assert [text for text in texts(figure) if text.isdigit()] == ["1", "4", "5"]
+    assert set(snapshots.class_names) < set(texts(figure))
+    drawn = pixels(tmp_path / "strip.png")
+    assert holds(drawn, blocks(snapshots.images[-1][0] / 255, 7))
+    assert not holds(drawn, blocks(snapshots.images[-1][1] / 255, 7)), "one image per class"
+
+
+def test_gif_has_a_frame_for_each_step_and_rests_on_the_last(run, tmp_path):
+    _, snapshots = run
+    path = evolution_gif(snapshots, tmp_path / "run.gif", milliseconds=100)
+    with Image.open(path) as picture:
+        assert picture.n_frames == 4
+        durations = []
+        for number in range(4):
+            picture.seek(number)
+            durations.append(picture.info["duration"])
+    assert durations == [100, 100, 100, 500]
+
+
+def test_snapshots_without_a_run_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="should hold copies"):
+        evolution_strip(Snapshots())
+    with pytest.raises(ValueError, match="should hold copies"):
+        evolution_gif(Snapshots(), tmp_path / "run.gif")
+
+
+def test_accuracy_against_ipc_joins_the_sets_of_a_method():
+    tables = [(10, table(10, 0.8, 0.7)), (1, table(1, 0.5, 0.3)), (1, table(1, 0.4, 0.3, "m3d"))]
+    axes = accuracy_against_ipc(tables).axes[0]
+    assert legend(axes) == ["dm", "m3d", "random", "full"]
+    line = axes.containers[0].lines[0]
+    assert line.get_xdata().tolist() == [1, 10]
+    assert line.get_ydata() == pytest.approx([50, 80])
+    (bars,) = axes.containers[0].lines[2]
+    assert bars.get_segments()[0][:, 1] == pytest.approx([50 - 2.83, 50 + 2.83], abs=0.01)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == (
+        "images per class",
+        "accuracy %, mean ± standard deviation, n = 2",
+    )
+    assert axes.get_xscale() == "log"
+    styles = {line.lines[0].get_linestyle() for line in axes.containers}
+    assert len(styles) == 3, "baselines differ from sets, and from each other, without colour"
+
+
+def test_accuracy_against_time_has_a_line_for_each_set_and_baselines_across():
+    tables = [(0.5, table(1, 0.4, 0.3)), (2.0, table(1, 0.6, 0.3))]
+    axes = accuracy_against_time(tables).axes[0]
+    assert legend(axes) == ["dm_ipc1", "random", "full"]
+    assert axes.containers[0].lines[0].get_ydata() == pytest.approx([40, 60])
+    across = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
+    assert across == pytest.approx([30, 95])
+    assert axes.get_xlabel() == "minutes of condensing"
+
+
+def test_bars_stand_for_every_network_and_set(tmp_path):
+    scores = [
+        score(name, mean, network=net) for net, mean in (("a", 0.5), ("b", 0.4)) for name in ("dm_ipc1", "random")
+    ]
+    axes = accuracy_by_network(Evaluation(tuple(scores)), file=tmp_path / "bars.png").axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["a", "b"]
+    assert legend(axes) == ["dm_ipc1", "random"]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx([50, 40, 50, 40])
+    assert axes.patches[0].get_hatch() != axes.patches[2].get_hatch()
+    assert pixels(tmp_path / "bars.png").shape[:2] == (440, 640)
+
+
+def test_network_that_no_table_names_is_refused():
+    with pytest.raises(ValueError, match="convnet-w8; got 'vgg'"):
+        accuracy_against_ipc([(1, table(1, 0.5, 0.3))], network="vgg")
+    with pytest.raises(ValueError, match="at least one score"):
+        accuracy_by_network(Evaluation(()))
+
+
+def test_scatter_draws_real_and_synthetic_rows_of_every_class(run, toy, tmp_path):
+    small, _ = run
+    figure = embedding_scatter(
+        small, toy, network="convnet-w8", updates=2, per_class=5, max_classes=2, file=tmp_path / "scatter.png"
+    )
+    real_a, own_a, real_b, own_b = figure.axes[0].collections
+    assert [len(points.get_offsets()) for points in (real_a, own_a, real_b, own_b)] == [5, 2, 5, 2]
+    centre = np.concatenate([real_a.get_offsets(), real_b.get_offsets()]).mean(0)
+    assert np.abs(centre).max() < 1e-3, "the plane is that of the real rows"
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [*small.recipe.class_names[:2], "real rows", "rows of the set"]
+
+
+def test_scatter_refuses_a_source_of_other_classes(run):
+    small, _ = run
+    other = make_coreset().source
+    with pytest.raises(ValueError, match="no rows of class 'ball'"):
+        embedding_scatter(small, other, network="convnet-w8", updates=0)
+
+
+def test_without_matplotlib_the_error_names_the_extra():
+    code = "import sys; sys.modules['matplotlib'] = None; import hf_condense; import hf_condense.pictures"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 1
+    assert process.stderr.strip().endswith("install the extra: pip install 'hf-condense[pictures]'")
