@@ -87,8 +87,9 @@ def _check(sets: list[CondensedDataset]) -> None:
             raise ValueError(f"{name} should be equal in all sets, because networks see whitened images; it differs")
     _check_equal("label_views", [s.recipe.label_views for s in sets])
     _check_equal("label_top", [s.recipe.label_top for s in sets])
-    _check_equal("whether there are soft labels", [s.recipe.temperature is not None for s in sets])
-    if sets[0].recipe.temperature is not None:
+    has_soft = [not (s.synthetic.soft_labels is None and s.synthetic.view_labels is None) for s in sets]
+    _check_equal("the soft labels", has_soft)
+    if has_soft[0]:
         _check_equal("the temperature of the soft labels", [s.recipe.temperature for s in sets])
         _check_equal("class_names (the order of the soft labels)", [s.recipe.class_names for s in sets])
 
