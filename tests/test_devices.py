@@ -268,11 +268,11 @@ def test_gradient_matching_in_bfloat16_keeps_the_direction_of_float32(
         directions.append(run.synthetic.stored["images"].grad.detach().flatten())
 
     options = {"steps": 1, "inner_loop": 0, "class_gradients": gradients, "callbacks": [observe]}
-    dc: Callable[..., CondensedDataset] = quick_method("dc", **options).condense
+    dsa: Callable[..., CondensedDataset] = quick_method("dsa", **options).condense
     network = f"convnet-w8-d1-{norm}"
-    dc(TOY, network=network, accelerator=half_accelerator)
+    dsa(TOY, network=network, accelerator=half_accelerator)
     AcceleratorState._reset_state(reset_partial_state=True)
-    dc(TOY, network=network, accelerator=Accelerator(cpu=True))
+    dsa(TOY, network=network, accelerator=Accelerator(cpu=True))
     half, exact = directions
     assert not torch.equal(half, exact)
-    assert float(torch.cosine_similarity(half, exact, dim=0)) > 0.99
+    assert float(torch.cosine_similarity(half, exact, dim=0)) > 0.9993
