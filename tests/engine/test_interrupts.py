@@ -76,6 +76,15 @@ def test_signal_before_the_first_step_ends_the_run_at_once(monkeypatch: pytest.M
         condense(cache=False)
 
 
+def test_signal_before_a_resumed_run_goes_on_names_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condense(steps=2, checkpoint_dir=tmp_path)
+    monkeypatch.setattr(Pull, "prepare", lambda self, run: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(RunInterrupted, match="SIGINT; the checkpoint of step 2 of 4 is in "):
+        condense(steps=4, checkpoint_dir=tmp_path)
+
+
 def test_signal_after_the_last_step_names_the_last_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Pull, "finish", lambda self, run: signal.raise_signal(signal.SIGINT))

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import psutil
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -91,10 +92,23 @@ def checkpoint_step(folder: Path) -> int | None:
     return step
 
 
-def kill(method: str, number: signal.Signals, after: float, folder: Path) -> dict[str, Any] | None:
-    """Kill a run after some seconds and let it go on. Return what became of it, or None if it was over before."""
+def kill(method: str, number: signal.Signals, in_steps: bool, after: float, folder: Path) -> dict[str, Any] | None:
+    """Kill a run and let it go on.
+
+    Args:
+        method: The method.
+        number: The signal.
+        in_steps: Whether to wait for the first checkpoint, so that the signal hits steps or checkpoints.
+        after: Seconds after that, or after the start.
+        folder: Folder of the run.
+
+    Returns:
+        What became of it, or None if the run was over before.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     process = fork(method, folder)
+    while in_steps and checkpoint_step(folder) is None and psutil.Process(process).status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.002)
     time.sleep(after)
     os.kill(process, number)
     code = wait(process)
@@ -124,7 +138,10 @@ def main(kills: int, folder: Path, seed: int) -> None:
     done = 0
     while done < kills:
         method, number = names[done % len(names)], SIGNALS[(done + done // len(names)) % len(SIGNALS)]
-        seen = kill(method, number, draw.uniform(0, seconds[method]), folder / "killed")
+        # Of two kills, one hits what comes before the steps, and one the steps.
+        in_steps = bool(done // len(names) % 2)
+        after = draw.uniform(0, seconds[method] / 4 if in_steps else seconds[method])
+        seen = kill(method, number, in_steps, after, folder / "killed")
         if seen is None:
             seconds[method] *= 0.9
             continue
