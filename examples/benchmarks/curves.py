@@ -176,8 +176,8 @@ def draw(pictures: list[dict], file: Path) -> None:
             ]
             accuracy_against_time(tables, axes=axes)
             axes.set_xlabel(f"minutes, {'with' if experts else 'without'} the recording of experts")
-        column[0].set_title(picture["title"])
-        column[1].set_title("")
+        column[0].set_title(picture["title"], loc="left")
+        column[1].set_title("", loc="left")
     figure.savefig(file, dpi=110)
 
 

@@ -153,13 +153,13 @@ def _series(
     network = network or next(iter(known), None)
     if network not in known:
         raise ValueError(f"network should be one that the tables name: {', '.join(known) or 'none'}; got {network!r}")
-    evaluated = {table.scores[0].set for _, table in tables if table.scores}
+    condensed = {score.set for _, score in scores if _IPC.search(score.set)}
+    evaluated = condensed or {table.scores[0].set for _, table in tables if table.scores}
     own: dict[str, Points] = {}
     baselines: dict[str, Points] = {}
     for x, score in scores:
         if score.network == network:
-            is_own = _IPC.search(score.set) or score.set in evaluated
-            (own if is_own else baselines).setdefault(score.set, []).append((x, score))
+            (own if score.set in evaluated else baselines).setdefault(score.set, []).append((x, score))
     return own, baselines
 
 
@@ -199,7 +199,7 @@ def _finished(axes: Axes, points: Points, file: str | Path | None, *, title_netw
     """Name the y axis and the figure, add a legend, and return the figure."""
     scores = [score for _, score in points]
     counts = sorted({score.n for score in scores})
-    spread = ", mean ± standard deviation" if counts[-1] > 1 else ""
+    spread = ", mean ± std" if counts[-1] > 1 else ""
     amount = str(counts[0]) if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     axes.set_ylabel(f"accuracy %{spread}, n = {amount}", parse_math=False)
     recipes = ", ".join(dict.fromkeys(score.recipe for score in scores))

@@ -175,7 +175,7 @@ def test_accuracy_against_ipc_joins_the_sets_of_a_method():
     assert bars.get_segments()[0][:, 1] == pytest.approx([50 - 2.83, 50 + 2.83], abs=0.01)
     assert (axes.get_xlabel(), axes.get_ylabel()) == (
         "images per class",
-        "accuracy %, mean ± standard deviation, n = 2",
+        "accuracy %, mean ± std, n = 2",
     )
     assert axes.get_xscale() == "log"
     styles = {line.lines[0].get_linestyle() for line in axes.containers}
@@ -190,6 +190,14 @@ def test_accuracy_against_time_has_a_line_for_each_set_and_baselines_across():
     across = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert across == pytest.approx([30, 95])
     assert axes.get_xlabel() == "minutes of condensing"
+
+
+def test_tables_of_single_rows_are_told_apart_by_the_names_of_sets():
+    tables = [(1.0, Evaluation((one,))) for one in table(1, 0.4, 0.3).scores]
+    assert legend(accuracy_against_time(tables).axes[0]) == ["dm_ipc1", "random", "full"]
+    alone = [(x, Evaluation((score("train", 0.4), score("random", 0.3)))) for x in (1.0, 2.0)]
+    axes = accuracy_against_time(alone).axes[0]
+    assert len(axes.containers) == 1, "a set without a recipe is the first of its table"
 
 
 def test_bars_stand_for_every_network_and_set(tmp_path):
