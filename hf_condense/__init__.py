@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
+    from hf_condense.evaluation.ranking import RankingScores, dd_ranking
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
 # may bear a public name: importing it would put the module in the place of the function.
@@ -25,6 +26,8 @@ _HOME = {
     "NonFiniteLossError": "base.errors",
     "Evaluation": "condensed.scores",
     "evaluate": "evaluation.evaluate",
+    "RankingScores": "evaluation.ranking",
+    "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
     "Composer": "engine.method",
@@ -51,10 +54,12 @@ __all__ = [
     "MethodInfo",
     "NonFiniteLossError",
     "Preset",
+    "RankingScores",
     "Run",
     "Selector",
     "__version__",
     "condense_dataset",
+    "dd_ranking",
     "evaluate",
     "list_condensed",
     "list_methods",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
-from hf_condense.evaluation.draws import Fixed, RandomRows, StoredRows
+from torch import Tensor
+
+from hf_condense.condensed.scores import SOFT_LABELS
+from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
 from hf_condense.networks.training import TrainingSet
@@ -26,7 +29,7 @@ class Contender:
     """
 
     name: str
-    images: Fixed | RandomRows | StoredRows
+    images: Fixed | RandomRows | LabelledRows | StoredRows
     training: TrainingRecipe
     max_updates: int | None
     ipc: int | None = None
@@ -65,6 +68,7 @@ class Baselines:
         subject_updates: Updates of a network on the evaluated set.
         seed: Seed of the evaluation.
         ipc: Images per class that the evaluated set was cut down to, or None.
+        teacher: Gives random rows soft labels, in one more contender; or None.
     """
 
     subject: Subject
@@ -75,6 +79,7 @@ class Baselines:
     subject_updates: int
     seed: int
     ipc: int | None = None
+    teacher: Callable[[Tensor], Tensor] | None = None
 
     def contenders(self, names: Iterable[str]) -> list[Contender]:
         """Return the baselines of some names: `"random"`, `"full"` or coreset methods."""
@@ -94,6 +99,9 @@ class Baselines:
         If it decodes into more, also return as many as that, and these in the form of the set.
         """
         contenders = [self._drawn("random", self._random_rows(1))]
+        if self.teacher is not None:
+            labelled = LabelledRows(self._random_rows(1), self.teacher, self.subject.data.temperature)
+            contenders.append(self._drawn("random" + SOFT_LABELS, labelled))
         decoder = self.subject.decoder
         if decoder is not None and decoder.expand > 1:
             rows = self._random_rows(decoder.expand)
@@ -108,7 +116,7 @@ class Baselines:
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
         return RandomRows(self.real, rows, self._num_classes, self.seed)
 
-    def _drawn(self, name: str, images: RandomRows | StoredRows) -> Contender:
+    def _drawn(self, name: str, images: RandomRows | LabelledRows | StoredRows) -> Contender:
         return Contender(name, images, self.training, self.max_updates, self.ipc)
 
     def _full(self) -> Contender:

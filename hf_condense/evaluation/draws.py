@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 import torch
@@ -15,6 +15,8 @@ from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
+
+_BATCH = 64  # images that a teacher labels at a time
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,40 @@ class RandomRows:
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
         return self.real.training_set(torch.cat(list(self.positions(network_seed).values())), self.num_classes)
+
+
+@dataclass(frozen=True)
+class LabelledRows:
+    """Random real rows with the soft labels of a teacher.
+
+    Attributes:
+        rows: Draws the rows.
+        teacher: Gives the logits (n, K) of normalised images (n, C, H, W).
+        temperature: The temperature of soft labels.
+        content: None, because scores of rows that are drawn anew are not cached.
+    """
+
+    rows: RandomRows
+    teacher: Callable[[Tensor], Tensor]
+    temperature: float
+    content: ClassVar[None] = None
+
+    def __len__(self) -> int:
+        """Return the number of images."""
+        return len(self.rows)
+
+    @torch.no_grad()
+    def for_seed(self, network_seed: Key) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+        data = self.rows.for_seed(network_seed)
+        images, _ = data.batch(torch.arange(len(data)))
+        logits = torch.cat([self.teacher(part) for part in images.split(_BATCH)]).float()
+        if logits.shape != (len(data), data.num_classes):
+            raise ValueError(
+                f"teacher should return logits {(len(data), data.num_classes)} for images {tuple(images.shape)}; it "
+                f"returned {tuple(logits.shape)}"
+            )
+        return replace(data, images=images, labels=logits, temperature=self.temperature)
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import datasets
+from torch import Tensor
 
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator
@@ -45,6 +46,7 @@ def evaluate(
     seeds: int | Sequence[int] = 5,
     baselines: str | Sequence[str] = ("random",),
     augment: str | None = None,
+    teacher: Callable[[Tensor], Tensor] | None = None,
     eight_bit: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -96,6 +98,10 @@ def evaluate(
             ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
+        teacher: Network or function from images (n, C, H, W), normalised as the set's are, to logits (n, K) of its
+            classes. `"random"` then also gives random rows with these soft labels, `"random (soft labels)"`, at the
+            temperature of the set's: what random images are worth under the same labels. A network should be in
+            evaluation mode and on the device of the evaluation.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
             row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
             images anyway and get no second row.
@@ -144,6 +150,8 @@ def evaluate(
         compile=compile,
         seed=seed,
     )
+    if teacher is not None and not callable(teacher):
+        raise TypeError(f"teacher should be a network or a function from images to logits; got {teacher!r:.80}")
     source = _find_source(train, source, request)
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     test = check_dataset(test, "test")
@@ -172,8 +180,8 @@ def evaluate(
         contenders += own
         if real is not None and request.baselines:
             selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
-            updates = own[0].updates
-            real_sets = Baselines(part, real, selection, training, request.max_updates, updates, request.seed, n)
+            cap, updates = request.max_updates, own[0].updates
+            real_sets = Baselines(part, real, selection, training, cap, updates, request.seed, n, teacher)
             # The whole source stays the same, however few images of the set are used.
             is_last = n == request.ipc[-1]
             contenders += real_sets.contenders(name for name in request.baselines if is_last or name != "full")

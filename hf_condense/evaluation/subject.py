@@ -230,6 +230,13 @@ def read_subject(
     return Subject("train", data, images.labels, images.class_names, images.counts, mean, std)
 
 
+def has_soft_labels(train: datasets.Dataset | TensorSet) -> bool:
+    """Return whether a set has soft labels, before it is read."""
+    if isinstance(train, tuple):
+        return len(train) == 2 and isinstance(train[1], Tensor) and train[1].is_floating_point()
+    return isinstance(train, CondensedDataset) and train.synthetic.soft_labels is not None
+
+
 def _tensor_subject(
     train: TensorSet, test: datasets.Dataset, source: datasets.Dataset | None, reader: Reader
 ) -> Subject:
