@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
+    from hf_condense.evaluation.ranking import RankingScores, dd_ranking
     from hf_condense.networks.teachers import Teacher
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
@@ -30,6 +31,8 @@ _HOME = {
     "Evaluation": "condensed.scores",
     "combine_condensed": "condensed.combine",
     "evaluate": "evaluation.evaluate",
+    "RankingScores": "evaluation.ranking",
+    "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
     "TrainingViews": "condensed.loader",
@@ -58,6 +61,7 @@ __all__ = [
     "MethodInfo",
     "NonFiniteLossError",
     "Preset",
+    "RankingScores",
     "Run",
     "RunInterrupted",
     "Selector",
@@ -66,6 +70,7 @@ __all__ = [
     "__version__",
     "combine_condensed",
     "condense_dataset",
+    "dd_ranking",
     "evaluate",
     "list_condensed",
     "list_methods",

@@ -1,6 +1,7 @@
 """Every example runs as it is, in its fast mode, and so does the script that draws the README's picture."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ SCRIPTS = [
     "own_columns.py",
     "new_method.py",
     "soft_labels.py",
+    "independent_check.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
     "benchmarks/curves.py",
@@ -72,8 +74,28 @@ def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> 
         assert drawn.size == shipped.size
 
 
+def test_the_plain_loop_imports_nothing_of_the_package() -> None:
+    assert "hf_condense" not in {line.split()[1].split(".")[0] for line in imports(EXAMPLES / "plain_loop.py")}
+
+
+def imports(script: Path) -> list[str]:
+    return [line for line in script.read_text().splitlines() if line.strip().startswith(("import ", "from "))]
+
+
+@pytest.mark.slow
+def test_evaluate_agrees_with_a_plain_loop_within_a_point(tmp_path: Path) -> None:
+    printed = run("independent_check.py", folder=tmp_path)
+    assert abs(float(re.search(r"difference +(\S+) points", printed)[1])) < 1
+
+
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
-    in_this_file = {*SCRIPTS, "plain_training.py", "maintenance/picture.py", "space/make_space.py"}
+    in_this_file = {
+        *SCRIPTS,
+        "plain_training.py",
+        "plain_loop.py",
+        "maintenance/picture.py",
+        "space/make_space.py",
+    }
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
     assert scripts == in_this_file | elsewhere

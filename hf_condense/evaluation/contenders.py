@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from hf_condense.condensed.scores import SOFT_LABELS
 from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
@@ -95,7 +96,8 @@ class Baselines:
         """
         contenders = [self._drawn("random", self._random_rows(1))]
         if self.subject.logits_of is not None:
-            contenders.append(self._drawn("random + teacher", LabelledRows(self._random_rows(1), self.subject)))
+            labelled = LabelledRows(self._random_rows(1), self.subject.logits_of, self.subject.data)
+            contenders.append(self._drawn("random" + SOFT_LABELS, labelled))
         decoder = self.subject.decoder
         if decoder is not None and decoder.expand > 1:
             rows = self._random_rows(decoder.expand)

@@ -17,6 +17,8 @@ from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
 
+_BATCH = 64  # images that a teacher labels at a time
+
 
 @dataclass(frozen=True)
 class Fixed:
@@ -78,32 +80,38 @@ class RandomRows:
 
 @dataclass(frozen=True)
 class LabelledRows:
-    """Random real rows with the labels of the teacher that labelled the evaluated set.
+    """Random real rows with the soft labels of a teacher, of the same kind as those of the evaluated set.
 
     Attributes:
         rows: Draws the rows.
-        subject: The evaluated set, which knows its teacher.
+        logits_of: The teacher: gives the logits (n, K) of normalised images (n, C, H, W).
+        like: The evaluated set, whose temperature and views the rows share.
         content: None, because scores of rows that are drawn anew are not cached.
     """
 
     rows: RandomRows
-    subject: Subject
+    logits_of: Callable[[Tensor], Tensor]
+    like: TrainingSet
     content: ClassVar[None] = None
 
     def __len__(self) -> int:
         """Return the number of images."""
         return len(self.rows)
 
+    @torch.no_grad()
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
-        drawn, of_set = self.rows.for_seed(network_seed), self.subject.data
-        drawn = replace(drawn, temperature=of_set.temperature, relabel=of_set.relabel)
-        if of_set.views is None or of_set.relabel is not None or self.subject.logits_of is None:
-            return drawn
-        assert isinstance(drawn.images, Tensor)
-        # Views are cut as those of the set are, which has at least as many rows.
-        crops = of_set.views.crops[: len(drawn)]
-        return replace(drawn, views=ViewLabels.of_images(drawn.images, self.subject.logits_of, crops, of_set.views.k))
+        drawn = self.rows.for_seed(network_seed)
+        images, _ = drawn.batch(torch.arange(len(drawn)))
+        drawn = replace(drawn, images=images, temperature=self.like.temperature)
+        if self.like.relabel is not None:
+            return replace(drawn, relabel=self.like.relabel)
+        if (views := self.like.views) is not None:
+            # Views are cut as those of the set are, which has at least as many rows.
+            return replace(
+                drawn, views=ViewLabels.of_images(images, self.logits_of, views.crops[: len(drawn)], views.k)
+            )
+        return replace(drawn, labels=torch.cat([self.logits_of(part).float() for part in images.split(_BATCH)]))
 
 
 @dataclass(frozen=True)

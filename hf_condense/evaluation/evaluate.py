@@ -27,13 +27,12 @@ from hf_condense.evaluation.subject import (
 )
 from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkSpec, network_factory
+from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.columns import check_dataset
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-    from hf_condense.networks.teachers import Teacher
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -53,6 +52,8 @@ def evaluate(
     seeds: int | Sequence[int] = 5,
     baselines: str | Sequence[str] = ("random",),
     augment: str | None = None,
+    teacher: Teacher | None = None,
+    relabel: bool = False,
     eight_bit: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
@@ -61,7 +62,6 @@ def evaluate(
     progress: bool = True,
     accelerator: Accelerator | None = None,
     seed: int = 0,
-    teacher: Teacher | None = None,
 ) -> Evaluation:
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
@@ -102,11 +102,16 @@ def evaluate(
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
             gives as many random rows as that (`random x16`), and these stored in the form of the set
             (`random as dct16`), which is what learning adds to. If the teacher that labelled the set is at hand, random
-            rows with its labels stand there too (`random + teacher`). `"full"`: the whole source, for `max_updates`
+            rows with its labels stand there too (`random (soft labels)`). `"full"`: the whole source, for `max_updates`
             updates, else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`,
             `"kcenter"`, ...) choose rows by the features of the first network.
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
+        teacher: The `Teacher` that labelled the set: `"random"` then also gives random rows with its soft labels, at
+            the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set with
+            soft labels that was just made still has its own in memory.
+        relabel: Whether the teacher labels the images of every update, after they were augmented and mixed, in place of
+            the stored labels.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
             row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
             images anyway and get no second row.
@@ -120,9 +125,6 @@ def evaluate(
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
         seed: Seed of every draw, beside the networks' own.
-        teacher: A `Teacher` that labels the images of every update after they were augmented and mixed, in place of the
-            set's stored labels. Default: none; a set with soft labels that was just made still has its teacher, for
-            `random + teacher`.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -158,6 +160,8 @@ def evaluate(
         compile=compile,
         seed=seed,
     )
+    if teacher is not None and not isinstance(teacher, Teacher):
+        raise TypeError(f"teacher should be a Teacher, which knows the names of its classes; got {teacher!r:.80}")
     source = _find_source(train, source, request)
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     test = check_dataset(test, "test")
@@ -168,7 +172,7 @@ def evaluate(
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
     def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(train, test, source, reader, eight_bit=eight_bit, teacher=teacher)
+        subject = read_subject(train, test, source, reader, eight_bit=eight_bit, teacher=teacher, relabel=relabel)
         test_images = read_test(test, subject, reader)
         needs_source = request.baselines or request.rates
         real = read_source(source, subject, reader) if needs_source and source is not None else None
@@ -190,8 +194,8 @@ def evaluate(
         contenders += own
         if real is not None and request.baselines:
             selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
-            updates = own[0].updates
-            real_sets = Baselines(part, real, selection, training, request.max_updates, updates, request.seed, n)
+            cap, updates = request.max_updates, own[0].updates
+            real_sets = Baselines(part, real, selection, training, cap, updates, request.seed, n)
             # The whole source stays the same, however few images of the set are used.
             is_last = n == request.ipc[-1]
             contenders += real_sets.contenders(name for name in request.baselines if is_last or name != "full")

@@ -75,7 +75,7 @@ class Request:
             ValueError: If a name is unknown, or a number is out of range.
         """
         rates = _rates(lr)
-        training = _training_recipe(recipe, epochs, augment)
+        training = training_recipe(recipe, epochs, augment)
         if len(rates) == 1:
             training = dataclasses.replace(training, lr=rates[0])
         if max_updates is not None:
@@ -113,7 +113,7 @@ class Request:
         return dataclasses.replace(training, lr=subject.student_lr)
 
 
-def _training_recipe(recipe: str | TrainingRecipe, epochs: int | None, augment: str | None) -> TrainingRecipe:
+def training_recipe(recipe: str | TrainingRecipe, epochs: int | None, augment: str | None) -> TrainingRecipe:
     """Return the training recipe with what the caller changes in it."""
     if isinstance(recipe, str):
         one_of("recipe", recipe, RECIPES)

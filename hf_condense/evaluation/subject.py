@@ -211,6 +211,7 @@ def read_subject(
     *,
     eight_bit: bool = False,
     teacher: Teacher | None = None,
+    relabel: bool = False,
 ) -> Subject:
     """Read the set to be evaluated: exact floats of a `CondensedDataset` or of tensors, pixels of any other dataset.
 
@@ -220,19 +221,35 @@ def read_subject(
         source: The real training set, or None.
         reader: Reads datasets.
         eight_bit: Whether the 8-bit images of a learned set are wanted, too.
-        teacher: What labels the images of a `CondensedDataset` while networks are trained on them, or None.
+        teacher: The set's teacher, or None: that which a `CondensedDataset` with soft labels still has in memory.
+        relabel: Whether the teacher labels the images of every update, in place of the labels of the set.
 
     Raises:
-        ValueError: If a teacher is given for another dataset, or it does not know the classes.
+        ValueError: If there is no teacher to relabel images, it does not know the classes, or the set is whitened.
     """
+    subject = _subject_of(train, test, source, reader)
+    if eight_bit and isinstance(train, CondensedDataset):
+        subject = dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject))
+    of_pixels = None if teacher is None else teacher.in_order(subject.class_names)
+    if of_pixels is None and isinstance(train, CondensedDataset) and subject.data.soft:
+        of_pixels = train.teacher
+    if relabel and of_pixels is None:
+        raise ValueError("relabel=True needs the teacher of the set; pass teacher=Teacher(...)")
+    if of_pixels is None or (subject.whitening is not None and teacher is None):
+        return subject
+    if subject.whitening is not None:
+        raise ValueError("a teacher labels pixels, but the set is whitened (zca=True); leave teacher out")
+    logits_of = partial(_labelled, of_pixels, subject.mean, subject.std)
+    data = dataclasses.replace(subject.data, relabel=logits_of) if relabel else subject.data
+    return dataclasses.replace(subject, data=data, logits_of=logits_of)
+
+
+def _subject_of(
+    train: datasets.Dataset | TensorSet, test: datasets.Dataset, source: datasets.Dataset | None, reader: Reader
+) -> Subject:
+    """Read the set without its teacher; see `read_subject`."""
     if isinstance(train, CondensedDataset):
-        subject = _condensed_subject(train, reader.device, teacher)
-        return dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject)) if eight_bit else subject
-    if teacher is not None:
-        raise ValueError(
-            "teacher labels the images of a condensed set, so train should be a CondensedDataset; got a "
-            f"{type(train).__name__}"
-        )
+        return _condensed_subject(train, reader.device)
     if isinstance(train, tuple):
         return _tensor_subject(train, test, source, reader)
     images = reader.load(train, "train")
@@ -244,6 +261,13 @@ def read_subject(
         mean, std = real.mean, real.std
     data = TrainingSet(dataclasses.replace(images, mean=mean, std=std), images.labels, len(images.class_names))
     return Subject("train", data, images.labels, images.class_names, images.counts, mean, std)
+
+
+def has_soft_labels(train: datasets.Dataset | TensorSet) -> bool:
+    """Return whether a set has soft labels, before it is read."""
+    if isinstance(train, tuple):
+        return len(train) == 2 and isinstance(train[1], Tensor) and train[1].is_floating_point()
+    return isinstance(train, CondensedDataset) and train.synthetic.soft_labels is not None
 
 
 def _tensor_subject(
@@ -266,7 +290,7 @@ def _tensor_subject(
     return Subject("train", data, row_classes, names, stored, mean, std)
 
 
-def _condensed_subject(train: CondensedDataset, device: torch.device, teacher: Teacher | None) -> Subject:
+def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject:
     recipe, tensors = train.recipe, train.synthetic
     whitening = None
     if tensors.zca_matrix is not None and tensors.zca_mean is not None:
@@ -276,16 +300,12 @@ def _condensed_subject(train: CondensedDataset, device: torch.device, teacher: T
     pixels, labels = tensors.decoded()
     images = _normalised(pixels, mean, std, whitening)
     targets = labels if tensors.soft_labels is None else tensors.soft_labels
-    of_pixels = train.teacher if teacher is None else teacher.in_order(recipe.class_names)
-    # What labels normalised images; a set in whitened space has no such teacher.
-    logits_of = None if of_pixels is None or whitening is not None else partial(_labelled, of_pixels, mean, std)
     data = TrainingSet(
         images.to(device),
         targets,
         len(recipe.class_names),
         recipe.temperature or 1.0,
         views=tensors.view_labels,
-        relabel=None if teacher is None else logits_of,
     )
     return Subject(
         name=recipe.config_name,
@@ -299,7 +319,6 @@ def _condensed_subject(train: CondensedDataset, device: torch.device, teacher: T
         decoder=tensors.decoder.in_frame(frame.to(device)),
         student_lr=None if tensors.student_lr is None else float(tensors.student_lr),
         recipe=recipe,
-        logits_of=logits_of,
     )
 
 

@@ -259,11 +259,11 @@ class TestEvaluation:
 
     def test_random_rows_with_the_same_labels_stand_beside_the_set(self, tmp_path: Path) -> None:
         small = condense()
-        assert list(self.rows_of(small)) == ["rded_ipc2", "random", "random + teacher"]
+        assert list(self.rows_of(small)) == ["rded_ipc2", "random", "random (soft labels)"]
         small.save_condensed(tmp_path)
         loaded = load_condensed(tmp_path)
         assert list(self.rows_of(loaded, source=TOY)) == ["rded_ipc2", "random"]
-        assert "random + teacher" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
+        assert "random (soft labels)" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
 
     def test_teacher_for_plain_rows_raises_value_error(self) -> None:
         with pytest.raises(ValueError, match="train should be a CondensedDataset; got a Dataset"):

@@ -11,7 +11,7 @@ from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, tab
 from hf_condense.condensed.card.template import ACCURACY_NOTE, FORM_NOTE, NOT_MEASURED, fill
 from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS, SOFT_LABELS
 
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
@@ -104,7 +104,7 @@ def _role(name: str, recipe: Recipe) -> str:
         "random": RANDOM,
         f"random x{recipe.expand}": AS_MANY,
         f"random as {recipe.storage}{recipe.expand}": SAME_FORM,
-        "random + teacher": "random rows with the labels of its teacher",
+        "random" + SOFT_LABELS: "random rows with the labels of its teacher",
         "full": WHOLE,
     }
     return roles.get(name, name)

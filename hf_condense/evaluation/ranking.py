@@ -1,0 +1,167 @@
+"""DD-Ranking's scores: what a set is worth apart from its labels, and apart from augmentation."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Any
+
+import datasets
+
+from hf_condense.base.checks import number
+from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
+from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.evaluation.elsewhere import TensorSet
+from hf_condense.evaluation.evaluate import evaluate
+from hf_condense.evaluation.request import training_recipe
+from hf_condense.evaluation.subject import has_soft_labels
+from hf_condense.networks.factory import NetworkSpec
+from hf_condense.networks.training_recipe import TrainingRecipe
+
+
+@dataclass(frozen=True)
+class RankingScores(Tabular):
+    """DD-Ranking's scores of a set, from accuracies that are fractions; prints as a table, in per cent.
+
+    Attributes:
+        hlr: Hard-label recovery: how far networks that are trained on the set with hard labels stay behind those that
+            are trained on the whole source. Lower is better.
+        ior: Improvement over random rows, under the set's own kind of labels. Higher is better.
+        lrs: Label-robust score, in [0, 1]: `ior` and `hlr` in one number, which is .27 where both are zero.
+        ars: Augmentation-robust score, in [0, 1]: the improvement over random rows with and without augmentation in one
+            number, which is .27 where it is zero.
+        evaluation: The accuracies with augmentation.
+        plain_evaluation: The accuracies without augmentation.
+    """
+
+    hlr: Difference
+    ior: Difference
+    lrs: float
+    ars: float
+    evaluation: Evaluation
+    plain_evaluation: Evaluation
+
+    def to_records(self) -> list[dict[str, Any]]:
+        """Return one dict per score: `score`, `value` (a fraction), `low` and `high` of its 95 % interval or None."""
+        records: list[dict[str, Any]] = []
+        for name, gap in (("HLR", self.hlr), ("IOR", self.ior)):
+            low, high = gap.interval or (None, None)
+            records.append({"score": name, "value": gap.mean, "low": low, "high": high})
+        for name, value in (("LRS", self.lrs), ("ARS", self.ars)):
+            records.append({"score": name, "value": value, "low": None, "high": None})
+        return records
+
+    def columns(self) -> list[Column]:
+        """Return the table, as it is printed."""
+        rows = [
+            ("HLR", str(self.hlr), f"{self.hlr.set} - {self.hlr.baseline}; lower is better"),
+            ("IOR", str(self.ior), f"{self.ior.set} - {self.ior.baseline}"),
+            ("LRS", f"{100 * self.lrs:.2f}", "of IOR and HLR; 26.89 where both are zero"),
+            ("ARS", f"{100 * self.ars:.2f}", "of IOR with and without augmentation; 26.89 where it is zero"),
+        ]
+        names, values, meanings = zip(*rows, strict=True)
+        return [
+            Column("score", names, right=False),
+            Column("% [95 %]", values, right=False),
+            Column("meaning", meanings, right=False),
+        ]
+
+
+def dd_ranking(
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    *,
+    network: NetworkSpec = "convnet",
+    recipe: str | TrainingRecipe = "dsa",
+    lr: str | float | list[float] | None = "search",
+    full_accuracy: float | None = None,
+    weight: float = 0.5,
+    **options: Any,
+) -> RankingScores:
+    """Return DD-Ranking's scores of a set: HLR, IOR, LRS and ARS.
+
+    With accuracies as fractions, alpha = weight * IOR - (1 - weight) * HLR, LRS = (e^alpha - 1/e) / (e - 1/e), and ARS
+    is the same of weight * (improvement over random rows with augmentation) + (1 - weight) * (that without it).
+
+    The authors' program differs in two points: its accuracies are per cent, so that LRS and ARS leave [0, 1]; and it
+    chooses epochs and learning rates on the test set. Here the last epoch counts, and rates are chosen on held-out
+    training rows.
+
+    Args:
+        train: The set, as `evaluate` takes it. If it has soft labels, its teacher labels random rows alike:
+            pass `teacher=`, unless the set was just made.
+        test: Real images.
+        network: The kind of network.
+        recipe: How networks are trained; it must have an augmentation.
+        lr: Learning rates, as `evaluate` takes them.
+        full_accuracy: Accuracy of networks that are trained on the whole source with hard labels, a fraction. Default:
+            it is measured, with as many updates as the set takes, which is less than a large source needs.
+        weight: Weight of the first term of both scores, in [0, 1].
+        **options: Other arguments of `evaluate`, such as `source`, `seeds`, `max_updates` and `teacher`.
+
+    Raises:
+        TypeError: If an argument has the wrong type, or is none of `evaluate`.
+        ValueError: If the recipe has no augmentation, the set has soft labels and there is no teacher, or for any
+            reason for which `evaluate` raises it.
+
+    References:
+        Li et al., "DD-Ranking: Rethinking the Evaluation of Dataset Distillation", 2025, section 3 (arXiv:2505.13300).
+
+    Example:
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> ds = load_demo()
+        >>> small = condense_dataset(ds["train"], "random", ipc=1, progress=False)
+        >>> quick = {"network": "convnet-w4", "lr": None, "epochs": 1, "seeds": 2, "progress": False}
+        >>> scores = dd_ranking(small, ds["test"], **quick)
+        >>> 0 < scores.lrs < 1
+        True
+    """
+    weight = number("weight", weight, least=0, most=1)
+    if full_accuracy is not None:
+        full_accuracy = number("full_accuracy", full_accuracy, least=0, most=1)
+    augment = options.pop("augment", None)
+    families = training_recipe(recipe, None, augment).augment
+    if families in (None, "", "none"):
+        raise ValueError(
+            "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
+            "augment='color_crop_cutout_flip_scale_rotate'"
+        )
+    is_at_hand = options.get("teacher", getattr(train, "teacher", None)) is not None
+    if (soft := has_soft_labels(train)) and not is_at_hand:
+        raise ValueError(
+            "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
+        )
+    shared: dict[str, Any] = {"networks": [network], "recipe": recipe, "lr": lr, **options}
+    baselines = ["random"] if full_accuracy is not None else ["random", "full"]
+    evaluation = evaluate(train, test, augment=augment, baselines=baselines, **shared)
+    own = evaluation.scores[0]
+    random = "random" + SOFT_LABELS if soft else "random"
+    hard = evaluation.score(own.set + HARD_LABELS) if soft else own
+    full = evaluation.score("full") if full_accuracy is None else _constant(hard, full_accuracy)
+    plain = evaluate(train, test, augment="none", baselines="random", **shared)
+    hlr, ior = full.over(hard), own.over(evaluation.score(random))
+    plain_ior = plain.scores[0].over(plain.score(random))
+    return RankingScores(
+        hlr=hlr,
+        ior=ior,
+        lrs=squashed(weight * ior.mean - (1 - weight) * hlr.mean),
+        ars=squashed(weight * ior.mean + (1 - weight) * plain_ior.mean),
+        evaluation=evaluation,
+        plain_evaluation=plain,
+    )
+
+
+def squashed(value: float) -> float:
+    """Map [-1, 1] to [0, 1], exponentially.
+
+    Example:
+        >>> [round(squashed(value), 3) for value in (-1, -0.5, 0, 0.1, 1)]
+        [0.0, 0.102, 0.269, 0.314, 1.0]
+    """
+    return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))
+
+
+def _constant(score: Score, accuracy: float) -> Score:
+    """Return a score of the same conditions whose networks all have one accuracy."""
+    return replace(score, set="full", accuracies=(accuracy,) * score.n, predictions=None)

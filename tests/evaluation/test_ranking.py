@@ -1,0 +1,103 @@
+"""DD-Ranking's scores are those of their definitions, from networks that are trained as they say."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+
+from hf_condense import Teacher, dd_ranking
+from hf_condense.evaluation.ranking import squashed
+from tests.reference.ranking import augmentation_robust, label_robust
+from tests.support.short_evaluations import rows_of, synthetic, watch_trainings
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+QUICK = {"network": "convnet-w8-d1", "lr": None, "epochs": 20, "seeds": 2, "progress": False}
+LOGITS = torch.tensor([[5.0, 1, 0], [0, 5, 1], [1, 0, 5]])
+
+
+def by_means(images: torch.Tensor) -> torch.Tensor:
+    """Judge pixels by the mean of each channel."""
+    return images.mean((2, 3))
+
+
+def test_scores_are_squashed_from_fractions():
+    assert squashed(-1) == 0
+    assert squashed(1) == pytest.approx(1)
+    assert squashed(0) == pytest.approx(1 / (1 + torch.e), abs=1e-12), "(1 - 1/e) / (e - 1/e)"
+
+
+def test_the_scores_of_hard_labels_are_those_of_the_definitions(toy, small, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    scores = dd_ranking(small, toy, weight=0.25, cache=False, **QUICK)
+    augmented, plain = rows_of(scores.evaluation), rows_of(scores.plain_evaluation)
+    own, random, full = (augmented[name].accuracies for name in ("random_ipc2", "random", "full"))
+    assert (scores.hlr.mean, scores.ior.mean, scores.lrs) == pytest.approx(label_robust(full, own, own, random, 0.25))
+    own_plain, random_plain = (plain[name].accuracies for name in ("random_ipc2", "random"))
+    assert scores.ars == pytest.approx(augmentation_robust(own, random, own_plain, random_plain, 0.25))
+    assert scores.hlr.interval is not None
+    assert [t.recipe.augment for t in trainings] == ["color_crop_cutout_flip_scale_rotate"] * 6 + ["none"] * 4
+
+
+def test_the_scores_of_soft_labels_use_the_same_labels_for_random_rows(toy, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    small = synthetic(toy, soft_labels=LOGITS, recipe_changes={"temperature": 3.0})
+    scores = dd_ranking(small, toy, teacher=Teacher(by_means, small.recipe.class_names), full_accuracy=0.75, **QUICK)
+    augmented, plain = rows_of(scores.evaluation), rows_of(scores.plain_evaluation)
+    names = ["dm_ipc1", "dm_ipc1 (hard labels)", "random", "random (soft labels)"]
+    assert list(augmented) == list(plain) == names
+    own, hard, _, labelled = (augmented[name].accuracies for name in names)
+    expected = label_robust([0.75], hard, own, labelled, 0.5)
+    assert (scores.hlr.mean, scores.ior.mean, scores.lrs) == pytest.approx(expected)
+    own_plain, random_plain = plain["dm_ipc1"].accuracies, plain["random (soft labels)"].accuracies
+    assert scores.ars == pytest.approx(augmentation_robust(own, labelled, own_plain, random_plain, 0.5))
+    (hard_rows, soft_rows) = trainings[4].data, trainings[6].data
+    images = hard_rows.part(torch.arange(3)).images
+    assert torch.equal(soft_rows.images, images), "the same rows"
+    mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (small.recipe.mean, small.recipe.std))
+    torch.testing.assert_close(soft_rows.labels, by_means(images * std + mean))
+    assert soft_rows.temperature == 3
+
+
+def test_soft_labels_without_a_teacher_are_refused_before_anything_is_trained(toy, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    with pytest.raises(ValueError, match=r"labelled by the same teacher; pass teacher="):
+        dd_ranking(synthetic(toy, soft_labels=LOGITS, recipe_changes={"temperature": 1.0}), toy, **QUICK)
+    images = torch.zeros(3, 3, 8, 8)
+    with pytest.raises(ValueError, match="pass teacher="):
+        dd_ranking((images, LOGITS), toy, source=toy, **QUICK)
+    assert trainings == []
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"recipe": "dc"}, ValueError, "the recipe has none; pass recipe='dsa' or augment="),
+        ({"augment": "none"}, ValueError, "the recipe has none"),
+        ({"weight": 1.5}, ValueError, "weight should be at most 1; got 1.5"),
+        ({"full_accuracy": 97.6}, ValueError, "full_accuracy should be at most 1; got 97.6"),
+        ({"baselines": "full"}, TypeError, "baselines"),
+        ({"seed_count": 3}, TypeError, "seed_count"),
+        ({"teacher": "resnet18"}, TypeError, "teacher should be a Teacher.*got 'resnet18'"),
+    ],
+)
+def test_bad_arguments_are_refused(toy, small, options, error, message):
+    with pytest.raises(error, match=message):
+        dd_ranking(small, toy, **{**QUICK, **options})
+
+
+def test_a_teacher_with_other_classes_is_refused(toy, small):
+    with pytest.raises(ValueError, match="lion"):
+        dd_ranking(small, toy, teacher=Teacher(by_means, ["lion", "tiger", "bear"]), **QUICK)
+
+
+def test_the_table_and_the_records_say_what_is_compared(toy, small):
+    scores = dd_ranking(small, toy, full_accuracy=1.0, **{**QUICK, "epochs": 1})
+    lines = str(scores).splitlines()
+    assert [line.split()[0] for line in lines] == ["score", "HLR", "IOR", "LRS", "ARS"]
+    assert lines[1].endswith("full - random_ipc2; lower is better")
+    records = json.loads(scores.to_json())
+    assert [record["score"] for record in records] == ["HLR", "IOR", "LRS", "ARS"]
+    assert records[0]["low"] <= records[0]["value"] <= records[0]["high"]
+    assert 0 <= records[2]["value"] <= 1
