@@ -142,7 +142,9 @@ def evaluate(
     with accelerator.main_process_first():
         subject = read_subject(train, source, reader, teacher)
         test_images = read_test(test, subject, reader)
-        real = read_source(source, subject, reader) if request.baselines and source is not None else None
+        real = None
+        if request.baselines and source is not None:
+            real = read_source(source, subject, reader, few=request.baselines == ["random"])
     channels, height, width = subject.data.image_shape
     factories = [
         network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))
