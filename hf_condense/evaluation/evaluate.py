@@ -174,8 +174,10 @@ def evaluate(
     def read() -> tuple[Subject, RealImages, RealImages | None]:
         subject = read_subject(train, test, source, reader, eight_bit=eight_bit, teacher=teacher, relabel=relabel)
         test_images = read_test(test, subject, reader)
-        needs_source = request.baselines or request.rates
-        real = read_source(source, subject, reader) if needs_source and source is not None else None
+        real = None
+        if source is not None and (request.baselines or request.rates):
+            few = request.baselines == ["random"] and not request.rates
+            real = read_source(source, subject, reader, few=few)
         return subject, test_images, real
 
     subject, test_images, real = main_first(accelerator, read)

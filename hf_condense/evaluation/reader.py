@@ -87,6 +87,8 @@ class Reader:
         what: str,
         recipe: Recipe | None = None,
         shape: tuple[int, ...] | None = None,
+        *,
+        streams: bool = False,
     ) -> ClassSource:
         """Return a dataset's images by class, on the device, in the normalisation of the dataset itself.
 
@@ -95,6 +97,7 @@ class Reader:
             what: The name of the argument that it was passed as, for messages.
             recipe: How the evaluated set was made: its columns are looked for first.
             shape: (C, H, W) that the images are brought to; default: their own.
+            streams: Whether large pictures may be decoded when they are asked for.
 
         Raises:
             ValueError: If a column is missing or ambiguous, or a picture or label is damaged.
@@ -112,6 +115,7 @@ class Reader:
                     channels=channels,
                     cache=self.cache,
                     progress=self.progress,
+                    streams=streams,
                 ).to(self.device)
             # Images that are asked for in the shape that they have anyway are the same images.
             self._sources[key] = self._sources[(*key[:3], source.image_shape)] = source

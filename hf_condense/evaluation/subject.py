@@ -169,23 +169,31 @@ def read_test(test: datasets.Dataset, subject: Subject, reader: Reader) -> RealI
     return subject.matching(source, reader.device)
 
 
-def read_source(source: datasets.Dataset, subject: Subject, reader: Reader) -> RealImages:
+def read_source(source: datasets.Dataset, subject: Subject, reader: Reader, *, few: bool) -> RealImages:
     """Read the real training set that baselines are made from.
+
+    Args:
+        source: The set. It is read last, because others may not be content with some of its rows.
+        subject: The evaluated set.
+        reader: Reads it.
+        few: Whether only some of its rows are needed, so that large pictures are decoded when they are asked for.
 
     Raises:
         ValueError: If it has colours that the set does not have.
     """
-    real = _read_real(source, "source", subject, reader)
+    real = _read_real(source, "source", subject, reader, streams=few)
     _warn_of_absent(real, "source", subject, "baselines are made from the other rows")
     return subject.matching(real, reader.device)
 
 
-def _read_real(ds: datasets.Dataset, what: str, subject: Subject, reader: Reader) -> ClassSource:
+def _read_real(
+    ds: datasets.Dataset, what: str, subject: Subject, reader: Reader, *, streams: bool = False
+) -> ClassSource:
     """Read real images in the size and the channels of the set, in their own normalisation."""
     shape = subject.data.image_shape
     if shape[0] == 1:
         _check_grey(ds, reader.columns(ds, what, subject.recipe)[0], what)
-    return reader.load(ds, what, subject.recipe, shape)
+    return reader.load(ds, what, subject.recipe, shape, streams=streams)
 
 
 def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequence: str) -> None:

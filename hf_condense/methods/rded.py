@@ -18,6 +18,7 @@ from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import settle_teacher
+from hf_condense.methods._images import check_two_classes
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.teachers import Teacher, resize
 
@@ -141,6 +142,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
     def compose(self, run: Run) -> SyntheticSet:
         """Return the set. The classes, and then the rows that are labelled, are divided among the processes."""
         config = self.config
+        check_two_classes(run, self.info.name)
         teacher, facts = settle_teacher(
             run, config.teacher, size=config.teacher_size, updates=config.teacher_updates, augment=config.augment
         )

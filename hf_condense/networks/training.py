@@ -99,6 +99,7 @@ class TrainingSet:
         images, targets = self.batch(index)
         if self.views is None or not self.sees_views:
             return images, targets
+        index = index.cpu()
         chosen = torch.randint(self.views.num_views, (len(index),), generator=keyed_generator(*key, "view"))
         logits = self.views.logits(index, chosen).to(images.device)
         return view(images, self.views.crops[index, chosen]), (logits / self.temperature).softmax(1)

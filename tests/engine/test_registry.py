@@ -94,8 +94,8 @@ def test_built_in_methods_are_listed_coresets_first() -> None:
     assert set(names()) == set(BUILT_IN)
     kinds = [info.kind for info in list_methods()]
     assert kinds == sorted(kinds)
-    assert names("r*") == ["random"]
-    assert names("[mr]*") == ["random", "mtt", "m3d"]
+    assert names("r*") == ["random", "rded"]
+    assert names("[mr]*") == ["random", "mtt", "m3d", "rded"]
     assert names("x*") == []
 
 

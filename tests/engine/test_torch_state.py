@@ -10,7 +10,7 @@ from hf_condense.testing import quick_method, toy_dataset
 from tests.support.torch_states import STATES, in_state
 
 TOY = toy_dataset((0, 1, 2), names=("cat", "dog", "eel")).remove_columns("note")
-METHODS = ("dm", "dc", "mtt", "herding")
+METHODS = ("dm", "dc", "mtt", "rded", "herding")
 
 
 @pytest.fixture(scope="module")

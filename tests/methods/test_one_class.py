@@ -7,7 +7,7 @@ import pytest
 from hf_condense import list_methods
 from hf_condense.testing import quick_method, toy_dataset
 
-TRAINING = ("dc", "dsa", "mtt", "tesla", "esp", "dance", "ncfm", "datm", "idc")
+TRAINING = ("dc", "dsa", "mtt", "tesla", "esp", "dance", "ncfm", "datm", "idc", "rded")
 
 
 @pytest.mark.parametrize("method", TRAINING)

@@ -259,15 +259,16 @@ class TestEvaluation:
 
     def test_random_rows_with_the_same_labels_stand_beside_the_set(self, tmp_path: Path) -> None:
         small = condense()
-        assert list(self.rows_of(small)) == ["rded_ipc2", "random", "random (soft labels)"]
+        own = ["rded_ipc2", "rded_ipc2 (hard labels)"]
+        assert list(self.rows_of(small)) == [*own, "random", "random (soft labels)"]
         small.save_condensed(tmp_path)
         loaded = load_condensed(tmp_path)
-        assert list(self.rows_of(loaded, source=TOY)) == ["rded_ipc2", "random"]
+        assert list(self.rows_of(loaded, source=TOY)) == [*own, "random"]
         assert "random (soft labels)" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
 
-    def test_teacher_for_plain_rows_raises_value_error(self) -> None:
-        with pytest.raises(ValueError, match="train should be a CondensedDataset; got a Dataset"):
-            evaluate(TOY, TOY, teacher=KNOWING, baselines=(), progress=False)
+    def test_relabelling_without_a_teacher_raises_value_error(self) -> None:
+        with pytest.raises(ValueError, match="relabel=True needs the teacher of the set"):
+            evaluate(TOY, TOY, relabel=True, baselines=(), progress=False)
 
 
 class TestTraining:

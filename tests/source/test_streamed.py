@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense import condense_dataset
+from hf_condense import condense_dataset, evaluate
 from hf_condense.source import streamed
 from hf_condense.source.class_source import load_source
 
@@ -93,6 +93,25 @@ def test_method_never_decodes_more_than_it_looks_at(method: str, decoded: Counte
     small = condense_dataset(pictures(30), method, 1, progress=False, cache=False, **options)
     assert sum(decoded.values()) <= 5, "two for the mean, one of each class"
     assert len(small) == 3
+
+
+def test_random_rows_of_an_evaluation_are_all_that_is_decoded(decoded: Counter[int], monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    ds = pictures(30)
+    small = condense_dataset(ds, "random", 1, progress=False, cache=False)
+    decoded.clear()
+    evaluate(
+        small,
+        pictures(3),
+        networks="convnet-w4-d1",
+        recipe="dc",
+        epochs=1,
+        seeds=1,
+        cache=False,
+        compile=False,
+        progress=False,
+    )
+    assert sum(decoded.values()) == 5, "two for the mean of the source, and a random row of each class"
 
 
 def test_auto_composes_large_pictures(caplog: pytest.LogCaptureFixture) -> None:

@@ -110,6 +110,8 @@ TEXTS = (
     "free",
     "valid",
     "F16",
+    "I16",
+    "U8",
     "F32",
     "I32",
     "I64",
@@ -242,10 +244,11 @@ def changed_numbers(draw: Draw, data: bytes) -> bytes:
     for _ in range(draw(how_often)):
         values = tensors[draw(st.sampled_from(sorted(tensors)))].reshape(-1)
         at, number = draw(st.integers(0, values.size - 1)), draw(st.sampled_from(NUMBERS) | st.integers(-3, 40))
-        if values.dtype.kind == "i":
+        if values.dtype.kind in "iu":
             bits = 8 * values.itemsize
             number = (int(number) if math.isfinite(number) else 0) % (1 << bits)
-            values[at] = number - (1 << bits if number >> bits - 1 else 0)
+            negative = values.dtype.kind == "i" and number >> bits - 1
+            values[at] = number - (1 << bits if negative else 0)
         else:
             with np.errstate(over="ignore"):
                 values[at] = float(number)
