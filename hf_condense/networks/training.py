@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_condense.base.devices import memory_budget
+from hf_condense.base.devices import memory_budget, to_device
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.training_recipe import TrainingRecipe
@@ -63,8 +63,8 @@ class TrainingSet:
         if isinstance(self.images, ClassSource):
             images = self.images.at(index)
         else:
-            images = self.images[index.to(self.images.device)]
-        labels = self.labels[index.to(self.labels.device)].to(images.device)  # (n,) or (n, K)
+            images = self.images[to_device(index, self.images.device)]
+        labels = to_device(self.labels[to_device(index, self.labels.device)], images.device)  # (n,) or (n, K)
         if self.soft:
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)
@@ -235,13 +235,13 @@ def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
     """
     net.eval()
     size = min(_CPU_TEST_CHUNK if test.device.type == "cpu" else _TEST_CHUNK, len(test))
-    correct = 0
+    correct = torch.zeros((), dtype=torch.int64, device=test.device)  # so that a GPU is waited for once
     for start in range(0, len(test), size):
         index = torch.arange(start, min(start + size, len(test)))
         images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
         logits = net(images)[: len(index)]  # (n, K)
-        correct += int((logits.argmax(1).cpu() == outputs[test.labels[index]]).sum())
-    return correct / len(test)
+        correct += (logits.argmax(1) == to_device(outputs[test.labels[index]], test.device)).sum()
+    return int(correct) / len(test)
 
 
 def _device(net: nn.Module) -> torch.device:
@@ -283,7 +283,7 @@ def _mixed(images: Tensor, targets: Tensor, recipe: TrainingRecipe, t: int, *key
     if draw.random() >= recipe.cutmix_probability:
         return images, targets
     side = math.sqrt(1 - draw.beta(recipe.cutmix_beta, recipe.cutmix_beta))
-    partner = torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    partner = to_device(torch.from_numpy(draw.permutation(len(images))), images.device)
     spans = []
     for length in images.shape[2:]:
         centre, reach = int(draw.integers(length)), int(length * side) // 2
