@@ -91,7 +91,8 @@ def condense_dataset(
         image_size: Side, or (height, width), to which images are resized (shorter side, bicubic, antialiased) and
             cropped at the centre. Required if pictures differ in size.
         network: Network that is matched or gives the features of a coreset: a name such as `"convnet"` (width 128),
-            `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`.
+            `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`. Default:
+            `"convnet"`, or what the preset says; coresets take `"convnet-w32"`.
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`.
         steps: Number of updates of the images, >= 1. Coresets have none.
         seed: Seed of every random draw. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU, which

@@ -20,6 +20,7 @@ SCRIPTS = [
     "benchmarks/paper.py",
     "benchmarks/curves.py",
     "benchmarks/steps.py",
+    "benchmarks/speed.py",
     "benchmarks/forms.py",
     "benchmarks/make_cards.py",
     "benchmarks/rded.py",
@@ -39,7 +40,7 @@ def run(script: str, *arguments: str, folder: Path) -> str:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_example_runs(script: str, tmp_path: Path) -> None:
     printed = run(script, "--fast", folder=tmp_path)
-    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed
+    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed or "GFLOP/s" in printed
     if script == "quickstart.py":
         assert "equal to the bit: True" in printed
         assert (tmp_path / "condensed/quickstart/preview.png").is_file()

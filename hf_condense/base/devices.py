@@ -107,3 +107,13 @@ def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
         shapes: Number of different batch shapes; code is compiled for each of them.
     """
     return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None
+
+
+def to_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor on a device. A copy from the CPU to a CUDA device does not wait for what is queued there.
+
+    Only pinned memory can be copied without waiting, so that the tensor is copied into such memory first.
+    """
+    if device.type == "cuda" and tensor.device.type == "cpu":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
 
 logger = logging.getLogger("hf_condense")
+
+_CHECK_EVERY = 20  # steps on a GPU, where a check waits until all queued work is done
 
 Callback = Callable[[Run, int, float], None]
 """A function that is called after every update with the run, the number of steps done, and the loss of that step."""
@@ -88,7 +90,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     )  # all processes must use one plan, although their free memory differs
     method.prepare(run)
     run.synthetic = method.initialise(run)
-    optimisation = _Optimisation(run, method, saving)
+    is_read = bool(callbacks) or run.device.type == "cpu"
+    optimisation = _Optimisation(run, method, saving, check_every=1 if is_read else _CHECK_EVERY)
     start = optimisation.resume() if saving.resumed is not None else 0
     bar = progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start)
     with bar, run.interrupts.postponed():
@@ -105,7 +108,9 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             if ends or done == steps:
                 run.interrupts.remains = saving.remains(done, steps)
             if ends:
+                optimisation.check()
                 raise run.interrupts.error()
+        optimisation.check()
     with seeded_globals(run.seed, "finish", devices=[run.device]):
         method.finish(run)
 
@@ -115,6 +120,34 @@ def _call(callbacks: Sequence[Callback], run: Run, done: int, value: float) -> N
         callback(run, done, value)
 
 
+class _Values(Sequence[float]):
+    """The values of the objective by step. What is still on a device is fetched when somebody asks for a value."""
+
+    def __init__(self, values: Sequence[float] = ()) -> None:
+        self._fetched, self._pending = list(values), list[Tensor]()
+
+    def append(self, value: Tensor) -> None:
+        """Add the value of a step, without fetching it: ()."""
+        self._pending.append(value)
+
+    def fetched(self) -> list[float]:
+        """Return all values. A GPU is waited for if some of them are still there."""
+        if self._pending:
+            self._fetched += torch.stack(self._pending).tolist()
+            self._pending = []
+        return self._fetched
+
+    def __len__(self) -> int:
+        return len(self._fetched) + len(self._pending)
+
+    @overload
+    def __getitem__(self, index: int) -> float: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[float]: ...
+    def __getitem__(self, index: int | slice) -> float | list[float]:
+        return self.fetched()[index]
+
+
 class _Optimisation:
     """The learned tensors of a run, their optimiser, and the values of the objective so far.
 
@@ -122,16 +155,19 @@ class _Optimisation:
         run: The run, whose synthetic set has been initialised.
         method: The method.
         saving: Where checkpoints are written.
+        check_every: Steps after which it is checked that everything is finite.
     """
 
-    def __init__(self, run: Run, method: Method[Any], saving: Saving) -> None:
-        self.run, self.method, self.saving = run, method, saving
+    def __init__(self, run: Run, method: Method[Any], saving: Saving, check_every: int) -> None:
+        self.run, self.method, self.saving, self.check_every = run, method, saving, check_every
         self.auxiliary = method.auxiliary(run)
         self.learned = [*run.synthetic.parameters().values(), *self.auxiliary.values()]
         for tensor in self.learned:
             tensor.requires_grad_(True)
         self.optimiser = method.optimiser(run)
-        self.values: list[float] = []
+        self.values = _Values()
+        self._are_finite: list[Tensor] = []  # whether everything was finite, in the steps that were not checked yet
+        self._latest: float | None = None
         self._signal_somewhere = False
         self._check_groups()
         # Rounding may differ from process to process, so all start from the tensors of the main one.
@@ -145,7 +181,11 @@ class _Optimisation:
         return self.run.interrupts.signal is not None
 
     def step(self, t: int) -> float:
-        """Update every learned tensor once, let the method follow, and return the value of the objective."""
+        """Update every learned tensor once and let the method follow.
+
+        Returns:
+            The value of the objective in the last step that was checked.
+        """
         run = self.run
         total = None
         while total is None:
@@ -157,7 +197,10 @@ class _Optimisation:
                     self.method.after_update(run, t)
             if total is None:
                 self._cut_smaller(t)
-        return self.values[-1]
+        if self._latest is None or len(self._are_finite) >= self.check_every:
+            self.check()
+            self._latest = self.values[-1]
+        return self._latest
 
     def _differentiated(self, t: int) -> Tensor | None:
         """Compute the gradients of a step and return this process's value, or None if memory was not enough."""
@@ -206,7 +249,7 @@ class _Optimisation:
         for tensor in self.learned:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
         total = self._reduced(total)
-        self.values.append(float(total))
+        self.values.append(total)
         factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
             group["lr"] = group.setdefault("initial_lr", group["lr"]) * factor
@@ -214,10 +257,20 @@ class _Optimisation:
             self.optimiser.step()
             run.synthetic.project_()
         gradients = [_gradient(tensor) for tensor in self.learned]
-        if not all(bool(torch.isfinite(tensor).all()) for tensor in (total, *gradients, *self.learned)):
+        finite = [torch.isfinite(tensor).all() for tensor in (total, *gradients, *self.learned)]
+        self._are_finite.append(torch.stack(finite).all())
+
+    def check(self) -> None:
+        """Raise `NonFiniteLossError` if something was not finite in a step so far. This waits for a GPU."""
+        if not self._are_finite:
+            return
+        are_finite = torch.stack(self._are_finite).tolist()
+        self._are_finite = []
+        if not all(are_finite):
+            step = len(self.values) - len(are_finite) + are_finite.index(False)
             raise NonFiniteLossError(
-                f"the loss, its gradient or the update is not finite at step {t} (loss {self.values[-1]}); "
-                f"{self._kept(t)}. A smaller learning rate, such as lr_img, usually helps"
+                f"the loss, its gradient or the update is not finite at step {step} (loss {self.values[step]}); "
+                f"{self._kept(step)}. A smaller learning rate, such as lr_img, usually helps"
             )
 
     def _reduced(self, total: Tensor) -> Tensor:
@@ -232,6 +285,7 @@ class _Optimisation:
 
     def save(self, done: int) -> None:
         """Write a checkpoint from the main process; the others wait, and fail if it fails."""
+        self.check()
         from_main(self.run.accelerator, partial(self._write, done))
 
     def _write(self, done: int) -> None:
@@ -242,7 +296,7 @@ class _Optimisation:
                 "auxiliary": self.auxiliary,
                 "optimiser": optimiser_tensors(self.optimiser),
                 "method": self.method.state(run),
-                "history": {"values": torch.tensor(self.values, dtype=torch.float64)},
+                "history": {"values": torch.tensor(self.values.fetched(), dtype=torch.float64)},
             }
             tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
             processes = run.accelerator.num_processes
@@ -258,7 +312,7 @@ class _Optimisation:
             self.auxiliary[name].copy_(tensor)
         load_optimiser(self.optimiser, checkpoint.group("optimiser"))
         self.method.load_state(run, checkpoint.group("method"))
-        self.values = checkpoint.group("history")["values"].tolist()
+        self.values = _Values(checkpoint.group("history")["values"].tolist())
         logger.info("resuming at step %d", checkpoint.step)
         return checkpoint.step
 

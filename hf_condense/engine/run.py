@@ -11,7 +11,7 @@ import datasets
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.devices import CompileOption
+from hf_condense.base.devices import CompileOption, to_device
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.processes import broadcast
 from hf_condense.base.rng import Key, keyed_generator
@@ -20,6 +20,7 @@ from hf_condense.engine.plan import Plan
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkFactory
+from hf_condense.networks.flat import copy_state
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.whitening import Whitening, fit_whitening
 
@@ -136,7 +137,7 @@ class Run:
         """
         module = self._slot(slot).module
         if weights is None or any(True for _ in module.buffers()):
-            module.load_state_dict(self.factory.build(self.seed, *key).state_dict())
+            copy_state(module, self.factory.build(self.seed, *key))
         if weights is not None:
             _copy_weights(module, weights)
         return module.train().requires_grad_(trainable)
@@ -249,5 +250,6 @@ def _copy_weights(module: nn.Module, weights: Tensor) -> None:
     parameters = list(module.parameters())
     if weights.shape != (size := sum(parameter.numel() for parameter in parameters),):
         raise ValueError(f"weights should be a vector of the network's {size} parameters; got {tuple(weights.shape)}")
-    for parameter, values in zip(parameters, weights.split([p.numel() for p in parameters]), strict=True):
+    parts = to_device(weights, parameters[0].device).split([p.numel() for p in parameters])
+    for parameter, values in zip(parameters, parts, strict=True):
         parameter.copy_(values.view_as(parameter))

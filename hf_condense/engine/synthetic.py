@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
 from hf_condense.condensed.decoders import Decoder
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import ViewLabels
@@ -32,6 +33,9 @@ class SyntheticSet:
         view_labels: Soft labels of several augmented views of every decoded row, in place of `soft_labels`; or None.
         labeller: What gives logits for images in pixel units, in the order of the class names, if it is at hand:
             (n, C, H, W) -> (n, K). It is not stored.
+        row_labels: Class of every decoded row. int64 (rows,).
+        row_classes: The same on the CPU, where they are read without waiting for the device.
+        rows: Numbers of the decoded rows of each class.
     """
 
     stored: dict[str, Tensor]
@@ -51,7 +55,8 @@ class SyntheticSet:
         if labels != sorted(labels):
             raise ValueError("labels of a synthetic set should be sorted by class; got labels out of order")
         self.row_labels = self.labels.repeat_interleave(self.decoder.rows_per_entry)  # (rows,)
-        row_labels = self.row_labels.tolist()
+        self.row_classes = self.row_labels.cpu()  # (rows,)
+        row_labels = self.row_classes.tolist()
         self.rows = {c: [i for i, label in enumerate(row_labels) if label == c] for c in dict.fromkeys(labels)}
 
     def learned(self) -> dict[str, Tensor]:
@@ -82,15 +87,20 @@ class SyntheticSet:
         """Return some decoded rows and their labels.
 
         Args:
-            rows: Numbers of the rows, int64 (n,). None returns all.
+            rows: Numbers of the rows, int64 (n,), on the CPU or on the device. None returns all.
 
         Returns:
-            (n, C, H, W) and (n,).
+            (n, C, H, W) and (n,), on the device.
         """
+        rows = self._on_device(rows)
         labels = self.row_labels if rows is None else self.row_labels.index_select(0, rows)
         if torch.is_grad_enabled():
             return self.decoder.decode(self.stored, rows), labels
         return self.decoder.images(self.stored, rows, len(self.row_labels)), labels
+
+    def classes_of(self, rows: Tensor | None) -> Tensor:
+        """Return the labels of some rows, given by their numbers on the CPU, or of all rows: (n,), on the CPU."""
+        return self.row_classes if rows is None else self.row_classes[rows]
 
     def all(self) -> tuple[Tensor, Tensor]:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""
@@ -102,6 +112,7 @@ class SyntheticSet:
 
     def targets_at(self, rows: Tensor | None, temperature: float = 1.0) -> Tensor:
         """Return the training targets of the rows of `at(rows)`: labels (n,), or probabilities (n, K) if soft."""
+        rows = self._on_device(rows)
         labels = self.row_labels if self.soft_labels is None else self.soft_labels
         labels = labels if rows is None else labels.index_select(0, rows)
         return labels if self.soft_labels is None else (labels / temperature).softmax(1)
@@ -169,7 +180,10 @@ class SyntheticSet:
         """Return the row numbers of some classes, or None if they are all rows in order."""
         if list(classes) == list(self.rows):
             return None
-        return torch.tensor([i for c in classes for i in self.rows[c]], device=self.labels.device)
+        return torch.tensor([i for c in classes for i in self.rows[c]])
+
+    def _on_device(self, rows: Tensor | None) -> Tensor | None:
+        return None if rows is None else to_device(rows, self.labels.device)
 
 
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:

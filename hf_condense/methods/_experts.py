@@ -31,7 +31,7 @@ from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import activation_bytes
-from hf_condense.networks.flat import parameter_vector
+from hf_condense.networks.flat import copy_state, parameter_vector
 from hf_condense.networks.training import TrainingSet, chunk_size, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 
@@ -329,7 +329,7 @@ class _Recorder:
     def record(self, file: Path, advance: Callable[[], object]) -> None:
         """Train the network whose number is the name of the file, and write its snapshots."""
         expert, training = int(file.stem), self.training
-        self.net.load_state_dict(self.run.factory.build(self.run.seed, "expert", expert).state_dict())
+        copy_state(self.net, self.run.factory.build(self.run.seed, "expert", expert))
         snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
         done = 0

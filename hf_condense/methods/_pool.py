@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
 from hf_condense.engine.method import option
 from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
 from hf_condense.methods._images import ImageConfig, check_two_classes, cross_entropy
@@ -109,7 +110,7 @@ def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperatur
     Args:
         logits: Logits of a trained network. (n, K).
         targets: Labels (n,) or probabilities (n, K).
-        labels: Classes of the rows, by which they are averaged. (n,).
+        labels: Classes of the rows, by which they are averaged; on the CPU, nothing waits for a GPU. (n,).
         temperature: Divisor of the logits, > 0.
 
     Returns:
@@ -125,7 +126,7 @@ def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperatur
     """
     losses = cross_entropy(logits, targets, temperature, reduction="none")  # (n,)
     _, places, counts = labels.unique(return_inverse=True, return_counts=True)
-    total: Tensor = (losses / counts[places]).sum()
+    total: Tensor = (losses / to_device(counts[places], losses.device)).sum()
     return total
 
 

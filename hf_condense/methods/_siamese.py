@@ -63,19 +63,20 @@ class SiameseMethod(ImageMethod[ConfigT]):
 
     def synthetic_rows(self, run: Run, classes: Sequence[int], draw: int) -> tuple[Tensor, Tensor]:
         """Return the decoded synthetic rows of a draw under its augmentation, and their labels."""
-        rows, labels = run.synthetic.at(self.row_numbers(run, classes, draw))
-        return self.augmented(run, rows, labels, draw), labels
+        numbers = self.row_numbers(run, classes, draw)
+        rows, labels = run.synthetic.at(numbers)
+        return self.augmented(run, rows, run.synthetic.classes_of(numbers), draw), labels
 
     def rows_per_step(self, run: Run) -> dict[int, int]:
         """Return how many rows of every class a draw has."""
         return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
 
     def row_numbers(self, run: Run, classes: Sequence[int], draw: int) -> Tensor | None:
-        """Return the numbers of the synthetic rows of a draw, grouped by class: (n,), or None if they are all rows."""
+        """Return the numbers of the synthetic rows of a draw, grouped by class, on the CPU: (n,), or None for all."""
         amounts = self.rows_per_step(run)
         if amounts == run.counts and tuple(classes) == run.classes:
             return None
-        return torch.cat([self._drawn_rows(run, c, amounts[c], draw) for c in classes]).to(run.device)
+        return torch.cat([self._drawn_rows(run, c, amounts[c], draw) for c in classes])
 
     def _drawn_rows(self, run: Run, c: int, n: int, draw: int) -> Tensor:
         """Return the numbers of a class's rows in a draw: the next ones of a permutation, so that all take turns."""
@@ -87,7 +88,10 @@ class SiameseMethod(ImageMethod[ConfigT]):
         return rows[order[draw % draws * n :][:n]]
 
     def augmented(self, run: Run, rows: Tensor, labels: Tensor, draw: int) -> Tensor:
-        """Augment rows with the parameters of their class in this draw, the same for real and synthetic rows."""
+        """Augment rows with the parameters of their class in this draw, the same for real and synthetic rows.
+
+        The labels should be on the CPU, because those on a GPU would be waited for.
+        """
         if self.augmentation is None:
             return rows
         if self._transform is None or self._transform[0] != draw:
@@ -225,8 +229,9 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             self._load_networks(run, network_draw)
         draw = network_draw if self.config.reuse_real else t
         for classes in run.chunks():
-            rows, labels = run.synthetic.at(self.row_numbers(run, classes, t))
-            rows = self.augmented(run, rows, labels, draw)
+            numbers = self.row_numbers(run, classes, t)
+            rows, labels = run.synthetic.at(numbers)
+            rows = self.augmented(run, rows, run.synthetic.classes_of(numbers), draw)
             chunk = Chunk(run, classes, draw)
             real = self._real_summary(chunk)
             loss = self.discrepancy(chunk, real, run.embed(rows), labels)
@@ -308,8 +313,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """
         run = chunk.run
         numbers = self.row_numbers(run, chunk.classes, t)
-        rows, labels = run.synthetic.at(numbers)
-        rows = self.augmented(run, rows, labels, chunk.draw)
+        labels = run.synthetic.classes_of(numbers)
+        rows = self.augmented(run, run.synthetic.at(numbers)[0], labels, chunk.draw)
         logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
         targets = run.synthetic.targets_at(numbers, self.loss_temperature)
         loss = self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.checks import one_of
+from hf_condense.base.devices import to_device
 from hf_condense.base.processes import broadcast, broadcast_object, reduce
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.forms import form_values
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
+_CPU = torch.device("cpu")
 _CORRECT = "correct"  # the start from rows that experts classify right
 _WALK = 256  # rows of a class that an expert classifies at a time
 _TOLD = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
@@ -215,20 +218,27 @@ class Window:
     """A part of an expert's trajectory.
 
     Attributes:
-        points: Snapshots from the start of the window to its end. float32 (expert_span + 1, P), on the device.
+        points: Snapshots from the start of the window to its end. float32 (expert_span + 1, P), on the CPU.
+        device: Where the student is trained. Only what is asked for is copied to it.
     """
 
     points: Tensor
+    device: torch.device = _CPU
 
-    @property
+    @cached_property
     def start(self) -> Tensor:
-        """The weights at which the student starts: (P,)."""
-        return self.points[0]
+        """The weights at which the student starts: (P,), on the device."""
+        return to_device(self.points[0], self.device)
 
-    @property
+    @cached_property
+    def end(self) -> Tensor:
+        """The expert's weights at the end of the window: (P,), on the device."""
+        return to_device(self.points[-1], self.device)
+
+    @cached_property
     def displacement(self) -> Tensor:
-        """The difference between the expert's weights at the end and at the start: (P,)."""
-        return self.points[-1] - self.points[0]
+        """The difference between the expert's weights at the end and at the start: (P,), on the device."""
+        return to_device(self.points[-1] - self.points[0], self.device)
 
 
 @dataclass(frozen=True)
@@ -322,7 +332,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def _trained_expert(self, run: Run, expert: int) -> nn.Module:
         """Return an expert at the end of its training, in evaluation mode. A second call overwrites its weights."""
-        network = run.network("expert", weights=self._last_weights(expert).to(run.device), slot="expert").eval()
+        network = run.network("expert", weights=self._last_weights(expert), slot="expert").eval()
         norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
         if norms:  # only parameters are recorded, so the statistics are computed anew, as plain means
             for module in norms:
@@ -411,7 +421,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 f"expert {expert} does not move from snapshot {start} to snapshot {start + config.expert_span}, so "
                 f"nothing can be matched; a larger lr_expert (now {config.lr_expert}) usually helps"
             )
-        return Window(points.to(run.device))
+        return Window(points, run.device)
 
     def batch(self, run: Run, draw: int, step: int) -> Batch:
         """Return the minibatch of the student's step `step` after a draw, a part of a permutation of the set."""
@@ -433,7 +443,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         numbers = torch.arange(first, first + sum(run.counts[c] for c in classes))  # of the rows in the whole set
         if batch.mask is not None:
             numbers = numbers[batch.mask[numbers]]
-        rows = None if len(numbers) == self.total else numbers.to(run.device)
+        rows = None if len(numbers) == self.total else numbers
         images, targets = run.synthetic.at(rows)[0], run.synthetic.targets_at(rows, self.loss_temperature)
         if batch.transform is not None and len(images):
             images = batch.transform(images, numbers)

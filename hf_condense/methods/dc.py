@@ -290,12 +290,12 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
         """Return the gradient of the mean cross-entropy of one class's real batch, by parameter."""
         parameters = list(matched_parameters(self._net, self.config.matched).values())
-        total = [torch.zeros_like(p) for p in parameters]
+        total: list[Tensor] = []
         for part in run.split_for_forward(images):
             labels = torch.full((len(part),), c, device=run.device)
             loss = F.cross_entropy(run.logits(part), labels, reduction="sum") / len(images)
-            for accumulated, gradient in zip(total, torch.autograd.grad(loss, parameters), strict=True):
-                accumulated += gradient
+            gradients = torch.autograd.grad(loss, parameters)
+            total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
         return total
 
     def _synthetic_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:

@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
@@ -93,4 +94,5 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
 
     def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
         """Return the squared distances of the class means, summed over classes."""
-        return mean_discrepancy(real, class_means(synthetic, labels, torch.tensor(chunk.classes, device=labels.device)))
+        classes = to_device(torch.tensor(chunk.classes), labels.device)
+        return mean_discrepancy(real, class_means(synthetic, labels, classes))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.devices import in_float64
+from hf_condense.base.devices import in_float64, to_device
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
@@ -70,6 +70,10 @@ class Subspace:
     def of(cls, points: Tensor) -> Subspace:
         """Return the subspace of consecutive snapshots (W + 1, P)."""
         return cls(orthonormal_basis(points.diff(dim=0)), points[-1] - points[0])
+
+    def to(self, device: torch.device) -> Subspace:
+        """Return the same subspace on a device."""
+        return Subspace(to_device(self.basis, device), to_device(self.displacement, device))
 
     def residual(self, vector: Tensor) -> Tensor:
         """Return the component of a vector outside the subspace: (P,) -> (P,)."""
@@ -295,7 +299,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         position = torch.rand((), generator=run.rng("point", t)) * self.config.expert_span
         snapshot = int(position)
         ends = self._window.points[snapshot], self._window.points[snapshot + 1]
-        weights = torch.lerp(*ends, float(position) - snapshot)
+        weights = to_device(torch.lerp(*ends, float(position) - snapshot), run.device)
 
         def objective(gradient: Tensor) -> Tensor:
             return direction_objective(self._subspaces, gradient, self.config.progress)
@@ -305,7 +309,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     def _rollout(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the losses of the student's displacement after all its steps."""
         self._start(run, t)
-        rate = self._window.start.new_tensor(self.config.lr_student)
+        rate = torch.full((), self.config.lr_student, device=run.device)
 
         def objective(displacement: Tensor) -> Tensor:
             return step_objective(self._subspaces, displacement, 1.0, self.config.progress)
@@ -316,7 +320,9 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         """Draw a window at whose start the student starts, and compute the subspaces of the expert's steps in it."""
         self._window = self.window(run, draw)
         blocks = self.net.blocks if self.config.blocks == "layer" else [slice(0, self.net.size)]
-        self._subspaces = [(block, Subspace.of(self._window.points[:, block])) for block in blocks]
+        # The points are on the CPU, where a decomposition makes no GPU wait.
+        subspaces = [(block, Subspace.of(self._window.points[:, block])) for block in blocks]
+        self._subspaces = [(block, subspace.to(run.device)) for block, subspace in subspaces]
         self._start_step = draw  # only now: a step that runs out of memory before is repeated
 
     def after_update(self, run: Run, t: int) -> None:

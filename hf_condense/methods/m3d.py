@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
@@ -291,7 +292,8 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
     def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
         """Return the squared MMD or the discrepancy of characteristic functions, summed over classes."""
         synthetic = normalised(synthetic) if self.config.normalise else synthetic
-        counts = labels.unique_consecutive(return_counts=True)[1].tolist()  # rows are grouped by class
+        amounts = self.rows_per_step(chunk.run)
+        counts = [amounts[c] for c in chunk.classes]  # rows are grouped by class
         if self.config.kernel == _CHARACTERISTIC:
             parts = zip(chunk.classes, synthetic.split(counts), real, strict=True)
             return torch.stack([self._characteristic(chunk, c, s, r) for c, s, r in parts]).sum()
@@ -320,7 +322,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             generator = chunk.run.rng("frequencies", chunk.run.source.class_names[c], chunk.draw)
             normal = torch.randn(self.config.frequencies, embeddings.shape[-1], generator=generator)
             scales = self._scales.repeat(-(-len(normal) // len(self._scales)))[: len(normal), None]  # (F, 1)
-            return (scales * normal).to(embeddings)
+            return to_device((scales * normal).to(embeddings.dtype), embeddings.device)
 
         return self._frequencies.get(c, draw)
 

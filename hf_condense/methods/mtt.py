@@ -207,5 +207,5 @@ class TrajectoryMatching(StudentMatching):
             # A process without a chunk adds zeros with a graph to the images, to take part in the backward pass.
             share = torch.stack(parts).sum(0) if parts else torch.zeros_like(student) + run.synthetic.zero()
             student = student - rate * summed_with_graph(run, share)
-        loss = distance_ratio(student, window.start, window.points[-1]) / run.accelerator.num_processes
+        loss = distance_ratio(student, window.start, window.end) / run.accelerator.num_processes
         yield Loss(loss, loss.detach())

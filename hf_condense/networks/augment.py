@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.base.checks import one_of
+from hf_condense.base.devices import to_device
 from hf_condense.base.errors import did_you_mean
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
@@ -153,14 +154,14 @@ class Transform:
         if len(images) in counts:  # all rows have the same family, so there is nothing to sort
             return self._apply(self.families[counts.index(len(images))], images, group)
         order = choice.argsort(stable=True)  # rows sorted by family
-        parts = torch.split(images.index_select(0, order.to(images.device)), counts)
+        parts = torch.split(images.index_select(0, to_device(order, images.device)), counts)
         groups = torch.split(group[order], counts)
         transformed = [
             self._apply(name, part, part_group)
             for name, part, part_group in zip(self.families, parts, groups, strict=True)
             if len(part)
         ]
-        return torch.cat(transformed).index_select(0, order.argsort().to(images.device))
+        return torch.cat(transformed).index_select(0, to_device(order.argsort(), images.device))
 
     def __getitem__(self, groups: Tensor | slice) -> Transform:
         """Return the parameters of some groups, renumbered from 0."""
@@ -173,7 +174,7 @@ class Transform:
         return replace(self, choice=choice, parameters={name: p.to(device) for name, p in self.parameters.items()})
 
     def _apply(self, name: str, images: Tensor, group: Tensor) -> Tensor:
-        return _TRANSFORMS[name](images, self.parameters[name][group].to(images.device))
+        return _TRANSFORMS[name](images, to_device(self.parameters[name][group], images.device))
 
 
 def _integer(u: Tensor, count: int) -> Tensor:

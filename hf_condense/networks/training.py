@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_condense.base.devices import memory_budget
+from hf_condense.base.devices import memory_budget, to_device
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
@@ -78,7 +78,7 @@ class TrainingSet:
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, C, H, W) of some rows (n,), and the probabilities (n, K) that they should get."""
         images = self._images_at(index)
-        labels = self.labels[index.to(self.labels.device)].to(images.device)  # (n,) or (n, K)
+        labels = to_device(self.labels[to_device(index, self.labels.device)], images.device)  # (n,) or (n, K)
         if labels.is_floating_point():
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)
@@ -87,7 +87,7 @@ class TrainingSet:
         """Return the images of some rows (n,): (n, C, H, W)."""
         if isinstance(self.images, ClassSource):
             return self.images.at(index)
-        return self.images[index.to(self.images.device)]
+        return self.images[to_device(index, self.images.device)]
 
     def draw(self, index: Tensor, *key: Key) -> tuple[Tensor, Tensor]:
         """Return what `batch` does, or a random view of each row if views have labels.
@@ -370,7 +370,7 @@ def _mixed(images: Tensor, targets: Tensor, recipe: TrainingRecipe, t: int, *key
     if draw.random() >= recipe.cutmix_probability:
         return images, targets
     side = math.sqrt(1 - draw.beta(recipe.cutmix_beta, recipe.cutmix_beta))
-    partner = torch.from_numpy(draw.permutation(len(images))).to(images.device)
+    partner = to_device(torch.from_numpy(draw.permutation(len(images))), images.device)
     spans = []
     for length in images.shape[2:]:
         centre, reach = int(draw.integers(length)), int(length * side) // 2

@@ -32,7 +32,7 @@ from hf_condense.base.cache import (
     remove_folder,
 )
 from hf_condense.base.checks import integer
-from hf_condense.base.devices import free_memory
+from hf_condense.base.devices import free_memory, to_device
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.source.columns import (
@@ -171,8 +171,8 @@ class ClassSource:
 
     def at(self, index: Tensor) -> Tensor:
         """Return the images at some positions (n,), normalised, on the source's device: (n, C, H, W)."""
-        pixels: Tensor = self.images[index.to(self.images.device)]  # (n, C, H, W)
-        return self.normalise(pixels.to(self.device))
+        pixels: Tensor = self.images[to_device(index, self.images.device)]  # (n, C, H, W)
+        return self.normalise(to_device(pixels, self.device))
 
     def batches(self, c: int) -> Iterator[Tensor]:
         """Yield all images of a class, normalised, on the source's device: batches of at most 1,024 (n, C, H, W)."""

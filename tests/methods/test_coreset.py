@@ -6,8 +6,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hf_condense import condense_dataset
+from hf_condense.engine.registry import get_method
+from hf_condense.engine.settings import settle
+from hf_condense.engine.task import Task
 from hf_condense.methods.herding import herding
 from hf_condense.methods.kcenter import k_center
+from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference
 
 
@@ -57,3 +62,17 @@ def test_duplicates_are_chosen_once_each(rule) -> None:
 def test_rows_far_from_the_origin_are_distinguished(rule) -> None:
     rows = points(2, 40, 3)
     assert rule(rows, 8).tolist() == rule(rows + 1000, 8).tolist()
+
+
+@pytest.mark.parametrize("method", ["herding", "kcenter"])
+def test_features_come_from_a_narrow_network_unless_the_caller_names_one(method: str) -> None:
+    task = Task(10, 10, (1, 28, 28))
+    assert settle(get_method(method), None, {}, task).network == "convnet-w32"
+    assert settle(get_method(method), None, {"network": "convnet"}, task).network == "convnet"
+
+
+def test_the_recipe_says_which_network_gave_the_features_and_for_how_long_it_was_trained() -> None:
+    options = {"feature_updates": 1, "cache": False, "progress": False, "label_column": "label"}
+    recipe = condense_dataset(toy_dataset().remove_columns("note"), "herding", 2, **options).recipe
+    assert recipe.network == "convnet-w32"
+    assert recipe.options["feature_updates"] == 1

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.devices import in_float64
+from hf_condense.base.devices import in_float64, to_device
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 _MANY_ROWS, _FEW_ROWS = 16, 8  # by default, for colour images of small budgets, and for all others
@@ -157,7 +157,9 @@ class Dct(Decoder):
     def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W), like a tensor."""
         channels, height, width = self.image_shape
-        return _colours(channels).to(like), cosines(height).to(like), cosines(width).to(like)
+        matrices = _colours(channels), cosines(height), cosines(width)
+        colours, down, across = (to_device(matrix.to(like.dtype), like.device) for matrix in matrices)
+        return colours, down, across
 
 
 def _by_entry(places: Tensor, counts: Tensor, entries: int) -> Tensor:

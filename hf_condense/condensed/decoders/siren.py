@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.devices import to_device
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
@@ -118,7 +119,8 @@ class Siren(Decoder):
         _, height, width = self.image_shape
         shapes = _layers(self.image_shape, self.width)
         parts = weights.split([out * (inputs + 1) for out, inputs in shapes], dim=1)
-        values: Tensor = _coordinates(height, width).to(weights).expand(len(weights), -1, -1)  # (n, 2, H * W)
+        points = to_device(_coordinates(height, width).to(weights.dtype), weights.device)
+        values = points.expand(len(weights), -1, -1)  # (n, 2, H * W)
         for i, (part, (out, inputs)) in enumerate(zip(parts, shapes, strict=True)):
             matrix, bias = part[:, : out * inputs].unflatten(1, (out, inputs)), part[:, out * inputs :, None]
             values = torch.baddbmm(bias, matrix, values)  # (n, out, H * W)

@@ -1,0 +1,173 @@
+"""On a GPU no step makes the host wait for the device, except where a value is asked for. A pretend GPU counts it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from hf_condense import condense_dataset
+from hf_condense.base.devices import to_device
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.engine import loop
+from hf_condense.engine.loop import _Optimisation
+from hf_condense.engine.registry import get_method
+from hf_condense.methods.dm import DistributionMatching
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.flat import copy_state
+from hf_condense.networks.training import TrainingSet, accuracy, train_network
+from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.source.class_source import load_source
+from hf_condense.testing import toy_dataset
+from tests.support.pretend_device import Counts, pretend_device
+
+TOY = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+GPU = torch.device("cuda", 0)
+EXPERTS = {"experts": 2, "snapshots": 4, "snapshot_every": 1, "student_steps": 2, "expert_span": 2}
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "dm": ("dm", {}),
+    "dm in mini-batches of dct rows": ("dm", {"storage": "dct", "expand": 4, "batch_syn": 3}),
+    "m3d": ("m3d", {}),
+    "m3d of uneven classes": ("m3d", {"ipc": {"cat": 1, "dog": 3, "eel": 2}}),
+    "ncfm": ("ncfm", {"pool_size": 2, "pool_updates": 2, "frequencies": 16, "calibration": 0.1}),
+    "dc": ("dc", {"outer_loop": 2, "inner_loop": 1}),
+    "dc with batch norm": ("dc", {"outer_loop": 2, "inner_loop": 0, "network": "convnet-w8-d1-bn"}),
+    "dsa": ("dsa", {"outer_loop": 2, "inner_loop": 1}),
+    "idc": ("idc", {"outer_loop": 2, "inner_loop": 1, "batch_net": 6}),
+    "mtt": ("mtt", {**EXPERTS, "batch_syn": 4}),
+    "tesla": ("tesla", EXPERTS),
+    "esp": ("esp", EXPERTS),
+    "esp by layer, projected": ("esp", {**EXPERTS, "form": "projected", "blocks": "layer"}),
+    "esp at a point": ("esp", {**EXPERTS, "form": "point"}),
+}
+
+
+def condense(method: str, ipc: Any = 2, **options: Any) -> Any:
+    base = {"network": "convnet-w8-d1", "compile": False, "progress": False, "cache": False, "steps": 3}
+    if "batch_real" in get_method(method).Config.__dataclass_fields__:
+        base["batch_real"] = 6
+    return condense_dataset(TOY, method, ipc, **{**base, **options})
+
+
+def waits_after_the_first_step(monkeypatch: pytest.MonkeyPatch, counts: Counts, method: str, **options: Any) -> Counter:
+    """Return the waits in the steps between the first, whose value is read at once, and the check at the end."""
+    before, after = Counter[str](), Counter[str]()
+    step, check = _Optimisation.step, _Optimisation.check
+
+    def watched_step(self: _Optimisation, t: int) -> float:
+        if t == 1:
+            before.update(counts.waits)
+        return step(self, t)
+
+    def watched_check(self: _Optimisation) -> None:
+        after.clear()
+        after.update(counts.waits)
+        check(self)
+
+    monkeypatch.setattr(_Optimisation, "step", watched_step)
+    monkeypatch.setattr(_Optimisation, "check", watched_check)
+    condense(method, **options)
+    return after - before
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_steps_do_not_wait(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    method, options = CASES[case]
+    with pretend_device() as counts:
+        waits = waits_after_the_first_step(monkeypatch, counts, method, **options)
+    # With the output_size that it is given, a real GPU does not wait for repeat_interleave.
+    assert [place for place in waits if not place.startswith("repeat_interleave")] == []
+
+
+def test_a_rule_that_reads_the_value_waits_for_it_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_device() as counts:
+        waits = waits_after_the_first_step(monkeypatch, counts, "mtt", **EXPERTS, most_ratio=1e9)
+    assert sum(waits.values()) == 2
+    assert all("engine/loop.py" in place for place in waits)
+
+
+def test_a_callback_gets_the_value_of_its_step() -> None:
+    def values(**options: Any) -> list[float]:
+        seen: list[float] = []
+        condense("dm", callbacks=[lambda run, done, value: seen.append(value)], **options)
+        return seen
+
+    with pretend_device():
+        on_device = values()
+    assert on_device == pytest.approx(values(), rel=1e-4)
+    assert len(set(on_device)) == 3
+
+
+def make_step_two_infinite(monkeypatch: pytest.MonkeyPatch) -> None:
+    discrepancy = DistributionMatching.discrepancy
+
+    def infinite(self: Any, chunk: Any, *arguments: Any) -> Tensor:
+        return discrepancy(self, chunk, *arguments) * (torch.inf if chunk.draw == 2 else 1)
+
+    monkeypatch.setattr(DistributionMatching, "discrepancy", infinite)
+
+
+@pytest.mark.parametrize("every", [2, 100])
+def test_a_loss_that_is_not_finite_is_reported_with_its_step(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "_CHECK_EVERY", every)
+    make_step_two_infinite(monkeypatch)
+    with pretend_device(), pytest.raises(NonFiniteLossError, match=r"not finite at step 2 \(loss inf\)"):
+        condense("dm", steps=6)
+
+
+def test_a_set_that_is_not_finite_is_never_in_a_checkpoint(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_step_two_infinite(monkeypatch)
+    with pretend_device(), pytest.raises(NonFiniteLossError, match=r"the checkpoint of step 2 in .* is kept"):
+        condense("dm", steps=6, checkpoint_dir=tmp_path, checkpoint_every=2)
+
+
+def test_training_a_network_does_not_wait_and_testing_it_waits_once() -> None:
+    recipe = dataclasses.replace(RECIPES["idc"], epochs=1, batch_size=8, cutmix_probability=1.0)
+    factory = network_factory("convnet-w8-d1", channels=3, image_size=(8, 8), num_classes=3)
+    with pretend_device() as counts:
+        source = load_source(TOY, cache=False, progress=False).to(GPU)
+        net = factory.build(0).to(GPU)
+        whole, few = TrainingSet(source, source.labels, 3), torch.arange(0, 36, 3)
+        some = TrainingSet(source.at(few), source.labels[few].to(GPU), 3)
+        for data in (whole, some):
+            counts.clear()
+            train_network(net, data, recipe, 0, max_updates=3)
+            assert not counts.waits
+        accuracy(net, source, torch.arange(3))
+        # In inference mode, the device sees this one wait as an operation of its own.
+        assert sum(counts.waits.values()) + counts.launches["item"] == 1
+
+
+def test_a_copy_to_the_device_does_not_wait_and_has_the_values() -> None:
+    values = torch.arange(6.0).reshape(2, 3).T
+    with pretend_device() as counts:
+        sent = to_device(values, GPU)
+        assert not counts.waits
+        assert sent.device == GPU
+        assert torch.equal(sent.cpu(), values)
+        values.to(GPU)
+        assert sum(counts.waits.values()) == 2  # this copy, and that back to the CPU
+
+
+def test_a_network_goes_to_the_device_in_one_copy_per_type() -> None:
+    def network(seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        return nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 3))
+
+    fresh = network(1)
+    with torch.no_grad():
+        fresh[1].running_mean.add_(3)
+        fresh[1].num_batches_tracked.add_(5)
+    with pretend_device() as counts:
+        net = network(0).to(GPU)
+        counts.clear()
+        copy_state(net, fresh)
+        assert not counts.waits
+        assert counts.launches["_to_copy"] == 2
+        state = {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+    assert state.keys() == fresh.state_dict().keys()
+    assert all(torch.equal(state[name], tensor) for name, tensor in fresh.state_dict().items())
