@@ -53,8 +53,9 @@ def evaluate(
     """Train fresh networks on a set and on its baselines, all under one recipe, and test them on real images.
 
     The accuracy is that of the last epoch; nothing is chosen by looking at the test images. Networks of one seed start
-    from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are
-    shared out over the processes. Every dataset is read once.
+    from the same weights on every set. Everything runs in float32, whatever state torch is in (on a CUDA device,
+    convolutions round to TF32 unless `torch.backends.cudnn.allow_tf32` is off), and the networks are shared out over
+    the processes. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
