@@ -18,6 +18,7 @@ from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
 from hf_condense.methods._siamese import SiameseMethod
 from hf_condense.source import class_source
+from hf_condense.testing import _repeats as repeats
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.pretend_device import DeviceError, pretend_device
 
@@ -209,6 +210,20 @@ def test_run_is_resumed_on_a_gpu(method: str, tmp_path: Path) -> None:
             condense(method, **options, callbacks=[stop])
         resumed = condense(method, **options)
     assert_close(straight, resumed, tolerance=0)
+
+
+@pytest.mark.parametrize(("difference", "passes"), [(1e-5, True), (1e-2, False)])
+def test_laws_allow_for_rounding_on_a_gpu_and_for_nothing_on_a_cpu(difference: float, passes: bool) -> None:
+    sets = [condense("random") for _ in range(2)]
+    with pretend_device():
+        sets += [condense("random") for _ in range(2)]
+    on_cpu, other_on_cpu, on_gpu, other_on_gpu = sets
+    assert repeats(on_cpu, other_on_cpu)
+    assert repeats(on_gpu, other_on_gpu)
+    for other in (other_on_cpu, other_on_gpu):
+        other.synthetic.stored["images"] += difference
+    assert not repeats(on_cpu, other_on_cpu)
+    assert repeats(on_gpu, other_on_gpu) is passes
 
 
 def test_source_that_does_not_fit_a_gpu_stays_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:

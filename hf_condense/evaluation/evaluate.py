@@ -67,9 +67,9 @@ def evaluate(
 
     The accuracy is that of the last epoch; nothing is chosen by looking at the test images. A set with soft labels has
     a second row, `"<set> (hard labels)"`, with the class of each image as its label, which shows what the images are
-    worth alone. Networks of one seed start
-    from the same weights on every set. Everything runs in float32, whatever state torch is in, and the networks are
-    shared out over the processes. Every dataset is read once.
+    worth alone. Networks of one seed start from the same weights on every set. Everything runs in float32, whatever
+    state torch is in (on a CUDA device, convolutions round to TF32 unless `torch.backends.cudnn.allow_tf32` is off),
+    and the networks are shared out over the processes. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
