@@ -38,6 +38,7 @@ class FeatureSelector(Selector[FeatureConfig]):
     """Base class of coreset methods that compare rows by features."""
 
     Config = FeatureConfig
+    version: ClassVar[int] = 2
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset(
             "Features of a network of width 32: under a minute for 60,000 small images on two cores. At the usual "
