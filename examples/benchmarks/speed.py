@@ -317,7 +317,7 @@ def coreset_row(ds: datasets.Dataset, source: ClassSource, network: str, ipc: in
         net = factory.build(0).to(source.device)
         optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for _ in range(updates):
-            index = torch.randint(len(decoded), (256,))
+            index = torch.randint(len(decoded), (Herding.Config().feature_batch,))
             optimiser.zero_grad()
             F.cross_entropy(net(decoded.at(index)), decoded.labels[index].to(source.device)).backward()
             optimiser.step()

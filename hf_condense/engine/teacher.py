@@ -24,6 +24,7 @@ from hf_condense.source.class_source import ClassSource, batches, load_source
 logger = logging.getLogger("hf_condense")
 
 _BATCH = 64  # images in one forward pass
+_BATCH_SIZE = RECIPES["dc"].batch_size  # rows per training update
 _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows little
 _STUDENT_UPDATES = 100  # of the network that tries a teacher's labels
 # How a teacher of `settle_teacher` is trained; its augmentation is an option of the method.
@@ -32,13 +33,14 @@ _TEACHER = TrainingRecipe(
 )
 
 
-def network_key(run: Run, updates: int) -> str:
+def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
     """Return the cache key of a trained network and of its features."""
     return content_key(
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
         network=run.factory.name,
         updates=updates,
+        batch=batch,
         seed=run.seed,
         device=run.device.type,
         torch=torch.__version__,
@@ -46,7 +48,7 @@ def network_key(run: Run, updates: int) -> str:
     )
 
 
-def trained_network(run: Run, updates: int) -> nn.Module:
+def trained_network(run: Run, updates: int, batch: int = _BATCH_SIZE) -> nn.Module:
     """Return the run's network, trained on the whole source, in evaluation mode, on the device.
 
     Its weights are cached. There is no barrier in here: callers should let the main process do it alone.
@@ -54,26 +56,28 @@ def trained_network(run: Run, updates: int) -> nn.Module:
     Args:
         run: The run.
         updates: Training updates by the recipe `dc`, >= 0.
+        batch: Rows per update, >= 1.
     """
     net = run.factory.build(run.seed, "features").to(run.device)
     if not cache_enabled(run.cache and run.factory.named):
-        _train(run, net, updates)
+        _train(run, net, updates, batch)
         return net.eval()
-    file = cache_folder("networks") / f"{network_key(run, updates)}.safetensors"
+    file = cache_folder("networks") / f"{network_key(run, updates, batch)}.safetensors"
 
     def make() -> dict[str, Tensor]:
-        _train(run, net, updates)
+        _train(run, net, updates, batch)
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
     net.load_state_dict(cached_tensors(file, make))
     return net.eval()
 
 
-def _train(run: Run, net: nn.Module, updates: int) -> None:
+def _train(run: Run, net: nn.Module, updates: int, batch: int) -> None:
     if updates:
         whole = TrainingSet(run.source, run.source.labels, run.num_classes)
         with torch.enable_grad():
-            train_network(net, whole, RECIPES["dc"], run.seed, "features", max_updates=updates)
+            recipe = dataclasses.replace(RECIPES["dc"], batch_size=batch)
+            train_network(net, whole, recipe, run.seed, "features", max_updates=updates)
 
 
 @torch.no_grad()
@@ -347,7 +351,7 @@ def _student_accuracy(run: Run, data: TrainingSet, held_out: ClassSource) -> flo
     return accuracy(student, held_out, torch.arange(run.num_classes))
 
 
-def features_of(run: Run, kind: str, updates: int) -> Tensor:
+def features_of(run: Run, kind: str, updates: int, batch: int = _BATCH_SIZE) -> Tensor:
     """Return a feature for every image of the source, in its order.
 
     Args:
@@ -355,6 +359,7 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
         kind: `"network"` (embeddings of the run's network, which is trained on the whole source), `"pixels"`
             (normalised pixels), or the name of a numeric column of the dataset.
         updates: Training updates of that network, >= 0.
+        batch: Rows per update, >= 1.
 
     Returns:
         (N, D), on the CPU.
@@ -367,13 +372,13 @@ def features_of(run: Run, kind: str, updates: int) -> Tensor:
     if kind != "network":
         return run.numeric_column(kind)
     if not cache_enabled(run.cache and run.factory.named):
-        return _embedded(run, updates)
-    file = cache_folder("features") / f"{network_key(run, updates)}.safetensors"
-    return cached_tensors(file, lambda: {"features": _embedded(run, updates)})["features"]
+        return _embedded(run, updates, batch)
+    file = cache_folder("features") / f"{network_key(run, updates, batch)}.safetensors"
+    return cached_tensors(file, lambda: {"features": _embedded(run, updates, batch)})["features"]
 
 
 @torch.no_grad()
-def _embedded(run: Run, updates: int) -> Tensor:
+def _embedded(run: Run, updates: int, batch: int) -> Tensor:
     """Return embeddings of the source by a network that was trained on it: (N, D)."""
-    net = trained_network(run, updates)
+    net = trained_network(run, updates, batch)
     return torch.cat([net.embed(images).float().cpu() for images, _ in batches(run.source, _BATCH)])  # type: ignore[operator]
