@@ -525,9 +525,10 @@ def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Eval
         Panel(rows.format(kind), f"test accuracy {_per_cent(score)}", shown(tensors))
         for kind, score, tensors in (("random", other, random.synthetic), ("condensed", own, small.synthetic))
     ]
+    spread = " ± standard deviation" if own.n > 1 else ""
     note = (
-        f"Networks ({own.network}) trained on only {own.rows} images, {own.updates} updates, tested on real images: "
-        f"mean{' ± standard deviation' if own.n > 1 else ''}, n = {own.n}. Each was trained on other random rows."
+        f"Networks ({own.network}), trained on only {own.rows} images for {own.updates} updates and tested on real "
+        f"images: mean{spread}, n = {own.n}. Random rows are drawn again for each network."
     )
     return comparison(panels, note)
 

@@ -22,7 +22,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "sets"
 
 
-def test_push_prints_where_the_set_is(hub, program, folder):
+def test_push_prints_where_the_set_is(hub, program, folder, tmp_path):
     repo = hub.repo()
     code, out, err = program("push", folder, repo, "--message", "Mine", "--license", "mit")
     assert (code, err) == (0, "")
@@ -34,8 +34,12 @@ def test_push_prints_where_the_set_is(hub, program, folder):
     ]
     assert_same(load_condensed(repo), make_set())
     assert not HfApi().dataset_info(repo).private
-    assert program("push", folder / "herding_ipc2", repo, "--set-default")[0] == 0
+    assert program("push", folder / "herding_ipc2", repo, "--set-default", "--page")[0] == 0
     assert_same(load_condensed(repo), make_coreset())
+    code, out, _ = program("page", repo, "--out", tmp_path / "page.html")
+    assert (code, out.split(" (")[0]) == (0, f"Wrote {tmp_path / 'page.html'}")
+    published = HfApi().hf_hub_download(repo, "page.html", repo_type="dataset")
+    assert Path(published).read_text("utf-8") == (tmp_path / "page.html").read_text("utf-8")
 
 
 def test_push_takes_one_set_to_a_branch_or_a_pull_request(hub, program, folder):
