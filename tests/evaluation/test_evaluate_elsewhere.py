@@ -165,3 +165,10 @@ def test_a_rate_that_is_no_number_is_refused(program, folder):
     code, _, err = program("eval", folder, "--source", folder, "--lr", "search", "--lr", "0.1", *QUICK)
     assert code == 2
     assert "--lr takes a number, or search alone; got search and 0.1" in err
+
+
+def test_a_damaged_set_is_not_taken_for_a_folder_of_images(program, folder, tmp_path):
+    (tmp_path / "condense_config.json").write_text("{")
+    code, _, err = program("eval", tmp_path, "--source", folder, *QUICK)
+    assert code == 1
+    assert "condense_config.json: not the JSON that hf_condense writes" in err
