@@ -1,24 +1,36 @@
 """Every example runs as it is, in its fast mode, and so does the script that draws the README's picture."""
 
 import os
+import re
+import runpy
+import socket
 import subprocess
 import sys
+from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+
+from hf_condense import load_condensed
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = [
     "quickstart.py",
     "own_columns.py",
     "new_method.py",
+    "new_storage_form.py",
+    "push_and_load.py",
+    "continual_learning.py",
+    "architecture_search.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
     "benchmarks/curves.py",
     "benchmarks/steps.py",
     "benchmarks/forms.py",
-    "benchmarks/make_cards.py",
 ]
 
 
@@ -35,12 +47,97 @@ def run(script: str, *arguments: str, folder: Path) -> str:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_example_runs(script: str, tmp_path: Path) -> None:
     printed = run(script, "--fast", folder=tmp_path)
-    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed
+    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed or "to the bit: True" in printed
     if script == "quickstart.py":
         assert "equal to the bit: True" in printed
         assert (tmp_path / "condensed/quickstart/preview.png").is_file()
         printed = run("plain_training.py", str(tmp_path / "condensed/quickstart"), "--fast", folder=tmp_path)
         assert "trained on 10 rows" in printed
+
+
+def main_of(script: str) -> Callable[..., Any]:
+    """Return the function that runs an example, to run it in this process; its globals can be changed."""
+    return runpy.run_path(str(EXAMPLES / script))["main"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
+def test_two_processes_condense_and_one_saves(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = ["--master_addr", "127.0.0.1", "--master_port", str(probe.getsockname()[1])]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", *place]
+    command = [sys.executable, *launcher, str(EXAMPLES / "many_processes.py"), "--fast"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stdout.count("2 processes; saved") == 1
+    assert [record["n"] for record in load_condensed(tmp_path / "condensed/many_processes").recipe.evaluation] == [2, 2]
+
+
+def test_trainer_trains_or_says_what_is_missing(tmp_path: Path) -> None:
+    printed = run("trainer.py", "--fast", folder=tmp_path)
+    assert (
+        "trained on 10 rows" if find_spec("transformers") else "skipped: this example needs transformers"
+    ) in printed
+
+
+def test_set_is_pushed_to_a_repository_and_loads(hub, capsys: pytest.CaptureFixture[str]) -> None:
+    main_of("push_and_load.py")(repo := hub.repo(), fast=True)
+    printed = capsys.readouterr().out
+    assert f"{repo} holds dm_ipc1, random_ipc10" in printed
+    assert printed.count("equal to the bit: True") == 2
+
+
+def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = main_of("benchmarks/publish.py")
+    arguments = ["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")]
+    evaluate, calls = main.__globals__["evaluate"], []
+
+    def killed(*args: Any, **options: Any) -> Any:
+        calls.append(args[0].recipe.config_name)
+        if len(calls) == 4:  # the last network on the last set
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(main.__globals__, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments)
+    assert calls == ["herding_ipc1"] * 2 + ["dm_ipc1_dct8"] * 2
+    capsys.readouterr()
+    assert main(arguments) == []
+    printed = capsys.readouterr().out
+    assert "made" not in printed
+    assert printed.count("dm_ipc1_dct8") == 1  # its one missing measurement
+    index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
+    number = r"\d+\.\d\d ± \d+\.\d\d"
+    measured = rf"({number} \| ){{3}}- \| ({number} \| ){{2}}2 \| convnet-w8 \| convnet-w4-d1 {number} \|"
+    assert re.search(rf"\| `dm_ipc1_dct8` \| 1 \| 2 \| {measured}", index)
+    assert "random rows in the same form" in card
+    assert (tmp_path / "cards/demo/dm_ipc1_dct8/preview.png").is_file()
+    (tmp_path / "cards/demo.md").unlink()
+    main(["--only-cards", *arguments[1:]])
+    assert (tmp_path / "cards/demo.md").read_text() == card
+
+
+def test_sets_of_a_failed_job_are_named_and_the_others_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = main_of("benchmarks/publish.py")
+    condense = main.__globals__["condense_dataset"]
+
+    def broken(train: Any, method: str, *args: Any, **options: Any) -> Any:
+        if method == "herding":
+            raise ArithmeticError("the loss is NaN")
+        return condense(train, method, *args, **options)
+
+    main.__globals__["condense_dataset"] = broken
+    (failure,) = main(["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")])
+    assert "herding" in failure
+    assert "the loss is NaN" in failure
+    assert "`dm_ipc1_dct8`" in (tmp_path / "cards/README.md").read_text()
 
 
 def test_costs_of_storage_forms_are_printed(tmp_path: Path) -> None:
@@ -59,6 +156,7 @@ def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> 
 
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
-    in_this_file = {*SCRIPTS, "plain_training.py", "maintenance/picture.py"}
+    others = {"plain_training.py", "many_processes.py", "trainer.py", "benchmarks/publish.py", "maintenance/picture.py"}
+    in_this_file = {*SCRIPTS, *others}
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
     assert scripts == in_this_file | elsewhere
