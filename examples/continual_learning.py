@@ -1,9 +1,9 @@
 """Class-incremental learning with a condensed memory, beside random and herding memories of equal bytes.
 
 Classes arrive two at a time, and the real rows of earlier classes are gone. What remains of them is a memory: a
-condensed set for each task, joined by `combine_condensed`, or real rows that take as many bytes. After every task a new
-network is trained on the memory alone and tested on all classes so far, as in GDumb (Prabhu et al., ECCV 2020). Every
-seed has its own order of classes, its own sets and its own networks. For example:
+condensed set for each task, joined by `combine_condensed`, or real rows that take about as many bytes. After every task
+a new network is trained on the memory alone and tested on all classes so far, as in GDumb (Prabhu et al., ECCV 2020).
+Every seed has its own order of classes, its own sets and its own networks. For example:
 
     python examples/continual_learning.py ylecun/mnist --ipc 1 --seeds 3
 """
@@ -73,7 +73,7 @@ def run_seed(ds: datasets.DatasetDict, seed: int, args: argparse.Namespace) -> d
 
 
 def memories(task: datasets.Dataset, seed: int, args: argparse.Namespace) -> dict[str, CondensedDataset]:
-    """Return what each memory keeps of a task: a condensed set, and coresets that take at most as many bytes."""
+    """Return what each memory keeps of a task: a condensed set, and coresets that take about as many bytes."""
     common = {"network": args.network, "seed": seed, "progress": False}
     small = condense_dataset(
         task,

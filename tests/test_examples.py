@@ -6,7 +6,6 @@ import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,16 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense import load_condensed
+from hf_condense import Evaluation, load_condensed
+from hf_condense.condensed.decoders import DECODERS
+from hf_condense.condensed.decoders.pixels import Pixels
+from hf_condense.condensed.scores import Score
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = [
     "quickstart.py",
     "own_columns.py",
     "new_method.py",
-    "new_storage_form.py",
-    "push_and_load.py",
-    "continual_learning.py",
-    "architecture_search.py",
     "benchmarks/accuracy.py",
     "benchmarks/paper.py",
     "benchmarks/curves.py",
@@ -47,7 +45,7 @@ def run(script: str, *arguments: str, folder: Path) -> str:
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_example_runs(script: str, tmp_path: Path) -> None:
     printed = run(script, "--fast", folder=tmp_path)
-    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed or "to the bit: True" in printed
+    assert "CondensedDataset" in printed or "±" in printed or "s per update" in printed
     if script == "quickstart.py":
         assert "equal to the bit: True" in printed
         assert (tmp_path / "condensed/quickstart/preview.png").is_file()
@@ -55,9 +53,44 @@ def test_example_runs(script: str, tmp_path: Path) -> None:
         assert "trained on 10 rows" in printed
 
 
-def main_of(script: str) -> Callable[..., Any]:
-    """Return the function that runs an example, to run it in this process; its globals can be changed."""
-    return runpy.run_path(str(EXAMPLES / script))["main"]
+def names_of(script: str) -> dict[str, Any]:
+    """Return what an example defines, to run it in this process, which is quicker."""
+    return runpy.run_path(str(EXAMPLES / script))
+
+
+def test_storage_form_of_ones_own_is_learned_and_loads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DECODERS, "small", Pixels)  # the end of the test then forgets it
+    names_of("new_storage_form.py")["main"](fast=True)
+    printed = capsys.readouterr().out
+    assert "7840 numbers give 40 rows: dm_ipc1_small4" in printed
+    assert "equal to the bit: True" in printed
+
+
+def test_memories_of_real_rows_take_about_the_bytes_of_the_condensed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracies = names_of("continual_learning.py")["main"](["--fast"])
+    assert {name: [len(scores) for scores in seeds] for name, seeds in accuracies.items()} == {
+        name: [2, 2] for name in ("condensed", "herding", "random")
+    }
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \|", capsys.readouterr().out, re.MULTILINE)
+    sizes = {name: int(size.replace(",", "")) for name, size in rows}
+    assert all(0.8 * sizes["condensed"] < sizes[name] <= 1.02 * sizes["condensed"] for name in ("herding", "random"))
+
+
+def test_networks_are_ranked_on_every_set_and_compared_with_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    example = names_of("architecture_search.py")
+    correlations = example["main"](["--fast"])
+    assert {name: len(values) for name, values in correlations.items()}["random"] == 2
+    assert "3 candidates, n = 2 networks each" in capsys.readouterr().out
+    accuracies = {"full": (0.1, 0.2, 0.3), "alike": (0.3, 0.5, 0.6), "reversed": (0.6, 0.5, 0.3)}
+    scores = [
+        Score(name, 10, f"net{i}", "dc", None, 1, 1, (value, value + 0.01), (0, 1), 1.0)
+        for name, values in accuracies.items()
+        for i, value in enumerate(values)
+    ]
+    ranked = example["rank_correlations"](Evaluation(tuple(scores)))
+    assert ranked == {"alike": ([1, 1], 1), "reversed": ([-1, -1], -1)}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
@@ -83,17 +116,21 @@ def test_trainer_trains_or_says_what_is_missing(tmp_path: Path) -> None:
     ) in printed
 
 
-def test_set_is_pushed_to_a_repository_and_loads(hub, capsys: pytest.CaptureFixture[str]) -> None:
-    main_of("push_and_load.py")(repo := hub.repo(), fast=True)
-    printed = capsys.readouterr().out
-    assert f"{repo} holds dm_ipc1, random_ipc10" in printed
-    assert printed.count("equal to the bit: True") == 2
+def test_sets_in_a_folder_and_in_a_repository_load_exactly(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = names_of("push_and_load.py")["main"]
+    for repo, place in ((None, tmp_path / "sets"), (hub.repo(), None)):
+        main(repo, place, fast=True)
+        printed = capsys.readouterr().out
+        assert f"{repo or place} holds dm_ipc1, random_ipc10" in printed
+        assert printed.count("equal to the bit: True") == 2
 
 
 def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    main = main_of("benchmarks/publish.py")
+    main = names_of("benchmarks/publish.py")["main"]
     arguments = ["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")]
     evaluate, calls = main.__globals__["evaluate"], []
 
@@ -125,7 +162,7 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
 
 
 def test_sets_of_a_failed_job_are_named_and_the_others_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = main_of("benchmarks/publish.py")
+    main = names_of("benchmarks/publish.py")["main"]
     condense = main.__globals__["condense_dataset"]
 
     def broken(train: Any, method: str, *args: Any, **options: Any) -> Any:
@@ -157,6 +194,7 @@ def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> 
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
     others = {"plain_training.py", "many_processes.py", "trainer.py", "benchmarks/publish.py", "maintenance/picture.py"}
-    in_this_file = {*SCRIPTS, *others}
+    in_this_process = {"new_storage_form.py", "push_and_load.py", "continual_learning.py", "architecture_search.py"}
+    in_this_file = {*SCRIPTS, *others, *in_this_process}
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
     assert scripts == in_this_file | elsewhere

@@ -129,9 +129,10 @@ def made(job: Job, train: datasets.Dataset, args: argparse.Namespace) -> Condens
         ):
             return load_condensed(folder, name)
     options: dict[str, Any] = {"network": args.network}
+    steps = args.steps.get(job.method)
+    checkpoints = args.work / "checkpoints" / "_".join(map(str, [*job, steps or "preset"]))
     if job.learns:
-        checkpoints = args.work / "checkpoints" / "_".join(map(str, job))
-        options |= {"preset": "quick", "steps": args.steps.get(job.method), "checkpoint_dir": checkpoints}
+        options |= {"preset": "quick", "steps": steps, "checkpoint_dir": checkpoints, "checkpoint_every": 100}
         families = getattr(get_method(job.method).Config, "augment", "none")
         if job.dataset in MIRRORED and "flip" in families.split("_"):
             options["augment"] = WITHOUT_FLIPS
@@ -141,7 +142,7 @@ def made(job: Job, train: datasets.Dataset, args: argparse.Namespace) -> Condens
     facts = {**small.recipe.source, "image_format": image_format(train, small.recipe.image_column)}
     small.recipe = dataclasses.replace(small.recipe, source=facts)
     small.save_condensed(folder, overwrite=True)
-    shutil.rmtree(args.work / "checkpoints" / "_".join(map(str, job)), ignore_errors=True)
+    shutil.rmtree(checkpoints, ignore_errors=True)
     print(f"{job.dataset}: made {small.recipe.config_name} in {small.recipe.runtime['seconds']:.0f} s", flush=True)
     return small
 

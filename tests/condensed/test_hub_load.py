@@ -264,7 +264,7 @@ def test_damaged_and_missing_tensors_are_refused(hub, pets):
 def test_newer_format_raises_and_says_upgrade(hub, pets):
     facts = Path(HfApi().hf_hub_download(pets, "dm_ipc2/condense_config.json", repo_type="dataset")).read_text()
     commit(
-        pets, {"dm_ipc2/condense_config.json": facts.replace('"format_version": "1"', '"format_version": "3"').encode()}
+        pets, {"dm_ipc2/condense_config.json": facts.replace('"format_version": "1"', '"format_version": "4"').encode()}
     )
     newer = "format_version '4': this hf_condense reads 1, 2, 3; upgrade hf_condense"
     with pytest.raises(CondensedFormatError, match=newer):
