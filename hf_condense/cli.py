@@ -415,6 +415,23 @@ def page(folder: str, out: Path, revision: str | None, per_class: int, max_class
 
 
 @main.command()
+@click.argument("folders", nargs=-1, required=True, metavar="FOLDER_OR_REPO...")
+@click.option("--out", type=_FilePath(file_okay=False), required=True, help="Folder to save to.")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
+def combine(folders: tuple[str, ...], out: Path, overwrite: bool) -> None:
+    """Put several sets of different classes or sources into one.
+
+    Of a folder or repository with several sets the default is taken; FOLDER/NAME names another one.
+    """
+    from hf_condense import combine_condensed, load_condensed
+
+    small = combine_condensed([load_condensed(folder) for folder in folders])
+    folder = _save(small, out, overwrite)
+    click.echo(f"Combined {len(folders)} sets: {len(small)} images of {len(small.recipe.class_names)} classes.")
+    click.echo(f"Saved {folder}.")
+
+
+@main.command()
 @click.argument("pattern", required=False)
 def methods(pattern: str | None) -> None:
     """List the methods, or describe one. PATTERN is a name or a shell pattern such as '*m*'."""

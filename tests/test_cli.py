@@ -52,6 +52,16 @@ def test_run_saves_a_set_that_loads(saved: Path, folder: Path) -> None:
     assert sorted(plain["label"]) == [0, 0, 1, 1, 2, 2]
 
 
+def test_combine_saves_the_rows_of_all_sets(program: Program, saved: Path, tmp_path: Path) -> None:
+    code, out, _ = program("combine", saved, saved / "dm_ipc2", "--out", tmp_path / "both")
+    assert code == 0
+    assert "Combined 2 sets: 12 images of 3 classes." in out
+    assert load_condensed(tmp_path / "both").recipe.config_name == "combined_ipc4"
+    code, _, err = program("combine", saved, "--out", tmp_path / "one")
+    assert code == 1
+    assert "two condensed sets or more; got 1" in err
+
+
 def test_run_takes_options_and_reads_what_save_to_disk_wrote(program: Program, toy: Dataset, tmp_path: Path) -> None:
     DatasetDict({"train": toy.rename_column("image", "picture")}).save_to_disk(tmp_path / "disk")
     columns = ("--image-column", "picture", "--label-column", "label")

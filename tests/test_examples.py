@@ -2,12 +2,22 @@
 
 import os
 import re
+import runpy
+import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 from PIL import Image
+
+from hf_condense import Evaluation, load_condensed
+from hf_condense.condensed.decoders import DECODERS
+from hf_condense.condensed.decoders.pixels import Pixels
+from hf_condense.condensed.scores import Score
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SCRIPTS = [
@@ -22,7 +32,6 @@ SCRIPTS = [
     "benchmarks/steps.py",
     "benchmarks/speed.py",
     "benchmarks/forms.py",
-    "benchmarks/make_cards.py",
     "benchmarks/rded.py",
 ]
 
@@ -52,6 +61,130 @@ def test_space_is_a_page_and_a_card_that_says_so(tmp_path: Path) -> None:
     run("space/make_space.py", "--fast", "--out", "space", folder=tmp_path)
     assert "random_ipc2" in (tmp_path / "space/index.html").read_text(encoding="utf-8")
     assert "sdk: static" in (tmp_path / "space/README.md").read_text(encoding="utf-8")
+
+
+def names_of(script: str) -> dict[str, Any]:
+    """Return what an example defines, to run it in this process, which is quicker."""
+    return runpy.run_path(str(EXAMPLES / script))
+
+
+def test_storage_form_of_ones_own_is_learned_and_loads(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DECODERS, "small", Pixels)  # the end of the test then forgets it
+    names_of("new_storage_form.py")["main"](fast=True)
+    printed = capsys.readouterr().out
+    assert "7840 numbers give 40 rows: dm_ipc1_small4" in printed
+    assert "equal to the bit: True" in printed
+
+
+def test_memories_of_real_rows_take_about_the_bytes_of_the_condensed_one(capsys: pytest.CaptureFixture[str]) -> None:
+    accuracies = names_of("continual_learning.py")["main"](["--fast"])
+    assert {name: [len(scores) for scores in seeds] for name, seeds in accuracies.items()} == {
+        name: [2, 2] for name in ("condensed", "herding", "random")
+    }
+    rows = re.findall(r"^\| (\w+) \| ([\d,]+) \|", capsys.readouterr().out, re.MULTILINE)
+    sizes = {name: int(size.replace(",", "")) for name, size in rows}
+    assert all(0.8 * sizes["condensed"] < sizes[name] <= 1.02 * sizes["condensed"] for name in ("herding", "random"))
+
+
+def test_networks_are_ranked_on_every_set_and_compared_with_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    example = names_of("architecture_search.py")
+    correlations = example["main"](["--fast"])
+    assert {name: len(values) for name, values in correlations.items()}["random"] == 2
+    assert "3 candidates, n = 2 networks each" in capsys.readouterr().out
+    accuracies = {"full": (0.1, 0.2, 0.3), "alike": (0.3, 0.5, 0.6), "reversed": (0.6, 0.5, 0.3)}
+    scores = [
+        Score(name, 10, f"net{i}", "dc", None, 1, 1, (value, value + 0.01), (0, 1), 1.0)
+        for name, values in accuracies.items()
+        for i, value in enumerate(values)
+    ]
+    ranked = example["rank_correlations"](Evaluation(tuple(scores)))
+    assert ranked == {"alike": ([1, 1], 1), "reversed": ([-1, -1], -1)}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
+def test_two_processes_condense_and_one_saves(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        place = ["--master_addr", "127.0.0.1", "--master_port", str(probe.getsockname()[1])]
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", *place]
+    command = [sys.executable, *launcher, str(EXAMPLES / "many_processes.py"), "--fast"]
+    environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONWARNINGS": "ignore"}
+    process = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.stdout.count("2 processes; saved") == 1
+    assert [record["n"] for record in load_condensed(tmp_path / "condensed/many_processes").recipe.evaluation] == [2, 2]
+
+
+def test_trainer_trains_or_says_what_is_missing(tmp_path: Path) -> None:
+    printed = run("trainer.py", "--fast", folder=tmp_path)
+    assert (
+        "trained on 10 rows" if find_spec("transformers") else "skipped: this example needs transformers"
+    ) in printed
+
+
+def test_sets_in_a_folder_and_in_a_repository_load_exactly(
+    hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main = names_of("push_and_load.py")["main"]
+    for repo, place in ((None, tmp_path / "sets"), (hub.repo(), None)):
+        main(repo, place, fast=True)
+        printed = capsys.readouterr().out
+        assert f"{repo or place} holds dm_ipc1, random_ipc10" in printed
+        assert printed.count("equal to the bit: True") == 2
+
+
+def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = names_of("benchmarks/publish.py")["main"]
+    arguments = ["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")]
+    evaluate, calls = main.__globals__["evaluate"], []
+
+    def killed(*args: Any, **options: Any) -> Any:
+        calls.append(args[0].recipe.config_name)
+        if len(calls) == 4:  # the last network on the last set
+            raise KeyboardInterrupt
+        return evaluate(*args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setitem(main.__globals__, "evaluate", killed)
+        with pytest.raises(KeyboardInterrupt):
+            main(arguments)
+    assert calls == ["herding_ipc1"] * 2 + ["dm_ipc1_dct8"] * 2
+    capsys.readouterr()
+    assert main(arguments) == []
+    printed = capsys.readouterr().out
+    assert "made" not in printed
+    assert printed.count("dm_ipc1_dct8") == 1  # its one missing measurement
+    index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
+    number = r"\d+\.\d\d ± \d+\.\d\d"
+    measured = rf"({number} \| ){{3}}- \| ({number} \| ){{2}}2 \| convnet-w8 \| convnet-w4-d1 {number} \|"
+    assert re.search(rf"\| `dm_ipc1_dct8` \| 1 \| 2 \| {measured}", index)
+    assert "random rows in the same form" in card
+    assert (tmp_path / "cards/demo/dm_ipc1_dct8/preview.png").is_file()
+    (tmp_path / "cards/demo.md").unlink()
+    main(["--only-cards", *arguments[1:]])
+    assert (tmp_path / "cards/demo.md").read_text() == card
+
+
+def test_sets_of_a_failed_job_are_named_and_the_others_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main = names_of("benchmarks/publish.py")["main"]
+    condense = main.__globals__["condense_dataset"]
+
+    def broken(train: Any, method: str, *args: Any, **options: Any) -> Any:
+        if method == "herding":
+            raise ArithmeticError("the loss is NaN")
+        return condense(train, method, *args, **options)
+
+    main.__globals__["condense_dataset"] = broken
+    (failure,) = main(["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")])
+    assert "herding" in failure
+    assert "the loss is NaN" in failure
+    assert "`dm_ipc1_dct8`" in (tmp_path / "cards/README.md").read_text()
 
 
 def test_costs_of_storage_forms_are_printed(tmp_path: Path) -> None:
@@ -91,12 +224,9 @@ def test_evaluate_agrees_with_a_plain_loop_within_a_point(tmp_path: Path) -> Non
 
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
-    in_this_file = {
-        *SCRIPTS,
-        "plain_training.py",
-        "plain_loop.py",
-        "maintenance/picture.py",
-        "space/make_space.py",
-    }
+    others = {"plain_training.py", "plain_loop.py", "many_processes.py", "trainer.py", "benchmarks/publish.py"}
+    others |= {"maintenance/picture.py", "space/make_space.py"}
+    in_this_process = {"new_storage_form.py", "push_and_load.py", "continual_learning.py", "architecture_search.py"}
+    in_this_file = {*SCRIPTS, *others, *in_this_process}
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
     assert scripts == in_this_file | elsewhere

@@ -29,7 +29,8 @@ def licence_of(recipe: Recipe) -> str | list[str] | None:
     References:
         https://huggingface.co/docs/hub/repositories-licenses
     """
-    stated = [source.get("license") for source in recipe.sources]
+    common = recipe.source.get("license")
+    stated = [common] if common else [source.get("license") for source in recipe.sources]
     if not all(stated):
         return None
     lists = [licence if isinstance(licence, list) else [licence] for licence in stated]
