@@ -34,6 +34,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--teacher", default="convnet-w32", help="network of the teacher")
     parser.add_argument("--teacher-updates", type=int, default=2000, help="updates of its training")
     parser.add_argument("--augment", default="crop_flip", help="augmentation of the teacher; crop for digits")
+    parser.add_argument("--temperature", type=float, default=20.0, help="temperature of the soft labels")
+    parser.add_argument("--crop-area", type=float, default=0.08, help="smallest share of a picture that a crop has")
     parser.add_argument("--views", type=int, default=10, help="labelled views of each image")
     parser.add_argument("--pictures", type=int, default=300, help="pictures of a class that are looked at")
     parser.add_argument("--network", default="convnet-w32", help="network that is trained on the sets")
@@ -56,10 +58,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
 def accuracy(args: argparse.Namespace) -> list[dict]:
     """Print the accuracy of sets with hard and soft labels, beside that of random rows."""
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    if args.fast:
+        ds = datasets.DatasetDict({name: rows.shuffle(seed=0).select(range(200)) for name, rows in ds.items()})
     options = {
         "network": args.teacher,
         "teacher_updates": args.teacher_updates,
         "augment": args.augment,
+        "temperature": args.temperature,
+        "crop_area": args.crop_area,
         "views": args.views,
         "pictures": args.pictures,
     }
