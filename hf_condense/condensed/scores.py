@@ -104,7 +104,7 @@ class Difference:
 
     Example:
         >>> print(Difference("dm_ipc1", "random", "convnet", 0.25, (0.2, 0.3), 5))
-        +25.00 [+20.00, +30.00]
+        +25.00 (+20.00 to +30.00)
     """
 
     set: str
@@ -119,14 +119,14 @@ class Difference:
         if self.interval is None:
             return mean
         low, high = self.interval
-        return f"{mean} [{100 * low:+.2f}, {100 * high:+.2f}]"
+        return f"{mean} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 @dataclass(frozen=True)
 class Evaluation(Tabular):
     """Accuracies of a set beside those of its baselines; prints as a table, in per cent.
 
-    The column `over random` is the difference from random rows in points and its 95 % confidence interval, paired by
+    The column `points over random` is the difference from random rows and its 95 % confidence interval, paired by
     seed (see `Difference`).
 
     Attributes:
@@ -275,7 +275,7 @@ class Evaluation(Tabular):
         """Return the table, as it is printed; what is the same in all rows, or known of none, is left out of it."""
         scores = self.scores
         gaps = self._differences("random")
-        over = Column("over random % [95 %]", tuple("" if gap is None else str(gap) for gap in gaps))
+        over = Column("points over random (95 %)", tuple("" if gap is None else str(gap) for gap in gaps))
         ipc = Column("ipc", tuple("" if s.ipc is None else str(s.ipc) for s in scores))
         rates = Column("lr", tuple("" if s.lr is None else f"{s.lr:.3g}" for s in scores))
         return [

@@ -62,7 +62,7 @@ class RankingScores(Tabular):
         names, values, meanings = zip(*rows, strict=True)
         return [
             Column("score", names, right=False),
-            Column("% [95 %]", values, right=False),
+            Column("% (95 %)", values, right=False),
             Column("meaning", meanings, right=False),
         ]
 

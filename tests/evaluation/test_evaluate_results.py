@@ -106,7 +106,7 @@ def test_differences_are_paired_by_seed_and_have_students_interval():
     assert (first.set, first.baseline, first.n) == ("a", "random", 3)
     assert first.mean == pytest.approx(0.3)
     assert first.interval == pytest.approx((0.3 - reach, 0.3 + reach))
-    assert str(first) == "+30.00 [+5.16, +54.84]"
+    assert str(first) == "+30.00 (+5.16 to +54.84)"
     assert full.mean == pytest.approx(0.4)
     assert [gap.set for gap in table.differences("full")] == ["a", "random"]
     assert table.differences("herding") == []
@@ -136,10 +136,10 @@ def test_a_single_network_has_a_difference_without_an_interval():
 
 def test_the_table_shows_the_difference_from_random_rows(table):
     text = str(table).splitlines()
-    assert "over random % [95 %]" in text[0]
+    assert "points over random (95 %)" in text[0]
     (gap, _) = table.differences()
     assert str(gap) in text[1]
-    assert "[" not in text[2]
+    assert "(" not in text[2]
     frame = table.to_pandas()
     assert frame["over_random"].tolist()[0] == pytest.approx(gap.mean)
     assert (frame["low"][0], frame["high"][0]) == pytest.approx(gap.interval)
