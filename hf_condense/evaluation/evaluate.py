@@ -83,7 +83,7 @@ def evaluate(
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,
             `"vgg11"`, `"resnet18"` or one of `torchvision.models`, or functions or classes that make a new one, called
-            with those of `channels=, num_classes=, image_size=` that they take. `"all"` stands for the first seven
+            with those of `channels=, num_classes=, image_size=` that they take. `"all"` stands for the six built-in
             kinds, of default width.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
             `"idc"` (1000 epochs, DSA augmentation and CutMix), `"soft"` (300 epochs of AdamW on random crops with
