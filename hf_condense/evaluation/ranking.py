@@ -109,11 +109,10 @@ def dd_ranking(
 
     Example:
         >>> from hf_condense import condense_dataset
-        >>> from hf_condense.demo_data import load_demo
-        >>> ds = load_demo()
-        >>> small = condense_dataset(ds["train"], "random", ipc=1, progress=False)
-        >>> quick = {"network": "convnet-w4", "lr": None, "epochs": 1, "seeds": 2, "progress": False}
-        >>> scores = dd_ranking(small, ds["test"], **quick)
+        >>> from hf_condense.testing import toy_dataset
+        >>> ds = toy_dataset(names=("cat", "dog", "eel"))
+        >>> small = condense_dataset(ds, "random", ipc=1, progress=False)
+        >>> scores = dd_ranking(small, ds, network="convnet-w4", lr=None, epochs=1, seeds=2, progress=False)
         >>> 0 < scores.lrs < 1
         True
     """
