@@ -261,7 +261,11 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"preset": "papr"}, ("dm has no preset 'papr'", "did you mean 'paper'?", "'paper', 'quick'")),
     (ValueError, {"method": "random", "preset": "paper"}, ("random has no preset 'paper'", "presets: none")),
     (TypeError, {"preset": 1}, ("preset should be a name", "1 (int)")),
-    (ValueError, {"network": "convnt"}, ("'convnt'", "did you mean 'convnet'?", "alexnet, convnet, resnet18")),
+    (
+        ValueError,
+        {"network": "convnt"},
+        ("'convnt'", "did you mean 'convnet'?", "alexnet, convnet, lenet, mlp, resnet18"),
+    ),
     (ValueError, {"network": "convnet-w0"}, ("width", "at least 1", "0")),
     (ValueError, {"network": "convnet-q3"}, ("'q3'", "'convnet-q3'", "w<filters>, d<blocks>")),
     (ValueError, {"network": "convnet-d9"}, ("8x8", "smaller depth")),

@@ -239,7 +239,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
         (["--push", "a/b/c"], "Repo id must be"),
         (
             ["--network", "convnett"],
-            "unknown network 'convnett'; known: alexnet, convnet, resnet18, vgg11; did you mean",
+            "unknown network 'convnett'; known: alexnet, convnet, lenet, mlp, resnet18, vgg11",
         ),
         (["--network", "convnet-w0x"], "unknown option 'w0x' in network 'convnet-w0x'"),
         (["--storage", "patchs"], "'pixels', 'patches', 'dct', 'siren'; got 'patchs'; did you mean 'patches'?"),

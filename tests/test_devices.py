@@ -11,7 +11,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
-import hf_condense.methods.esp
+import hf_condense.condensed.decoders.dct
 from hf_condense import CondensedDataset, evaluate
 from hf_condense.condensed.decoders import DECODERS, siren
 from hf_condense.engine.registry import get_method, list_methods
@@ -149,9 +149,9 @@ def test_method_runs_on_a_mac_which_has_no_float64(method: str, options: dict[st
 
 
 def test_float64_in_a_method_is_noticed_on_a_mac(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hf_condense.methods.esp, "in_float64", torch.Tensor.double)
+    monkeypatch.setattr(hf_condense.condensed.decoders.dct, "in_float64", torch.Tensor.double)
     with pretend_device("mps"), pytest.raises(DeviceError, match="float64"):
-        condense("esp")
+        condense("dm", storage="dct", expand=4)
 
 
 def test_wait_in_a_step_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

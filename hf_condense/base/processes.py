@@ -245,5 +245,13 @@ def _hosts() -> Any:
     world = torch.distributed.group.WORLD
     if _host_group is None or _host_group[0] is not world:
         _host_group = world, torch.distributed.new_group(backend="gloo", timeout=_HOST_TIMEOUT)
-        atexit.register(_leave_group, _host_group[1])
+        atexit.register(_leave_hosts)
     return _host_group[1]
+
+
+def _leave_hosts() -> None:
+    """End the threads of the group for waits. They end with its last reference, so that none may remain here."""
+    global _host_group
+    if _host_group is not None:
+        hosts, _host_group = _host_group[1], None
+        _leave_group(hosts)

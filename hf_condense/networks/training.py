@@ -280,7 +280,7 @@ def accuracy(net: nn.Module, test: ClassSource, outputs: Tensor) -> float:
     return share_correct(predictions(net, test), test, outputs)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def predictions(net: nn.Module, test: ClassSource) -> Tensor:
     """Return the output of a network that is largest for every test image: int64 (N,), on the CPU.
 

@@ -222,7 +222,7 @@ def test_name_without_a_user_belongs_to_the_user_of_the_token(hub):
 def test_keywords_come_in_the_order_of_datasets():
     theirs = list(inspect.signature(Dataset.push_to_hub).parameters)
     ours = list(inspect.signature(CondensedDataset.push_to_hub).parameters)
-    assert ours == [*theirs, "license", "replace_card", "overwrite", "extra_splits"]
+    assert ours == [*theirs, "license", "replace_card", "overwrite", "extra_splits", "page"]
 
 
 @pytest.mark.parametrize(

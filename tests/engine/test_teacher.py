@@ -14,6 +14,7 @@ from hf_condense.engine import teacher as teacher_module
 from hf_condense.engine.teacher import teacher_facts
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.source import class_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 
 SOFT = {"soft_labels": "teacher", "temperature": 2.0, "teacher_updates": 40}
@@ -138,7 +139,7 @@ def test_teacher_of_another_form_in_a_recipe_raises_format_error() -> None:
 @pytest.mark.parametrize("cache", [True, False])
 def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, monkeypatch) -> None:
     """Repeat the choice in plain steps: train on the other rows, label, train a student, score it on held-out rows."""
-    monkeypatch.setattr(teacher_module, "_HELD_OUT_SHARE", 2)
+    monkeypatch.setattr(class_source, "_HELD_OUT_SHARE", 2)
     monkeypatch.setattr(teacher_module, "_STUDENT_UPDATES", 12)
     runs = []
     bench = quick_method("dm", **EARLY, steps=1, cache=cache, callbacks=[lambda run, done, loss: runs.append(run)])

@@ -58,8 +58,8 @@ class Cases:
         """Features differ from process to process."""
         embedded = teacher._embedded
 
-        def drifted(run: Run, updates: int) -> torch.Tensor:
-            features = embedded(run, updates)
+        def drifted(run: Run, *options: int) -> torch.Tensor:
+            features = embedded(run, *options)
             noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(self.rank))
             return features + features.std() * noise
 
