@@ -427,7 +427,8 @@ def combine(folders: tuple[str, ...], out: Path, overwrite: bool) -> None:
 
     small = combine_condensed([load_condensed(folder) for folder in folders])
     folder = _save(small, out, overwrite)
-    click.echo(f"Combined {len(folders)} sets: {len(small)} images of {len(small.recipe.class_names)} classes.")
+    classes = len(small.synthetic.labels.unique())
+    click.echo(f"Combined {len(folders)} sets: {len(small)} images of {classes} classes.")
     click.echo(f"Saved {folder}.")
 
 

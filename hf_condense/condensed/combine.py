@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import datasets
@@ -50,6 +50,8 @@ def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
         >>> both.recipe.config_name, both["label"][:4]
         ('combined_ipc1-2', ['cat', 'dog', 'cod', 'eel'])
     """
+    if isinstance(sets, (CondensedDataset, str)) or not isinstance(sets, Iterable):
+        raise TypeError(f"sets should be a list of condensed sets; got {type(sets).__name__}")
     sets = list(sets)
     _check(sets)
     names, values, label = _classes(sets)

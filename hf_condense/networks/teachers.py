@@ -190,7 +190,15 @@ class Teacher:
         if self.image_size is not None and tuple(pixels.shape[2:]) != self.image_size:
             pixels = resize(pixels, self.image_size)
         mean, std = (value.to(pixels.device).reshape(1, -1, 1, 1) for value in (self.mean, self.std))
-        output = self.predict((pixels - mean) / std)
+        try:
+            output = self.predict((pixels - mean) / std)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            raise ValueError(
+                f"the teacher {self.name!r} cannot take images of shape {tuple(pixels.shape[1:])}: {error}. If it "
+                "needs another size, pass image_size= to Teacher"
+            ) from error
         logits = getattr(output, "logits", output)
         expected = (len(pixels), len(self.classes))
         if not isinstance(logits, Tensor) or tuple(logits.shape) != expected:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import datasets
 import torch
+import torch.nn.functional as F
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
@@ -90,7 +91,8 @@ def _in_plane(groups: list[tuple[str, Tensor, Tensor]]) -> list[tuple[str, Tenso
     centre = real.mean(0)
     with seeded_globals("plane"):
         _, _, directions = torch.linalg.svd(real - centre, full_matrices=False)
-    plane = directions[:2].T  # (D, 2)
+    missing = max(0, 2 - len(directions))  # a single real row has one direction
+    plane = F.pad(directions[:2], (0, 0, 0, missing)).T  # (D, 2)
     return [(name, (rows - centre) @ plane, (own - centre) @ plane) for name, rows, own in groups]
 
 

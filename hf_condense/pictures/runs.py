@@ -14,7 +14,7 @@ from torch import Tensor
 from hf_condense.condensed.preview import grid
 from hf_condense.condensed.tensors import turns_of
 from hf_condense.engine.run import Run
-from hf_condense.pictures.sheet import GAP, TEXT, Sheet, save_figure, short, text_width, tiles
+from hf_condense.pictures.sheet import GAP, TEXT, Sheet, path_to_write, save_figure, short, text_width, tiles
 
 _HEAD = 28  # pixels above the images of a frame
 _LINE = 20
@@ -57,6 +57,8 @@ class Snapshots:
     def __post_init__(self) -> None:
         if self.per_class < 1:
             raise ValueError(f"per_class should be >= 1; got {self.per_class}")
+        if isinstance(self.at, int):
+            raise TypeError(f"at should be a list of steps, such as [1, 10, 100]; got {self.at}")
 
     def __call__(self, run: Run, done: int, loss: float) -> None:
         """Copy the images after an update; the copy before is dropped if it was only that of the latest step."""
@@ -128,7 +130,7 @@ def evolution_gif(snapshots: Snapshots, file: str | Path, *, milliseconds: int =
         _frame(images / 255, f"step {step:,}", snapshots.labels)
         for step, images in zip(snapshots.steps, snapshots.images, strict=True)
     ]
-    path = Path(file).expanduser()
+    path = path_to_write(file)
     durations = [milliseconds] * (len(frames) - 1) + [5 * milliseconds]
     frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
     return path

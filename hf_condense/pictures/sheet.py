@@ -31,8 +31,15 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, file: str | Path | None) -> Figure:
     """Return a figure, after it was saved if there is a file to save it to."""
     if file is not None:
-        figure.savefig(Path(file).expanduser(), dpi=DPI)
+        figure.savefig(path_to_write(file), dpi=DPI)
     return figure
+
+
+def path_to_write(file: str | Path) -> Path:
+    """Return the path of a file to write, after its folder was made."""
+    path = Path(file).expanduser()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def short(name: object) -> str:

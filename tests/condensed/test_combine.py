@@ -193,6 +193,10 @@ def test_sets_that_do_not_go_together_are_refused(second, message: str) -> None:
 def test_other_values_than_condensed_sets_are_refused() -> None:
     with pytest.raises(TypeError, match="condensed sets; got Dataset"):
         combine_condensed([make_set(), real_rows()])
+    with pytest.raises(TypeError, match="a list of condensed sets; got CondensedDataset"):
+        combine_condensed(make_set())
+    with pytest.raises(TypeError, match="a list of condensed sets; got NoneType"):
+        combine_condensed(None)
     with pytest.raises(ValueError, match="two condensed sets or more; got 1"):
         combine_condensed([make_set()])
     with pytest.raises(ValueError, match=r"class_names .* should be equal"):

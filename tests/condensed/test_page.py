@@ -230,6 +230,12 @@ def test_half_a_character_is_written_as_a_question_mark():
     assert element("p", "a\ud800b") == "<p>a?b</p>"
 
 
+def test_revision_of_a_folder_is_refused(tmp_path):
+    make_set().save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="revision='main' is for repositories"):
+        write_page(tmp_path, tmp_path / "page.html", revision="main")
+
+
 def test_numbers_below_one_and_no_sets_are_refused():
     with pytest.raises(ValueError, match="got 0 and 100"):
         page_of(make_set(), per_class=0)

@@ -86,6 +86,11 @@ class TestImages:
         with pytest.raises(ValueError, match="it returned tuple"):
             Teacher(lambda images: (images,), COLOURS).logits(PIXELS)
 
+    def test_images_of_another_size_raise_value_error_with_advice(self) -> None:
+        teacher = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), COLOURS)
+        with pytest.raises(ValueError, match=r"cannot take images of shape \(3, 4, 4\).*pass image_size= to Teacher"):
+            teacher.logits(PIXELS)
+
     def test_something_that_cannot_be_called_raises_type_error(self) -> None:
         with pytest.raises(TypeError, match="should be a function or a module; got 5"):
             Teacher(5, COLOURS)

@@ -137,17 +137,17 @@ def test_snapshots_at_chosen_steps_keep_these_and_the_last(toy):
 
 def test_strip_has_a_column_for_each_step_and_a_row_for_each_class(run, tmp_path):
     _, snapshots = run
-    figure = evolution_strip(snapshots, max_steps=3, file=tmp_path / "strip.png")
+    figure = evolution_strip(snapshots, max_steps=3, file=tmp_path / "new folder" / "strip.png")
     assert [text for text in texts(figure) if text.isdigit()] == ["1", "4", "5"]
     assert set(snapshots.class_names) < set(texts(figure))
-    drawn = pixels(tmp_path / "strip.png")
+    drawn = pixels(tmp_path / "new folder" / "strip.png")
     assert holds(drawn, blocks(snapshots.images[-1][0] / 255, 7))
     assert not holds(drawn, blocks(snapshots.images[-1][1] / 255, 7)), "one image per class"
 
 
 def test_gif_has_a_frame_for_each_step_and_rests_on_the_last(run, tmp_path):
     _, snapshots = run
-    path = evolution_gif(snapshots, tmp_path / "run.gif", milliseconds=100)
+    path = evolution_gif(snapshots, tmp_path / "new folder" / "run.gif", milliseconds=100)
     with Image.open(path) as picture:
         assert picture.n_frames == 4
         durations = []
@@ -162,6 +162,8 @@ def test_snapshots_without_a_run_are_refused(tmp_path):
         evolution_strip(Snapshots())
     with pytest.raises(ValueError, match="should hold copies"):
         evolution_gif(Snapshots(), tmp_path / "run.gif")
+    with pytest.raises(TypeError, match=r"at should be a list of steps.*got 2"):
+        Snapshots(at=2)
 
 
 def test_accuracy_against_ipc_joins_the_sets_of_a_method():
@@ -230,6 +232,11 @@ def test_scatter_draws_real_and_synthetic_rows_of_every_class(run, toy, tmp_path
     assert np.abs(centre).max() < 1e-3, "the plane is that of the real rows"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*small.recipe.class_names[:2], "real rows", "rows of the set"]
+
+
+def test_a_single_real_row_can_be_drawn(run, toy):
+    figure = embedding_scatter(run[0], toy, network="convnet-w8", updates=2, per_class=1, max_classes=1)
+    assert [len(points.get_offsets()) for points in figure.axes[0].collections] == [1, 2]
 
 
 def test_scatter_refuses_a_source_of_other_classes(run):

@@ -43,7 +43,7 @@ def write_page(
         FileNotFoundError: If there is no such folder, repository or revision.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        ValueError: If `per_class` or `max_classes` is below 1.
+        ValueError: If `per_class` or `max_classes` is below 1, or a folder is given a revision.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
         OSError: If the file cannot be written.
 
@@ -57,6 +57,8 @@ def write_page(
         'page.html'
     """
     is_remote = is_repository(path_or_repo)
+    if revision is not None and not is_remote:
+        raise ValueError(f"revision={revision!r} is for repositories; {path_or_repo} is a folder of this machine")
     folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
     choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
     card = read_card(next(iter(folders.values()))[0].parent)
