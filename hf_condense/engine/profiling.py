@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from typing import Any
 
 import torch
@@ -21,27 +22,27 @@ class StepProfile:
     def __init__(self) -> None:
         self._started = time.perf_counter()
         self._ends: list[tuple[int, float]] = []  # step and time of the first and of the last step
-        self._profile: Any = None
-        self._profiled = 0
+        self._profile: Any = None  # of the step that is running
+        self._steps: list[Any] = []  # operations of every profiled step
 
     def __call__(self, run: Run, done: int, loss: float) -> None:
-        """Start or stop the profile when it is time."""
+        """End the profile of a step and start that of the next, so that nothing but steps is in it."""
         self._ends = [*self._ends[:1], (done, time.perf_counter())]
-        if self._profile is None:
+        if self._profile is not None:
+            self._profile.stop()
+            self._steps.append(self._profile.key_averages())
+            self._profile = None
+        if len(self._steps) < _STEPS:
             devices = [ProfilerActivity.CUDA] if run.device.type == "cuda" else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *devices])
             self._profile.start()
-        elif self._profiled < _STEPS:
-            self._profiled += 1
-            if self._profiled == _STEPS:
-                self._profile.stop()
 
     def report(self) -> str:
         """Return the times of the run's parts, and the operations that took most of the profiled steps."""
         finished = time.perf_counter()
-        if self._profile is None:
+        if not self._ends:
             return f"Profile: {finished - self._started:.1f} s. This method has no steps."
-        if self._profiled < _STEPS:
+        if self._profile is not None:
             self._profile.stop()
         (first, begun), (last, ended) = self._ends[0], self._ends[-1]
         parts = [("PART OF THE RUN", "SECONDS"), ("until the first step is done", f"{begun - self._started:.1f}")]
@@ -50,20 +51,18 @@ class StepProfile:
             parts.append((f"{last - first} more steps, {each:.1f} ms each", f"{ended - begun:.1f}"))
         parts.append(("after the last step", f"{finished - ended:.1f}"))
         text = plain_table(parts, right={1})
-        return f"{text}\n\n{self._operations()}" if self._profiled else text
+        return f"{text}\n\n{self._operations()}" if self._steps else text
 
     def _operations(self) -> str:
         """Return the table of operations: their own time, on the GPU if there is one."""
         name = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
-        events = sorted(self._profile.key_averages(), key=lambda event: getattr(event, name), reverse=True)
-        total = max(1.0, sum(getattr(event, name) for event in events))
+        calls, times = Counter[str](), Counter[str]()  # by operation; microseconds
+        for event in (event for step in self._steps for event in step):
+            calls[event.key] += event.count
+            times[event.key] += getattr(event, name)
+        total, steps = max(1.0, times.total()), len(self._steps)
         rows = [
-            (
-                event.key[:50],
-                f"{event.count / self._profiled:.0f}",
-                f"{getattr(event, name) / 1000 / self._profiled:.2f}",
-                f"{getattr(event, name) / total:.0%}",
-            )
-            for event in events[:_ROWS]
+            (key[:50], f"{calls[key] / steps:.0f}", f"{spent / 1000 / steps:.2f}", f"{spent / total:.0%}")
+            for key, spent in times.most_common(_ROWS)
         ]
         return plain_table([("OPERATION", "CALLS PER STEP", "MS PER STEP", "SHARE"), *rows], right={1, 2, 3})

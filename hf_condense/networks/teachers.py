@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -271,11 +272,18 @@ def _load_weights(net: nn.Module, file: Path, name: str) -> None:
 
         state: dict[str, Tensor] = safetensors.torch.load_file(file)
     else:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        state = state.get("state_dict", state)  # type: ignore[assignment]  # as training scripts save it
+        try:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise ValueError(
+                f"{file} is no file of weights alone, and other objects are not read, because that may run code; save "
+                f"the state dict of the network: {error!s:.200}"
+            ) from None
+        if isinstance(state, dict):
+            state = state.get("state_dict", state)  # type: ignore[assignment]  # as training scripts save it
     try:
         net.load_state_dict(state)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError) as error:
         raise ValueError(f"{file} does not hold the weights of {name!r}: {error!s:.400}") from None
 
 

@@ -136,9 +136,14 @@ def test_step_that_never_fits_raises_memory_error_and_keeps_the_checkpoint(
     message = r"step 3 does not fit into memory, cut as Plan\(classes_per_chunk=1, images_per_forward=1.*; the "
     with pytest.raises(MemoryError, match=message + r"checkpoint of step 2 in .* is kept\. .*smaller network"):
         condense(
-            "dm", batch_real=4, network="convnet-w4-d1", checkpoint_dir=tmp_path, checkpoint_every=2,
-            callbacks=[shortage, lambda run, done, loss: None], steps=5,
-        )  # fmt: skip
+            "dm",
+            batch_real=4,
+            network="convnet-w4-d1",
+            checkpoint_dir=tmp_path,
+            checkpoint_every=2,
+            callbacks=[shortage, lambda run, done, loss: None],
+            steps=5,
+        )
     assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
 
 

@@ -123,6 +123,14 @@ class TestLibraries:
         with pytest.raises(ValueError, match="does not hold the weights of 'squeezenet1_1'"):
             Teacher.from_torchvision("squeezenet1_1", tmp_path / "net.pth", COLOURS)
 
+    def test_weights_that_hold_other_objects_are_refused(self, tmp_path: Path) -> None:
+        torch.save(nn.Linear(2, 3), tmp_path / "net.pth")  # a whole network, which runs code when it is read
+        with pytest.raises(ValueError, match="may run code; save the state dict"):
+            Teacher.from_torchvision("squeezenet1_1", tmp_path / "net.pth", COLOURS)
+        torch.save([torch.zeros(3)], tmp_path / "list.pth")
+        with pytest.raises(ValueError, match="does not hold the weights of 'squeezenet1_1'"):
+            Teacher.from_torchvision("squeezenet1_1", tmp_path / "list.pth", COLOURS)
+
     def test_timm_network_has_the_weights_of_the_file(self, tmp_path: Path) -> None:
         timm = pytest.importorskip("timm", reason="timm is not installed")
         net = timm.create_model("test_vit", num_classes=3).eval()
