@@ -191,7 +191,7 @@ class _Optimisation:
         while total is None:
             # Seeded anew whenever the step is repeated.
             with seeded_globals(run.seed, "step", t, devices=[run.device]):
-                total = self._differentiated(t)
+                total = self._exchanged(self._differentiated(t), t)
                 if total is not None:
                     self._update(t, total)
                     self.method.after_update(run, t)
@@ -224,13 +224,9 @@ class _Optimisation:
     def _cut_smaller(self, t: int) -> None:
         """Replace the plan by a smaller one, after a step that did not fit into memory."""
         run = self.run
-        # In several processes, the others are in the middle of the step and cannot start it again.
-        plan = smaller_plan(run, self.method) if run.accelerator.num_processes == 1 else None
+        plan = smaller_plan(run, self.method)
         if plan is None:
-            raise MemoryError(
-                f"step {t} does not fit into memory, cut as {run.plan}; {self._kept(t)}. A smaller max_memory cuts "
-                f"steps smaller; {REMEDY}"
-            )
+            raise self._memory_error(t)
         logger.warning(
             "step %d does not fit into memory and is repeated, cut as %s instead of %s; from here on, the result "
             "differs by rounding from that of a run with enough memory",
@@ -243,12 +239,17 @@ class _Optimisation:
         if run.device.type == "cuda":
             torch.cuda.empty_cache()
 
+    def _memory_error(self, t: int) -> MemoryError:
+        return MemoryError(
+            f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept(t)}. A smaller max_memory cuts "
+            f"steps smaller; {REMEDY}"
+        )
+
     def _update(self, t: int, total: Tensor) -> None:
-        """Combine value and gradients of all processes, and update the learned tensors."""
+        """Combine the gradients of all processes, and update the learned tensors."""
         run, method = self.run, self.method
         for tensor in self.learned:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
-        total = self._reduced(total)
         self.values.append(total)
         factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
@@ -273,15 +274,30 @@ class _Optimisation:
                 f"{self._kept(step)}. A smaller learning rate, such as lr_img, usually helps"
             )
 
-    def _reduced(self, total: Tensor) -> Tensor:
-        """Return the value of the objective over all processes, and learn whether one of them has got a signal."""
+    def _exchanged(self, total: Tensor | None, t: int) -> Tensor | None:
+        """Return the value of the objective over all processes, and learn whether one of them has got a signal.
+
+        Args:
+            total: The value in this process, or None if memory was not enough.
+            t: The step.
+
+        Returns:
+            The value, or None if memory was not enough in one of the processes.
+
+        Raises:
+            MemoryError: If memory was not enough and the others wait for this process in the middle of the step.
+        """
         run = self.run
         if run.accelerator.num_processes == 1:
             return total
-        signals = torch.full_like(total, float(run.interrupts.signal is not None))
-        total, signals = reduce(run.accelerator, torch.stack([total, signals]), self.method.reduction)
+        if total is None and self.method.exchanges_in_losses:
+            raise self._memory_error(t)
+        flags = [run.interrupts.signal is not None, total is None]
+        value = torch.zeros((), device=run.device) if total is None else total
+        exchanged = torch.stack([value, *value.new_tensor(flags)])
+        value, signals, shortages = reduce(run.accelerator, exchanged, self.method.reduction)
         self._signal_somewhere = bool(signals)
-        return total
+        return None if bool(shortages) else value
 
     def save(self, done: int) -> None:
         """Write a checkpoint from the main process; the others wait, and fail if it fails."""

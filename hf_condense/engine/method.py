@@ -250,6 +250,8 @@ class Method(_Declared[ConfigT]):
 
     reduction: ClassVar[Literal["sum", "mean"]] = "sum"
     """How the gradients of processes combine: `"sum"` if processes share the classes, `"mean"` if they are replicas."""
+    exchanges_in_losses: ClassVar[bool] = False
+    """Whether `losses` exchanges values with other processes; a step that lacks memory is then not repeated."""
     cost_in_forwards: ClassVar[int] = 1
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 

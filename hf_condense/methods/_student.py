@@ -265,6 +265,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     """Base class of methods that train a student on the synthetic set, along the trajectory of an expert."""
 
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
+    exchanges_in_losses: ClassVar[bool] = True
     cost_in_forwards: ClassVar[int] = 4
     experts: Experts
 

@@ -74,6 +74,16 @@ def test_signal_to_one_process_ends_all_after_the_same_step(seen: dict[str, list
     assert [file.name for file in (folder / "interrupted").iterdir()] == [FILE_NAME]
 
 
+def test_shortage_of_memory_in_one_process_cuts_the_step_of_all(seen: dict[str, list[Any]]) -> None:
+    straight = condense(batch_real=8)
+    assert straight.recipe.plan["classes_per_chunk"] == 3
+    for images, plan in seen["shortage"]:
+        torch.testing.assert_close(torch.tensor(images), straight.synthetic.images, atol=1e-5, rtol=0)
+        assert plan["classes_per_chunk"] == 1, "half of the plan of two processes"
+    for error in seen["shortage_in_exchange"]:
+        assert error.startswith("MemoryError: step 0 does not fit into memory"), error
+
+
 def test_run_goes_on_with_another_number_of_processes(seen: dict[str, list[Any]], folder: Path) -> None:
     straight = condense(steps=6).synthetic.images
     for images, plan in seen["resumed"]:

@@ -21,6 +21,7 @@ from hf_condense import api
 from hf_condense.base.errors import RunInterrupted
 from hf_condense.engine import checkpoint, teacher
 from hf_condense.engine.run import Run
+from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import _experts
 from hf_condense.testing import toy_dataset
 
@@ -141,6 +142,31 @@ class Cases:
 
         error = self._error(checkpoint_dir=self.folder / "interrupted", callbacks=[kill])
         return steps, error
+
+    def shortage(self) -> Any:
+        """The memory of one process is not enough for a step: all repeat it, cut smaller."""
+        at, calls = SyntheticSet.at, [0]
+
+        def at_or_fail(synthetic: SyntheticSet, rows: torch.Tensor | None) -> Any:
+            calls[0] += 1
+            if self.rank == 1 and calls[0] == 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return at(synthetic, rows)
+
+        self.patch.setattr(SyntheticSet, "at", at_or_fail)
+        small = self.condense(batch_real=8)
+        return small.synthetic.images.tolist(), small.recipe.plan
+
+    def shortage_in_exchange(self) -> Any:
+        """The memory of both is not enough for a step whose losses exchange values: no process may wait for another."""
+
+        def fail(synthetic: SyntheticSet, rows: torch.Tensor | None) -> Any:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        options = {"method": "esp", "ipc": 1, "steps": 1, **EXPERTS}
+        self.condense(**options)  # the experts are there
+        self.patch.setattr(SyntheticSet, "at", fail)
+        return self._error(**options)
 
     def resumed(self) -> Any:
         """A run of one process goes on in two."""
