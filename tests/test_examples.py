@@ -33,6 +33,7 @@ SCRIPTS = [
     "benchmarks/speed.py",
     "benchmarks/forms.py",
     "benchmarks/rded.py",
+    "benchmarks/scaling.py",
 ]
 
 

@@ -8,20 +8,37 @@ from functools import partial
 from typing import Any, Final
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.base.checks import integer, one_of
 
+
+class HalvingPool(nn.Module):
+    """Average pooling over 2 x 2 pixels, for even sides.
+
+    On a CPU, adding neighbours takes a third of the time of PyTorch's kernel, which reads one pixel after the other.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the means: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
+        if x.device.type != "cpu" or torch.compiler.is_compiling():
+            return F.avg_pool2d(x, 2)
+        pairs = x.unflatten(2, (-1, 2))  # (B, C, H / 2, 2, W)
+        rows = pairs[:, :, :, 0] + pairs[:, :, :, 1]  # (B, C, H / 2, W)
+        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
+
+
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
 _NORMS: Final = ("instance", "batch", "layer", "group", "none")
 _ACTIVATIONS: Final[dict[str, Callable[[], nn.Module]]] = {
-    "relu": nn.ReLU,
+    "relu": partial(nn.ReLU, inplace=True),  # nobody needs the output of the norm before it
     "leakyrelu": nn.LeakyReLU,
     "sigmoid": nn.Sigmoid,
     "gelu": nn.GELU,
 }
 _POOLINGS: Final[dict[str, Callable[[], nn.Module]]] = {
-    "avg": partial(nn.AvgPool2d, 2),
+    "avg": HalvingPool,
     "max": partial(nn.MaxPool2d, 2),
     "none": nn.Identity,
 }

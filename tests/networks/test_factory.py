@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.networks.architectures import ConvNet
+from hf_condense.networks.architectures import ConvNet, HalvingPool
 from hf_condense.networks.factory import has_batch_statistics, network_factory
 from tests.support.small_networks import factory, weights
 
@@ -72,9 +72,16 @@ def test_convnet_equals_its_definition() -> None:
     torch.testing.assert_close(net(x), out.flatten(1) @ p["classifier.weight"].T + p["classifier.bias"])
 
 
+def test_pooling_is_that_of_pytorch() -> None:
+    x = torch.randn(2, 3, 6, 4, requires_grad=True)
+    pooled = HalvingPool()(x)
+    torch.testing.assert_close(pooled, nn.functional.avg_pool2d(x, 2))
+    torch.testing.assert_close(torch.autograd.grad(pooled.sum(), x)[0], torch.full_like(x, 0.25))
+
+
 NORMS = {"in": nn.GroupNorm, "bn": nn.BatchNorm2d, "ln": nn.LayerNorm, "gn": nn.GroupNorm, "nonorm": None}
 ACTIVATIONS = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
-POOLINGS = {"avg": nn.AvgPool2d, "max": nn.MaxPool2d, "nopool": None}
+POOLINGS = {"avg": HalvingPool, "max": nn.MaxPool2d, "nopool": None}
 
 
 @pytest.mark.parametrize("norm", NORMS)
