@@ -1,8 +1,9 @@
 """Compare the speed of this library with plain loops that do the same work, and with the machine's matrix products.
 
-A plain loop is what a paper's code does, in few lines: class by class, without compiled code, whole batches at once. It
-uses this library's networks and augmentation, so that only the way differs in which the work is done. Its updates and
-those of the library take turns, so that other work on the machine slows both down alike. For example:
+A plain loop is what a paper's code does, in few lines: class by class, without compiled code, whole batches at once,
+PyTorch's own layers. It uses this library's weights and augmentation, so that only the way differs in which the work is
+done. Its updates and those of the library take turns, so that other work on the machine slows both down alike. For
+example:
 
     python examples/benchmarks/speed.py uoft-cs/cifar10 --networks convnet-w32 convnet --ipc 1 10
 """
@@ -24,6 +25,7 @@ from hf_condense import condense_dataset
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.run import Run
 from hf_condense.methods.herding import Herding
+from hf_condense.networks.architectures import HalvingPool
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
@@ -43,6 +45,16 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 OTHERS = ("expert recording", "evaluation", "herding")
 Step = Callable[[int], object]
+
+
+def published(network: Any) -> Any:
+    """Return a ConvNet with PyTorch's own layers, in place of those that this library made faster."""
+    for number, layer in enumerate(network.features):
+        if isinstance(layer, HalvingPool):
+            network.features[number] = torch.nn.AvgPool2d(2)
+        elif isinstance(layer, torch.nn.ReLU):
+            layer.inplace = False
+    return network
 
 
 class PlainLoop:
@@ -70,7 +82,7 @@ class PlainLoop:
 
     def fresh_network(self, t: int) -> torch.nn.Module:
         """Return a network with fresh weights."""
-        return self.run.factory.build("plain", t).to(self.device)
+        return published(self.run.factory.build("plain", t)).to(self.device)
 
     def update(self, loss: Tensor) -> None:
         """Take a step along the gradient of a loss."""
@@ -279,7 +291,7 @@ def training_row(source: ClassSource, network: str, rows: int | None, args: argp
         positions = torch.cat([torch.tensor(source.positions(c)[:rows]) for c in source.classes])
         data = TrainingSet(source.at(positions), source.labels[positions].to(device), factory.num_classes)
     batch, updates = min(256, len(data)), 3
-    net, plain_net = factory.build(0).to(device), factory.build(0).to(device)
+    net, plain_net = factory.build(0).to(device), published(factory.build(0)).to(device)
     trainee = torch.compile(net, dynamic=False) if args.compile else net
     chunk = chunk_size(net, source.image_shape, batch)
 
@@ -314,7 +326,7 @@ def coreset_row(ds: datasets.Dataset, source: ClassSource, network: str, ipc: in
 
     def plain() -> None:
         decoded = load_source(ds, cache=False, progress=False).to(source.device)
-        net = factory.build(0).to(source.device)
+        net = published(factory.build(0)).to(source.device)
         optimiser = torch.optim.SGD(net.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
         for _ in range(updates):
             index = torch.randint(len(decoded), (Herding.Config().feature_batch,))
