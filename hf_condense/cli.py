@@ -463,14 +463,14 @@ def _step_profile() -> StepProfile:
 
 def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, load_from_disk
 
     name = os.path.expanduser(name)
     try:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             loaded: Any = load_from_disk(name)
         else:
-            loaded = load_dataset(name, config)
+            loaded = _load_dataset(name, config)
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
         raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
@@ -479,6 +479,23 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     if split not in loaded:
         raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}")
     return loaded[split]
+
+
+def _load_dataset(name: str, config: str | None) -> Any:
+    """Call `load_dataset`; if the Hub does not answer, only for what is cached, as it would ask for half a minute."""
+    import datasets
+
+    from hf_condense.condensed.hub.repository import is_out_of_reach
+
+    if os.path.exists(name) or name.count("/") > 1 or not is_out_of_reach(name):
+        return datasets.load_dataset(name, config)
+    offline, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        return datasets.load_dataset(name, config)
+    except ConnectionError as error:
+        raise ConnectionError("the Hub cannot be reached, and no such dataset is cached") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
 
 
 def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
