@@ -18,6 +18,7 @@ import click
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.paths import local_path
 from hf_condense.base.tables import plain_table
 from hf_condense.cli_text import facts_table, method_text
 
@@ -502,15 +503,16 @@ def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
     from hf_condense import CondensedFormatError, list_condensed, load_condensed
     from hf_condense.condensed.facts import FACTS
-    from hf_condense.evaluation.elsewhere import read_tensor_set, refuse_pickle
+    from hf_condense.condensed.folder import check_level
+    from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
 
-    refuse_pickle(place)
-    if place.endswith(".safetensors"):
-        return read_tensor_set(os.path.expanduser(place))
+    if is_tensor_file(place):
+        return read_tensor_set(place)
     try:
         return load_condensed(place, name)
     except CondensedFormatError:
-        if list_condensed(place) or Path(os.path.expanduser(place), FACTS).exists():
+        check_level(local_path(place))
+        if list_condensed(place) or (local_path(place) / FACTS).exists():
             raise
     return _load(place, name, "train")
 

@@ -52,9 +52,12 @@ def test_run_saves_a_set_that_loads(saved: Path, folder: Path) -> None:
     assert sorted(plain["label"]) == [0, 0, 1, 1, 2, 2]
 
 
-def test_combine_saves_the_rows_of_all_sets(program: Program, saved: Path, tmp_path: Path) -> None:
+def test_combine_saves_the_rows_of_all_sets_and_warns_of_equal_ones(
+    program: Program, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code, out, _ = program("combine", saved, saved / "dm_ipc2", "--out", tmp_path / "both")
     assert code == 0
+    assert "sets 1 and 2 are equal, so that the combined set has the same rows twice" in caplog.text
     assert "Combined 2 sets: 12 images of 3 classes." in out
     assert load_condensed(tmp_path / "both").recipe.config_name == "combined_ipc4"
     code, _, err = program("combine", saved, "--out", tmp_path / "one")
@@ -203,6 +206,19 @@ def test_page_of_a_folder_is_written_to_the_file_that_was_named(program: Program
     code, _, err = program("page", tmp_path / "nothing")
     assert code == 1
     assert err.startswith("error: no folder")
+
+
+@pytest.mark.parametrize("command", ["page", "show", "combine", "eval", "push"])
+def test_folder_one_level_too_high_is_refused_with_the_folders_that_could_be_meant(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pets", "birds"):
+        make_set().save_condensed(tmp_path / "sets" / name)
+    more = {"combine": ["--out", "both"], "eval": ["--source", "toys"], "push": ["me/pets"]}.get(command, [])
+    code, _, err = program(command, "sets", *more)
+    names = ", ".join(str(Path("sets", name)) for name in ("birds", "pets"))
+    assert (code, err) == (1, f"error: sets has no condensed set, but its subfolders have; pass one: {names}\n")
 
 
 @pytest.mark.parametrize(

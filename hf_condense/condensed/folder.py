@@ -27,6 +27,7 @@ from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.untrusted import read_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_PLACES = 8  # in a message
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
@@ -74,6 +75,19 @@ def list_sets(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if is_name(entry.name) and (entry / FACTS).is_file())
 
 
+def check_level(folder: Path) -> None:
+    """Raise if a folder holds no sets but its subfolders do, so that one of these is probably meant.
+
+    Raises:
+        CondensedFormatError: If that is so; the message names the subfolders.
+    """
+    if (folder / FACTS).exists() or list_sets(folder):
+        return
+    if places := sorted({str(facts.parent.parent) for facts in folder.glob(f"*/*/{FACTS}")}):
+        listed = ", ".join(places[:_MAX_PLACES]) + (", ..." if len(places) > _MAX_PLACES else "")
+        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {listed}")
+
+
 def is_name(name: str) -> bool:
     """Return whether a name can be that of a set: one folder, never a path."""
     return _NAME.fullmatch(name) is not None
@@ -119,6 +133,7 @@ def pick(folder: Path, name: str | None) -> Path:
         if name not in (None, folder.name):
             raise ValueError(f"{folder} is the folder of one set, {folder.name!r}; got name={name!r}")
         return folder
+    check_level(folder)
     names = list_sets(folder)
     default = default_config(read_card(folder) or "") if name is None and len(names) > 1 else None
     return folder / choose(str(folder), names, name, default)

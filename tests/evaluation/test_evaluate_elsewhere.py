@@ -146,6 +146,8 @@ def test_a_pickle_is_refused_with_a_way_to_convert_it(program, folder, tmp_path,
     assert code == 1
     for part in ("is a pickle", "weights_only=True", "safetensors.torch.save_file", '"images"', '"labels"'):
         assert part in err
+    code, _, err = program("eval", f"missing-{name}", "--source", folder, *QUICK)
+    assert (code, err) == (1, f"error: no file 'missing-{name}' (looked for {Path.cwd() / f'missing-{name}'})\n")
 
 
 def test_files_that_are_no_set_are_refused_with_what_is_missing(program, folder, tmp_path):

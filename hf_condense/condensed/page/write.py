@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.facts import FACTS, Facts, read_facts
-from hf_condense.condensed.folder import choose, is_repository, list_sets, read_card, resolve_folder
+from hf_condense.condensed.folder import check_level, choose, is_repository, list_sets, read_card, resolve_folder
 from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import read_tensors
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
@@ -74,6 +74,7 @@ def write_page(
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     """Return where each set of a folder is, and its facts."""
     root = resolve_folder(path)
+    check_level(root)
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
     return {folder.name: (folder, read_facts(folder)) for folder in folders}
 
