@@ -174,6 +174,9 @@ def test_methods_lists_all_and_describes_one(program: Program) -> None:
     (info,) = list_methods("dm")
     for text in (info.title, info.paper, info.link, "lr_img", "batch_real", "--preset"):
         assert text in out
+    options = out[out.index("Options") :].splitlines()
+    assert max(map(len, options)) <= 80
+    assert any(len(line) > 40 and line.startswith("  quick") for line in options)
     assert len(program("methods", "*m*")[1]) < len(program("methods")[1])
 
 
@@ -229,7 +232,9 @@ def test_folder_one_level_too_high_is_refused_with_the_folders_that_could_be_mea
         (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: ipc"),
         (["run", "{folder}", "--split", "validation"], "has no split 'validation'; its splits: train, test"),
         (["run", "{folder}", "--image-column", "img"], "img"),
-        (["run", "{folder}/nothing"], "error: cannot load"),
+        (["run", "{folder}/nothing"], "error: there is no folder '{folder}/nothing'"),
+        (["run", "{folder}/train.parquet"], "/train.parquet' is a file; pass the folder that it is in"),
+        (["show", "{folder}", "--revision", "v1"], "revision='v1' is for repositories; {folder} is a folder"),
         (["show", "{folder}/nothing"], "error: no folder"),
         (["show", "{folder}"], "no condensed set"),
         (["methods", "dmm"], "did you mean 'dm'?"),
@@ -241,7 +246,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)
-    assert message in err
+    assert message.format(folder=folder) in err
 
 
 @pytest.mark.parametrize(
@@ -250,6 +255,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
         (["--method", "hearding"], "no method is named 'hearding'; did you mean 'herding'?"),
         (["--method", "dm", "--option", "lr_image=1"], "unknown option 'lr_image'; did you mean 'lr_img'?"),
         (["--method", "dm", "--option", "lr_img=-1"], "lr_img should be larger than 0; got -1"),
+        (["--method", "dm", "--option", "momentum=1.5"], "momentum should be below 1; got 1.5"),
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),
@@ -324,7 +330,7 @@ def test_show_refuses_an_unknown_picture_format_before_it_prints(program: Progra
         code, out, err = program("show", saved, "--preview", tmp_path / name)
         assert (code, out) == (1, "")
         assert f"--preview should end in .png or in another picture format; got '{tmp_path / name}'" in err
-    for name in ("picture.PNG", "picture.jpg"):
+    for name in ("picture.PNG", "picture.jpg", "new/folder/picture.png"):
         assert program("show", saved, "--preview", tmp_path / name)[0] == 0
 
 
@@ -400,6 +406,12 @@ def test_none_is_a_word_where_an_option_takes_words(method: str, texts: list[str
 def test_auto_among_the_methods_is_explained(program: Program) -> None:
     code, out, _ = program("methods", "auto")
     assert (code, "auto picks a method" in out) == (0, True)
+
+
+def test_help_names_every_command_in_a_whole_sentence(program: Program) -> None:
+    lines = program("--help")[1].split("Commands:\n")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(main.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
 def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:

@@ -68,6 +68,12 @@ def is_repository(path_or_repo: str | Path) -> bool:
     return is_repository_name(path_or_repo) and not local_path(path_or_repo).is_dir()
 
 
+def refuse_revision(path_or_repo: str | Path, revision: str | None) -> None:
+    """Raise `ValueError` if a folder is given a revision, which only repositories have."""
+    if revision is not None and not is_repository(path_or_repo):
+        raise ValueError(f"revision={revision!r} is for repositories; {path_or_repo} is a folder of this machine")
+
+
 def list_sets(folder: Path) -> list[str]:
     """Return the names of the sets in a folder, sorted."""
     if not folder.is_dir():
