@@ -64,8 +64,8 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
-    """Return whether a text names a repository on the Hub; a folder that exists comes first, a `Path` is a folder."""
-    return is_repository_name(path_or_repo) and not local_path(path_or_repo).is_dir()
+    """Return whether a text names a repository on the Hub; what exists here comes first, a `Path` is a folder."""
+    return is_repository_name(path_or_repo) and not local_path(path_or_repo).exists()
 
 
 def refuse_revision(path_or_repo: str | Path, revision: str | None) -> None:
@@ -121,9 +121,10 @@ def resolve_folder(path_or_repo: str | Path) -> Path:
     """
     folder = local_path(path_or_repo)
     if not folder.is_dir():
+        reason = "it is a file" if folder.exists() else f"looked for {folder.absolute()}"
         raise FileNotFoundError(
-            f"no folder {str(path_or_repo)!r} (looked for {folder.absolute()}); pass a folder that save_condensed "
-            "wrote, or a Hub repository 'user/name'"
+            f"no folder {str(path_or_repo)!r} ({reason}); pass a folder that save_condensed wrote, or a Hub repository "
+            "'user/name'"
         )
     return folder
 

@@ -217,6 +217,9 @@ def test_existing_folder_comes_before_a_repository(hub, pets, tmp_path, monkeypa
     make_set(seed=5).save_condensed(pets)
     assert_same(load_condensed(pets), make_set(seed=5))
     assert list_condensed(pets) == ["dm_ipc2"]
+    Path("alice/file").touch()
+    with pytest.raises(FileNotFoundError, match=r"no folder 'alice/file' \(it is a file\); pass a folder"):
+        load_condensed("alice/file")
     with pytest.raises(FileNotFoundError, match=r"no folder '.*/none'.* or a Hub repository 'user/name'"):
         load_condensed(Path(pets).parent / "none")
     with pytest.raises(
