@@ -134,7 +134,8 @@ def test_a_plain_dataset_on_the_hub_is_scored(hub, program, toy, folder):
     options = ("--ipc", 2, "--ipc", 1, "--lr", 0.02, "--format", "markdown")
     code, out, _ = program("eval", repo, "--source", folder, *options, *QUICK)
     assert code == 0
-    head, _, first, second = out.splitlines()
+    head, _, first, second, _, common = out.splitlines()
+    assert "lr 0.02" in common
     assert head.startswith("| set | ipc | rows |")
     assert (first.split(" | ")[:3], second.split(" | ")[:3]) == (["| train", "1", "3"], ["| train", "2", "6"])
 
