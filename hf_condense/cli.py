@@ -18,6 +18,7 @@ import click
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.paths import local_path
 from hf_condense.base.tables import plain_table
 from hf_condense.cli_text import facts_table, method_text
 
@@ -59,6 +60,10 @@ class _OneLineError(click.ClickException):
 class _Commands(click.Group):
     """Commands that report a user's error in one line instead of a traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names of the commands in the order in which one meets them."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command."""
         try:
@@ -87,6 +92,12 @@ def main(debug: bool) -> None:
         logging.getLogger("hf_condense").setLevel(logging.INFO)
 
 
+class _Integer(click.IntRange):
+    """An integer within bounds, which the help shows anyway."""
+
+    name = "integer"
+
+
 class _FilePath(click.Path):
     """A path, in which `~` stands for the home folder even where the shell leaves it alone, as in `--out=~/sets`."""
 
@@ -104,14 +115,12 @@ def _column_options(command: Command) -> Command:
     return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
 
 
-@main.command()
+@main.command(short_help="See it at work on an excerpt of MNIST, offline.")
 @click.option("--out", type=_FilePath(file_okay=False), default=Path("condensed/demo"), help="Folder to save to.")
-@click.option("--ipc", type=click.IntRange(1, 500), default=1, help="Images per class.")
-@click.option("--seeds", type=click.IntRange(1), default=3, help="Networks trained on each set.")
-@click.option("--steps", type=click.IntRange(1), default=DEMO_STEPS, help="Updates of the images.")
-@click.option(
-    "--max-updates", type=click.IntRange(1), default=DEMO_MAX_UPDATES, help="Updates of every trained network."
-)
+@click.option("--ipc", type=_Integer(1, 500), default=1, help="Images per class.")
+@click.option("--seeds", type=_Integer(1), default=3, help="Networks trained on each set.")
+@click.option("--steps", type=_Integer(1), default=DEMO_STEPS, help="Updates of the images.")
+@click.option("--max-updates", type=_Integer(1), default=DEMO_MAX_UPDATES, help="Updates of every trained network.")
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: bool) -> None:
     """Condense an excerpt of MNIST that ships with the package, and measure what the result is worth.
@@ -160,26 +169,26 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     )
 
 
-@main.command()
+@main.command(short_help="Condense a dataset and save the result.")
 @click.argument("dataset")
 @click.option("--config", help="Configuration of the dataset, if it has several.")
 @click.option("--split", default="train", help="Split to condense.")
 @click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
-@click.option("--ipc", type=click.IntRange(1), default=10, help="Images per class.")
+@click.option("--ipc", type=_Integer(1), default=10, help="Images per class.")
 @_column_options
 @click.option("--image-size", help="Resize images to this side, or to HEIGHTxWIDTH.  [default: their own size]")
 @click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the method's]")
-@click.option("--steps", type=click.IntRange(1), help="Updates of the images.  [default: the method's]")
+@click.option("--steps", type=_Integer(1), help="Updates of the images.  [default: the method's]")
 @click.option("--preset", help="Named set of the method's options, such as paper.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
+@click.option("--seed", type=_Integer(0), default=0, help="Seed of every draw.")
 @click.option(
     "--storage",
     metavar="FORM",
     help="What is stored: pixels (images), patches (smaller images), dct (frequencies) or siren (small networks).  "
     "[default: the preset's, else pixels]",
 )
-@click.option("--expand", type=click.IntRange(1), help="Rows for each image of the budget.  [default: the form's]")
-@click.option("--factor", type=click.IntRange(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
+@click.option("--expand", type=_Integer(1), help="Rows for each image of the budget.  [default: the form's]")
+@click.option("--factor", type=_Integer(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
 @click.option(
     "--store-dtype",
     type=click.Choice(["float32", "float16", "uint8"]),
@@ -194,7 +203,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     type=_FilePath(file_okay=False),
     help="Folder of the checkpoint. Ctrl-C and SIGTERM finish the step and save one; the same command goes on from it.",
 )
-@click.option("--checkpoint-every", type=click.IntRange(1), default=500, help="Steps between two checkpoints.")
+@click.option("--checkpoint-every", type=_Integer(1), default=500, help="Steps between two checkpoints.")
 @click.option(
     "--max-memory", metavar="BYTES", help="Memory that a step may use, such as 4GiB.  [default: half of what is free]"
 )
@@ -256,7 +265,7 @@ def run(
             raise
 
 
-@main.command()
+@main.command(short_help="Publish a set on the Hub.")
 @click.argument("folder", type=_FilePath())
 @click.argument("repo", metavar="USER/REPO")
 @click.option("--name", help="Which set of the folder.  [default: the one its card names]")
@@ -284,7 +293,7 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     _publish(load_condensed(folder, name), repo, config_name=name, **settings)
 
 
-@main.command("eval")
+@main.command("eval", short_help="Measure what a set is worth, beside random rows.")
 @click.argument("folder", metavar="FOLDER_FILE_OR_REPO")
 @click.option("--source", required=True, help="Real dataset that the set was made from: a Hub id or a folder.")
 @click.option("--source-split", default="train", help="Training split of --source.")
@@ -300,8 +309,8 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     help="Network to train, or all for every kind that the package has; may be repeated.",
 )
 @click.option("--recipe", default="dsa", help="Training recipe: dc, dsa, idc or soft.")
-@click.option("--epochs", type=click.IntRange(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
-@click.option("--max-updates", type=click.IntRange(1), help="Cap the updates of every network.  [default: no cap]")
+@click.option("--epochs", type=_Integer(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
+@click.option("--max-updates", type=_Integer(1), help="Cap the updates of every network.  [default: no cap]")
 @click.option(
     "--lr",
     "rates",
@@ -309,10 +318,10 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     metavar="RATE",
     help="Learning rate; give several, or search, to choose on held-out rows of --source.  [default: the recipe's]",
 )
-@click.option("--ipc", multiple=True, type=click.IntRange(1), help="Use so many images per class; may be repeated.")
+@click.option("--ipc", multiple=True, type=_Integer(1), help="Use so many images per class; may be repeated.")
 @click.option("--eight-bit", is_flag=True, help="Also train on the set's 8-bit images, as load_dataset gives them.")
-@click.option("--seeds", type=click.IntRange(1), default=5, help="Networks trained on each set.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Seed of every draw.")
+@click.option("--seeds", type=_Integer(1), default=5, help="Networks trained on each set.")
+@click.option("--seed", type=_Integer(0), default=0, help="Seed of every draw.")
 @click.option(
     "--baseline",
     "baselines",
@@ -323,7 +332,9 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     "method such as herding or kcenter, or none; may be repeated.",
 )
 @click.option("--by-class", is_flag=True, help="Also print the set's accuracy by class, and what it is taken for.")
-@click.option("--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of it.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of the output."
+)
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def evaluate_command(
@@ -375,12 +386,12 @@ def evaluate_command(
         click.echo("\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables))
 
 
-@main.command()
+@main.command(short_help="Print how a set was made, and save a picture of it.")
 @click.argument("folder", metavar="FOLDER_OR_REPO")
 @click.option("--name", help="Which of the sets.  [default: the one its card names]")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
 @click.option("--preview", type=_FilePath(dir_okay=False), help="File to save a picture of the set to.")
-@click.option("--per-class", type=click.IntRange(1), default=10, help="Images per class in the picture.")
+@click.option("--per-class", type=_Integer(1), default=10, help="Images per class in the picture.")
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
@@ -388,6 +399,7 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
 
     if preview is not None:
         _check_picture(preview)
+        preview.parent.mkdir(parents=True, exist_ok=True)
     small = load_condensed(folder, name, revision=revision)
     click.echo(facts_table(small, _stored_facts(folder, name, revision)))
     if preview is None:
@@ -397,12 +409,12 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
         click.echo(f"\nSaved the picture {preview}.")
 
 
-@main.command()
+@main.command(short_help="Write one HTML file that shows all sets of a place.")
 @click.argument("folder", metavar="FOLDER_OR_REPO")
 @click.option("--out", "-o", type=_FilePath(dir_okay=False), default=Path("page.html"), help="File to write.")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
-@click.option("--per-class", type=click.IntRange(1), default=10, help="Images per class, at most.")
-@click.option("--max-classes", type=click.IntRange(1), default=100, help="Classes of a set, at most.")
+@click.option("--per-class", type=_Integer(1), default=10, help="Images per class, at most.")
+@click.option("--max-classes", type=_Integer(1), default=100, help="Classes of a set, at most.")
 def page(folder: str, out: Path, revision: str | None, per_class: int, max_classes: int) -> None:
     """Write one HTML file with all sets of a folder or of a repository USER/REPO: images, accuracies, recipes.
 
@@ -414,7 +426,7 @@ def page(folder: str, out: Path, revision: str | None, per_class: int, max_class
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")
 
 
-@main.command()
+@main.command(short_help="Put several sets into one.")
 @click.argument("folders", nargs=-1, required=True, metavar="FOLDER_OR_REPO...")
 @click.option("--out", type=_FilePath(file_okay=False), required=True, help="Folder to save to.")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
@@ -463,14 +475,18 @@ def _step_profile() -> StepProfile:
 
 def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
-    from datasets import DatasetDict, load_dataset, load_from_disk
+    from datasets import DatasetDict, load_from_disk
 
     name = os.path.expanduser(name)
+    if Path(name).is_file():
+        raise ValueError(f"{name!r} is a file; pass the folder that it is in, or the id of a dataset on the Hub")
+    if not Path(name).exists() and (Path(name).is_absolute() or (name.count("/") > 1 and "://" not in name)):
+        raise ValueError(f"there is no folder {name!r}")
     try:
         if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
             loaded: Any = load_from_disk(name)
         else:
-            loaded = load_dataset(name, config)
+            loaded = _load_dataset(name, config)
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
         raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
@@ -481,19 +497,37 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     return loaded[split]
 
 
+def _load_dataset(name: str, config: str | None) -> Any:
+    """Call `load_dataset`; if the Hub does not answer, only for what is cached, as it would ask for half a minute."""
+    import datasets
+
+    from hf_condense.condensed.hub.repository import is_out_of_reach
+
+    if Path(name).exists() or "://" in name or not is_out_of_reach(name):
+        return datasets.load_dataset(name, config)
+    offline, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        return datasets.load_dataset(name, config)
+    except ConnectionError as error:
+        raise ConnectionError("the Hub cannot be reached, and no such dataset is cached") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
+
+
 def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
     from hf_condense import CondensedFormatError, list_condensed, load_condensed
     from hf_condense.condensed.facts import FACTS
-    from hf_condense.evaluation.elsewhere import read_tensor_set, refuse_pickle
+    from hf_condense.condensed.folder import check_level
+    from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
 
-    refuse_pickle(place)
-    if place.endswith(".safetensors"):
-        return read_tensor_set(os.path.expanduser(place))
+    if is_tensor_file(place):
+        return read_tensor_set(place)
     try:
         return load_condensed(place, name)
     except CondensedFormatError:
-        if list_condensed(place) or Path(os.path.expanduser(place), FACTS).exists():
+        check_level(local_path(place))
+        if list_condensed(place) or (local_path(place) / FACTS).exists():
             raise
     return _load(place, name, "train")
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import click
+
 from hf_condense.base.tables import plain_table
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ def method_text(info: MethodInfo) -> str:
     from hf_condense.engine.registry import get_method
 
     cls = get_method(info.name)
+    text = click.HelpFormatter()
     lines = [
         f"{info.name}: {info.title}",
         info.summary,
@@ -39,9 +42,10 @@ def method_text(info: MethodInfo) -> str:
         info.link,
         f"Cost: {info.cost}",
     ]
-    fields = [(f"  {f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
-    presets = [(f"  {name}", preset.description) for name, preset in cls.presets.items()]
-    for title, rows in (("Options (--option NAME=VALUE):", fields), ("Presets (--preset NAME):", presets)):
+    fields = [(f"{f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
+    presets = [(name, preset.description) for name, preset in cls.presets.items()]
+    for title, rows in (("Options (--option NAME=VALUE)", fields), ("Presets (--preset NAME)", presets)):
         if rows:
-            lines += ["", title, plain_table(rows)]
-    return "\n".join(lines)
+            with text.section(title):
+                text.write_dl(rows)
+    return "\n".join([*lines, "", text.getvalue()]).rstrip()

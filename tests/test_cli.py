@@ -52,9 +52,12 @@ def test_run_saves_a_set_that_loads(saved: Path, folder: Path) -> None:
     assert sorted(plain["label"]) == [0, 0, 1, 1, 2, 2]
 
 
-def test_combine_saves_the_rows_of_all_sets(program: Program, saved: Path, tmp_path: Path) -> None:
+def test_combine_saves_the_rows_of_all_sets_and_warns_of_equal_ones(
+    program: Program, saved: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     code, out, _ = program("combine", saved, saved / "dm_ipc2", "--out", tmp_path / "both")
     assert code == 0
+    assert "sets 1 and 2 are equal, so that the combined set has the same rows twice" in caplog.text
     assert "Combined 2 sets: 12 images of 3 classes." in out
     assert load_condensed(tmp_path / "both").recipe.config_name == "combined_ipc4"
     code, _, err = program("combine", saved, "--out", tmp_path / "one")
@@ -171,6 +174,9 @@ def test_methods_lists_all_and_describes_one(program: Program) -> None:
     (info,) = list_methods("dm")
     for text in (info.title, info.paper, info.link, "lr_img", "batch_real", "--preset"):
         assert text in out
+    options = out[out.index("Options") :].splitlines()
+    assert max(map(len, options)) <= 80
+    assert any(len(line) > 40 and line.startswith("  quick") for line in options)
     assert len(program("methods", "*m*")[1]) < len(program("methods")[1])
 
 
@@ -205,6 +211,19 @@ def test_page_of_a_folder_is_written_to_the_file_that_was_named(program: Program
     assert err.startswith("error: no folder")
 
 
+@pytest.mark.parametrize("command", ["page", "show", "combine", "eval", "push"])
+def test_folder_one_level_too_high_is_refused_with_the_folders_that_could_be_meant(
+    program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("pets", "birds"):
+        make_set().save_condensed(tmp_path / "sets" / name)
+    more = {"combine": ["--out", "both"], "eval": ["--source", "toys"], "push": ["me/pets"]}.get(command, [])
+    code, _, err = program(command, "sets", *more)
+    names = ", ".join(str(Path("sets", name)) for name in ("birds", "pets"))
+    assert (code, err) == (1, f"error: sets has no condensed set, but its subfolders have; pass one: {names}\n")
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -213,7 +232,9 @@ def test_page_of_a_folder_is_written_to_the_file_that_was_named(program: Program
         (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: ipc"),
         (["run", "{folder}", "--split", "validation"], "has no split 'validation'; its splits: train, test"),
         (["run", "{folder}", "--image-column", "img"], "img"),
-        (["run", "{folder}/nothing"], "error: cannot load"),
+        (["run", "{folder}/nothing"], "error: there is no folder '{folder}/nothing'"),
+        (["run", "{folder}/train.parquet"], "/train.parquet' is a file; pass the folder that it is in"),
+        (["show", "{folder}", "--revision", "v1"], "revision='v1' is for repositories; {folder} is a folder"),
         (["show", "{folder}/nothing"], "error: no folder"),
         (["show", "{folder}"], "no condensed set"),
         (["methods", "dmm"], "did you mean 'dm'?"),
@@ -225,7 +246,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
     code, _, err = program(*(argument.format(folder=folder) for argument in arguments))
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)
-    assert message in err
+    assert message.format(folder=folder) in err
 
 
 @pytest.mark.parametrize(
@@ -234,6 +255,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
         (["--method", "hearding"], "no method is named 'hearding'; did you mean 'herding'?"),
         (["--method", "dm", "--option", "lr_image=1"], "unknown option 'lr_image'; did you mean 'lr_img'?"),
         (["--method", "dm", "--option", "lr_img=-1"], "lr_img should be larger than 0; got -1"),
+        (["--method", "dm", "--option", "momentum=1.5"], "momentum should be below 1; got 1.5"),
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),
@@ -308,7 +330,7 @@ def test_show_refuses_an_unknown_picture_format_before_it_prints(program: Progra
         code, out, err = program("show", saved, "--preview", tmp_path / name)
         assert (code, out) == (1, "")
         assert f"--preview should end in .png or in another picture format; got '{tmp_path / name}'" in err
-    for name in ("picture.PNG", "picture.jpg"):
+    for name in ("picture.PNG", "picture.jpg", "new/folder/picture.png"):
         assert program("show", saved, "--preview", tmp_path / name)[0] == 0
 
 
@@ -384,6 +406,12 @@ def test_none_is_a_word_where_an_option_takes_words(method: str, texts: list[str
 def test_auto_among_the_methods_is_explained(program: Program) -> None:
     code, out, _ = program("methods", "auto")
     assert (code, "auto picks a method" in out) == (0, True)
+
+
+def test_help_names_every_command_in_a_whole_sentence(program: Program) -> None:
+    lines = program("--help")[1].split("Commands:\n")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(main.commands)
+    assert all(line.endswith(".") and not line.endswith("...") for line in lines)
 
 
 def test_help_is_quick_and_the_version_is_printed(program: Program) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -144,3 +145,19 @@ def test_an_error_of_the_user_is_printed_in_one_line(hub, program, folder, argum
     assert code == 1
     assert re.fullmatch(r"error: [^\n]+\n", err)
     assert message in err
+
+
+def test_run_without_the_hub_takes_a_cached_dataset_and_names_a_missing_one_at_once(hub, program, tmp_path):
+    make_coreset().push_to_hub(repo := hub.repo())
+    run = ("--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    assert program("run", repo, *run)[0] == 0
+    with hub.stopped():
+        assert program("run", repo, *run)[0] == 0
+        started = time.perf_counter()
+        code, _, err = program("run", "alice/nothing", *run)
+        assert time.perf_counter() - started < 5
+    assert (code, err) == (
+        1,
+        "error: cannot load 'alice/nothing': there is no folder 'alice/nothing' here, and the Hub cannot be reached, "
+        "and no such dataset is cached\n",
+    )

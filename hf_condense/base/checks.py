@@ -101,6 +101,17 @@ def byte_count(name: str, value: object) -> int:
     return integer(name, int(float(match[1]) * _BYTES[match[2].upper()]), least=1)
 
 
+def byte_text(count: float) -> str:
+    """Return a number of bytes as text with a fitting unit, in the form that `byte_count` reads.
+
+    Example:
+        >>> byte_text(512), byte_text(1536), byte_text(4 * 2**30)
+        ('512 B', '1.5 KiB', '4.0 GiB')
+    """
+    power = next(i for i in range(5) if count < 1024 ** (i + 1) or i == 4)
+    return f"{count / 1024**power:.{min(power, 1)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
+
+
 def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise `ValueError` if a value is not one of the choices; the message lists them.
 

@@ -3,27 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from itertools import zip_longest
+
+_LEAST = 16  # characters that folding leaves of a column
 
 
-def plain_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = ()) -> str:
+def plain_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), width: int | None = None) -> str:
     """Return rows as lines whose columns are aligned and two spaces apart.
 
     Args:
         rows: Cells, the same number in every row; a heading is a row like the others.
         right: Indices of the columns that are aligned to the right; the others are aligned to the left.
+        width: Characters of a line. If the table is wider, cells that are aligned to the left are folded into several
+            lines, those of the widest column first. None: nothing is folded.
 
     Example:
         >>> print(plain_table([["name", "rows"], ["random", "10"]], right={1}))
         name    rows
         random    10
     """
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    if width is not None:
+        rows = _folded(rows, {*range(len(rows[0]))} - {*right}, width)
+    widths = _widths(rows)
     lines = []
     for row in rows:
         columns = enumerate(zip(row, widths, strict=True))
         cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in columns]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
+
+
+def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
+    """Return the length of the longest cell of every column."""
+    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+
+
+def _folded(rows: Sequence[Sequence[str]], columns: Collection[int], width: int) -> list[Sequence[str]]:
+    """Return the lines of a table whose cells in some columns are folded so that it is as narrow as asked."""
+    widths = _widths(rows)
+    excess = sum(widths) + 2 * (len(widths) - 1) - width
+    for i in sorted(columns, key=lambda i: -widths[i]):
+        narrow = min(widths[i], max(_LEAST, widths[i] - max(excess, 0)))
+        excess -= widths[i] - narrow
+        widths[i] = narrow
+    lines: list[Sequence[str]] = []
+    for row in rows:
+        pieces = [_pieces(cell, width) for cell, width in zip(row, widths, strict=True)]
+        lines += zip_longest(*pieces, fillvalue="")
+    return lines
+
+
+def _pieces(text: str, width: int) -> list[str]:
+    """Return a text in pieces, cut behind a blank, a hyphen or an underscore where that is possible."""
+    pieces = []
+    while len(text) > width:
+        cut = max(text.rfind(mark, 0, width) for mark in " _-") + 1 or width
+        pieces.append(text[:cut].rstrip())
+        text = text[cut:]
+    return [*pieces, text]
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

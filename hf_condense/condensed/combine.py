@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import logging
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -19,6 +21,8 @@ from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
 from hf_condense.condensed.views import ViewLabels
 
+logger = logging.getLogger("hf_condense")
+
 _ALIKE = ("kind", "storage", "expand", "image_shape", "image_column", "label_column", "pixel_range", "store_dtype")
 
 
@@ -27,7 +31,8 @@ def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
 
     Every number that was learned stays as it is, and so do the rows of coresets. The recipe of every part is in
     `recipe.parts` and on the card. Classes are matched by name; a class that several sets have gets the rows of all of
-    them. New networks are trained with one normalisation, which is that of all sources together.
+    them. New networks are trained with one normalisation, which is that of all sources together. A set that is given
+    twice has its rows twice, and a warning says so.
 
     Args:
         sets: Two or more sets of one kind and one storage form, with equal image shapes and columns.
@@ -54,6 +59,7 @@ def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
         raise TypeError(f"sets should be a list of condensed sets; got {type(sets).__name__}")
     sets = list(sets)
     _check(sets)
+    _warn_of_repeats(sets)
     names, values, label = _classes(sets)
     labels = [torch.tensor([names.index(name) for name in s.recipe.class_names])[s.synthetic.labels] for s in sets]
     order = torch.cat(labels).argsort(stable=True)
@@ -94,6 +100,18 @@ def _check(sets: list[CondensedDataset]) -> None:
     if has_soft[0]:
         _check_equal("the temperature of the soft labels", [s.recipe.temperature for s in sets])
         _check_equal("class_names (the order of the soft labels)", [s.recipe.class_names for s in sets])
+
+
+def _warn_of_repeats(sets: list[CondensedDataset]) -> None:
+    """Warn of sets that are equal, because their rows say nothing new."""
+    for (i, first), (j, second) in itertools.combinations(enumerate(sets, 1), 2):
+        tensors, others = first.synthetic.all(), second.synthetic.all()
+        if (
+            first.recipe.class_names == second.recipe.class_names
+            and tensors.keys() == others.keys()
+            and all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
+        ):
+            logger.warning("sets %d and %d are equal, so that the combined set has the same rows twice", i, j)
 
 
 def _check_equal(what: str, values: list[Any]) -> None:

@@ -27,6 +27,7 @@ from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.untrusted import read_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MAX_PLACES = 8  # in a message
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
@@ -63,8 +64,14 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
-    """Return whether a text names a repository on the Hub; a folder that exists comes first, a `Path` is a folder."""
-    return is_repository_name(path_or_repo) and not local_path(path_or_repo).is_dir()
+    """Return whether a text names a repository on the Hub; what exists here comes first, a `Path` is a folder."""
+    return is_repository_name(path_or_repo) and not local_path(path_or_repo).exists()
+
+
+def refuse_revision(path_or_repo: str | Path, revision: str | None) -> None:
+    """Raise `ValueError` if a folder is given a revision, which only repositories have."""
+    if revision is not None and not is_repository(path_or_repo):
+        raise ValueError(f"revision={revision!r} is for repositories; {path_or_repo} is a folder of this machine")
 
 
 def list_sets(folder: Path) -> list[str]:
@@ -72,6 +79,19 @@ def list_sets(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if is_name(entry.name) and (entry / FACTS).is_file())
+
+
+def check_level(folder: Path) -> None:
+    """Raise if a folder holds no sets but its subfolders do, so that one of these is probably meant.
+
+    Raises:
+        CondensedFormatError: If that is so; the message names the subfolders.
+    """
+    if (folder / FACTS).exists() or list_sets(folder):
+        return
+    if places := sorted({str(facts.parent.parent) for facts in folder.glob(f"*/*/{FACTS}")}):
+        listed = ", ".join(places[:_MAX_PLACES]) + (", ..." if len(places) > _MAX_PLACES else "")
+        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {listed}")
 
 
 def is_name(name: str) -> bool:
@@ -101,9 +121,10 @@ def resolve_folder(path_or_repo: str | Path) -> Path:
     """
     folder = local_path(path_or_repo)
     if not folder.is_dir():
+        reason = "it is a file" if folder.exists() else f"looked for {folder.absolute()}"
         raise FileNotFoundError(
-            f"no folder {str(path_or_repo)!r} (looked for {folder.absolute()}); pass a folder that save_condensed "
-            "wrote, or a Hub repository 'user/name'"
+            f"no folder {str(path_or_repo)!r} ({reason}); pass a folder that save_condensed wrote, or a Hub repository "
+            "'user/name'"
         )
     return folder
 
@@ -119,6 +140,7 @@ def pick(folder: Path, name: str | None) -> Path:
         if name not in (None, folder.name):
             raise ValueError(f"{folder} is the folder of one set, {folder.name!r}; got name={name!r}")
         return folder
+    check_level(folder)
     names = list_sets(folder)
     default = default_config(read_card(folder) or "") if name is None and len(names) > 1 else None
     return folder / choose(str(folder), names, name, default)

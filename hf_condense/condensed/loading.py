@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import read_facts
-from hf_condense.condensed.folder import is_repository, list_sets, pick, resolve_folder
+from hf_condense.condensed.folder import is_repository, list_sets, pick, refuse_revision, resolve_folder
 from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import unpack
 
@@ -46,7 +46,8 @@ def load_condensed(
             is not cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        ValueError: If there is no set of this name, or if there are several and no default.
+        ValueError: If there is no set of this name, or if there are several and no default, or if a folder is given a
+            revision.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
 
     Example:
@@ -58,6 +59,7 @@ def load_condensed(
         >>> load_condensed(folder).recipe.config_name
         'random_ipc1'
     """
+    refuse_revision(path_or_repo, revision)
     if is_repository(path_or_repo):
         folder, facts = download(
             str(path_or_repo),
@@ -90,6 +92,7 @@ def list_condensed(
         FileNotFoundError: If there is no such folder, repository or revision.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
+        ValueError: If a folder is given a revision.
 
     Example:
         >>> import tempfile
@@ -100,6 +103,7 @@ def list_condensed(
         >>> list_condensed(folder)
         ['random_ipc1']
     """
+    refuse_revision(path_or_repo, revision)
     if not is_repository(path_or_repo):
         return list_sets(resolve_folder(path_or_repo))
     return list_names(str(path_or_repo), revision, token)

@@ -126,6 +126,9 @@ class Difference:
 class Evaluation(Tabular):
     """Accuracies of a set beside those of its baselines; prints as a table, in per cent.
 
+    What several rows have in common, such as the network, the learning rate `lr` and the number `n` of networks, stands
+    in a line below the table.
+
     The column `points over random` is the difference from random rows and its 95 % confidence interval, paired by
     seed (see `Difference`).
 
@@ -272,23 +275,23 @@ class Evaluation(Tabular):
         return frame
 
     def columns(self) -> list[Column]:
-        """Return the table, as it is printed; what is the same in all rows, or known of none, is left out of it."""
+        """Return the columns of the table, but for what is known of no row."""
         scores = self.scores
         gaps = self._differences("random")
         over = Column("points over random (95 %)", tuple("" if gap is None else str(gap) for gap in gaps))
-        ipc = Column("ipc", tuple("" if s.ipc is None else str(s.ipc) for s in scores))
-        rates = Column("lr", tuple("" if s.lr is None else f"{s.lr:.3g}" for s in scores))
+        ipc = Column("ipc", tuple("" if s.ipc is None else str(s.ipc) for s in scores), may_leave=True)
+        rates = Column("lr", tuple("" if s.lr is None else f"{s.lr:.3g}" for s in scores), may_leave=True)
         return [
             Column("set", tuple(s.set for s in scores), right=False),
             *([ipc] if any(ipc.cells) else []),
             Column("rows", tuple(f"{s.rows:,}" for s in scores)),
-            Column("network", tuple(s.network for s in scores), right=False),
-            Column("recipe", tuple(s.recipe for s in scores), right=False),
-            *([rates] if len({s.lr for s in scores}) > 1 else []),
+            Column("network", tuple(s.network for s in scores), right=False, may_leave=True),
+            Column("recipe", tuple(s.recipe for s in scores), right=False, may_leave=True),
+            *([rates] if any(rates.cells) else []),
             Column("accuracy %", tuple(per_cent(s.mean, s.std) for s in scores)),
             *([over] if any(over.cells) else []),
-            Column("n", tuple(str(s.n) for s in scores)),
-            Column("updates", tuple(f"{s.updates:,}" for s in scores)),
+            Column("n", tuple(str(s.n) for s in scores), may_leave=True),
+            Column("updates", tuple(f"{s.updates:,}" for s in scores), may_leave=True),
             Column("seconds", tuple(f"{s.seconds:.1f}" for s in scores)),
         ]
 

@@ -14,6 +14,8 @@ from hf_condense.condensed.card.markdown import escape, table
 if TYPE_CHECKING:
     import pandas as pd
 
+_WIDTH = 80  # characters of a line, as far as the numbers leave room
+
 
 @dataclass(frozen=True)
 class Column:
@@ -23,11 +25,18 @@ class Column:
         head: Its heading.
         cells: One text for every row.
         right: Whether it is aligned to the right where the letters have one width.
+        may_leave: Whether it is a line below the table if several rows have the same cell.
     """
 
     head: str
     cells: tuple[str, ...]
     right: bool = True
+    may_leave: bool = False
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the column is a line below the table."""
+        return self.may_leave and len(self.cells) > 1 and len(set(self.cells)) == 1
 
 
 class Tabular(ABC):
@@ -35,7 +44,7 @@ class Tabular(ABC):
 
     @abstractmethod
     def columns(self) -> list[Column]:
-        """Return the table, as it is printed."""
+        """Return the columns of the table, with those that all rows have in common."""
 
     @abstractmethod
     def to_records(self) -> list[dict[str, Any]]:
@@ -58,20 +67,32 @@ class Tabular(ABC):
     def to_markdown(self) -> str:
         """Return the table as markdown; names of classes and networks are escaped."""
         head, *rows = self._lines()
-        return table([escape(cell) for cell in head], rows)
+        text = table([escape(cell) for cell in head], rows)
+        return f"{text}\n\n{escape(common)}" if (common := self._common()) else text
 
     def __str__(self) -> str:
-        right = {i for i, column in enumerate(self.columns()) if column.right}
-        return plain_table(self._lines(), right=right)
+        right = {i for i, column in enumerate(self._shown()) if column.right}
+        text = plain_table(self._lines(), right=right, width=_WIDTH)
+        return f"{text}\n{common}" if (common := self._common()) else text
 
     def _repr_html_(self) -> str:
         """Return the table as HTML, for notebooks."""
         head, *rows = self._lines()
         labels = "".join(f"<th>{html.escape(label)}</th>" for label in head)
         body = ("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in rows)
-        return f"<table><thead><tr>{labels}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        text = f"<table><thead><tr>{labels}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        return f"{text}<p>{html.escape(common)}</p>" if (common := self._common()) else text
+
+    def _shown(self) -> list[Column]:
+        """Return the columns that stand in the table."""
+        return [column for column in self.columns() if not column.leaves]
+
+    def _common(self) -> str:
+        """Return what all rows have in common, for the line below the table; "" if there is nothing."""
+        facts = ", ".join(f"{column.head} {column.cells[0]}" for column in self.columns() if column.leaves)
+        return f"all rows: {facts}" if facts else ""
 
     def _lines(self) -> list[tuple[str, ...]]:
         """Return the headings and then the rows."""
-        columns = self.columns()
+        columns = self._shown()
         return [tuple(c.head for c in columns), *zip(*(c.cells for c in columns), strict=True)]

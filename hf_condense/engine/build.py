@@ -7,6 +7,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.engine.auto import CANDIDATES
@@ -111,7 +112,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         compile=run.compile,
     )
     needed, free = step_bytes(run, method, plan), free_memory(run.device)
-    logger.info("plan: %s; a step needs about %.2f GiB of memory", plan, needed / 2**30)
+    logger.info("plan: %s; a step needs about %s of memory", plan, byte_text(needed))
     if checkpoint is not None:
         logger.warning(
             "the checkpoint's plan of a step is replaced, because %s; the result differs by rounding from that of an "
@@ -119,7 +120,8 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
             reason,
         )
     if needed > free:
-        logger.warning("a step needs about %.2f GiB of memory, but there are %.2f GiB; %s", *_gib(needed, free), REMEDY)
+        memory = "a step needs about %s of memory, but may use %s; %s"
+        logger.warning(memory, byte_text(needed), byte_text(free), REMEDY)
     return plan
 
 
@@ -148,9 +150,5 @@ def _reason_against(checkpoint: Checkpoint, run: Run, method: Method[Any]) -> st
         return f"it was made for {checkpoint.processes} processes and there are {processes}"
     needed, free = step_bytes(run, method, checkpoint.plan), free_memory(run.device)
     if needed > free:
-        return "it needs about {:.2f} GiB of memory and there are {:.2f} GiB".format(*_gib(needed, free))
+        return f"it needs about {byte_text(needed)} of memory and may use {byte_text(free)}"
     return None
-
-
-def _gib(*amounts: int) -> list[float]:
-    return [amount / 2**30 for amount in amounts]

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from typing import Any
 
-import torch
 from torch.profiler import ProfilerActivity, profile
 
 from hf_condense.base.tables import plain_table
@@ -20,7 +20,10 @@ class StepProfile:
     """A callback that profiles some steps after the first one with `torch.profiler`. `report` says what it has seen."""
 
     def __init__(self) -> None:
+        # Torch's profiler logs to stderr, for example that CUDA is missing; it reads this when it is first used.
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")
         self._started = time.perf_counter()
+        self._on_gpu = False
         self._ends: list[tuple[int, float]] = []  # step and time of the first and of the last step
         self._profile: Any = None  # of the step that is running
         self._steps: list[Any] = []  # operations of every profiled step
@@ -33,7 +36,8 @@ class StepProfile:
             self._steps.append(self._profile.key_averages())
             self._profile = None
         if len(self._steps) < _STEPS:
-            devices = [ProfilerActivity.CUDA] if run.device.type == "cuda" else []
+            self._on_gpu = run.device.type == "cuda"
+            devices = [ProfilerActivity.CUDA] if self._on_gpu else []
             self._profile = profile(activities=[ProfilerActivity.CPU, *devices])
             self._profile.start()
 
@@ -54,8 +58,8 @@ class StepProfile:
         return f"{text}\n\n{self._operations()}" if self._steps else text
 
     def _operations(self) -> str:
-        """Return the table of operations: their own time, on the GPU if there is one."""
-        name = "self_device_time_total" if torch.cuda.is_available() else "self_cpu_time_total"
+        """Return the table of operations: their own time, on the GPU if the run is there."""
+        name = "self_device_time_total" if self._on_gpu else "self_cpu_time_total"
         calls, times = Counter[str](), Counter[str]()  # by operation; microseconds
         for event in (event for step in self._steps for event in step):
             calls[event.key] += event.count

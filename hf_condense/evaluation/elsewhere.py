@@ -9,19 +9,21 @@ import safetensors
 import torch
 from torch import Tensor
 
+from hf_condense.base.paths import local_path
+
 TensorSet = tuple[Tensor, Tensor]  # images and labels
 
 _PICKLES: Final = frozenset({".pt", ".pth", ".ckpt", ".bin", ".pkl", ".pickle"})
 _LOWEST, _HIGHEST = -1.0, 2.0  # of pixels: sets that were learned without a limit go beyond [0, 1], but not far
 
 
-def refuse_pickle(path: str | Path) -> None:
-    """Refuse a file that runs the code in it when it is opened, and say how to convert it.
+def is_tensor_file(path: str | Path) -> bool:
+    """Return whether a name is that of a file of tensors, also of a kind that `read_tensor_set` refuses."""
+    return Path(path).suffix.lower() in {".safetensors", *_PICKLES}
 
-    Raises:
-        ValueError: If the name is that of a pickle.
-    """
-    file = Path(path)
+
+def _refuse_pickle(file: Path) -> None:
+    """Refuse a file that runs the code in it when it is opened, and say how to convert it."""
     if file.suffix.lower() in _PICKLES:
         raise ValueError(
             f"{file} is a pickle, which can run code when it is opened, so it is not read; convert it once in Python, "
@@ -44,12 +46,12 @@ def read_tensor_set(path: str | Path) -> TensorSet:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no safetensors file, or lacks one of them.
+        ValueError: If the file is no safetensors file, or lacks one of them. Pickles are never opened.
     """
-    refuse_pickle(path)
-    file = Path(path)
+    file = local_path(path)
     if not file.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} (looked for {file.absolute()})")
+    _refuse_pickle(file)
     try:
         with safetensors.safe_open(file, framework="pt") as tensors:
             names = sorted(tensors.keys())

@@ -39,7 +39,7 @@ class ImageConfig(MethodConfig):
         gt=0,
         role="stored_rate",
     )
-    momentum: float = option(0.5, "Momentum of the images' optimiser.", ge=0, role="momentum")
+    momentum: float = option(0.5, "Momentum of the images' optimiser, in [0, 1).", ge=0, role="momentum")
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
@@ -57,6 +57,11 @@ class ImageConfig(MethodConfig):
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
         "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum >= 1:
+            raise ValueError(f"momentum should be below 1; got {self.momentum!r}")
 
 
 @dataclass(frozen=True)

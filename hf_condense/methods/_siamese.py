@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import memory_budget
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
@@ -297,11 +298,11 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
         def warn(count: int) -> None:
             logger.warning(
-                "what the comparison needs of the real images fits into memory for %d of %d draws (%.2f GiB); for the "
+                "what the comparison needs of the real images fits into memory for %d of %d draws (%s); for the "
                 "others it is computed again each time. Fewer draws or a smaller batch_real would fit",
                 count // chunks,
                 self.config.draws,
-                limit / 2**30,
+                byte_text(limit),
             )
 
         return limit, warn

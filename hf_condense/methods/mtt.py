@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import memory_budget
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
@@ -190,11 +191,11 @@ class TrajectoryMatching(StudentMatching):
         needed = self.cost_in_forwards * self.config.student_steps * images * bytes_per_image
         if needed > 2 * memory_budget(run.device):
             logger.warning(
-                "%d student steps on %d images keep about %.1f GiB in memory, which is most of what is free; reduce "
+                "%d student steps on %d images keep about %s in memory, which is most of what is free; reduce "
                 "student_steps or batch_syn, or use the method 'tesla', which keeps one step at a time",
                 self.config.student_steps,
                 images,
-                needed / 2**30,
+                byte_text(needed),
             )
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
+from hf_condense.base import checks
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.pictures.sheet import new_figure, save_figure
 
@@ -23,11 +25,12 @@ _GREY = "#5f6b76"
 _IPC = re.compile(r"_ipc\d+(-\d+)?")
 _WIDE = 20  # the axis is logarithmic from this ratio of the largest to the smallest value on
 
+Tables = Mapping[Any, Evaluation] | Iterable[tuple[float, Evaluation]]  # a number, and what belongs to it
 Points = list[tuple[float, Score]]  # where the score stands, and the score
 
 
 def accuracy_against_ipc(
-    tables: Iterable[tuple[int, Evaluation]],
+    tables: Evaluation | Tables,
     *,
     network: str | None = None,
     axes: Axes | None = None,
@@ -36,14 +39,16 @@ def accuracy_against_ipc(
     """Return accuracy against images per class: a line for each method and each baseline, with error bars.
 
     Args:
-        tables: Images per class, and what `evaluate` returned for sets of that size; `{1: ..., 10: ...}.items()` will
-            do. Several tables may have the same number. Baselines are dashed.
+        tables: What `evaluate(..., ipc=[1, 10])` returned; or images per class and what `evaluate` returned for sets of
+            that size, as a dict or as pairs, of which several may have the same number. Baselines are dashed.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
         file: File to save the figure to, or None.
 
     Raises:
-        ValueError: If there is no score of the network.
+        TypeError: If the tables are something else.
+        ValueError: If there is no table or no score of the network, or if the only table is not of several images per
+            class.
 
     Example:
         >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
@@ -51,19 +56,19 @@ def accuracy_against_ipc(
         >>> [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
         ['dm']
     """
-    tables = list(tables)
+    pairs = _by_ipc(tables) if isinstance(tables, Evaluation) else _pairs(tables, "images per class")
     axes = _axes(axes)
-    own, baselines = _series(tables, network)
+    own, baselines = _series(pairs, network)
     merged: dict[str, Points] = {}
     for name, points in own.items():
         merged.setdefault(_IPC.sub("", name), []).extend(points)
     _draw_lines(axes, {**merged, **baselines}, dashed=set(baselines))
-    _label_axis(axes, [float(ipc) for ipc, _ in tables], "images per class")
+    _label_axis(axes, [ipc for ipc, _ in pairs], "images per class")
     return _finished(axes, [p for line in (*merged.values(), *baselines.values()) for p in line], file)
 
 
 def accuracy_against_time(
-    tables: Iterable[tuple[float, Evaluation]],
+    tables: Tables,
     *,
     unit: str = "minutes",
     network: str | None = None,
@@ -73,18 +78,18 @@ def accuracy_against_time(
     """Return accuracy against the time of condensing: a line for each set, with error bars, and baselines across.
 
     Args:
-        tables: Times, and what `evaluate` returned for the set as it was then.
+        tables: Times, and what `evaluate` returned for the set as it was then, as a dict or as pairs.
         unit: Unit of the times.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
         file: File to save the figure to, or None.
 
     Raises:
-        ValueError: If there is no score of the network.
+        TypeError: If the tables are something else.
+        ValueError: If there is no table, or no score of the network.
     """
-    tables = list(tables)
     axes = _axes(axes)
-    own, baselines = _series(tables, network)
+    own, baselines = _series(_pairs(tables, "time"), network)
     _draw_lines(axes, own, dashed=set())
     for number, (name, points) in enumerate(baselines.items()):
         mean = 100 * points[-1][1].mean
@@ -102,8 +107,11 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
         file: File to save the figure to, or None.
 
     Raises:
+        TypeError: If it is no such table.
         ValueError: If the table is empty.
     """
+    if not isinstance(table, Evaluation):
+        raise TypeError(f"table should be what evaluate returned; got {type(table).__name__}")
     if not table.scores:
         raise ValueError("table should hold at least one score; got none")
     networks = list(dict.fromkeys(score.network for score in table.scores))
@@ -142,6 +150,33 @@ def _axes(axes: Axes | None, width: int = 640, height: int = 440) -> Axes:
     figure = new_figure(width, height)
     figure.set_layout_engine("constrained")
     return figure.subplots()
+
+
+def _by_ipc(table: Evaluation) -> list[tuple[float, Evaluation]]:
+    """Return a table of a set that was cut down as pairs of images per class and the scores that belong to them."""
+    sizes = sorted({score.ipc for score in table.scores if score.ipc is not None})
+    if not sizes:
+        raise ValueError(
+            "a single table should be of evaluate(..., ipc=[1, 10]), with several images per class; for one that is "
+            "not, pass a dict with the images per class of each table, such as {1: first, 10: second}"
+        )
+    return [(ipc, Evaluation(tuple(s for s in table.scores if s.ipc in (ipc, None)))) for ipc in sizes]
+
+
+def _pairs(tables: Tables, what: str) -> list[tuple[float, Evaluation]]:
+    """Return tables as pairs of a number and a table."""
+    items: Any = tables.items() if isinstance(tables, Mapping) else tables
+    right = f"tables should be a dict from {what} to what evaluate returned, or pairs of both"
+    if isinstance(items, (str, Evaluation)) or not isinstance(items, Iterable):
+        raise TypeError(f"{right}; got {type(tables).__name__}")
+    pairs = []
+    for item in items:
+        if not (isinstance(item, (tuple, list)) and len(item) == 2 and isinstance(item[1], Evaluation)):
+            raise TypeError(f"{right}; got {item!r:.80}")
+        pairs.append((checks.number(what, item[0]), item[1]))
+    if not pairs:
+        raise ValueError(f"{right}; got none")
+    return pairs
 
 
 def _series(

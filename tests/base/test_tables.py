@@ -16,6 +16,19 @@ def test_columns_named_in_right_are_aligned_to_the_right():
     assert plain_table([("rows", "n"), ("1", "100")], right={0}).split("\n") == ["rows  n", "   1  100"]
 
 
+def test_wide_cells_are_folded_behind_a_mark_where_the_table_would_be_too_wide():
+    rows = [("name", "n"), ("a_name_of_many_parts", "1"), ("x" * 20, "2")]
+    assert plain_table(rows, right={1}, width=19).split("\n") == [
+        "name              n",
+        "a_name_of_many_   1",
+        "parts",
+        "xxxxxxxxxxxxxxxx  2",
+        "xxxx",
+    ]
+    assert plain_table(rows, right={1}, width=23) == plain_table(rows, right={1})
+    assert plain_table(rows, right={0, 1}, width=9) == plain_table(rows, right={0, 1})
+
+
 def test_table_without_rows_is_empty():
     assert plain_table([]) == ""
 

@@ -48,9 +48,10 @@ def test_classes_of_all_sets_are_kept_to_the_bit() -> None:
     assert both.recipe.part_recipes == [pets.recipe, fish.recipe]
 
 
-def test_class_of_several_sets_has_the_rows_of_all() -> None:
+def test_class_of_several_sets_has_the_rows_of_all_without_a_warning(caplog) -> None:
     first, second = make_set(), make_set(ipc=1, seed=1)
     both = combine_condensed([first, second])
+    assert not caplog.records
     assert both.recipe.ipc == {"cat": 3, "dog": 3}
     for name, images in images_by_class(both).items():
         assert torch.equal(images, torch.cat([images_by_class(s)[name] for s in (first, second)]))

@@ -159,14 +159,12 @@ OFFLINE = {
 
 @pytest.mark.parametrize("offline", OFFLINE.values(), ids=OFFLINE.keys())
 @pytest.mark.parametrize("first", [make_set, make_coreset], ids=["synthetic", "coreset"])
-def test_set_of_an_earlier_commit_is_loaded_without_a_connection(hub, caplog, monkeypatch, tmp_path, offline, first):
-    monkeypatch.chdir(tmp_path)
+def test_set_of_an_earlier_commit_is_loaded_without_a_connection(hub, caplog, offline, first):
     repo, name = hub.repo(), first().recipe.config_name
     commit_of_first = first().push_to_hub(repo).oid
     load_condensed(repo)
     make_set(ipc=1).push_to_hub(repo)
     load_condensed(repo, "dm_ipc1")
-    (tmp_path / repo).parent.mkdir()  # so that the name may be meant as a path, and the Hub is asked only once
     connection, options = offline(hub)
     with connection:
         for chosen in (name, None):  # the first set is the default of the card as well
@@ -195,9 +193,7 @@ def test_the_last_cached_version_of_a_set_is_loaded_without_a_connection(hub):
 
 
 @pytest.mark.parametrize("action", [load_condensed, list_condensed])
-def test_missing_folder_is_named_at_once_if_the_hub_is_out_of_reach(hub, tmp_path, monkeypatch, action):
-    monkeypatch.chdir(tmp_path)
-    Path("runs").mkdir()
+def test_missing_folder_is_named_at_once_if_the_hub_is_out_of_reach(hub, action):
     with hub.stopped():
         started = time.perf_counter()
         with pytest.raises(OSError, match=r"no folder is called 'runs/dm'.* cannot be reached"):
@@ -221,6 +217,9 @@ def test_existing_folder_comes_before_a_repository(hub, pets, tmp_path, monkeypa
     make_set(seed=5).save_condensed(pets)
     assert_same(load_condensed(pets), make_set(seed=5))
     assert list_condensed(pets) == ["dm_ipc2"]
+    Path("alice/file").touch()
+    with pytest.raises(FileNotFoundError, match=r"no folder 'alice/file' \(it is a file\); pass a folder"):
+        load_condensed("alice/file")
     with pytest.raises(FileNotFoundError, match=r"no folder '.*/none'.* or a Hub repository 'user/name'"):
         load_condensed(Path(pets).parent / "none")
     with pytest.raises(

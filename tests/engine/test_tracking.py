@@ -90,9 +90,10 @@ def test_tracker_that_is_not_there_raises_value_error(log_with: str, message: st
         condense("dm", log_with=log_with, **SETTINGS)
 
 
-def test_profile_names_the_parts_of_a_run_and_the_operations_of_a_step() -> None:
+def test_profile_names_the_parts_of_a_run_and_the_operations_of_a_step(capfd: pytest.CaptureFixture[str]) -> None:
     profile = StepProfile()
     condense("dm", callbacks=[profile], **SETTINGS)
+    assert capfd.readouterr() == ("", "")  # torch's profiler would speak of CUDA
     torch.linalg.eigvalsh(torch.eye(400))  # longer than the steps, but not one of them
     report = profile.report()
     assert "eigh" not in report

@@ -134,7 +134,8 @@ def test_a_plain_dataset_on_the_hub_is_scored(hub, program, toy, folder):
     options = ("--ipc", 2, "--ipc", 1, "--lr", 0.02, "--format", "markdown")
     code, out, _ = program("eval", repo, "--source", folder, *options, *QUICK)
     assert code == 0
-    head, _, first, second = out.splitlines()
+    head, _, first, second, _, common = out.splitlines()
+    assert "lr 0.02" in common
     assert head.startswith("| set | ipc | rows |")
     assert (first.split(" | ")[:3], second.split(" | ")[:3]) == (["| train", "1", "3"], ["| train", "2", "6"])
 
@@ -146,6 +147,8 @@ def test_a_pickle_is_refused_with_a_way_to_convert_it(program, folder, tmp_path,
     assert code == 1
     for part in ("is a pickle", "weights_only=True", "safetensors.torch.save_file", '"images"', '"labels"'):
         assert part in err
+    code, _, err = program("eval", f"missing-{name}", "--source", folder, *QUICK)
+    assert (code, err) == (1, f"error: no file 'missing-{name}' (looked for {Path.cwd() / f'missing-{name}'})\n")
 
 
 def test_files_that_are_no_set_are_refused_with_what_is_missing(program, folder, tmp_path):

@@ -173,7 +173,7 @@ def test_rates_are_chosen_on_held_out_training_rows(toy, small, trainings, teste
         rows = training.data.part(torch.arange(len(training.data)))
         assert pixels_of(rows.images).isdisjoint(held_out_pixels)
     assert result.score("full").rows == 33
-    assert "lr" not in str(result).splitlines()[0].split(), "it is the same for all"
+    assert "lr 0.05" in str(result).splitlines()[-1], "it is the same for all"
 
 
 def test_other_test_rows_change_no_rate(toy, small):

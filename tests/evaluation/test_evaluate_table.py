@@ -24,12 +24,40 @@ def scores() -> Evaluation:
     )
 
 
-def test_the_table_prints_in_per_cent():
+def test_the_table_prints_in_per_cent_and_what_rows_have_in_common_below_it():
     assert str(scores()).splitlines() == [
-        "set         rows  network      recipe     accuracy %  n  updates  seconds",
-        "dm_ipc10     100  convnet      dsa     62.50 ± 17.68  2    1,000      4.2",
-        "<full>    50,000  convnet-w32  dsa             87.50  1    1,000    100.0",
+        "set         rows  network         accuracy %  n  seconds",
+        "dm_ipc10     100  convnet      62.50 ± 17.68  2      4.2",
+        "<full>    50,000  convnet-w32          87.50  1    100.0",
+        "all rows: recipe dsa, updates 1,000",
     ]
+
+
+def with_rates(*rates: float) -> Evaluation:
+    return Evaluation(tuple(replace(s, lr=rate) for s, rate in zip(scores().scores, rates, strict=True)))
+
+
+@pytest.mark.parametrize("written", [str, Evaluation.to_markdown, Evaluation._repr_html_])
+def test_the_learning_rate_is_always_in_the_table(written):
+    assert "lr 0.003" in written(with_rates(0.003, 0.003))
+    text = written(with_rates(0.003, 0.01))
+    assert "lr 0" not in text
+    assert "0.003" in text
+    alone = replace(with_rates(0.003, 0.01), scores=with_rates(0.003, 0.01).scores[:1])
+    assert "0.003" in written(alone)
+    assert "all rows" not in written(alone)
+
+
+def test_long_names_are_folded_so_that_a_line_has_80_characters():
+    name = "combined_of_all_the_sets_of_a_year_with_a_long-name_ipc10 (soft labels)"
+    own = replace(scores().scores[0], set=name)
+    table = Evaluation((own, replace(own, set="random"), replace(own, set="full", rows=50_000)))
+    lines = str(table).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert lines[1].startswith("combined_of_all_the_")
+    assert "62.50" in lines[1]
+    assert "(soft labels)" in str(table)
+    assert name in table._repr_html_()
 
 
 def test_the_table_as_html_escapes_names():

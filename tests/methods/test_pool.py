@@ -303,7 +303,7 @@ def test_statistics_that_do_not_fit_are_computed_again_with_the_same_result(
     monkeypatch.setattr(siamese_module, "memory_budget", lambda device: 0)
     assert torch.equal(images("m3d", **options), kept)
     assert len(real_draws) == 2 + 5
-    assert caplog.text.count("fits into memory for 0 of 2 draws (0.00 GiB)") == 1
+    assert caplog.text.count("fits into memory for 0 of 2 draws (0 B)") == 1
 
 
 def test_size_of_what_is_kept_is_logged(caplog) -> None:

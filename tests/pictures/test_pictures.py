@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -182,6 +183,36 @@ def test_accuracy_against_ipc_joins_the_sets_of_a_method():
     assert axes.get_xscale() == "log"
     styles = {line.lines[0].get_linestyle() for line in axes.containers}
     assert len(styles) == 3, "baselines differ from sets, and from each other, without colour"
+
+
+def test_a_table_of_several_images_per_class_is_enough_against_ipc():
+    parts = [replace(s, ipc=ipc) for ipc in (10, 1) for s in table(10, ipc / 20, ipc / 50).scores[:2]]
+    single = Evaluation((*parts, score("full", 0.95)))
+    axes = accuracy_against_ipc(single).axes[0]
+    assert legend(axes) == ["dm", "random", "full"]
+    lines = [container.lines[0] for container in axes.containers]
+    assert [line.get_xdata().tolist() for line in lines] == [[1, 10]] * 3
+    for line, values in zip(lines, ([5, 50], [2, 20], [95, 95]), strict=True):
+        assert line.get_ydata() == pytest.approx(values)
+    with pytest.raises(ValueError, match=r"a single table should be of evaluate\(\.\.\., ipc=\[1, 10\]\)"):
+        accuracy_against_ipc(table(1, 0.5, 0.3))
+
+
+def test_tables_may_be_a_dict():
+    for figure in (accuracy_against_ipc, accuracy_against_time):
+        line = figure({1: table(1, 0.5, 0.3), 10: table(1, 0.8, 0.7)}).axes[0].containers[0].lines[0]
+        assert line.get_xdata().tolist() == [1, 10]
+
+
+@pytest.mark.parametrize("wrong", [5, "table", [table(1, 0.5, 0.3)], [(1, None)], [("1", table(1, 0.5, 0.3))], {}])
+def test_what_is_no_table_is_refused_with_what_would_be_right(wrong):
+    for figure, what in ((accuracy_against_ipc, "images per class"), (accuracy_against_time, "time")):
+        with pytest.raises((TypeError, ValueError), match=f"dict from {what} to what evalu.*; got|{what} should be a"):
+            figure(wrong)
+    with pytest.raises(TypeError, match="dict from time to what evaluate returned, or pairs of both; got Evaluation"):
+        accuracy_against_time(table(1, 0.5, 0.3))
+    with pytest.raises(TypeError, match="table should be what evaluate returned; got "):
+        accuracy_by_network(wrong)
 
 
 def test_accuracy_against_time_has_a_line_for_each_set_and_baselines_across():

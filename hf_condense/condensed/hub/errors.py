@@ -131,10 +131,14 @@ def readable_errors(repo_id: str, revision: str | None = None, *, pushing: bool 
         raise replacement from error
 
 
-def with_retries(action: Callable[[], Result]) -> Result:
+def with_retries(action: Callable[[], Result], *, max_failures: int = _MAX_FAILURES) -> Result:
     """Run an action on the Hub, again after a conflict with others and after failures that pass.
 
     The action looks at the repository afresh every time, so that an action whose answer was lost finds its work done.
+
+    Args:
+        action: What to do.
+        max_failures: Failures after which it is done again; one more is raised.
     """
     conflicts = failures = 0
     generator = random.SystemRandom()  # processes that start together should not keep colliding
@@ -145,7 +149,7 @@ def with_retries(action: Callable[[], Result]) -> Result:
             if _status(error) in _CONFLICT and conflicts < _MAX_CONFLICTS:
                 conflicts += 1
                 pause = generator.uniform(0.1, 1.0) * min(conflicts, _LONGEST_PAUSE)
-            elif _may_pass(error) and failures < _MAX_FAILURES:
+            elif _may_pass(error) and failures < max_failures:
                 # Newer clients have retried for long before they raise LocalEntryNotFoundError.
                 failures += 2 if isinstance(error, LocalEntryNotFoundError) else 1
                 pause = generator.uniform(0.5, 1.0) * min(2 ** (failures - 1), _LONGEST_PAUSE)

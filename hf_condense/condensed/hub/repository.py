@@ -10,9 +10,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import HfApi, constants, hf_hub_download
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalEntryNotFoundError, RemoteEntryNotFoundError
-from huggingface_hub.file_download import repo_folder_name
+from huggingface_hub import HfApi, constants, hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RemoteEntryNotFoundError,
+)
+from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 
 from hf_condense._version import __version__
@@ -26,7 +32,7 @@ from hf_condense.condensed.untrusted import MAX_FILE_BYTES, MAX_JSON_BYTES
 
 MAIN = "main"
 _USER_AGENT: dict[str, Any] = {"library_name": "hf_condense", "library_version": __version__}
-_PATIENCE = 10.0  # seconds
+_PATIENCE = 5.0  # seconds
 _MAX_FILES = 50_000  # a repository with more files is not listed
 _LIMITS = {README: MAX_README_BYTES, FACTS: MAX_JSON_BYTES}  # bytes; any other file may have MAX_FILE_BYTES
 _INCOMPLETE = "the condensed set is incomplete"
@@ -77,12 +83,32 @@ class Repository:
         return Path(hf_hub_download(self.name, path, **options))
 
     def require_answer(self) -> None:
-        """Ask the Hub for the repository once, and pass on the client's error.
+        """Ask the Hub for the repository, twice if there is no answer, and pass on the client's error.
 
         Requests for files are repeated for half a minute where there is no answer, which is too long if the name is
         only that of a folder that is missing.
         """
-        self.api.dataset_info(self.name, revision=self.revision, timeout=_PATIENCE)
+        with_retries(
+            lambda: self.api.dataset_info(self.name, revision=self.revision, timeout=_PATIENCE, expand=["sha"]),
+            max_failures=1,
+        )
+
+    def is_out_of_reach(self) -> bool:
+        """Return whether the Hub does not answer at all, or is not to be asked."""
+        try:
+            self.require_answer()
+        except OfflineModeIsEnabled:
+            return True
+        except HTTPError as error:
+            return not isinstance(error, HfHubHTTPError)
+        return False
+
+    def is_cached_commit(self) -> bool:
+        """Return whether the revision is a commit whose card is cached; the Hub need not be asked for such files."""
+        if not REGEX_COMMIT_HASH.match(self.revision):
+            return False
+        card = try_to_load_from_cache(self.name, README, self.cache_dir, self.revision, repo_type="dataset")
+        return isinstance(card, str)
 
     def cached_commits(self) -> list[str]:
         """Return the commits of which files are cached, the last one that was added first.
@@ -146,7 +172,7 @@ def download(
     cache = None if cache_dir is None else local_path(cache_dir)
     branch = Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
     with readable_errors(repo_id, revision):
-        if not local_files_only and may_be_folder(repo_id) and _is_out_of_reach(branch):
+        if not (local_files_only or branch.is_cached_commit()) and branch.is_out_of_reach():
             branch = replace(branch, local_files_only=True)
         try:
             return with_retries(lambda: _download(branch, name))
@@ -156,9 +182,9 @@ def download(
             return cached
 
 
-def may_be_folder(repo_id: str) -> bool:
-    """Return whether a name of a repository may be meant as a path: its first part is a folder."""
-    return Path(repo_id).parent.is_dir()
+def is_out_of_reach(repo_id: str) -> bool:
+    """Return whether the Hub does not answer when it is asked for a dataset repository, or is not to be asked."""
+    return Repository(client(None), repo_id, MAIN).is_out_of_reach()
 
 
 def list_names(repo_id: str, revision: str | None, token: str | bool | None) -> list[str]:
@@ -174,18 +200,8 @@ def list_names(repo_id: str, revision: str | None, token: str | bool | None) -> 
     """
     repository = Repository(client(token), repo_id, revision or MAIN)
     with readable_errors(repo_id, revision):
-        if may_be_folder(repo_id):
-            repository.require_answer()
-        return set_names(repository.files())
-
-
-def _is_out_of_reach(repository: Repository) -> bool:
-    """Return whether the Hub does not answer at all."""
-    try:
         repository.require_answer()
-    except HTTPError as error:
-        return not isinstance(error, HfHubHTTPError)
-    return False
+        return set_names(repository.files())
 
 
 def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:

@@ -7,7 +7,15 @@ from pathlib import Path
 from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.facts import FACTS, Facts, read_facts
-from hf_condense.condensed.folder import choose, is_repository, list_sets, read_card, resolve_folder
+from hf_condense.condensed.folder import (
+    check_level,
+    choose,
+    is_repository,
+    list_sets,
+    read_card,
+    refuse_revision,
+    resolve_folder,
+)
 from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import read_tensors
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
@@ -56,9 +64,8 @@ def write_page(
         >>> write_page(folder, f"{folder}/page.html").name
         'page.html'
     """
+    refuse_revision(path_or_repo, revision)
     is_remote = is_repository(path_or_repo)
-    if revision is not None and not is_remote:
-        raise ValueError(f"revision={revision!r} is for repositories; {path_or_repo} is a folder of this machine")
     folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
     choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
     card = read_card(next(iter(folders.values()))[0].parent)
@@ -74,6 +81,7 @@ def write_page(
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     """Return where each set of a folder is, and its facts."""
     root = resolve_folder(path)
+    check_level(root)
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
     return {folder.name: (folder, read_facts(folder)) for folder in folders}
 
