@@ -80,7 +80,8 @@ def networks_together(
         warnings.filterwarnings("error", message="There is a performance drop")
         try:
             stack = NetworkStack([make(), make()]).to(device)
-            batch_bytes = batch * activation_bytes(stack, image_shape) // 2
+            # Each of the two has images of its own, as in training.
+            batch_bytes = batch * activation_bytes(stack, (2, *image_shape)) // 2
         except Exception:  # whatever vmap, or a user's network under it, raises
             return 1
     if batch_bytes > _SMALL_BATCH_BYTES:

@@ -198,7 +198,12 @@ def train_stack(
 
     Returns:
         The number of updates of a network.
+
+    Raises:
+        ValueError: If the recipe has `flatness`, which needs the length of each network's gradient.
     """
+    if recipe.flatness:
+        raise ValueError(f"a stack should be trained with flatness=0; got {recipe.flatness}: train networks one by one")
     return _follow(stack, sets, recipe, keys, max_updates, on_update)
 
 
