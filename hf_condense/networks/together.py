@@ -14,8 +14,8 @@ from torch.func import functional_call, stack_module_state, vmap
 from hf_condense.base.devices import memory_budget
 from hf_condense.networks.factory import activation_bytes
 
-# Measured on one core (images of 32 x 32, five networks): up to a third faster at width 8 and ten images a batch, but
-# nearly half as fast at width 32 and a hundred.
+# Measured on one core (images of 32 x 32, five networks): together, they take a tenth to a third less time at width 8
+# and ten images a batch, but about half as much again at width 32.
 _SLOWER_TOGETHER = {"cpu"}
 # On a GPU, an update of one network takes a hundred launches and more, of several microseconds each. By arithmetic, a
 # batch with more activations than this keeps a large GPU busy for about as long, so that a stack saves little.
