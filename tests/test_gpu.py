@@ -15,6 +15,10 @@ from hf_condense import CondensedDataset, evaluate
 from hf_condense.condensed.decoders import DECODERS
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.together import NetworkStack
+from hf_condense.networks.training import TrainingSet, train_network, train_stack
+from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.testing import law_resume, law_seeds, quick_method, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "float32_convolutions")]
@@ -100,6 +104,22 @@ def test_evaluation_gives_nearly_the_accuracy_of_a_cpu(recipe: str) -> None:
 
     on_cpu, on_gpu = on_both(mean_accuracies)
     assert on_gpu == pytest.approx(on_cpu, abs=0.1)
+
+
+@pytest.mark.parametrize("name", ["convnet-w8", "convnet-w8-bn", "mlp", "lenet", "alexnet", "resnet18-bn"])
+@pytest.mark.parametrize("recipe", ["dsa", "soft"])
+def test_networks_trained_together_nearly_end_where_each_ends_alone(recipe: str, name: str) -> None:
+    factory = network_factory(name, channels=3, image_size=(16, 16), num_classes=3)
+    generator = torch.Generator().manual_seed(0)
+    images, device = torch.randn(12, 3, 16, 16, generator=generator), torch.device("cuda", 0)
+    data = TrainingSet(images.to(device), (torch.arange(12) % 3).to(device), 3)
+    stack = NetworkStack([factory.build(seed) for seed in range(3)]).to(device)
+    train_stack(stack, [data] * 3, RECIPES[recipe], [(seed,) for seed in range(3)], 2)
+    for seed in range(3):
+        net = factory.build(seed).to(device)
+        train_network(net, data, RECIPES[recipe], seed, max_updates=2)
+        for tensor, weights in net.state_dict().items():
+            torch.testing.assert_close(stack.net.state_dict()[tensor][seed], weights, rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize(

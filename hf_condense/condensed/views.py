@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
+
 VALUES, CLASSES, CROPS = "soft_label_values", "soft_label_classes", "soft_label_crops"
 MOST_CLASSES = 2**15  # what the int16 of a class number holds
 MOST_VIEWS = 1000  # of a row
@@ -58,7 +60,7 @@ def view(images: Tensor, crops: Tensor) -> Tensor:
         (n, C, H, W).
     """
     height, width = images.shape[2:]
-    top, left, h, w, mirrored = crops.to(images.device, torch.float32).unbind(1)
+    top, left, h, w, mirrored = to_device(crops.float(), images.device).unbind(1)
     theta = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
     theta[:, 0, 0] = torch.where(mirrored > 0, -w, w) / width
     theta[:, 1, 1] = h / height

@@ -69,7 +69,8 @@ def evaluate(
     a second row, `"<set> (hard labels)"`, with the class of each image as its label, which shows what the images are
     worth alone. Networks of one seed start from the same weights on every set. Everything runs in float32, whatever
     state torch is in (on a CUDA device, convolutions round to TF32 unless `torch.backends.cudnn.allow_tf32` is off),
-    and the networks are shared out over the processes. Every dataset is read once.
+    and the networks are shared out over the processes. On devices other than a CPU, small networks of one set are
+    trained together, with the draws of each network and its result up to rounding. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and

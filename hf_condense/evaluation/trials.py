@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
-from hf_condense.base.devices import CompileOption, compiling_pays
+from hf_condense.base.devices import CompileOption, compiling_pays, is_out_of_memory
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key
@@ -24,12 +27,22 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.training import TrainingSet, chunk_size, predictions, share_correct, train_network
+from hf_condense.networks.together import NetworkStack, networks_together
+from hf_condense.networks.training import (
+    TrainingSet,
+    chunk_size,
+    predictions,
+    share_correct,
+    train_network,
+    train_stack,
+)
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger("hf_condense")
 
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
 VERSION = 2  # increment when the same evaluation starts to give other numbers
@@ -68,14 +81,42 @@ class Trials:
         compiled: Any = torch.compile(self.network, dynamic=False) if self._should_compile() else self.network
         self.compiled_network: nn.Module = compiled
 
-    def score(self, contender: Contender, network_seed: int, on_update: Callable[[], object]) -> Score:
-        """Train one network and test it."""
-        data = contender.images.for_seed(network_seed)  # not timed: rows may be fitted first
-        started = time.perf_counter()
+    def together(self, contender: Contender) -> int:
+        """Return how many networks are trained on a contender at a time."""
         training = contender.training
-        updates = self._train(data, contender, training, network_seed, on_update)
-        predicted = predictions(self.compiled_network, self.test.images)  # (N,), by class
-        return Score(
+        # Compiled code is that of one network, and sharpness-aware training needs the length of each one's gradient.
+        if self.compiled_network is not self.network or training.flatness:
+            return 1
+        return networks_together(
+            partial(self.factory.build, self.seed, "template"),
+            self.test.images.device,
+            self.test.images.image_shape,
+            min(contender.rows, training.batch_size),
+            contender.rows,
+        )
+
+    def scores(
+        self, contender: Contender, network_seeds: Sequence[int], advance: Callable[[int], object]
+    ) -> list[Score]:
+        """Train the networks of some seeds, all at a time, and test them.
+
+        Args:
+            contender: What they are trained on.
+            network_seeds: Their seeds.
+            advance: Called with the number of networks after each update of all of them.
+        """
+        sets = [contender.images.for_seed(seed) for seed in network_seeds]  # not timed: rows may be fitted first
+        started = time.perf_counter()
+        training, networks = contender.training, len(network_seeds)
+        if networks == 1:
+            updates = self._train(sets[0], contender, training, network_seeds[0], lambda: advance(1))
+            predicted = predictions(self.compiled_network, self.test.images)[:, None]  # (N, 1), by class
+        else:
+            keys = [self._key(seed) for seed in network_seeds]
+            stack = NetworkStack([self.factory.build(*key) for key in keys]).to(self.test.images.device)
+            updates = train_stack(stack, sets, training, keys, contender.max_updates, lambda: advance(networks))
+            predicted = predictions(stack, self.test.images)  # (N, networks)
+        score = Score(
             set=contender.name,
             rows=contender.rows,
             network=self.factory.name,
@@ -83,13 +124,21 @@ class Trials:
             augment=training.augment,
             updates=updates,
             epochs=round(updates * training.epochs / training.updates(contender.rows), 2),
-            accuracies=(share_correct(predicted, self.test.images, self.test.outputs),),
-            seeds=(network_seed,),
-            seconds=time.perf_counter() - started,
+            accuracies=(),
+            seeds=(),
+            seconds=(time.perf_counter() - started) / networks,
             lr=training.lr,
             ipc=contender.ipc,
-            predictions=_by_row(predicted, self.test.images)[None],
         )
+        return [
+            dataclasses.replace(
+                score,
+                accuracies=(share_correct(of_one, self.test.images, self.test.outputs),),
+                seeds=(seed,),
+                predictions=_by_row(of_one, self.test.images)[None],
+            )
+            for seed, of_one in zip(network_seeds, predicted.unbind(1), strict=True)
+        ]
 
     def held_out_accuracy(
         self, contender: Contender, lr: float, held_out: RealImages, on_update: Callable[[], object]
@@ -109,7 +158,7 @@ class Trials:
         on_update: Callable[[], object],
     ) -> int:
         """Train the network from the weights of a seed, and return the number of updates."""
-        key: tuple[Key, ...] = (self.seed, "evaluate", network_seed)
+        key = self._key(network_seed)
         self.network.load_state_dict(self.factory.build(*key).state_dict())
         return train_network(
             self.compiled_network,
@@ -120,6 +169,10 @@ class Trials:
             chunk=self.chunk,
             on_update=on_update,
         )
+
+    def _key(self, network_seed: Key) -> tuple[Key, ...]:
+        """Return the address of the weights and draws of a network."""
+        return self.seed, "evaluate", network_seed
 
     def _should_compile(self) -> bool:
         """Decide whether to compile, from shapes and counts alone."""
@@ -170,18 +223,22 @@ def run_trials(
         show_progress: Whether this process shows a progress bar.
     """
     jobs = [(kind, contender, s) for kind in trials for contender in kind.contenders for s in kind.network_seeds]
+    networks = len(trials[0].network_seeds)
 
     def run_share(share: range) -> dict[int, Score]:
-        scores, total = {}, sum(jobs[i][1].updates for i in share)
+        scores: dict[int, Score] = {}
+        total = sum(jobs[i][1].updates for i in share)
         with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
-            for i in share:
-                kind, contender, network_seed = jobs[i]
-                bar.set_postfix_str(f"{contender.name}, {kind.factory.name}, seed {network_seed}", refresh=False)
-                scores[i] = _cached_score(kind, contender, network_seed, bar.update)
+            # Jobs that differ in their seeds only lie side by side.
+            for _, numbers in groupby(share, lambda i: i // networks):
+                group = list(numbers)
+                kind, contender, _ = jobs[group[0]]
+                seeds = [jobs[i][2] for i in group]
+                scores.update(zip(group, _cached_scores(kind, contender, seeds, bar), strict=True))
         return scores
 
     scores = shared_out(accelerator, len(jobs), run_share)
-    networks, test = len(trials[0].network_seeds), trials[0].test
+    test = trials[0].test
     return Evaluation(
         tuple(gathered([scores[i] for i in range(first, first + networks)]) for first in range(0, len(jobs), networks)),
         class_names,
@@ -189,20 +246,52 @@ def run_trials(
     )
 
 
-def _cached_score(trials: Trials, contender: Contender, network_seed: int, advance: Callable[[int], object]) -> Score:
-    """Return the score of one network, from the cache if it is there."""
-    file = trials.cache_file(contender, network_seed)
-    if file is not None and file.is_file():
-        advance(contender.updates)
-        return _score_from_json(file.read_text())
-    score = trials.score(contender, network_seed, lambda: advance(1))
-    if file is not None:
-        values = dataclasses.asdict(score)
-        if score.predictions is not None:
-            values["predictions"] = score.predictions.tolist()
-        with atomic_file(file) as work:
-            work.write_text(json.dumps(values))
-    return score
+def _cached_scores(trials: Trials, contender: Contender, network_seeds: list[int], bar: Any) -> list[Score]:
+    """Return the scores of the networks of some seeds: from the cache those that are there, and train the others."""
+    scores, missing = {}, []
+    for seed in network_seeds:
+        file = trials.cache_file(contender, seed)
+        if file is not None and file.is_file():
+            bar.update(contender.updates)
+            scores[seed] = _score_from_json(file.read_text())
+        else:
+            missing.append(seed)
+    most = trials.together(contender) if len(missing) > 1 else 1
+    for start in range(0, len(missing), most):
+        seeds = missing[start : start + most]
+        for seed, score in zip(seeds, _trained_scores(trials, contender, seeds, bar), strict=True):
+            scores[seed] = score
+            _keep(score, trials.cache_file(contender, seed))
+    return [scores[seed] for seed in network_seeds]
+
+
+def _trained_scores(trials: Trials, contender: Contender, network_seeds: list[int], bar: Any) -> list[Score]:
+    """Train networks together, or half of them at a time if memory is not enough for all, and return their scores."""
+    done, half = bar.n, len(network_seeds) // 2
+    name = f"seed {network_seeds[0]}" if not half else f"seeds {', '.join(map(str, network_seeds))}"
+    bar.set_postfix_str(f"{contender.name}, {trials.factory.name}, {name}", refresh=False)
+    try:
+        return trials.scores(contender, network_seeds, bar.update)
+    except Exception as error:
+        if not half or not is_out_of_memory(error):
+            raise
+    logger.warning(
+        "%d networks together do not fit into memory; half of them are trained at a time", len(network_seeds)
+    )
+    bar.update(done - bar.n)
+    parts = network_seeds[:half], network_seeds[half:]
+    return [score for part in parts for score in _trained_scores(trials, contender, part, bar)]
+
+
+def _keep(score: Score, file: Path | None) -> None:
+    """Write the score of a network to its file in the cache, if it has one."""
+    if file is None:
+        return
+    values = dataclasses.asdict(score)
+    if score.predictions is not None:
+        values["predictions"] = score.predictions.tolist()
+    with atomic_file(file) as work:
+        work.write_text(json.dumps(values))
 
 
 def _score_from_json(text: str) -> Score:

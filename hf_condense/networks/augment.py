@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -124,6 +124,14 @@ class Transform:
     families: tuple[str, ...]
     choice: Tensor | None
     parameters: dict[str, Tensor]
+
+    @classmethod
+    def joined(cls, transforms: Sequence[Transform]) -> Transform:
+        """Return the groups of several transforms of one strategy, one after the other."""
+        first = transforms[0]
+        choices = [transform.choice for transform in transforms if transform.choice is not None]
+        parameters = {name: torch.cat([each.parameters[name] for each in transforms]) for name in first.parameters}
+        return cls(first.families, torch.cat(choices) if choices else None, parameters)
 
     def __call__(self, images: Tensor, group: Tensor) -> Tensor:
         """Transform every row with the parameters of its group. The result is differentiable by the images.

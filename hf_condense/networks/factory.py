@@ -169,14 +169,14 @@ def has_batch_statistics(net: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in net.modules())
 
 
-def activation_bytes(net: nn.Module, image_shape: tuple[int, int, int]) -> int:
+def activation_bytes(net: nn.Module, image_shape: tuple[int, ...]) -> int:
     """Return how many bytes the forward pass of one image keeps for the backward pass, without the weights.
 
     The network runs once, on its own device. Its buffers and the global generators stay as they are.
 
     Args:
         net: Any network from images to logits.
-        image_shape: (channels, height, width) of an image.
+        image_shape: (channels, height, width) of an image, or whatever else the network takes for one.
 
     Example:
         >>> activation_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))  # the 12 floats of the image

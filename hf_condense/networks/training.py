@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from hf_condense.base.devices import memory_budget, to_device
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
+from hf_condense.networks.augment import Transform
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
+from hf_condense.networks.together import NetworkStack
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 
@@ -69,6 +71,17 @@ class TrainingSet:
         """Return whether an update sees the views that have labels of their own."""
         return self.views is not None and self.relabel is None
 
+    @classmethod
+    def joined(cls, sets: Sequence[TrainingSet]) -> TrainingSet:
+        """Return the rows of several sets, whose labels are of one kind, one after the other and in memory."""
+        views = [data.views for data in sets if data.views is not None]
+        return replace(
+            sets[0],
+            images=torch.cat([data._images_at(torch.arange(len(data))) for data in sets]),
+            labels=torch.cat([data.labels for data in sets]),
+            views=ViewLabels.joined(views) if views else None,
+        )
+
     def part(self, index: Tensor) -> TrainingSet:
         """Return some rows (n,) as a training set, in memory."""
         labels, views = self.labels[index.to(self.labels.device)], self.views
@@ -89,18 +102,20 @@ class TrainingSet:
             return self.images.at(index)
         return self.images[to_device(index, self.images.device)]
 
-    def draw(self, index: Tensor, *key: Key) -> tuple[Tensor, Tensor]:
+    def draw(self, index: Tensor, *keys: tuple[Key, ...]) -> tuple[Tensor, Tensor]:
         """Return what `batch` does, or a random view of each row if views have labels.
 
         Args:
             index: Numbers of the rows. int64 (n,).
-            *key: Address of the draw.
+            *keys: Addresses of the draws: one for each of as many equal parts of the rows.
         """
         images, targets = self.batch(index)
         if self.views is None or not self.sees_views:
             return images, targets
-        index = index.cpu()
-        chosen = torch.randint(self.views.num_views, (len(index),), generator=keyed_generator(*key, "view"))
+        index, n = index.cpu(), len(index) // len(keys)
+        chosen = torch.cat(
+            [torch.randint(self.views.num_views, (n,), generator=keyed_generator(*key, "view")) for key in keys]
+        )
         logits = self.views.logits(index, chosen).to(images.device)
         return view(images, self.views.crops[index, chosen]), (logits / self.temperature).softmax(1)
 
@@ -160,25 +175,75 @@ def train_network(
     Raises:
         ValueError: If a network with batch statistics would see its batches in chunks.
     """
-    batch = min(recipe.batch_size, len(data))
+    return _follow(net, [data], recipe, [key], max_updates, on_update, chunk)
+
+
+def train_stack(
+    stack: NetworkStack,
+    sets: Sequence[TrainingSet],
+    recipe: TrainingRecipe,
+    keys: Sequence[tuple[Key, ...]],
+    max_updates: int | None = None,
+    on_update: Callable[[], object] | None = None,
+) -> int:
+    """Train all networks of a stack in place, as `train_network` would train each of them, but for rounding.
+
+    Args:
+        stack: The networks. None of them may draw numbers (dropout).
+        sets: What each network is trained on: as many images, and labels of one kind. One object may stand for several.
+        recipe: How they are trained, without `flatness`.
+        keys: Address of the draws of each network.
+        max_updates: As in `train_network`.
+        on_update: Called after each update of all networks.
+
+    Returns:
+        The number of updates of a network.
+
+    Raises:
+        ValueError: If the recipe has `flatness`, which needs the length of each network's gradient.
+    """
+    if recipe.flatness:
+        raise ValueError(f"a stack should be trained with flatness=0; got {recipe.flatness}: train networks one by one")
+    return _follow(stack, sets, recipe, keys, max_updates, on_update)
+
+
+def _follow(
+    net: nn.Module,
+    sets: Sequence[TrainingSet],
+    recipe: TrainingRecipe,
+    keys: Sequence[tuple[Key, ...]],
+    max_updates: int | None,
+    on_update: Callable[[], object] | None,
+    chunk: int | None = None,
+) -> int:
+    """Train a network, or those of a stack, each on a set of its own and with draws of its own."""
+    rows = len(sets[0])
+    distinct = list({id(data): data for data in sets}.values())
+    data = distinct[0] if len(distinct) == 1 else TrainingSet.joined(distinct)
+    starts = [rows * next(i for i, other in enumerate(distinct) if other is own) for own in sets]
+    batch = min(recipe.batch_size, rows)
     if chunk is None:
         chunk = chunk_size(net, data.image_shape, batch)
     if chunk < batch and has_batch_statistics(net):
         raise ValueError(f"a network with batch statistics must see a whole batch of {batch}; got chunk={chunk}")
-    updates = recipe.updates(len(data), max_updates)
+    updates = recipe.updates(rows, max_updates)
     drops = {int(fraction * updates) for fraction in recipe.milestones}
     optimiser = _optimiser(net, recipe)
     rate = recipe.lr
     net.train()
-    with seeded_globals(*key, "training", devices=[_device(net)]):
-        for t, index in enumerate(_order(len(data), recipe.batch_size, updates, *key)):
+    orders = [_order(rows, recipe.batch_size, updates, *key) for key in keys]
+    with seeded_globals(*keys[0], "training", devices=[_device(net)]):
+        for t, batches in enumerate(zip(*orders, strict=True)):
             if t in drops:
                 rate *= recipe.gamma
                 if recipe.restart_optimiser:
                     optimiser.state.clear()
             for group in optimiser.param_groups:
                 group["lr"] = rate * recipe.rate(t / updates)
-            images, targets = _seen(data, index, recipe, t, *key)
+            index = torch.cat([start + own for start, own in zip(starts, batches, strict=True)])  # (M * n,)
+            images, targets = _seen(data, index, recipe, t, keys)
+            if isinstance(net, NetworkStack):
+                images, targets = (part.unflatten(0, (len(keys), -1)).transpose(0, 1) for part in (images, targets))
             gradient = partial(accumulate_gradient, net, images, targets, chunk, data.temperature if data.soft else 1.0)
             gradient()
             if recipe.flatness:
@@ -196,9 +261,9 @@ def accumulate_gradient(net: nn.Module, images: Tensor, targets: Tensor, chunk: 
     The loss is multiplied by the square of the temperature, which keeps the size of the gradient.
 
     Args:
-        net: The network.
-        images: One batch. (n, C, H, W)
-        targets: The probabilities that it should get. (n, K)
+        net: The network, or a stack of M networks.
+        images: One batch (n, C, H, W), or one for each network (n, M, C, H, W).
+        targets: The probabilities that it should get. (n, K) or (n, M, K)
         chunk: Number of images that go through the network at a time, >= 1.
         temperature: The network's logits are divided by it, > 0.
 
@@ -210,7 +275,8 @@ def accumulate_gradient(net: nn.Module, images: Tensor, targets: Tensor, chunk: 
         padding = -len(images) % chunk  # rows whose target is zero have no loss and no gradient
         images, targets = _padded(images, padding), _padded(targets, padding)
     for part, target in zip(images.split(chunk), targets.split(chunk), strict=True):
-        loss = F.cross_entropy(net(part) / temperature, target, reduction="sum") * weight
+        logits = net(part).flatten(0, -2) / temperature  # The networks of a stack stand side by side, as images do.
+        loss = F.cross_entropy(logits, target.flatten(0, -2), reduction="sum") * weight
         loss.backward()
 
 
@@ -285,14 +351,15 @@ def predictions(net: nn.Module, test: ClassSource) -> Tensor:
     """Return the output of a network that is largest for every test image: int64 (N,), on the CPU.
 
     Args:
-        net: The network, possibly compiled. It is left in evaluation mode.
+        net: The network, possibly compiled, or a stack of M networks: then the result is (N, M). It is left in
+            evaluation mode.
         test: Real images, normalised as the network's training images were.
     """
     net.eval()
     size, parts = images_per_test(net, test), []
     for index in torch.arange(len(test)).split(size):
         images = _padded(test.at(index), size - len(index))  # so that compiled code sees one shape
-        parts.append(net(images)[: len(index)].argmax(1))  # (n,)
+        parts.append(net(images)[: len(index)].argmax(-1))  # (n,) or (n, M)
     return torch.cat(parts).cpu()
 
 
@@ -307,28 +374,44 @@ def _optimiser(net: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
         return torch.optim.SGD(
             net.parameters(), lr=recipe.lr, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
-    weights = [p for p in net.parameters() if p.ndim > 1]
-    others = [p for p in net.parameters() if p.ndim <= 1]  # biases and norms
+    dimensions = 2 if isinstance(net, NetworkStack) else 1
+    weights = [p for p in net.parameters() if p.ndim > dimensions]
+    others = [p for p in net.parameters() if p.ndim <= dimensions]  # biases and norms
     groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr)
 
 
-def _seen(data: TrainingSet, index: Tensor, recipe: TrainingRecipe, t: int, *key: Key) -> tuple[Tensor, Tensor]:
-    """Return what an update sees of rows (n,): images (n, C, H, W) and the probabilities (n, K) they should get."""
-    images, targets = data.draw(index, *key, t)
+def _seen(
+    data: TrainingSet, index: Tensor, recipe: TrainingRecipe, t: int, keys: Sequence[tuple[Key, ...]]
+) -> tuple[Tensor, Tensor]:
+    """Return what an update sees of rows: images and the probabilities that they should get.
+
+    Args:
+        data: The rows of all networks.
+        index: Those that the first network sees, then those that the second one sees, and so on. (M * n,)
+        recipe: How networks are trained.
+        t: Number of the update.
+        keys: Address of the draws of every network.
+
+    Returns:
+        Images (M * n, C, H, W) and probabilities (M * n, K).
+    """
+    images, targets = data.draw(index, *((*key, t) for key in keys))
     if recipe.view_area is not None and not data.sees_views:
-        images = _cropped(images, recipe.view_area, t, *key)
-    images, targets = _mixed(_augmented(images, recipe, t, *key), targets, recipe, t, *key)
+        images = _cropped(images, recipe.view_area, t, keys)
+    images, targets = _mixed(_augmented(images, recipe, t, keys), targets, recipe, t, keys)
     if data.relabel is not None:
-        targets = (data.relabel(images) / data.temperature).softmax(1)
+        logits = torch.cat([data.relabel(part) for part in images.split(len(images) // len(keys))])
+        targets = (logits / data.temperature).softmax(1)
     return images, targets
 
 
-def _cropped(images: Tensor, least_area: float, t: int, *key: Key) -> Tensor:
-    """Replace each image of a batch (n, C, H, W) by a random crop of it, at the same size."""
-    height, width = images.shape[2:]
-    generator = keyed_generator(*key, "crop", t)
-    return view(images, random_crops(len(images), (height, width), least_area, generator, mirror=False))
+def _cropped(images: Tensor, least_area: float, t: int, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+    """Replace each image (M * n, C, H, W) by a random crop of it, at the same size."""
+    n, (height, width) = len(images) // len(keys), images.shape[2:]
+    generators = [keyed_generator(*key, "crop", t) for key in keys]
+    crops = [random_crops(n, (height, width), least_area, generator, mirror=False) for generator in generators]
+    return view(images, torch.cat(crops))
 
 
 def _device(net: nn.Module) -> torch.device:
@@ -351,31 +434,42 @@ def _order(rows: int, batch: int, updates: int, *key: Key) -> Iterator[Tensor]:
         epoch += 1
 
 
-def _augmented(images: Tensor, recipe: TrainingRecipe, t: int, *key: Key) -> Tensor:
-    """Augment a batch (n, C, H, W), with parameters of its own for every image."""
+def _augmented(images: Tensor, recipe: TrainingRecipe, t: int, keys: Sequence[tuple[Key, ...]]) -> Tensor:
+    """Augment images (M * n, C, H, W), with parameters of its own for every image."""
+    n = len(images) // len(keys)
     for stage, augmentation in enumerate(recipe.augmentations()):
-        transform = augmentation.draw(len(images), keyed_generator(*key, "augment", stage, t))
+        generators = [keyed_generator(*key, "augment", stage, t) for key in keys]
+        transform = Transform.joined([augmentation.draw(n, generator) for generator in generators])
         images = transform(images, torch.arange(len(images)))
     return images
 
 
-def _mixed(images: Tensor, targets: Tensor, recipe: TrainingRecipe, t: int, *key: Key) -> tuple[Tensor, Tensor]:
+def _mixed(
+    images: Tensor, targets: Tensor, recipe: TrainingRecipe, t: int, keys: Sequence[tuple[Key, ...]]
+) -> tuple[Tensor, Tensor]:
     """Apply CutMix: replace a rectangle of every image by that of another one, and mix the targets by area.
 
-    Images are (n, C, H, W), targets (n, K).
+    The images (M * n, C, H, W) of a network share a rectangle, and get those of each other; targets are (M * n, K).
     """
     if not recipe.cutmix_probability:
         return images, targets
-    draw = np.random.default_rng(key_seed(*key, "cutmix", t))
-    if draw.random() >= recipe.cutmix_probability:
+    n, sides = len(images) // len(keys), images.shape[2:]
+    partners, is_inside = np.arange(len(images)).reshape(-1, n), np.zeros((len(keys), *sides), bool)
+    for network, key in enumerate(keys):
+        draw = np.random.default_rng(key_seed(*key, "cutmix", t))
+        if draw.random() >= recipe.cutmix_probability:
+            continue
+        side = math.sqrt(1 - draw.beta(recipe.cutmix_beta, recipe.cutmix_beta))
+        partners[network] = partners[network][draw.permutation(n)]
+        spans = []
+        for length in sides:
+            centre, reach = int(draw.integers(length)), int(length * side) // 2
+            spans.append(slice(max(0, centre - reach), min(length, centre + reach)))
+        is_inside[network][tuple(spans)] = True
+    if not is_inside.any():
         return images, targets
-    side = math.sqrt(1 - draw.beta(recipe.cutmix_beta, recipe.cutmix_beta))
-    partner = to_device(torch.from_numpy(draw.permutation(len(images))), images.device)
-    spans = []
-    for length in images.shape[2:]:
-        centre, reach = int(draw.integers(length)), int(length * side) // 2
-        spans.append(slice(max(0, centre - reach), min(length, centre + reach)))
-    mixed = images.clone()
-    mixed[:, :, spans[0], spans[1]] = images[partner][:, :, spans[0], spans[1]]
-    share = math.prod(span.stop - span.start for span in spans) / math.prod(images.shape[2:])
-    return mixed, (1 - share) * targets + share * targets[partner]
+    partner = to_device(torch.from_numpy(partners.flatten()), images.device)
+    inside = to_device(torch.from_numpy(is_inside).repeat_interleave(n, 0)[:, None], images.device)  # (M * n, 1, H, W)
+    shares = torch.from_numpy(is_inside.mean((1, 2))).repeat_interleave(n)[:, None]  # float64 (M * n, 1)
+    own, other = to_device(torch.stack([1 - shares, shares]).to(targets.dtype), images.device)
+    return torch.where(inside, images[partner], images), own * targets + other * targets[partner]

@@ -277,8 +277,8 @@ class TestTraining:
         images, labels = small.synthetic.decoded()
         data = TrainingSet(images, labels, 3, 20.0, views=small.synthetic.view_labels)
         index = torch.tensor([4, 0, 5])
-        seen, targets = data.draw(index, "a")
-        again = data.draw(index, "a")
+        seen, targets = data.draw(index, ("a",))
+        again = data.draw(index, ("a",))
         assert torch.equal(seen, again[0])
         assert torch.equal(targets, again[1])
         for i, row in enumerate(index.tolist()):

@@ -236,13 +236,13 @@ def test_cutmix_mixes_targets_by_area():
     recipe = replace(RECIPES["idc"], cutmix_probability=1.0)
     shares = []
     for t in range(30):
-        mixed, new_targets = _mixed(images, targets, recipe, t, "a")
+        mixed, new_targets = _mixed(images, targets, recipe, t, [("a",)])
         areas = F.one_hot(mixed.long().flatten(1), n).float().mean(1)  # share of pixels that come from each image
         torch.testing.assert_close(areas, new_targets)
         shares.append(1 - new_targets.diagonal().min().item())
     assert min(shares) < 0.2
     assert max(shares) > 0.5
-    used = [_mixed(images, targets, RECIPES["idc"], t, "a")[0] is not images for t in range(400)]
+    used = [_mixed(images, targets, RECIPES["idc"], t, [("a",)])[0] is not images for t in range(400)]
     assert 0.4 < sum(used) / 400 < 0.6
 
 
