@@ -45,7 +45,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hf_condense")
 
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
-VERSION = 2  # increment when the same evaluation starts to give other numbers
+VERSION = 3  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass
