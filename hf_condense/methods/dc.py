@@ -319,7 +319,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         batch = min(recipe.batch_size, len(data))
         chunk = min(run.plan.images_per_forward or batch, batch)
         key = (run.seed, "inner", t)
-        train_network(run.compiled_network(), data, recipe, *key, max_updates=updates, chunk=chunk)
+        shared = {"chunk": chunk, "accelerator": run.accelerator}
+        train_network(run.compiled_network(), data, recipe, *key, max_updates=updates, **shared)
 
     def inner_training(self, run: Run) -> tuple[TrainingSet, TrainingRecipe, int | None]:
         """Return what the inner loop trains the network on, how, and for how many updates at most: the current set."""

@@ -26,7 +26,8 @@ class HalvingPool(nn.Module):
             return F.avg_pool2d(x, 2)
         pairs = x.unflatten(2, (-1, 2))  # (B, C, H / 2, 2, W)
         rows = pairs[:, :, :, 0] + pairs[:, :, :, 1]  # (B, C, H / 2, W)
-        return (rows[..., ::2] + rows[..., 1::2]) * 0.25
+        means: Tensor = (rows[..., ::2] + rows[..., 1::2]) * 0.25
+        return means
 
 
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")

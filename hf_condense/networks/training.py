@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.base.devices import memory_budget, to_device
+from hf_condense.base.processes import reduce
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.networks.augment import Transform
@@ -21,9 +23,12 @@ from hf_condense.networks.together import NetworkStack
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 
-# Measured on CPU cores (images of 32 x 32): training in chunks of about 12 MiB of activations is fastest; at width 32,
-# where these are 32 images, it is a third faster than in whole batches of 100, and nearly twice as fast as in batches of
-# 256. At width 64, chunks of 32 images are still as fast as smaller ones. Larger activations need smaller chunks.
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+# Measured on CPU cores (images of 32 x 32): training in chunks of about 12 MiB of activations is fastest. At width 32,
+# where these are 32 images, it is a third faster than in whole batches of 100, and nearly twice as fast as in batches
+# of 256. At width 64, chunks of 32 images are still as fast as smaller ones. Larger activations need smaller chunks.
 _CPU_FAST_BYTES = 12 * 2**20
 _CPU_CHUNK = 32
 _CPU_CHUNK_BYTES = 64 * 2**20
@@ -154,6 +159,7 @@ def train_network(
     max_updates: int | None = None,
     chunk: int | None = None,
     on_update: Callable[[], object] | None = None,
+    accelerator: Accelerator | None = None,
 ) -> int:
     """Train a network in place, in float32 and on its own device.
 
@@ -170,6 +176,8 @@ def train_network(
         chunk: Number of images that go through the network at a time; default: see `chunk_size`. A batch of several
             chunks is padded with rows of weight zero, so that compiled code sees one shape.
         on_update: Called after each update.
+        accelerator: Its processes share the chunks of every batch, if there are as many, which changes the gradient by
+            rounding at most. All of them must make this call. Default: each process trains on whole batches.
 
     Returns:
         The number of updates.
@@ -177,7 +185,7 @@ def train_network(
     Raises:
         ValueError: If a network with batch statistics would see its batches in chunks.
     """
-    return _follow(net, [data], recipe, [key], max_updates, on_update, chunk)
+    return _follow(net, [data], recipe, [key], max_updates, on_update, chunk, accelerator)
 
 
 def train_stack(
@@ -217,6 +225,7 @@ def _follow(
     max_updates: int | None,
     on_update: Callable[[], object] | None,
     chunk: int | None = None,
+    accelerator: Accelerator | None = None,
 ) -> int:
     """Train a network, or those of a stack, each on a set of its own and with draws of its own."""
     rows = len(sets[0])
@@ -232,6 +241,7 @@ def _follow(
     drops = {int(fraction * updates) for fraction in recipe.milestones}
     optimiser = _optimiser(net, recipe)
     rate = recipe.lr
+    sharing = _sharing(accelerator, math.ceil(batch / chunk))
     net.train()
     orders = [_order(rows, recipe.batch_size, updates, *key) for key in keys]
     with seeded_globals(*keys[0], "training", devices=[_device(net)]):
@@ -246,7 +256,8 @@ def _follow(
             images, targets = _seen(data, index, recipe, t, keys)
             if isinstance(net, NetworkStack):
                 images, targets = (part.unflatten(0, (len(keys), -1)).transpose(0, 1) for part in (images, targets))
-            gradient = partial(accumulate_gradient, net, images, targets, chunk, data.temperature if data.soft else 1.0)
+            temperature = data.temperature if data.soft else 1.0
+            gradient = partial(_add_gradient, sharing, net, images, targets, chunk, temperature)
             gradient()
             if recipe.flatness:
                 sharpen(net, gradient, recipe.flatness, recipe.surrogate_gap)
@@ -257,7 +268,14 @@ def _follow(
     return updates
 
 
-def accumulate_gradient(net: nn.Module, images: Tensor, targets: Tensor, chunk: int, temperature: float = 1.0) -> None:
+def accumulate_gradient(
+    net: nn.Module,
+    images: Tensor,
+    targets: Tensor,
+    chunk: int,
+    temperature: float = 1.0,
+    rows: int | None = None,
+) -> None:
     """Add the gradient of the mean cross-entropy of a batch to the network's, `chunk` images at a time.
 
     The loss is multiplied by the square of the temperature, which keeps the size of the gradient.
@@ -268,11 +286,12 @@ def accumulate_gradient(net: nn.Module, images: Tensor, targets: Tensor, chunk: 
         targets: The probabilities that it should get. (n, K) or (n, M, K)
         chunk: Number of images that go through the network at a time, >= 1.
         temperature: The network's logits are divided by it, > 0.
+        rows: Number of images over which the mean runs; default: all that are given.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
     """
-    weight = temperature**2 / len(images)
+    weight = temperature**2 / (len(images) if rows is None else rows)
     if len(images) > chunk:
         padding = -len(images) % chunk  # rows whose target is zero have no loss and no gradient
         images, targets = _padded(images, padding), _padded(targets, padding)
@@ -326,6 +345,30 @@ def _gradient(parameter: Tensor) -> Tensor:
 def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:
     """Return the inner product of two lists of tensors, each taken as one vector."""
     return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
+
+
+def _add_gradient(
+    sharing: Accelerator | None, net: nn.Module, images: Tensor, targets: Tensor, chunk: int, temperature: float
+) -> None:
+    """Add the gradient of a batch to the network's, which is zero; processes that share it compute some chunks each."""
+    if sharing is None:
+        accumulate_gradient(net, images, targets, chunk, temperature)
+        return
+    rows, padding = len(images), -len(images) % chunk
+    images, targets = _padded(images, padding), _padded(targets, padding)
+    own = slice(sharing.process_index, None, sharing.num_processes)
+    for part, target in zip(images.split(chunk)[own], targets.split(chunk)[own], strict=True):
+        accumulate_gradient(net, part, target, chunk, temperature, rows)
+    parameters = list(net.parameters())
+    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no chunk
+    whole = reduce(sharing, torch.cat([part.flatten() for part in parts]))
+    for p, gradient in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
+        p.grad = gradient.view_as(p)
+
+
+def _sharing(accelerator: Accelerator | None, chunks: int) -> Accelerator | None:
+    """Return the accelerator if its processes can share so many chunks, so that each has one."""
+    return None if accelerator is None or not 1 < accelerator.num_processes <= chunks else accelerator
 
 
 def images_per_test(net: nn.Module, test: ClassSource) -> int:
