@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import typing
 from collections.abc import Mapping
 from typing import Any
@@ -109,6 +110,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         budget=memory_budget(run.device),
         cost_in_forwards=method.cost_in_forwards,
         decoding_bytes=run.decoder.row_bytes(),
+        real_bytes=_real_bytes(run, method),
         compile=run.compile,
     )
     needed, free = step_bytes(run, method, plan), free_memory(run.device)
@@ -128,12 +130,17 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
 REMEDY = "a smaller network, batch_syn, batch_real or image_size needs less"
 
 
+def _real_bytes(run: Run, method: Method[Any]) -> int:
+    """Return about how many bytes the real images of a class take in a step: float32, and copies that are augmented."""
+    return 4 * 4 * math.prod(run.source.image_shape) * method.batch_real
+
+
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
-    """Return about how many bytes the graph of a step keeps: that of one chunk of classes."""
+    """Return about how many bytes a step keeps: the graph and the real images of one chunk of classes."""
     rows = sorted(method.rows_per_step(run).values())[-plan.classes_per_chunk :]
     network = run.factory.build(run.seed, "template")
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
-    return sum(rows) * (activations + run.decoder.row_bytes())
+    return sum(rows) * (activations + run.decoder.row_bytes()) + len(rows) * _real_bytes(run, method)
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:

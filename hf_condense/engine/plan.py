@@ -13,6 +13,8 @@ from hf_condense.base.devices import CompileOption, compiling_pays
 # 32 x 32 pixels, the best number of images is about 64 at width 32, and 32 at width 128.
 _CPU_CACHE_BYTES = 64 * 2**20
 _CPU_MOST_IMAGES = 64
+# The real images of a chunk are in memory at once. More of them than this save no time on a CPU.
+_CPU_REAL_BYTES = 2**30
 # Kernels of a GPU may fail on tensors of more than 2^31 elements. The activations of a forward pass are counted as if
 # they were one tensor of float32.
 _GPU_MOST_BYTES = 4 * 2**31
@@ -61,6 +63,7 @@ def make_plan(
     budget: int,
     cost_in_forwards: int = 1,
     decoding_bytes: int = 0,
+    real_bytes: int = 0,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
@@ -78,6 +81,7 @@ def make_plan(
         budget: Bytes that a step may use (`memory_budget`). On a CPU, all processes share them.
         cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
         decoding_bytes: Bytes that decoding a row keeps.
+        real_bytes: Bytes that the real images of one class take in a step.
         compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
     """
     if batch_statistics:
@@ -85,7 +89,9 @@ def make_plan(
     if device.type == "cpu":
         budget //= num_processes
     bytes_per_row = cost_in_forwards * activation_bytes + decoding_bytes
-    classes_that_fit = max(1, budget // max(1, rows_per_class * bytes_per_row))
+    classes_that_fit = max(1, budget // max(1, rows_per_class * bytes_per_row + real_bytes))
+    if device.type == "cpu" and real_bytes:
+        classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
     share = -(-num_classes // num_processes)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))

@@ -40,6 +40,14 @@ def test_cpu_plans_small_forward_passes() -> None:
     assert plan(activation_bytes=500 * MIB).images_per_forward == 1
 
 
+def test_real_images_of_many_classes_are_not_in_memory_at_once() -> None:
+    many: dict[str, Any] = {"num_classes": 1000, "rows_per_class": 1, "real_bytes": 12 * MIB}
+    assert plan(num_classes=1000, rows_per_class=1).classes_per_chunk == 1000
+    assert plan(**many).classes_per_chunk == 1024 // 12
+    assert plan(GPU, **many).classes_per_chunk == 8 * GIB // (MIB // 2 + 12 * MIB)
+    assert plan(**{**many, "real_bytes": 2 * GIB}).classes_per_chunk == 1
+
+
 def test_gpu_plans_one_forward_pass_if_it_fits() -> None:
     assert plan(GPU) == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
 
