@@ -102,7 +102,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         num_classes=len(run.ipc),
         num_processes=run.accelerator.num_processes,
         rows_per_class=max(rows),
-        rows_per_step=method.batch_real * len(run.ipc) + sum(rows),
+        rows_per_step=run.most_real(method.batch_real) * len(run.ipc) + sum(rows),
         steps=steps,
         activation_bytes=activation_bytes(network, run.source.image_shape),
         batch_statistics=has_batch_statistics(network),
@@ -132,7 +132,7 @@ REMEDY = "a smaller network, batch_syn, batch_real or image_size needs less"
 
 def _real_bytes(run: Run, method: Method[Any]) -> int:
     """Return about how many bytes the real images of a class take in a step: float32, and copies that are augmented."""
-    return 4 * 4 * math.prod(run.source.image_shape) * method.batch_real
+    return 4 * 4 * math.prod(run.source.image_shape) * run.most_real(method.batch_real)
 
 
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:

@@ -115,8 +115,16 @@ class Run:
         return keyed_generator(self.seed, *key)
 
     def real_batch(self, classes: Sequence[int], n: int, t: int) -> Tensor:
-        """Draw the real batch of step `t`: (len(classes), n, C, H, W), normalised."""
-        return self.source.sample(classes, n, self.seed, "real", t)
+        """Draw the real batch of step `t`: (len(classes), n, C, H, W), normalised.
+
+        If all classes have fewer than `n` images, there are as many as the largest class has: more would only repeat
+        them.
+        """
+        return self.source.sample(classes, self.most_real(n), self.seed, "real", t)
+
+    def most_real(self, n: int) -> int:
+        """Return how many real images per class a batch has that should have `n`."""
+        return min(n, max(self.source.counts.values()))
 
     def network(self, *key: Key, weights: Tensor | None = None, trainable: bool = False, slot: str = MAIN) -> nn.Module:
         """Return a network with fresh or given weights, in training mode, on the device.

@@ -58,9 +58,9 @@ class SiameseMethod(ImageMethod[ConfigT]):
         self._transform: tuple[int, Transform] | None = None
 
     def real_rows(self, run: Run, classes: Sequence[int], draw: int) -> Tensor:
-        """Return the real batch of a draw, augmented: (k * batch_real, C, H, W), grouped by class."""
-        rows = run.real_batch(classes, self.config.batch_real, draw).flatten(0, 1)
-        return self.augmented(run, rows, torch.tensor(classes).repeat_interleave(self.config.batch_real), draw)
+        """Return the real batch of a draw, augmented: (k * B, C, H, W), grouped by class; B is `batch_real` or less."""
+        rows = run.real_batch(classes, self.config.batch_real, draw)  # (k, B, C, H, W)
+        return self.augmented(run, rows.flatten(0, 1), torch.tensor(classes).repeat_interleave(rows.shape[1]), draw)
 
     def synthetic_rows(self, run: Run, classes: Sequence[int], draw: int) -> tuple[Tensor, Tensor]:
         """Return the decoded synthetic rows of a draw under its augmentation, and their labels."""

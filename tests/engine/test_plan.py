@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 
 from hf_condense.base.devices import memory_budget
 from hf_condense.engine.plan import Plan, make_plan
+from hf_condense.testing import toy_dataset
+from tests.support.engine_methods import condense, same
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MIB, GIB = 2**20, 2**30
@@ -141,3 +144,11 @@ def test_memory_budget_of_a_gpu_is_at_most_its_free_memory() -> None:
     budget = memory_budget(GPU)
     assert budget.bit_count() == 1
     assert budget <= torch.cuda.mem_get_info(GPU)[0]
+
+
+@pytest.mark.parametrize("method", ["dm", "dc"])
+def test_batch_never_repeats_the_rows_of_every_class(method: str) -> None:
+    largest = max(Counter(toy_dataset()["label"]).values())
+    exact = condense(method, steps=2, batch_real=largest)
+    assert same(condense(method, steps=2, batch_real=256), exact)
+    assert not same(condense(method, steps=2, batch_real=largest - 1), exact)
