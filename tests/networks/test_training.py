@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_condense.base.rng import keyed_generator
-from hf_condense.networks.factory import network_factory
+from hf_condense.networks.factory import activation_bytes, network_factory
 from hf_condense.networks.training import (
     TrainingSet,
     _mixed,
@@ -181,7 +181,7 @@ def test_chunks_give_the_same_training():
 def test_networks_with_batch_statistics_see_whole_batches():
     net = build("convnet-w8-d1-bn")
     assert chunk_size(net, (3, 8, 8), 300) == 300
-    assert chunk_size(build(), (3, 8, 8), 300) <= 32
+    assert chunk_size(build(), (3, 8, 8), 10**5) < 10**5
     with pytest.raises(ValueError, match="whole batch of 8; got chunk=4"):
         train_network(net, toy_set(20), PLAIN, "a", chunk=4)
     sizes = []
@@ -191,8 +191,15 @@ def test_networks_with_batch_statistics_see_whole_batches():
 
 
 def test_chunks_are_of_equal_size():
-    assert chunk_size(build(), (3, 8, 8), 100) == 25
-    assert chunk_size(build(), (3, 8, 8), 10) == 10
+    fast = 12 * 2**20 // activation_bytes(build(), (3, 8, 8))
+    assert [chunk_size(build(), (3, 8, 8), batch) for batch in (10, fast, 2 * fast)] == [10, fast, fast]
+    assert chunk_size(build(), (3, 8, 8), fast + 1) == -(-(fast + 1) // 2)
+
+
+def test_chunks_of_wide_networks_have_as_many_images_as_their_memory_allows():
+    wide = network_factory("convnet", channels=3, image_size=(32, 32), num_classes=3).build()
+    assert 12 * 2**20 // activation_bytes(wide, (3, 32, 32)) < 32
+    assert chunk_size(wide, (3, 32, 32), 256) == 32
 
 
 @pytest.mark.parametrize("recipe", ["dsa", "idc"])
