@@ -17,6 +17,7 @@ from hf_condense.condensed.decoders import DECODERS, siren
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
 from hf_condense.methods._siamese import SiameseMethod
+from hf_condense.networks.architectures import HalvingPool
 from hf_condense.source import class_source
 from hf_condense.testing import _repeats as repeats
 from hf_condense.testing import quick_method, toy_dataset
@@ -64,6 +65,12 @@ def short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(siren, "_FIT_STEPS", 3)
 
 
+@pytest.fixture(autouse=True)
+def one_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pool alike on both devices: a CPU adds in another order, and these tests are about where tensors are."""
+    monkeypatch.setattr(HalvingPool, "forward", lambda _, images: torch.nn.functional.avg_pool2d(images, 2))
+
+
 def condense(method: str, ipc: Any = 2, **options: Any) -> CondensedDataset:
     """Condense the toy dataset in very few steps."""
     fields = get_method(method).Config.__dataclass_fields__
@@ -81,7 +88,7 @@ def assert_close(first: CondensedDataset, second: CondensedDataset, tolerance: f
     for name, tensor in tensors(first).items():
         other = tensors(second)[name]
         assert tensor.dtype == other.dtype
-        assert float((tensor - other).abs().max()) <= tolerance * max(1.0, float(tensor.abs().max())), name
+        assert float((tensor - other).abs().max()) <= tolerance, name
 
 
 @pytest.mark.parametrize("method", METHODS)
