@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,7 +11,9 @@ from accelerate import Accelerator
 from torch import nn
 from torch.func import grad, vmap
 
+from hf_condense.base.devices import convolution_precision
 from hf_condense.methods._siamese import SiameseMethod
+from hf_condense.methods.dc import GradientMatching
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.pretend_device import DeviceError, pretend_device
 
@@ -91,6 +95,28 @@ def test_mps_refuses_float64_and_cuda_takes_it() -> None:
         torch.ones(2, device="mps").double()
     with pretend_device():
         assert torch.ones(2, device=GPU).double().dtype == torch.float64
+
+
+def test_dc_rounds_to_tf32_on_its_real_side_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    precisions: dict[str, set[str]] = {"real": set(), "synthetic": set(), "backward": set()}
+    real, synthetic = GradientMatching._real_gradient, GradientMatching._synthetic_gradients
+
+    def real_gradient(*args: Any) -> list[torch.Tensor]:
+        precisions["real"].add(convolution_precision(GPU))
+        return real(*args)
+
+    def synthetic_gradients(*args: Any) -> list[torch.Tensor]:
+        precisions["synthetic"].add(convolution_precision(GPU))
+        gradients = synthetic(*args)
+        gradients[0].register_hook(lambda _: precisions["backward"].add(convolution_precision(GPU)))
+        return gradients
+
+    monkeypatch.setattr(GradientMatching, "_real_gradient", real_gradient)
+    monkeypatch.setattr(GradientMatching, "_synthetic_gradients", synthetic_gradients)
+    with pretend_device():
+        quick_method("dc", steps=1, inner_loop=0).condense(TOY)
+    assert precisions == {"real": {"tf32"}, "synthetic": {"float32"}, "backward": {"float32"}}
+    assert convolution_precision(GPU) == "tf32"  # as before
 
 
 @pytest.mark.parametrize(

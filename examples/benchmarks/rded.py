@@ -33,6 +33,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--mosaic", type=int, nargs="+", default=[1], help="crops along each side of an image")
     parser.add_argument("--teacher", default="convnet-w32", help="network of the teacher")
     parser.add_argument("--teacher-updates", type=int, default=2000, help="updates of its training")
+    parser.add_argument("--teacher-size", type=int, help="side of the pictures that it sees; default: their own")
     parser.add_argument("--augment", default="crop_flip", help="augmentation of the teacher; crop for digits")
     parser.add_argument("--temperature", type=float, default=20.0, help="temperature of the soft labels")
     parser.add_argument("--crop-area", type=float, default=0.08, help="smallest share of a picture that a crop has")
@@ -63,6 +64,7 @@ def accuracy(args: argparse.Namespace) -> list[dict]:
     options = {
         "network": args.teacher,
         "teacher_updates": args.teacher_updates,
+        "teacher_size": args.teacher_size,
         "augment": args.augment,
         "temperature": args.temperature,
         "crop_area": args.crop_area,
@@ -97,6 +99,7 @@ def cost(args: argparse.Namespace) -> list[dict]:
             args.ipc[0],
             network=args.teacher,
             teacher_updates=args.teacher_updates,
+            teacher_size=args.teacher_size,
             views=args.views,
             pictures=args.pictures,
             cache=False,

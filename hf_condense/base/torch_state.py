@@ -8,6 +8,9 @@ from typing import Any
 
 import torch
 
+from hf_condense.base.devices import convolution_precision
+
+_BEFORE_2_9: tuple[Any, str, object] = (torch.backends.cudnn, "allow_tf32", False)
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -40,6 +43,26 @@ def plain_torch() -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         stack.enter_context(_exact_products())
         yield
+
+
+@contextmanager
+def exact_convolutions(device: torch.device) -> Iterator[None]:
+    """Compute convolutions of float32 on a CUDA device in float32 inside a block, where torch would round to TF32.
+
+    A second derivative that is computed later must be computed inside the block too.
+    """
+    if convolution_precision(device) == "float32":
+        yield
+        return
+    convolutions = getattr(torch.backends.cudnn, "conv", None)
+    since_2_9 = hasattr(convolutions, "fp32_precision")
+    place, name, exact = (convolutions, "fp32_precision", "ieee") if since_2_9 else _BEFORE_2_9
+    before = getattr(place, name)
+    setattr(place, name, exact)
+    try:
+        yield
+    finally:
+        setattr(place, name, before)
 
 
 @contextmanager

@@ -111,6 +111,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         cost_in_forwards=method.cost_in_forwards,
         decoding_bytes=run.decoder.row_bytes(),
         real_bytes=_real_bytes(run, method),
+        passes=method.passes,
         compile=run.compile,
     )
     needed, free = step_bytes(run, method, plan), free_memory(run.device)
@@ -136,11 +137,12 @@ def _real_bytes(run: Run, method: Method[Any]) -> int:
 
 
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
-    """Return about how many bytes a step keeps: the graph and the real images of one chunk of classes."""
+    """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
     rows = sorted(method.rows_per_step(run).values())[-plan.classes_per_chunk :]
     network = run.factory.build(run.seed, "template")
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
-    return sum(rows) * (activations + run.decoder.row_bytes()) + len(rows) * _real_bytes(run, method)
+    needed = sum(rows) * (activations + run.decoder.row_bytes()) + len(rows) * _real_bytes(run, method)
+    return needed * (method.passes if plan.keep_graphs else 1)
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:

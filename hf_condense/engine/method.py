@@ -256,6 +256,11 @@ class Method(_Declared[ConfigT]):
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
     @property
+    def passes(self) -> int:
+        """How often a step goes over all its images with graphs that it may keep; see `Plan.keep_graphs`."""
+        return 1
+
+    @property
     def batch_real(self) -> int:
         """Real images per class that a step embeds, for the plan; default: the option of the role `"batch_real"`."""
         return int(self.config.of_role("batch_real", 0))

@@ -28,11 +28,13 @@ class Plan:
         classes_per_chunk: Classes whose losses share one graph.
         images_per_forward: Images in one forward pass; 0 stands for all at once.
         compile: Whether forward passes are compiled, if they are differentiated at most once.
+        keep_graphs: Whether a step that goes over its chunks twice keeps all graphs of the first pass for the second.
     """
 
     classes_per_chunk: int
     images_per_forward: int
     compile: bool
+    keep_graphs: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
@@ -44,6 +46,8 @@ class Plan:
         Args:
             images: Images of one class in a forward pass.
         """
+        if self.keep_graphs:
+            return replace(self, keep_graphs=False)
         if self.classes_per_chunk > 1:
             return replace(self, classes_per_chunk=-(-self.classes_per_chunk // 2))
         present = min(self.images_per_forward or images, images)
@@ -64,6 +68,7 @@ def make_plan(
     cost_in_forwards: int = 1,
     decoding_bytes: int = 0,
     real_bytes: int = 0,
+    passes: int = 1,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
@@ -82,6 +87,7 @@ def make_plan(
         cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
         decoding_bytes: Bytes that decoding a row keeps.
         real_bytes: Bytes that the real images of one class take in a step.
+        passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
         compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
     """
     if batch_statistics:
@@ -93,9 +99,11 @@ def make_plan(
     if device.type == "cpu" and real_bytes:
         classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
     share = -(-num_classes // num_processes)
+    keeps = 1 < passes <= budget // max(1, share * (rows_per_class * bytes_per_row + real_bytes))
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
         pays = compiling_pays(steps * rows_per_step * cost_in_forwards * activation_bytes, device, shapes=2)
-        return Plan(min(classes_that_fit, share), images, compile=pays if compile == "auto" else compile)
+        return Plan(min(classes_that_fit, share), images, pays if compile == "auto" else compile, keeps)
     images = min(budget, _GPU_MOST_BYTES) // max(1, activation_bytes)
-    return Plan(min(classes_that_fit, share), 0 if images >= rows_per_step else max(1, images), compile=compile is True)
+    images = 0 if images >= rows_per_step else max(1, images)
+    return Plan(min(classes_that_fit, share), images, compile is True, keeps)

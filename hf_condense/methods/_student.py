@@ -25,6 +25,7 @@ from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, r
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
+from hf_condense.networks.training import chunk_size
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -283,6 +284,10 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         first_rows = torch.tensor([0, *run.counts.values()]).cumsum(0).tolist()
         self._first = dict(zip(run.classes, first_rows, strict=False))
         self.total = sum(run.counts.values())
+        # On a CPU, as many images go through the student at a time as stay in the cache.
+        is_cpu = run.device.type == "cpu"
+        shape = run.source.image_shape
+        self._rows_at_a_time = chunk_size(self.net.net, shape, self.total, least=1) if is_cpu else self.total
 
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
@@ -472,17 +477,28 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         weights = vector if vector.requires_grad else vector.detach().requires_grad_()
         # The generators are keyed so that dropout draws the same when a chunk is computed a second time.
         key = (run.seed, "student", *batch.key, classes[0])
+        parts = images.split(self._rows_at_a_time)
         with run.accelerator.autocast(), seeded_globals(*key, devices=[run.device]):
-            logits = self.net.logits(weights, images)
+            logits = torch.cat([self.net.logits(weights, part) for part in parts])
         loss = cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
         (gradient,) = torch.autograd.grad(loss, weights, create_graph=graph)
         return gradient
 
-    def whole_gradient(self, run: Run, vector: Tensor, batch: Batch) -> Tensor:
-        """Return the student's gradient on the whole batch, summed over chunks and processes, without a graph: (P,)."""
+    def whole_gradient(self, run: Run, vector: Tensor, batch: Batch, kept: list[Tensor] | None = None) -> Tensor:
+        """Return the student's gradient on the whole batch, summed over chunks and processes, without a graph: (P,).
+
+        Args:
+            run: The run.
+            vector: Weights at which the gradient is taken. (P,).
+            batch: The batch.
+            kept: A list to which this process's chunks add their gradients with their graphs. Default: no graphs.
+        """
         total = torch.zeros_like(vector)
         for classes in run.chunks():
-            total += self.chunk_gradient(run, vector, batch, classes, graph=False).detach()
+            part = self.chunk_gradient(run, vector, batch, classes, graph=kept is not None)
+            total += part.detach()
+            if kept is not None:
+                kept.append(part)
         return summed(run, total)
 
     def two_passes(
@@ -492,7 +508,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
         An objective f(g) of g, the sum of the chunks' gradients g_c, depends on the images of a chunk through g_c
         alone, and its gradient is that of <w, g_c> with w = df/dg. The first pass therefore sums g without a graph, and
-        the second one differentiates chunk by chunk. Memory holds one chunk, whatever the size of the set.
+        the second one differentiates chunk by chunk. Memory holds one chunk, whatever the size of the set. If a process
+        has one chunk only, the first pass keeps its graph, and is not repeated.
 
         Args:
             run: The run.
@@ -503,13 +520,12 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         Returns:
             The student's gradient on the batch, without a graph: (P,).
         """
-        chunks = list(run.chunks())
-        is_whole = len(chunks) == 1 and run.accelerator.num_processes == 1
-        only = self.chunk_gradient(run, vector, batch, chunks[0]) if is_whole else None  # then a single pass is enough
-        total = self.whole_gradient(run, vector, batch) if only is None else only.detach()
+        has_one_chunk = run.plan.classes_per_chunk * run.accelerator.num_processes >= len(run.classes)
+        kept: list[Tensor] | None = [] if has_one_chunk else None
+        total = self.whole_gradient(run, vector, batch, kept)
         direction, value = _differentiated(objective, total)
-        for i, classes in enumerate(chunks):
-            gradient = self.chunk_gradient(run, vector, batch, classes) if only is None else only
+        for i, classes in enumerate(run.chunks()):
+            gradient = kept.pop(0) if kept else self.chunk_gradient(run, vector, batch, classes)
             yield Loss((direction * gradient).sum(), reported_once(run, value, first=i == 0))
         return total
 
@@ -520,7 +536,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
         The weights along the rollout count as constants. The objective then depends on the images through the gradients
         of the steps alone, and on each of them in the same way. The first pass computes the displacement, the second
-        one differentiates step after step. Memory holds one chunk of one step.
+        one differentiates step after step. Memory holds one chunk of one step. If the plan says so, the first pass
+        keeps the graphs of all steps, and is not repeated.
 
         Args:
             run: The run.
@@ -535,8 +552,9 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         """
         steps, step_size = range(self.config.student_steps), rate.detach()
         total, student = torch.zeros_like(window.start), window.start
+        kept: list[Tensor] | None = [] if run.plan.keep_graphs else None
         for n in steps:
-            gradient = self.whole_gradient(run, student, self.batch(run, draw, n))
+            gradient = self.whole_gradient(run, student, self.batch(run, draw, n), kept)
             total, student = total + gradient, student - step_size * gradient
         direction, value = _differentiated(objective, -step_size * total)
         if run.accelerator.is_main_process and rate.requires_grad:
@@ -545,10 +563,10 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         for n in steps:
             batch, whole = self.batch(run, draw, n), torch.zeros_like(student)
             for i, classes in enumerate(run.chunks()):
-                gradient = self.chunk_gradient(run, student, batch, classes)
+                gradient = kept.pop(0) if kept else self.chunk_gradient(run, student, batch, classes)
                 whole += gradient.detach()
                 yield Loss(-step_size * (direction * gradient).sum(), reported_once(run, value, first=n == i == 0))
-            if n < steps[-1]:
+            if kept is None and n < steps[-1]:
                 student = student - step_size * summed(run, whole)
 
     def after_update(self, run: Run, t: int) -> None:

@@ -13,6 +13,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
@@ -283,9 +284,10 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             rows = self.real_rows(run, classes, t).unflatten(0, (len(classes), -1))  # (k, B, C, H, W)
             by_class = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
             real = [torch.stack(parts) for parts in zip(*by_class, strict=True)]
-            synthetic = self._synthetic_gradients(run, classes, t)
-            loss = distance(synthetic, real)
-            yield Loss(loss, loss.detach())
+            with exact_convolutions(run.device):  # also while the engine differentiates what is yielded
+                synthetic = self._synthetic_gradients(run, classes, t)
+                loss = distance(synthetic, real)
+                yield Loss(loss, loss.detach())
 
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
         """Return the gradient of the mean cross-entropy of one class's real batch, by parameter."""
@@ -301,7 +303,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     def _synthetic_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:
         """Return the gradients of the synthetic classes, with a graph to images and labels.
 
-        They are always computed in float32: under autocast, a second derivative loses too much.
+        They are always computed in float32: under autocast or in TF32, a second derivative loses too much.
         """
         rows, _ = self.synthetic_rows(run, classes, t)
         targets = run.synthetic.targets_at(self.row_numbers(run, classes, t), self.config.temperature)

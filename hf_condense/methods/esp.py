@@ -244,6 +244,11 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         """Real images per class that a step embeds: those of the added objective, if there is one."""
         return 0 if self.config.beside == "none" else self.config.batch_real
 
+    @property
+    def passes(self) -> int:
+        """With form='rollout', a step may keep the graphs of all steps of the student."""
+        return self.config.student_steps if self.config.form == "rollout" else 1
+
     def prepare(self, run: Run) -> None:
         """Record the experts, and make the method whose objective is added, if there is one."""
         super().prepare(run)

@@ -38,13 +38,13 @@ class ConstantMemoryMatching(StudentMatching):
         name="tesla",
         title="Trajectory matching at constant memory (TESLA)",
         kind="synthetic",
-        summary="Matches trajectories as MTT does, one student step in memory at a time, whatever their number.",
+        summary="Matches trajectories as MTT does; where memory is short, with one student step in it at a time.",
         paper="Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory",
         authors="Justin Cui, Ruochen Wang, Si Si and Cho-Jui Hsieh",
         venue="ICML",
         year=2023,
         link="https://arxiv.org/abs/2211.10586",
-        cost="experts once; a student's steps twice, the second time with a double backward of each",
+        cost="experts once; a student's steps, twice where memory is short, and a double backward of each",
     )
     presets: ClassVar[dict[str, Preset]] = {
         **TrajectoryMatching.presets,
@@ -53,6 +53,11 @@ class ConstantMemoryMatching(StudentMatching):
             _tesla_paper,
         ),
     }
+
+    @property
+    def passes(self) -> int:
+        """A step may keep the graphs of all steps of the student."""
+        return self.config.student_steps
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the losses of the student's steps, one after the other.

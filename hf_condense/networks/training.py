@@ -127,7 +127,7 @@ class TrainingSet:
         return view(images, self.views.crops[index, chosen]), (logits / self.temperature).softmax(1)
 
 
-def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
+def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int, least: int = _CPU_CHUNK) -> int:
     """Return how many images of a batch go through a network at a time. It changes the gradient by rounding only.
 
     The rule depends on shapes, device and memory: on a CPU, chunks that stay in its cache; elsewhere, the whole batch
@@ -137,6 +137,7 @@ def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
         net: The network, not compiled, on the device it will run on.
         image_shape: (C, H, W).
         batch: Images in a batch, >= 1.
+        least: Images in a chunk, even if they do not stay in the cache. Default: 32, which suits first derivatives.
     """
     if has_batch_statistics(net):
         return batch
@@ -144,7 +145,7 @@ def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int) -> int:
     channels, height, width = image_shape
     bytes_per_image = max(1, activation_bytes(net, (channels, height, width)))
     if device.type == "cpu":
-        largest = min(max(_CPU_CHUNK, _CPU_FAST_BYTES // bytes_per_image), _CPU_CHUNK_BYTES // bytes_per_image)
+        largest = min(max(least, _CPU_FAST_BYTES // bytes_per_image), _CPU_CHUNK_BYTES // bytes_per_image)
     else:
         largest = memory_budget(device) // bytes_per_image
     parts = math.ceil(batch / max(1, largest))

@@ -51,6 +51,20 @@ def test_real_images_of_many_classes_are_not_in_memory_at_once() -> None:
     assert plan(**{**many, "real_bytes": 2 * GIB}).classes_per_chunk == 1
 
 
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_graphs_of_all_passes_are_kept_if_they_fit(device: torch.device) -> None:
+    whole = 100 * MIB // 2
+    assert plan(device, passes=8, budget=8 * whole).keep_graphs
+    assert not plan(device, passes=8, budget=8 * whole - 1).keep_graphs
+    assert not plan(device, passes=1).keep_graphs
+    assert plan(device, passes=8, num_processes=5, budget=8 * whole - 1).keep_graphs is (device == GPU)
+
+
+def test_smaller_plan_first_keeps_no_graphs() -> None:
+    kept = Plan(4, 64, False, keep_graphs=True)
+    assert kept.halved(8) == Plan(4, 64, False)
+
+
 def test_gpu_plans_one_forward_pass_if_it_fits() -> None:
     assert plan(GPU) == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
 

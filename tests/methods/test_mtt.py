@@ -13,9 +13,11 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig
 from hf_condense.methods._images import ImageConfig
+from hf_condense.methods._student import TrajectoryMethod
 from hf_condense.methods.esp import SubspaceProjection
 from hf_condense.methods.mtt import TrajectoryMatching, distance_ratio
 from hf_condense.methods.tesla import ConstantMemoryMatching
+from hf_condense.networks import training
 from hf_condense.networks.architectures import WithEmbedding
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.reference import trajectory as reference
@@ -72,6 +74,35 @@ def test_tesla_equals_autograd_of_its_truncated_objective(
     observed = observe(ConstantMemoryMatching, **CASES[case])
     assert len(list(observed.run.chunks())) == (3 if memory == 1 else 1)
     assert_equals_textbook(observed, unrolled=False)
+
+
+@pytest.mark.parametrize("case", ["augmented", "batches", "learned labels"])
+def test_graphs_that_are_kept_save_a_pass_and_change_rounding_only(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    computed = []
+    gradient = TrajectoryMethod.chunk_gradient
+    monkeypatch.setattr(
+        TrajectoryMethod, "chunk_gradient", lambda *args, **more: computed.append(1) or gradient(*args, **more)
+    )
+    sets, counts = [], []
+    for keeps in (True, False):
+        if not keeps:
+            monkeypatch.setattr(ConstantMemoryMatching, "passes", 1)
+        sets.append(quick_method("tesla", steps=3, **CASES[case]).condense(toy_dataset()))
+        counts.append(len(computed))
+        computed.clear()
+    assert [small.recipe.plan["keep_graphs"] for small in sets] == [True, False]
+    assert counts[1] == 2 * counts[0]
+    torch.testing.assert_close(*(small.synthetic.images for small in sets), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("method", [TrajectoryMatching, ConstantMemoryMatching])
+def test_images_that_pass_the_student_one_by_one_give_the_same_gradient(
+    method: type, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(training, "_CPU_FAST_BYTES", 0)
+    observed = observe(method, **CASES["batches"])
+    assert observed.method._rows_at_a_time == 1
+    assert_equals_textbook(observed, unrolled=method is TrajectoryMatching)
 
 
 def test_single_steps_of_mtt_and_tesla_are_equal() -> None:
