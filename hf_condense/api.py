@@ -15,6 +15,7 @@ import torch
 
 from hf_condense.base.cache import cache_enabled
 from hf_condense.base.checks import byte_count, integer
+from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption, limited_memory
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
@@ -161,7 +162,12 @@ def condense_dataset(
         **method_options,
     }
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
-    with plain_torch(), limited_memory(most_memory), Interrupts(_remains_in_cache(cache)) as interrupts:
+    with (
+        plain_torch(),
+        removes_unfinished_code(),
+        limited_memory(most_memory),
+        Interrupts(_remains_in_cache(cache)) as interrupts,
+    ):
         accelerator = get_accelerator(accelerator)
         trackers = tracker_host(log_with, logging_dir)
         shows_progress = progress and accelerator.is_local_main_process

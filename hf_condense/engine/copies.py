@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.streamed import StreamedPictures
 
@@ -45,11 +46,26 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
         >>> nearest_real(source.images[:10] / 255, source)["synthetic"]
         {'min': 0.0, 'median': 0.0, 'max': 0.0}
     """
+    if not _are_comparable(len(images), source):
+        return None
     sampled = torch.randperm(len(source), generator=keyed_generator(seed, "nearest"))[:_SAMPLE]
+    queries = torch.cat([255 * images.to(source.device).float().flatten(1), _levels(source, sampled)])
+    excluded = torch.cat([torch.full((len(images),), -1), sampled])
+    synthetic, real = _distances(queries, source, excluded).split([len(images), len(sampled)])
+    return {"synthetic": _summary(synthetic), "real": _summary(real), "rows": len(sampled)}
+
+
+def nearest_of_set(tensors: CondensedTensors, source: ClassSource, seed: int = 0) -> dict[str, Any] | None:
+    """Return what `nearest_real` returns for the rows of a set, which are decoded only if they can be compared."""
+    return nearest_real(tensors.decoded()[0], source, seed) if _are_comparable(tensors.num_rows, source) else None
+
+
+def _are_comparable(rows: int, source: ClassSource) -> bool:
+    """Return whether some images can be compared with the source in reasonable time; log why not."""
     if isinstance(source.images, StreamedPictures):
         logger.info("images were not compared with the nearest source images: pictures of this size are not all read")
-        return None
-    products = (len(images) + len(sampled)) * len(source) * source.images[0].numel()
+        return False
+    products = (rows + min(_SAMPLE, len(source))) * len(source) * source.images[0].numel()
     most = _MOST_PRODUCTS["cpu" if source.device.type == "cpu" else "other"]
     if products > most or len(source) < 2:
         logger.info(
@@ -58,11 +74,8 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
             products,
             most,
         )
-        return None
-    queries = torch.cat([255 * images.to(source.device).float().flatten(1), _levels(source, sampled)])
-    excluded = torch.cat([torch.full((len(images),), -1), sampled])
-    synthetic, real = _distances(queries, source, excluded).split([len(images), len(sampled)])
-    return {"synthetic": _summary(synthetic), "real": _summary(real), "rows": len(sampled)}
+        return False
+    return True
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
-from hf_condense.engine.copies import nearest_real
+from hf_condense.engine.copies import nearest_of_set
 from hf_condense.engine.initial import select_rows
 from hf_condense.engine.method import Selector
 from hf_condense.engine.provenance import completed
@@ -60,7 +60,7 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     seconds = time.perf_counter() - started
 
     def complete() -> Recipe:
-        nearest = nearest_real(tensors.decoded()[0], run.source, run.seed)
+        nearest = nearest_of_set(tensors, run.source, run.seed)
         return dataclasses.replace(completed(recipe, run, seconds=seconds), nearest=nearest)
 
     finished = from_main(run.accelerator, complete)  # times differ from process to process

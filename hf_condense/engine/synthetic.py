@@ -15,6 +15,8 @@ from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import ViewLabels
 from hf_condense.source.whitening import Whitening
 
+_ROWS = 256  # that are rounded at a time: large pictures fill the memory
+
 
 @dataclass
 class SyntheticSet:
@@ -189,7 +191,7 @@ class SyntheticSet:
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor in another type; raise if that cannot hold its numbers. Pixels become 8-bit numbers."""
     if dtype == torch.uint8:
-        return (255 * tensor.clamp(0, 1)).round().to(dtype)
+        return torch.cat([(255 * part.clamp(0, 1)).round().to(dtype) for part in tensor.split(_ROWS)])
     largest, most = float(tensor.abs().max()), torch.finfo(dtype).max
     if largest > most:
         kind = str(dtype).removeprefix("torch.")

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
@@ -38,6 +39,7 @@ __all__ = ["Evaluation", "evaluate"]
 
 
 @plain_torch()
+@removes_unfinished_code()
 def evaluate(
     train: datasets.Dataset | TensorSet,
     test: datasets.Dataset,

@@ -167,7 +167,9 @@ class ClassSource:
             return self.whitening(pixels.float() if pixels.is_floating_point() else pixels.float() / 255)
         scale = 1 / self.std if pixels.is_floating_point() else 1 / (255 * self.std)
         shape = (1, -1, 1, 1)
-        return pixels.float().mul(scale.reshape(shape)).sub_((self.mean / self.std).reshape(shape))
+        numbers = pixels.float()
+        scaled = numbers.mul(scale.reshape(shape)) if numbers is pixels else numbers.mul_(scale.reshape(shape))
+        return scaled.sub_((self.mean / self.std).reshape(shape))
 
     def at(self, index: Tensor) -> Tensor:
         """Return the images at some positions (n,), normalised, on the source's device: (n, C, H, W)."""

@@ -58,12 +58,22 @@ class Frame:
 
     def to_pixels(self, images: Tensor) -> Tensor:
         """Convert images (n, C, H, W) from these units to pixel units, and clip them to [0, 1] if `clip` is set."""
-        pixels = images * self.std[..., None, None] + self.mean[..., None, None]
-        return pixels.clamp(0, 1) if self.clip else pixels
+        pixels = images * self.std[..., None, None]
+        pixels += self.mean[..., None, None]
+        if not self.clip:
+            return pixels
+        return pixels.clamp(0, 1) if pixels.requires_grad else pixels.clamp_(0, 1)  # large sets fill the memory
 
     def clip_images(self, images: Tensor) -> Tensor:
         """Clip images (n, C, H, W) to the valid range if `clip` is set."""
         return torch.maximum(torch.minimum(images, self.value(1)), self.value(0)) if self.clip else images
+
+    @torch.no_grad()
+    def clip_images_(self, images: Tensor) -> None:
+        """Clip images (n, C, H, W) in place to the valid range if `clip` is set."""
+        if self.clip:
+            torch.minimum(images, self.value(1), out=images)
+            torch.maximum(images, self.value(0), out=images)
 
     def of_rows(self, rows: Tensor | None) -> Frame:
         """Return the units of some rows, int64 (n,), or of all."""

@@ -51,7 +51,7 @@ class Pixels(Decoder):
     @torch.no_grad()
     def project_(self, stored: Mapping[str, Tensor]) -> None:
         """Clip the images to the valid range of pixels."""
-        stored["images"].copy_(self.frame.clip_images(stored["images"]))
+        self.frame.clip_images_(stored["images"])
 
     def layout(self, entries: int, classes: int) -> Layout:
         """Return the layout of `images`: (entries, C, H, W)."""

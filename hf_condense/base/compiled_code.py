@@ -1,0 +1,45 @@
+"""Compiled code in torch's own cache, which a killed process may leave unfinished."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# What the loader of Linux says about a library whose compiler was killed.
+_UNFINISHED = re.compile(r"ImportError: (?P<path>/[^\n:]+\.so): (?:file too short|invalid ELF header)")
+
+
+@contextmanager
+def removes_unfinished_code() -> Iterator[None]:
+    """Remove a file of torch's cache that a killed compiler left unfinished, when a block fails because of it.
+
+    Otherwise the same code would fail in every later process. As a decorator, it does the same for every call.
+
+    Raises:
+        RuntimeError: If a file was removed; the message names it, and says that the same call works now.
+    """
+    try:
+        yield
+    except Exception as error:
+        path = _unfinished(error)
+        if path is None:
+            raise
+        path.unlink(missing_ok=True)
+        raise RuntimeError(
+            f"compiled code in torch's cache was unfinished, because the process that compiled it was killed; {path} "
+            "was removed, so that the same call works now"
+        ) from error
+
+
+def _unfinished(error: Exception) -> Path | None:
+    """Return the file in torch's cache that an error calls unfinished, or None if it is about something else."""
+    match = _UNFINISHED.search(f"{type(error).__name__}: {error}")
+    if match is None:
+        return None
+    path = Path(match["path"]).resolve()
+    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    is_torchs = any(folder.name.startswith("torchinductor_") for folder in path.parents)
+    return path if is_torchs or (chosen and path.is_relative_to(Path(chosen).resolve())) else None
