@@ -10,6 +10,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import datasets
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -17,6 +19,7 @@ from PIL import Image
 from hf_condense import Evaluation, load_condensed
 from hf_condense.condensed.decoders import DECODERS
 from hf_condense.condensed.decoders.pixels import Pixels
+from hf_condense.condensed.folder import list_sets
 from hf_condense.condensed.scores import Score
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
@@ -157,9 +160,10 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
             main(arguments)
     assert calls == ["herding_ipc1"] * 2 + ["dm_ipc1_dct8"] * 2
     capsys.readouterr()
-    assert main(arguments) == []
+    assert main([*arguments, "--ship", "demo", "--ship-to", str(tmp_path / "shipped")]) == []
     printed = capsys.readouterr().out
     assert "made" not in printed
+    assert list_sets(tmp_path / "shipped/demo") == ["dm_ipc1_dct8", "herding_ipc1"]
     assert printed.count("dm_ipc1_dct8") == 1  # its one missing measurement
     index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
     number = r"\d+\.\d\d ± \d+\.\d\d"
@@ -221,6 +225,17 @@ def imports(script: Path) -> list[str]:
 def test_evaluate_agrees_with_a_plain_loop_within_a_point(tmp_path: Path) -> None:
     printed = run("independent_check.py", folder=tmp_path)
     assert abs(float(re.search(r"difference +(\S+) points", printed)[1])) < 1
+
+
+def test_shipped_sets_are_whole_and_both_loaders_read_them() -> None:
+    folder = EXAMPLES / "sets/mnist"
+    for name in list_sets(folder):
+        small = load_condensed(folder, name)
+        rows = datasets.load_dataset(str(folder), name, split="train")
+        assert rows["label"] == small["label"]
+        assert np.array_equal(np.array(rows[0]["image"]), np.array(small[0]["image"]))
+        assert len(small) == small.synthetic.num_rows
+        assert f"| `{name}` | {small.recipe.ipc} |" in (EXAMPLES.parent / "model_cards/README.md").read_text()
 
 
 def test_every_example_is_run_by_a_test() -> None:

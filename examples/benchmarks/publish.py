@@ -5,7 +5,7 @@ the same command goes on after it was killed; a set whose number of steps was ch
 index are written after every measurement; they show what was measured and nothing else. For example:
 
     python examples/benchmarks/publish.py mnist=ylecun/mnist cifar10=uoft-cs/cifar10 --steps m3d=5000 dm=5000
-    python examples/benchmarks/publish.py --only-cards
+    python examples/benchmarks/publish.py --only-cards --ship mnist
 """
 
 import argparse
@@ -87,6 +87,9 @@ def main(argv: list[str] | None = None) -> list[str]:
                 failures.append(f"{job}: {type(error).__name__}: {error}")  # the others may still succeed
                 print(failures[-1], flush=True)
     write_cards(args.work, args.out)
+    for name in args.ship:
+        shutil.rmtree(args.ship_to / name, ignore_errors=True)
+        shutil.copytree(args.work / "sets" / name, args.ship_to / name)
     return failures
 
 
@@ -104,6 +107,8 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="networks trained on each set")
     parser.add_argument("--work", type=Path, default=Path("published"), help="folder for sets and checkpoints")
     parser.add_argument("--out", type=Path, default=Path("model_cards"), help="folder for the cards")
+    parser.add_argument("--ship", nargs="*", default=[], help="names of datasets whose sets themselves are copied")
+    parser.add_argument("--ship-to", type=Path, default=Path("examples/sets"), help="folder for these copies")
     parser.add_argument("--only-cards", action="store_true", help="only render the cards of what is in --work")
     parser.add_argument("--fast", action="store_true", help="a demo set with a few steps only, to see that it runs")
     args = parser.parse_args(argv)
