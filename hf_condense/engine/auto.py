@@ -30,6 +30,9 @@ _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
 _DEFAULT_BUDGET = 15.0  # minutes
 # Shares of the budget for the training of a teacher and for scoring crops; the rest is for reading pictures.
 _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
+# A pool of trained networks, and a light calibration by them, gained three points, if the pool can be afforded.
+_POOL_SIZE, _POOL_UPDATES, _POOL_BATCH, _CALIBRATION = 10, 300, 128, 0.01
+_SHARE_OF_POOL = 1 / 3
 _LARGE_SIDE = 64  # pixels; learning larger images takes hours, composing them takes minutes
 
 
@@ -107,12 +110,16 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choi
     storage, expand = best_form(task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     batch, ipm = 128, 5
-    # Real rows are embedded once in `ipm` steps. A backward pass costs about two forward passes.
-    forwards = task.num_classes * (batch / ipm + 3 * rows)
-    seconds_per_step = _SECONDS_PER_STEP + forwards * _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    affordable = (60 * minutes - _SECONDS_OF_SETUP) / seconds_per_step
+    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
+    # A backward pass costs about two forward passes.
+    seconds_of_pool = 3 * _POOL_SIZE * _POOL_UPDATES * _POOL_BATCH * seconds_of_forward
+    has_pool = task.num_classes > 1 and seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes
+    # Real rows are embedded once in `ipm` steps. The calibration takes half as long as the rest (measured).
+    forwards = task.num_classes * (batch / ipm + (4.5 if has_pool else 3) * rows)
+    seconds_per_step = _SECONDS_PER_STEP + forwards * seconds_of_forward
+    affordable = (60 * minutes - _SECONDS_OF_SETUP - has_pool * seconds_of_pool) / seconds_per_step
     steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
-    values = {
+    values: dict[str, Any] = {
         "network": spec,
         "storage": storage,
         "expand": expand,
@@ -120,12 +127,16 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choi
         "batch_real": batch,
         "ipm": ipm,
     }
+    if has_pool:
+        values |= {"networks": "pool", "pool_size": _POOL_SIZE, "pool_updates": _POOL_UPDATES}
+        values |= {"batch_pool": _POOL_BATCH, "calibration": _CALIBRATION}
     form = (
         "whole images (other forms were not measured for so many images, or for such small ones)"
         if storage == "pixels"
         else f"storage {storage!r} with {expand} rows in the space of one image (it gained most in our measurements)"
     )
-    reason = f"m3d, {form}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
+    networks = f"a pool of {_POOL_SIZE} trained networks" if has_pool else "random networks"
+    reason = f"m3d, {form}, {networks}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
     return Choice("m3d", "quick", values, reason)
 
 

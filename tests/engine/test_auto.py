@@ -20,12 +20,22 @@ def choose_for(ipc: int = 10, size: int = 32, classes: int = 10, budget: float |
 
 
 def test_steps_grow_with_minutes_and_cores_and_shrink_with_work() -> None:
-    steps = choose_for(budget=5).values["steps"]
-    assert choose_for(budget=10).values["steps"] == pytest.approx(2 * steps, rel=0.01)
-    assert choose_for(budget=5, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.1)
-    assert choose_for(budget=5, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.1)
+    steps = choose_for(budget=2).values["steps"]
+    assert choose_for(budget=4).values["steps"] == pytest.approx(2 * steps, rel=0.05)
+    assert choose_for(budget=2, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.1)
+    assert choose_for(budget=2, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.1)
     assert choose_for(budget=1e-6).values["steps"] == 10
     assert choose_for(budget=1e6).values["steps"] == 10_000
+
+
+def test_pool_of_networks_is_taken_if_it_leaves_most_of_the_budget() -> None:
+    assert "networks" not in choose_for(budget=5).values
+    assert "random networks" in choose_for(budget=5).reason
+    choice = choose_for(budget=15)
+    assert (choice.values["networks"], choice.values["calibration"]) == ("pool", 0.01)
+    assert "a pool of 10 trained networks" in choice.reason
+    assert choose_for(budget=5, cores=8).values["networks"] == "pool"
+    assert "networks" not in choose_for(budget=15, classes=1).values, "a classifier needs two classes"
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
