@@ -82,9 +82,10 @@ def condense_dataset(
 
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
-        method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image size
-            and `budget` by a rule, and logs its choice and the reason. It composes large images (more than 64 pixels
-            high and wide) of real ones and learns others.
+        method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image
+            size, network, device, cores and `budget` by a rule, and logs its choice and the reason. It composes large
+            images (more than 64 pixels high and wide) of real ones and learns others, under a pool of trained networks
+            if a third of the budget pays for it.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
@@ -102,7 +103,8 @@ def condense_dataset(
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
-            by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width 6.
+            by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
+            6, or 20 for images of 64 pixels or more.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
@@ -116,7 +118,7 @@ def condense_dataset(
             the one before. SIGINT (Ctrl-C) and SIGTERM finish the step and write a checkpoint before they end the run;
             a second signal ends it at once.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        cache: Whether to keep decoded images, features and experts under `$HF_HOME/condense`, unless
+        cache: Whether to keep decoded images, features, experts and pools under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
         progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries.
         callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`.

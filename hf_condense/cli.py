@@ -127,7 +127,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 
     The demo trains networks on the condensed images and on as many random real images, and one network on the whole
     excerpt. It saves the set and a picture of both kinds of images with their accuracies, and loads the set back. It
-    needs no internet connection and takes about a minute on two cores.
+    needs no internet connection and takes about two minutes on two cores.
     """
     from hf_condense import Evaluation, condense_dataset, evaluate
     from hf_condense.demo_data import load_demo
@@ -180,6 +180,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the method's]")
 @click.option("--steps", type=_Integer(1), help="Updates of the images.  [default: the method's]")
 @click.option("--preset", help="Named set of the method's options, such as paper.")
+@click.option("--budget", type=float, metavar="MINUTES", help="Minutes that --method auto may take.  [default: 15]")
 @click.option("--seed", type=_Integer(0), default=0, help="Seed of every draw.")
 @click.option(
     "--storage",
@@ -453,7 +454,7 @@ def methods(pattern: str | None) -> None:
 
     infos = list_methods(pattern)
     if pattern == "auto":
-        click.echo("auto picks a method and its settings from ipc, image size and budget, and says which.")
+        click.echo("auto picks a method and its settings from the dataset, ipc, device and --budget, and says which.")
         return
     if not infos and pattern is not None:
         # The pattern may be an alias; if it is not, this raises an error with the nearest name.

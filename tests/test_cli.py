@@ -113,6 +113,17 @@ def test_run_that_a_signal_ends_says_how_to_go_on(
     assert load_condensed(tmp_path / "out").recipe.steps == 3
 
 
+def test_budget_is_for_auto_and_decides_the_steps(program: Program, folder: Path, tmp_path: Path) -> None:
+    code, _, err = program("run", folder, "--method", "dm", "--budget", 5, *QUICK)
+    assert code == 1
+    assert "budget is for method='auto'" in err
+    code, _, err = program("run", folder, "--budget", -1, *QUICK)
+    assert code == 1
+    assert "budget should be a positive number of minutes; got -1" in err
+    assert program("run", folder, "--budget", 1e-6, "--out", tmp_path / "out", *QUICK)[0] == 0
+    assert load_condensed(tmp_path / "out").recipe.steps == 10  # the fewest that auto takes
+
+
 def test_profile_prints_where_the_time_goes(program: Program, folder: Path, tmp_path: Path) -> None:
     settings = ("--method", "dm", "--steps", 3, "--option", "batch_real=4", "--max-memory", "1GiB")
     code, out, _ = program("run", folder, *settings, "--profile", "--out", tmp_path / "out", *QUICK)

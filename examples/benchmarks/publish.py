@@ -107,12 +107,14 @@ def parsed(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="networks trained on each set")
     parser.add_argument("--work", type=Path, default=Path("published"), help="folder for sets and checkpoints")
     parser.add_argument("--out", type=Path, default=Path("model_cards"), help="folder for the cards")
+    parser.add_argument("--licences", nargs="+", default=[], help="NAME=IDENTIFIER ...; default: what the dataset says")
     parser.add_argument("--ship", nargs="*", default=[], help="names of datasets whose sets themselves are copied")
     parser.add_argument("--ship-to", type=Path, default=Path("examples/sets"), help="folder for these copies")
     parser.add_argument("--only-cards", action="store_true", help="only render the cards of what is in --work")
     parser.add_argument("--fast", action="store_true", help="a demo set with a few steps only, to see that it runs")
     args = parser.parse_args(argv)
     args.steps = {method: int(steps) for method, _, steps in (text.partition("=") for text in args.steps)}
+    args.licences = dict(text.split("=") for text in args.licences)
     args.datasets = {name: place for name, _, place in (text.partition("=") for text in args.datasets)}
     if args.fast:
         args.datasets, args.methods, args.ipc, args.steps = {"demo": None}, ["herding", "dm"], [1], {"dm": 2}
@@ -145,6 +147,7 @@ def made(job: Job, train: datasets.Dataset, args: argparse.Namespace) -> Condens
         options |= {"compile": False} if job.learns else {"feature_updates": 2}
     small = condense_dataset(train, job.method, job.ipc, **options)
     facts = {**small.recipe.source, "image_format": image_format(train, small.recipe.image_column)}
+    facts |= {"license": args.licences[job.dataset]} if job.dataset in args.licences else {}
     small.recipe = dataclasses.replace(small.recipe, source=facts)
     small.save_condensed(folder, overwrite=True)
     shutil.rmtree(checkpoints, ignore_errors=True)

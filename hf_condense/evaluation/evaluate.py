@@ -89,8 +89,8 @@ def evaluate(
             with those of `channels=, num_classes=, image_size=` that they take. `"all"` stands for the six built-in
             kinds, of default width.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
-            `"idc"` (1000 epochs, DSA augmentation and CutMix), `"soft"` (300 epochs of AdamW on random crops with
-            CutMix, for soft labels), or a `TrainingRecipe`.
+            `"idc"` (1000 epochs, flips and colours always, one more family of DSA, and CutMix), `"soft"` (300 epochs of
+            AdamW on random crops with CutMix, for soft labels), or a `TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
         lr: Learning rate in place of the recipe's and of one that the set has learned, > 0; or several to choose from,

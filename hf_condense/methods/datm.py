@@ -102,7 +102,9 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
         cost="that of tesla",
     )
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("`quick` at width 128, with 50 experts and twice the steps; not measured.", _default),
+        "default": Preset(
+            "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
+        ),
         "paper": Preset(
             "100 flat experts of 100 epochs, 10,000 steps; options by classes, ipc and image size, as in the authors' "
             "table (ICLR 2024). The experts' sharpness-aware steps are not adaptive, gradients are those of TESLA, "

@@ -174,7 +174,9 @@ class TrajectoryMatching(StudentMatching):
         cost="experts once; a student's steps, all kept in memory, and a double backward through them",
     )
     presets: ClassVar[dict[str, Preset]] = {
-        "default": Preset("`quick` at width 128, with 50 experts and twice the steps; not measured.", _default),
+        "default": Preset(
+            "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
+        ),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
             "(CVPR 2022).",
@@ -192,7 +194,7 @@ class TrajectoryMatching(StudentMatching):
         if needed > 2 * memory_budget(run.device):
             logger.warning(
                 "%d student steps on %d images keep about %s in memory, which is most of what is free; reduce "
-                "student_steps or batch_syn, or use the method 'tesla', which keeps one step at a time",
+                "student_steps or batch_syn, or use the method 'tesla', which keeps one step at a time if it must",
                 self.config.student_steps,
                 images,
                 byte_text(needed),

@@ -1,4 +1,4 @@
-"""TESLA: trajectory matching at constant memory."""
+"""TESLA: trajectory matching, where necessary in constant memory."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _tesla_paper(task: Task) -> dict[str, object]:
 
 
 class ConstantMemoryMatching(StudentMatching):
-    """Trajectory matching at constant memory (TESLA)."""
+    """Trajectory matching in constant memory (TESLA)."""
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="tesla",
-        title="Trajectory matching at constant memory (TESLA)",
+        title="Trajectory matching in constant memory (TESLA)",
         kind="synthetic",
         summary="Matches trajectories as MTT does; where memory is short, with one student step in it at a time.",
         paper="Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory",

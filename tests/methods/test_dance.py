@@ -30,7 +30,7 @@ def test_presets_use_the_pool_and_the_rate_of_the_authors(preset: str) -> None:
     settings = settle(cls, preset, {}, task)
     config = cls.Config.build(settings.options)
     assert (config.networks, config.calibration, config.optimiser) == ("pool", 1.0, "form")
-    assert config.lr_img == pytest.approx(0.01 * 10 / 0.25**2)
+    assert config.lr_img == pytest.approx((4 if preset == "quick" else 1) * 0.01 * 10 / 0.25**2)
     assert settings.storage == {"paper": "patches", "quick": "dct", "default": "pixels"}[preset]
     assert config.pool_size == (20 if preset == "paper" else 10)
 
