@@ -19,7 +19,7 @@ from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption, limited_memory
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import get_accelerator, main_first
+from hf_condense.base.processes import broadcast_object, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -189,8 +189,11 @@ def condense_dataset(
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
         settled_preset = preset
         if method == "auto":
-            device, cores = accelerator.device, torch.get_num_threads()
-            choice = choose(task, budget, network, device=device, cores=cores, candidates=candidates)
+            # Nodes may have different numbers of cores, but all processes must make the same choice.
+            cores = broadcast_object(accelerator, torch.get_num_threads())
+            choice = choose(
+                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=given
+            )
             method = choice.method
             if preset is None:
                 given, settled_preset = _filled_in(given, choice.values), choice.preset

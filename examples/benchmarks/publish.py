@@ -88,6 +88,8 @@ def main(argv: list[str] | None = None) -> list[str]:
                 print(failures[-1], flush=True)
     write_cards(args.work, args.out)
     for name in args.ship:
+        if not list_sets(args.work / "sets" / name):
+            raise SystemExit(f"{args.work / 'sets' / name} holds no condensed sets that could be shipped")
         shutil.rmtree(args.ship_to / name, ignore_errors=True)
         shutil.copytree(args.work / "sets" / name, args.ship_to / name)
     return failures

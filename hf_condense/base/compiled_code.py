@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-# What the loader of Linux says about a library whose compiler was killed.
-_UNFINISHED = re.compile(r"ImportError: (?P<path>/[^\n:]+\.so): (?:file too short|invalid ELF header)")
+# What the loader of Linux says about a library whose compiler was killed. One that lacks only its last part may crash
+# the process instead.
+_UNFINISHED = re.compile(
+    r"(?:ImportError|OSError): (?P<path>/[^\n:]+\.so): (?:file too short|invalid ELF header|cannot read file data"
+    r"|ELF file version does not match|object file has no (?:loadable segments|dynamic section))"
+)
 
 
 @contextmanager

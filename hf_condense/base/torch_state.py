@@ -10,7 +10,6 @@ import torch
 
 from hf_condense.base.devices import convolution_precision
 
-_BEFORE_2_9: tuple[Any, str, object] = (torch.backends.cudnn, "allow_tf32", False)
 _AUTOCAST_DEVICES = ("cpu", "cuda", "mps", "xpu")
 
 
@@ -49,20 +48,28 @@ def plain_torch() -> Iterator[None]:
 def exact_convolutions(device: torch.device) -> Iterator[None]:
     """Compute convolutions of float32 on a CUDA device in float32 inside a block, where torch would round to TF32.
 
-    A second derivative that is computed later must be computed inside the block too.
+    A second derivative that is computed later must be computed inside the block too. Afterwards, the settings of cuDNN
+    are what they amounted to before.
     """
     if convolution_precision(device) == "float32":
         yield
         return
-    convolutions = getattr(torch.backends.cudnn, "conv", None)
-    since_2_9 = hasattr(convolutions, "fp32_precision")
-    place, name, exact = (convolutions, "fp32_precision", "ieee") if since_2_9 else _BEFORE_2_9
-    before = getattr(place, name)
-    setattr(place, name, exact)
+    cudnn: Any = torch.backends.cudnn
+    places: tuple[Any, ...]
+    exact: str | bool
+    if hasattr(getattr(cudnn, "conv", None), "fp32_precision"):  # torch 2.9 and later
+        # Both together, because torch refuses to say whether cuDNN may round if they differ.
+        places, name, exact = (cudnn.conv, cudnn.rnn), "fp32_precision", "ieee"
+    else:
+        places, name, exact = (cudnn,), "allow_tf32", False
+    before = [getattr(place, name) for place in places]
     try:
+        for place in places:
+            setattr(place, name, exact)
         yield
     finally:
-        setattr(place, name, before)
+        for place, value in zip(places, before, strict=True):
+            setattr(place, name, value)
 
 
 @contextmanager

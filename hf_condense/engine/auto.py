@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
@@ -30,9 +31,12 @@ _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
 _DEFAULT_BUDGET = 15.0  # minutes
 # Shares of the budget for the training of a teacher and for scoring crops; the rest is for reading pictures.
 _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
-# A pool of trained networks, and a light calibration by them, gained three points, if the pool can be afforded.
-_POOL_SIZE, _POOL_UPDATES, _POOL_BATCH, _CALIBRATION = 10, 300, 128, 0.01
+# A pool of trained networks, and a light calibration by them, gained up to three points in 150 to 350 steps. It is
+# taken where its training leaves most of the budget, and as many steps as were measured.
+_POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
 _SHARE_OF_POOL = 1 / 3
+_FEWEST_STEPS_WITH_POOL = 150
+_SECONDS_PER_UPDATE = 0.002  # of the pool, beside its pixels
 _LARGE_SIDE = 64  # pixels; learning larger images takes hours, composing them takes minutes
 
 
@@ -61,6 +65,7 @@ def choose(
     device: torch.device,
     cores: int,
     candidates: Sequence[str] = CANDIDATES,
+    given: Mapping[str, Any] | None = None,
 ) -> Choice:
     """Choose the method and its settings.
 
@@ -71,6 +76,7 @@ def choose(
         device: Where the method runs.
         cores: CPU cores that may be used, >= 1.
         candidates: Methods that suit the caller's options; some of `CANDIDATES`.
+        given: The caller's options and steps, by name; what is None is left open.
 
     Raises:
         TypeError: If the budget is not a number.
@@ -84,7 +90,7 @@ def choose(
     is_large = min(task.image_shape[1:]) > _LARGE_SIDE
     if "m3d" not in candidates or (is_large and "rded" in candidates):
         return _composed(task, minutes, spec, rate)
-    return _learned(task, minutes, spec, rate)
+    return _learned(task, minutes, spec, rate, {name: v for name, v in (given or {}).items() if v is not None})
 
 
 def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choice:
@@ -105,20 +111,30 @@ def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Cho
     return Choice("rded", "default", values, reason)
 
 
-def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choice:
+def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
     """Return how images are learned; `rate` is in bytes of activations per second."""
     storage, expand = best_form(task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     batch, ipm = 128, 5
     seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    # A backward pass costs about two forward passes.
-    seconds_of_pool = 3 * _POOL_SIZE * _POOL_UPDATES * _POOL_BATCH * seconds_of_forward
-    has_pool = task.num_classes > 1 and seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes
-    # Real rows are embedded once in `ipm` steps. The calibration takes half as long as the rest (measured).
-    forwards = task.num_classes * (batch / ipm + (4.5 if has_pool else 3) * rows)
-    seconds_per_step = _SECONDS_PER_STEP + forwards * seconds_of_forward
-    affordable = (60 * minutes - _SECONDS_OF_SETUP - has_pool * seconds_of_pool) / seconds_per_step
-    steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
+    pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
+    seconds_of_pool = _seconds_of_pool(pool, seconds_of_forward)
+
+    def affordable(seconds: float, passes: float) -> int:
+        """Return the steps for the rest of the budget, if each makes so many forward passes of the synthetic rows."""
+        # Real rows are embedded once in `ipm` steps.
+        forwards = task.num_classes * (batch / ipm + passes * rows)
+        left = 60 * minutes - _SECONDS_OF_SETUP - seconds
+        return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / (_SECONDS_PER_STEP + forwards * seconds_of_forward))))
+
+    # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
+    steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5)
+    pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
+    if _POOL.keys() & given.keys():
+        has_pool = pool["networks"] == "pool"
+    else:
+        has_pool = pays and "steps" not in given and task.num_classes > 1 and _is_trainable(spec, task)
+    steps = steps_with_pool if has_pool else steps
     values: dict[str, Any] = {
         "network": spec,
         "storage": storage,
@@ -127,21 +143,34 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choi
         "batch_real": batch,
         "ipm": ipm,
     }
-    if has_pool:
-        values |= {"networks": "pool", "pool_size": _POOL_SIZE, "pool_updates": _POOL_UPDATES}
-        values |= {"batch_pool": _POOL_BATCH, "calibration": _CALIBRATION}
+    values |= pool if has_pool else {}
     form = (
         "whole images (other forms were not measured for so many images, or for such small ones)"
         if storage == "pixels"
         else f"storage {storage!r} with {expand} rows in the space of one image (it gained most in our measurements)"
     )
-    networks = f"a pool of {_POOL_SIZE} trained networks" if has_pool else "random networks"
+    networks = f"a pool of {pool['pool_size']} trained networks" if has_pool else "random networks"
     reason = f"m3d, {form}, {networks}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
     return Choice("m3d", "quick", values, reason)
 
 
-def _bytes_of_forward(spec: NetworkSpec, image_shape: tuple[int, int, int], num_classes: int) -> int:
-    """Return the bytes of activations that the forward pass of one image keeps."""
+def _seconds_of_pool(pool: Mapping[str, Any], seconds_of_forward: float) -> float:
+    """Return what the training of a pool takes; the method refuses options that are no numbers."""
+    size, updates, batch = (pool[name] for name in ("pool_size", "pool_updates", "batch_pool"))
+    return float(size * updates * (_SECONDS_PER_UPDATE + 3 * batch * seconds_of_forward))
+
+
+def _is_trainable(spec: NetworkSpec, task: Task) -> bool:
+    """Return whether all parameters of a network can be trained, as those of a pool are."""
+    return all(parameter.requires_grad for parameter in _network(spec, task.image_shape, task.num_classes).parameters())
+
+
+def _network(spec: NetworkSpec, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
     channels, height, width = image_shape
     factory = network_factory(spec, channels=channels, image_size=(height, width), num_classes=max(2, num_classes))
-    return activation_bytes(factory.build("auto"), image_shape)
+    return factory.build("auto")
+
+
+def _bytes_of_forward(spec: NetworkSpec, image_shape: tuple[int, int, int], num_classes: int) -> int:
+    """Return the bytes of activations that the forward pass of one image keeps."""
+    return activation_bytes(_network(spec, image_shape, num_classes), image_shape)

@@ -8,6 +8,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from torch import nn
+
 from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
@@ -112,6 +114,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         decoding_bytes=run.decoder.row_bytes(),
         real_bytes=_real_bytes(run, method),
         passes=method.passes,
+        parameter_bytes=_parameter_bytes(network),
         compile=run.compile,
     )
     needed, free = step_bytes(run, method, plan), free_memory(run.device)
@@ -136,13 +139,18 @@ def _real_bytes(run: Run, method: Method[Any]) -> int:
     return 4 * 4 * math.prod(run.source.image_shape) * run.most_real(method.batch_real)
 
 
+def _parameter_bytes(network: nn.Module) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+
+
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
-    rows = sorted(method.rows_per_step(run).values())[-plan.classes_per_chunk :]
+    share = -(-len(run.ipc) // run.accelerator.num_processes)
+    rows = sorted(method.rows_per_step(run).values())[-(share if plan.keep_graphs else plan.classes_per_chunk) :]
     network = run.factory.build(run.seed, "template")
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
-    needed = sum(rows) * (activations + run.decoder.row_bytes()) + len(rows) * _real_bytes(run, method)
-    return needed * (method.passes if plan.keep_graphs else 1)
+    graph, real = sum(rows) * (activations + run.decoder.row_bytes()), len(rows) * _real_bytes(run, method)
+    return method.passes * (graph + 2 * _parameter_bytes(network)) + real if plan.keep_graphs else graph + real
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:

@@ -69,6 +69,7 @@ def make_plan(
     decoding_bytes: int = 0,
     real_bytes: int = 0,
     passes: int = 1,
+    parameter_bytes: int = 0,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
@@ -88,6 +89,7 @@ def make_plan(
         decoding_bytes: Bytes that decoding a row keeps.
         real_bytes: Bytes that the real images of one class take in a step.
         passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
+        parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
         compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
     """
     if batch_statistics:
@@ -99,7 +101,8 @@ def make_plan(
     if device.type == "cpu" and real_bytes:
         classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
     share = -(-num_classes // num_processes)
-    keeps = 1 < passes <= budget // max(1, share * (rows_per_class * bytes_per_row + real_bytes))
+    bytes_per_pass = share * (rows_per_class * bytes_per_row + real_bytes) + 2 * parameter_bytes
+    keeps = 1 < passes <= budget // max(1, bytes_per_pass)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
         pays = compiling_pays(steps * rows_per_step * cost_in_forwards * activation_bytes, device, shapes=2)

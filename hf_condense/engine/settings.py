@@ -71,7 +71,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     if store_dtype == "uint8" and not (decoder_class(storage).stores_images and pixel_range == "valid"):
         raise ValueError(
             f"store_dtype='uint8' is for images in [0, 1]; got storage={storage!r} and pixel_range={pixel_range!r}. "
-            "Pass 'float16' or 'float32'"
+            "Pass storage='pixels', or store_dtype='float16' or 'float32'"
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     return Settings(network, storage, expand, pixel_range, store_dtype, options)

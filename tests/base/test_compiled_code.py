@@ -31,6 +31,14 @@ def test_unfinished_file_is_removed_and_the_error_says_so(library: Path) -> None
     assert not library.exists()
 
 
+@pytest.mark.parametrize("error", [ImportError, OSError])
+@pytest.mark.parametrize("words", ["cannot read file data", "object file has no dynamic section"])
+def test_messages_for_libraries_that_were_cut_elsewhere_are_known(library: Path, error: type, words: str) -> None:
+    with pytest.raises(RuntimeError, match="was removed"), removes_unfinished_code():
+        raise error(f"{library}: {words}")
+    assert not library.exists()
+
+
 def test_error_that_torch_has_wrapped_is_understood(library: Path) -> None:
     with pytest.raises(RuntimeError, match="was removed"), removes_unfinished_code():
         raise RuntimeError(f"backend='inductor' raised:\nImportError: {library}: file too short\n\nSet a variable")

@@ -36,6 +36,38 @@ def test_pool_of_networks_is_taken_if_it_leaves_most_of_the_budget() -> None:
     assert "a pool of 10 trained networks" in choice.reason
     assert choose_for(budget=5, cores=8).values["networks"] == "pool"
     assert "networks" not in choose_for(budget=15, classes=1).values, "a classifier needs two classes"
+    assert "networks" not in choose_for(budget=15, ipc=50, classes=100).values, "few steps would be left"
+    assert "networks" not in choose_for(budget=15, given={"steps": 5}).values, "the budget does not matter"
+
+
+def test_what_the_caller_says_about_the_pool_decides() -> None:
+    fresh = choose_for(budget=15, given={"networks": "fresh", "calibration": None}).values
+    assert not {"networks", "calibration", "pool_size"} & fresh.keys()
+    assert fresh["steps"] > choose_for(budget=15).values["steps"]
+    small = choose_for(budget=1, given={"calibration": 0.1}).values
+    assert (small["networks"], small["calibration"]) == ("pool", 0.1)
+    large = choose_for(budget=15, given={"pool_size": 30})
+    assert large.values["steps"] < choose_for(budget=15).values["steps"]
+    assert "a pool of 30 trained networks" in large.reason
+
+
+def test_pool_is_not_taken_for_a_network_with_frozen_parameters() -> None:
+    def frozen(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
+        return LinearNetwork(channels, num_classes, image_size).requires_grad_(False)
+
+    for network, expected in ((frozen, None), (LinearNetwork, "pool")):
+        choice = choose(Task(1, 10, (3, 32, 32)), 60, network, device=CPU, cores=2)
+        assert choice.values.get("networks") == expected
+
+
+@pytest.mark.parametrize("given", [{"networks": "fresh"}, {"steps": 1}, {"networks": "fresh", "steps": 1}])
+def test_auto_runs_without_a_pool_if_the_caller_says_so(given: dict) -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=8).remove_columns("note")
+    small = condense_dataset(
+        ds, ipc=1, network="convnet-w4-d1", budget=1 if "steps" in given else 0.001, progress=False, **given
+    )
+    assert small.recipe.options["networks"] == "fresh"
+    assert small.recipe.options["calibration"] == 0
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])
@@ -43,6 +75,13 @@ def test_pool_of_networks_is_taken_if_it_leaves_most_of_the_budget() -> None:
 def test_steps_of_tiny_images_fit_the_budget_although_each_has_a_fixed_cost(size: int, seconds: int) -> None:
     steps = choose_for(size=size, budget=seconds / 60).values["steps"]
     assert seconds / 2 < 1 + 0.02 * steps < 2 * seconds, "a step on 8x8 images takes 0.01 to 0.02 s of one core"
+
+
+@pytest.mark.parametrize("size", [2, 8])
+def test_pool_of_tiny_images_has_a_fixed_cost_too(size: int) -> None:
+    """Its 3,000 updates take 6 s, however small the images are."""
+    assert "networks" not in choose_for(size=size, budget=17 / 60, cores=64).values
+    assert choose_for(size=size, budget=60 / 60, cores=64).values["networks"] == "pool"
 
 
 @pytest.mark.usefixtures("one_thread")

@@ -60,6 +60,12 @@ def test_graphs_of_all_passes_are_kept_if_they_fit(device: torch.device) -> None
     assert plan(device, passes=8, num_processes=5, budget=8 * whole - 1).keep_graphs is (device == GPU)
 
 
+def test_kept_graphs_count_weights_and_gradients() -> None:
+    whole = 8 * (100 * MIB // 2 + 2 * MIB)
+    assert plan(passes=8, budget=whole, parameter_bytes=MIB).keep_graphs
+    assert not plan(passes=8, budget=whole - 1, parameter_bytes=MIB).keep_graphs
+
+
 def test_smaller_plan_first_keeps_no_graphs() -> None:
     kept = Plan(4, 64, False, keep_graphs=True)
     assert kept.halved(8) == Plan(4, 64, False)
