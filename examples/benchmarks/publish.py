@@ -214,6 +214,7 @@ def write_cards(work: Path, out: Path) -> None:
 def make_card(folder: Path, out: Path) -> None:
     """Write the card `out/<folder>.md` and its pictures `out/<folder>/<config>/preview.png`."""
     sets = {name: read_facts(folder / name) for name in list_sets(folder)}
+    shutil.rmtree(out / folder.name, ignore_errors=True)  # pictures of sets that are no longer there
     for name in sets:
         if (folder / name / PREVIEW).is_file():
             (out / folder.name / name).mkdir(parents=True, exist_ok=True)
