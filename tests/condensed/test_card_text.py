@@ -25,6 +25,7 @@ from tests.support.condensed_sets import formed_set, make_coreset, make_recipe, 
 
 PATTERN = Path(__file__).parents[1] / "support" / "card_pattern.md"
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
+CARDS = [path for path in sorted(MODEL_CARDS.glob("*.md")) if path.stem != "README"]  # that page is their index
 PLACES = {"⟨bytes⟩": r"[\d,]+", "⟨count⟩": r"[\d,]+", "⟨number⟩": r"\d+\.\d+"}  # sizes depend on the libraries
 
 
@@ -274,7 +275,15 @@ def test_evaluation_of_another_set_is_refused():
     assert isinstance(measured, CondensedDataset)
 
 
-@pytest.mark.parametrize("path", sorted(MODEL_CARDS.glob("*.md")), ids=lambda path: path.stem)
+def test_index_of_model_cards_has_every_set_with_its_accuracy():
+    index = (MODEL_CARDS / "README.md").read_text(encoding="utf-8")
+    for card in CARDS:
+        for folder in sorted((MODEL_CARDS / card.stem).iterdir()):
+            row = rf"\| \[{card.stem}\]\({card.name}\) \| `{folder.name}` \| \d+ \| [\d,-]+ \| \d+\.\d\d ± \d+\.\d\d \|"
+            assert re.search(row, index), folder
+
+
+@pytest.mark.parametrize("path", CARDS, ids=lambda path: path.stem)
 def test_model_cards_are_rendered_and_measured(path):
     card = path.read_text(encoding="utf-8")
     assert card.endswith(f"{END}\n"), "nothing is added by hand"
