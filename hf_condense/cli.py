@@ -127,7 +127,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 
     The demo trains networks on the condensed images and on as many random real images, and one network on the whole
     excerpt. It saves the set and a picture of both kinds of images with their accuracies, and loads the set back. It
-    needs no internet connection and takes about two minutes on two cores.
+    needs no internet connection and takes less than a minute on two cores.
     """
     from hf_condense import Evaluation, condense_dataset, evaluate
     from hf_condense.demo_data import load_demo
