@@ -137,6 +137,8 @@ def condense_dataset(
         ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
         MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
+        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed. The file is
+            removed, so that the same call works.
         RunInterrupted: If SIGINT or SIGTERM arrives, a `KeyboardInterrupt` that says how to go on. A program with
             handlers of its own for these signals keeps them.
 

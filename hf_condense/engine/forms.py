@@ -9,7 +9,7 @@ from hf_condense.engine.task import Task
 _SMALLEST_SIDE = 16  # pixels; smaller images have nothing to save
 _LARGEST_IPC = 50
 _FEW_IMAGES = 4  # below, rows are few, and every further one counts
-_SHORT_RUN_RATE = 4.0  # in units of the method's rate; measured for dm, m3d, dance and ncfm over 130 to 300 steps
+_SHORT_RUN_RATE = 4.0  # in units of the method's rate; measured for dm, m3d, dance and ncfm over 130 to 350 steps
 
 
 def best_form(task: Task) -> tuple[str, int]:

@@ -136,6 +136,8 @@ def evaluate(
         TypeError: If `train`, `test` or `source` is no `Dataset`, or an option has the wrong type.
         ValueError: If a name is unknown, a number is out of range, a baseline lacks its source or enough rows in it,
             or `test` has a class that `train` does not know.
+        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed. The file is
+            removed, so that the same call works.
 
     References:
         Zhao et al., ICLR 2021 (`dc`, arXiv:2006.05929); Zhao and Bilen, ICML 2021 (`dsa`, arXiv:2102.08259); Kim et
