@@ -1,8 +1,10 @@
 """Every example runs as it is, in its fast mode, and so does the script that draws the README's picture."""
 
+import dataclasses
 import os
 import re
 import runpy
+import shutil
 import socket
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense import Evaluation, load_condensed
+from hf_condense import CondensedDataset, Evaluation, load_condensed
 from hf_condense.condensed.decoders import DECODERS
 from hf_condense.condensed.decoders.pixels import Pixels
 from hf_condense.condensed.folder import list_sets
@@ -174,6 +176,34 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     (tmp_path / "cards/demo.md").unlink()
     main(["--only-cards", *arguments[1:]])
     assert (tmp_path / "cards/demo.md").read_text() == card
+
+
+def test_baselines_of_a_like_set_are_those_that_would_be_measured(tmp_path: Path) -> None:
+    names = names_of("benchmarks/publish.py")
+    arguments = ["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")]
+    names["main"](arguments)
+    folder, args = tmp_path / "work/sets/demo", names["parsed"](arguments)
+    splits = {split: rows.select(range(200)) for split, rows in names["load_demo"]().items()}
+    first = load_condensed(folder, "dm_ipc1_dct8")
+    evaluate, baselines = names["evaluate"], []
+
+    def noted(*args: Any, **options: Any) -> Any:
+        baselines.append(options["baselines"])
+        return evaluate(*args, **options)
+
+    def measured() -> list[dict[str, Any]]:
+        recipe = dataclasses.replace(first.recipe, method="m3d", evaluation=[])
+        small = CondensedDataset.from_parts(*first.parts[:2], recipe)
+        list(names["measured"](names["Job"]("demo", "m3d", 1), small, splits, args))
+        records = load_condensed(folder, "m3d_ipc1_dct8").recipe.evaluation
+        return sorted(({**record, "seconds": 0} for record in records), key=str)
+
+    names["measured"].__globals__["evaluate"] = noted
+    borrowed = measured()
+    shutil.rmtree(folder / "dm_ipc1_dct8")
+    shutil.rmtree(folder / "m3d_ipc1_dct8")
+    assert measured() == borrowed
+    assert baselines == [(), (), ("random", "full"), ("random",)]
 
 
 def test_sets_of_a_failed_job_are_named_and_the_others_made(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,8 @@ from hf_condense.condensed.card.accuracy import FLOATS, RANDOM, SAME_FORM, VIEW,
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.facts import PREVIEW, Facts, read_facts
 from hf_condense.condensed.folder import list_sets, read_card
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.sizes import Sizes
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
@@ -167,13 +169,17 @@ def image_format(ds: datasets.Dataset, column: str) -> str | None:
 def measured(
     job: Job, small: CondensedDataset, ds: datasets.DatasetDict, args: argparse.Namespace
 ) -> Iterator[CondensedDataset]:
-    """Measure what is missing of a set, one network after the other, and yield the set whenever it was saved."""
+    """Measure what is missing of a set, one network after the other, and yield the set whenever it was saved.
+
+    Baselines that are known from another set are not measured again.
+    """
     baselines = ("random", "full") if args.fast or not job.learns else ("random", "herding", "full")
     for network in [args.network, *args.cross]:
         done = {(record["network"], record["recipe"]) for record in small.recipe.evaluation}
         if (network, args.recipe) in done:
             continue
         main_network = network == args.network
+        known = known_baselines(small, network, args, args.work / "sets" / job.dataset)
         table = evaluate(
             small,
             ds["test"],
@@ -182,17 +188,42 @@ def measured(
             recipe=args.recipe,
             epochs=args.epochs,
             seeds=args.seeds,
-            baselines=baselines if main_network else ("random",),
+            baselines=() if known else baselines if main_network else ("random",),
             eight_bit=main_network,
             compile=False if args.fast else "auto",
         )
         print(f"{job.dataset}\n{table}", flush=True)
         small = CondensedDataset.from_parts(
             *small.parts[:2],
-            dataclasses.replace(small.recipe, evaluation=[*small.recipe.evaluation, *table.to_records()]),
+            dataclasses.replace(small.recipe, evaluation=[*small.recipe.evaluation, *table.to_records(), *known]),
         )
         small.save_condensed(args.work / "sets" / job.dataset, overwrite=True)
         yield small
+
+
+def known_baselines(small: CondensedDataset, network: str, args: argparse.Namespace, folder: Path) -> list[dict]:
+    """Return the baselines that were measured with another set of the same size and form, as they would be again.
+
+    They depend on the real rows, the networks, the recipe and the seeds, which both sets share.
+    """
+    recipe = small.recipe
+    for name in list_sets(folder):
+        other = read_facts(folder / name).recipe
+        group = [
+            record for record in other.evaluation if (record["network"], record["recipe"]) == (network, args.recipe)
+        ]
+        own = {other.config_name, other.config_name + EIGHT_BIT, other.config_name + HARD_LABELS}
+        baselines = [record for record in group if record["set"] not in own]
+        if likeness(other) == likeness(recipe) and baselines and baselines[0]["n"] == args.seeds:
+            return baselines
+    return []
+
+
+def likeness(recipe: Recipe) -> tuple[Any, ...]:
+    """Return what the baselines of a set depend on, besides how networks are trained."""
+    flips = "flip" in (recipe.augment or "flip").split("_")
+    form = (recipe.kind, recipe.ipc, recipe.storage, recipe.expand, recipe.pixel_range, recipe.teacher)
+    return recipe.source["content_hash"], form, recipe.mean, recipe.std, flips
 
 
 def write_cards(work: Path, out: Path) -> None:

@@ -43,7 +43,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "tesla": EXPERTS,
     "esp": EXPERTS,
 }
-OTHERS = ("expert recording", "evaluation", "herding")
+OTHERS = ("expert recording", "evaluation", "herding", "kcenter")
 Step = Callable[[int], object]
 
 
@@ -313,16 +313,18 @@ def training_row(source: ClassSource, network: str, rows: int | None, args: argp
     return *(value / updates for value in seconds), flops.get_total_flops() / updates
 
 
-def coreset_row(ds: datasets.Dataset, source: ClassSource, network: str, ipc: int, args: argparse.Namespace) -> tuple:
-    """Return the same for a whole coreset by herding, from encoded pictures on."""
-    updates = args.limits.get("herding", {}).get("feature_updates", Herding.Config().feature_updates)
+def coreset_row(
+    method: str, ds: datasets.Dataset, source: ClassSource, network: str, ipc: int, args: argparse.Namespace
+) -> tuple:
+    """Return the same for a whole coreset, from encoded pictures on."""
+    updates = args.limits.get(method, {}).get("feature_updates", Herding.Config().feature_updates)
     factory = network_factory(
         network, channels=source.image_shape[0], image_size=source.image_shape[1:], num_classes=len(source.class_names)
     )
 
     def ours() -> None:
         options = {"network": network, "feature_updates": updates, "progress": False}
-        condense_dataset(ds, "herding", ipc, cache=False, **options)
+        condense_dataset(ds, method, ipc, cache=False, **options)
 
     def plain() -> None:
         decoded = load_source(ds, cache=False, progress=False).to(source.device)
@@ -336,29 +338,47 @@ def coreset_row(ds: datasets.Dataset, source: ClassSource, network: str, ipc: in
         with torch.no_grad():
             features = torch.cat([net.embed(images).double() for images, _ in batches(decoded, 256)])
         for c in decoded.classes:
-            rows = features[decoded.positions(c).start : decoded.positions(c).stop]
-            total, chosen = torch.zeros_like(rows[0]), list[int]()
-            for k in range(1, ipc + 1):
-                distances = (rows.mean(0) - (total + rows) / k).square().sum(1)
-                distances[chosen] = torch.inf
-                chosen.append(int(distances.argmin()))
-                total = total + rows[chosen[-1]]
+            CORESETS[method](features[decoded.positions(c).start : decoded.positions(c).stop], ipc)
 
-    seconds = alternate([ours, plain], min(args.updates, 3), source.device)
+    seconds = alternate([ours, plain], min(args.updates, 3), source.device, warm_up=args.updates > 1)
     with FlopCounterMode(display=False) as flops:
         ours()
     return *seconds, flops.get_total_flops()
 
 
-def alternate(works: Sequence[Callable[[], object]], repeats: int, device: torch.device) -> list[float]:
-    """Return the median seconds of several pieces of work, which take turns; the first turn does not count."""
+def plain_herding(rows: Tensor, n: int) -> list[int]:
+    """Return the rows whose mean stays closest to the mean of all."""
+    total, chosen = torch.zeros_like(rows[0]), list[int]()
+    for k in range(1, n + 1):
+        distances = (rows.mean(0) - (total + rows) / k).square().sum(1)
+        distances[chosen] = torch.inf
+        chosen.append(int(distances.argmin()))
+        total = total + rows[chosen[-1]]
+    return chosen
+
+
+def plain_k_center(rows: Tensor, n: int) -> list[int]:
+    """Return rows that are far from each other, beginning with the one nearest to the mean."""
+    chosen = [int((rows - rows.mean(0)).square().sum(1).argmin())]
+    while len(chosen) < n:
+        chosen.append(int(torch.cdist(rows, rows[chosen]).amin(1).argmax()))
+    return chosen
+
+
+CORESETS = {"herding": plain_herding, "kcenter": plain_k_center}
+
+
+def alternate(
+    works: Sequence[Callable[[], object]], repeats: int, device: torch.device, warm_up: bool = True
+) -> list[float]:
+    """Return the median seconds of several pieces of work, which take turns; a turn to warm up does not count."""
     seconds: list[list[float]] = [[] for _ in works]
-    for _ in range(repeats + 1):
+    for _ in range(repeats + warm_up):
         for work, times in zip(works, seconds, strict=True):
             started = now(device)
             work()
             times.append(now(device) - started)
-    return [statistics.median(times[1:]) for times in seconds]
+    return [statistics.median(times[warm_up:]) for times in seconds]
 
 
 def peak(device: torch.device, size: int) -> float:
@@ -383,7 +403,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     if args.fast:
         args.networks, args.ipc, args.updates, args.compile = ["convnet-w4"], [1], 2, False
         few = {method: {"batch_real": 8} for method in ("dm", "m3d", "dc")}
-        args.limits = {**few, "herding": {"feature_updates": 2}}
+        args.limits = {**few, **{method: {"feature_updates": 2} for method in CORESETS}}
 
     ds = (datasets.load_dataset(args.dataset) if args.dataset else load_demo())["train"]
     if args.fast:
@@ -397,8 +417,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
     measures: dict[str, Callable[[str, int], tuple]] = {
         "expert recording": lambda network, ipc: training_row(source, network, None, args),
         "evaluation": lambda network, ipc: training_row(source, network, ipc, args),
-        "herding": lambda network, ipc: coreset_row(ds, source, network, ipc, args),
     }
+    for method in CORESETS:
+        measures[method] = lambda network, ipc, method=method: coreset_row(method, ds, source, network, ipc, args)
     for method in OPTIONS:
         measures[method] = lambda network, ipc, method=method: method_row(method, ds, network, ipc, args)
     lines = []

@@ -18,16 +18,16 @@ class HalvingPool(nn.Module):
     """Average pooling over 2 x 2 pixels, for even sides.
 
     On a CPU, adding neighbours takes a third of the time of PyTorch's kernel, which reads one pixel after the other.
+    They are unbound, not sliced: the derivative of a slice fills a whole image with zeros.
     """
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the means: (B, C, H, W) -> (B, C, H / 2, W / 2)."""
         if x.device.type != "cpu" or torch.compiler.is_compiling():
             return F.avg_pool2d(x, 2)
-        pairs = x.unflatten(2, (-1, 2))  # (B, C, H / 2, 2, W)
-        rows = pairs[:, :, :, 0] + pairs[:, :, :, 1]  # (B, C, H / 2, W)
-        means: Tensor = (rows[..., ::2] + rows[..., 1::2]) * 0.25
-        return means
+        upper, lower = x.unflatten(2, (-1, 2)).unbind(3)  # (B, C, H / 2, W)
+        left, right = (upper + lower).unflatten(3, (-1, 2)).unbind(4)  # (B, C, H / 2, W / 2)
+        return (left + right) * 0.25
 
 
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
