@@ -285,9 +285,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         self._first = dict(zip(run.classes, first_rows, strict=False))
         self.total = sum(run.counts.values())
         # On a CPU, as many images go through the student at a time as stay in the cache.
-        is_cpu = run.device.type == "cpu"
-        shape = run.source.image_shape
-        self._rows_at_a_time = chunk_size(self.net.net, shape, self.total, least=1) if is_cpu else self.total
+        cached = chunk_size(self.net.net, run.source.image_shape, self.total, second_derivatives=True)
+        self._rows_at_a_time = cached if run.device.type == "cpu" else self.total
 
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return 0, which skips the update, if the value of the step is above `most_ratio`."""

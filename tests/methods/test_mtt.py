@@ -99,7 +99,7 @@ def test_graphs_that_are_kept_save_a_pass_and_change_rounding_only(case: str, mo
 def test_images_that_pass_the_student_one_by_one_give_the_same_gradient(
     method: type, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "_CPU_FAST_BYTES", 0)
+    monkeypatch.setattr(training, "_CPU_SECOND_DERIVATIVE_BYTES", 0)
     observed = observe(method, **CASES["batches"])
     assert observed.method._rows_at_a_time == 1
     assert_equals_textbook(observed, unrolled=method is TrajectoryMatching)
