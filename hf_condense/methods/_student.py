@@ -492,13 +492,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             batch: The batch.
             kept: A list to which this process's chunks add their gradients with their graphs. Default: no graphs.
         """
-        total = torch.zeros_like(vector)
+        total: Tensor | None = None
         for classes in run.chunks():
             part = self.chunk_gradient(run, vector, batch, classes, graph=kept is not None)
-            total += part.detach()
+            total = part.detach() if total is None else total + part.detach()
             if kept is not None:
                 kept.append(part)
-        return summed(run, total)
+        return summed(run, torch.zeros_like(vector) if total is None else total)
 
     def two_passes(
         self, run: Run, vector: Tensor, batch: Batch, objective: Callable[[Tensor], Tensor]
@@ -525,7 +525,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         direction, value = _differentiated(objective, total)
         for i, classes in enumerate(run.chunks()):
             gradient = kept.pop(0) if kept else self.chunk_gradient(run, vector, batch, classes)
-            yield Loss((direction * gradient).sum(), reported_once(run, value, first=i == 0))
+            yield Loss(direction @ gradient, reported_once(run, value, first=i == 0))
         return total
 
     def rollout(
@@ -557,14 +557,14 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             total, student = total + gradient, student - step_size * gradient
         direction, value = _differentiated(objective, -step_size * total)
         if run.accelerator.is_main_process and rate.requires_grad:
-            yield Loss(-rate * (direction * total).sum(), torch.zeros_like(value))
+            yield Loss(-rate * (direction @ total), torch.zeros_like(value))
         student = window.start
         for n in steps:
             batch, whole = self.batch(run, draw, n), torch.zeros_like(student)
             for i, classes in enumerate(run.chunks()):
                 gradient = kept.pop(0) if kept else self.chunk_gradient(run, student, batch, classes)
                 whole += gradient.detach()
-                yield Loss(-step_size * (direction * gradient).sum(), reported_once(run, value, first=n == i == 0))
+                yield Loss(-step_size * (direction @ gradient), reported_once(run, value, first=n == i == 0))
             if kept is None and n < steps[-1]:
                 student = student - step_size * summed(run, whole)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
@@ -87,7 +88,7 @@ class Subspace:
         """Return how far a vector leads along the expert's displacement, whose end is 1: (P,) -> ()."""
         return (vector @ self.displacement) / self.squared_length
 
-    @property
+    @cached_property
     def squared_length(self) -> Tensor:
         """Squared length of the expert's displacement, never zero: ()."""
         return self.displacement.square().sum() + _EPSILON
