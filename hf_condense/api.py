@@ -101,7 +101,8 @@ def condense_dataset(
             does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
-            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
+            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers. A
+            preset's `expand` goes with the preset's form: if another form is named, that form's default applies.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
             by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
             6, or 20 for images of 64 pixels or more.

@@ -83,6 +83,25 @@ def test_form_that_the_caller_names_wins_as_a_whole(given: dict[str, Any], form:
     assert (settings.storage, settings.expand) == form
 
 
+@pytest.mark.parametrize(
+    ("values", "storage", "form"),
+    [
+        ({"storage": "dct", "expand": 32}, "dct", ("dct", 32)),
+        ({"storage": "dct", "expand": 32}, "siren", ("siren", 2)),
+        ({"factor": 3}, "patches", ("patches", 9)),
+        ({"factor": 3}, "pixels", ("pixels", 1)),
+    ],
+)
+def test_form_of_the_preset_keeps_its_expand_if_the_caller_names_it_too(
+    values: dict[str, Any], storage: str, form: tuple[str, int]
+) -> None:
+    class Expanding(DistributionMatching):
+        presets: ClassVar[dict[str, Preset]] = {"default": Preset("Several rows.", Values(values))}
+
+    settings = settled(Expanding, storage=storage)
+    assert (settings.storage, settings.expand) == form
+
+
 def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
     class Half(DistributionMatching):
         presets: ClassVar[dict[str, Preset]] = {"default": Preset("Half.", Values({"store_dtype": "float16"}))}
