@@ -194,8 +194,10 @@ def condense_dataset(
         if method == "auto":
             # Nodes may have different numbers of cores, but all processes must make the same choice.
             cores = broadcast_object(accelerator, torch.get_num_threads())
+            # With a preset, the choice of the method is all that is taken.
+            open_values = given if preset is None else None
             choice = choose(
-                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=given
+                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=open_values
             )
             method = choice.method
             if preset is None:
@@ -275,10 +277,7 @@ def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
 
 
 def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the caller's values, with the chosen ones where the caller left them open."""
-    # A caller who says anything about the storage form decides it as a whole.
-    says_form = any(given[name] is not None for name in ("storage", "expand", "factor"))
-    chosen = {name: value for name, value in chosen.items() if not (says_form and name in ("storage", "expand"))}
+    """Return the caller's values, with the chosen ones, which follow from them, where the caller left them open."""
     return {**given, **{name: value for name, value in chosen.items() if given.get(name) is None}}
 
 
