@@ -112,7 +112,9 @@ def condense_dataset(
             at the end. Images may also be stored as `"uint8"`, with 8 bits per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
-            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated.
+            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated, but not
+            with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`, `datm` and `esp` in
+            several processes.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
