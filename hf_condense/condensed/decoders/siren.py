@@ -43,6 +43,7 @@ class Siren(Decoder):
     """
 
     name: ClassVar[str] = "siren"
+    starts_apart: ClassVar[bool] = True  # each network is fitted from weights of its own
     content: ClassVar[str] = "a small network for each image, which computes the colour at every point"
     papers: ClassVar[tuple[str, ...]] = (
         "Storage form siren (DDiF): Donghyeok Shin, HeeSun Bae, Gyuwon Sim, Wanmo Kang and Il-Chul Moon, "
