@@ -24,6 +24,8 @@ CASES = {
     "patches": {"factor": 2},
     "batches": {"batch_syn": 3},
     "no progress term": {"progress": 0.0},
+    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0},
+    "siren": {"storage": "siren"},
     "learned labels": {"soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
 

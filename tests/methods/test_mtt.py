@@ -32,6 +32,8 @@ CASES = {
     "batches": {"augment": ALL, "batch_syn": 2, "student_steps": 4},
     "classes of different sizes": {"augment": "none", "ipc": {0: 1, 1: 3, 2: 2}},
     "labels of a teacher": {"augment": "none", "soft_labels": "teacher", "teacher_updates": 2, "temperature": 3.0},
+    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0},
+    "siren": {"storage": "siren"},
     "learned labels": {"augment": "none", "soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
 
