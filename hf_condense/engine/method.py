@@ -87,6 +87,7 @@ def option(
     choices: tuple[Any, ...] | None = None,
     role: str | None = None,
     tiny: Any = None,
+    needs: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Any:
     """Declare a field of a config: its default, its meaning and the values that it accepts.
 
@@ -101,13 +102,15 @@ def option(
             what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
             "none"). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
+        needs: Other options by name, with the values that let this one have an effect. A caller who gives it without
+            them gets an error; what a preset gives is then left without effect.
 
     Raises:
         ValueError: If `role` is unknown.
     """
     if role is not None:
         one_of("role", role, ROLES)
-    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny}
+    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny, "needs": needs}
     return dataclasses.field(default=default, metadata=metadata)
 
 

@@ -74,6 +74,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
             "Pass storage='pixels', or store_dtype='float16' or 'float32'"
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
+    _check_needs(cls, caller_values, options)
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
 
 
@@ -110,6 +111,25 @@ def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -
         if value not in (None, neutral_value):
             raise ValueError(f"{name}={value!r} makes no sense for {cls.info.name!r}, {reason}; leave it out")
     return {name: value for name, value in caller_values.items() if name not in neutral}
+
+
+def _check_needs(cls: AnyMethod, caller_values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if the caller gives an option that others make void; see `needs` of `option`."""
+    fields = {field.name: field for field in dataclasses.fields(cls.Config)}
+    for name, field in fields.items():
+        if caller_values.get(name, field.default) == field.default:
+            continue
+        needs: Mapping[str, tuple[Any, ...]] = field.metadata.get("needs") or {}
+        for other in (fields[other] for other in needs if other in fields):
+            present, suitable = options.get(other.name, other.default), needs[other.name]
+            if present in suitable:
+                continue
+            choices = other.metadata.get("choices") or suitable
+            right = " or ".join(repr(value) for value in suitable if value in choices)
+            raise ValueError(
+                f"{name}={caller_values[name]!r} has no effect with {other.name}={present!r}; it needs "
+                f"{other.name}={right}. Pass that, or leave {name} out"
+            )
 
 
 def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:

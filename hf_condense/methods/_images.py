@@ -40,7 +40,13 @@ class ImageConfig(MethodConfig):
         gt=0,
         role="stored_rate",
     )
-    momentum: float = option(0.5, "Momentum of the images' optimiser, in [0, 1).", ge=0, role="momentum")
+    momentum: float = option(
+        0.5,
+        "Momentum of the images' optimiser, in [0, 1).",
+        ge=0,
+        role="momentum",
+        needs={"optimiser": ("form",)},
+    )
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
@@ -57,6 +63,7 @@ class ImageConfig(MethodConfig):
         False,
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
         "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
+        needs={"soft_labels": ("teacher", "learned"), "labels_from": ("teacher",)},
     )
 
     def __post_init__(self) -> None:

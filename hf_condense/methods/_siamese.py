@@ -150,6 +150,7 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         0.0,
         "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",
         ge=0,
+        needs={"optimiser": ("adamw",)},
     )
 
 

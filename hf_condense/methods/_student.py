@@ -90,6 +90,7 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         "Where soft labels, or the first ones if they are learned, come from: 'teacher', or 'experts' (the mean logits "
         "of the experts that classify a row right).",
         choices=("teacher", "experts"),
+        needs={"soft_labels": ("teacher", "learned")},
     )
     augment: str = option(
         ALL_FAMILIES,
