@@ -183,10 +183,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, red
         logits: (n, K).
         targets: Labels (n,) or probabilities (n, K).
         temperature: Divisor of the logits, > 0.
-        reduction: "mean" or "sum" over the rows.
+        reduction: "mean" or "sum" over the rows, or "none".
 
     Returns:
-        ().
+        (), or (n,) without a reduction.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
