@@ -101,7 +101,8 @@ def condense_dataset(
             does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
-            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers.
+            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers. A
+            preset's `expand` goes with the preset's form: if another form is named, that form's default applies.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
             by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
             6, or 20 for images of 64 pixels or more.
@@ -111,7 +112,9 @@ def condense_dataset(
             at the end. Images may also be stored as `"uint8"`, with 8 bits per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
-            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated.
+            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated, but not
+            with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`, `datm` and `esp` in
+            several processes.
         accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
@@ -193,8 +196,10 @@ def condense_dataset(
         if method == "auto":
             # Nodes may have different numbers of cores, but all processes must make the same choice.
             cores = broadcast_object(accelerator, torch.get_num_threads())
+            # With a preset, the choice of the method is all that is taken.
+            open_values = given if preset is None else None
             choice = choose(
-                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=given
+                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=open_values
             )
             method = choice.method
             if preset is None:
@@ -274,10 +279,7 @@ def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
 
 
 def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the caller's values, with the chosen ones where the caller left them open."""
-    # A caller who says anything about the storage form decides it as a whole.
-    says_form = any(given[name] is not None for name in ("storage", "expand", "factor"))
-    chosen = {name: value for name, value in chosen.items() if not (says_form and name in ("storage", "expand"))}
+    """Return the caller's values, with the chosen ones, which follow from them, where the caller left them open."""
     return {**given, **{name: value for name, value in chosen.items() if given.get(name) is None}}
 
 

@@ -246,8 +246,10 @@ def test_class_with_fewer_rows_than_the_form_decodes_into_repeats_them(storage: 
     start = runs[0].start(runs[0], "real").all()[0]
     by_class = start.unflatten(0, (3, rows)).detach()
     assert by_class.shape == (3, rows, 3, 8, 8)
+    copies = by_class[:, 1:] - by_class[:, :1]
     if storage != "siren":  # each network starts from its own draw
-        torch.testing.assert_close(by_class, by_class[:, :1].expand_as(by_class))
+        assert float(copies.abs().amax((2, 3, 4)).min()) > 0, "equal rows would stay equal for the whole run"
+        assert float(copies.square().mean().sqrt()) < 0.1
 
 
 @forms

@@ -13,6 +13,7 @@ from torch import nn
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form
+from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 
@@ -76,11 +77,12 @@ def choose(
         device: Where the method runs.
         cores: CPU cores that may be used, >= 1.
         candidates: Methods that suit the caller's options; some of `CANDIDATES`.
-        given: The caller's options and steps, by name; what is None is left open.
+        given: The caller's options, steps and storage form, by name; what is None is left open. They are among the
+            values of the choice, and the reason is that of the run with them.
 
     Raises:
         TypeError: If the budget is not a number.
-        ValueError: If the budget is not positive.
+        ValueError: If the budget is not positive, or the caller's storage form makes no sense.
     """
     minutes = number("budget", _DEFAULT_BUDGET if budget is None else budget)
     if not 0 < minutes < math.inf:
@@ -88,34 +90,42 @@ def choose(
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
     is_large = min(task.image_shape[1:]) > _LARGE_SIDE
+    caller_values = {name: value for name, value in (given or {}).items() if value is not None}
     if "m3d" not in candidates or (is_large and "rded" in candidates):
-        return _composed(task, minutes, spec, rate)
-    return _learned(task, minutes, spec, rate, {name: v for name, v in (given or {}).items() if v is not None})
+        return _composed(task, minutes, spec, rate, caller_values)
+    return _learned(task, minutes, spec, rate, caller_values)
 
 
-def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float) -> Choice:
+def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
     """Return how images are composed of crops; `rate` is in bytes of activations per second."""
-    side = min(_LARGE_SIDE, *task.image_shape[1:])  # at which the teacher is trained and sees crops
+    # The side at which the teacher is trained and sees crops.
+    side = given.get("teacher_size", min(_LARGE_SIDE, *task.image_shape[1:]))
     seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], side, side), task.num_classes) / rate
-    batch, crops = 128, 5
+    batch, crops = 128, given.get("crops", 5)
     affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)
     updates = int(min(5000, max(100, affordable)))
     affordable = 60 * minutes * _SHARE_OF_CROPS / (task.num_classes * crops * seconds_of_forward)
     pictures = int(min(300, max(4 * task.ipc, affordable)))
+    values: dict[str, Any] = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
+    values |= {name: given[name] for name in values.keys() & given.keys()}
+    is_large = min(task.image_shape[1:]) > _LARGE_SIDE
+    why = "pictures are large, and learning images would take hours" if is_large else "as the options ask for"
+    trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     reason = (
-        f"rded, which composes images of crops of {pictures} pictures per class (pictures are large, and learning "
-        f"images would take hours), and a teacher of {updates:,} updates at {side} pixels (about {minutes:g} minutes "
-        "on this kind of device)"
+        f"rded, which composes images of crops of {values['pictures']} pictures per class ({why}), and "
+        f"{trained if 'teacher' not in given else 'the teacher that was passed'} "
+        f"(about {minutes:g} minutes on this kind of device)"
     )
-    values = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     return Choice("rded", "default", values, reason)
 
 
 def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
     """Return how images are learned; `rate` is in bytes of activations per second."""
-    storage, expand = best_form(task)
+    best = best_form(task)
+    storage, expand = settled_form(given, {"storage": best[0], "expand": best[1]}, task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    batch, ipm = 128, 5
+    drawn = min(given.get("batch_syn", rows), rows)
+    batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
     seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
     seconds_of_pool = _seconds_of_pool(pool, seconds_of_forward)
@@ -123,7 +133,7 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: 
     def affordable(seconds: float, passes: float) -> int:
         """Return the steps for the rest of the budget, if each makes so many forward passes of the synthetic rows."""
         # Real rows are embedded once in `ipm` steps.
-        forwards = task.num_classes * (batch / ipm + passes * rows)
+        forwards = task.num_classes * (batch / ipm + passes * drawn)
         left = 60 * minutes - _SECONDS_OF_SETUP - seconds
         return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / (_SECONDS_PER_STEP + forwards * seconds_of_forward))))
 
@@ -144,14 +154,24 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: 
         "ipm": ipm,
     }
     values |= pool if has_pool else {}
-    form = (
-        "whole images (other forms were not measured for so many images, or for such small ones)"
-        if storage == "pixels"
-        else f"storage {storage!r} with {expand} rows in the space of one image (it gained most in our measurements)"
-    )
     networks = f"a pool of {pool['pool_size']} trained networks" if has_pool else "random networks"
-    reason = f"m3d, {form}, {networks}, {steps:,} steps (about {minutes:g} minutes on this kind of device)"
+    steps_text = f"{steps:,} steps (about {minutes:g} minutes on this kind of device)"
+    if "steps" in given:
+        values["steps"] = given["steps"]
+        steps_text = f"{given['steps']} steps (as asked for, whatever the budget of {minutes:g} minutes)"
+    reason = f"m3d, {_form_text((storage, expand), best)}, {networks}, {steps_text}"
     return Choice("m3d", "quick", values, reason)
+
+
+def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
+    """Say which storage form a run takes, and why: it is the best one, or what the caller asked for."""
+    storage, expand = form
+    if storage == "pixels":
+        text, why = "whole images", "other forms were not measured for so many images, or for such small ones"
+    else:
+        text = f"storage {storage!r} with {expand} rows in the space of one image"
+        why = "it gained most in our measurements"
+    return f"{text} ({why if form == best else 'as asked for'})"
 
 
 def _seconds_of_pool(pool: Mapping[str, Any], seconds_of_forward: float) -> float:

@@ -104,7 +104,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         num_classes=len(run.ipc),
         num_processes=run.accelerator.num_processes,
         rows_per_class=max(rows),
-        rows_per_step=run.most_real(method.batch_real) * len(run.ipc) + sum(rows),
+        rows_per_step=run.most_real(method.batch_real) * len(run.ipc) + method.most_rows(run),
         steps=steps,
         activation_bytes=activation_bytes(network, run.source.image_shape),
         batch_statistics=has_batch_statistics(network),
@@ -113,8 +113,9 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         cost_in_forwards=method.cost_in_forwards,
         decoding_bytes=run.decoder.row_bytes(),
         real_bytes=_real_bytes(run, method),
-        passes=method.passes,
+        passes=method.passes if "keep_graphs" in method.cuts else 1,
         parameter_bytes=_parameter_bytes(network),
+        most_rows=method.most_rows(run),
         compile=run.compile,
     )
     needed, free = step_bytes(run, method, plan), free_memory(run.device)
@@ -127,11 +128,8 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         )
     if needed > free:
         memory = "a step needs about %s of memory, but may use %s; %s"
-        logger.warning(memory, byte_text(needed), byte_text(free), REMEDY)
+        logger.warning(memory, byte_text(needed), byte_text(free), method.memory_remedy)
     return plan
-
-
-REMEDY = "a smaller network, batch_syn, batch_real or image_size needs less"
 
 
 def _real_bytes(run: Run, method: Method[Any]) -> int:
@@ -145,19 +143,21 @@ def _parameter_bytes(network: nn.Module) -> int:
 
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
+    keeps_all = plan.keep_graphs or not method.cuts
     share = -(-len(run.ipc) // run.accelerator.num_processes)
-    rows = sorted(method.rows_per_step(run).values())[-(share if plan.keep_graphs else plan.classes_per_chunk) :]
+    rows = sorted(method.rows_per_step(run).values())[-(share if keeps_all else plan.classes_per_chunk) :]
     network = run.factory.build(run.seed, "template")
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
-    graph, real = sum(rows) * (activations + run.decoder.row_bytes()), len(rows) * _real_bytes(run, method)
-    return method.passes * (graph + 2 * _parameter_bytes(network)) + real if plan.keep_graphs else graph + real
+    graph = min(sum(rows), method.most_rows(run)) * (activations + run.decoder.row_bytes())
+    real = len(rows) * _real_bytes(run, method)
+    return method.passes * (graph + 2 * _parameter_bytes(network)) + real if keeps_all else graph + real
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
     """Return a plan whose steps need less memory than those of the present one, or None if there is none."""
     if has_batch_statistics(run.factory.build(run.seed, "template")):
         return None
-    return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()))
+    return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()), method.cuts)
 
 
 def _reason_against(checkpoint: Checkpoint, run: Run, method: Method[Any]) -> str | None:
@@ -166,6 +166,6 @@ def _reason_against(checkpoint: Checkpoint, run: Run, method: Method[Any]) -> st
     if checkpoint.processes != processes:
         return f"it was made for {checkpoint.processes} processes and there are {processes}"
     needed, free = step_bytes(run, method, checkpoint.plan), free_memory(run.device)
-    if needed > free:
+    if needed > free and method.cuts:
         return f"it needs about {byte_text(needed)} of memory and may use {byte_text(free)}"
     return None

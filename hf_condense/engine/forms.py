@@ -40,5 +40,8 @@ def form_values(task: Task, most: int = 32) -> dict[str, Any]:
 
 
 def form_rate(task: Task) -> float:
-    """Return the factor of the image rate with which short runs ended best in the task's storage form."""
+    """Return the factor of the image rate for short runs in the task's storage form.
+
+    At 1 image per class, runs ended best with it; at 10 images per class, no worse than with the method's own rate.
+    """
     return _SHORT_RUN_RATE if task.storage == "dct" else 1.0

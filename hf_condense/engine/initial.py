@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,11 @@ from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 
+logger = logging.getLogger("hf_condense")
+
+_NOISE = 0.1  # of copies of a row, in units of the standard deviation of pixels
+_NAMED = 5  # classes that a warning names
+
 
 def start_names() -> list[str]:
     """Return the names of all starts: real rows, noise, and the coreset methods."""
@@ -31,7 +37,8 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
         init: `"real"` (random rows), `"noise"` (normal, in normalised units), or the name of a coreset method. As
             many real rows are taken as the set decodes into; the run's decoder stores them in its form. A method can
             also choose the rows itself: their positions in the source, sorted by class, int64 (rows,). Or it makes
-            them: normalised images, sorted by class, float32 (rows, C, H, W).
+            them: normalised images, sorted by class, float32 (rows, C, H, W). If a position is repeated, its copies
+            differ from the real row by a little noise.
 
     Raises:
         ValueError: If `init` is none of these.
@@ -59,11 +66,43 @@ def _stored(run: Run, real: Tensor | None, entries: dict[int, int]) -> dict[str,
     """
     origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
     if real is not None:
-        rows = real if real.is_floating_point() else run.source.at(real)
+        rows = real if real.is_floating_point() else _rows_at(run, real)
         return run.decoder.start(rows, _labels(run.counts, run.device), origin)
     names, shape = run.source.class_names, run.source.image_shape
     parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in entries.items()]
     return run.decoder.start_from_noise(torch.cat(parts).to(run.device), _labels(entries, run.device), origin)
+
+
+def _rows_at(run: Run, positions: Tensor) -> Tensor:
+    """Return real rows by their positions, sorted by class; copies get some noise: (rows, C, H, W).
+
+    Equal rows would get equal gradients in most methods, and stay equal for the whole run.
+    """
+    rows = run.source.at(positions)
+    if run.decoder.starts_apart:
+        return rows
+    few, first = [], 0
+    for c, n in run.counts.items():
+        copies = [first + i for i in _copies(positions[first : first + n].tolist())]
+        first += n
+        if copies:
+            name = run.source.class_names[c]
+            noise = _NOISE * torch.randn(len(copies), *run.source.image_shape, generator=run.rng("copies", name))
+            rows[copies] = run.decoder.frame.clip_images(rows[copies] + noise.to(rows))
+            few.append(f"{name!r} ({n - len(copies)} for {n})")
+    if few:
+        logger.warning(
+            "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
+            "little noise; a smaller expand or ipc takes every row once",
+            ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else ""),
+        )
+    return rows
+
+
+def _copies(positions: list[int]) -> list[int]:
+    """Return the places of all positions that occurred before."""
+    places = dict(zip(reversed(positions), reversed(range(len(positions))), strict=True))  # of the first occurrences
+    return [i for i, position in enumerate(positions) if places[position] != i]
 
 
 def select_rows(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict[int, Tensor]:

@@ -18,7 +18,7 @@ from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.processes import broadcast_object, from_main, reduce, share_tensors, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.build import REMEDY, smaller_plan
+from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
@@ -240,9 +240,11 @@ class _Optimisation:
             torch.cuda.empty_cache()
 
     def _memory_error(self, t: int) -> MemoryError:
+        advice = "a smaller max_memory cuts steps smaller; " if self.method.cuts else ""
+        advice += self.method.memory_remedy
         return MemoryError(
-            f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept(t)}. A smaller max_memory cuts "
-            f"steps smaller; {REMEDY}"
+            f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept(t)}. "
+            f"{advice[0].upper()}{advice[1:]}"
         )
 
     def _update(self, t: int, total: Tensor) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from hf_condense.base.checks import number, one_of
 from hf_condense.base.errors import did_you_mean
+from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def option(
     choices: tuple[Any, ...] | None = None,
     role: str | None = None,
     tiny: Any = None,
+    needs: Mapping[str, tuple[Any, ...]] | None = None,
 ) -> Any:
     """Declare a field of a config: its default, its meaning and the values that it accepts.
 
@@ -100,13 +102,15 @@ def option(
             what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
             "none"). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
+        needs: Other options by name, with the values that let this one have an effect. A caller who gives it without
+            them gets an error; what a preset gives is then left without effect.
 
     Raises:
         ValueError: If `role` is unknown.
     """
     if role is not None:
         one_of("role", role, ROLES)
-    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny}
+    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny, "needs": needs}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -255,10 +259,21 @@ class Method(_Declared[ConfigT]):
     cost_in_forwards: ClassVar[int] = 1
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
+    memory_remedy: ClassVar[str] = "a smaller network, batch_syn, batch_real or image_size needs less"
+    """What to change if a step does not fit into memory, as the end of a sentence."""
+
     @property
     def passes(self) -> int:
         """How often a step goes over all its images with graphs that it may keep; see `Plan.keep_graphs`."""
         return 1
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Names of the attributes of `Plan` that can cut a step so that it needs less memory; default: all.
+
+        A method without any keeps the graphs of all its `passes` over all its images, whatever the plan.
+        """
+        return CUTS
 
     @property
     def batch_real(self) -> int:
@@ -266,8 +281,15 @@ class Method(_Declared[ConfigT]):
         return int(self.config.of_role("batch_real", 0))
 
     def rows_per_step(self, run: Run) -> dict[int, int]:
-        """Return how many decoded rows of every class a step differentiates, for the plan; default: all."""
+        """Return how many decoded rows of every class a step differentiates at most, for the plan; default: all."""
         return run.counts
+
+    def most_rows(self, run: Run) -> int:
+        """Return how many decoded rows of all classes together a step differentiates, for the plan.
+
+        Default: the sum over classes. It is less where a batch is drawn from the whole set.
+        """
+        return sum(self.rows_per_step(run).values())
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return what identifies a run besides its options, as JSON values; default: nothing.

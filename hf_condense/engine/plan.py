@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -18,6 +19,9 @@ _CPU_REAL_BYTES = 2**30
 # Kernels of a GPU may fail on tensors of more than 2^31 elements. The activations of a forward pass are counted as if
 # they were one tensor of float32.
 _GPU_MOST_BYTES = 4 * 2**31
+
+CUTS = ("keep_graphs", "classes_per_chunk", "images_per_forward")
+"""Attributes of a plan that cut a step, in the order in which they are made smaller."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +44,21 @@ class Plan:
         """Return the plan as JSON values."""
         return asdict(self)
 
-    def halved(self, images: int) -> Plan | None:
+    def halved(self, images: int, cuts: Collection[str] = CUTS) -> Plan | None:
         """Return the next smaller plan, or None if nothing can be cut.
 
         Args:
             images: Images of one class in a forward pass.
+            cuts: Attributes that may be made smaller; some of `CUTS`.
         """
-        if self.keep_graphs:
+        if self.keep_graphs and "keep_graphs" in cuts:
             return replace(self, keep_graphs=False)
-        if self.classes_per_chunk > 1:
+        if self.classes_per_chunk > 1 and "classes_per_chunk" in cuts:
             return replace(self, classes_per_chunk=-(-self.classes_per_chunk // 2))
         present = min(self.images_per_forward or images, images)
-        return replace(self, images_per_forward=-(-present // 2)) if present > 1 else None
+        if present > 1 and "images_per_forward" in cuts:
+            return replace(self, images_per_forward=-(-present // 2))
+        return None
 
 
 def make_plan(
@@ -70,6 +77,7 @@ def make_plan(
     real_bytes: int = 0,
     passes: int = 1,
     parameter_bytes: int = 0,
+    most_rows: int | None = None,
     compile: CompileOption = "auto",
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
@@ -90,6 +98,8 @@ def make_plan(
         real_bytes: Bytes that the real images of one class take in a step.
         passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
         parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
+        most_rows: Decoded synthetic images whose graph is kept, of all classes together at most; None: as many as there
+            are of every class.
         compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
     """
     if batch_statistics:
@@ -97,11 +107,15 @@ def make_plan(
     if device.type == "cpu":
         budget //= num_processes
     bytes_per_row = cost_in_forwards * activation_bytes + decoding_bytes
-    classes_that_fit = max(1, budget // max(1, rows_per_class * bytes_per_row + real_bytes))
+    share = -(-num_classes // num_processes)
+    most_rows = min(share * rows_per_class, most_rows or share * rows_per_class)
+    classes_that_fit = budget // max(1, rows_per_class * bytes_per_row + real_bytes)
+    if most_rows * bytes_per_row + share * real_bytes <= budget:  # a batch that is smaller than the rows of its classes
+        classes_that_fit = share
+    classes_that_fit = max(1, classes_that_fit)
     if device.type == "cpu" and real_bytes:
         classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
-    share = -(-num_classes // num_processes)
-    bytes_per_pass = share * (rows_per_class * bytes_per_row + real_bytes) + 2 * parameter_bytes
+    bytes_per_pass = most_rows * bytes_per_row + share * real_bytes + 2 * parameter_bytes
     keeps = 1 < passes <= budget // max(1, bytes_per_pass)
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))

@@ -129,8 +129,9 @@ def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] |
     now = datetime.datetime.now(datetime.timezone.utc)
     runtime = {
         "device": run.device.type,
-        "device_name": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else "cpu",
+        "device_name": torch.cuda.get_device_name(run.device) if run.device.type == "cuda" else run.device.type,
         "num_processes": run.accelerator.num_processes,
+        "threads": torch.get_num_threads(),
         "mixed_precision": run.accelerator.mixed_precision,
         "convolutions": convolution_precision(run.device),
         "seconds": round(seconds, 1),

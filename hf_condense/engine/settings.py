@@ -11,7 +11,7 @@ from typing import Any
 from hf_condense.base.checks import integer, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.decoders import decoder_class
-from hf_condense.condensed.decoders.patches import storage_of_factor
+from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_factor
 from hf_condense.condensed.recipe import STORE_DTYPES
 from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
@@ -19,7 +19,7 @@ from hf_condense.networks.factory import NetworkSpec
 from hf_condense.source.class_source import ClassSource
 
 RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid", "store_dtype": "float32"}
-_STORAGE = ("storage", "expand", "factor")
+_STORAGE = ("storage", "expand", "factor")  # what names a form
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     if not issubclass(cls, Method):
         caller_values = _without_values_of_learning(cls, caller_values)
     values_of = settled_preset.values if (settled_preset := cls.presets.get(preset or "default")) else _nothing
-    storage, expand = _storage_form(caller_values, values_of(task), task)
+    storage, expand = settled_form(caller_values, values_of(task), task)
     # Rates and steps of a preset may depend on the form, which the caller may have chosen.
     preset_values = values_of(dataclasses.replace(task, storage=storage, expand=expand))
     values = {**RUN_DEFAULTS, **preset_values, **caller_values}
@@ -74,6 +74,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
             "Pass storage='pixels', or store_dtype='float16' or 'float32'"
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
+    _check_needs(cls, caller_values, options)
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
 
 
@@ -112,11 +113,42 @@ def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -
     return {name: value for name, value in caller_values.items() if name not in neutral}
 
 
-def _storage_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:
-    """Return storage form and `expand` as the caller says, else as the preset says, else pixels."""
-    # A caller who names a form decides it as a whole: the preset's `expand` may make no sense for that form.
+def _check_needs(cls: AnyMethod, caller_values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if the caller gives an option that others make void; see `needs` of `option`."""
+    fields = {field.name: field for field in dataclasses.fields(cls.Config)}
+    for name, field in fields.items():
+        if caller_values.get(name, field.default) == field.default:
+            continue
+        needs: Mapping[str, tuple[Any, ...]] = field.metadata.get("needs") or {}
+        for other in (fields[other] for other in needs if other in fields):
+            present, suitable = options.get(other.name, other.default), needs[other.name]
+            if present in suitable:
+                continue
+            choices = other.metadata.get("choices") or suitable
+            right = " or ".join(repr(value) for value in suitable if value in choices)
+            raise ValueError(
+                f"{name}={caller_values[name]!r} has no effect with {other.name}={present!r}; it needs "
+                f"{other.name}={right}. Pass that, or leave {name} out"
+            )
+
+
+def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:
+    """Return storage form and `expand` as the caller says, else as the preset says, else pixels.
+
+    Args:
+        caller_values: The caller's values by name; what is left open is not among them.
+        preset_values: The values of the preset, or of what stands for one.
+        task: ipc and image shape.
+
+    Raises:
+        TypeError: If `expand` or `factor` is not an integer.
+        ValueError: If there is no such form, or a value is out of its range, or values contradict each other.
+    """
+    # A caller who names a form decides it as a whole: the preset's `expand` may make no sense for that form. It makes
+    # sense for the form that the preset takes anyway.
     names_form = any(name in caller_values for name in ("storage", "factor"))
-    values = caller_values if names_form else {**preset_values, **caller_values}
+    names_own = names_form and not _keeps_form(caller_values, preset_values)
+    values = caller_values if names_own else {**preset_values, **caller_values}
     if not names_form and "expand" in caller_values and "factor" in values:  # the factor of the preset names its form
         values = {**values, "storage": storage_of_factor(values["factor"], task.image_shape)[0], "factor": None}
     storage, expand, factor = (values.get(name) for name in _STORAGE)
@@ -131,6 +163,13 @@ def _storage_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, 
     storage = "pixels" if storage is None else storage
     expand = None if expand is None else integer("expand", expand, least=1)
     return storage, decoder_class(storage).settle_expand(expand, task.image_shape, task.ipc)
+
+
+def _keeps_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any]) -> bool:
+    """Return whether a caller names the form that the preset takes anyway, and neither `expand` nor `factor`."""
+    factor = preset_values.get("factor")
+    of_preset = preset_values.get("storage") if factor is None else form_of_factor(factor)[0]
+    return caller_values.keys() & _STORAGE == {"storage"} and caller_values["storage"] == of_preset
 
 
 def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:

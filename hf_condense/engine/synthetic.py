@@ -58,8 +58,9 @@ class SyntheticSet:
             raise ValueError("labels of a synthetic set should be sorted by class; got labels out of order")
         self.row_labels = self.labels.repeat_interleave(self.decoder.rows_per_entry)  # (rows,)
         self.row_classes = self.row_labels.cpu()  # (rows,)
-        row_labels = self.row_classes.tolist()
-        self.rows = {c: [i for i, label in enumerate(row_labels) if label == c] for c in dict.fromkeys(labels)}
+        self.rows: dict[int, list[int]] = {c: [] for c in labels}
+        for i, c in enumerate(self.row_classes.tolist()):
+            self.rows[c].append(i)
 
     def learned(self) -> dict[str, Tensor]:
         """Return the stored tensors that are learned, by name."""

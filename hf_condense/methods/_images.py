@@ -35,11 +35,18 @@ class ImageConfig(MethodConfig):
     lr_stored: float | None = option(
         None,
         "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
-        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.003 by Adam).",
+        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.003 by Adam; under optimiser='adamw' lr_img "
+        "as it is, but for 'siren' 0.003 too).",
         gt=0,
         role="stored_rate",
     )
-    momentum: float = option(0.5, "Momentum of the images' optimiser, in [0, 1).", ge=0, role="momentum")
+    momentum: float = option(
+        0.5,
+        "Momentum of the images' optimiser, in [0, 1).",
+        ge=0,
+        role="momentum",
+        needs={"optimiser": ("form",)},
+    )
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
@@ -56,6 +63,7 @@ class ImageConfig(MethodConfig):
         False,
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
         "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
+        needs={"soft_labels": ("teacher", "learned"), "labels_from": ("teacher",)},
     )
 
     def __post_init__(self) -> None:
@@ -175,10 +183,10 @@ def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, red
         logits: (n, K).
         targets: Labels (n,) or probabilities (n, K).
         temperature: Divisor of the logits, > 0.
-        reduction: "mean" or "sum" over the rows.
+        reduction: "mean" or "sum" over the rows, or "none".
 
     Returns:
-        ().
+        (), or (n,) without a reduction.
 
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).

@@ -28,8 +28,9 @@ logger = logging.getLogger("hf_condense")
 
 OPTIMISERS = ("form", "adamw")
 OPTIMISER_HELP = (
-    "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, or "
-    "lr_img as it is; each number then moves by about that rate per step, however small its gradient."
+    "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, else "
+    "0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per step, "
+    "however small its gradient."
 )
 
 
@@ -149,6 +150,7 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         0.0,
         "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",
         ge=0,
+        needs={"optimiser": ("adamw",)},
     )
 
 
@@ -201,7 +203,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             return super().optimiser(run)
         return torch.optim.AdamW(
             run.synthetic.learned().values(),
-            lr=self.config.lr_stored or self.config.lr_img,
+            lr=self.config.lr_stored or run.decoder.own_rate or self.config.lr_img,
             weight_decay=self.config.weight_decay,
         )
 

@@ -90,6 +90,7 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         "Where soft labels, or the first ones if they are learned, come from: 'teacher', or 'experts' (the mean logits "
         "of the experts that classify a row right).",
         choices=("teacher", "experts"),
+        needs={"soft_labels": ("teacher", "learned")},
     )
     augment: str = option(
         ALL_FAMILIES,
@@ -269,6 +270,20 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     exchanges_in_losses: ClassVar[bool] = True
     cost_in_forwards: ClassVar[int] = 4
     experts: Experts
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """The student's forward passes are cut by the size of a processor's cache, not by the plan."""
+        return ("keep_graphs", "classes_per_chunk")
+
+    def rows_per_step(self, run: Run) -> dict[int, int]:
+        """Return how many rows of every class a batch has at most: it is drawn from the whole set."""
+        return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
+
+    def most_rows(self, run: Run) -> int:
+        """Return how many rows a batch has."""
+        total = sum(run.counts.values())
+        return min(self.config.batch_syn or total, total)
 
     def identity(self, run: Run) -> dict[str, Any]:
         """Return also the caller's choice about compiling, which decides how experts are trained."""

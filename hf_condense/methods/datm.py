@@ -112,7 +112,8 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
             _paper,
         ),
         "quick": Preset(
-            "150 to 400 steps at width 32 with the experts of `mtt`, windows that expand, learned labels: minutes.",
+            "150 to 400 steps at width 32 with the experts of `mtt`, windows that expand, learned labels: minutes; not "
+            "measured.",
             _quick,
         ),
     }

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
 from hf_condense.methods._student import (
@@ -246,6 +247,19 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     def batch_real(self) -> int:
         """Real images per class that a step embeds: those of the added objective, if there is one."""
         return 0 if self.config.beside == "none" else self.config.batch_real
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """Those of a student, and forward passes of the added objective, if there is one."""
+        return super().cuts if self.config.beside == "none" else CUTS
+
+    def rows_per_step(self, run: Run) -> dict[int, int]:
+        """Return how many rows of every class a step differentiates: all in the added objective, if there is one."""
+        return super().rows_per_step(run) if self.config.beside == "none" else run.counts
+
+    def most_rows(self, run: Run) -> int:
+        """Return how many rows a step differentiates at a time."""
+        return super().most_rows(run) if self.config.beside == "none" else sum(run.counts.values())
 
     @property
     def passes(self) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -10,8 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import byte_text
-from hf_condense.base.devices import memory_budget
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._student import (
@@ -23,13 +20,10 @@ from hf_condense.methods._student import (
     summed_with_graph,
     usual_width,
 )
-from hf_condense.networks.factory import activation_bytes
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
     from hf_condense.engine.synthetic import SyntheticSet
-
-logger = logging.getLogger("hf_condense")
 
 _LEAST_RATE = 1e-5  # lower bound of the student's learned rate
 
@@ -185,20 +179,20 @@ class TrajectoryMatching(StudentMatching):
         "quick": Preset("150 to 400 steps at width 32, some 20 short experts, falling rates: minutes.", _quick),
     }
 
-    def prepare(self, run: Run) -> None:
-        """Record the experts, and warn if the student's steps may not fit into memory."""
-        super().prepare(run)
-        bytes_per_image = activation_bytes(self.net.net, run.source.image_shape)
-        images = -(-min(self.config.batch_syn or self.total, self.total) // run.accelerator.num_processes)
-        needed = self.cost_in_forwards * self.config.student_steps * images * bytes_per_image
-        if needed > 2 * memory_budget(run.device):
-            logger.warning(
-                "%d student steps on %d images keep about %s in memory, which is most of what is free; reduce "
-                "student_steps or batch_syn, or use the method 'tesla', which keeps one step at a time if it must",
-                self.config.student_steps,
-                images,
-                byte_text(needed),
-            )
+    memory_remedy: ClassVar[str] = (
+        "fewer student_steps, or a smaller batch_syn, network or image_size, needs less, as does the method 'tesla', "
+        "which keeps one step at a time if it must"
+    )
+
+    @property
+    def passes(self) -> int:
+        """The steps of the student, whose graphs are all kept."""
+        return self.config.student_steps
+
+    @property
+    def cuts(self) -> tuple[str, ...]:
+        """None: the graphs of all student steps are in memory together, however a step is cut."""
+        return ()
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield this process's share of the distance ratio, with the graph of all student steps."""

@@ -24,7 +24,7 @@ class TrainingRecipe:
         batch_size: Rows per update, >= 1; the last update of an epoch may have fewer.
         lr: Learning rate at the start, > 0.
         momentum: Momentum of SGD, in [0, 1).
-        weight_decay: Weight decay of SGD, >= 0.
+        weight_decay: Weight decay, >= 0; of weight matrices and filters alone if the optimiser is AdamW.
         milestones: Where the learning rate drops, as increasing fractions of the updates in (0, 1).
         gamma: Factor of the learning rate at each milestone, > 0.
         restart_optimiser: Reset the momentum at each milestone, where the DC code makes a new optimiser.

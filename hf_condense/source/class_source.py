@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property, partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -138,11 +138,21 @@ class ClassSource:
         _, c, h, w = self.images.shape
         return (c, h, w)
 
+    @cached_property
+    def _amounts(self) -> list[int]:
+        """The number of images of every class. Draws ask for it again and again, and counting reads all labels."""
+        amounts: list[int] = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
+        return amounts
+
+    @cached_property
+    def _starts(self) -> list[int]:
+        """The position of the first image of every class, and where those of the last class end."""
+        return [0, *itertools.accumulate(self._amounts)]
+
     @property
     def counts(self) -> dict[int, int]:
         """Return the number of images of every class that has images."""
-        amounts = torch.bincount(self.labels, minlength=len(self.class_names)).tolist()
-        return {c: n for c, n in enumerate(amounts) if n}
+        return {c: n for c, n in enumerate(self._amounts) if n}
 
     @property
     def classes(self) -> tuple[int, ...]:
@@ -151,8 +161,7 @@ class ClassSource:
 
     def positions(self, c: int) -> range:
         """Return the positions of a class's images in `images`."""
-        start, stop = torch.searchsorted(self.labels, torch.tensor([c, c + 1], device="cpu")).tolist()
-        return range(start, stop)
+        return range(self._starts[c], self._starts[c + 1])
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """Normalise pixels to zero mean and unit variance over the source, or whiten them if it has a whitening.

@@ -209,6 +209,20 @@ def test_second_fit_reads_the_file_of_the_first(fits: list[int]) -> None:
     assert fits == [3, 3, 3, 3], "other rows and other draws should be fitted again"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("torch.__version__", "9.9.9"), ("hf_condense.condensed.decoders.siren.FORMAT", -1)]
+)
+def test_fits_of_another_version_are_not_read(
+    name: str, value: object, fits: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    form, real, labels = Siren((1, 8, 8), 2), smooth(3, (1, 8, 8), seed=4), torch.zeros(3)
+    form.start(real, labels, origin(cache=True))
+    before = len(fits)
+    monkeypatch.setattr(name, value)
+    form.start(real, labels, origin(cache=True))
+    assert len(fits) == before + 1
+
+
 def test_disabled_caching_of_datasets_is_obeyed(fits: list[int]) -> None:
     form, real, labels = Siren((1, 8, 8), 2), smooth(3, (1, 8, 8), seed=2), torch.zeros(3)
     before = set(cache_folder("siren").glob("*"))

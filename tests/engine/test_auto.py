@@ -136,6 +136,55 @@ def test_options_of_composing_are_followed_for_small_images() -> None:
     assert (small.recipe.method, small.recipe.options["mosaic"]) == ("rded", 2)
 
 
+@pytest.mark.parametrize(
+    ("given", "form", "text"),
+    [
+        ({"storage": "siren"}, ("siren", 37), "storage 'siren' with 37 rows in the space of one image (as asked for)"),
+        ({"expand": 4}, ("dct", 4), "storage 'dct' with 4 rows in the space of one image (as asked for)"),
+        ({"factor": 2}, ("patches", 4), "storage 'patches' with 4 rows in the space of one image (as asked for)"),
+        ({"storage": "pixels"}, ("pixels", 1), "whole images (as asked for)"),
+        ({"storage": "dct"}, ("dct", 32), "storage 'dct' with 32 rows in the space of one image (it gained most"),
+        ({}, ("dct", 32), "storage 'dct' with 32 rows in the space of one image (it gained most"),
+    ],
+)
+def test_form_that_the_caller_names_is_chosen_and_told(given: dict, form: tuple[str, int], text: str) -> None:
+    choice = choose_for(ipc=1, given=given)
+    assert (choice.values["storage"], choice.values["expand"]) == form
+    assert text in choice.reason
+
+
+@pytest.mark.parametrize("given", [{"batch_real": 16}, {"ipm": 20}, {"batch_syn": 8}, {"storage": "pixels"}])
+def test_options_that_make_steps_cheaper_give_more_of_them(given: dict) -> None:
+    assert choose_for(ipc=1, budget=2, given=given).values["steps"] > choose_for(ipc=1, budget=2).values["steps"]
+
+
+def test_options_of_the_caller_are_among_the_values() -> None:
+    values = choose_for(given={"batch_real": 16, "ipm": 2, "steps": 3}).values
+    assert (values["batch_real"], values["ipm"], values["steps"]) == (16, 2, 3)
+    composed = choose_for(size=224, given={"pictures": 7, "teacher_updates": 1234})
+    assert (composed.values["pictures"], composed.values["teacher_updates"]) == (7, 1234)
+    assert "7 pictures per class" in composed.reason
+    assert "a teacher of 1,234 updates" in composed.reason
+
+
+def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:
+    reason = choose_for(budget=2, given={"steps": 3}).reason
+    assert "3 steps (as asked for, whatever the budget of 2 minutes)" in reason
+    assert "about 2 minutes" not in reason
+
+
+def test_teacher_of_the_caller_is_not_told_as_one_that_is_trained() -> None:
+    reason = choose_for(size=224, given={"teacher": "folder"}).reason
+    assert "the teacher that was passed" in reason
+    assert "updates" not in reason
+
+
+def test_composing_small_images_is_not_explained_by_their_size() -> None:
+    reason = choose_for(size=32, candidates=("rded",)).reason
+    assert "as the options ask for" in reason
+    assert "large" not in reason
+
+
 def test_many_or_small_images_are_stored_whole() -> None:
     assert choose_for(ipc=10).values["storage"] == "dct"
     assert choose_for(ipc=100).values["storage"] == "pixels"
@@ -182,6 +231,16 @@ def test_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) 
     (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
     assert line.startswith("method='auto' runs m3d, storage 'dct' with 32 rows")
     assert "1 minutes" in line
+
+
+def test_run_takes_the_form_that_the_log_tells(caplog: pytest.LogCaptureFixture) -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=16)
+    options = {"steps": 1, "batch_real": 4, "network": "convnet-w4-d1", "progress": False, "compile": False}
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        small = condense_dataset(ds, ipc=1, storage="dct", **options)
+    (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
+    assert small.recipe.expand == 32
+    assert "storage 'dct' with 32 rows" in line
 
 
 @pytest.mark.parametrize("given", [{"method": "dm"}, {"method": "auto", "preset": "quick"}])

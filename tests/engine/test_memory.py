@@ -28,7 +28,7 @@ EXPERTS = {"experts": 2, "snapshots": 3, "snapshot_every": 1, "student_steps": 3
 METHODS: dict[str, dict[str, Any]] = {
     "dm": {"batch_real": 6, "ipm": 2},
     "dc": {"batch_real": 6, "outer_loop": 2, "inner_loop": 1},
-    "esp": EXPERTS,
+    "esp": {**EXPERTS, "beside": "dm", "batch_real": 6},
 }
 
 
@@ -113,6 +113,33 @@ def test_step_that_runs_out_of_memory_is_repeated(
     assert done == [1, 2, 3, 4, 5]
     assert "step 3 does not fit into memory and is repeated" in caplog.text
     torch.testing.assert_close(small.synthetic.images, straight.synthetic.images, atol=1e-5, rtol=0)
+
+
+def test_student_whose_step_does_not_fit_gets_fewer_classes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    shortage = Shortage(2, enough=lambda plan: plan.classes_per_chunk == 1)
+    shortage.install(monkeypatch)
+    small = condense("esp", steps=4, callbacks=[shortage], **EXPERTS)
+    assert shortage.failures == 2, "three classes should be halved to two and to one"
+    assert (small.recipe.plan["classes_per_chunk"], len(small)) == (1, 6)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "advice"),
+    [
+        ("mtt", {}, r"Fewer student_steps, .*'tesla'"),
+        ("esp", {"max_memory": 1}, r"A smaller max_memory cuts steps smaller; a smaller network"),
+    ],
+)
+def test_step_that_no_cut_can_make_smaller_is_not_repeated(
+    method: str, options: dict[str, Any], advice: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The graphs of all steps of `mtt` are kept, and a student's forward passes are not cut by the plan."""
+    shortage = Shortage(2, enough=lambda plan: False)
+    shortage.install(monkeypatch)
+    with pytest.raises(MemoryError, match=rf"step 2 does not fit into memory, cut as Plan.*\. {advice}"):
+        condense(method, steps=4, callbacks=[shortage], **EXPERTS, **options)
+    assert shortage.failures == 1
+    assert "is repeated" not in caplog.text
 
 
 def test_smaller_plan_is_in_the_checkpoint_and_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

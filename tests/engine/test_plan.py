@@ -71,6 +71,14 @@ def test_smaller_plan_first_keeps_no_graphs() -> None:
     assert kept.halved(8) == Plan(4, 64, False)
 
 
+def test_smaller_plan_cuts_only_what_saves_memory() -> None:
+    whole = Plan(4, 64, False, keep_graphs=True)
+    assert whole.halved(8, cuts=("classes_per_chunk",)) == Plan(2, 64, False, keep_graphs=True)
+    assert whole.halved(8, cuts=("images_per_forward",)) == Plan(4, 4, False, keep_graphs=True)
+    assert Plan(1, 64, False).halved(8, cuts=("keep_graphs", "classes_per_chunk")) is None
+    assert whole.halved(8, cuts=()) is None
+
+
 def test_gpu_plans_one_forward_pass_if_it_fits() -> None:
     assert plan(GPU) == Plan(classes_per_chunk=10, images_per_forward=0, compile=False)
 
@@ -92,6 +100,16 @@ def test_chunk_of_classes_fits_the_budget(device: torch.device) -> None:
     assert plan(device, budget=3 * one_class + 1).classes_per_chunk == 3
     assert plan(device, budget=12 * one_class, cost_in_forwards=4).classes_per_chunk == 3
     assert plan(device, budget=one_class // 2).classes_per_chunk == 1, "a chunk should hold at least one class"
+
+
+@pytest.mark.parametrize("device", [CPU, GPU])
+def test_batch_of_fewer_rows_than_all_classes_have_needs_less(device: torch.device) -> None:
+    row = MIB // 2
+    assert plan(device, budget=40 * row).classes_per_chunk == 4
+    assert plan(device, budget=40 * row, most_rows=40).classes_per_chunk == 10, "the whole batch fits"
+    assert plan(device, budget=40 * row - 1, most_rows=40).classes_per_chunk == 3, "a class may have ten rows in it"
+    assert plan(device, passes=8, budget=8 * 40 * row, most_rows=40).keep_graphs
+    assert not plan(device, passes=8, budget=8 * 40 * row).keep_graphs
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])

@@ -9,7 +9,7 @@ import pytest
 
 from hf_condense.api import condense_dataset
 from hf_condense.engine.method import Method, Preset
-from hf_condense.engine.registry import register_method, unregister_method
+from hf_condense.engine.registry import get_method, register_method, unregister_method
 from hf_condense.engine.settings import Settings, class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.methods.dm import DistributionMatching
@@ -83,6 +83,25 @@ def test_form_that_the_caller_names_wins_as_a_whole(given: dict[str, Any], form:
     assert (settings.storage, settings.expand) == form
 
 
+@pytest.mark.parametrize(
+    ("values", "storage", "form"),
+    [
+        ({"storage": "dct", "expand": 32}, "dct", ("dct", 32)),
+        ({"storage": "dct", "expand": 32}, "siren", ("siren", 2)),
+        ({"factor": 3}, "patches", ("patches", 9)),
+        ({"factor": 3}, "pixels", ("pixels", 1)),
+    ],
+)
+def test_form_of_the_preset_keeps_its_expand_if_the_caller_names_it_too(
+    values: dict[str, Any], storage: str, form: tuple[str, int]
+) -> None:
+    class Expanding(DistributionMatching):
+        presets: ClassVar[dict[str, Preset]] = {"default": Preset("Several rows.", Values(values))}
+
+    settings = settled(Expanding, storage=storage)
+    assert (settings.storage, settings.expand) == form
+
+
 def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
     class Half(DistributionMatching):
         presets: ClassVar[dict[str, Preset]] = {"default": Preset("Half.", Values({"store_dtype": "float16"}))}
@@ -91,6 +110,51 @@ def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
     assert settled(Half, store_dtype="float32").store_dtype == "float32"
     with pytest.raises(ValueError, match=r"store_dtype should be one of 'float32', 'float16', 'uint8'; got 'float64'"):
         settled(Half, store_dtype="float64")
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "given", "message"),
+    [
+        ("dm", None, {"early_teacher": True}, r"early_teacher=True has no effect with soft_labels='none'; it needs .*"),
+        (
+            "datm",
+            "quick",
+            {"early_teacher": True},
+            r"early_teacher=True has no effect with labels_from='experts'; it needs labels_from='teacher'\. Pass that",
+        ),
+        (
+            "mtt",
+            None,
+            {"labels_from": "experts"},
+            r"labels_from='experts' has .* with soft_labels='none'; it needs soft_labels='teacher' or 'learned'\. Pass",
+        ),
+        ("m3d", None, {"weight_decay": 0.1}, r"weight_decay=0.1 has no effect with optimiser='form'; .*='adamw'\."),
+        ("ncfm", None, {"momentum": 0.9}, r"momentum=0.9 has no effect with optimiser='adamw'; .* leave momentum out"),
+    ],
+)
+def test_option_of_the_caller_without_effect_raises_value_error(
+    method: str, preset: str | None, given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        settle(get_method(method), preset, given, TASK)
+
+
+@pytest.mark.parametrize(
+    ("method", "preset", "given"),
+    [
+        ("dm", None, {"early_teacher": False, "weight_decay": 0.0}),
+        ("dm", None, {"early_teacher": True, "soft_labels": "teacher"}),
+        ("datm", "quick", {"early_teacher": True, "labels_from": "teacher"}),
+        ("datm", "quick", {"soft_labels": "none"}),  # its experts' labels are those of the preset
+        ("m3d", None, {"weight_decay": 0.1, "optimiser": "adamw"}),
+        ("ncfm", "paper", {"optimiser": "form"}),  # its weight decay too
+        ("mtt", None, {"momentum": 0.9}),  # a method without another optimiser
+    ],
+)
+def test_option_with_an_effect_or_from_a_preset_is_taken(
+    method: str, preset: str | None, given: dict[str, Any]
+) -> None:
+    assert given.items() <= settle(get_method(method), preset, given, TASK).options.items()
 
 
 def test_coreset_given_store_dtype_raises_value_error() -> None:

@@ -24,6 +24,8 @@ CASES = {
     "patches": {"factor": 2},
     "batches": {"batch_syn": 3},
     "no progress term": {"progress": 0.0},
+    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0},
+    "siren": {"storage": "siren"},
     "learned labels": {"soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
 
@@ -214,3 +216,12 @@ def test_added_objective_moves_the_images_as_it_would_alone(beside: str) -> None
     start = quick_method(beside, **{**options, "lr_img": 1e-12}).condense(ds).synthetic.images
     both = bench.condense(ds).synthetic.images
     torch.testing.assert_close((both - start) / 1e6, alone.synthetic.images - start, rtol=2e-2, atol=2e-4)
+
+
+def test_plan_counts_all_rows_if_an_objective_is_added() -> None:
+    run = observe(SubspaceProjection, ipc=2).run
+    alone, both = (
+        SubspaceProjection(SubspaceProjection.Config(batch_syn=2, beside=beside)) for beside in ("none", "dm")
+    )
+    assert (max(alone.rows_per_step(run).values()), alone.most_rows(run)) == (2, 2)
+    assert (both.rows_per_step(run), both.most_rows(run)) == (run.counts, 6)

@@ -32,6 +32,8 @@ CASES = {
     "batches": {"augment": ALL, "batch_syn": 2, "student_steps": 4},
     "classes of different sizes": {"augment": "none", "ipc": {0: 1, 1: 3, 2: 2}},
     "labels of a teacher": {"augment": "none", "soft_labels": "teacher", "teacher_updates": 2, "temperature": 3.0},
+    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0},
+    "siren": {"storage": "siren"},
     "learned labels": {"augment": "none", "soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
 
@@ -305,14 +307,31 @@ def test_average_of_the_images_is_the_result() -> None:
     assert not torch.equal(third, images[2])
 
 
-def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("hf_condense.methods.mtt.memory_budget", lambda device: 2**20)
-    quick_method("mtt", student_steps=40, steps=1).condense(toy_dataset())
-    assert "40 student steps on 6 images keep about" in caplog.text
+def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"student_steps": 40, "steps": 1, "max_memory": "1MiB"}
+    quick_method("mtt", **options).condense(toy_dataset())
+    assert "MiB of memory, but may use 1.0 MiB; fewer student_steps" in caplog.text
     assert "'tesla', which keeps one step at a time" in caplog.text
     caplog.clear()
-    quick_method("tesla", student_steps=40, steps=1).condense(toy_dataset())
-    assert "student steps" not in caplog.text
+    quick_method("tesla", **options).condense(toy_dataset())
+    assert "student_steps" not in caplog.text
+
+
+def test_memory_of_a_rollout_grows_with_its_steps_and_its_batch() -> None:
+    cases: list[dict] = [{"student_steps": 2}, {"student_steps": 6}, {"student_steps": 2, "batch_syn": 3}]
+    observed = [observe(TrajectoryMatching, **options) for options in cases]
+    few, many, small = (build.step_bytes(each.run, each.method, each.run.plan) for each in observed)
+    assert many == 3 * few
+    assert small < few
+
+
+@pytest.mark.parametrize("method", FOLLOWING)
+def test_plan_counts_the_rows_of_a_batch(method: str) -> None:
+    instance, run = get_method(method), observe(TrajectoryMatching, ipc={0: 1, 1: 3, 2: 2}).run
+    whole, batched = (instance(instance.Config(batch_syn=n)) for n in (None, 2))
+    assert (whole.rows_per_step(run), whole.most_rows(run)) == ({0: 1, 1: 3, 2: 2}, 6)
+    # All rows of a batch may be of one class.
+    assert (batched.rows_per_step(run), batched.most_rows(run)) == ({0: 1, 1: 2, 2: 2}, 2)
 
 
 @pytest.mark.parametrize(

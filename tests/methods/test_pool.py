@@ -419,8 +419,20 @@ def test_first_step_of_adamw_moves_every_pixel_by_the_rate_and_decays_it() -> No
     torch.testing.assert_close(finals[1] - finals[0], -rate * weight_decay * starts[0], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize(("lr_stored", "rate"), [(None, 2.0), (0.25, 0.25)])
-def test_rate_of_adamw_is_the_stored_rate_or_else_the_image_rate(lr_stored: float | None, rate: float) -> None:
+@pytest.mark.parametrize(
+    ("storage", "lr_stored", "rate"),
+    [
+        ("pixels", None, 2.0),
+        ("pixels", 0.25, 0.25),
+        ("dct", None, 2.0),
+        ("siren", None, 0.003),
+        ("siren", 0.25, 0.25),
+    ],
+)
+def test_rate_of_adamw_is_the_stored_rate_or_that_of_the_form_or_else_the_image_rate(
+    storage: str, lr_stored: float | None, rate: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 20)
     rates: list[float] = []
 
     class Observed(DistributionMatching):
@@ -430,7 +442,7 @@ def test_rate_of_adamw_is_the_stored_rate_or_else_the_image_rate(lr_stored: floa
             return optimiser
 
     given = {} if lr_stored is None else {"lr_stored": lr_stored}
-    objective_of_step(Observed, {"optimiser": "adamw", "lr_img": 2.0, **given}, 0)
+    objective_of_step(Observed, {"optimiser": "adamw", "lr_img": 2.0, "storage": storage, **given}, 0)
     assert rates == [rate]
 
 

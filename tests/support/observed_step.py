@@ -13,7 +13,7 @@ from hf_condense.testing import quick_method, toy_dataset
 
 
 class Observed(NamedTuple):
-    """A run at one step; its images are those before the update."""
+    """A run at one step; its images, or what stands for them, are those before the update."""
 
     run: Run
     method: Method[Any]
@@ -28,12 +28,15 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
     class Spy(method):  # type: ignore[misc, valid-type]
         def losses(self, run, step):
             if step == t:
-                observed["images"] = run.synthetic.stored["images"].detach().clone()
+                observed["learned"] = {
+                    name: tensor.detach().clone() for name, tensor in run.synthetic.learned().items()
+                }
             yield from super().losses(run, step)
 
         def after_update(self, run, step):
             if step == t:
-                observed.update(run=run, method=self, gradient=run.synthetic.stored["images"].grad.clone())
+                gradient = next(iter(run.synthetic.learned().values())).grad
+                observed.update(run=run, method=self, gradient=gradient.clone())
                 return
             super().after_update(run, step)
 
@@ -46,7 +49,8 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
     finally:
         registry.unregister_method("spy")
     run = observed["run"]
-    run.synthetic.stored["images"].data = observed["images"]
+    for name, tensor in observed["learned"].items():
+        run.synthetic.stored[name].data = tensor
     return Observed(run, observed["method"], values[-1], observed["gradient"])
 
 

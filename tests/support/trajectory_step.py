@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
@@ -62,15 +63,16 @@ def float64_leaf(tensor: Tensor, learned: bool = True) -> Tensor:
 
 def observe(method: type[TrajectoryMethod[Any]], t: int = 2, ipc: Any = 2, **options: Any) -> ObservedMethod:
     """Run a method on toy data up to step `t`, and return it in float64."""
-    run, instance, _, _ = objective_of_step(method, {**QUICK, **options}, t, ipc)
+    with patch("hf_condense.condensed.decoders.siren._FIT_STEPS", 20):
+        run, instance, _, _ = objective_of_step(method, {**QUICK, **options}, t, ipc)
     synthetic, frame = run.synthetic, run.synthetic.decoder.frame
     synthetic.decoder = synthetic.decoder.in_frame(Frame(frame.mean.double(), frame.std.double(), frame.clip))
-    synthetic.stored = {name: float64_leaf(tensor) for name, tensor in synthetic.stored.items()}
+    synthetic.stored.update({name: float64_leaf(tensor) for name, tensor in synthetic.learned().items()})
     if synthetic.soft_labels is not None:
         synthetic.soft_labels = float64_leaf(synthetic.soft_labels, synthetic.soft_labels.requires_grad)
     if synthetic.student_lr is not None:
         synthetic.student_lr = float64_leaf(synthetic.student_lr)
-    instance._averages = {name: tensor.detach().clone() for name, tensor in synthetic.stored.items()}
+    instance._averages = {name: tensor.detach().clone() for name, tensor in synthetic.learned().items()}
     window = type(instance).window
 
     def window_in_float64(run: Run, draw: int) -> Window:

@@ -115,6 +115,11 @@ class Decoder(ABC):
     """Version of the file format for sets of this form. Readers of version 1 know pixels and patches only."""
     stores_images: ClassVar[bool] = False
     """Whether the stored tensors are images. Files then hold them in pixel units."""
+    own_rate: ClassVar[float | None] = None
+    """Learning rate of the stored tensors for optimisers like Adam, whose steps do not depend on the size of gradients.
+    None: the method's rate for images suits them."""
+    starts_apart: ClassVar[bool] = False
+    """Whether equal rows start as different stored tensors, so that their gradients differ."""
     can_be_whitened: ClassVar[bool] = False
     """Whether the form works in whitened (ZCA) space, where neighbouring pixels are unrelated."""
 

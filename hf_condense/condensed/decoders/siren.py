@@ -15,6 +15,8 @@ from hf_condense.base.devices import to_device
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
+FORMAT = 1  # version of the cached fits; increment when the same rows start to give other networks
+
 _LEAST_WIDTH, _DEFAULT_WIDTH, _LARGE_WIDTH = 2, 6, 20
 _LARGE_SIDE = 64  # pixels; from here on networks have three hidden layers and a higher frequency
 _FIRST_FREQUENCY = 30.0
@@ -43,6 +45,8 @@ class Siren(Decoder):
     """
 
     name: ClassVar[str] = "siren"
+    own_rate: ClassVar[float | None] = _RATE
+    starts_apart: ClassVar[bool] = True  # each network is fitted from weights of its own
     content: ClassVar[str] = "a small network for each image, which computes the colour at every point"
     papers: ClassVar[tuple[str, ...]] = (
         "Storage form siren (DDiF): Donghyeok Shin, HeeSun Bae, Gyuwon Sim, Wanmo Kang and Il-Chul Moon, "
@@ -100,7 +104,15 @@ class Siren(Decoder):
         if not cache_enabled(origin.cache):
             return {"weights": self._fitted(weights, real, origin.progress)}
         digest = hashlib.sha256(real.cpu().contiguous().numpy().tobytes() + weights.cpu().numpy().tobytes())
-        key = content_key(content=digest.hexdigest(), shape=list(real.shape), steps=_FIT_STEPS, rate=_FIT_RATE)
+        key = content_key(
+            format=FORMAT,
+            content=digest.hexdigest(),
+            shape=list(real.shape),
+            steps=_FIT_STEPS,
+            rate=_FIT_RATE,
+            device=real.device.type,
+            torch=torch.__version__,
+        )
         file = cache_folder("siren") / f"{key}.safetensors"
         fits = cached_tensors(file, lambda: {"weights": self._fitted(weights, real, origin.progress).cpu()})
         return {"weights": fits["weights"].to(real)}

@@ -1,0 +1,79 @@
+"""What a run starts from: if a class has too few rows, copies of them differ a little from the rows and each other."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from hf_condense.condensed.decoders.dct import Dct
+from hf_condense.engine.run import Run
+from hf_condense.testing import toy_dataset
+from tests.support.engine_methods import condense
+
+COPIES = torch.tensor([False, False, False, True] * 3)  # of three rows per class, in a set that decodes into four
+
+
+def start_run(rows: int = 3, mode: str = "RGB", **options: Any) -> Run:
+    """Return a run of three classes whose set decodes into four rows of each."""
+    runs: list[Run] = []
+    form = {"storage": "dct", "expand": 2}
+    callback = [lambda run, done, loss: runs.append(run)]
+    condense("dm", ds=toy_dataset(rows=rows, mode=mode), steps=1, batch_real=3, callbacks=callback, **form, **options)
+    return runs[0]
+
+
+def coefficients(run: Run) -> torch.Tensor:
+    return run.start(run, "real").stored["coefficients"].detach()
+
+
+def test_copies_differ_from_their_rows_and_first_occurrences_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_run()
+    started = coefficients(run)
+    monkeypatch.setattr(Dct, "starts_apart", True)
+    exact = coefficients(run)
+    assert torch.equal(exact[COPIES], exact.unflatten(0, (3, 4))[:, 0]), "the fourth row should be the first again"
+    assert torch.equal(started[~COPIES], exact[~COPIES])
+    change = (started - exact)[COPIES]
+    assert float(change.abs().amax(1).min()) > 0
+    assert float(change.square().mean().sqrt()) < 0.15, "a tenth of the standard deviation of a pixel"
+
+
+def test_noise_of_copies_depends_on_the_seed_and_the_class_alone() -> None:
+    first, again, other = start_run(), start_run(), start_run(seed=1)
+    assert torch.equal(coefficients(first), coefficients(again))
+    positions = torch.tensor([0, 1, 2, 0, 3, 4, 5, 3, 6, 7, 8, 6])
+    starts = [run.start(run, positions).stored["coefficients"] for run in (first, other)]
+    assert torch.equal(starts[0][~COPIES], starts[1][~COPIES])
+    assert bool((starts[0][COPIES] != starts[1][COPIES]).any(1).all())
+
+
+def test_copies_stay_within_the_valid_range(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_run(mode="1")
+    starts: list[torch.Tensor] = []
+    start = Dct.start
+
+    def spy(form: Dct, real: torch.Tensor, *others: Any) -> dict[str, torch.Tensor]:
+        starts.append(real)
+        return start(form, real, *others)
+
+    monkeypatch.setattr(Dct, "start", spy)
+    run.start(run, "real")
+    black, white = (float(run.decoder.frame.value(pixel)) for pixel in (0, 1))
+    assert float(starts[0].min()) >= black - 1e-6
+    assert float(starts[0].max()) <= white + 1e-6
+    inside = (starts[0][COPIES] > black + 1e-3) & (starts[0][COPIES] < white - 1e-3)
+    assert 0 < float(inside.float().mean()) < 1, "noise should leave some pixels black or white"
+
+
+def test_one_warning_names_classes_with_too_few_rows(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        start_run()
+    (message,) = [record.getMessage() for record in caplog.records if "copies" in record.getMessage()]
+    assert "more rows than some classes have: '0' (3 for 4), '1' (3 for 4), '2' (3 for 4)" in message
+    assert "a smaller expand or ipc" in message
+    caplog.clear()
+    start_run(rows=4)
+    assert "copies" not in caplog.text
