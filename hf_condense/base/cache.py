@@ -20,6 +20,7 @@ from typing import Any
 
 import datasets
 import psutil
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -115,7 +116,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of a cached file, which is written first if it is missing.
+    """Return the tensors of a cached file, which is written first if it is missing or damaged.
 
     Args:
         file: A `.safetensors` file in the cache.
@@ -124,11 +125,17 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
     Raises:
         OSError: If the disk is full, or the file cannot be read or written; the message says what to do.
     """
-    if not file.is_file():
-        tensors = make()
-        with atomic_file(file) as work:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
-        logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
+    if file.is_file():
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            logger.warning("%s in the cache is damaged (%s), so that it is made again", file, error)
+            with explained_access(file):
+                file.unlink(missing_ok=True)
+    tensors = make()
+    with atomic_file(file) as work:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
+    logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
     return load_file(file)
 
 
