@@ -12,6 +12,7 @@ from pathlib import Path
 
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.paths import local_path
+from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.facts import (
     FACTS,
@@ -34,10 +35,13 @@ _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval",
 def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> Path:
     """Write a set into a folder of sets; see `CondensedDataset.save_condensed`.
 
+    Of several processes only the main one writes. The others do not wait for it, so that it makes no difference whether
+    a script calls this in all of them or in the main one alone.
+
     Args:
         parts: The set.
         folder: The folder of sets, created if missing; `~` stands for the home folder.
-        name: Config name. None: that of the recipe.
+        name: Name of the set in the folder. None: that of the recipe.
         overwrite: Replace another set of this name.
 
     Returns:
@@ -49,7 +53,9 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
         OSError: If writing failed; the earlier files are untouched.
     """
     folder = local_path(folder)
-    name = check_name(name or parts.recipe.config_name)
+    name = check_name(parts.recipe.config_name if name is None else name)
+    if not is_main_process():
+        return folder / name
     files, facts = pack(parts)
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
@@ -203,7 +209,7 @@ def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) 
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    advice = "save to another folder, or pass overwrite=True to replace it"
+    advice = "save to another folder, pass another config_name=, or pass overwrite=True to replace it"
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)
 
 

@@ -150,6 +150,23 @@ def test_new_measurements_of_the_same_set_are_stored(tmp_path):
     assert load_condensed(tmp_path).recipe.evaluation == [{"mean": 0.5}]
 
 
+def test_sets_of_one_method_share_a_folder_under_names_of_their_own(tmp_path):
+    assert make_set().save_condensed(tmp_path, "first") == tmp_path / "first"
+    with pytest.raises(FileExistsError, match=r"under the name 'first'; .* pass another config_name="):
+        make_set(seed=1).save_condensed(tmp_path, "first")
+    make_set(seed=1).save_condensed(tmp_path, config_name="second")
+    assert list_sets(tmp_path) == ["first", "second"]
+    assert_same(load_condensed(tmp_path), make_set())
+    assert_same(load_condensed(tmp_path, "second"), make_set(seed=1))
+
+
+@pytest.mark.parametrize("name", ["", "../first", "my_train"])
+def test_unusable_config_name_raises_value_error(tmp_path, name):
+    with pytest.raises(ValueError, match=f"config name '{name}' should be"):
+        make_set().save_condensed(tmp_path, name)
+    assert not files_below(tmp_path)
+
+
 def test_files_that_are_no_set_are_refused_and_kept(tmp_path):
     (tmp_path / "dm_ipc2").mkdir()
     (tmp_path / "dm_ipc2" / "mine.txt").write_text("mine")
