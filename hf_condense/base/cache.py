@@ -154,9 +154,14 @@ def remove_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
+def temporary_prefix(target: Path) -> str:
+    """Return how the names of temporary files beside `target` begin; they name the process that writes there."""
+    return f".{target.name}-{_machine()}-{os.getpid()}-"
+
+
 def _temporary_path(target: Path) -> Path:
-    """Return a new name beside `target`, which names the process that writes there."""
-    return target.with_name(f".{target.name}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    """Return a new name beside `target`."""
+    return target.with_name(f"{temporary_prefix(target)}{secrets.token_hex(4)}")
 
 
 def _machine() -> str:
@@ -168,17 +173,25 @@ def _machine() -> str:
     return hashlib.blake2b(f"{platform.node()} {container}".encode(), digest_size=4).hexdigest()
 
 
-def _sweep(target: Path) -> None:
-    """Remove the temporary files and folders of processes that were killed while they wrote `target`."""
+def abandoned(target: Path) -> list[Path]:
+    """Return the temporary files and folders of processes that were killed while they wrote `target`."""
     temporary_name = re.compile(rf"\.{re.escape(target.name)}-([0-9a-f]{{8}})-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
-    for entry in target.parent.iterdir():
-        if (match := temporary_name.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2])):
-            logger.info("removing %s, which a killed process left behind", entry)
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                with suppress(OSError):  # another process has removed it, or it belongs to another user
-                    entry.unlink()
+    return [
+        entry
+        for entry in target.parent.iterdir()
+        if (match := temporary_name.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2]))
+    ]
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left while they wrote `target`."""
+    for entry in abandoned(target):
+        logger.info("removing %s, which a killed process left behind", entry)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another process has removed it, or it belongs to another user
+                entry.unlink()
 
 
 def _is_abandoned(entry: Path, machine: str, process: int) -> bool:
