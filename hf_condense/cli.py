@@ -9,6 +9,7 @@ import json
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -17,10 +18,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
-from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.errors import CannotRunError, RunInterrupted
 from hf_condense.base.paths import local_path
-from hf_condense.base.tables import plain_table
-from hf_condense.cli_text import facts_table, method_text
+from hf_condense.base.tables import plain_table, visible
+from hf_condense.cli_text import command_line, facts_table, json_text, method_text
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -44,8 +45,11 @@ DEMO_EPOCHS = 300
 DEMO_MAX_UPDATES = 60  # of every network
 DEMO_PICTURE = "condensed_vs_random.png"
 
-_USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError)
+DEFAULT_NETWORK = "convnet"  # of `eval`
 
+_USER_ERRORS = (ValueError, TypeError, OSError, ArithmeticError, ImportError, MemoryError, CannotRunError)
+
+Result = TypeVar("Result")
 Command = TypeVar("Command", bound=Callable[..., None])
 
 
@@ -54,7 +58,7 @@ class _OneLineError(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the message."""
-        click.echo(f"error: {' '.join(self.message.split())}", file=file, err=file is None)
+        click.echo(f"error: {visible(' '.join(self.message.split()))}", file=file, err=file is None)
 
 
 class _Commands(click.Group):
@@ -76,10 +80,34 @@ class _Commands(click.Group):
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
             ctx.exit(128 + signal.SIGINT)
-        except _USER_ERRORS as error:
-            if ctx.params["debug"]:
+        except Exception as error:
+            if ctx.params["debug"] or not _is_of_user(error):
                 raise
             raise _OneLineError(str(error) or type(error).__name__) from error
+
+
+def _is_of_user(error: Exception) -> bool:
+    """Return whether the message of an error tells its user what is wrong, as it does where memory is short."""
+    if isinstance(error, _USER_ERRORS) or "torch" not in sys.modules:
+        return isinstance(error, _USER_ERRORS)
+    from hf_condense.base.devices import is_out_of_memory
+
+    return is_out_of_memory(error)
+
+
+def _echo(message: str, err: bool = False) -> None:
+    """Print a message, from the main process alone if a run has several."""
+    from hf_condense.base.processes import is_main_process
+
+    if is_main_process():
+        click.echo(message, err=err)
+
+
+def _by_main(make: Callable[[], Result]) -> Result:
+    """Return what a function returns in the main process of a run; the other ones wait for it."""
+    from hf_condense.base.processes import in_main_process
+
+    return in_main_process(make)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
@@ -145,10 +173,8 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
         cache=False,
         progress=not quiet,
     )
-    click.echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
-    click.echo(
-        f"Training {seeds} networks ({DEMO_NETWORK}) on these and on random rows, and one on the whole excerpt ..."
-    )
+    _echo(f"Condensed {len(ds['train'])} images of MNIST into {len(small)} in {_seconds(started)}.")
+    _echo(f"Training {seeds} networks ({DEMO_NETWORK}) on these and on random rows, and one on the whole excerpt ...")
     settings: dict[str, Any] = {
         "networks": (DEMO_NETWORK,),
         "epochs": DEMO_EPOCHS,
@@ -158,15 +184,13 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     compared = evaluate(small, ds["test"], seeds=seeds, cache=False, **settings)
     # The whole excerpt costs most and varies least, so one network is enough.
     whole = evaluate(small, ds["test"], seeds=1, baselines="full", cache=False, **settings).scores[-1]
-    click.echo(f"\n{Evaluation((*compared.scores, whole))}\n")
-    folder = small.save_condensed(out, overwrite=True)
+    _echo(f"\n{Evaluation((*compared.scores, whole))}\n")
+    folder = _by_main(lambda: small.save_condensed(out, overwrite=True))
     random = condense_dataset(ds["train"], "random", ipc, cache=False, progress=False)
-    _demo_picture(small, random, compared).save(out / DEMO_PICTURE)
-    _check_equal(small, folder)
-    click.echo(f"Saved {folder} and loaded it back: equal to the last bit.")
-    click.echo(
-        f"Look at {out / DEMO_PICTURE}: random rows beside condensed ones. All of this took {_seconds(started)}."
-    )
+    _by_main(lambda: _demo_picture(small, random, compared).save(out / DEMO_PICTURE))
+    _by_main(lambda: _check_equal(small, folder))
+    _echo(f"Saved {folder} and loaded it back: equal to the last bit.")
+    _echo(f"Look at {out / DEMO_PICTURE}: random rows beside condensed ones. All of this took {_seconds(started)}.")
 
 
 @main.command(short_help="Condense a dataset and save the result.")
@@ -197,6 +221,11 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     "[default: the preset's, else float32]",
 )
 @click.option(
+    "--pixel-range",
+    type=click.Choice(["valid", "free"]),
+    help="valid keeps pixels between black and white, free does not.  [default: the preset's, else valid]",
+)
+@click.option(
     "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."
 )
 @click.option(
@@ -213,7 +242,8 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 )
 @click.option("--logging-dir", type=_FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
 @click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
-@click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/NAME]")
+@click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/DATASET]")
+@click.option("--name", help="Name of the set there, and in the repository.  [default: METHOD_ipcN]")
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 @click.option(
     "--push", "repo", metavar="USER/REPO", help="Also publish the set in this repository; see `hf-condense push`."
@@ -227,6 +257,7 @@ def run(
     image_size: str | None,
     options: Sequence[str],
     out: Path | None,
+    name: str | None,
     overwrite: bool,
     repo: str | None,
     private: bool | None,
@@ -243,7 +274,7 @@ def run(
     """
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else _parse_size(image_size)
-    _check_run(method_options, size, repo, **settings)
+    _check_run(method_options, size, name, repo, **settings)
 
     from hf_condense import condense_dataset
 
@@ -253,16 +284,19 @@ def run(
     watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
     small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
     if steps is not None:
-        click.echo(f"{steps.report()}\n")
-    folder = _save(small, out or Path("condensed") / Path(dataset).resolve().name, overwrite)
-    click.echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
-    click.echo(f"Saved {folder}.")
-    click.echo(f"To see what the set is worth:  hf-condense eval {folder} --source {dataset}")
+        _echo(f"{steps.report()}\n")
+    place = out or Path("condensed") / Path(dataset).resolve().name
+    folder = _by_main(lambda: _save(small, place, overwrite, name))
+    _echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
+    _echo(f"Saved {folder}.")
+    data = {"source": dataset, "source_split": None if split == "train" else split, "config": config}
+    columns = {column: settings[column] for column in ("image_column", "label_column")}
+    _echo(f"To see what the set is worth:  {command_line('eval', folder, **data, **columns, **_short_training(small))}")
     if repo is not None:
         try:
-            _publish(small, repo, private=private, overwrite=overwrite)
+            _publish(small, repo, name, private=private, overwrite=overwrite)
         except _USER_ERRORS:
-            click.echo(f"Not published. To try again:  hf-condense push {folder} {repo}", err=True)
+            _echo(f"Not published. To try again:  {command_line('push', folder, repo, name=name)}", err=True)
             raise
 
 
@@ -306,10 +340,16 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     "--network",
     "networks",
     multiple=True,
-    default=("convnet",),
+    default=(DEFAULT_NETWORK,),
     help="Network to train, or all for every kind that the package has; may be repeated.",
 )
 @click.option("--recipe", default="dsa", help="Training recipe: dc, dsa, idc or soft.")
+@click.option(
+    "--augment",
+    metavar="FAMILIES",
+    help="Augmentation: some of color, crop, cutout, flip, scale and rotate, joined by _, or none. Flips mirror "
+    "images, which changes digits and letters.  [default: the recipe's, without flip if the set was made without it]",
+)
 @click.option("--epochs", type=_Integer(1), help="Scale the recipe to this many epochs.  [default: the recipe's]")
 @click.option("--max-updates", type=_Integer(1), help="Cap the updates of every network.  [default: no cap]")
 @click.option(
@@ -365,8 +405,9 @@ def evaluate_command(
 
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
     settings.update(lr=_parse_rates(rates), ipc=ipc or None)
-    asked = {name: settings[name] for name in ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed")}
-    Request.check(networks=networks, baselines=baselines, augment=None, compile="auto", **asked)
+    checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment")
+    asked = {name: settings[name] for name in checked}
+    Request.check(networks=networks, baselines=baselines, compile="auto", **asked)
     evaluation = evaluate(
         _load_set(folder, name),
         _load(test or source, config, test_split),
@@ -382,9 +423,10 @@ def evaluate_command(
         tables += [evaluation.by_class(network=kind, ipc=max(ipc, default=None)) for kind in kinds]
     if form == "json":
         records = [table.to_records() for table in tables]
-        click.echo(json.dumps(records if by_class else records[0], indent=2, ensure_ascii=False))
+        _echo(json_text(records if by_class else records[0]))
     else:
-        click.echo("\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables))
+        text = "\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables)
+        _echo("\n".join(map(visible, text.split("\n"))))
 
 
 @main.command(short_help="Print how a set was made, and save a picture of it.")
@@ -404,7 +446,9 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
     small = load_condensed(folder, name, revision=revision)
     click.echo(facts_table(small, _stored_facts(folder, name, revision)))
     if preview is None:
-        click.echo(f"\nTo save a picture:  hf-condense show {folder} --preview {PREVIEW}")
+        click.echo(
+            f"\nTo save a picture:  {command_line('show', folder, name=name, revision=revision, preview=PREVIEW)}"
+        )
     else:
         small.preview(per_class).save(preview)
         click.echo(f"\nSaved the picture {preview}.")
@@ -543,25 +587,31 @@ def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
         raise click.UsageError(f"--lr takes a number, or search alone; got {' and '.join(texts)}") from None
 
 
-def _save(small: CondensedDataset, out: Path, overwrite: bool) -> Path:
+def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None = None) -> Path:
     """Save a set. If another one is in the way, save it in a new folder beside that one, so that no work is lost."""
     try:
-        return small.save_condensed(out, overwrite=overwrite)
+        return small.save_condensed(out, name, overwrite=overwrite)
     except FileExistsError as error:
         number = 2
         while (beside := out.with_name(f"{out.name}-{number}")).exists():
             number += 1
         click.echo(f"warning: {error}; saved beside it, in {beside}", err=True)
-        return small.save_condensed(beside)
+        return small.save_condensed(beside, name)
+
+
+def _short_training(small: CondensedDataset) -> dict[str, str | None]:
+    """Return the options of `eval` with which a set takes about as long to measure as it took to make."""
+    network, is_quick = small.recipe.network, small.recipe.preset == "quick"
+    return {"network": None if network == DEFAULT_NETWORK else network, "recipe": "dc" if is_quick else None}
 
 
 def _publish(small: CondensedDataset, repo: str, config_name: str | None = None, **settings: Any) -> None:
     """Push a set and print where it is."""
     info = small.push_to_hub(repo, config_name, **settings)
     name = config_name or small.recipe.config_name
-    click.echo(f"Published {name}: {info.pr_url or info.repo_url}")
+    _echo(f"Published {name}: {info.pr_url or info.repo_url}")
     if info.pr_url is None:
-        click.echo(f"Load it:  hf_condense.load_condensed({info.repo_url.repo_id!r}, {name!r}), revision {info.oid}")
+        _echo(f"Load it:  hf_condense.load_condensed({info.repo_url.repo_id!r}, {name!r}), revision {info.oid}")
 
 
 def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:
@@ -608,6 +658,7 @@ def _check_equal(small: CondensedDataset, folder: Path) -> None:
 def _check_run(
     method_options: dict[str, Any],
     size: int | tuple[int, int] | None,
+    name: str | None,
     repo: str | None,
     *,
     method: str,
@@ -622,10 +673,13 @@ def _check_run(
 
     from hf_condense.base.checks import byte_count
     from hf_condense.condensed.decoders import decoder_class
+    from hf_condense.condensed.folder import check_name
     from hf_condense.engine.build import check_request
     from hf_condense.networks.factory import check_network
     from hf_condense.source.class_source import checked_size
 
+    if name is not None:
+        check_name(name)
     if repo is not None:
         validate_repo_id(repo)
     check_request(method, preset, method_options)

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from PIL import Image
 
-from hf_condense import __version__, list_methods, load_condensed
+from hf_condense import __version__, list_condensed, list_methods, load_condensed
+from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import _method_options, _parse_option, main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
@@ -21,6 +28,7 @@ from tests.support.condensed_sets import make_set
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
+SHORT = ("--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")  # trainings of `eval`
 
 
 @pytest.fixture(scope="module")
@@ -91,6 +99,56 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
 
+def test_run_saves_two_sets_of_one_method_under_their_names(program: Program, folder: Path, tmp_path: Path) -> None:
+    for seed in (1, 2):
+        arguments = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--seed", seed)
+        assert program(*arguments, "--out", tmp_path / "sets", "--name", f"seed{seed}")[0] == 0
+    assert list_condensed(tmp_path / "sets") == ["seed1", "seed2"]
+    assert load_condensed(tmp_path / "sets", "seed2").recipe.seed == 2
+
+
+def test_run_ends_with_a_command_that_measures_the_set(program: Program, folder: Path, tmp_path: Path) -> None:
+    place, out = tmp_path / "my toys", tmp_path / "my sets"
+    shutil.copytree(folder, place)
+    what = ("--method", "dm", "--preset", "quick", "--steps", 1, "--option", "batch_real=4", "--ipc", 1, "--quiet")
+    where = ("--config", "default", "--split", "test", "--label-column", "label", "--network", "convnet-w8")
+    code, printed, _ = program("run", place, *what, *where, "--out", out)
+    assert code == 0
+    (line,) = [line for line in printed.splitlines() if line.startswith("To see what the set is worth:  ")]
+    words = shlex.split(line.partition(":  ")[2])
+    (made,) = list_condensed(out)
+    assert words[:5] == ["hf-condense", "eval", str(out / made), "--source", str(place)]
+    options = dict(zip(words[5::2], words[6::2], strict=True))
+    given = {"--config": "default", "--source-split": "test", "--label-column": "label"}
+    assert options == {**given, "--network": "convnet-w8", "--recipe": "dc"}
+    assert program(*words[1:], "--baseline", "none", *SHORT)[0] == 0
+
+
+def test_run_lets_pixels_leave_their_range(program: Program, folder: Path, tmp_path: Path) -> None:
+    free = ("--pixel-range", "free", "--option", "lr_img=1e6", "--option", "batch_real=4", "--steps", 1)
+    assert program("run", folder, "--method", "dm", *free, "--out", tmp_path, *QUICK)[0] == 0
+    small = load_condensed(tmp_path)
+    assert small.recipe.pixel_range == "free"
+    assert not bool(((small.synthetic.images >= 0) & (small.synthetic.images <= 1)).all())
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="starts processes on CPUs, but there is a CUDA device")
+def test_run_of_two_processes_saves_and_prints_once(folder: Path, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (tmp_path / "program.py").write_text("from hf_condense.cli import main\n\nmain()\n")
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node=2", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    run = [tmp_path / "program.py", "run", folder, "--method", "random", "--ipc", 1, "--quiet"]
+    command = [sys.executable, *launcher, *run, "--out", tmp_path / "sets"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    process = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, timeout=180)
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert re.fullmatch(r"Made 3 images [^\n]+\nSaved [^\n]+\nTo see [^\n]+\n", process.stdout)
+    assert load_condensed(tmp_path / "sets").recipe.runtime["num_processes"] == 2
+    assert {entry.name for entry in tmp_path.iterdir()} == {"program.py", "sets"}
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_run_that_a_signal_ends_says_how_to_go_on(
     number: int, code: int, program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -153,6 +211,37 @@ def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path,
     code, out, _ = program("eval", saved, "--source", folder, "--baseline", "none", *quick)
     assert code == 0
     assert "random" not in out
+
+
+def test_eval_trains_with_the_augmentation_that_is_named(program: Program, saved: Path, folder: Path) -> None:
+    command = ("eval", saved, "--source", folder, "--network", "convnet-w8", "--baseline", "none", *SHORT)
+    code, out, _ = program(*command, "--augment", "color_crop", "--format", "json")
+    assert code == 0
+    assert [record["augment"] for record in json.loads(out)] == ["color_crop"]
+    code, _, err = program(*command, "--augment", "flipp")
+    assert code == 1
+    assert "unknown augmentation 'flipp'" in err
+
+
+def test_texts_of_strangers_reach_a_terminal_without_controls(program: Program, toy: Dataset, tmp_path: Path) -> None:
+    names = ["\x1b]0;title\x07ball", "cro\u202ess", "\x9b2Jstripes"]
+    hostile = toy.cast_column("label", ClassLabel(names=names))
+    for split in ("train", "test"):
+        hostile.to_parquet(tmp_path / "toys" / f"{split}.parquet")
+    small = make_set(class_names=names[:2], options={"a\x1b[31m": "\u2066b"}, network="\x1b[8m")
+    small.save_condensed(tmp_path / "sets")
+    assert program("run", tmp_path / "toys", "--method", "random", "--out", tmp_path / "random", *QUICK)[0] == 0
+    options = ("--by-class", "--baseline", "none", "--network", "convnet-w4", *SHORT)
+    evaluation = ("eval", tmp_path / "random", "--source", tmp_path / "toys", *options)
+    forms = [program(*evaluation, "--format", form) for form in ("table", "markdown")]
+    for code, out, _ in (program("show", tmp_path / "sets"), *forms):
+        assert code == 0
+        assert not {"Cc", "Cf"} & {unicodedata.category(char) for char in out.replace("\n", "")}
+        assert "\\x1b]0;title\\x07ball" in out
+        assert "cro\\u202ess" in out
+    code, out, _ = program(*evaluation, "--format", "json")
+    assert (code, "\x9b" in out) == (0, False)
+    assert [record["class"] for record in json.loads(out)[1]] == names
 
 
 def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Path, tmp_path: Path) -> None:
@@ -260,6 +349,47 @@ def test_an_error_of_the_user_is_printed_in_one_line(
     assert message.format(folder=folder) in err
 
 
+def test_a_refusal_to_run_is_printed_in_one_line(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    get_accelerator()  # the one process that this is
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = program("run", folder, "--method", "random", "--out", tmp_path, *QUICK)
+    assert code == 1
+    assert re.fullmatch(r"error: 2 processes were launched, but Accelerate sees 1[^\n]+\n", err)
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried to allocate 2 GiB"), "CUDA out of memory. Tried to"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't allocate memory"),
+        (MemoryError(), "MemoryError"),
+    ],
+)
+def test_a_lack_of_memory_is_printed_in_one_line(
+    program: Program, saved: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise error
+
+    monkeypatch.setattr("hf_condense.load_condensed", fail)
+    code, _, err = program("show", saved)
+    assert code == 1
+    assert re.fullmatch(rf"error: {re.escape(message)}[^\n]*\n", err)
+
+
+def test_an_error_that_is_a_bug_keeps_its_traceback(
+    program: Program, saved: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*arguments: object, **options: object) -> None:
+        raise RuntimeError("sizes do not match")
+
+    monkeypatch.setattr("hf_condense.load_condensed", fail)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        program("show", saved)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -270,6 +400,7 @@ def test_an_error_of_the_user_is_printed_in_one_line(
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),
+        (["--name", "a/b"], "config name 'a/b' should be 1 to 64 letters"),
         (
             ["--network", "convnett"],
             "unknown network 'convnett'; known: alexnet, convnet, lenet, mlp, resnet18, vgg11",
@@ -297,6 +428,7 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
     [
         (["--network", "convnett"], "unknown network 'convnett'; known: alexnet"),
         (["--network", "convnet-w8", "--network", "resnet19"], "did you mean 'resnet18'?"),
+        (["--augment", "flipp"], "unknown augmentation 'flipp'; known: color, crop"),
         (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc', 'soft'; got 'dsaa'; did you mean 'dsa'?"),
         (["--baseline", "none", "--baseline", "herdin"], "got 'herdin'; did you mean 'herding'?"),
     ],
@@ -370,6 +502,8 @@ def test_a_tilde_in_a_path_is_the_home_folder(
         ["run", "x", "--ipc", "0"],
         ["run", "x", "--option", "lr_img"],
         ["run", "x", "--option", "seed=1"],
+        ["run", "x", "--option", "pixel_range=free"],
+        ["run", "x", "--pixel-range", "wide"],
         ["run", "x", "--image-size", "8x8x8"],
         ["run", "x", "--store-dtype", "float64"],
         ["eval", "x"],

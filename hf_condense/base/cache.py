@@ -20,6 +20,7 @@ from typing import Any
 
 import datasets
 import psutil
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -115,7 +116,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
 
 
 def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Return the tensors of a cached file, which is written first if it is missing.
+    """Return the tensors of a cached file, which is written first if it is missing or damaged.
 
     Args:
         file: A `.safetensors` file in the cache.
@@ -124,11 +125,17 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
     Raises:
         OSError: If the disk is full, or the file cannot be read or written; the message says what to do.
     """
-    if not file.is_file():
-        tensors = make()
-        with atomic_file(file) as work:
-            save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
-        logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
+    if file.is_file():
+        try:
+            return load_file(file)
+        except SafetensorError as error:
+            logger.warning("%s in the cache is damaged (%s), so that it is made again", file, error)
+            with explained_access(file):
+                file.unlink(missing_ok=True)
+    tensors = make()
+    with atomic_file(file) as work:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
+    logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
     return load_file(file)
 
 
@@ -147,9 +154,14 @@ def remove_folder(folder: Path) -> None:
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
 
 
+def temporary_prefix(target: Path) -> str:
+    """Return how the names of temporary files beside `target` begin; they name the process that writes there."""
+    return f".{target.name}-{_machine()}-{os.getpid()}-"
+
+
 def _temporary_path(target: Path) -> Path:
-    """Return a new name beside `target`, which names the process that writes there."""
-    return target.with_name(f".{target.name}-{_machine()}-{os.getpid()}-{secrets.token_hex(4)}")
+    """Return a new name beside `target`."""
+    return target.with_name(f"{temporary_prefix(target)}{secrets.token_hex(4)}")
 
 
 def _machine() -> str:
@@ -161,17 +173,25 @@ def _machine() -> str:
     return hashlib.blake2b(f"{platform.node()} {container}".encode(), digest_size=4).hexdigest()
 
 
-def _sweep(target: Path) -> None:
-    """Remove the temporary files and folders of processes that were killed while they wrote `target`."""
+def abandoned(target: Path) -> list[Path]:
+    """Return the temporary files and folders of processes that were killed while they wrote `target`."""
     temporary_name = re.compile(rf"\.{re.escape(target.name)}-([0-9a-f]{{8}})-([0-9]{{1,9}})-[a-z0-9_]{{8}}")
-    for entry in target.parent.iterdir():
-        if (match := temporary_name.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2])):
-            logger.info("removing %s, which a killed process left behind", entry)
-            if entry.is_dir() and not entry.is_symlink():
-                shutil.rmtree(entry, ignore_errors=True)
-            else:
-                with suppress(OSError):  # another process has removed it, or it belongs to another user
-                    entry.unlink()
+    return [
+        entry
+        for entry in target.parent.iterdir()
+        if (match := temporary_name.fullmatch(entry.name)) and _is_abandoned(entry, match[1], int(match[2]))
+    ]
+
+
+def _sweep(target: Path) -> None:
+    """Remove what killed processes left while they wrote `target`."""
+    for entry in abandoned(target):
+        logger.info("removing %s, which a killed process left behind", entry)
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry, ignore_errors=True)
+        else:
+            with suppress(OSError):  # another process has removed it, or it belongs to another user
+                entry.unlink()
 
 
 def _is_abandoned(entry: Path, machine: str, process: int) -> bool:

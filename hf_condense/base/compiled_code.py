@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from hf_condense.base.errors import CannotRunError
+
 # What the loader of Linux says about a library whose compiler was killed. One that lacks only its last part may crash
 # the process instead.
 _UNFINISHED = re.compile(
@@ -23,7 +25,7 @@ def removes_unfinished_code() -> Iterator[None]:
     Otherwise the same code would fail in every later process. As a decorator, it does the same for every call.
 
     Raises:
-        RuntimeError: If a file was removed; the message names it, and says that the same call works now.
+        CannotRunError: If a file was removed; the message names it, and says that the same call works now.
     """
     try:
         yield
@@ -32,7 +34,7 @@ def removes_unfinished_code() -> Iterator[None]:
         if path is None:
             raise
         path.unlink(missing_ok=True)
-        raise RuntimeError(
+        raise CannotRunError(
             f"compiled code in torch's cache was unfinished, because the process that compiled it was killed; {path} "
             "was removed, so that the same call works now"
         ) from error

@@ -14,6 +14,10 @@ class NonFiniteLossError(ArithmeticError):
     """A loss or a gradient is NaN or infinite; the message names the step. Checkpoints stay where they are."""
 
 
+class CannotRunError(RuntimeError):
+    """What a run needs beside its arguments is not as it should be; the message says what is wrong and what to do."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A signal, such as that of Ctrl-C, has ended a run; the message says what is kept and how to go on.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import pickle
+import sys
 import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 import torch
 from torch import Tensor
+
+from hf_condense.base.errors import CannotRunError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -33,7 +36,7 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
 
     Raises:
-        RuntimeError: If several processes were launched but do not know of each other, so that each would act as the
+        CannotRunError: If several processes were launched but do not know of each other, so that each would act as the
             main one; if a mixed precision other than bf16 is asked for; or if the accelerator has a plugin that splits
             models.
     """
@@ -53,18 +56,18 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
         accelerator = Accelerator() if joined or not cpu_group else Accelerator(cpu=True)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
-        raise RuntimeError(
+        raise CannotRunError(
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
             "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
         )
     if (kind := str(accelerator.distributed_type.value)) in _PLUGINS:
-        raise RuntimeError(
+        raise CannotRunError(
             f"the accelerator is set up for {kind}, which splits a model that it trains; condensing shares out classes "
             "and networks instead. Launch plain processes (`accelerate launch --multi_gpu`, or torchrun) without a "
             "plugin, or pass Accelerator() without one"
         )
     if accelerator.mixed_precision not in ("no", "bf16"):
-        raise RuntimeError(
+        raise CannotRunError(
             f"mixed_precision={accelerator.mixed_precision!r} needs losses that are scaled, which condensing does not "
             "do; use 'bf16' or 'no'"
         )
@@ -158,6 +161,34 @@ def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
     received: _Outcome[Value] | None = outcomes[0]
     assert received is not None
     return received.result(0)
+
+
+def current_state() -> Any:
+    """Return Accelerate's state of the processes of this program, or None if there is none."""
+    # Importing accelerate is slow; if nobody has imported it, there is no state.
+    module = sys.modules.get("accelerate.state")
+    return module.PartialState() if module is not None and module.PartialState._shared_state else None
+
+
+def is_main_process() -> bool:
+    """Return whether this is the main process, as far as this program knows of other ones."""
+    state = current_state()
+    return state is None or bool(state.is_main_process)
+
+
+def in_main_process(make: Callable[[], Value]) -> Value:
+    """Return what a function returns in the main process of this program, as `from_main` does.
+
+    If there are other processes, all of them must call this; without a distributed state there are none.
+
+    Args:
+        make: What the main process does. It may not exchange anything with the others. Its result must be picklable.
+
+    Raises:
+        Exception: What the function raised in the main process.
+    """
+    state = current_state()
+    return make() if state is None else from_main(state, make)
 
 
 def shared_out(accelerator: Accelerator, jobs: int, work: Callable[[range], dict[int, Value]]) -> dict[int, Value]:

@@ -2,14 +2,34 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Collection, Iterable, Sequence
 from itertools import zip_longest
 
 _LEAST = 16  # characters that folding leaves of a column
+_HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})  # controls, formats such as the direction of writing, line breaks
+_JOINERS = "\u200c\u200d"  # formats that words of some languages, and some emoji, are written with
+
+
+def visible(text: str) -> str:
+    r"""Return a text with controls written as escapes: a text of unknown origin could otherwise command a terminal.
+
+    Example:
+        >>> print(visible("red \x1b[31m, katt\u202eo"))
+        red \x1b[31m, katt\u202eo
+    """
+    return text if text.isprintable() else "".join(map(_visible, text))
+
+
+def _visible(char: str) -> str:
+    """Return a character, or its escape if it does not show."""
+    if char in _JOINERS or unicodedata.category(char) not in _HIDDEN:
+        return char
+    return char.encode("unicode_escape").decode()
 
 
 def plain_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), width: int | None = None) -> str:
-    """Return rows as lines whose columns are aligned and two spaces apart.
+    """Return rows as lines whose columns are aligned and two spaces apart; controls are written as escapes.
 
     Args:
         rows: Cells, the same number in every row; a heading is a row like the others.
@@ -22,6 +42,7 @@ def plain_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), w
         name    rows
         random    10
     """
+    rows = [[visible(cell) for cell in row] for row in rows]
     if width is not None:
         rows = _folded(rows, {*range(len(rows[0]))} - {*right}, width)
     widths = _widths(rows)

@@ -15,6 +15,7 @@ import torch
 from datasets.table import InMemoryTable
 from torch import Tensor
 
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
@@ -57,7 +58,12 @@ def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
     """
     if isinstance(sets, (CondensedDataset, str)) or not isinstance(sets, Iterable):
         raise TypeError(f"sets should be a list of condensed sets; got {type(sets).__name__}")
-    sets = list(sets)
+    return _combined(list(sets))
+
+
+@plain_torch()
+def _combined(sets: list[CondensedDataset]) -> CondensedDataset:
+    """Check several sets and return them as one."""
     _check(sets)
     _warn_of_repeats(sets)
     names, values, label = _classes(sets)

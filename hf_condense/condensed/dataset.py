@@ -111,25 +111,29 @@ class CondensedDataset(datasets.Dataset):
         measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
         return measured
 
-    def save_condensed(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+    def save_condensed(self, folder: str | Path, config_name: str | None = None, *, overwrite: bool = False) -> Path:
         """Write the set into a folder that `load_condensed` and `datasets.load_dataset` can read.
 
         A folder holds any number of sets; the first one is the default. It has the layout of a Hub repository. If the
-        same set is there already and differs in times only, because a script ran again, nothing is written.
+        same set is there already and differs in times only, because a script ran again, nothing is written. In a
+        distributed run the main process writes; the others return at once, and have to wait for it before they load the
+        set.
 
         Args:
             folder: Folder, which is created if missing; `~` stands for the home folder. The text of an existing
                 README.md is kept.
+            config_name: Name of the set in the folder. Default: `{method}_ipc{n}`.
             overwrite: Whether to replace a set of the same name with another recipe.
 
         Returns:
             The folder of this set, `folder/<config>`.
 
         Raises:
+            ValueError: If the name cannot be used, or the set cannot be written exactly.
             FileExistsError: If the folder has another set of the same name and `overwrite` is False.
             OSError: If writing fails. Earlier files are then unchanged.
         """
-        return save(self.parts, folder, overwrite=overwrite)
+        return save(self.parts, folder, name=config_name, overwrite=overwrite)
 
     def push_to_hub(
         self,

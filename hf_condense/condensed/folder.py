@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -10,8 +11,10 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from hf_condense.base.cache import abandoned, temporary_prefix
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.paths import local_path
+from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.facts import (
     FACTS,
@@ -26,18 +29,25 @@ from hf_condense.condensed.packing import pack
 from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.untrusted import read_bytes
 
+logger = logging.getLogger("hf_condense")
+
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_PLACES = 8  # in a message
+_SCRATCH = "hf_condense"  # temporary folders are named after it
+_BACKUPS = "old"  # in a temporary folder
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
 def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> Path:
     """Write a set into a folder of sets; see `CondensedDataset.save_condensed`.
 
+    Of several processes only the main one writes. The others do not wait for it, so that it makes no difference whether
+    a script calls this in all of them or in the main one alone.
+
     Args:
         parts: The set.
         folder: The folder of sets, created if missing; `~` stands for the home folder.
-        name: Config name. None: that of the recipe.
+        name: Name of the set in the folder. None: that of the recipe.
         overwrite: Replace another set of this name.
 
     Returns:
@@ -49,7 +59,9 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
         OSError: If writing failed; the earlier files are untouched.
     """
     folder = local_path(folder)
-    name = check_name(name or parts.recipe.config_name)
+    name = check_name(parts.recipe.config_name if name is None else name)
+    if not is_main_process():
+        return folder / name
     files, facts = pack(parts)
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
@@ -203,12 +215,15 @@ def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) 
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
     occupied = target.exists() and (not target.is_dir() or any(target.iterdir()))
-    advice = "save to another folder, or pass overwrite=True to replace it"
+    advice = "save to another folder, pass another config_name=, or pass overwrite=True to replace it"
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write files below a folder so that either all are new or all are as they were.
+
+    Only a process that is killed in the moment in which it replaces them can leave some of both; the earlier ones then
+    stay in a hidden folder, which the next write names in a warning.
 
     Args:
         folder: Created if missing.
@@ -220,9 +235,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     changed = {path: data for path, data in files.items() if not _holds(folder / path, data)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".hf_condense-", dir=folder) as scratch:
-            new, old = ([Path(scratch, f"{kind}{i}") for i in range(len(changed))] for kind in ("new", "old"))
+        _sweep(folder)
+        with tempfile.TemporaryDirectory(prefix=temporary_prefix(folder / _SCRATCH), dir=folder) as scratch:
+            new, old = ([Path(scratch, kind, path) for path in changed] for kind in ("new", _BACKUPS))
             for source, data in zip(new, changed.values(), strict=True):
+                source.parent.mkdir(parents=True, exist_ok=True)
                 _write_through(source, data)
             with ExitStack() as undo:
                 for source, backup, path in zip(new, old, changed, strict=True):
@@ -231,6 +248,20 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     except OSError as error:
         reason = f"could not save to {folder}: {error.strerror or error}; the earlier files are untouched"
         raise OSError(error.errno, reason) from error
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left while they wrote below a folder, but no file that was there before."""
+    for scratch in abandoned(folder / _SCRATCH):
+        if (scratch / _BACKUPS).exists():
+            logger.warning(
+                "a process was killed while it replaced files in %s; the earlier ones are in %s: move them back, or "
+                "remove them",
+                folder,
+                scratch / _BACKUPS,
+            )
+        else:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _write_through(path: Path, data: bytes) -> None:
@@ -247,6 +278,7 @@ def _replace(source: Path, backup: Path, target: Path, undo: ExitStack) -> None:
         target.parent.mkdir()
         undo.callback(target.parent.rmdir)
     if target.exists():
+        backup.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(target, backup)
         undo.callback(os.replace, backup, target)
     else:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.views import view
 
@@ -44,6 +45,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         (torch.Size([5, 1, 28, 28]), torch.Size([5, 10]))
     """
 
+    @plain_torch()
     def __init__(self, small: CondensedDataset, *, normalise: bool = True, soft: bool = True) -> None:
         if not isinstance(small, CondensedDataset):
             raise TypeError(
@@ -72,6 +74,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         (item,) = self.__getitems__([row % len(self)])
         return item
 
+    @plain_torch()
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
         """Return several rows, as `DataLoader` asks for a batch."""
         index = torch.as_tensor(rows)

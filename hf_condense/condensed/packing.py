@@ -16,6 +16,7 @@ from datasets.table import embed_table_storage
 
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts, check_size
 from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.preview import first_images
@@ -52,6 +53,7 @@ class Packed(NamedTuple):
     facts: Facts
 
 
+@plain_torch()
 def pack(parts: Parts) -> Packed:
     """Return the files of a set; equal sets give equal bytes, in every process.
 
@@ -89,6 +91,7 @@ def pack(parts: Parts) -> Packed:
     return Packed({PREVIEW: _preview(tensors), PARQUET: parquet, TENSORS: exact, FACTS: facts.to_bytes()}, facts)
 
 
+@plain_torch()
 def unpack(folder: Path, facts: Facts) -> Parts:
     """Read the set whose files are in a folder, exactly.
 
@@ -111,6 +114,7 @@ def unpack(folder: Path, facts: Facts) -> Parts:
         raise CondensedFormatError(f"{folder}: {error}") from None
 
 
+@plain_torch()
 def read_tensors(folder: Path, facts: Facts) -> CondensedTensors:
     """Read the exact tensors of the set whose files are in a folder.
 

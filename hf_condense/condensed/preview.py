@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 
 _SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
@@ -75,6 +76,7 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
     return picture
 
 
+@plain_torch()
 def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
     """Return the first decoded images of every class of a set as one picture.
 

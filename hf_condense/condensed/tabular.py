@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from hf_condense.base.tables import plain_table
+from hf_condense.base.tables import plain_table, visible
 from hf_condense.condensed.card.markdown import escape, table
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Tabular(ABC):
     def __str__(self) -> str:
         right = {i for i, column in enumerate(self._shown()) if column.right}
         text = plain_table(self._lines(), right=right, width=_WIDTH)
-        return f"{text}\n{common}" if (common := self._common()) else text
+        return f"{text}\n{visible(common)}" if (common := self._common()) else text
 
     def _repr_html_(self) -> str:
         """Return the table as HTML, for notebooks."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.decoders import Decoder, decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.views import ViewLabels
@@ -82,12 +83,15 @@ class CondensedTensors:
         """Class of every decoded row: int64 (rows,)."""
         return self.labels.repeat_interleave(self.decoder.rows_per_entry)
 
+    @plain_torch()
     def decoded(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return decoded images in pixel units and their labels: (n, C, H, W) and (n,).
 
         Args:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """
+        if rows is not None:  # which the caller may have made on a default device
+            rows = rows.to(self.labels.device)
         labels = self.row_labels if rows is None else self.row_labels[rows]
         frame = self.decoder.frame.of_rows(rows)
         stored: Mapping[str, Tensor] = self.stored
@@ -104,7 +108,7 @@ class CondensedTensors:
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:
         """Yield all decoded images in pixel units, from `size` entries at a time: (n, C, H, W)."""
-        for rows in torch.arange(self.num_rows).split(size * self.decoder.rows_per_entry):
+        for rows in torch.arange(self.num_rows, device=self.labels.device).split(size * self.decoder.rows_per_entry):
             yield self.decoded(rows)[0]
 
     def optional(self) -> dict[str, Tensor]:

@@ -1,4 +1,5 @@
-"""The next write of a file or folder removes what killed processes left beside it, and nothing that may be in use."""
+"""The next write of a file or folder removes what killed processes left beside it, and nothing that may be in use.
+Damaged files of tensors are made again."""
 
 from __future__ import annotations
 
@@ -9,8 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from hf_condense.base.cache import atomic_file, new_folder
+from hf_condense.base.cache import atomic_file, cached_tensors, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -97,3 +99,26 @@ def test_other_hidden_files_stay_however_old(tmp_path: Path) -> None:
         aged(tmp_path / name, 1000)
     write("atomic_file", tmp_path / "set")
     assert {path.name for path in tmp_path.iterdir()} == names | {"set"}
+
+
+@pytest.mark.parametrize("left", [0, 5, 20, -1], ids=["empty", "no header", "half a header", "last byte missing"])
+def test_a_damaged_file_of_tensors_is_made_again_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
+) -> None:
+    calls: list[None] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        calls.append(None)
+        return {"features": torch.arange(4.0)}
+
+    file = tmp_path / "features" / "key.safetensors"
+    cached_tensors(file, make)
+    assert not caplog.records
+    whole = file.read_bytes()
+    file.write_bytes(whole[:left])
+    for _ in range(2):
+        assert torch.equal(cached_tensors(file, make)["features"], torch.arange(4.0))
+    assert len(calls) == 2
+    assert file.read_bytes() == whole
+    (record,) = caplog.records
+    assert f"{file} in the cache is damaged" in record.getMessage()

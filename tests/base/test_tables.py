@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_condense.base.tables import markdown_table, plain_table
+from hf_condense.base.tables import markdown_table, plain_table, visible
 
 
 def test_columns_are_as_wide_as_their_longest_cell_and_lines_end_without_spaces():
@@ -27,6 +27,26 @@ def test_wide_cells_are_folded_behind_a_mark_where_the_table_would_be_too_wide()
     ]
     assert plain_table(rows, right={1}, width=23) == plain_table(rows, right={1})
     assert plain_table(rows, right={0, 1}, width=9) == plain_table(rows, right={0, 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[2Jcat", "\\x1b[2Jcat"),
+        ("\x9b31m\x7f", "\\x9b31m\\x7f"),
+        ("two\nlines\r", "two\\nlines\\r"),
+        ("cat\u202egod\u2066", "cat\\u202egod\\u2066"),
+        ("a\u2028b\U000e0041", "a\\u2028b\\U000e0041"),
+    ],
+)
+def test_controls_are_written_as_escapes(text, shown):
+    assert visible(text) == shown
+    assert plain_table([(text, "n"), ("a", "b")], width=80).split("\n")[0] == f"{shown}  n"
+
+
+def test_words_of_every_language_stay_as_they_are():
+    text = "Käfer, 猫, कुत्ता, \u06a9\u062a\u0627\u0628\u200c\u0647\u0627, \U0001f469\u200d\U0001f680, a\\b"
+    assert visible(text) == text
 
 
 def test_table_without_rows_is_empty():

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -150,6 +153,23 @@ def test_new_measurements_of_the_same_set_are_stored(tmp_path):
     assert load_condensed(tmp_path).recipe.evaluation == [{"mean": 0.5}]
 
 
+def test_sets_of_one_method_share_a_folder_under_names_of_their_own(tmp_path):
+    assert make_set().save_condensed(tmp_path, "first") == tmp_path / "first"
+    with pytest.raises(FileExistsError, match=r"under the name 'first'; .* pass another config_name="):
+        make_set(seed=1).save_condensed(tmp_path, "first")
+    make_set(seed=1).save_condensed(tmp_path, config_name="second")
+    assert list_sets(tmp_path) == ["first", "second"]
+    assert_same(load_condensed(tmp_path), make_set())
+    assert_same(load_condensed(tmp_path, "second"), make_set(seed=1))
+
+
+@pytest.mark.parametrize("name", ["", "../first", "my_train"])
+def test_unusable_config_name_raises_value_error(tmp_path, name):
+    with pytest.raises(ValueError, match=f"config name '{name}' should be"):
+        make_set().save_condensed(tmp_path, name)
+    assert not files_below(tmp_path)
+
+
 def test_files_that_are_no_set_are_refused_and_kept(tmp_path):
     (tmp_path / "dm_ipc2").mkdir()
     (tmp_path / "dm_ipc2" / "mine.txt").write_text("mine")
@@ -241,3 +261,54 @@ def test_interrupt_leaves_the_earlier_set_whole(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         make_set(seed=1).save_condensed(tmp_path, overwrite=True)
     assert files_below(tmp_path) == before
+
+
+ROOT = Path(__file__).resolve().parents[2]
+KILLED = """
+import os, signal, sys
+from tests.support.condensed_sets import make_set
+
+real, left = getattr(os, sys.argv[2]), int(sys.argv[3])
+
+def killing(*arguments):
+    global left
+    left -= 1
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+
+setattr(os, sys.argv[2], killing)
+make_set(seed=1).save_condensed(sys.argv[1], overwrite=True)
+"""
+
+
+def kill_while_saving(folder: Path, call: str, at: int) -> Path:
+    """Kill a process that saves a set, at one of its calls of a function of `os`, and return what it leaves."""
+    command = [sys.executable, "-c", KILLED, str(folder), call, str(at)]
+    process = subprocess.run(command, cwd=ROOT, timeout=120, capture_output=True, text=True, check=False)
+    assert process.returncode == -signal.SIGKILL, process.stderr
+    (left,) = folder.glob(".hf_condense-*")
+    return left
+
+
+@pytest.mark.parametrize(("call", "at"), [("fsync", 3), ("replace", 1)])
+def test_what_a_process_left_that_was_killed_while_it_wrote_is_removed(tmp_path, call, at):
+    if call == "fsync":
+        make_set().save_condensed(tmp_path)
+    left = kill_while_saving(tmp_path, call, at)
+    if call == "fsync":
+        assert_same(load_condensed(tmp_path), make_set())
+    make_set(ipc=1).save_condensed(tmp_path)
+    assert not left.exists()
+
+
+def test_files_that_a_killed_process_was_replacing_are_kept_and_named(tmp_path, caplog):
+    earlier = files_below(make_set().save_condensed(tmp_path))
+    left = kill_while_saving(tmp_path, "replace", 3)
+    for _ in range(2):
+        caplog.clear()
+        make_set(ipc=1).save_condensed(tmp_path)
+        assert f"the earlier ones are in {left / 'old'}: move them back" in caplog.text
+    kept = files_below(left / "old" / "dm_ipc2")
+    assert len(kept) == 3
+    assert kept.items() <= earlier.items()

@@ -84,6 +84,11 @@ def test_shortage_of_memory_in_one_process_cuts_the_step_of_all(seen: dict[str, 
         assert error.startswith("MemoryError: step 0 does not fit into memory"), error
 
 
+def test_main_process_alone_writes_a_set_that_all_save(seen: dict[str, list[Any]], folder: Path) -> None:
+    target = str(folder / "sets" / "random_ipc1")
+    assert seen["saving"] == [[5, target, "random"], [0, target, "random"]]
+
+
 def test_run_goes_on_with_another_number_of_processes(seen: dict[str, list[Any]], folder: Path) -> None:
     straight = condense(steps=6).synthetic.images
     for images, plan in seen["resumed"]:

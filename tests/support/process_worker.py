@@ -19,6 +19,9 @@ from accelerate import Accelerator, debug_launcher
 
 from hf_condense import api
 from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.processes import from_main
+from hf_condense.condensed import folder as sets_folder
+from hf_condense.condensed.loading import load_condensed
 from hf_condense.engine import checkpoint, teacher
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -167,6 +170,21 @@ class Cases:
         self.condense(**options)  # the experts are there
         self.patch.setattr(SyntheticSet, "at", fail)
         return self._error(**options)
+
+    def saving(self) -> Any:
+        """Every process saves the set that it got."""
+        written: list[str] = []
+        write = sets_folder.write_files
+
+        def watched(place: Path, files: dict[str, bytes]) -> None:
+            written.extend(files)
+            write(place, files)
+
+        small = self.condense("random", 1)
+        self.patch.setattr(sets_folder, "write_files", watched)
+        target = small.save_condensed(self.folder / "sets")
+        from_main(self.accelerator, lambda: None)  # the others wait until the main process has written
+        return len(written), str(target), load_condensed(target).recipe.method
 
     def resumed(self) -> Any:
         """A run of one process goes on in two."""

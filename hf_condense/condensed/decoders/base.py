@@ -85,7 +85,10 @@ class Frame:
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
 
 
-PIXELS = Frame(torch.zeros(()), torch.ones(()), clip=False)
+# It is made when the module is imported, whatever default device and dtype the caller has by then.
+PIXELS = Frame(
+    torch.zeros((), dtype=torch.float32, device="cpu"), torch.ones((), dtype=torch.float32, device="cpu"), clip=False
+)
 """Pixel units. Images that are stored in them were clipped before, if necessary."""
 
 

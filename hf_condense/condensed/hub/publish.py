@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionNotFoundEr
 from huggingface_hub.hf_api import RepoFile
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.base.processes import from_main
+from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.facts import (
     EXTRA_SPLITS,
@@ -338,15 +337,12 @@ def _is_stored(addition: CommitOperationAdd, files: Mapping[str, RepoFile]) -> b
 
 def _in_main_process(action: Callable[[], CommitInfo]) -> CommitInfo:
     """Run an action in the main process of a distributed run; the other processes wait and return its answer."""
-    # Importing accelerate is slow; if nobody has imported it, there is no distributed state.
-    module = sys.modules.get("accelerate.state")
-    if module is None or not module.PartialState._shared_state:
+    if current_state() is None:
         return action()
-    state = module.PartialState()
 
     def fields() -> dict[str, Any]:  # of the answer, which itself cannot be sent to another process
         commit = action()
         names = ("commit_url", "commit_message", "commit_description", "oid", "pr_url")
         return {name: getattr(commit, name) for name in names}
 
-    return CommitInfo(**from_main(state, fields))
+    return CommitInfo(**in_main_process(fields))
