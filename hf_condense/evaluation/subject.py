@@ -55,13 +55,12 @@ class RealImages:
         return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
 
     def of_classes(self, classes: Iterable[int]) -> RealImages:
-        """Return the images of some classes, by class index, in memory."""
+        """Return the images of some classes, by class index."""
         return self.part(torch.cat([torch.tensor(self.images.positions(c)) for c in sorted(classes)]))
 
     def part(self, positions: Tensor) -> RealImages:
-        """Return the images at some positions, sorted, int64 (n,), in memory."""
-        images, own = self.images.part(positions), self.own.part(positions)
-        return RealImages(images, self.outputs, dataclasses.replace(own, images=images.images))
+        """Return the images at some positions, sorted, int64 (n,)."""
+        return RealImages(self.images.part(positions), self.outputs, self.own.part(positions))
 
     def known(self, classes: Iterable[int]) -> RealImages:
         """Return the images of those classes that stand for one of some outputs."""
