@@ -273,14 +273,27 @@ def _trained_scores(trials: Trials, contender: Contender, network_seeds: list[in
     try:
         return trials.scores(contender, network_seeds, bar.update)
     except Exception as error:
-        if not half or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
+        if not half:
+            raise _memory_error(trials, contender) from error
     logger.warning(
         "%d networks together do not fit into memory; half of them are trained at a time", len(network_seeds)
     )
     bar.update(done - bar.n)
     parts = network_seeds[:half], network_seeds[half:]
     return [score for part in parts for score in _trained_scores(trials, contender, part, bar)]
+
+
+def _memory_error(trials: Trials, contender: Contender) -> MemoryError:
+    """Return an error that says what to do if memory is not enough for a single network."""
+    rows = min(contender.rows, contender.training.batch_size)
+    shape = "x".join(map(str, trials.test.images.image_shape))
+    return MemoryError(
+        f"a single network {trials.factory.name}, trained on {contender.name!r} with {rows} rows of {shape} in an "
+        "update, does not fit into memory; a smaller network, smaller images, or fewer rows in an update "
+        f"(recipe=TrainingRecipe(..., batch_size={max(1, rows // 2)})) need less"
+    )
 
 
 def _keep(score: Score, file: Path | None) -> None:
