@@ -60,7 +60,7 @@ def write_page(
 
     Example:
         >>> import tempfile
-        >>> from hf_condense import condense_dataset
+        >>> from hf_condense import condense_dataset, write_page
         >>> from hf_condense.demo_data import load_demo
         >>> folder = tempfile.mkdtemp()
         >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
