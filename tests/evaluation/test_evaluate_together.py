@@ -124,9 +124,11 @@ def test_a_single_network_that_does_not_fit_into_memory_is_told_with_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(trials, "train_network", fail)
-    with pytest.raises(MemoryError, match=r"convnet-w8-d1.*'random_ipc2' with 6 rows of 3x8x8.*batch_size=3") as caught:
-        run(small, toy, seeds=1)
-    assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+    message = r"convnet-w8-d1, trained on 'random_ipc2' with 6 rows of 3x8x8 in an update.*batch_size=3"
+    for options in ({}, {"lr": "search"}):
+        with pytest.raises(MemoryError, match=message) as caught:
+            run(small, toy, seeds=1, **options)
+        assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
 
 
 def test_error_that_is_not_of_memory_ends_the_evaluation(toy, small, stacks, monkeypatch):

@@ -303,22 +303,27 @@ def test_twelve_classes_are_told_apart(tmp_path):
     assert len(looks) == 12
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_figures_are_the_same_whatever_state_torch_is_in(run, toy, tmp_path, state):
+def drawn(run, toy, folder: Path) -> list[bytes]:
+    """Return the files of all figures of sets and runs."""
     small, snapshots = run
+    class_grid(small, file=folder / "grid.png")
+    real_beside_condensed(small, toy, file=folder / "both.png")
+    embedding_scatter(small, toy, network="convnet-w8", updates=2, file=folder / "scatter.png")
+    evolution_strip(snapshots, file=folder / "strip.png")
+    evolution_gif(snapshots, folder / "run.gif")
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
 
-    def drawn(folder: Path) -> list[bytes]:
-        class_grid(small, file=folder / "grid.png")
-        real_beside_condensed(small, toy, file=folder / "both.png")
-        embedding_scatter(small, toy, network="convnet-w8", updates=2, file=folder / "scatter.png")
-        evolution_strip(snapshots, file=folder / "strip.png")
-        evolution_gif(snapshots, folder / "run.gif")
-        return [path.read_bytes() for path in sorted(folder.iterdir())]
 
-    expected = drawn(tmp_path / "plain")
+@pytest.fixture(scope="module")
+def files(run, toy, tmp_path_factory) -> list[bytes]:
+    return drawn(run, toy, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_figures_are_the_same_whatever_state_torch_is_in(run, toy, files, tmp_path, state):
     with in_state(state):
-        assert drawn(tmp_path / "state") == expected
-    assert len(expected) == 5
+        assert drawn(run, toy, tmp_path) == files
+    assert len(files) == 5
 
 
 def test_figure_that_cannot_be_drawn_leaves_the_earlier_file(tmp_path, monkeypatch):
