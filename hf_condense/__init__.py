@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
+    from hf_condense.condensed.page.write import write_page
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
     from hf_condense.engine.registry import list_methods, register_method
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from hf_condense.evaluation.evaluate import evaluate
     from hf_condense.evaluation.ranking import RankingScores, dd_ranking
     from hf_condense.networks.teachers import Teacher
+    from hf_condense.networks.training_recipe import TrainingRecipe
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
 # may bear a public name: importing it would put the module in the place of the function.
@@ -35,6 +37,7 @@ _HOME = {
     "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
+    "write_page": "condensed.page.write",
     "TrainingViews": "condensed.loader",
     "Composer": "engine.method",
     "Loss": "engine.method",
@@ -47,6 +50,7 @@ _HOME = {
     "list_methods": "engine.registry",
     "register_method": "engine.registry",
     "Teacher": "networks.teachers",
+    "TrainingRecipe": "networks.training_recipe",
     "Run": "engine.run",
 }
 
@@ -66,6 +70,7 @@ __all__ = [
     "RunInterrupted",
     "Selector",
     "Teacher",
+    "TrainingRecipe",
     "TrainingViews",
     "__version__",
     "combine_condensed",
@@ -77,6 +82,7 @@ __all__ = [
     "load_condensed",
     "option",
     "register_method",
+    "write_page",
 ]
 
 

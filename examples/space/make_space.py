@@ -13,8 +13,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, SpaceCard, SpaceCardData
 
-from hf_condense import condense_dataset
-from hf_condense.condensed.page.write import write_page
+from hf_condense import condense_dataset, write_page
 from hf_condense.demo_data import load_demo
 
 

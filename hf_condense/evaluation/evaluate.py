@@ -30,7 +30,9 @@ from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkSpec, network_factory
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.source.class_source import checked_size
 from hf_condense.source.columns import check_dataset
+from hf_condense.source.decode import Size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -59,6 +61,7 @@ def evaluate(
     eight_bit: bool = False,
     image_column: str | None = None,
     label_column: str | None = None,
+    image_size: int | Size | None = None,
     cache: bool = True,
     compile: CompileOption = "auto",
     progress: bool = True,
@@ -90,7 +93,7 @@ def evaluate(
             kinds, of default width.
         recipe: How networks are trained: `"dc"` (300 epochs, no augmentation), `"dsa"` (1000 epochs, DSA augmentation),
             `"idc"` (1000 epochs, flips and colours always, one more family of DSA, and CutMix), `"soft"` (300 epochs of
-            AdamW on random crops with CutMix, for soft labels), or a `TrainingRecipe`.
+            AdamW on random crops with CutMix, for soft labels), or an `hf_condense.TrainingRecipe`.
         epochs: Epochs instead of the recipe's, >= 1; the schedule is scaled to them.
         max_updates: Cap on the updates of every network, >= 1; the schedule is scaled to it.
         lr: Learning rate in place of the recipe's and of one that the set has learned, > 0; or several to choose from,
@@ -122,6 +125,9 @@ def evaluate(
             was made from, if they have it, else the only Image column.
         label_column: Label column of those datasets that have it. Of the others, and by default: the one that the set
             was made from, if they have it, else the only ClassLabel.
+        image_size: Side or (height, width) that the pictures of `train` are brought to, if it is neither condensed nor
+            tensors: the shorter side is resized and the centre cropped. Pictures of different sizes need it. Default:
+            their own size.
         cache: Keep decoded images and the scores of `"full"` under `$HF_HOME/condense`; obeys
             `datasets.disable_caching()`.
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
@@ -136,6 +142,7 @@ def evaluate(
         TypeError: If `train`, `test` or `source` is no `Dataset`, or an option has the wrong type.
         ValueError: If a name is unknown, a number is out of range, a baseline lacks its source or enough rows in it,
             or `test` has a class that `train` does not know.
+        MemoryError: If the training of a single network does not fit into memory.
         RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed. The file is
             removed, so that the same call works.
 
@@ -170,6 +177,7 @@ def evaluate(
     source = _find_source(train, source, request)
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     test = check_dataset(test, "test")
+    size = _size_of_pictures(train, image_size)
     training = request.training_on(train)
     accelerator = get_accelerator(accelerator)
     show_progress = progress and accelerator.is_local_main_process
@@ -177,7 +185,9 @@ def evaluate(
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
     def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(train, test, source, reader, eight_bit=eight_bit, teacher=teacher, relabel=relabel)
+        subject = read_subject(
+            train, test, source, reader, image_size=size, eight_bit=eight_bit, teacher=teacher, relabel=relabel
+        )
         test_images = read_test(test, subject, reader)
         real = None
         if source is not None and (request.baselines or request.rates):
@@ -243,6 +253,17 @@ def _find_source(
             "rate, such as lr=0.01"
         )
     return None
+
+
+def _size_of_pictures(train: datasets.Dataset | TensorSet, image_size: int | Size | None) -> Size | None:
+    """Check the size to which the pictures of a plain dataset are brought; None: their own."""
+    size = checked_size(image_size)
+    if size is not None and isinstance(train, (CondensedDataset, tuple)):
+        raise ValueError(
+            "image_size is for a train whose pictures are read; the images of this one have a size already, to which "
+            "test and source are brought: leave image_size out"
+        )
+    return size
 
 
 def _read_rows(train: datasets.Dataset | TensorSet) -> datasets.Dataset | None:

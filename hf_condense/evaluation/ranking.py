@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import datasets
@@ -87,20 +89,27 @@ def dd_ranking(
     chooses epochs and learning rates on the test set. Here the last epoch counts, and rates are chosen on held-out
     training rows.
 
+    Networks without augmentation see whole rows as they are: besides the families of augmentation, CutMix and random
+    crops are off. Views that have soft labels of their own are part of the set, and stay.
+
     Args:
         train: The set, as `evaluate` takes it. If it has soft labels, its teacher labels random rows alike:
             pass `teacher=`, unless the set was just made.
         test: Real images.
-        network: The kind of network.
+        network: The kind of network, one.
         recipe: How networks are trained; it must have an augmentation.
         lr: Learning rates, as `evaluate` takes them.
         full_accuracy: Accuracy of networks that are trained on the whole source with hard labels, a fraction. Default:
             it is measured, with as many updates as the set takes, which is less than a large source needs.
         weight: Weight of the first term of both scores, in [0, 1].
-        **options: Other arguments of `evaluate`, such as `source`, `seeds`, `max_updates` and `teacher`.
+        **options: Other arguments of `evaluate`, such as `source`, `seeds`, `max_updates` and `teacher`, but for
+            `networks` and `baselines`; `ipc` may be one number.
+
+    Returns:
+        The four scores, which print as a table in per cent, and both tables of accuracies that they come from.
 
     Raises:
-        TypeError: If an argument has the wrong type, or is none of `evaluate`.
+        TypeError: If an argument has the wrong type, is none of `evaluate`, or asks for several networks or sets.
         ValueError: If the recipe has no augmentation, the set has soft labels and there is no teacher, or for any
             reason for which `evaluate` raises it.
 
@@ -119,9 +128,10 @@ def dd_ranking(
     weight = number("weight", weight, least=0, most=1)
     if full_accuracy is not None:
         full_accuracy = number("full_accuracy", full_accuracy, least=0, most=1)
+    _refuse_several(network, options)
     augment = options.pop("augment", None)
-    families = training_recipe(recipe, None, augment).augment
-    if families in (None, "", "none"):
+    training = training_recipe(recipe, None, augment)
+    if not (training.augmentations() or training.cutmix_probability or training.view_area):
         raise ValueError(
             "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
             "augment='color_crop_cutout_flip_scale_rotate'"
@@ -131,14 +141,15 @@ def dd_ranking(
         raise ValueError(
             "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
         )
-    shared: dict[str, Any] = {"networks": [network], "recipe": recipe, "lr": lr, **options}
+    unaugmented = replace(training, augment="none", cutmix_probability=0.0, view_area=None)
+    shared: dict[str, Any] = {"networks": [network], "lr": lr, **options}
     baselines = ["random"] if full_accuracy is not None else ["random", "full"]
-    evaluation = evaluate(train, test, augment=augment, baselines=baselines, **shared)
+    evaluation = evaluate(train, test, recipe=recipe, augment=augment, baselines=baselines, **shared)
     own = evaluation.scores[0]
     random = "random" + SOFT_LABELS if soft else "random"
     hard = evaluation.score(own.set + HARD_LABELS) if soft else own
     full = evaluation.score("full") if full_accuracy is None else _constant(hard, full_accuracy)
-    plain = evaluate(train, test, augment="none", baselines="random", **shared)
+    plain = evaluate(train, test, recipe=unaugmented, baselines="random", **shared)
     hlr, ior = full.over(hard), own.over(evaluation.score(random))
     plain_ior = plain.scores[0].over(plain.score(random))
     return RankingScores(
@@ -149,6 +160,18 @@ def dd_ranking(
         evaluation=evaluation,
         plain_evaluation=plain,
     )
+
+
+def _refuse_several(network: NetworkSpec, options: Mapping[str, Any]) -> None:
+    """Refuse what would make tables of several networks or sets, of which only the first would be scored."""
+    for name in ("networks", "baselines"):
+        if name in options:
+            raise TypeError(f"dd_ranking scores one network and one set; pass network=, and leave {name} out")
+    ipc = options.get("ipc")
+    if isinstance(network, str) and network == "all":
+        raise ValueError("dd_ranking scores one network, such as 'convnet'; got network='all'")
+    if ipc is not None and not isinstance(ipc, Integral):
+        raise TypeError(f"dd_ranking scores one set, so ipc should be one number of images per class; got {ipc!r}")
 
 
 def squashed(value: float) -> float:

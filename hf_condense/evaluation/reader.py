@@ -13,7 +13,8 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.source.class_source import ClassSource, load_source
 from hf_condense.source.columns import find_image_column, find_label_column
 
-_Key = tuple[str, str, str, tuple[int, ...] | None]  # fingerprint, image column, label column, (C, H, W)
+_Shape = tuple[int | None, int, int]  # (C, H, W), where C is None if the pictures say it
+_Key = tuple[str, str, str, _Shape | None]  # fingerprint, image column, label column, shape
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Reader:
         ds: datasets.Dataset,
         what: str,
         recipe: Recipe | None = None,
-        shape: tuple[int, ...] | None = None,
+        shape: _Shape | None = None,
         *,
         streams: bool = False,
     ) -> ClassSource:
@@ -96,7 +97,7 @@ class Reader:
             ds: The dataset, without formatting, as `check_dataset` returns it.
             what: The name of the argument that it was passed as, for messages.
             recipe: How the evaluated set was made: its columns are looked for first.
-            shape: (C, H, W) that the images are brought to; default: their own.
+            shape: (C, H, W) that the images are brought to, where C is None if the pictures say it; default: their own.
             streams: Whether large pictures may be decoded when they are asked for.
 
         Raises:

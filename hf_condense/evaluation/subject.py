@@ -24,7 +24,7 @@ from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
-from hf_condense.source.decode import GREY_MODES, header, raw_batches
+from hf_condense.source.decode import GREY_MODES, Size, header, raw_batches
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
@@ -55,13 +55,12 @@ class RealImages:
         return TrainingSet(self.images.at(positions), self.outputs[self.images.labels[positions]], num_classes)
 
     def of_classes(self, classes: Iterable[int]) -> RealImages:
-        """Return the images of some classes, by class index, in memory."""
+        """Return the images of some classes, by class index."""
         return self.part(torch.cat([torch.tensor(self.images.positions(c)) for c in sorted(classes)]))
 
     def part(self, positions: Tensor) -> RealImages:
-        """Return the images at some positions, sorted, int64 (n,), in memory."""
-        images, own = self.images.part(positions), self.own.part(positions)
-        return RealImages(images, self.outputs, dataclasses.replace(own, images=images.images))
+        """Return the images at some positions, sorted, int64 (n,)."""
+        return RealImages(self.images.part(positions), self.outputs, self.own.part(positions))
 
     def known(self, classes: Iterable[int]) -> RealImages:
         """Return the images of those classes that stand for one of some outputs."""
@@ -190,10 +189,10 @@ def _read_real(
     ds: datasets.Dataset, what: str, subject: Subject, reader: Reader, *, streams: bool = False
 ) -> ClassSource:
     """Read real images in the size and the channels of the set, in their own normalisation."""
-    shape = subject.data.image_shape
-    if shape[0] == 1:
+    channels, height, width = subject.data.image_shape
+    if channels == 1:
         _check_grey(ds, reader.columns(ds, what, subject.recipe)[0], what)
-    return reader.load(ds, what, subject.recipe, shape, streams=streams)
+    return reader.load(ds, what, subject.recipe, (channels, height, width), streams=streams)
 
 
 def _warn_of_absent(source: ClassSource, what: str, subject: Subject, consequence: str) -> None:
@@ -217,6 +216,7 @@ def read_subject(
     source: datasets.Dataset | None,
     reader: Reader,
     *,
+    image_size: Size | None = None,
     eight_bit: bool = False,
     teacher: Teacher | None = None,
     relabel: bool = False,
@@ -228,6 +228,7 @@ def read_subject(
         test: The real images that networks are tested on: they name the classes of tensors if there is no source.
         source: The real training set, or None.
         reader: Reads datasets.
+        image_size: (height, width) that the pictures of a plain dataset are brought to; None: their own.
         eight_bit: Whether the 8-bit images of a learned set are wanted, too.
         teacher: The set's teacher, or None: that which a `CondensedDataset` with soft labels still has in memory.
         relabel: Whether the teacher labels the images of every update, in place of the labels of the set.
@@ -235,7 +236,7 @@ def read_subject(
     Raises:
         ValueError: If there is no teacher to relabel images, it does not know the classes, or the set is whitened.
     """
-    subject = _subject_of(train, test, source, reader)
+    subject = _subject_of(train, test, source, reader, image_size)
     if eight_bit and isinstance(train, CondensedDataset):
         subject = dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject))
     of_pixels = None if teacher is None else teacher.in_order(subject.class_names)
@@ -253,14 +254,18 @@ def read_subject(
 
 
 def _subject_of(
-    train: datasets.Dataset | TensorSet, test: datasets.Dataset, source: datasets.Dataset | None, reader: Reader
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    source: datasets.Dataset | None,
+    reader: Reader,
+    image_size: Size | None,
 ) -> Subject:
     """Read the set without its teacher; see `read_subject`."""
     if isinstance(train, CondensedDataset):
         return _condensed_subject(train, reader.device)
     if isinstance(train, tuple):
         return _tensor_subject(train, test, source, reader)
-    images = reader.load(train, "train")
+    images = reader.load(train, "train", shape=None if image_size is None else (None, *image_size))
     mean, std = images.mean, images.std
     if source is None:
         logger.warning(_OWN_CONSTANTS)

@@ -6,7 +6,8 @@ import dataclasses
 import json
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -145,9 +146,26 @@ class Trials:
     ) -> float:
         """Train a network at some learning rate, from weights and draws that no score uses, and try it on rows."""
         training = dataclasses.replace(contender.training, lr=lr)
-        self._train(contender.images.for_seed(SEARCH), contender, training, SEARCH, on_update)
-        predicted = predictions(self.compiled_network, held_out.images)
+        with self.explained_memory(contender):
+            self._train(contender.images.for_seed(SEARCH), contender, training, SEARCH, on_update)
+            predicted = predictions(self.compiled_network, held_out.images)
         return share_correct(predicted, held_out.images, held_out.outputs)
+
+    @contextmanager
+    def explained_memory(self, contender: Contender) -> Iterator[None]:
+        """Say what to do if memory is not enough for the single network that a block trains."""
+        try:
+            yield
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            rows = min(contender.rows, contender.training.batch_size)
+            shape = "x".join(map(str, self.test.images.image_shape))
+            raise MemoryError(
+                f"a single network {self.factory.name}, trained on {contender.name!r} with {rows} rows of {shape} in "
+                "an update, does not fit into memory; a smaller network, smaller images, or fewer rows in an update "
+                f"(recipe=TrainingRecipe(..., batch_size={max(1, rows // 2)})) need less"
+            ) from error
 
     def _train(
         self,
@@ -270,10 +288,13 @@ def _trained_scores(trials: Trials, contender: Contender, network_seeds: list[in
     done, half = bar.n, len(network_seeds) // 2
     name = f"seed {network_seeds[0]}" if not half else f"seeds {', '.join(map(str, network_seeds))}"
     bar.set_postfix_str(f"{contender.name}, {trials.factory.name}, {name}", refresh=False)
+    if not half:
+        with trials.explained_memory(contender):
+            return trials.scores(contender, network_seeds, bar.update)
     try:
         return trials.scores(contender, network_seeds, bar.update)
     except Exception as error:
-        if not half or not is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
     logger.warning(
         "%d networks together do not fit into memory; half of them are trained at a time", len(network_seeds)

@@ -12,17 +12,21 @@ from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
 from hf_condense.base.rng import keyed_generator, seeded_globals
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.networks.factory import NetworkSpec, network_factory
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.pictures.sets import class_positions, real_source
-from hf_condense.pictures.sheet import new_figure, save_figure, short
+from hf_condense.pictures.sheet import look, new_figure, save_figure, short
 
+_COLOURS = tuple(f"C{n}" for n in range(10))
 _MARKERS = "osD^v<>pP*"
 _CHUNK = 256
+_LONGEST_COLUMN = 28  # entries of a legend that are as high as the figure
 
 
+@plain_torch()
 def embedding_scatter(
     small: CondensedDataset,
     source: datasets.Dataset | None = None,
@@ -103,7 +107,7 @@ def _drawn(groups: list[tuple[str, Tensor, Tensor]], title: str) -> Figure:
     axes = figure.subplots()
     handles = []
     for number, (name, real, own) in enumerate(groups):
-        colour, marker = f"C{number % 10}", _MARKERS[number % len(_MARKERS)]
+        colour, marker = look(number, _COLOURS, _MARKERS)
         (real_x, real_y), (own_x, own_y) = real.T.numpy(), own.T.numpy()
         axes.scatter(real_x, real_y, s=14, marker=marker, color=colour, alpha=0.35, linewidths=0)
         axes.scatter(own_x, own_y, s=110, marker=marker, color=colour, edgecolors="black", linewidths=1.4, zorder=3)
@@ -119,7 +123,8 @@ def _drawn(groups: list[tuple[str, Tensor, Tensor]], title: str) -> Figure:
         for label, size, edge in kinds
     ]
     labels = [str(handle.get_label()) for handle in handles]
-    legend = figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9)
+    columns = 1 + len(handles) // _LONGEST_COLUMN
+    legend = figure.legend(handles, labels, loc="outside right upper", ncols=columns, frameon=False, fontsize=9)
     for text in legend.get_texts():
         text.set_parse_math(False)
     return figure

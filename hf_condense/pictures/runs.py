@@ -11,10 +11,13 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hf_condense.base.files import output_file
+from hf_condense.base.paths import local_path
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.preview import grid
 from hf_condense.condensed.tensors import turns_of
 from hf_condense.engine.run import Run
-from hf_condense.pictures.sheet import GAP, TEXT, Sheet, path_to_write, save_figure, short, text_width, tiles
+from hf_condense.pictures.sheet import GAP, TEXT, Sheet, save_figure, short, text_width, tiles
 
 _HEAD = 28  # pixels above the images of a frame
 _LINE = 20
@@ -77,6 +80,7 @@ class Snapshots:
         self._last_stays = done.bit_count() == 1 if self.at is None else done in self.at
 
 
+@plain_torch()
 def evolution_strip(
     snapshots: Snapshots, *, max_steps: int = 10, max_classes: int = 10, file: str | Path | None = None
 ) -> Figure:
@@ -112,6 +116,7 @@ def evolution_strip(
     return save_figure(sheet.figure(), file)
 
 
+@plain_torch()
 def evolution_gif(snapshots: Snapshots, file: str | Path, *, milliseconds: int = 400) -> Path:
     """Write how the images changed as an animated GIF, and return its path. The last step is shown longer.
 
@@ -130,10 +135,10 @@ def evolution_gif(snapshots: Snapshots, file: str | Path, *, milliseconds: int =
         _frame(images / 255, f"step {step:,}", snapshots.labels)
         for step, images in zip(snapshots.steps, snapshots.images, strict=True)
     ]
-    path = path_to_write(file)
     durations = [milliseconds] * (len(frames) - 1) + [5 * milliseconds]
-    frames[0].save(path, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
-    return path
+    with output_file(file) as work:
+        frames[0].save(work, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0, disposal=1)
+    return local_path(file)
 
 
 def _frame(images: Tensor, caption: str, labels: Tensor) -> Image.Image:

@@ -14,14 +14,15 @@ from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
 from hf_condense.base import checks
 from hf_condense.condensed.scores import Evaluation, Score
-from hf_condense.pictures.sheet import new_figure, save_figure
+from hf_condense.pictures.sheet import look, new_figure, save_figure
 
 # Dark and light in turn, so that neighbours differ in grey, too.
 _COLOURS = ("#0b3c6f", "#e07b00", "#5b1a8b", "#2a9d6f", "#a3123a", "#6fa8dc")
 _MARKERS = "osD^vP"
 _HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
 _DASHES = ("--", ":", "-.", (0, (6, 2, 1, 2, 1, 2)))  # of baselines
-_GREY = "#5f6b76"
+_GREYS = ("#5f6b76", "#1f2328", "#9aa4ad")  # of baselines; another one after all dashes
+_FILLS = ("white", "#ccd3da", "#8b96a1")  # of bars of baselines; another one after all hatches
 _IPC = re.compile(r"_ipc\d+(-\d+)?")
 _WIDE = 20  # the axis is logarithmic from this ratio of the largest to the smallest value on
 
@@ -77,6 +78,8 @@ def accuracy_against_time(
 ) -> Figure:
     """Return accuracy against the time of condensing: a line for each set, with error bars, and baselines across.
 
+    The band along a baseline is as wide as its error bars would be: mean ± std.
+
     Args:
         tables: Times, and what `evaluate` returned for the set as it was then, as a dict or as pairs.
         unit: Unit of the times.
@@ -92,8 +95,11 @@ def accuracy_against_time(
     own, baselines = _series(_pairs(tables, "time"), network)
     _draw_lines(axes, own, dashed=set())
     for number, (name, points) in enumerate(baselines.items()):
-        mean = 100 * points[-1][1].mean
-        axes.axhline(mean, linestyle=_DASHES[number % len(_DASHES)], color=_GREY, linewidth=1.4, label=name)
+        mean, std = 100 * points[-1][1].mean, 100 * (points[-1][1].std or 0.0)
+        grey, dashes = _GREYS[number // len(_DASHES) % len(_GREYS)], _DASHES[number % len(_DASHES)]
+        axes.axhline(mean, linestyle=dashes, color=grey, linewidth=1.4, label=name)
+        if std:
+            axes.axhspan(mean - std, mean + std, color=grey, alpha=0.15, linewidth=0, zorder=0)
     _label_axis(axes, [x for points in own.values() for x, _ in points], f"{unit} of condensing", exact=False)
     return _finished(axes, [p for line in (*own.values(), *baselines.values()) for p in line], file)
 
@@ -115,19 +121,19 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
     if not table.scores:
         raise ValueError("table should hold at least one score; got none")
     networks = list(dict.fromkeys(score.network for score in table.scores))
-    names = list(dict.fromkeys(score.set for score in table.scores))
-    axes = _axes(axes, width=max(640, 120 + 52 * len(networks) * len(names)))
-    width = 0.8 / len(names)
-    for number, name in enumerate(names):
-        scores = [score for score in table.scores if score.set == name]
-        x = [networks.index(score.network) + (number - (len(names) - 1) / 2) * width for score in scores]
+    by_name = _by_name(table)
+    is_new = axes is None
+    axes = _axes(axes, width=max(640, 120 + 52 * len(networks) * len(by_name)))
+    width = 0.8 / len(by_name)
+    for number, (name, scores) in enumerate(by_name.items()):
+        x = [networks.index(score.network) + (number - (len(by_name) - 1) / 2) * width for score in scores]
         heights, errors = [100 * s.mean for s in scores], [100 * (s.std or 0.0) for s in scores]
         axes.bar(
             x,
             heights,
             width,
             yerr=errors if any(errors) else None,
-            color=_COLOURS[number % len(_COLOURS)] if number == 0 else "white",
+            color=_FILLS[number // len(_HATCHES) % len(_FILLS)] if number else _COLOURS[0],
             edgecolor="#1f2328",
             hatch=_HATCHES[number % len(_HATCHES)],
             ecolor="#1f2328" if number else "#d28e00",
@@ -140,7 +146,7 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
             )
     axes.set_xticks(range(len(networks)), networks, parse_math=False)
     axes.margins(y=0.12)
-    return _finished(axes, [(0.0, score) for score in table.scores], file, title_network=False)
+    return _finished(axes, [(0.0, score) for score in table.scores], file, title_network=False, beside=is_new)
 
 
 def _axes(axes: Axes | None, width: int = 640, height: int = 440) -> Axes:
@@ -161,6 +167,16 @@ def _by_ipc(table: Evaluation) -> list[tuple[float, Evaluation]]:
             "not, pass a dict with the images per class of each table, such as {1: first, 10: second}"
         )
     return [(ipc, Evaluation(tuple(s for s in table.scores if s.ipc in (ipc, None)))) for ipc in sizes]
+
+
+def _by_name(table: Evaluation) -> dict[str, list[Score]]:
+    """Return the scores of a table by the set and, where it was cut down to several sizes, the images per class."""
+    has_sizes = len({score.ipc for score in table.scores} - {None}) > 1
+    scores: dict[str, list[Score]] = {}
+    for score in table.scores:
+        name = f"{score.set}, ipc {score.ipc}" if has_sizes and score.ipc is not None else score.set
+        scores.setdefault(name, []).append(score)
+    return scores
 
 
 def _pairs(tables: Tables, what: str) -> list[tuple[float, Evaluation]]:
@@ -203,13 +219,14 @@ def _draw_lines(axes: Axes, lines: dict[str, Points], dashed: set[str]) -> None:
     for number, (name, points) in enumerate(lines.items()):
         points = sorted(points, key=lambda point: point[0])
         plain = name not in dashed
+        colour, marker = look(number, _COLOURS, _MARKERS)
         axes.errorbar(
             [x for x, _ in points],
             [100 * score.mean for _, score in points],
             yerr=[100 * (score.std or 0.0) for _, score in points],
-            color=_COLOURS[number % len(_COLOURS)] if plain else _GREY,
+            color=colour if plain else _GREYS[0],
             linestyle="-" if plain else _DASHES[number % len(_DASHES)],
-            marker=_MARKERS[number % len(_MARKERS)],
+            marker=marker,
             markersize=6,
             markerfacecolor=None if plain else "white",
             linewidth=1.8 if plain else 1.4,
@@ -230,8 +247,10 @@ def _label_axis(axes: Axes, values: Sequence[float], label: str, *, exact: bool 
     axes.set_xlabel(label)
 
 
-def _finished(axes: Axes, points: Points, file: str | Path | None, *, title_network: bool = True) -> Figure:
-    """Name the y axis and the figure, add a legend, and return the figure."""
+def _finished(
+    axes: Axes, points: Points, file: str | Path | None, *, title_network: bool = True, beside: bool = False
+) -> Figure:
+    """Name the y axis and the figure, add a legend, beside the axes if bars leave no room in them, and return it."""
     scores = [score for _, score in points]
     counts = sorted({score.n for score in scores})
     spread = ", mean ± std" if counts[-1] > 1 else ""
@@ -245,7 +264,8 @@ def _finished(axes: Axes, points: Points, file: str | Path | None, *, title_netw
     axes.spines[["top", "right"]].set_visible(False)
     # Lines across come first otherwise, although baselines should come last, as in the tables.
     handles = sorted(zip(*axes.get_legend_handles_labels(), strict=True), key=lambda pair: isinstance(pair[0], Line2D))
-    legend = axes.legend(*zip(*handles, strict=True), frameon=False, fontsize=9, loc="best")
+    place: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (1.0, 1.0)} if beside else {"loc": "best"}
+    legend = axes.legend(*zip(*handles, strict=True), frameon=False, fontsize=9, **place)
     for text in legend.get_texts():
         text.set_parse_math(False)
     figure = axes.get_figure(root=True)

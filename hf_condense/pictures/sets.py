@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.tensors import turns_of
@@ -22,6 +23,7 @@ _LINE = 20  # pixels
 _BETWEEN = 32
 
 
+@plain_torch()
 def class_grid(
     small: CondensedDataset, *, per_class: int = 10, max_classes: int = 20, file: str | Path | None = None
 ) -> Figure:
@@ -43,6 +45,7 @@ def class_grid(
     return save_figure(sheet.figure(), file)
 
 
+@plain_torch()
 def real_beside_condensed(
     small: CondensedDataset,
     source: datasets.Dataset | None = None,
@@ -70,8 +73,7 @@ def real_beside_condensed(
     """
     images, labels = _first(small, per_class, max_classes)
     real = _random_rows(real_source(small, source), labels, small.recipe.class_names, seed)
-    scores = {score.set: score for score in reversed(table.scores)} if table is not None else {}
-    own, random = scores.get(small.recipe.config_name), scores.get("random")
+    own, random = (_score_of(table, name) for name in (small.recipe.config_name, "random"))
     sheet = Sheet()
     names = small.recipe.class_names
     right = _panel(sheet, _title("random rows", random), real, labels, names, left=12)
@@ -132,6 +134,14 @@ def _random_rows(source: ClassSource, labels: Tensor, names: Sequence[str], seed
         drawn = torch.randperm(len(positions), generator=keyed_generator(seed, "picture", names[c]))
         rows.append(source.images[drawn[torch.arange(count) % len(positions)] + positions.start])
     return torch.cat(rows).float() / 255
+
+
+def _score_of(table: Evaluation | None, name: str) -> Score | None:
+    """Return the score of the first network on a set, with all of its rows; None if there is none."""
+    scores = () if table is None else table.scores
+    return max(
+        (s for s in scores if (s.set, s.network) == (name, scores[0].network)), key=lambda s: s.rows, default=None
+    )
 
 
 def _title(name: str, score: Score | None) -> str:

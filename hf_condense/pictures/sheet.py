@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from numpy.typing import NDArray
 from torch import Tensor
+
+from hf_condense.base.files import output_file
+from hf_condense.base.paths import local_path
 
 DPI = 100
 TEXT, HEADING = 10, 12  # points
@@ -31,15 +35,22 @@ def new_figure(width: float, height: float) -> Figure:
 def save_figure(figure: Figure, file: str | Path | None) -> Figure:
     """Return a figure, after it was saved if there is a file to save it to."""
     if file is not None:
-        figure.savefig(path_to_write(file), dpi=DPI)
+        path = local_path(file)
+        if not path.suffix:  # as matplotlib does
+            path = path.with_name(f"{path.name.rstrip('.')}.{figure.canvas.get_default_filetype()}")
+        with output_file(path) as work:
+            figure.savefig(work, format=path.suffix[1:], dpi=DPI)
     return figure
 
 
-def path_to_write(file: str | Path) -> Path:
-    """Return the path of a file to write, after its folder was made."""
-    path = Path(file).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return path
+def look(number: int, colours: Sequence[str], markers: Sequence[str]) -> tuple[str, str]:
+    """Return the colour and the marker of a series; markers are shifted after all colours, so that no pair repeats.
+
+    Example:
+        >>> [look(number, ["red", "blue"], "ox") for number in range(4)]
+        [('red', 'o'), ('blue', 'x'), ('red', 'x'), ('blue', 'o')]
+    """
+    return colours[number % len(colours)], markers[(number + number // len(colours)) % len(markers)]
 
 
 def short(name: object) -> str:

@@ -35,6 +35,7 @@ from hf_condense.base.checks import integer
 from hf_condense.base.devices import free_memory, to_device
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key, keyed_generator
+from hf_condense.source.chosen import ChosenImages
 from hf_condense.source.columns import (
     Labels,
     LabelValue,
@@ -97,7 +98,7 @@ class ClassSource:
     Attributes:
         dataset: The dataset they were read from, without any formatting or transform.
         images: uint8 (N, C, H, W), sorted by class; memory-mapped if they are cached, or on a device. Or what
-            stands for them and decodes pictures when it is indexed.
+            stands for them, and reads or decodes pictures when it is indexed.
         labels: Class of every image, an index into `class_names`. int64 (N,), sorted, on the CPU.
         rows: Row number in the dataset of every image. int64 (N,), on the CPU.
         class_names: Names of all classes, including those without images.
@@ -114,7 +115,7 @@ class ClassSource:
     """
 
     dataset: datasets.Dataset
-    images: Tensor | StreamedPictures
+    images: Tensor | ChosenImages | StreamedPictures
     labels: Tensor
     rows: Tensor
     class_names: tuple[str, ...]
@@ -234,11 +235,16 @@ class ClassSource:
         return torch.cat(parts).sort().values
 
     def part(self, positions: Tensor) -> ClassSource:
-        """Return a source of the images at some positions, sorted, int64 (n,), in memory. It keeps the constants."""
+        """Return a source of the images at some positions, sorted, int64 (n,). It keeps the constants.
+
+        The images stay where they are, in a mapped file for example, but for pictures that would be decoded whenever
+        they are asked for: those are decoded now, and held in memory.
+        """
         chosen = hashlib.blake2b(positions.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
+        images = self.images
         return replace(
             self,
-            images=self.images[positions.to(self.images.device)],
+            images=images[positions] if isinstance(images, StreamedPictures) else ChosenImages(images, positions),
             labels=self.labels[positions],
             rows=self.rows[positions],
             content_hash=content_key(content=self.content_hash, positions=chosen),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import errno
 import hashlib
 import io
+import os
 import re
 from html.parser import HTMLParser
 
@@ -19,6 +21,7 @@ from hf_condense.condensed.page.render import MARK, Shown, render_page
 from hf_condense.condensed.page.write import write_page
 from hf_condense.condensed.scores import Evaluation, Score
 from tests.support.condensed_sets import formed_set, make_coreset, make_set
+from tests.support.torch_states import STATES, in_state
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -195,13 +198,37 @@ def test_distances_and_whitening_are_told_where_the_facts_have_them():
     distances = {"min": 0.1, "median": 0.2, "max": 0.3}
     near = make_set(nearest={"synthetic": distances, "real": distances, "rows": 50})
     assert "No copies" in page_of(near).texts["article"][0]
-    assert "Nearest real images" not in page_of(make_set()).texts["article"][0]
+    assert page_of(near).texts["h3"] == ["Accuracy", "Load", "Distances to real images"]
+    assert "Distances to real images" not in page_of(make_set()).texts["article"][0]
     assert "zca_mean" in page_of(make_set(zca=True, pixel_range="free")).texts["article"][0]
 
 
 def test_equal_sets_have_equal_pages():
     first, second = (render_page({"a": shown(make_set()), "b": shown(make_coreset())}) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_page_is_the_same_whatever_state_torch_is_in(state, tmp_path):
+    measured(make_set()).save_condensed(tmp_path)
+    expected = write_page(tmp_path, tmp_path / "page.html").read_bytes()
+    with in_state(state):
+        assert write_page(tmp_path, tmp_path / "other.html").read_bytes() == expected
+
+
+def test_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    make_set().save_condensed(tmp_path)
+    page = write_page(tmp_path, tmp_path / "page.html")
+    expected = page.read_bytes()
+    monkeypatch.setattr(type(page), "write_text", half_written)
+    with pytest.raises(OSError, match="no space"):
+        write_page(tmp_path, page)
+    assert page.read_bytes() == expected
+
+
+def half_written(path, text, *args, **options):
+    path.write_bytes(text[:99].encode())
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_page_of_a_folder_shows_every_set_and_says_which_is_the_default(tmp_path):

@@ -5,11 +5,12 @@ from __future__ import annotations
 import io
 
 import pytest
+import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pictures
 
 from hf_condense import condense_dataset
-from tests.support.short_evaluations import run
+from tests.support.short_evaluations import run, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -133,6 +134,22 @@ def test_pictures_of_two_sizes_are_refused_in_train_and_resized_elsewhere(toy, s
     with pytest.raises(ValueError, match=r"^train: pictures differ in size"):
         run(bad, toy, source=toy)
     run(small, bad, source=bad, seeds=1, epochs=1)
+
+
+def test_a_train_of_pictures_of_two_sizes_is_brought_to_the_size_that_is_asked_for(toy, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    result = run(of_two_sizes(toy), toy, source=toy, image_size=(6, 4), seeds=1, epochs=1)
+    assert [t.data.image_shape for t in trainings] == [(3, 6, 4)] * 2
+    assert [score.set for score in result.scores] == ["train", "random"]
+
+
+def test_a_size_for_images_that_have_one_is_refused(toy, small):
+    tensors = (torch.zeros(3, 3, 8, 8), torch.arange(3))
+    for train in (small, tensors):
+        with pytest.raises(ValueError, match=r"have a size already, .* leave image_size out"):
+            run(train, toy, source=toy, image_size=8)
+    with pytest.raises(ValueError, match=r"image_size should be a side or \(height, width\).*got 0"):
+        run(toy, toy, source=toy, image_size=0)
 
 
 def test_a_damaged_picture_for_a_grey_set_names_its_dataset(toy_gray):

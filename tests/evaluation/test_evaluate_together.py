@@ -119,6 +119,18 @@ def test_networks_that_do_not_fit_into_memory_are_trained_half_at_a_time(toy, sm
     assert_same(result, alone(monkeypatch, small, toy, **options))
 
 
+def test_a_single_network_that_does_not_fit_into_memory_is_told_with_what_to_do(toy, small, monkeypatch):
+    def fail(*args, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(trials, "train_network", fail)
+    message = r"convnet-w8-d1, trained on 'random_ipc2' with 6 rows of 3x8x8 in an update.*batch_size=3"
+    for options in ({}, {"lr": "search"}):
+        with pytest.raises(MemoryError, match=message) as caught:
+            run(small, toy, seeds=1, **options)
+        assert isinstance(caught.value.__cause__, torch.OutOfMemoryError)
+
+
 def test_error_that_is_not_of_memory_ends_the_evaluation(toy, small, stacks, monkeypatch):
     def fail(*args):
         raise RuntimeError("no such kernel")

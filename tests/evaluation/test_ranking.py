@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from hf_condense import Teacher, dd_ranking
 from hf_condense.evaluation.ranking import squashed
+from hf_condense.networks.training_recipe import RECIPES
 from tests.reference.ranking import augmentation_robust, label_robust
 from tests.support.short_evaluations import rows_of, synthetic, watch_trainings
 
@@ -38,6 +40,22 @@ def test_the_scores_of_hard_labels_are_those_of_the_definitions(toy, small, monk
     assert scores.ars == pytest.approx(augmentation_robust(own, random, own_plain, random_plain, 0.25))
     assert scores.hlr.interval is not None
     assert [t.recipe.augment for t in trainings] == ["color_crop_cutout_flip_scale_rotate"] * 6 + ["none"] * 4
+
+
+@pytest.mark.parametrize("recipe", ["idc", "soft"])
+def test_training_without_augmentation_has_neither_cutmix_nor_crops(toy, small, monkeypatch, recipe):
+    trainings = watch_trainings(monkeypatch)
+    dd_ranking(small, toy, full_accuracy=1.0, recipe=recipe, **{**QUICK, "epochs": 1})
+    augmented, plain = ([t.recipe for t in trainings[start : start + 4]] for start in (0, 4))
+    assert augmented == [replace(RECIPES[recipe], epochs=1)] * 4
+    without = replace(RECIPES[recipe], epochs=1, augment="none", cutmix_probability=0.0, view_area=None)
+    assert plain == [without] * 4
+
+
+def test_cutmix_alone_is_an_augmentation(toy, small, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    dd_ranking(small, toy, full_accuracy=1.0, recipe="idc", augment="none", **{**QUICK, "epochs": 1})
+    assert [t.recipe.cutmix_probability for t in trainings] == [0.5] * 4 + [0.0] * 4
 
 
 def test_the_scores_of_soft_labels_use_the_same_labels_for_random_rows(toy, monkeypatch):
@@ -77,7 +95,10 @@ def test_soft_labels_without_a_teacher_are_refused_before_anything_is_trained(to
         ({"augment": "none"}, ValueError, "the recipe has none"),
         ({"weight": 1.5}, ValueError, "weight should be at most 1; got 1.5"),
         ({"full_accuracy": 97.6}, ValueError, "full_accuracy should be at most 1; got 97.6"),
-        ({"baselines": "full"}, TypeError, "baselines"),
+        ({"baselines": "full"}, TypeError, "pass network=, and leave baselines out"),
+        ({"networks": ["mlp"]}, TypeError, "scores one network and one set; pass network=, and leave networks out"),
+        ({"network": "all"}, ValueError, "scores one network, such as 'convnet'; got network='all'"),
+        ({"ipc": [1, 2]}, TypeError, r"ipc should be one number of images per class; got \[1, 2\]"),
         ({"seed_count": 3}, TypeError, "seed_count"),
         ({"teacher": "resnet18"}, TypeError, "teacher should be a Teacher.*got 'resnet18'"),
     ],

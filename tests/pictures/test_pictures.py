@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -28,6 +29,8 @@ from hf_condense.pictures import (
     real_beside_condensed,
 )
 from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.picture_sets import encoded, noise, picture_set
+from tests.support.torch_states import STATES, in_state
 
 NASTY = ["$x_1$ & {", "_hidden", "a" * 60]
 
@@ -222,6 +225,8 @@ def test_accuracy_against_time_has_a_line_for_each_set_and_baselines_across():
     assert axes.containers[0].lines[0].get_ydata() == pytest.approx([40, 60])
     across = [line.get_ydata()[0] for line in axes.lines if len(set(line.get_ydata())) == 1]
     assert across == pytest.approx([30, 95])
+    bands = [[patch.get_y(), patch.get_y() + patch.get_height()] for patch in axes.patches]
+    assert np.array(bands) == pytest.approx(np.array([[30 - 2.83, 30 + 2.83], [95 - 2.83, 95 + 2.83]]), abs=0.01)
     assert axes.get_xlabel() == "minutes of condensing"
 
 
@@ -245,6 +250,28 @@ def test_bars_stand_for_every_network_and_set(tmp_path):
     assert pixels(tmp_path / "bars.png").shape[:2] == (440, 640)
 
 
+def test_bars_of_a_set_that_was_cut_down_stand_side_by_side():
+    parts = [replace(s, ipc=ipc) for ipc in (1, 10) for s in table(10, ipc / 20, ipc / 50).scores[:2]]
+    axes = accuracy_by_network(Evaluation((*parts, score("full", 0.95)))).axes[0]
+    assert legend(axes) == ["dm_ipc10, ipc 1", "random, ipc 1", "dm_ipc10, ipc 10", "random, ipc 10", "full"]
+    assert len({bar.get_x() for bar in axes.patches}) == 5
+
+
+def test_twelve_bars_and_twelve_lines_are_told_apart():
+    bars = accuracy_by_network(Evaluation(tuple(score(f"set {n}", 0.5) for n in range(12)))).axes[0].patches
+    assert len({(bar.get_facecolor(), bar.get_hatch()) for bar in bars}) == 12
+    tables = [(ipc, table(ipc, 0.5, 0.3, f"method{n}")) for n in range(12) for ipc in (1, 10)]
+    containers = accuracy_against_ipc(tables).axes[0].containers
+    lines = [container.lines[0] for container in containers]
+    assert len({(line.get_color(), line.get_marker()) for line in lines[:12]}) == 12
+    assert len(lines) == 14
+
+
+def test_legend_of_bars_stands_beside_them(tmp_path):
+    axes = accuracy_by_network(table(1, 0.5, 0.3), file=tmp_path / "bars.png").axes[0]
+    assert axes.get_legend().get_window_extent().x0 >= axes.get_window_extent().x1
+
+
 def test_network_that_no_table_names_is_refused():
     with pytest.raises(ValueError, match="convnet-w8; got 'vgg'"):
         accuracy_against_ipc([(1, table(1, 0.5, 0.3))], network="vgg")
@@ -263,6 +290,64 @@ def test_scatter_draws_real_and_synthetic_rows_of_every_class(run, toy, tmp_path
     assert np.abs(centre).max() < 1e-3, "the plane is that of the real rows"
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*small.recipe.class_names[:2], "real rows", "rows of the set"]
+
+
+def test_twelve_classes_are_told_apart(tmp_path):
+    names = [f"class {n}" for n in range(12)]
+    source = picture_set(
+        [encoded(noise(8, 8, 3, seed=n)) for n in range(24)], [n % 12 for n in range(24)], label=ClassLabel(names=names)
+    )
+    small = make_set(class_names=names)
+    axes = embedding_scatter(small, source, network="convnet-w8", updates=0, max_classes=12).axes[0]
+    looks = {(tuple(real.get_facecolor()[0]), real.get_paths()[0].vertices.tobytes()) for real in axes.collections[::2]}
+    assert len(looks) == 12
+
+
+def drawn(run, toy, folder: Path) -> list[bytes]:
+    """Return the files of all figures of sets and runs."""
+    small, snapshots = run
+    class_grid(small, file=folder / "grid.png")
+    real_beside_condensed(small, toy, file=folder / "both.png")
+    embedding_scatter(small, toy, network="convnet-w8", updates=2, file=folder / "scatter.png")
+    evolution_strip(snapshots, file=folder / "strip.png")
+    evolution_gif(snapshots, folder / "run.gif")
+    return [path.read_bytes() for path in sorted(folder.iterdir())]
+
+
+@pytest.fixture(scope="module")
+def files(run, toy, tmp_path_factory) -> list[bytes]:
+    return drawn(run, toy, tmp_path_factory.mktemp("plain"))
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_figures_are_the_same_whatever_state_torch_is_in(run, toy, files, tmp_path, state):
+    with in_state(state):
+        assert drawn(run, toy, tmp_path) == files
+    assert len(files) == 5
+
+
+def test_figure_that_cannot_be_drawn_leaves_the_earlier_file(tmp_path, monkeypatch):
+    class_grid(make_set(), file=tmp_path / "grid.png")
+    expected = (tmp_path / "grid.png").read_bytes()
+
+    def half_drawn(figure, file, **options):
+        Path(file).write_bytes(expected[:99])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Figure, "savefig", half_drawn)
+    with pytest.raises(KeyboardInterrupt):
+        class_grid(make_set(ipc=1), file=tmp_path / "grid.png")
+    assert (tmp_path / "grid.png").read_bytes() == expected
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "written"), [("grid", "grid.png"), ("grid.svg", "grid.svg"), ("grid.pdf", "grid.pdf")]
+)
+def test_the_ending_of_a_file_says_its_format(tmp_path, name, written):
+    class_grid(make_set(), file=tmp_path / name)
+    starts = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}
+    assert (tmp_path / written).read_bytes().startswith(starts[written[-3:]])
 
 
 def test_a_single_real_row_can_be_drawn(run, toy):

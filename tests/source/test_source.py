@@ -210,6 +210,15 @@ def test_writing_to_a_cached_source_leaves_the_cache_as_it_is(toy: Dataset, cach
     assert_holds(load_source(toy, progress=False), toy)
 
 
+def test_a_part_copies_no_images(toy: Dataset, cache: Path) -> None:
+    source = load_source(toy, progress=False)
+    part = source.part(torch.tensor([1, 5, 14, 30])).part(torch.tensor([1, 2]))
+    assert (part.rows.tolist(), part.images.shape) == (source.rows[[5, 14]].tolist(), (2, 3, 8, 8))
+    assert torch.equal(part.at(torch.arange(2)), source.at(torch.tensor([5, 14])))
+    source.images[14] = 255
+    assert torch.equal(part.images[1], torch.full((3, 8, 8), 255, dtype=torch.uint8)), "it reads the mapped file"
+
+
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_a_full_disk_raises_a_plain_error_and_leaves_nothing_behind(
     toy: Dataset, cache: Path, monkeypatch: pytest.MonkeyPatch, code: int

@@ -15,6 +15,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.accuracy import (
     FLOATS,
     RANDOM,
@@ -53,6 +54,7 @@ class Shown(NamedTuple):
     tensors: CondensedTensors
 
 
+@plain_torch()
 def render_page(
     sets: Mapping[str, Shown],
     *,
@@ -229,8 +231,11 @@ def _images(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, below the name of the class."""
     labels = shown.tensors.row_labels.tolist()
     turns, names = turns_of(labels), shown.facts.recipe.class_names
-    classes = sorted(set(labels))
-    rows = {c: [row for row, label in enumerate(labels) if label == c and turns[row] < per_class] for c in classes}
+    rows: dict[int, list[int]] = {}
+    for row, (c, turn) in enumerate(zip(labels, turns, strict=True)):
+        if turn < per_class:
+            rows.setdefault(c, []).append(row)
+    classes = sorted(rows)
     figures = [
         element(
             "figure",
@@ -344,7 +349,7 @@ def _nearest(facts: Facts) -> Html | None:
     ]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
     return markup(
-        element("h3", "Nearest real images"),
+        element("h3", "Distances to real images"),
         element("p", _capitalised(nearest_verdict(nearest))),
         _scrolling(table, "Distances to the nearest real images"),
         element("p", DISTANCE_NOTE, class_="note"),

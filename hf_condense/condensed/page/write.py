@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
+from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.facts import FACTS, Facts, read_facts
 from hf_condense.condensed.folder import (
@@ -21,6 +23,7 @@ from hf_condense.condensed.packing import read_tensors
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
 
 
+@plain_torch()
 def write_page(
     path_or_repo: str | Path,
     file: str | Path = PAGE,
@@ -57,7 +60,7 @@ def write_page(
 
     Example:
         >>> import tempfile
-        >>> from hf_condense import condense_dataset
+        >>> from hf_condense import condense_dataset, write_page
         >>> from hf_condense.demo_data import load_demo
         >>> folder = tempfile.mkdtemp()
         >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
@@ -72,10 +75,9 @@ def write_page(
     sets = {name: Shown(facts, read_tensors(folder, facts)) for name, (folder, facts) in folders.items()}
     where = {"place": str(path_or_repo)} if is_remote else {}
     page = render_page(sets, default=default_config(card or ""), per_class=per_class, max_classes=max_classes, **where)
-    path = local_path(file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
-    return path
+    with output_file(file) as work:
+        work.write_text(page, encoding="utf-8")
+    return local_path(file)
 
 
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:

@@ -1,0 +1,49 @@
+"""Files that callers name are whole or not there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from hf_condense.base.files import output_file
+
+
+def test_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "page.html"
+    target.write_text("old")
+    with pytest.raises(TypeError), output_file(target) as work:
+        work.write_text(None)
+    assert target.read_text() == "old"
+    with output_file(target) as work:
+        work.write_text("new")
+        assert target.read_text() == "old"
+    assert target.read_text() == "new"
+    assert [path.name for path in tmp_path.iterdir()] == ["page.html"]
+
+
+def test_folder_is_made_and_the_home_folder_may_be_short(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with output_file("~/new folder/page.html") as work:
+        work.write_text("new")
+    assert (tmp_path / "new folder" / "page.html").read_text() == "new"
+
+
+def test_link_stays_a_link(tmp_path: Path) -> None:
+    link, target = tmp_path / "link", tmp_path / "real.html"
+    target.write_text("old")
+    link.symlink_to(target)
+    with output_file(link) as work:
+        work.write_text("new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no named pipes")
+def test_what_is_no_regular_file_is_written_to_as_it_is(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    with output_file(pipe) as work:
+        assert work == pipe
+    assert pipe.is_fifo()
