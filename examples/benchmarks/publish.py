@@ -339,12 +339,13 @@ def commands_of(folder: Path) -> list[str]:
     groups: dict[tuple[str, str, str], list[Recipe]] = {}
     for facts in sets_of(folder).values():
         recipe, measured_groups = facts.recipe, groups_of(facts.recipe)
-        training = ""
+        licence = recipe.source.get("license")
+        training = f" --licences {folder.name}={licence}" if isinstance(licence, str) else ""
         if measured_groups:
             first = next(iter(measured_groups[0].values()))
             scaled = f" --epochs {first['epochs']:g}" if first["epochs"] != RECIPES[first["recipe"]].epochs else ""
             cross = [next(iter(group.values()))["network"] for group in measured_groups[1:]]
-            training = f" --recipe {first['recipe']}{scaled} --seeds {first['n']} --cross {' '.join(cross)}".rstrip()
+            training += f" --recipe {first['recipe']}{scaled} --seeds {first['n']} --cross {' '.join(cross)}".rstrip()
         groups.setdefault((str(recipe.ipc), recipe.network, training), []).append(recipe)
     commands = []
     for (ipc, network, training), recipes in groups.items():
