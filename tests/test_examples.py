@@ -5,6 +5,7 @@ import dataclasses
 import os
 import re
 import runpy
+import shlex
 import shutil
 import socket
 import subprocess
@@ -168,7 +169,6 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     assert "made" not in printed
     assert list_sets(tmp_path / "shipped/demo") == ["dm_ipc1_dct8", "herding_ipc1"]
     assert load_condensed(tmp_path / "shipped/demo").recipe.method == "dm"  # herding's set was made first
-    assert [folder.name for folder in (tmp_path / "shipped").iterdir()] == ["demo"]
     assert printed.count("dm_ipc1_dct8") == 1  # its one missing measurement
     index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
     number = r"\d+\.\d\d ± \d+\.\d\d"
@@ -180,8 +180,11 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     assert f'load_condensed("{(tmp_path / "shipped/demo").as_posix()}", "dm_ipc1_dct8")' in card
     assert (tmp_path / "cards/demo/dm_ipc1_dct8/preview.png").is_file()
     (tmp_path / "cards/demo.md").unlink()
-    main(["--only-cards", *arguments[1:], "--ship-to", str(tmp_path / "shipped")])
+    (tmp_path / "shipped/demo/leftover").mkdir()
+    main(["--only-cards", *arguments[1:], "--ship", "demo", "--ship-to", str(tmp_path / "shipped")])
     assert (tmp_path / "cards/demo.md").read_text() == card
+    assert [folder.name for folder in (tmp_path / "shipped").iterdir()] == ["demo"]
+    assert not (tmp_path / "shipped/demo/leftover").exists()
 
 
 @pytest.fixture(scope="module")
@@ -204,7 +207,7 @@ def test_index_and_card_say_where_the_tensors_are_not(published: Path) -> None:
 def test_index_names_the_command_that_made_the_sets(published: Path) -> None:
     (command,) = re.findall(r"^python .*", (published / "cards/README.md").read_text(), re.MULTILINE)
     parsed = names_of("benchmarks/publish.py")["parsed"]
-    said, true = (vars(parsed(arguments)) for arguments in (command.split()[2:], ["--fast"]))
+    said, true = (vars(parsed(arguments)) for arguments in (shlex.split(command)[2:], ["--fast"]))
     assert said["datasets"] == {"demo": "PLACE"}
     assert sorted(said["methods"]) == sorted(true["methods"])
     for name in ("ipc", "steps", "network", "cross", "recipe", "epochs", "seeds"):

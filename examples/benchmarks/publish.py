@@ -14,6 +14,7 @@ import dataclasses
 import io
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -340,7 +341,7 @@ def commands_of(folder: Path) -> list[str]:
     for facts in sets_of(folder).values():
         recipe, measured_groups = facts.recipe, groups_of(facts.recipe)
         licence = recipe.source.get("license")
-        training = f" --licences {folder.name}={licence}" if isinstance(licence, str) else ""
+        training = f" --licences {shlex.quote(f'{folder.name}={licence}')}" if isinstance(licence, str) else ""
         if measured_groups:
             first = next(iter(measured_groups[0].values()))
             scaled = f" --epochs {first['epochs']:g}" if first["epochs"] != RECIPES[first["recipe"]].epochs else ""
