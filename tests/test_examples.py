@@ -12,6 +12,7 @@ import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -340,6 +341,30 @@ def test_networks_on_sets_of_a_method_without_flips_are_trained_as_the_recipe_sa
     assert trained("dc", "uoft-cs/cifar10", "color") is None
     assert trained("idc", "ylecun/mnist") is trained("idc", None) is None  # evaluate decides
     assert trained("dsa", "ylecun/mnist", "color") == "color"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "augment"),
+    [
+        ("uoft-cs/cifar10", "{}", "color_crop_flip_scale_rotate"),
+        ("uoft-cs/cifar10", '{"augment": "color"}', None),  # evaluate decides
+        ("ylecun/mnist", "{}", None),
+    ],
+)
+def test_accuracy_is_that_of_networks_trained_with_flips_unless_these_are_unwanted(
+    dataset: str, options: str, augment: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, asked = names_of("benchmarks/accuracy.py")["main"], {}
+    small, table = SimpleNamespace(recipe=SimpleNamespace(plan=None)), SimpleNamespace(to_records=list)
+    splits = SimpleNamespace(load_dataset=lambda name: {"train": name, "test": name})
+    for name, stand_in in (
+        ("datasets", splits),
+        ("condense_dataset", lambda *_, **__: small),
+        ("evaluate", lambda *_, **how: asked.update(how) or table),
+    ):
+        monkeypatch.setitem(main.__globals__, name, stand_in)
+    main([dataset, "--methods", "m3d", "--recipe", "idc", "--options", options])
+    assert asked.get("augment") == augment
 
 
 @pytest.mark.parametrize(
