@@ -1,7 +1,8 @@
 """Rank small networks by training them on a condensed set, and compare with their rank on the whole dataset.
 
 Architecture search trains many networks. If a tiny set ranks them as the whole dataset does, it can stand in for it
-until a few candidates are left. Random rows of the same number stand beside the condensed set. For example:
+until a few candidates are left. As many random rows, and rows chosen by herding, stand beside the condensed set. For
+example:
 
     python examples/architecture_search.py ylecun/mnist --ipc 1 --seeds 3
 """
@@ -57,7 +58,7 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
         recipe="dc",
         max_updates=args.max_updates,
         seeds=args.seeds,
-        baselines=("random", "full"),
+        baselines=("random", "herding", "full"),
         compile=not args.fast and "auto",
     )
     print(table)

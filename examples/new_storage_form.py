@@ -57,7 +57,9 @@ DECODERS["small"] = Small  # whoever loads such a set needs this line as well
 
 def main(fast: bool = False) -> None:
     """Learn a set in the new form, save it and load it back."""
-    options = {"network": "convnet-w8", "steps": 2, "compile": False} if fast else {"steps": 100}
+    no_flips = "color_crop_cutout_scale_rotate"  # mirroring changes a digit's meaning
+    options = {"network": "convnet-w32", "steps": 100, "augment": no_flips}
+    options |= {"network": "convnet-w8", "steps": 2, "compile": False} if fast else {}
     small = condense_dataset(load_demo()["train"], "dm", ipc=1, storage="small", **options)
     print(small)
     print(f"{small.synthetic.stored['halves'].numel()} numbers give {len(small)} rows: {small.recipe.config_name}")

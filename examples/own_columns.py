@@ -65,7 +65,7 @@ def main(fast: bool = False, folder: Path | None = None) -> None:
         steps=3 if fast else 100,
     )
     print(small)
-    print("labels:", small["kind"])
+    print("labels:", small["kind"][:])
 
     rows = condense_dataset(ds, "random", ipc=2, image_column="photo", label_column="kind", image_size=16)
     print("a coreset keeps every column:", rows.column_names, "of rows", rows.recipe.rows)

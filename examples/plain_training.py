@@ -34,7 +34,13 @@ def main(folder: Path, fast: bool = False) -> float:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, nargs="?", default=Path("condensed/quickstart"), help="folder of the set")
+    parser.add_argument(
+        "folder",
+        type=Path,
+        nargs="?",
+        default=Path("condensed/quickstart"),
+        help="folder of the set; default: what quickstart.py writes here, condensed/quickstart",
+    )
     parser.add_argument("--fast", action="store_true", help="a few steps only, to see that it runs")
     arguments = parser.parse_args()
     main(arguments.folder, arguments.fast)

@@ -19,7 +19,9 @@ from hf_condense.demo_data import load_demo
 def main(repo: str | None = None, out: Path = Path("condensed/push_and_load"), fast: bool = False) -> None:
     """Publish two sets and load them; `fast` takes rows instead of learning images."""
     ds = load_demo()
-    options = {"network": "convnet-w8", "steps": 2, "compile": False} if fast else {"steps": 100}
+    no_flips = "color_crop_cutout_scale_rotate"  # mirroring changes a digit's meaning
+    options = {"network": "convnet-w32", "steps": 100, "augment": no_flips}
+    options |= {"network": "convnet-w8", "steps": 2, "compile": False} if fast else {}
     sets = [condense_dataset(ds["train"], "dm", ipc=1, **options), condense_dataset(ds["train"], "random", ipc=10)]
     for small in sets:
         if repo is None:

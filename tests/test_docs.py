@@ -18,7 +18,10 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 SNIPPETS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
 GITHUB = ROOT / ".github"
-PAGES = [ROOT / "README.md", ROOT / "examples" / "benchmarks" / "README.md", *sorted(GITHUB.glob("*.md"))]
+EXAMPLES = ROOT / "examples"
+OVERVIEW = (EXAMPLES / "README.md").read_text(encoding="utf-8")
+PAGES = [ROOT / "README.md", ROOT / "model_cards" / "README.md", *sorted(GITHUB.glob("*.md"))]
+PAGES += [EXAMPLES / "README.md", EXAMPLES / "benchmarks" / "README.md"]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
@@ -67,6 +70,23 @@ def test_public_names_are_documented() -> None:
     for name in hf_condense.__all__:
         if name != "__version__":
             assert len(getattr(hf_condense, name).__doc__.strip()) > 20, name
+
+
+def test_public_names_can_be_found_on_the_first_page_or_in_the_overview_of_the_examples() -> None:
+    names = set(hf_condense.__all__) - {"__version__"}
+    assert not {name for name in names if not re.search(rf"\b{name}\b", README + OVERVIEW)}
+
+
+def test_overview_of_the_examples_links_every_script() -> None:
+    links = re.findall(r"\]\((\S+\.py)\)", OVERVIEW)
+    assert sorted(set(links)) == sorted(path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py"))
+
+
+def test_citation_names_this_version_and_the_address_of_the_project() -> None:
+    (entry,) = re.findall(r"```bibtex\n(.*?)```", README, re.DOTALL)
+    (homepage,) = re.findall(r'^Homepage = "(.*)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    fields = dict(re.findall(r"^  (\w+)=\{(.*)\},?$", entry, re.MULTILINE))
+    assert (fields["version"], fields["url"]) == (hf_condense.__version__, homepage)
 
 
 @pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md", "workflows/test.yml"])

@@ -1,15 +1,18 @@
 """Every example runs as it is, in its fast mode, and so does the script that draws the README's picture."""
 
+import argparse
 import dataclasses
 import os
 import re
 import runpy
+import shlex
 import shutil
 import socket
 import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -97,7 +100,7 @@ def test_memories_of_real_rows_take_about_the_bytes_of_the_condensed_one(capsys:
 def test_networks_are_ranked_on_every_set_and_compared_with_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
     example = names_of("architecture_search.py")
     correlations = example["main"](["--fast"])
-    assert {name: len(values) for name, values in correlations.items()}["random"] == 2
+    assert {name: len(values) for name, values in correlations.items()}.items() >= {("random", 2), ("herding", 2)}
     assert "3 candidates, n = 2 networks each" in capsys.readouterr().out
     accuracies = {"full": (0.1, 0.2, 0.3), "alike": (0.3, 0.5, 0.6), "reversed": (0.6, 0.5, 0.3)}
     scores = [
@@ -166,22 +169,96 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     printed = capsys.readouterr().out
     assert "made" not in printed
     assert list_sets(tmp_path / "shipped/demo") == ["dm_ipc1_dct8", "herding_ipc1"]
+    assert load_condensed(tmp_path / "shipped/demo").recipe.method == "dm"  # herding's set was made first
     assert printed.count("dm_ipc1_dct8") == 1  # its one missing measurement
     index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
     number = r"\d+\.\d\d ± \d+\.\d\d"
-    measured = rf"({number} \| ){{3}}- \| ({number} \| ){{2}}2 \| convnet-w8 \| convnet-w4-d1 {number} \|"
-    assert re.search(rf"\| `dm_ipc1_dct8` \| 1 \| 2 \| {measured}", index)
+    measured = rf"({number} \| ){{4}}- \| ({number} \| ){{2}}2 \| convnet-w8"
+    training = rf"dc: 2 epochs, 2 updates, no augmentation \| convnet-w4-d1 {number} \|"
+    assert re.search(rf"\| `dm_ipc1_dct8` \| 1 \| 2 \| {measured} \| {training}", index)
+    assert "](../shipped/demo)" in index
     assert "random rows in the same form" in card
+    assert f'load_condensed("{(tmp_path / "shipped/demo").as_posix()}", "dm_ipc1_dct8")' in card
     assert (tmp_path / "cards/demo/dm_ipc1_dct8/preview.png").is_file()
     (tmp_path / "cards/demo.md").unlink()
-    main(["--only-cards", *arguments[1:]])
+    (tmp_path / "shipped/demo/leftover").mkdir()
+    main(["--only-cards", *arguments[1:], "--ship", "demo", "--ship-to", str(tmp_path / "shipped")])
     assert (tmp_path / "cards/demo.md").read_text() == card
+    assert [folder.name for folder in (tmp_path / "shipped").iterdir()] == ["demo"]
+    assert not (tmp_path / "shipped/demo/leftover").exists()
 
 
-def test_baselines_of_a_like_set_are_those_that_would_be_measured(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with sets in `work` and cards in `cards`, as publish.py makes them in its fast mode."""
+    folder = tmp_path_factory.mktemp("published")
+    names_of("benchmarks/publish.py")["main"](
+        ["--fast", "--work", str(folder / "work"), "--out", str(folder / "cards")]
+    )
+    return folder
+
+
+def test_index_and_card_say_where_the_tensors_are_not(published: Path) -> None:
+    index, card = ((published / "cards" / name).read_text() for name in ("README.md", "demo.md"))
+    assert "- demo: the tensors of these sets are not in this repository" in index
+    assert "The tensors of these sets are not in this repository" in card
+    assert 'load_condensed("path/to/demo", "dm_ipc1_dct8")' in card
+
+
+def test_index_names_the_command_that_made_the_sets(published: Path) -> None:
+    (command,) = re.findall(r"^python .*", (published / "cards/README.md").read_text(), re.MULTILINE)
+    parsed = names_of("benchmarks/publish.py")["parsed"]
+    said, true = (vars(parsed(arguments)) for arguments in (shlex.split(command)[2:], ["--fast"]))
+    assert said["datasets"] == {"demo": "PLACE"}
+    assert sorted(said["methods"]) == sorted(true["methods"])
+    for name in ("ipc", "steps", "network", "cross", "recipe", "epochs", "seeds"):
+        assert said[name] == true[name], name
+
+
+@pytest.mark.parametrize("changed", [{"epochs": 3}, {"seeds": 3}, {"recipe": "dsa"}])
+def test_accuracies_of_another_training_are_not_taken_for_those_asked_for(published: Path, changed: dict) -> None:
+    names = names_of("benchmarks/publish.py")
+    folder, args = published / "work/sets/demo", names["parsed"](["--fast"])
+    small = load_condensed(folder, "dm_ipc1_dct8")
+
+    def found() -> tuple[list[dict], list[dict]]:
+        own = names["own_records"](small.recipe, "convnet-w8", args)
+        return own, names["known_baselines"](small, "convnet-w8", args, folder)
+
+    assert all(found())
+    vars(args).update(changed)
+    assert found() == ([], [])
+
+
+def test_set_of_another_network_is_made_again(published: Path, tmp_path: Path) -> None:
+    names = names_of("benchmarks/publish.py")
+    shutil.copytree(published / "work", tmp_path / "work")
+    train = names["load_demo"]()["train"].select(range(200))
+    for network, expected in (("convnet-avg-w8", "convnet-w8"), ("convnet-w4", "convnet-w4")):
+        args = names["parsed"](["--fast", "--work", str(tmp_path / "work")])
+        args.network = network
+        small = names["made"](names["Job"]("demo", "dm", 1), train, args)
+        assert small.recipe.network == expected
+        assert bool(small.recipe.evaluation) is (expected == "convnet-w8")  # what is new was not measured yet
+
+
+def test_new_accuracies_replace_those_of_another_training(published: Path, tmp_path: Path) -> None:
+    names = names_of("benchmarks/publish.py")
+    shutil.copytree(published / "work", tmp_path / "work")
+    args = names["parsed"](["--fast", "--work", str(tmp_path / "work")])
+    args.epochs, args.cross = 1, []
+    ds = {split: rows.select(range(200)) for split, rows in names["load_demo"]().items()}
+    small = load_condensed(tmp_path / "work/sets/demo", "herding_ipc1")
+    (again,) = names["measured"](names["Job"]("demo", "herding", 1), small, ds, args)
+    trained = [(record["network"], record["epochs"]) for record in again.recipe.evaluation]
+    assert set(trained) == {("convnet-w8", 1), ("convnet-w4-d1", 2)}
+    assert trained[0] == ("convnet-w8", 1)
+
+
+def test_baselines_of_a_like_set_are_those_that_would_be_measured(published: Path, tmp_path: Path) -> None:
     names = names_of("benchmarks/publish.py")
     arguments = ["--fast", "--work", str(tmp_path / "work"), "--out", str(tmp_path / "cards")]
-    names["main"](arguments)
+    shutil.copytree(published / "work", tmp_path / "work")
     folder, args = tmp_path / "work/sets/demo", names["parsed"](arguments)
     splits = {split: rows.select(range(200)) for split, rows in names["load_demo"]().items()}
     first = load_condensed(folder, "dm_ipc1_dct8")
@@ -233,6 +310,77 @@ def test_costs_of_large_pictures_are_printed(tmp_path: Path) -> None:
     printed = run("benchmarks/rded.py", *arguments, folder=tmp_path)
     assert "peak GiB" in printed
     assert "bytes of soft labels" in printed
+
+
+def test_papers_that_never_flip_keep_their_augmentation_on_digits() -> None:
+    without_flips = names_of("benchmarks/paper.py")["without_flips"]
+    no_flip = "color_crop_cutout_scale_rotate"
+    assert [without_flips(method) for method in ("dc", "idc", "m3d", "dance", "ncfm")] == [{}] * 5
+    assert without_flips("dm") == without_flips("esp") == {"augment": no_flip}
+    assert without_flips("rded") == {"augment": "crop"}
+    assert without_flips("mtt") == {"augment": no_flip, "augment_expert": no_flip}
+
+
+def test_pool_that_methods_share_is_recorded_once() -> None:
+    recorded_options = names_of("benchmarks/curves.py")["recorded_options"]
+    quick = {"preset": "quick", "steps": 9}
+    dance = recorded_options("dance", quick)
+    assert dance == recorded_options("m3d", {**quick, "networks": "pool", "calibration": 0.01})
+    assert dance != recorded_options("dance", {**quick, "pool_size": 3})
+    assert recorded_options("m3d", quick) is None
+    assert recorded_options("mtt", quick) == {"preset": "quick"}
+
+
+def test_networks_on_sets_of_a_method_without_flips_are_trained_as_the_recipe_says_but_for_digits() -> None:
+    augmentation_of = names_of("benchmarks/forms.py")["augmentation_of"]
+
+    def trained(recipe: str, dataset: str | None, augment: str | None = None) -> str | None:
+        return augmentation_of(recipe, argparse.Namespace(dataset=dataset, augment=augment))
+
+    assert trained("idc", "uoft-cs/cifar10") == "color_crop_flip_scale_rotate"
+    assert trained("dc", "uoft-cs/cifar10", "color") is None
+    assert trained("idc", "ylecun/mnist") is trained("idc", None) is None  # evaluate decides
+    assert trained("dsa", "ylecun/mnist", "color") == "color"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "options", "augment"),
+    [
+        ("uoft-cs/cifar10", "{}", "color_crop_flip_scale_rotate"),
+        ("uoft-cs/cifar10", '{"augment": "color"}', None),  # evaluate decides
+        ("ylecun/mnist", "{}", None),
+    ],
+)
+def test_accuracy_is_that_of_networks_trained_with_flips_unless_these_are_unwanted(
+    dataset: str, options: str, augment: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main, asked = names_of("benchmarks/accuracy.py")["main"], {}
+    small, table = SimpleNamespace(recipe=SimpleNamespace(plan=None)), SimpleNamespace(to_records=list)
+    splits = SimpleNamespace(load_dataset=lambda name: {"train": name, "test": name})
+    for name, stand_in in (
+        ("datasets", splits),
+        ("condense_dataset", lambda *_, **__: small),
+        ("evaluate", lambda *_, **how: asked.update(how) or table),
+    ):
+        monkeypatch.setitem(main.__globals__, name, stand_in)
+    main([dataset, "--methods", "m3d", "--recipe", "idc", "--options", options])
+    assert asked.get("augment") == augment
+
+
+@pytest.mark.parametrize(
+    ("changed", "runs"), [([], 1), (["--seeds", "5"], 2), (["--network", "mlp"], 2), (["--augment", "color"], 2)]
+)
+def test_finished_rows_of_forms_are_kept_unless_something_was_changed(
+    changed: list[str], runs: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    main = names_of("benchmarks/forms.py")["main"]
+    rows: list[dict] = []
+    monkeypatch.setitem(main.__globals__, "measured", lambda *_: rows.append({}) or {})
+    monkeypatch.setitem(main.__globals__, "line_of", str)
+    arguments = ["--forms", "pixels", "--out", str(tmp_path / "rows")]
+    main(arguments)
+    main([*arguments, *changed])
+    assert len(rows) == runs
 
 
 def test_picture_script_draws_both_sets_and_their_accuracies(tmp_path: Path) -> None:

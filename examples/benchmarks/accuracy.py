@@ -9,6 +9,7 @@ import argparse
 import json
 import resource
 import time
+from pathlib import Path
 
 import datasets
 
@@ -16,6 +17,9 @@ from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method
+from hf_condense.networks.training_recipe import RECIPES
+
+DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -27,7 +31,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
     parser.add_argument("--steps", type=int, help="updates of the images; default: those of the method")
     parser.add_argument("--preset", help="preset of the methods that learn images")
-    parser.add_argument("--recipe", default="dc", help="recipe of the networks that are trained on a set")
+    parser.add_argument("--recipe", default="dc", choices=RECIPES, help="recipe of the networks trained on a set")
     parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
     parser.add_argument("--seeds", type=int, default=5, help="networks trained on each set")
     parser.add_argument("--full-updates", type=int, help="also train on the whole dataset, for this many updates")
@@ -39,6 +43,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     common = {"networks": [args.network], "recipe": args.recipe, "seeds": args.seeds}
+    if Path(args.dataset or "mnist").name not in DIGITS and "augment" not in args.options:
+        common["augment"] = RECIPES[args.recipe].augment  # with flips, also where a method augments without them
     records = []
     for i, method in enumerate(args.methods):
         learns_images = not issubclass(get_method(method), Selector)

@@ -1,10 +1,11 @@
 """Draw accuracy against minutes of condensing, for several methods, beside random rows and herding.
 
 Every method runs once. Its images are copied at every doubling of the steps and evaluated when the run has finished, so
-all points but the last belong to an unfinished run. Experts are recorded once, because methods share them, and their
-minutes are counted for each method that needs them. The time before the first update (compiling, features) counts as
-well. The option `average` takes effect at the end of a run, and shows in the last point only. A set with a learned
-learning rate (`mtt`, `tesla`) is trained on at that rate; the finished set also at the recipe's rate. For example:
+all points but the last belong to an unfinished run. Experts and pools are recorded once, because methods share them,
+and their minutes are counted for each method that needs them. The time before the first update (compiling, features)
+counts as well. The option `average` takes effect at the end of a run, and shows in the last point only. A set with a
+learned learning rate (`mtt`, `tesla`) is trained on at that rate; the finished set also at the recipe's rate. For
+example:
 
     python examples/benchmarks/curves.py ylecun/mnist --ipc 1 --methods dm dc mtt tesla esp --out mnist1
     python examples/benchmarks/curves.py --draw mnist1.json mnist10.json --out both
@@ -71,20 +72,32 @@ def with_tensors(like: CondensedDataset, tensors: CondensedTensors) -> Condensed
     return CondensedDataset.from_parts(rows, tensors, like.recipe, like.source)
 
 
-def expert_options(method: str, options: dict) -> dict | None:
-    """Return the options that decide how experts are recorded, or None for a method without experts."""
+def recorded_options(method: str, options: dict) -> dict | None:
+    """Return the options that decide how experts or a pool are recorded, or None for a method that needs neither."""
     from hf_condense.methods._experts import ExpertConfig
     from hf_condense.methods._images import ImageConfig
+    from hf_condense.methods._pool import PoolConfig
 
-    if not issubclass(get_method(method).Config, ExpertConfig):
+    config = get_method(method).Config
+    names = {"preset", "network", "zca", "seed"}
+    if issubclass(config, ExpertConfig):
+        names |= names_of(ExpertConfig) - names_of(ImageConfig)
+        return {name: value for name, value in options.items() if name in names}
+    if not issubclass(config, PoolConfig) or options.get("networks", config.networks) != "pool":
         return None
-    names = {field.name for field in fields(ExpertConfig)} - {field.name for field in fields(ImageConfig)}
-    names |= {"preset", "network", "zca", "seed"}
-    return {name: value for name, value in options.items() if name in names}
+    # Methods that share a pool differ in their defaults, so that these are written out.
+    own = {name: options.get(name, getattr(config, name)) for name in names_of(PoolConfig) - names_of(ImageConfig)}
+    own.pop("calibration")  # uses the pool only
+    return {**{name: value for name, value in options.items() if name in names}, **own}
 
 
-def minutes_of_experts(ds: datasets.Dataset, **options: Any) -> float:
-    """Record experts and return the minutes this took: the time that a second call saves."""
+def names_of(config: type) -> set[str]:
+    """Return the names of the options of a config."""
+    return {field.name for field in fields(config)}
+
+
+def minutes_of_recording(ds: datasets.Dataset, **options: Any) -> float:
+    """Record experts or a pool and return the minutes this took: the time that a second call saves."""
     minutes = []
     for _ in range(2):
         started = time.perf_counter()
@@ -114,15 +127,15 @@ def measure(ds: datasets.DatasetDict, args: argparse.Namespace) -> list[dict]:
     experts: dict[str, float] = {}
     for method in args.methods:
         options = {"method": method, "ipc": args.ipc, "preset": args.preset} | args.options.get(method, {})
-        recipe_of_experts, recording = expert_options(method, options), 0.0
-        if recipe_of_experts is not None:
-            key = json.dumps(recipe_of_experts, sort_keys=True)
+        recorded, recording = recorded_options(method, options), 0.0
+        if recorded is not None:
+            key = json.dumps(recorded, sort_keys=True)
             if key not in experts:
-                experts[key] = minutes_of_experts(ds["train"], **options)
+                experts[key] = minutes_of_recording(ds["train"], **options)
             recording = experts[key]
         before, sets = snapshots_of_run(ds["train"], args.points, **options)
         finished = sets[-1][2]
-        print(f"{method}: {before:.2f} min before the first update, experts {recording:.2f} min", flush=True)
+        print(f"{method}: {before:.2f} min before the first update, experts or pool {recording:.2f} min", flush=True)
         for minutes, steps, small in sets:
             for row in scores(small, ds["test"], args, () if points else BASELINES):
                 name = row["set"] if row["set"] in BASELINES else method
@@ -175,7 +188,7 @@ def draw(pictures: list[dict], file: Path) -> None:
                 for point in picture["points"]
             ]
             accuracy_against_time(tables, axes=axes)
-            axes.set_xlabel(f"minutes, {'with' if experts else 'without'} the recording of experts")
+            axes.set_xlabel(f"minutes, {'with' if experts else 'without'} the recording of experts and pools")
         column[0].set_title(picture["title"], loc="left")
         column[1].set_title("", loc="left")
     figure.savefig(file, dpi=110)

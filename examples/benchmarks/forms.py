@@ -20,7 +20,9 @@ import torch
 from hf_condense import condense_dataset, evaluate
 from hf_condense.condensed.decoders import Origin, decoder_class
 from hf_condense.demo_data import load_demo
+from hf_condense.networks.training_recipe import RECIPES
 
+DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 SHAPES = {"32 px, 50 images per class": ((3, 32, 32), 50), "128 px, 10 images per class": ((3, 128, 128), 10)}
 
 
@@ -33,8 +35,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--ipc", type=int, default=1, help="images per class")
     parser.add_argument("--cpu-seconds", type=float, default=60, help="CPU seconds of the steps of each condensation")
     parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
-    parser.add_argument("--recipes", nargs="+", default=["dc"], help="recipes of the networks trained on a set")
-    parser.add_argument("--augment", help="augmentation of condensing and of the recipe dsa; default: the methods' own")
+    parser.add_argument("--recipes", nargs="+", default=["dc"], choices=RECIPES, help="recipes of the trained networks")
+    parser.add_argument("--augment", help="augmentation of condensing and of recipes that augment; default: their own")
     parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
     parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
     parser.add_argument("--held-out", type=int, help="test on this many rows of the training set, which are left out")
@@ -60,6 +62,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     for form in args.forms:
         for method in args.methods:
             job = [args.dataset, args.held_out, args.ipc, method, form, args.cpu_seconds, args.recipes, args.options]
+            job += [args.network, args.augment, args.epochs, args.seeds]
             if json.dumps(job) in done:
                 continue
             record = {"job": job, **measured(train, test, method, form, args)}
@@ -115,13 +118,23 @@ def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form:
             recipe=recipe,
             epochs=args.epochs,
             seeds=args.seeds,
-            augment=args.augment if args.augment and recipe != "dc" else None,
+            augment=augmentation_of(recipe, args),
         )
         record[recipe] = [
             {"set": row["set"], "rows": row["rows"], "mean": row["mean"], "std": row["std"], "n": row["n"]}
             for row in table.to_records()
         ]
     return record
+
+
+def augmentation_of(recipe: str, args: argparse.Namespace) -> str | None:
+    """Return how networks are trained: as the recipe says, with flips also where a method augments without them.
+
+    None stands for what `evaluate` decides, which leaves out flips if the set was made without them.
+    """
+    own = RECIPES[recipe].augment
+    is_of_digits = Path(args.dataset or "mnist").name in DIGITS
+    return own and (args.augment or (None if is_of_digits else own))
 
 
 def line_of(record: dict) -> str:

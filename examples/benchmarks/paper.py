@@ -16,6 +16,7 @@ import torch
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.registry import get_method
+from hf_condense.networks.training_recipe import RECIPES as TRAININGS
 
 # The recipe with which each paper evaluates its sets; papers that are not listed use dsa.
 RECIPES = {"dc": "dc", "m3d": "idc", "idc": "idc", "dance": "idc", "ncfm": "idc"}
@@ -39,6 +40,7 @@ PUBLISHED = {
     ("dc", "mnist"): {1: "91.7 ± 0.5", 10: "97.4 ± 0.2", 50: "98.8 ± 0.1"},
     ("dsa", "mnist"): {1: "88.7 ± 0.6", 10: "97.8 ± 0.1", 50: "99.2 ± 0.1"},
 }
+DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 NO_FLIP = "color_crop_cutout_scale_rotate"
 
 
@@ -59,13 +61,12 @@ def main(argv: list[str] | None = None) -> list[dict]:
 
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     name = Path(args.dataset or "mnist").name
-    digits = {"augment": NO_FLIP, "augment_expert": NO_FLIP} if name in ("mnist", "svhn") else {}
     records = []
     for method in args.methods:
         for ipc in args.ipc:
             accepted = get_method(method).Config.__dataclass_fields__
-            options = {**({} if method in ("dc", "m3d") else digits), **fast_options}
-            options = {name: value for name, value in options.items() if name == "steps" or name in accepted}
+            options = {key: value for key, value in fast_options.items() if key == "steps" or key in accepted}
+            options |= without_flips(method) if name in DIGITS else {}
             preset = "paper" if "paper" in get_method(method).presets else None  # esp has none
             folder = args.checkpoints / f"{name}_{method}_ipc{ipc}"
             started = time.perf_counter()
@@ -74,11 +75,14 @@ def main(argv: list[str] | None = None) -> list[dict]:
             )
             minutes = (time.perf_counter() - started) / 60
             small.save_condensed(folder / "set", overwrite=True)
+            recipe = RECIPES.get(method, "dsa")
             table = evaluate(
                 small,
                 ds["test"],
                 networks=[args.network],
-                recipe=RECIPES.get(method, "dsa"),
+                recipe=recipe,
+                # The papers test with flips also where the set was made without them.
+                augment=None if name in DIGITS else TRAININGS[recipe].augment,
                 seeds=args.seeds,
                 epochs=2 if args.fast else None,
             )
@@ -89,6 +93,15 @@ def main(argv: list[str] | None = None) -> list[dict]:
             )
             records += table.to_records()
     return records
+
+
+def without_flips(method: str) -> dict[str, str]:
+    """Return the options that take flips out of what a method and its paper's experts augment by."""
+    cls = get_method(method)
+    families = getattr(cls.Config, "augment", "none").split("_")
+    options = {"augment": "_".join(name for name in families if name != "flip")} if "flip" in families else {}
+    has_flipped_experts = "paper" in cls.presets and "augment_expert" in cls.Config.__dataclass_fields__
+    return options | ({"augment_expert": NO_FLIP} if has_flipped_experts else {})
 
 
 def _memory() -> str:

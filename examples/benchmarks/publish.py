@@ -1,8 +1,9 @@
 """Condense datasets by several methods, measure every set, and render the cards in `model_cards/`.
 
 A dataset is NAME=PLACE, a folder or a Hub id. Sets, checkpoints and accuracies are kept in the folder `--work`, so that
-the same command goes on after it was killed; a set whose number of steps was changed is made again. Cards and their
-index are written after every measurement; they show what was measured and nothing else. For example:
+the same command goes on after it was killed; a set whose steps or network were changed is made again, and an accuracy
+whose recipe, epochs or number of networks were changed is measured again. Cards and their index are written after every
+measurement; they show what was measured and nothing else. For example:
 
     python examples/benchmarks/publish.py mnist=ylecun/mnist cifar10=uoft-cs/cifar10 --steps m3d=5000 dm=5000
     python examples/benchmarks/publish.py --only-cards --ship mnist
@@ -11,7 +12,9 @@ index are written after every measurement; they show what was measured and nothi
 import argparse
 import dataclasses
 import io
+import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,9 +25,20 @@ from PIL import Image
 
 from hf_condense import CondensedDataset, condense_dataset, evaluate, load_condensed
 from hf_condense.base.tables import markdown_table
-from hf_condense.condensed.card.accuracy import FLOATS, RANDOM, SAME_FORM, VIEW, WHOLE, groups_of, per_cent
-from hf_condense.condensed.card.render import default_config, render
-from hf_condense.condensed.facts import PREVIEW, Facts, read_facts
+from hf_condense.condensed.card.accuracy import (
+    AS_MANY,
+    FLOATS,
+    RANDOM,
+    SAME_FORM,
+    VIEW,
+    WHOLE,
+    accuracy_text,
+    groups_of,
+    per_cent,
+    training_text,
+)
+from hf_condense.condensed.card.render import render
+from hf_condense.condensed.facts import PREVIEW, README, Facts, read_facts
 from hf_condense.condensed.folder import list_sets, read_card
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
@@ -32,10 +46,13 @@ from hf_condense.condensed.sizes import Sizes
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.training_recipe import RECIPES
 
 METHODS = ("herding", "dm", "m3d", "dc", "esp", "ncfm")
 WITHOUT_FLIPS = "color_crop_cutout_scale_rotate"
 MIRRORED = ("mnist", "demo")  # datasets whose classes change their meaning when images are mirrored
+PREFERRED = ("m3d", "dm")  # methods whose sets are the first that a reader should load
 INDEX = """\
 # Condensed sets
 
@@ -45,11 +62,18 @@ cards say how the sets were made, how networks were trained and tested, and what
 
 {table}
 
-"Real rows in the form" are random rows that are stored as the set stores its images, but not learned. A set may store
-as many numbers as its images per class have, in whatever form. Networks on the whole set take as many updates as those
-on the condensed one. Other networks are trained on the exact floats.
+"Real rows in the form" are as many random rows as the set decodes into, stored as the set stores its images, but not
+learned. A set may store as many floats as its images per class have, in whatever form; the positions that `dct` stores
+come on top of them, as the last column shows. Networks on the whole set take as many updates as those on the condensed
+one. Other networks are trained on the exact floats.
+
+{places}
 {notes}
-`examples/benchmarks/publish.py` makes the sets, the cards and this page.
+These commands make the sets, the cards and this page, where PLACE is the folder or the Hub id of the dataset:
+
+```bash
+{commands}
+```
 """
 
 
@@ -84,17 +108,31 @@ def main(argv: list[str] | None = None) -> list[str]:
             try:
                 small = made(job, ds["train"], args)
                 for _ in measured(job, small, ds, args):
-                    write_cards(args.work, args.out)
+                    write_cards(args)
             except (ValueError, TypeError, ArithmeticError, MemoryError, RuntimeError) as error:
                 failures.append(f"{job}: {type(error).__name__}: {error}")  # the others may still succeed
                 print(failures[-1], flush=True)
-    write_cards(args.work, args.out)
     for name in args.ship:
-        if not list_sets(args.work / "sets" / name):
-            raise SystemExit(f"{args.work / 'sets' / name} holds no condensed sets that could be shipped")
-        shutil.rmtree(args.ship_to / name, ignore_errors=True)
-        shutil.copytree(args.work / "sets" / name, args.ship_to / name)
+        ship(args.work / "sets" / name, args.ship_to / name)
+    write_cards(args)
     return failures
+
+
+def ship(folder: Path, target: Path) -> None:
+    """Copy the sets of a dataset, and write a card that names the set to load first; the old copy stays until then."""
+    if not list_sets(folder):
+        raise SystemExit(f"{folder} holds no condensed sets that could be shipped")
+    fresh, old = target.with_name(f"{target.name}.new"), target.with_name(f"{target.name}.old")
+    for leftover in (fresh, old):  # of a killed run
+        shutil.rmtree(leftover, ignore_errors=True)
+    shutil.copytree(folder, fresh)
+    sets = sets_of(fresh)
+    card = render(sets, read_card(fresh), default=first_to_load(sets), place=target.as_posix())
+    (fresh / README).write_text(card, encoding="utf-8")
+    if target.exists():
+        target.rename(old)
+    fresh.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def parsed(argv: list[str] | None) -> argparse.Namespace:
@@ -135,13 +173,12 @@ def made(job: Job, train: datasets.Dataset, args: argparse.Namespace) -> Condens
     folder = args.work / "sets" / job.dataset
     for name in list_sets(folder):
         recipe = read_facts(folder / name).recipe
-        if (recipe.method, recipe.ipc) == (job.method, job.ipc) and recipe.steps == args.steps.get(
-            job.method, recipe.steps
-        ):
+        wanted = (job.method, job.ipc, args.steps.get(job.method, recipe.steps), canonical(args.network, recipe))
+        if (recipe.method, recipe.ipc, recipe.steps, recipe.network) == wanted:
             return load_condensed(folder, name)
     options: dict[str, Any] = {"network": args.network}
     steps = args.steps.get(job.method)
-    checkpoints = args.work / "checkpoints" / "_".join(map(str, [*job, steps or "preset"]))
+    checkpoints = args.work / "checkpoints" / "_".join(map(str, [*job, steps or "preset", args.network]))
     if job.learns:
         options |= {"preset": "quick", "steps": steps, "checkpoint_dir": checkpoints, "checkpoint_every": 100}
         families = getattr(get_method(job.method).Config, "augment", "none")
@@ -171,14 +208,14 @@ def measured(
 ) -> Iterator[CondensedDataset]:
     """Measure what is missing of a set, one network after the other, and yield the set whenever it was saved.
 
-    Baselines that are known from another set are not measured again.
+    Baselines that are known from another set are not measured again. What was measured in another way is replaced.
     """
     baselines = ("random", "full") if args.fast or not job.learns else ("random", "herding", "full")
-    for network in [args.network, *args.cross]:
-        done = {(record["network"], record["recipe"]) for record in small.recipe.evaluation}
-        if (network, args.recipe) in done:
+    for name in [args.network, *args.cross]:
+        network = canonical(name, small.recipe)
+        if own_records(small.recipe, network, args):
             continue
-        main_network = network == args.network
+        main_network = name == args.network
         known = known_baselines(small, network, args, args.work / "sets" / job.dataset)
         table = evaluate(
             small,
@@ -193,10 +230,11 @@ def measured(
             compile=False if args.fast else "auto",
         )
         print(f"{job.dataset}\n{table}", flush=True)
-        small = CondensedDataset.from_parts(
-            *small.parts[:2],
-            dataclasses.replace(small.recipe, evaluation=[*small.recipe.evaluation, *table.to_records(), *known]),
-        )
+        new = [*table.to_records(), *known]
+        others = [record for record in small.recipe.evaluation if conditions(record) != (network, args.recipe)]
+        evaluation = [*new, *others] if main_network else [*others, *new]  # the index shows the first network
+        recipe = dataclasses.replace(small.recipe, evaluation=evaluation)
+        small = CondensedDataset.from_parts(*small.parts[:2], recipe)
         small.save_condensed(args.work / "sets" / job.dataset, overwrite=True)
         yield small
 
@@ -206,17 +244,41 @@ def known_baselines(small: CondensedDataset, network: str, args: argparse.Namesp
 
     They depend on the real rows, the networks, the recipe and the seeds, which both sets share.
     """
-    recipe = small.recipe
     for name in list_sets(folder):
         other = read_facts(folder / name).recipe
-        group = [
-            record for record in other.evaluation if (record["network"], record["recipe"]) == (network, args.recipe)
-        ]
-        own = {other.config_name, other.config_name + EIGHT_BIT, other.config_name + HARD_LABELS}
-        baselines = [record for record in group if record["set"] not in own]
-        if likeness(other) == likeness(recipe) and baselines and baselines[0]["n"] == args.seeds:
+        if likeness(other) != likeness(small.recipe) or not own_records(other, network, args):
+            continue
+        group = [record for record in other.evaluation if conditions(record) == (network, args.recipe)]
+        if baselines := [record for record in group if record["set"] not in own_names(other)]:
             return baselines
     return []
+
+
+def own_records(recipe: Recipe, network: str, args: argparse.Namespace) -> list[dict]:
+    """Return what networks of one kind reached on the set itself, trained as the arguments say."""
+    wanted = (network, args.recipe, args.epochs or RECIPES[args.recipe].epochs, args.seeds)
+    return [
+        record
+        for record in recipe.evaluation
+        if record["set"] in own_names(recipe) and (*conditions(record), record["epochs"], record["n"]) == wanted
+    ]
+
+
+def own_names(recipe: Recipe) -> set[str]:
+    """Return the names under which the accuracies of a set stand beside those of its baselines."""
+    return {recipe.config_name + suffix for suffix in ("", EIGHT_BIT, HARD_LABELS)}
+
+
+def conditions(record: dict[str, Any]) -> tuple[str, str]:
+    """Return the network and the recipe of a measured accuracy."""
+    return record["network"], record["recipe"]
+
+
+def canonical(network: str, recipe: Recipe) -> str:
+    """Return the name under which recipes and accuracies know a network, without what is its default."""
+    channels, *size = recipe.image_shape
+    classes = len(recipe.class_names)
+    return network_factory(network, channels=channels, image_size=tuple(size), num_classes=classes).name
 
 
 def likeness(recipe: Recipe) -> tuple[Any, ...]:
@@ -226,33 +288,88 @@ def likeness(recipe: Recipe) -> tuple[Any, ...]:
     return recipe.source["content_hash"], form, recipe.mean, recipe.std, flips
 
 
-def write_cards(work: Path, out: Path) -> None:
+def write_cards(args: argparse.Namespace) -> None:
     """Write a card for each dataset, and the index of all of them."""
-    folders = [folder for folder in sorted((work / "sets").glob("*")) if list_sets(folder)]
+    folders = [folder for folder in sorted((args.work / "sets").glob("*")) if list_sets(folder)]
     if not folders:
-        raise SystemExit(f"{work / 'sets'} holds no folder of condensed sets; condense some first")
-    out.mkdir(parents=True, exist_ok=True)
+        raise SystemExit(f"{args.work / 'sets'} holds no folder of condensed sets; condense some first")
+    args.out.mkdir(parents=True, exist_ok=True)
     for folder in folders:
-        make_card(folder, out)
-    rows = [row_of(folder.name, name, read_facts(folder / name)) for folder in folders for name in list_sets(folder)]
-    head = ("dataset", "set", "images per class", "steps", "8-bit images", "exact floats", "random rows")
-    head += ("herding", "real rows in the form", "whole set", "n", "network", "other networks", "tensor file")
-    page = INDEX.format(table=markdown_table(head, rows), notes="".join(f"\n{note(folder)}\n" for folder in folders))
-    (out / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", page), encoding="utf-8")
-    print(f"wrote {len(folders)} cards to {out}", flush=True)
+        make_card(folder, args.out, args.ship_to / folder.name)
+    rows = [row_of(folder.name, name, facts) for folder in folders for name, facts in sets_of(folder).items()]
+    head = ("dataset", "set", "images per class", "steps", "8-bit images", "exact floats", "random rows", AS_MANY)
+    head += ("herding", "real rows in the form", "whole set", "n", "network", "training", "other networks")
+    places = [f"- {folder.name}: {place_text(args.ship_to / folder.name, args.out)}" for folder in folders]
+    page = INDEX.format(
+        table=markdown_table((*head, "tensor file"), rows),
+        places="\n".join(places),
+        notes="".join(f"\n{note(folder)}\n" for folder in folders),
+        commands="\n".join(command for folder in folders for command in commands_of(folder)),
+    )
+    (args.out / "README.md").write_text(re.sub(r"\n{3,}", "\n\n", page), encoding="utf-8")
+    print(f"wrote {len(folders)} cards to {args.out}", flush=True)
 
 
-def make_card(folder: Path, out: Path) -> None:
+def sets_of(folder: Path) -> dict[str, Facts]:
+    """Return the facts of the sets in a folder, by name."""
+    return {name: read_facts(folder / name) for name in list_sets(folder)}
+
+
+def first_to_load(sets: dict[str, Facts]) -> str:
+    """Return the set that is loaded without a name: a learned one if there is one, not simply the first one made."""
+
+    def rank(name: str) -> tuple[int, str]:
+        recipe = sets[name].recipe
+        preference = PREFERRED.index(recipe.method) if recipe.method in PREFERRED else len(PREFERRED)
+        return preference + (recipe.kind == "coreset"), name
+
+    return min(sets, key=rank)
+
+
+def place_text(shipped: Path, out: Path) -> str:
+    """Return where the tensors of a dataset's sets are, for a page in the folder `out`."""
+    if not list_sets(shipped):
+        return "the tensors of these sets are not in this repository; their cards and pictures are."
+    return (
+        f"the sets with their tensors are in [{shipped.as_posix()}]({Path(os.path.relpath(shipped, out)).as_posix()})."
+    )
+
+
+def commands_of(folder: Path) -> list[str]:
+    """Return the commands that make and measure the sets of a dataset, one for all sets that were measured alike."""
+    groups: dict[tuple[str, str, str], list[Recipe]] = {}
+    for facts in sets_of(folder).values():
+        recipe, measured_groups = facts.recipe, groups_of(facts.recipe)
+        licence = recipe.source.get("license")
+        training = f" --licences {shlex.quote(f'{folder.name}={licence}')}" if isinstance(licence, str) else ""
+        if measured_groups:
+            first = next(iter(measured_groups[0].values()))
+            scaled = f" --epochs {first['epochs']:g}" if first["epochs"] != RECIPES[first["recipe"]].epochs else ""
+            cross = [next(iter(group.values()))["network"] for group in measured_groups[1:]]
+            training += f" --recipe {first['recipe']}{scaled} --seeds {first['n']} --cross {' '.join(cross)}".rstrip()
+        groups.setdefault((str(recipe.ipc), recipe.network, training), []).append(recipe)
+    commands = []
+    for (ipc, network, training), recipes in groups.items():
+        methods = " ".join(recipe.method for recipe in recipes)
+        lengths = " ".join(f"{recipe.method}={recipe.steps}" for recipe in recipes if recipe.steps)
+        steps = f" --steps {lengths}" if lengths else ""
+        made_by = f"python examples/benchmarks/publish.py {folder.name}=PLACE --methods {methods} --ipc {ipc}{steps}"
+        commands.append(f"{made_by} --network {network}{training}")
+    return commands
+
+
+def make_card(folder: Path, out: Path, shipped: Path) -> None:
     """Write the card `out/<folder>.md` and its pictures `out/<folder>/<config>/preview.png`."""
-    sets = {name: read_facts(folder / name) for name in list_sets(folder)}
+    sets = sets_of(folder)
     shutil.rmtree(out / folder.name, ignore_errors=True)  # pictures of sets that are no longer there
     for name in sets:
         if (folder / name / PREVIEW).is_file():
             (out / folder.name / name).mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / name / PREVIEW, out / folder.name / name / PREVIEW)
-    default = default_config(read_card(folder) or "")
-    own_text = f"# {folder.name}, condensed\n\n{note(folder)}\n" if note(folder) else None
-    text = render(sets, own_text, default=default, place=f"path/to/{folder.name}", pictures=f"{folder.name}/")
+    place = shipped.as_posix() if list_sets(shipped) else f"path/to/{folder.name}"
+    where = place_text(shipped, out)
+    own_text = "\n\n".join(filter(None, (f"# {folder.name}, condensed", where[0].upper() + where[1:], note(folder))))
+    text = render(sets, f"{own_text}\n", default=first_to_load(sets), place=place, pictures=f"{folder.name}/")
     (out / f"{folder.name}.md").write_text(text, encoding="utf-8")
 
 
@@ -261,11 +378,11 @@ def row_of(dataset: str, name: str, facts: Facts) -> list[str]:
     recipe = facts.recipe
     groups = groups_of(recipe)
     main_group = groups[0] if groups else {}
-    cells = [
-        per_cent(main_group[role]["mean"], main_group[role].get("std")) if role in main_group else "-"
-        for role in (VIEW, FLOATS, RANDOM, "herding", SAME_FORM, WHOLE)
-    ]
     first = next(iter(main_group.values()), {})
+    cells = [
+        accuracy_text(main_group[role], first) if role in main_group else "-"
+        for role in (VIEW, FLOATS, RANDOM, AS_MANY, "herding", SAME_FORM, WHOLE)
+    ]
     others = []
     for group in groups[1:]:
         record = group.get(FLOATS) or group.get(VIEW)
@@ -273,7 +390,9 @@ def row_of(dataset: str, name: str, facts: Facts) -> list[str]:
             others.append(f"{record['network']} {per_cent(record['mean'], record.get('std'))}")
     steps = "-" if recipe.steps is None else f"{recipe.steps:,}"
     row = [f"[{dataset}]({dataset}.md)", f"`{name}`", str(recipe.ipc), steps, *cells, str(first.get("n", "-"))]
-    return [*row, first.get("network", "-"), "; ".join(others) or "-", f"{Sizes.of(facts).tensor_bytes:,} B"]
+    training = training_text(first) if first else "-"
+    size = f"{Sizes.of(facts).tensor_bytes:,} B"
+    return [*row, first.get("network", "-"), training, "; ".join(others) or "-", size]
 
 
 def note(folder: Path) -> str:

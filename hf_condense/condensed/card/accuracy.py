@@ -111,25 +111,25 @@ def _role(name: str, recipe: Recipe) -> str:
 
 
 def _gains(name: str, group: Mapping[str, Record]) -> Iterator[str]:
-    """Say what learning adds to random rows in the same form, if both were measured on the same networks."""
-    if FLOATS not in group or SAME_FORM not in group:
-        return
-    floats = group[FLOATS]
-    if gap := paired_difference(floats, group[SAME_FORM]):
-        sentence = (
-            f"{name}: learning adds {per_cent(*gap)} points to {SAME_FORM} (paired by network, n = {floats['n']}, "
-            f"{floats['network']}, {floats['recipe']})."
-        )
-        yield escape(sentence)
+    """Say how far a set is above as many random rows, plain and in its form, if all had the same networks."""
+    floats = group.get(FLOATS, {})
+    parts = []
+    if gap := paired_difference(floats, group.get(SAME_FORM, {})):
+        parts.append(f"learning adds {per_cent(*gap)} points to {SAME_FORM}")
+    if gap := paired_difference(floats, group.get(AS_MANY, {})):
+        parts.append(f"the difference from {AS_MANY}, is {per_cent(*gap)} points")
+    if parts:
+        conditions = f"paired by network, n = {floats['n']}, {floats['network']}, {floats['recipe']}"
+        yield escape(f"{name}: {'; '.join(parts)} ({conditions}).")
 
 
 def _row(name: str, group: Mapping[str, Record], roles: list[str]) -> list[object]:
     first = group[next(role for role in roles if role in group)]
-    cells = [_cell(group[role], first) if role in group else "-" for role in roles]
+    cells = [accuracy_text(group[role], first) if role in group else "-" for role in roles]
     return [name, *cells, first["n"], network_text(first["network"]), training_text(first)]
 
 
-def _cell(record: Record, first: Record) -> str:
+def accuracy_text(record: Record, first: Record) -> str:
     """Return an accuracy, and what differs from the first measurement of its row."""
     differences = [f"n = {record['n']}"] if record["n"] != first["n"] else []
     if record["epochs"] != first["epochs"]:

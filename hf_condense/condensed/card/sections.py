@@ -165,7 +165,7 @@ def _extra_splits(sets: Mapping[str, Facts]) -> str:
 
 def _recipes(recipes: Mapping[str, Recipe]) -> str:
     """Say how the sets were made."""
-    head = ("config", "seed", "updates", "preset", "network", "pixel range", "options", "time")
+    head = ("config", "seed", "steps", "preset", "network", "pixel range", "options", "time")
     return table(head, (_recipe_row(name, recipe) for name, recipe in recipes.items()))
 
 
