@@ -17,7 +17,8 @@ class ChosenImages:
     def __init__(self, images: Tensor | ChosenImages, positions: Tensor) -> None:
         positions = positions.to(images.device)
         if isinstance(images, ChosenImages):
-            images, positions = images._images, images._positions[positions]
+            positions = images._positions[positions]
+            images = images._images
         self._images: Tensor = images
         self._positions = positions
 
