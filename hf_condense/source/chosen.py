@@ -20,7 +20,7 @@ class ChosenImages:
             positions = images._positions[positions]
             images = images._images
         self._images: Tensor = images
-        self._positions = positions
+        self._positions: Tensor = positions
 
     def __len__(self) -> int:
         """Return the number of images."""
