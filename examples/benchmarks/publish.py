@@ -246,7 +246,7 @@ def known_baselines(small: CondensedDataset, network: str, args: argparse.Namesp
     """
     for name in list_sets(folder):
         other = read_facts(folder / name).recipe
-        if likeness(other) != likeness(small.recipe) or not own_records(other, network, args):
+        if likeness(other, args) != likeness(small.recipe, args) or not own_records(other, network, args):
             continue
         group = [record for record in other.evaluation if conditions(record) == (network, args.recipe)]
         if baselines := [record for record in group if record["set"] not in own_names(other)]:
@@ -281,9 +281,10 @@ def canonical(network: str, recipe: Recipe) -> str:
     return network_factory(network, channels=channels, image_size=tuple(size), num_classes=classes).name
 
 
-def likeness(recipe: Recipe) -> tuple[Any, ...]:
+def likeness(recipe: Recipe, args: argparse.Namespace) -> tuple[Any, ...]:
     """Return what the baselines of a set depend on, besides how networks are trained."""
-    flips = "flip" in (recipe.augment or "flip").split("_")
+    # Networks see no flips if the set was made without them; a recipe without augmentation never has any.
+    flips = RECIPES[args.recipe].augment is not None and "flip" in (recipe.augment or "flip").split("_")
     form = (recipe.kind, recipe.ipc, recipe.storage, recipe.expand, recipe.pixel_range, recipe.teacher)
     return recipe.source["content_hash"], form, recipe.mean, recipe.std, flips
 
