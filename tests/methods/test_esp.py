@@ -24,8 +24,9 @@ CASES = {
     "patches": {"factor": 2},
     "batches": {"batch_syn": 3},
     "no progress term": {"progress": 0.0},
-    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0},
-    "siren": {"storage": "siren"},
+    # A rate that float32 holds exactly: the method's rollout multiplies by a tensor of that type.
+    "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0, "lr_student": 0.0625},
+    "siren": {"storage": "siren", "lr_student": 0.0625},
     "learned labels": {"soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
 
