@@ -27,7 +27,8 @@ class HalvingPool(nn.Module):
             return F.avg_pool2d(x, 2)
         upper, lower = x.unflatten(2, (-1, 2)).unbind(3)  # (B, C, H / 2, W)
         left, right = (upper + lower).unflatten(3, (-1, 2)).unbind(4)  # (B, C, H / 2, W / 2)
-        return (left + right) * 0.25
+        means: Tensor = (left + right) * 0.25
+        return means
 
 
 TORCHVISION: Final = ("alexnet", "resnet18", "vgg11")
