@@ -155,7 +155,7 @@ class StoredRows:
         source, own_class = real.images, {int(real.outputs[c]): c for c in positions}
         counts = self._counts(self.decoder.rows)
         drawn = {c: positions[own_class[c]] for c in counts}  # in the order of the set's classes
-        # A class with fewer rows repeats them, as the start of a run does.
+        # A class with fewer rows repeats them, as the start of a run does, but for the noise of copies.
         repeated = [drawn[c].repeat(-(-n // len(drawn[c])))[:n] for c, n in counts.items()]
         origin = Origin(
             rows_of=lambda c: source.batches(own_class[c]),

@@ -16,11 +16,8 @@ class ChosenImages:
 
     def __init__(self, images: Tensor | ChosenImages, positions: Tensor) -> None:
         positions = positions.to(images.device)
-        if isinstance(images, ChosenImages):
-            positions = images._positions[positions]
-            images = images._images
-        self._images: Tensor = images
-        self._positions: Tensor = positions
+        self._images: Tensor = images._images if isinstance(images, ChosenImages) else images
+        self._positions: Tensor = images._positions[positions] if isinstance(images, ChosenImages) else positions
 
     def __len__(self) -> int:
         """Return the number of images."""

@@ -124,7 +124,7 @@ def test_a_single_network_that_does_not_fit_into_memory_is_told_with_what_to_do(
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(trials, "train_network", fail)
-    message = r"convnet-w8-d1, trained on 'random_ipc2' with 6 rows of 3x8x8 in an update.*batch_size=3"
+    message = r"convnet-w8, trained on 'random_ipc2' with 6 rows of 3x8x8 in an update.*batch_size=3"
     for options in ({}, {"lr": "search"}):
         with pytest.raises(MemoryError, match=message) as caught:
             run(small, toy, seeds=1, **options)
