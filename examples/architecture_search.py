@@ -40,6 +40,8 @@ def main(argv: list[str] | None = None) -> dict[str, list[float]]:
         args.widths, args.depths = [4], [1, 2, 3]
 
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    if args.fast:
+        ds = datasets.DatasetDict({name: rows.select(range(200)) for name, rows in ds.items()})
     small = condense_dataset(
         ds["train"],
         args.method,
