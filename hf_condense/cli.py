@@ -360,6 +360,7 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     help="Learning rate; give several, or search, to choose on held-out rows of --source.  [default: the recipe's]",
 )
 @click.option("--ipc", multiple=True, type=_Integer(1), help="Use so many images per class; may be repeated.")
+@click.option("--image-size", help="Resize images of a plain set to this side, or to HEIGHTxWIDTH.")
 @click.option("--eight-bit", is_flag=True, help="Also train on the set's 8-bit images, as load_dataset gives them.")
 @click.option("--seeds", type=_Integer(1), default=5, help="Networks trained on each set.")
 @click.option("--seed", type=_Integer(0), default=0, help="Seed of every draw.")
@@ -390,6 +391,7 @@ def evaluate_command(
     baselines: tuple[str, ...],
     rates: tuple[str, ...],
     ipc: tuple[int, ...],
+    image_size: str | None,
     by_class: bool,
     form: str,
     quiet: bool,
@@ -404,6 +406,7 @@ def evaluate_command(
     from hf_condense.evaluation.request import Request
 
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
+    size = None if image_size is None else _parse_size(image_size)
     settings.update(lr=_parse_rates(rates), ipc=ipc or None)
     checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment")
     asked = {name: settings[name] for name in checked}
@@ -414,6 +417,7 @@ def evaluate_command(
         source=_load(source, config, source_split),
         networks=networks,
         baselines=baselines,
+        image_size=size,
         progress=not quiet,
         **settings,
     )

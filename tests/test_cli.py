@@ -223,6 +223,15 @@ def test_eval_trains_with_the_augmentation_that_is_named(program: Program, saved
     assert "unknown augmentation 'flipp'" in err
 
 
+def test_eval_resizes_the_images_of_a_plain_set(program: Program, saved: Path, folder: Path) -> None:
+    options = ("--source", folder, "--network", "convnet-w8", "--baseline", "none", *SHORT)
+    assert program("eval", folder, *options, "--image-size", "6x4")[0] == 0
+    code, _, err = program("eval", saved, *options, "--image-size", "6x4")
+    assert code == 1, "images of a condensed set have their size"
+    assert "leave image_size out" in err
+    assert "HEIGHTxWIDTH" in program("eval", folder, *options, "--image-size", "six")[2]
+
+
 def test_texts_of_strangers_reach_a_terminal_without_controls(program: Program, toy: Dataset, tmp_path: Path) -> None:
     names = ["\x1b]0;title\x07ball", "cro\u202ess", "\x9b2Jstripes"]
     hostile = toy.cast_column("label", ClassLabel(names=names))
