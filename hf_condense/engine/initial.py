@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import one_of
-from hf_condense.base.devices import in_float64
+from hf_condense.base.devices import in_float64, to_device
 from hf_condense.base.processes import from_main
 from hf_condense.condensed.decoders import Origin
 from hf_condense.engine.method import Selector
@@ -81,22 +81,26 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
     rows = run.source.at(positions)
     if run.decoder.starts_apart:
         return rows
+    noise: dict[int, Tensor] = {}  # by number of the row
     few, first = [], 0
     for c, n in run.counts.items():
-        copies = [first + i for i in _copies(positions[first : first + n].tolist())]
-        first += n
+        copies = _copies(positions[first : first + n].tolist())
         if copies:
             name = run.source.class_names[c]
-            noise = _NOISE * torch.randn(len(copies), *run.source.image_shape, generator=run.rng("copies", name))
-            rows[copies] = run.decoder.frame.clip_images(rows[copies] + noise.to(rows))
+            drawn = torch.randn(len(copies), *run.source.image_shape, generator=run.rng("copies", name))
+            noise.update(zip((first + i for i in copies), _NOISE * drawn, strict=True))
             few.append(f"{name!r} ({n - len(copies)} for {n})")
-    if few:
-        logger.warning(
-            "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
-            "little noise; a smaller expand or ipc takes every row once",
-            ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else ""),
-        )
-    return rows
+        first += n
+    if not few:
+        return rows
+    logger.warning(
+        "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
+        "little noise; a smaller expand or ipc takes every row once",
+        ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else ""),
+    )
+    numbers = to_device(torch.tensor(list(noise)), rows.device)
+    noisy = rows.index_select(0, numbers) + to_device(torch.stack(list(noise.values())), rows.device)
+    return rows.index_copy(0, numbers, run.decoder.frame.clip_images(noisy))
 
 
 def _copies(positions: list[int]) -> list[int]:
