@@ -25,6 +25,7 @@ from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, r
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
+from hf_condense.networks.instance_norm import use_closed_forms
 from hf_condense.networks.training import chunk_size
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if self.config.zca:
             run.whiten()
         self.experts = recorded_experts(run, self.config)
-        self.net = FlatNetwork(run.network("student", trainable=False))
+        self.net = FlatNetwork(use_closed_forms(run.network("student", trainable=False)))
         first_rows = torch.tensor([0, *run.counts.values()]).cumsum(0).tolist()
         self._first = dict(zip(run.classes, first_rows, strict=False))
         self.total = sum(run.counts.values())

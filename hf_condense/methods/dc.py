@@ -20,6 +20,7 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
+from hf_condense.networks.instance_norm import use_closed_forms
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 
@@ -272,6 +273,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         rule = "batched" if equal_sizes and (run.device.type != "cpu" or fits_cache) else "loop"
         way = rule if self.config.class_gradients == "auto" else self.config.class_gradients
         self._gradients = batched_gradients if way == "batched" and equal_sizes else looped_gradients
+        if self._gradients is looped_gradients:
+            use_closed_forms(self._net)
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the distances of the gradients, one chunk of classes at a time."""

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.base.checks import integer, one_of
+from hf_condense.networks.instance_norm import InstanceNorm
 
 
 class HalvingPool(nn.Module):
@@ -329,7 +330,7 @@ def _norm_layer(kind: str, channels: int, size: tuple[int, int]) -> nn.Module:
     """Return a layer that normalises (B, channels, *size)."""
     match kind:
         case "instance":
-            return nn.GroupNorm(channels, channels)  # as in the papers: affine, without running statistics
+            return InstanceNorm(channels)  # as in the papers: affine, without running statistics
         case "batch":
             return nn.BatchNorm2d(channels)
         case "layer":

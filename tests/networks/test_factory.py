@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from hf_condense.networks.architectures import ConvNet, HalvingPool
 from hf_condense.networks.factory import has_batch_statistics, network_factory
+from hf_condense.networks.instance_norm import InstanceNorm
 from tests.support.small_networks import factory, weights
 
 
@@ -79,7 +80,7 @@ def test_pooling_is_that_of_pytorch() -> None:
     torch.testing.assert_close(torch.autograd.grad(pooled.sum(), x)[0], torch.full_like(x, 0.25))
 
 
-NORMS = {"in": nn.GroupNorm, "bn": nn.BatchNorm2d, "ln": nn.LayerNorm, "gn": nn.GroupNorm, "nonorm": None}
+NORMS = {"in": InstanceNorm, "bn": nn.BatchNorm2d, "ln": nn.LayerNorm, "gn": nn.GroupNorm, "nonorm": None}
 ACTIVATIONS = {"relu": nn.ReLU, "leakyrelu": nn.LeakyReLU, "sigmoid": nn.Sigmoid, "gelu": nn.GELU}
 POOLINGS = {"avg": HalvingPool, "max": nn.MaxPool2d, "nopool": None}
 
@@ -93,7 +94,7 @@ def test_every_combination_of_options_builds_its_layers(norm: str, activation: s
     kinds = [type(m) for m in net.modules()]
     for layer in (NORMS[norm], ACTIVATIONS[activation], POOLINGS[pooling]):
         assert layer is None or kinds.count(layer) == 2
-    assert not any(kind in kinds for kind in {nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm} - {NORMS[norm]})
+    assert not any(kind in kinds for kind in {nn.BatchNorm2d, nn.LayerNorm, nn.GroupNorm, InstanceNorm} - {NORMS[norm]})
     x = torch.randn(3, 3, 9, 9)
     assert net(x).shape == (3, 4)
     assert net.embed(x).shape == (3, 4 * (9 * 9 if pooling == "nopool" else 3 * 3))
