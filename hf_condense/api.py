@@ -19,7 +19,7 @@ from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption, limited_memory
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import broadcast_object, get_accelerator, main_first
+from hf_condense.base.processes import broadcast_object, from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -222,10 +222,14 @@ class _Outside:
     callbacks: Sequence[Callback]
     trackers: Accelerator | None
 
-    def saving(self, identity: dict[str, Any]) -> Saving:
+    def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
-        folder = None if self.folder is None else local_path(self.folder)
-        return Saving(folder, self.every, identity, read_checkpoint(folder, identity) if folder else None)
+        if self.folder is None:
+            return Saving(None, self.every, identity, None)
+        folder = local_path(self.folder)
+        # The main process alone writes them, perhaps to a disk that the others do not see.
+        resumed = from_main(run.accelerator, partial(read_checkpoint, folder, identity))
+        return Saving(folder, self.every, identity, resumed)
 
 
 def _condense(
@@ -247,7 +251,7 @@ def _condense(
     if isinstance(method, Composer):
         run.synthetic = method.compose(run)
     else:
-        steps, saving = recipe.steps or 0, outside.saving(identity(recipe, run, method))
+        steps, saving = recipe.steps or 0, outside.saving(run, identity(recipe, run, method))
         run.plan = plan_run(run, method, steps, saving.resumed)
         with tracked(outside.trackers, recipe.to_dict(), steps, outside.every) as reports:
             optimise(run, method, steps, saving, [*outside.callbacks, *reports])

@@ -20,6 +20,7 @@ from hf_condense.engine.synthetic import SyntheticSet
 
 logger = logging.getLogger("hf_condense")
 
+_CHECKED_ROWS = 65_536
 _NOISE = 0.1  # of copies of a row, in units of the standard deviation of pixels
 _NAMED = 5  # classes that a warning names
 
@@ -151,7 +152,8 @@ def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict
 
 def _check_finite(run: Run, features: Tensor) -> None:
     """Raise for a feature that is not finite, or so large that its square is not: distances would mean nothing."""
-    usable = in_float64(features).square().sum(1).isfinite()  # (N,)
+    parts = features.split(_CHECKED_ROWS)  # all rows in float64 would take several times the memory of the features
+    usable = torch.cat([in_float64(part).square().sum(1).isfinite() for part in parts])  # (N,)
     if not bool(usable.all()):
         worst = int((~usable).nonzero()[0])
         raise ValueError(

@@ -194,7 +194,7 @@ class _Optimisation:
                 total = self._exchanged(self._differentiated(t), t)
                 if total is not None:
                     self._update(t, total)
-                    self.method.after_update(run, t)
+                    self._follow(t)
             if total is None:
                 self._cut_smaller(t)
         if self._latest is None or len(self._are_finite) >= self.check_every:
@@ -220,6 +220,15 @@ class _Optimisation:
                 return None
             raise
         return total
+
+    def _follow(self, t: int) -> None:
+        """Let the method follow an update, which cannot be repeated any more."""
+        try:
+            self.method.after_update(self.run, t)
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise self._memory_error(t) from error
+            raise
 
     def _cut_smaller(self, t: int) -> None:
         """Replace the plan by a smaller one, after a step that did not fit into memory."""

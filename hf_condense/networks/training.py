@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_condense.base.devices import memory_budget, to_device
+from hf_condense.base.devices import is_out_of_memory, memory_budget, to_device
 from hf_condense.base.processes import reduce
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
@@ -25,6 +26,8 @@ from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger("hf_condense")
 
 # Measured on one and two CPU cores (images of 32 x 32): training is fastest in chunks of about 24 MiB of activations.
 # At width 32, where these are 64 images, it takes half the time of whole batches of 100 and a third of that of 256.
@@ -244,7 +247,7 @@ def _follow(
     drops = {int(fraction * updates) for fraction in recipe.milestones}
     optimiser = _optimiser(net, recipe)
     rate = recipe.lr
-    sharing = _sharing(accelerator, math.ceil(batch / chunk))
+    add_gradient = _GradientByChunks(net, chunk, _sharing(accelerator, math.ceil(batch / chunk)))
     net.train()
     orders = [_order(rows, recipe.batch_size, updates, *key) for key in keys]
     with seeded_globals(*keys[0], "training", devices=[_device(net)]):
@@ -260,7 +263,7 @@ def _follow(
             if isinstance(net, NetworkStack):
                 images, targets = (part.unflatten(0, (len(keys), -1)).transpose(0, 1) for part in (images, targets))
             temperature = data.temperature if data.soft else 1.0
-            gradient = partial(_add_gradient, sharing, net, images, targets, chunk, temperature)
+            gradient = partial(add_gradient, images, targets, temperature)
             gradient()
             if recipe.flatness:
                 sharpen(net, gradient, recipe.flatness, recipe.surrogate_gap)
@@ -350,23 +353,57 @@ def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:
     return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum()
 
 
-def _add_gradient(
-    sharing: Accelerator | None, net: nn.Module, images: Tensor, targets: Tensor, chunk: int, temperature: float
-) -> None:
-    """Add the gradient of a batch to the network's, which is zero; processes that share it compute some chunks each."""
-    if sharing is None:
-        accumulate_gradient(net, images, targets, chunk, temperature)
-        return
-    rows, padding = len(images), -len(images) % chunk
-    images, targets = _padded(images, padding), _padded(targets, padding)
-    own = slice(sharing.process_index, None, sharing.num_processes)
-    for part, target in zip(images.split(chunk)[own], targets.split(chunk)[own], strict=True):
-        accumulate_gradient(net, part, target, chunk, temperature, rows)
-    parameters = list(net.parameters())
-    parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no chunk
-    whole = reduce(sharing, torch.cat([part.flatten() for part in parts]))
-    for p, gradient in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
-        p.grad = gradient.view_as(p)
+@dataclass
+class _GradientByChunks:
+    """Adds the gradient of a batch to that of a network, some images at a time.
+
+    Attributes:
+        net: The network, or a stack.
+        chunk: Images at a time. It is halved for good when memory was not enough.
+        sharing: Processes that compute some chunks each; None: this process computes all.
+    """
+
+    net: nn.Module
+    chunk: int
+    sharing: Accelerator | None
+
+    def __call__(self, images: Tensor, targets: Tensor, temperature: float) -> None:
+        """Add the gradient of a batch to the network's, which is zero."""
+        if self.sharing is not None:
+            self._shared(self.sharing, images, targets, temperature)
+            return
+        while not self._fits(images, targets, temperature):
+            self.net.zero_grad()
+            self.chunk = math.ceil(self.chunk / 2)
+            logger.warning(
+                "an update of a network does not fit into memory and is repeated, %d images at a time; from here on, "
+                "weights differ by rounding from those of a run with enough memory",
+                self.chunk,
+            )
+
+    def _fits(self, images: Tensor, targets: Tensor, temperature: float) -> bool:
+        """Add the gradient; return False if memory was not enough and smaller chunks are possible."""
+        try:
+            accumulate_gradient(self.net, images, targets, self.chunk, temperature)
+        except Exception as error:
+            # A network with batch statistics must see its batch as a whole.
+            if self.chunk > 1 and is_out_of_memory(error) and not has_batch_statistics(self.net):
+                return False
+            raise
+        return True
+
+    def _shared(self, sharing: Accelerator, images: Tensor, targets: Tensor, temperature: float) -> None:
+        """Add the gradient of a batch whose chunks the processes share out."""
+        rows, padding = len(images), -len(images) % self.chunk
+        images, targets = _padded(images, padding), _padded(targets, padding)
+        own = slice(sharing.process_index, None, sharing.num_processes)
+        for part, target in zip(images.split(self.chunk)[own], targets.split(self.chunk)[own], strict=True):
+            accumulate_gradient(self.net, part, target, self.chunk, temperature, rows)
+        parameters = list(self.net.parameters())
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no chunk
+        whole = reduce(sharing, torch.cat([part.flatten() for part in parts]))
+        for p, gradient in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
+            p.grad = gradient.view_as(p)
 
 
 def _sharing(accelerator: Accelerator | None, chunks: int) -> Accelerator | None:

@@ -8,7 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from hf_condense import condense_dataset
 from hf_condense.condensed.decoders.dct import Dct
+from hf_condense.engine import initial
 from hf_condense.engine.run import Run
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense
@@ -39,6 +41,16 @@ def test_copies_differ_from_their_rows_and_first_occurrences_are_exact(monkeypat
     change = (started - exact)[COPIES]
     assert float(change.abs().amax(1).min()) > 0
     assert float(change.square().mean().sqrt()) < 0.15, "a tenth of the standard deviation of a pixel"
+
+
+def test_feature_that_is_not_finite_is_named_with_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features are checked part by part, and the message counts over all parts."""
+    monkeypatch.setattr(initial, "_CHECKED_ROWS", 4)
+    ds = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+    column = [[float(i), 1.0] for i in range(len(ds))]
+    column[5], column[-1] = [torch.inf, 1.0], [1e300, 1.0]
+    with pytest.raises(ValueError, match=r"features of 2 rows are not finite, .* the first is row 5: "):
+        condense_dataset(ds.add_column("vector", column), "kcenter", 2, label_column="label", features="vector")
 
 
 def test_noise_of_copies_depends_on_the_seed_and_the_class_alone() -> None:

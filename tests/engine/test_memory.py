@@ -18,6 +18,7 @@ from hf_condense.engine.checkpoint import FILE_NAME
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.methods import dc
 from hf_condense.networks import training
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import toy_dataset
@@ -113,6 +114,16 @@ def test_step_that_runs_out_of_memory_is_repeated(
     assert done == [1, 2, 3, 4, 5]
     assert "step 3 does not fit into memory and is repeated" in caplog.text
     torch.testing.assert_close(small.synthetic.images, straight.synthetic.images, atol=1e-5, rtol=0)
+
+
+def test_shortage_after_the_update_ends_the_run_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any, **options: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(dc, "train_network", fail)  # the inner loop
+    saves = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
+    with pytest.raises(MemoryError, match=r"step 0 does not fit into memory, .* A smaller max_memory"):
+        condense("dc", steps=2, **METHODS["dc"], **saves)
 
 
 def test_student_whose_step_does_not_fit_gets_fewer_classes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -100,6 +100,17 @@ def test_run_goes_on_with_another_number_of_processes(seen: dict[str, list[Any]]
     torch.testing.assert_close(resumed, condense().synthetic.images, atol=1e-5, rtol=0)
 
 
+def test_checkpoint_that_the_main_process_alone_sees_is_that_of_all(seen: dict[str, list[Any]]) -> None:
+    straight = condense().synthetic.images
+    for images, steps in seen["resumed_without_a_common_disk"]:
+        assert steps == [3, 4]
+        torch.testing.assert_close(torch.tensor(images), straight, atol=1e-5, rtol=0)
+    first, second = seen["foreign_checkpoint"]
+    assert first == second
+    assert first.startswith("ValueError: ")
+    assert "seed: 0 in the checkpoint, 3 in this run" in first
+
+
 def test_death_of_one_process_ends_the_others(folder: Path) -> None:
     assert "exit code 3" in (folder / "death.txt").read_text()
 

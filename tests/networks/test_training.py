@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import shutil
 from dataclasses import replace
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from hf_condense.base.rng import keyed_generator
+from hf_condense.networks import training
 from hf_condense.networks.factory import activation_bytes, network_factory
 from hf_condense.networks.training import (
     TrainingSet,
@@ -176,6 +178,41 @@ def test_chunks_give_the_same_gradient(chunk, soft):
 
 def test_chunks_give_the_same_training():
     torch.testing.assert_close(trained(chunk=8), trained(chunk=3), rtol=1e-4, atol=1e-5)
+
+
+def limit_chunks(monkeypatch, most):
+    """Let chunks of more than some images run out of memory half-way through a batch."""
+    whole, sizes = training.accumulate_gradient, []
+
+    def limited(net, images, targets, chunk, *options):
+        sizes.append(chunk)
+        if chunk > most:
+            whole(net, images[:chunk], targets[:chunk], chunk, *options)
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        whole(net, images, targets, chunk, *options)
+
+    monkeypatch.setattr(training, "accumulate_gradient", limited)
+    return sizes
+
+
+@pytest.mark.parametrize("flatness", [0.0, 0.05])
+def test_update_that_does_not_fit_is_repeated_in_smaller_chunks(flatness, monkeypatch, caplog):
+    recipe = replace(PLAIN, flatness=flatness)
+    straight = trained(recipe=recipe, chunk=8)
+    sizes = limit_chunks(monkeypatch, 3)
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        torch.testing.assert_close(trained(recipe=recipe, chunk=8), straight, rtol=1e-4, atol=1e-5)
+    assert sizes[:3] == [8, 4, 2]
+    assert set(sizes[3:]) == {2}
+    assert caplog.text.count("is repeated, 2 images at a time") == 1
+
+
+def test_update_that_can_not_be_cut_smaller_raises_the_error(monkeypatch):
+    limit_chunks(monkeypatch, 0)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(chunk=2)
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(name="convnet-w8-d1-bn")
 
 
 def test_networks_with_batch_statistics_see_whole_batches():

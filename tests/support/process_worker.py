@@ -191,6 +191,20 @@ class Cases:
         small = self.condense(steps=6, checkpoint_dir=self.folder / "of one process")
         return small.synthetic.images.tolist(), small.recipe.plan
 
+    def resumed_without_a_common_disk(self) -> Any:
+        """Each process sees a folder of its own, so that only the main one finds the checkpoint that it has written."""
+        steps: list[int] = []
+        options = {"checkpoint_dir": self.folder / f"disk of {self.rank}"}
+        self.condense(steps=2, **options)
+        small = self.condense(callbacks=[lambda run, done, loss: steps.append(done)], **options)
+        return small.synthetic.images.tolist(), steps
+
+    def foreign_checkpoint(self) -> Any:
+        """The main process alone finds a checkpoint, of another run."""
+        options = {"checkpoint_dir": self.folder / f"foreign disk of {self.rank}"}
+        self.condense(steps=2, **options)
+        return self._error(seed=3, **options)
+
     def _slow(self, module: Any, name: str) -> None:
         """Let a function take long in the main process."""
         original = getattr(module, name)
