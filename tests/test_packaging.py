@@ -133,6 +133,14 @@ def test_excerpt_maker_refuses_to_guess_where_the_data_is(tmp_path: Path) -> Non
     assert "the following arguments are required: source" in run.stderr
 
 
+def test_importing_touches_neither_devices_nor_processes() -> None:
+    """Launchers that start processes in a notebook refuse to, once a device or a group of processes is in use."""
+    checked = "import torch, hf_condense; from accelerate.state import PartialState as S; "
+    checked += "print(torch.cuda.is_initialized(), torch.distributed.is_initialized(), S._shared_state)"
+    process = subprocess.run([sys.executable, "-c", checked], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["False", "False", "{}"]
+
+
 def test_importing_adds_less_than_a_tenth_of_a_second() -> None:
     timed = "import time, torch, datasets; t = time.perf_counter(); import hf_condense; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", timed]

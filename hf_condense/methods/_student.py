@@ -524,7 +524,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         An objective f(g) of g, the sum of the chunks' gradients g_c, depends on the images of a chunk through g_c
         alone, and its gradient is that of <w, g_c> with w = df/dg. The first pass therefore sums g without a graph, and
         the second one differentiates chunk by chunk. Memory holds one chunk, whatever the size of the set. If a process
-        has one chunk only, the first pass keeps its graph, and is not repeated.
+        has one chunk only, the first pass keeps its graph, and is not repeated; if it is the only process as well, the
+        objective itself is what it yields.
 
         Args:
             run: The run.
@@ -538,6 +539,10 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         has_one_chunk = run.plan.classes_per_chunk * run.accelerator.num_processes >= len(run.classes)
         kept: list[Tensor] | None = [] if has_one_chunk else None
         total = self.whole_gradient(run, vector, batch, kept)
+        if kept and run.accelerator.num_processes == 1:
+            value = objective(kept.pop())
+            yield Loss(value, value.detach())
+            return total
         direction, value = _differentiated(objective, total)
         for i, classes in enumerate(run.chunks()):
             gradient = kept.pop(0) if kept else self.chunk_gradient(run, vector, batch, classes)

@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from hf_condense.base.processes import get_accelerator
 from hf_condense.engine.checkpoint import FILE_NAME
-from tests.support.distributed_worker import SCENARIOS, run_scenario
+from tests.support.distributed_worker import FORMS, SCENARIOS, run_scenario
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
@@ -100,6 +100,7 @@ def test_every_process_returns_the_same_set(name: str, folder: Path) -> None:
 
 def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
     chunks = {name: facts(folder, name, 0)["recipe"]["plan"].get("classes_per_chunk") for name in SCENARIOS}
+    assert {chunks.pop(name) for name in FORMS} == {1}
     assert chunks == {
         "even": 2,
         "uneven": 3,

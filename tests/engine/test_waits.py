@@ -15,12 +15,13 @@ from hf_condense.base.devices import to_device
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.engine import loop
 from hf_condense.engine.loop import _Optimisation
-from hf_condense.engine.registry import get_method
+from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import copy_state
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.source import class_source
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.pretend_device import Counts, pretend_device
@@ -43,7 +44,12 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "esp": ("esp", EXPERTS),
     "esp by layer, projected": ("esp", {**EXPERTS, "form": "projected", "blocks": "layer"}),
     "esp at a point": ("esp", {**EXPERTS, "form": "point"}),
+    "esp, a rollout of networks": ("esp", {**EXPERTS, "form": "rollout", "storage": "siren"}),
+    "dance": ("dance", {"pool_size": 2, "pool_updates": 2}),
+    "dc of patches with learned labels": ("dc", {"factor": 2, "soft_labels": "learned", "teacher_updates": 2}),
+    "dm of networks": ("dm", {"storage": "siren"}),
 }
+ON_THE_CPU = ("dm", "m3d", "dc", "idc")  # cases that run once more with the source left on the CPU
 
 
 def condense(method: str, ipc: Any = 2, **options: Any) -> Any:
@@ -83,9 +89,30 @@ def test_steps_do_not_wait(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [place for place in waits if not place.startswith("repeat_interleave")] == []
 
 
-def test_a_rule_that_reads_the_value_waits_for_it_once_per_step(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("case", ON_THE_CPU)
+def test_rows_of_a_source_that_does_not_fit_are_copied_without_a_wait(
+    case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method, options = CASES[case]
+    monkeypatch.setattr(class_source, "free_memory", lambda device: 100)
     with pretend_device() as counts:
-        waits = waits_after_the_first_step(monkeypatch, counts, "mtt", **EXPERTS, most_ratio=1e9)
+        waits = waits_after_the_first_step(monkeypatch, counts, method, **options)
+    assert [place for place in waits if not place.startswith("repeat_interleave")] == []
+
+
+# Methods whose presets skip updates, which depends on the value of the step.
+READING = {"mtt": {**EXPERTS, "most_ratio": 1e9}, "datm": {**EXPERTS, "first_max_start": 1, "max_start": 2}}
+
+
+def test_the_cases_have_every_method() -> None:
+    methods = {info.name for info in list_methods() if info.kind == "synthetic"}
+    assert {method for method, _ in CASES.values()} | set(READING) == methods
+
+
+@pytest.mark.parametrize("method", READING)
+def test_a_rule_that_reads_the_value_waits_for_it_once_per_step(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_device() as counts:
+        waits = waits_after_the_first_step(monkeypatch, counts, method, **READING[method])
     assert sum(waits.values()) == 2
     assert all("engine/loop.py" in place for place in waits)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import grad
 
+from hf_condense.engine.run import Run
 from hf_condense.networks.architectures import ConvNet
 from hf_condense.networks.instance_norm import InstanceNorm, use_closed_forms
+from tests.support.engine_methods import condense
 
+EXPERTS = {"experts": 1, "snapshots": 2, "snapshot_every": 1, "student_steps": 1, "expert_span": 1}
 SHAPES = [(3, 4, 6, 5), (1, 1, 2, 2), (2, 3, 1, 7)]
 
 
@@ -107,3 +112,26 @@ def test_pytorch_takes_over_where_the_closed_form_cannot_be_used() -> None:
 def grad_of(layer: nn.Module, x: Tensor) -> Tensor:
     leaf = x.clone().requires_grad_()
     return torch.autograd.grad(layer(leaf).square().sum(), leaf)[0]
+
+
+METHODS = [
+    ("dc", {"class_gradients": "loop", "outer_loop": 1}, True),
+    ("dc", {"class_gradients": "batched", "outer_loop": 1}, False),  # under torch.func
+    ("mtt", EXPERTS, True),
+    ("esp", EXPERTS, True),
+    ("dm", {}, False),
+]
+
+
+@pytest.mark.parametrize(("method", "options", "expected"), METHODS)
+def test_methods_that_differentiate_gradients_use_closed_forms(
+    method: str, options: dict[str, Any], expected: bool
+) -> None:
+    seen: list[bool] = []
+
+    def look(run: Run, done: int, loss: float) -> None:
+        modules = run.network("any").modules()
+        seen.extend(module.closed_form for module in modules if isinstance(module, InstanceNorm))
+
+    condense(method, steps=1, callbacks=[look], **options)
+    assert seen == [expected]
