@@ -290,6 +290,8 @@ def run(
     _echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     _echo(f"Saved {folder}.")
     data = {"source": dataset, "source_split": None if split == "train" else split, "config": config}
+    if _is_one_split(dataset):
+        data["test"] = "TEST_DATASET"
     columns = {column: settings[column] for column in ("image_column", "label_column")}
     _echo(f"To see what the set is worth:  {command_line('eval', folder, **data, **columns, **_short_training(small))}")
     if repo is not None:
@@ -323,9 +325,14 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     from huggingface_hub.utils import validate_repo_id
 
     from hf_condense import load_condensed
+    from hf_condense.condensed.folder import pick, resolve_folder
 
     validate_repo_id(repo)
-    _publish(load_condensed(folder, name), repo, config_name=name, **settings)
+    small = load_condensed(folder, name)
+    place = pick(resolve_folder(folder), name)
+    # The folder of one set may have been renamed, so that only a folder of sets names them.
+    own_name = None if place == resolve_folder(folder) else place.name
+    _publish(small, repo, config_name=name or own_name, **settings)
 
 
 @main.command("eval", short_help="Measure what a set is worth, beside random rows.")
@@ -405,6 +412,8 @@ def evaluate_command(
     from hf_condense import evaluate
     from hf_condense.evaluation.request import Request
 
+    if test is None and _is_one_split(source):
+        raise click.UsageError(f"{source!r} holds a single split; name the rows to test on by --test")
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
     size = None if image_size is None else _parse_size(image_size)
     settings.update(lr=_parse_rates(rates), ipc=ipc or None)
@@ -544,6 +553,11 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     if split not in loaded:
         raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}")
     return loaded[split]
+
+
+def _is_one_split(place: str) -> bool:
+    """Return whether a place is a folder that `Dataset.save_to_disk` wrote: then any split asked for is its own."""
+    return (local_path(place) / "state.json").is_file()
 
 
 def _load_dataset(name: str, config: str | None) -> Any:
@@ -723,7 +737,11 @@ def _method_options(texts: Sequence[str], reserved: Collection[str], method: str
     method_options = dict(_parse_option(text) for text in texts)
     if clash := sorted(method_options.keys() & set(reserved)):
         raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
-    words = text_options(method)  # for these, none is a word like any other
+    words = text_options(method)  # for these, none and numbers are words like any other
+    for text in texts:
+        name, _, word = text.partition("=")
+        if name in words and isinstance(method_options[name], (int, float)) and word.lower() not in ("true", "false"):
+            method_options[name] = word
     return {name: None if value == "none" and name not in words else value for name, value in method_options.items()}
 
 

@@ -213,6 +213,23 @@ def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path,
     assert "random" not in out
 
 
+def test_eval_refuses_to_test_on_the_rows_that_the_set_was_made_from(
+    program: Program, toy: Dataset, tmp_path: Path
+) -> None:
+    place = tmp_path / "one split"
+    toy.save_to_disk(place)
+    code, printed, _ = program("run", place, "--method", "random", *QUICK, "--out", tmp_path / "sets")
+    assert code == 0
+    (line,) = [line for line in printed.splitlines() if line.startswith("To see what the set is worth:  ")]
+    words = shlex.split(line.partition(":  ")[2])
+    assert words[words.index("--test") + 1] == "TEST_DATASET"
+    code, _, err = program("eval", tmp_path / "sets", "--source", place, *SHORT)
+    assert code == 2
+    assert "holds a single split; name the rows to test on by --test" in err
+    quick = ("--network", "convnet-w8", "--baseline", "none", *SHORT)
+    assert program("eval", tmp_path / "sets", "--source", place, "--test", place, *quick)[0] == 0
+
+
 def test_eval_trains_with_the_augmentation_that_is_named(program: Program, saved: Path, folder: Path) -> None:
     command = ("eval", saved, "--source", folder, "--network", "convnet-w8", "--baseline", "none", *SHORT)
     code, out, _ = program(*command, "--augment", "color_crop", "--format", "json")
@@ -551,6 +568,7 @@ def test_options_become_numbers_truth_values_none_or_text(text: str, value: obje
         ("dm", ["augment=none", "soft_labels=none"], {"augment": "none", "soft_labels": "none"}),
         ("dc", ["outer_loop=none", "distance=mse"], {"outer_loop": None, "distance": "mse"}),
         ("auto", ["augment=None"], {"augment": "none"}),
+        ("m3d", ["scales=1", "ipm=2", "networks=true"], {"scales": "1", "ipm": 2, "networks": True}),
     ],
 )
 def test_none_is_a_word_where_an_option_takes_words(method: str, texts: list[str], values: dict[str, object]) -> None:

@@ -43,6 +43,16 @@ def test_push_prints_where_the_set_is(hub, program, folder, tmp_path):
     assert Path(published).read_text("utf-8") == (tmp_path / "page.html").read_text("utf-8")
 
 
+def test_push_keeps_the_names_that_sets_have_in_their_folder(hub, program, tmp_path):
+    repo = hub.repo()
+    for seed in (1, 2):
+        make_set(seed=seed).save_condensed(tmp_path, f"seed{seed}")
+    assert program("push", tmp_path, repo, "--name", "seed2")[0] == 0
+    make_set(seed=1).save_condensed(tmp_path / "alone", "seed1")
+    assert program("push", tmp_path / "alone", repo)[0] == 0
+    assert list_condensed(repo) == ["seed1", "seed2"]
+
+
 def test_push_takes_one_set_to_a_branch_or_a_pull_request(hub, program, folder):
     repo = hub.repo()
     assert program("push", folder, repo, "--name", "herding_ipc2", "--private")[0] == 0

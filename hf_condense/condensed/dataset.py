@@ -115,7 +115,8 @@ class CondensedDataset(datasets.Dataset):
         """Write the set into a folder that `load_condensed` and `datasets.load_dataset` can read.
 
         A folder holds any number of sets; the first one is the default. It has the layout of a Hub repository. If the
-        same set is there already and differs in times only, because a script ran again, nothing is written. In a
+        same set is there already and differs in times only, because a script ran again, nothing is written; accuracies
+        that are stored there stay. In a
         distributed run the main process writes; the others return at once, and have to wait for it before they load the
         set.
 
@@ -163,8 +164,9 @@ class CondensedDataset(datasets.Dataset):
 
         `load_condensed(repo_id)` loads the set, and `datasets.load_dataset(repo_id, split="train")` loads its 8-bit
         rows. A repository holds any number of sets; other files in it are left alone. If the repository has the same
-        set already, no commit is made, even if it was made again and differs in times; new accuracies make one. If the
-        call is interrupted, repeat it to complete the upload.
+        set already, no commit is made, even if it was made again and differs in times; new accuracies make one, and
+        stored ones stay if this set has none. If the call is interrupted, repeat it to complete the upload. In a
+        distributed run every process must call this: the main one publishes, and all get its answer.
 
         Args:
             repo_id: `"user/name"`, or `"name"` for the user who is logged in. The repository is created if missing.

@@ -205,6 +205,13 @@ class Facts:
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
 
+    def with_accuracies_of(self, other: Facts | None) -> Facts:
+        """Return these facts with the accuracies of the same set, if it was measured and this one was not."""
+        if other is None or self.recipe.evaluation or not other.recipe.evaluation or self.difference(other) is not None:
+            return self
+        recipe = dataclasses.replace(self.recipe, evaluation=other.recipe.evaluation)
+        return Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
+
     def repeats(self, other: Facts) -> bool:
         """Return whether the other facts say the same, but for the times of making and measuring the set."""
         first, second = ({**facts.values, "recipe": facts.recipe.without_times().to_dict()} for facts in (self, other))

@@ -66,6 +66,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
+    facts = facts.with_accuracies_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}

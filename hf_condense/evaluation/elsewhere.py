@@ -80,7 +80,7 @@ def check_tensor_set(train: TensorSet, num_classes: int) -> TensorSet:
     if len(train) != 2 or not all(isinstance(tensor, Tensor) for tensor in train):
         kinds = ", ".join(type(value).__name__ for value in train)
         raise TypeError(f"train should be a dataset, or two tensors (images, labels); got ({kinds})")
-    images, labels = train
+    images, labels = (tensor.detach().cpu() for tensor in train)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise ValueError(f"images should be (N, C, H, W) with 1 or 3 channels; got {tuple(images.shape)}")
     return _pixels(images), _labels(labels, len(images), num_classes)

@@ -114,8 +114,8 @@ def evaluate(
         augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
         teacher: The `Teacher` that labelled the set: `"random"` then also gives random rows with its soft labels, at
-            the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set with
-            soft labels that was just made still has its own in memory.
+            the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set
+            that `rded` has just made still has its own in memory.
         relabel: Whether the teacher labels the images of every update, after they were augmented and mixed, in place of
             the stored labels.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their

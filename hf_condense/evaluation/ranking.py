@@ -94,7 +94,7 @@ def dd_ranking(
 
     Args:
         train: The set, as `evaluate` takes it. If it has soft labels, its teacher labels random rows alike:
-            pass `teacher=`, unless the set was just made.
+            pass `teacher=`, unless `rded` has just made the set.
         test: Real images.
         network: The kind of network, one.
         recipe: How networks are trained; it must have an augmentation.
@@ -137,7 +137,8 @@ def dd_ranking(
             "augment='color_crop_cutout_flip_scale_rotate'"
         )
     is_at_hand = options.get("teacher", getattr(train, "teacher", None)) is not None
-    if (soft := has_soft_labels(train)) and not is_at_hand:
+    soft = has_soft_labels(train) or bool(options.get("relabel"))
+    if soft and not is_at_hand:
         raise ValueError(
             "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
         )

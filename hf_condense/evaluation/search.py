@@ -35,11 +35,16 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
         Both parts.
 
     Raises:
-        ValueError: If no row can be held out.
+        ValueError: If no row can be held out, or a coreset was combined from several sources.
     """
     source = real.images
     may = torch.isin(real.outputs[source.labels], torch.tensor(sorted(subject.stored_per_class)))
     if subject.recipe is not None and subject.recipe.rows is not None:
+        if len(subject.recipe.sources) > 1:
+            raise ValueError(
+                "the learning rate is searched on training rows that the set does not have, but rows of a set that was "
+                "combined from several sources are numbered in each of these; pass one rate, such as lr=0.01"
+            )
         may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
     chosen = source.held_out(seed, "evaluate", "held out", among=may)
     if not len(chosen):

@@ -249,8 +249,11 @@ def read_subject(
     if subject.whitening is not None:
         raise ValueError("a teacher labels pixels, but the set is whitened (zca=True); leave teacher out")
     logits_of = partial(_labelled, of_pixels, subject.mean, subject.std)
-    data = dataclasses.replace(subject.data, relabel=logits_of) if relabel else subject.data
-    return dataclasses.replace(subject, data=data, logits_of=logits_of)
+    data, view = subject.data, subject.eight_bit
+    if relabel:
+        data = dataclasses.replace(data, relabel=logits_of)
+        view = None if view is None else dataclasses.replace(view, relabel=logits_of)
+    return dataclasses.replace(subject, data=data, eight_bit=view, logits_of=logits_of)
 
 
 def _subject_of(
@@ -280,7 +283,9 @@ def has_soft_labels(train: datasets.Dataset | TensorSet) -> bool:
     """Return whether a set has soft labels, before it is read."""
     if isinstance(train, tuple):
         return len(train) == 2 and isinstance(train[1], Tensor) and train[1].is_floating_point()
-    return isinstance(train, CondensedDataset) and train.synthetic.soft_labels is not None
+    if not isinstance(train, CondensedDataset):
+        return False
+    return train.synthetic.soft_labels is not None or train.synthetic.view_labels is not None
 
 
 def _tensor_subject(

@@ -122,7 +122,7 @@ class Trials:
             rows=contender.rows,
             network=self.factory.name,
             recipe=training.name,
-            augment=training.augment,
+            augment=training.augment if training.augmentations() else None,
             updates=updates,
             epochs=round(updates * training.epochs / training.updates(contender.rows), 2),
             accuracies=(),

@@ -114,6 +114,19 @@ def test_saving_a_set_that_was_made_again_changes_no_file(tmp_path, overwrite):
     assert_same(load_condensed(tmp_path), make_set())
 
 
+def test_saving_a_set_that_was_made_again_keeps_its_accuracies(tmp_path):
+    measured = [{"set": "dm_ipc2", "mean": 0.5, "seconds": 1.0}]
+    make_set(evaluation=measured).save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    make_set(created_at="2027-01-01T00:00:00Z").save_condensed(tmp_path)
+    assert files_below(tmp_path) == before
+    other = [{**measured[0], "mean": 0.75}]
+    make_set(evaluation=other).save_condensed(tmp_path)
+    assert load_condensed(tmp_path).recipe.evaluation == other
+    make_set(seed=5).save_condensed(tmp_path, overwrite=True)
+    assert load_condensed(tmp_path).recipe.evaluation == [], "accuracies of another set"
+
+
 @pytest.mark.parametrize("file", [TENSORS, PARQUET, PREVIEW])
 def test_saving_a_set_that_was_made_again_mends_a_damaged_file(tmp_path, file):
     target = make_set().save_condensed(tmp_path)

@@ -84,6 +84,7 @@ def test_pushing_a_set_that_was_made_again_makes_no_commit_unless_it_was_measure
     assert second != first
     assert load_condensed(repo).recipe.evaluation == measured
     assert make_set(evaluation=[{**measured[0], "seconds": 2.0}]).push_to_hub(repo).oid == second
+    assert make_set(**again).push_to_hub(repo).oid == second, "made again and not measured again"
 
 
 def test_script_that_runs_twice_makes_one_commit(hub, toy):

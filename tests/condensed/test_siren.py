@@ -144,17 +144,20 @@ def test_fit_follows_smooth_images(expand: int, share: float, most: float) -> No
 
 def test_weights_take_steps_of_adam_and_what_a_method_adds_takes_steps_of_sgd() -> None:
     """Between the steps, the optimiser is saved and restored, as a resumed run does."""
-    form, starts, rates = Siren((1, 8, 8), 2), (noise(3, 5), noise(4, seed=1)), (0.1, 0.5)
+    starts = (noise(3, 5), noise(4, seed=1), noise(2, seed=2))
+    form, rates = Siren((1, 8, 8), 2), (0.1, 0.5, 0.2)
 
-    def made(weights: Tensor, added: Tensor) -> torch.optim.Optimizer:
+    def made(weights: Tensor, added: Tensor, labels: Tensor) -> torch.optim.Optimizer:
         optimiser = form.optimiser([{"params": [weights], "lr": rates[0]}], momentum=0.9)
         optimiser.add_param_group({"params": [added], "lr": rates[1]})
+        optimiser.add_param_group({"params": [labels], "lr": rates[2], "momentum": 0.3})
         return optimiser
 
     mine, plain = ([start.clone().requires_grad_() for start in starts] for _ in range(2))
     plain_optimisers = [
         torch.optim.Adam([plain[0]], rates[0], betas=(0.5, 0.99)),
         torch.optim.SGD([plain[1]], rates[1], momentum=0.9),
+        torch.optim.SGD([plain[2]], rates[2], momentum=0.3),
     ]
     optimiser = made(*mine)
     for step in range(4):

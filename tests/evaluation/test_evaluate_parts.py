@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import hf_condense.evaluation.trials
-from hf_condense import condense_dataset
+from hf_condense import combine_condensed, condense_dataset
 from hf_condense.condensed.card.accuracy import groups_of
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.evaluation.request import Request
@@ -194,6 +194,17 @@ def test_a_search_without_a_source_is_explained(toy, small):
     loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
     with pytest.raises(ValueError, match=r"searched on held-out rows of the real training set.*source=.*lr=0.01"):
         run(loaded, toy, lr="search", baselines=())
+
+
+def test_a_search_for_a_coreset_of_several_sources_is_refused(toy):
+    first, second = toy.select(range(0, len(toy), 2)), toy.select(range(1, len(toy), 2))
+    parts = [condense_dataset(ds, "random", 1, seed=i, progress=False) for i, ds in enumerate((first, second))]
+    with pytest.raises(ValueError, match=r"combined from several sources are numbered in each of these; pass one rate"):
+        run(combine_condensed(parts), toy, source=toy, lr="search")
+
+
+def test_augmentation_that_is_switched_off_is_recorded_as_none(toy, small):
+    assert run(small, toy, recipe="dsa", augment="none", baselines=(), seeds=1).scores[0].augment is None
 
 
 def test_a_source_without_a_row_to_spare_is_refused(toy, small):

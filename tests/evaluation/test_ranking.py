@@ -11,6 +11,7 @@ import torch
 from hf_condense import Teacher, dd_ranking
 from hf_condense.evaluation.ranking import squashed
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.testing import quick_method
 from tests.reference.ranking import augmentation_robust, label_robust
 from tests.support.short_evaluations import rows_of, synthetic, watch_trainings
 
@@ -76,6 +77,22 @@ def test_the_scores_of_soft_labels_use_the_same_labels_for_random_rows(toy, monk
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (small.recipe.mean, small.recipe.std))
     torch.testing.assert_close(soft_rows.labels, by_means(images * std + mean))
     assert soft_rows.temperature == 3
+
+
+def test_labels_of_views_are_soft_labels(toy):
+    small = quick_method("rded", cache=False).condense(toy)
+    scores = dd_ranking(small, toy, full_accuracy=0.75, **{**QUICK, "epochs": 1})
+    name = small.recipe.config_name
+    assert (scores.hlr.set, scores.hlr.baseline) == ("full", f"{name} (hard labels)")
+    assert (scores.ior.set, scores.ior.baseline) == (name, "random (soft labels)")
+
+
+def test_a_teacher_that_labels_every_update_gives_soft_labels(toy, small):
+    options = {**QUICK, "epochs": 1, "full_accuracy": 0.75, "relabel": True}
+    with pytest.raises(ValueError, match="pass teacher="):
+        dd_ranking(small, toy, **options)
+    scores = dd_ranking(small, toy, teacher=Teacher(by_means, small.recipe.class_names), **options)
+    assert scores.ior.baseline == "random (soft labels)"
 
 
 def test_soft_labels_without_a_teacher_are_refused_before_anything_is_trained(toy, monkeypatch):

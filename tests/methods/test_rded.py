@@ -266,6 +266,21 @@ class TestEvaluation:
         assert list(self.rows_of(loaded, source=TOY)) == [*own, "random"]
         assert "random (soft labels)" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
 
+    def test_relabelling_reaches_the_networks_on_eight_bit_images(self) -> None:
+        labelled = list[int]()
+
+        def label(images: Tensor) -> Tensor:
+            labelled.append(len(images))
+            return nearest_class(images)
+
+        options = {"networks": "convnet-w4-d1", "epochs": 1, "seeds": 1, "baselines": (), "progress": False}
+        small = quick_method("dm", cache=False).condense(TOY)
+        both = {"relabel": True, "teacher": Teacher(label, small.recipe.class_names)}
+        evaluate(small, TOY, **both, **options)
+        once = len(labelled)
+        evaluate(small, TOY, eight_bit=True, **both, **options)
+        assert len(labelled) - once == 2 * once
+
     def test_relabelling_without_a_teacher_raises_value_error(self) -> None:
         with pytest.raises(ValueError, match="relabel=True needs the teacher of the set"):
             evaluate(TOY, TOY, relabel=True, baselines=(), progress=False)

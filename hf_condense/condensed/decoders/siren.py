@@ -202,7 +202,8 @@ class _AdamThenSgd(torch.optim.Adam):
                 state = self.state[tensor]
                 if not state:  # the step is never read, but Adam expects one in every state that it loads
                     state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(tensor))
-                buffer = state["momentum_buffer"].mul_(self._momentum).add_(tensor.grad)
+                momentum = group.get("momentum", self._momentum)  # learned labels have one of their own
+                buffer = state["momentum_buffer"].mul_(momentum).add_(tensor.grad)
                 tensor.sub_(group["lr"] * buffer)
 
 

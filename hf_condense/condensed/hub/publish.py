@@ -207,8 +207,9 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     """Add a set to what the repository holds, in one commit, or in none if everything is there already."""
     if not how.overwrite:
         _refuse_replacing(contents, new)
-    facts = new.facts.with_extra_splits(_published_splits(contents, new))
-    if (old := contents.sets.get(new.name)) is not None and facts.repeats(old):
+    old = contents.sets.get(new.name)
+    facts = new.facts.with_extra_splits(_published_splits(contents, new)).with_accuracies_of(old)
+    if old is not None and facts.repeats(old):
         facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))
     stale = _stale_files(contents, new, facts, {addition.path_in_repo for addition in additions})
