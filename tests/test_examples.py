@@ -112,13 +112,24 @@ def test_networks_are_ranked_on_every_set_and_compared_with_the_whole(capsys: py
     assert ranked == {"alike": ([1, 1], 1), "reversed": ([-1, -1], -1)}
 
 
+LAUNCHERS = {
+    "torchrun": ("torch.distributed.run", "--nproc_per_node 2 --master_addr 127.0.0.1 --master_port"),
+    "accelerate launch": (
+        "accelerate.commands.launch",
+        "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port",
+    ),
+}
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
-def test_two_processes_condense_and_one_saves(tmp_path: Path) -> None:
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_two_processes_condense_and_one_saves(launcher: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        place = ["--master_addr", "127.0.0.1", "--master_port", str(probe.getsockname()[1])]
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", *place]
-    command = [sys.executable, *launcher, str(EXAMPLES / "many_processes.py"), "--fast"]
+        port = str(probe.getsockname()[1])
+    module, options = LAUNCHERS[launcher]
+    script = str(EXAMPLES / "many_processes.py")
+    command = [sys.executable, "-m", module, *options.split(), port, script, "--fast"]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONWARNINGS": "ignore"}
     process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
@@ -329,6 +340,20 @@ def test_pool_that_methods_share_is_recorded_once() -> None:
     assert dance != recorded_options("dance", {**quick, "pool_size": 3})
     assert recorded_options("m3d", quick) is None
     assert recorded_options("mtt", quick) == {"preset": "quick"}
+
+
+def test_share_of_the_plain_loop_counts_recording_and_the_first_point_that_gets_there() -> None:
+    def point(method: str, minutes: float, mean: float, experts: float = 0.0) -> dict[str, Any]:
+        return {"method": method, "minutes": minutes, "mean": mean, "experts": experts}
+
+    points = [
+        point("dm, plain loop", 10.0, 0.3),
+        point("random", 10.0, 0.9),
+        *(point("m3d", minutes, mean) for minutes, mean in ((1.0, 0.2), (2.0, 0.3), (4.0, 0.5))),
+        *(point("esp", minutes, mean, experts=3.0) for minutes, mean in ((1.0, 0.4), (2.0, 0.5))),
+        point("dc", 1.0, 0.1),
+    ]
+    assert names_of("benchmarks/curves.py")["ratios"](points) == {"m3d": 0.2, "esp": 0.4, "dc": None}
 
 
 def test_networks_on_sets_of_a_method_without_flips_are_trained_as_the_recipe_says_but_for_digits() -> None:

@@ -4,10 +4,13 @@ Every method runs once. Its images are copied at every doubling of the steps and
 all points but the last belong to an unfinished run. Experts and pools are recorded once, because methods share them,
 and their minutes are counted for each method that needs them. The time before the first update (compiling, features)
 counts as well. The option `average` takes effect at the end of a run, and shows in the last point only. A set with a
-learned learning rate (`mtt`, `tesla`) is trained on at that rate; the finished set also at the recipe's rate. For
-example:
+learned learning rate (`mtt`, `tesla`) is trained on at that rate; the finished set also at the recipe's rate.
+
+With `--plain-steps`, the images of a plain loop of `dm` come first: class by class, a fresh network in every step, and
+the settings of the paper. The table then says how soon each method reaches what the plain loop reached. For example:
 
     python examples/benchmarks/curves.py ylecun/mnist --ipc 1 --methods dm dc mtt tesla esp --out mnist1
+    python examples/benchmarks/curves.py uoft-cs/cifar10 --methods m3d ncfm --plain-steps 500 --points 8 --out cifar1
     python examples/benchmarks/curves.py --draw mnist1.json mnist10.json --out both
 """
 
@@ -33,6 +36,7 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 
 BASELINES = ("random", "herding")
+PLAIN = "dm, plain loop"
 
 
 def snapshots_of_run(
@@ -121,9 +125,64 @@ def fresh_cache() -> Iterator[None]:
             datasets.config.HF_CACHE_HOME = before
 
 
+def plain_loop(ds: datasets.Dataset, args: argparse.Namespace) -> tuple[float, CondensedDataset]:
+    """Learn images by the plain loop of `dm` that `speed.py` has; return the minutes that took, and the set."""
+    from speed import PlainEmbedding  # a file beside this one
+
+    runs: list[Run] = []
+    like = condense_dataset(
+        ds,
+        "dm",
+        args.ipc,
+        preset="paper",
+        steps=1,
+        network=args.condensing_network,
+        storage="pixels",
+        compile=False,
+        callbacks=[lambda run, done, loss: runs.append(run)],
+    )
+    (run,) = runs
+    loop = PlainEmbedding(run, {"batch_real": min(256, run.most_real(256))})
+    loop.optimiser.param_groups[0]["lr"] = 1.0  # as in the paper, at every number of images per class
+    started = time.perf_counter()
+    for t in range(args.plain_steps):
+        loop(t)
+    minutes = (time.perf_counter() - started) / 60
+    run.synthetic.load_state({**run.synthetic.state(), "images": loop.images.detach()})
+    return minutes, with_tensors(like, run.synthetic.finished())
+
+
+def plain_points(ds: datasets.DatasetDict, args: argparse.Namespace) -> list[dict]:
+    """Return the points of the plain loop and of the baselines."""
+    minutes, small = plain_loop(ds["train"], args)
+    points = []
+    for row in scores(small, ds["test"], args, BASELINES):
+        name = row["set"] if row["set"] in BASELINES else PLAIN
+        points.append({**row, "set": name, "method": name, "minutes": minutes, "experts": 0.0})
+        print(f"{name}, {args.plain_steps} steps, {minutes:.2f} min: {as_text(row)}", flush=True)
+    return points
+
+
+def ratios(points: list[dict]) -> dict[str, float | None]:
+    """Return how soon each method reached what the plain loop reached in the end, as a share of its minutes.
+
+    The recording of experts and pools counts. None: the method never got there.
+    """
+    (plain,) = (point for point in points if point["method"] == PLAIN)
+    soonest: dict[str, float | None] = {}
+    for point in points:
+        if point["method"] in (PLAIN, *BASELINES):
+            continue
+        soonest.setdefault(point["method"], None)
+        share = (point["minutes"] + point["experts"]) / plain["minutes"]
+        if point["mean"] >= plain["mean"] and soonest[point["method"]] is None:
+            soonest[point["method"]] = share
+    return soonest
+
+
 def measure(ds: datasets.DatasetDict, args: argparse.Namespace) -> list[dict]:
     """Run all methods, evaluate their sets and return the points of the curves."""
-    points: list[dict] = []
+    points = plain_points(ds, args) if args.plain_steps else []
     experts: dict[str, float] = {}
     for method in args.methods:
         options = {"method": method, "ipc": args.ipc, "preset": args.preset} | args.options.get(method, {})
@@ -207,6 +266,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--recipe", default="dc", help="recipe of its training")
     parser.add_argument("--epochs", type=int, default=300, help="epochs of its training")
     parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
+    parser.add_argument("--plain-steps", type=int, default=0, help="steps of a plain loop of dm, to compare with")
+    parser.add_argument(
+        "--condensing-network", default="convnet-w32", help="network that the plain loop condenses with"
+    )
     parser.add_argument("--options", type=json.loads, default={}, help='JSON, by method: {"esp": {"steps": 9000}}')
     parser.add_argument("--out", type=Path, default=Path("curves"), help="picture and table, without their suffixes")
     parser.add_argument("--draw", type=Path, nargs="+", help="draw these tables side by side and measure nothing")
@@ -217,12 +280,16 @@ def main(argv: list[str] | None = None) -> None:
         return
     if args.fast:
         args.points, args.epochs, args.seeds, args.network = 2, 2, 2, "convnet-w8"
+        args.plain_steps, args.condensing_network = 2, "convnet-w8"
         quick = {"network": "convnet-w8", "steps": 3}
         args.options = {"dm": {**quick, "batch_real": 8}, "esp": {**quick, "experts": 1, "snapshot_every": 1}}
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     condense_dataset(ds["train"], "random", args.ipc, network=args.network)  # decodes the images before any clock runs
     with fresh_cache():
         points = measure(ds, args)
+    for method, share in (ratios(points) if args.plain_steps else {}).items():
+        answer = "did not reach the plain loop" if share is None else f"{share:.3f} of the plain loop's minutes"
+        print(f"{method}: {answer}", flush=True)
     title = f"{args.title or args.dataset or 'MNIST excerpt'}, {args.ipc} image{'s' * (args.ipc > 1)} per class"
     args.out.with_suffix(".json").write_text(json.dumps({"title": title, "points": points}, indent=1))
     draw([{"title": title, "points": points}], args.out.with_suffix(".png"))
