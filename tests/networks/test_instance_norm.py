@@ -14,7 +14,9 @@ from hf_condense.engine.run import Run
 from hf_condense.networks.architectures import ConvNet
 from hf_condense.networks.instance_norm import InstanceNorm, use_closed_forms
 from tests.support.engine_methods import condense
+from tests.support.pretend_device import pretend_device
 
+GPU = torch.device("cuda", 0)
 EXPERTS = {"experts": 1, "snapshots": 2, "snapshot_every": 1, "student_steps": 1, "expert_span": 1}
 SHAPES = [(3, 4, 6, 5), (1, 1, 2, 2), (2, 3, 1, 7)]
 
@@ -79,6 +81,24 @@ def test_float32_is_as_exact_as_pytorch() -> None:
         errors[name] = torch.autograd.grad((direction * first).sum(), rows)[0]
     worst = {name: float((second - errors["exact"]).abs().max()) for name, second in errors.items()}
     assert worst["own"] < 4 * worst["pytorch"]
+
+
+def test_the_closed_form_takes_fewer_launches_of_a_gpu() -> None:
+    x, factors = torch.randn(2, 3, 4, 4), torch.randn(2, 3, 4, 4)
+    seen = []
+    for is_closed in (False, True):
+        torch.manual_seed(0)
+        layer = norm_layer(3, torch.float32, is_closed)
+        with pretend_device() as counts:
+            layer.to(GPU)
+            rows = x.to(GPU).requires_grad_()
+            counts.clear()
+            (first,) = torch.autograd.grad((factors.to(GPU) * layer(rows).square()).sum(), rows, create_graph=True)
+            (second,) = torch.autograd.grad(first.square().sum(), rows)
+            seen.append((sum(counts.launches.values()), second.cpu()))
+    (plain, expected), (closed, ours) = seen
+    torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+    assert closed < 0.85 * plain
 
 
 def test_a_third_derivative_is_refused() -> None:
