@@ -261,6 +261,7 @@ class _Optimisation:
         run, method = self.run, self.method
         for tensor in self.learned:
             tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
+        method.adjust_gradients(run)
         self.values.append(total)
         factor = method.rate(t, self.values)
         for group in self.optimiser.param_groups:
@@ -268,8 +269,9 @@ class _Optimisation:
         if factor:  # at a rate of zero, a step would still mix the gradient into momentum, which moves later steps
             self.optimiser.step()
             run.synthetic.project_()
-        gradients = [_gradient(tensor) for tensor in self.learned]
-        finite = [torch.isfinite(tensor).all() for tensor in (total, *gradients, *self.learned)]
+        # What a skipped update would have used may be infinite: then it is skipped for that.
+        used = [total, *map(_gradient, self.learned)] if factor else []
+        finite = [torch.isfinite(tensor).all() for tensor in (*used, *self.learned)]
         self._are_finite.append(torch.stack(finite).all())
 
     def check(self) -> None:

@@ -344,6 +344,9 @@ class Method(_Declared[ConfigT]):
         been loaded or drawn for a step only once it is there.
         """
 
+    def adjust_gradients(self, run: Run) -> None:
+        """Change the gradients of an update, which are those of all processes together; default: nothing."""
+
     def after_update(self, run: Run, t: int) -> None:
         """Do what follows an update, such as training the network (an inner loop); default: nothing."""
 

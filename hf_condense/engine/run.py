@@ -205,7 +205,7 @@ class Run:
         if name not in self.dataset.column_names:
             raise ValueError(f"the dataset has no column {name!r}; columns: {', '.join(self.dataset.column_names)}")
         try:
-            values = torch.tensor(self.dataset.with_format(None)[:][name], dtype=torch.float32)
+            values = torch.tensor(self.dataset.with_format(None).select_columns([name])[:][name], dtype=torch.float32)
         except (ValueError, TypeError) as error:
             raise ValueError(f"column {name!r} should hold vectors of equal length; {error}") from error
         return values.reshape(len(values), -1)[self.source.rows]

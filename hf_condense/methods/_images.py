@@ -42,7 +42,7 @@ class ImageConfig(MethodConfig):
     )
     momentum: float = option(
         0.5,
-        "Momentum of the images' optimiser, in [0, 1).",
+        "Momentum of the images' optimiser, in [0, 1). The form 'siren' learns its numbers by Adam, without it.",
         ge=0,
         role="momentum",
         needs={"optimiser": ("form",)},

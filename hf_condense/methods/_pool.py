@@ -37,6 +37,7 @@ PAPER_POOL: dict[str, object] = {
 }
 """The pool of the code of DANCE and NCFM for CIFAR: 60 epochs of 50,000 images."""
 
+_ALWAYS = ("flip", "color", "cutout")  # families that every image gets, if they are listed
 _WITH_POOL = "With networks='pool': "
 
 
@@ -56,7 +57,8 @@ class PoolConfig(ImageConfig):
     batch_pool: int = option(128, _WITH_POOL + "real images per training update.", ge=1)
     augment_pool: str = option(
         "none",
-        _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own.",
+        _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own: "
+        "flip, color and cutout are always applied if they are listed, and one of the others.",
     )
     cutmix_pool: float = option(0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0)
     calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
@@ -144,6 +146,7 @@ def recorded_pool(run: Run, config: PoolConfig) -> Pool:
 
 def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     """Return the training recipe of a pool: SGD with momentum and weight decay, and a rate that falls twice."""
+    augment = None if config.augment_pool in ("", "none") else config.augment_pool
     return TrainingRecipe(
         "pool",
         epochs=math.ceil(config.pool_updates / math.ceil(rows / config.batch_pool)),
@@ -152,7 +155,8 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
         milestones=(2 / 3, 5 / 6),
         gamma=0.2,
         restart_optimiser=False,
-        augment=None if config.augment_pool in ("", "none") else config.augment_pool,
+        augment=augment,
+        always=() if augment is None else _ALWAYS,
         cutmix_probability=config.cutmix_pool,
     )
 
@@ -167,7 +171,7 @@ def check_pool(run: Run, config: PoolConfig, method: str) -> None:
         if config.calibration:
             raise ValueError(
                 f"calibration={config.calibration!r} needs trained networks, but networks='fresh'; pass "
-                "networks='pool', or leave calibration out"
+                "networks='pool', or calibration=0"
             )
         return
     check_two_classes(run, method)

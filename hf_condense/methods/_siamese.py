@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import byte_text
-from hf_condense.base.devices import memory_budget
+from hf_condense.base.devices import memory_budget, to_device
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
 from hf_condense.methods._images import ImageConfig, ImageMethod
@@ -30,8 +30,10 @@ OPTIMISERS = ("form", "adamw")
 OPTIMISER_HELP = (
     "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, else "
     "0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per step, "
-    "however small its gradient."
+    "however small its gradient. Presets choose lr_img for the method's own optimiser: "
+    "give lr_img with another one."
 )
+_LARGE_ADAMW_RATE = 0.5  # in standard deviations of pixels per step
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,22 @@ class Chunk:
     draw: int
 
 
+def scale_by_budgets(run: Run) -> None:
+    """Scale the gradients of every class by its share of the largest ipc.
+
+    The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
+    rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
+    """
+    most = max(run.ipc.values())
+    if min(run.ipc.values()) == most:
+        return
+    shares = torch.tensor([run.ipc[c] / most for c in run.synthetic.labels.tolist()])
+    shares = to_device(shares, run.device)  # (entries,)
+    for tensor in run.synthetic.learned().values():
+        if tensor.grad is not None:
+            tensor.grad.mul_(shares.view(-1, *[1] * (tensor.ndim - 1)))
+
+
 class EmbeddingMatching(SiameseMethod[EmbeddingT]):
     """Base class of methods that compare embeddings of real and synthetic rows under random networks or a pool."""
 
@@ -201,11 +219,18 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """Return the optimiser of the images that the options name."""
         if self.config.optimiser == "form":
             return super().optimiser(run)
-        return torch.optim.AdamW(
-            run.synthetic.learned().values(),
-            lr=self.config.lr_stored or run.decoder.own_rate or self.config.lr_img,
-            weight_decay=self.config.weight_decay,
-        )
+        rate = self.config.lr_stored or run.decoder.own_rate or self.config.lr_img
+        if rate > _LARGE_ADAMW_RATE:
+            logger.warning(
+                "optimiser='adamw' moves every stored number by about its rate in a step, and %.3g looks like a rate "
+                "for SGD; pass lr_img, such as lr_img=0.03",
+                rate,
+            )
+        return torch.optim.AdamW(run.synthetic.learned().values(), lr=rate, weight_decay=self.config.weight_decay)
+
+    def adjust_gradients(self, run: Run) -> None:
+        """Scale gradients by the budgets of classes."""
+        scale_by_budgets(run)
 
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
         """Return what the comparison needs of the real embeddings (k, B, D), first dimension k; default: all."""

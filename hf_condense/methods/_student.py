@@ -307,7 +307,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
         most = self.config.most_ratio
-        if most is None or values[-1] <= most:
+        if most is None or not values[-1] > most:  # a value that is not a number is reported as such
             return super().rate(t, values)
         skipped = sum(value > most for value in values)
         if skipped in _TOLD:

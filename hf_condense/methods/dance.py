@@ -28,7 +28,8 @@ def _rate(task: Task) -> float:
 
 
 def _paper(task: Task) -> dict[str, object]:
-    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(task), **PAPER_POOL}
+    shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
+    return {**shared, "lr_img": _rate(task), **PAPER_POOL}
 
 
 def _default(task: Task) -> dict[str, object]:

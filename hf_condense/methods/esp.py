@@ -166,6 +166,9 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     expert_span: int = option(
         4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1
     )
+    student_steps: int = option(
+        10, "Steps of the student from the start of a window; form='point' does not use them.", ge=1, tiny=3
+    )
     lr_student: float = option(0.05, "Learning rate of the student; form='point' does not use it.", gt=0)
     form: str = option(
         "free",

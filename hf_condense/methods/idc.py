@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
+from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import TrainingSet
@@ -133,6 +134,10 @@ class MultiFormationMatching(GradientMatching):
         if self.config.cutmix > 1:
             raise ValueError(f"cutmix is a share of the updates, in [0, 1]; got {self.config.cutmix!r}")
         super().prepare(run)
+
+    def adjust_gradients(self, run: Run) -> None:
+        """Scale gradients by the budgets of classes."""
+        scale_by_budgets(run)
 
     def inner_training(self, run: Run) -> tuple[TrainingSet, TrainingRecipe, int | None]:
         """Return what the inner loop trains the network on, how, and for how many updates: batches of real rows."""

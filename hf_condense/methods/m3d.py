@@ -222,7 +222,8 @@ def _rate(task: Task) -> float:
 
 def _paper(task: Task) -> dict[str, object]:
     """Return the options of derived configurations; the authors did not publish their own."""
-    return {"steps": 10_000, "batch_real": 128, "factor": 2, "lr_img": _rate(task), "reuse_real": False}
+    shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
+    return {**shared, "lr_img": _rate(task), "reuse_real": False}
 
 
 def _default(task: Task) -> dict[str, object]:
@@ -255,7 +256,8 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         "default": Preset("2,000 steps at width 128, five per network on the same real batch.", _default),
         "paper": Preset(
             "10,000 steps, factor 2, five per network; from configurations derived from the authors' code, as their "
-            "own were not published (AAAI 2024).",
+            "own were not published (AAAI 2024). They update after each class and apply all families of augmentation "
+            "at once; here, a step updates all classes together, and each class draws one family.",
             _paper,
         ),
         "quick": Preset(

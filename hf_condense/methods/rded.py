@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -83,9 +83,16 @@ class RealisticConfig(MethodConfig):
             raise ValueError(f"views should be at most {MOST_VIEWS:,}; got {self.views}")
 
 
-def _values(task: Task) -> dict[str, str]:
+def _values(task: Task) -> dict[str, Any]:
     """Return 8-bit numbers for the forms that store images: the crops have no more."""
     return {"store_dtype": "uint8"} if task.storage in (None, "pixels", "patches") else {}
+
+
+def _paper(task: Task) -> dict[str, Any]:
+    values = {**_values(task), "padded": True}
+    if min(task.image_shape[1:]) > _LARGE_SIDE:
+        return {**values, "view_area": 0.5}
+    return {**values, "view_area": 1.0, "mosaic": 1}  # Tiny ImageNet, of 64 pixels, is among these
 
 
 def _is_large(image_shape: tuple[int, int, int]) -> bool:
@@ -117,9 +124,9 @@ class RealisticDistillation(Composer[RealisticConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("Stores 8 bits per channel, as the real pictures have.", _values),
         "paper": Preset(
-            "As the authors' code: crops are scored in the middle of an empty image. Images below 64 pixels are whole "
-            "crops, whose views are only mirrored.",
-            lambda task: {**_values(task), "padded": True, "view_area": 0.5 if _is_large(task.image_shape) else 1.0},
+            "As the authors' code: crops are scored in the middle of an empty image. Images of 64 pixels or less are "
+            "whole crops, whose views are only mirrored.",
+            _paper,
         ),
     }
 

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine import build
 from hf_condense.engine.registry import get_method
@@ -287,6 +288,16 @@ def test_batches_are_disjoint_parts_of_a_permutation() -> None:
 def test_options_that_make_no_sense_raise_value_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick_method("mtt", **options).condense(toy_dataset())
+
+
+def test_step_of_a_student_that_overflows_is_skipped() -> None:
+    """The update of such a step is not made, so that its gradient may be anything."""
+    shared = {"steps": 1, "augment": "none", "cache": False}
+    astray = quick_method("tesla", most_ratio=1.0, lr_student=1e15, **shared).condense(toy_dataset())
+    skipped = quick_method("tesla", most_ratio=1e-30, **shared).condense(toy_dataset())
+    assert torch.equal(astray.synthetic.images, skipped.synthetic.images), "no update was made"
+    with pytest.raises(NonFiniteLossError, match="not finite at step 0"):
+        quick_method("tesla", lr_student=1e15, **shared).condense(toy_dataset())
 
 
 def test_average_of_the_images_is_the_result() -> None:

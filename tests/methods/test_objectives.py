@@ -4,9 +4,11 @@ import pytest
 import torch
 from torch import nn
 
+from hf_condense.methods import _siamese, idc
 from hf_condense.methods.dm import DistributionMatching, class_means, mean_discrepancy
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
+from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.distribution import distribution_matching
 from tests.support.observed_step import augmented_rows, objective_of_step
 
@@ -30,6 +32,29 @@ def test_dm_step_equals_the_textbook(augment: str, factor: int, batch_syn: int |
     assert value == pytest.approx(expected.item(), rel=1e-4)
     scale = float(expected_gradient.abs().max())
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-5 * scale + 1e-7)
+
+
+@pytest.mark.parametrize(("module", "options"), [(_siamese, ("dm",)), (idc, ("idc",))])
+def test_each_class_learns_at_the_rate_of_its_own_number_of_images(module, options, monkeypatch) -> None:
+    """Presets choose the rate of the largest class, and the gradient of an image is smaller the more there are."""
+    budgets = {0: 1, 1: 4, 2: 2}
+
+    def learned(steps: int) -> torch.Tensor:
+        settings = {"steps": steps, "pixel_range": "free", "momentum": 0.0, "cache": False}
+        return quick_method(*options, **settings).condense(toy_dataset((0, 1, 2), rows=12), budgets).synthetic
+
+    monkeypatch.setattr(module, "scale_by_budgets", lambda run: None)
+    plain = learned(1)
+    monkeypatch.undo()
+    scaled = learned(1)
+    monkeypatch.setattr(
+        module, "scale_by_budgets", lambda run: [t.grad.zero_() for t in run.synthetic.learned().values()]
+    )
+    start = learned(1)
+    shares = torch.tensor([budgets[c] / 4 for c in plain.labels.tolist()]).view(-1, 1, 1, 1)
+    moved = plain.images - start.images
+    assert float(moved.abs().max()) > 1e-4
+    torch.testing.assert_close(scaled.images - start.images, shares * moved, rtol=1e-4, atol=1e-6)
 
 
 def test_gradient_of_mean_discrepancy_under_a_linear_embedding_equals_its_closed_form() -> None:

@@ -33,10 +33,13 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
                 }
             yield from super().losses(run, step)
 
+        def adjust_gradients(self, run):
+            self.exact = next(iter(run.synthetic.learned().values())).grad.clone()  # as the objective has it
+            super().adjust_gradients(run)
+
         def after_update(self, run, step):
             if step == t:
-                gradient = next(iter(run.synthetic.learned().values())).grad
-                observed.update(run=run, method=self, gradient=gradient.clone())
+                observed.update(run=run, method=self, gradient=self.exact)
                 return
             super().after_update(run, step)
 
