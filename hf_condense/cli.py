@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
-from hf_condense.base.errors import CannotRunError, RunInterrupted
+from hf_condense.base.errors import CannotRunError, CondensedFormatError, RunInterrupted
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import plain_table, visible
 from hf_condense.cli_text import command_line, facts_table, json_text, method_text
@@ -579,7 +579,7 @@ def _load_dataset(name: str, config: str | None) -> Any:
 
 def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
-    from hf_condense import CondensedFormatError, list_condensed, load_condensed
+    from hf_condense import list_condensed, load_condensed
     from hf_condense.condensed.facts import FACTS
     from hf_condense.condensed.folder import check_level
     from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
@@ -609,9 +609,9 @@ def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None 
     """Save a set. If another one is in the way, save it in a new folder beside that one, so that no work is lost."""
     try:
         return small.save_condensed(out, name, overwrite=overwrite)
-    except FileExistsError as error:
-        number = 2
-        while (beside := out.with_name(f"{out.name}-{number}")).exists():
+    except (FileExistsError, CondensedFormatError) as error:  # the second: another set or the card there is damaged
+        place, number = local_path(out).resolve(), 2  # a folder called "." has no name to add to
+        while (beside := place.with_name(f"{place.name}-{number}")).exists():
             number += 1
         click.echo(f"warning: {error}; saved beside it, in {beside}", err=True)
         return small.save_condensed(beside, name)
@@ -664,7 +664,7 @@ def _check_equal(small: CondensedDataset, folder: Path) -> None:
     """Load a set that was just saved and compare it, bit by bit."""
     import torch
 
-    from hf_condense import CondensedFormatError, load_condensed
+    from hf_condense import load_condensed
 
     loaded = load_condensed(folder)
     tensors, expected = loaded.synthetic.all(), small.synthetic.all()

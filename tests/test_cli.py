@@ -99,6 +99,22 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
 
+def test_run_never_loses_a_set_to_a_damaged_one(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = ("run", folder, "--method", "random", "--ipc", 1, "--quiet")
+    (tmp_path / "sets" / "other").mkdir(parents=True)
+    (tmp_path / "sets" / "other" / "condense_config.json").write_text("{")
+    code, _, err = program(*run, "--out", tmp_path / "sets")
+    assert (code, "saved beside it" in err) == (0, True)
+    assert list_condensed(tmp_path / "sets-2") == ["random_ipc1"]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert program(*run, "--out", ".")[0] == 0
+    assert program(*run, "--out", ".", "--seed", 1)[0] == 0
+    assert load_condensed(tmp_path / "here-2").recipe.seed == 1
+
+
 def test_run_saves_two_sets_of_one_method_under_their_names(program: Program, folder: Path, tmp_path: Path) -> None:
     for seed in (1, 2):
         arguments = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--seed", seed)

@@ -172,6 +172,7 @@ def _combined_rows(
 ) -> datasets.Dataset:
     """Return the real rows of several coresets, with every column, interleaved by class."""
     tables, places, start = [], [], 0
+    columns = list(sets[0].parts.rows.features)  # another set may have them in another order
     for s in sets:
         rows = s.parts.rows.with_format("arrow")
         features = {**rows.features, recipe.label_column: label}
@@ -179,9 +180,10 @@ def _combined_rows(
         own = round_robin(s.synthetic.labels.tolist())
         places.append(start + torch.tensor(own).argsort())  # row of every entry
         start += len(own)
+        features = {column: features[column] for column in columns}
         value_of = dict(zip(recipe.class_names, recipe.label_values, strict=True))
         renamed = dict(zip(s.recipe.label_values, map(value_of.__getitem__, s.recipe.class_names), strict=True))
-        table = rows[:]
+        table = rows[:].select(columns)
         values = [renamed[value] for value in table[recipe.label_column].to_pylist()]
         kind = datasets.Features(features).arrow_schema.field(recipe.label_column)
         table = table.set_column(table.schema.get_field_index(recipe.label_column), kind, pa.array(values, kind.type))

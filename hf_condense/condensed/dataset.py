@@ -190,7 +190,7 @@ class CondensedDataset(datasets.Dataset):
             extra_splits: Rows by split name that are published unchanged beside the set, for example
                 `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. No split
                 may be called `"all"`, which is what `datasets` calls all splits together. Default: keep the existing
-                extra splits; `{}` removes them.
+                extra splits, unless the columns of the set have changed; `{}` removes them.
             page: Also publish `page.html` beside the card: one file that shows all sets of the repository, without a
                 server. Later pushes renew a page that is there.
 

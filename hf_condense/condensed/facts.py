@@ -205,6 +205,12 @@ class Facts:
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
 
+    def with_extra_splits_of(self, other: Facts | None) -> Facts:
+        """Return these facts with the splits beside the other set, if that has the same columns."""
+        if other is None or other.features != self.features or not other.extra_splits:
+            return self
+        return self.with_extra_splits({name: other.values[EXTRA_SPLITS][name] for name in other.extra_splits})
+
     def with_accuracies_of(self, other: Facts | None) -> Facts:
         """Return these facts with the accuracies of the same set, if it was measured and this one was not."""
         if other is None or self.recipe.evaluation or not other.recipe.evaluation or self.difference(other) is not None:

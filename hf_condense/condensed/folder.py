@@ -66,13 +66,16 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
-    facts = facts.with_accuracies_of(old)
+    facts = facts.with_extra_splits_of(old).with_accuracies_of(old)
     if old is not None and facts.repeats(old):
         facts = old
-    others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
-    card = render({**others, name: facts}, read_card(folder))
-    files = {**files, FACTS: facts.to_bytes()}
-    write_files(folder, {**{f"{name}/{file}": data for file, data in files.items()}, README: card.encode()})
+    own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
+    while True:
+        others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
+        card = render({**others, name: facts}, read_card(folder))
+        write_files(folder, {**own, README: card.encode()})
+        if set(list_sets(folder)) <= {*others, name}:  # else another process has saved a set meanwhile
+            break
     return folder / name
 
 

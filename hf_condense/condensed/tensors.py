@@ -102,6 +102,8 @@ class CondensedTensors:
             rows = position * per_entry + rows % per_entry
         numbers = {name: _as_numbers(tensor) for name, tensor in stored.items()}
         images = self.decoder.images(numbers, rows, self.num_rows)
+        if any(images.data_ptr() == tensor.data_ptr() for tensor in self.stored.values()):
+            images = images.clone()  # callers may change what they get
         if not self.decoder.stores_images:
             images = frame.to_pixels(images)
         return images, labels

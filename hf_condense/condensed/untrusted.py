@@ -236,6 +236,8 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
         if name not in layout:
             raise CondensedFormatError(f"unknown tensor {name!r:.80}; known are {', '.join(layout)}")
         dtype, shape = layout[name]
+        if 0 in shape:
+            raise CondensedFormatError(f"{name} belongs to a recipe with label_views, which this one has not")
         if not isinstance(entry, dict) or (entry.get("dtype"), entry.get("shape")) != (dtype, shape):
             raise CondensedFormatError(f"{name} should be {dtype} {shape}; got {entry!r:.120}")
         offsets = entry.get("data_offsets")

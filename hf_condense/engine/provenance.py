@@ -11,6 +11,8 @@ from typing import Any
 
 import datasets
 import torch
+from datasets.naming import camelcase_to_snakecase
+from huggingface_hub import constants
 
 from hf_condense.base.cache import content_key
 from hf_condense.base.devices import convolution_precision
@@ -158,12 +160,23 @@ def _families(augment: str | None) -> str | None:
     return None if augment in (None, "", "none") else augment
 
 
+def _repository(owner: str, name: str, revision: str) -> str:
+    """Return the id of a repository; `datasets` knows its name in snake case, the Hub's cache knows it as it is."""
+    prefix = f"datasets--{owner}--"
+    for folder in sorted(Path(constants.HF_HUB_CACHE).glob(f"{prefix}*")):
+        exact = folder.name.removeprefix(prefix)
+        has_commit = any((folder / kind / revision).is_dir() for kind in ("snapshots", ".no_exist"))
+        if has_commit and camelcase_to_snakecase(exact) == name:
+            return f"{owner}/{exact}"
+    return f"{owner}/{name}"
+
+
 def _described(ds: datasets.Dataset) -> dict[str, Any]:
     """Return what is known of the origin of a dataset, without any path of this machine."""
     paths = (Path(file["filename"]).as_posix() for file in ds.cache_files)
     origin = next(filter(None, map(_CACHE_PATH.search, paths)), None)
     return {
-        "name": f"{origin['owner']}/{origin['name']}" if origin else ds.info.dataset_name,
+        "name": _repository(origin["owner"], origin["name"], origin["revision"]) if origin else ds.info.dataset_name,
         "revision": origin["revision"] if origin else None,
         "config": ds.info.config_name,
         "split": str(ds.split) if ds.split is not None else None,

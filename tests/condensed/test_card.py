@@ -8,7 +8,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.render import default_config, render
+from hf_condense.condensed.card.render import config_names, default_config, render
 from hf_condense.condensed.card.template import END, START
 from tests.support.card_sets import card_sets, facts_of
 from tests.support.condensed_sets import make_coreset, make_set
@@ -101,6 +101,19 @@ def test_text_and_metadata_of_the_owner_are_kept(sets):
     again = render({"herding_ipc2": sets["herding_ipc2"]}, edited)
     assert body(again).startswith("# Images\n\nUn texte, avec --- et ## des titres.\n\n" + START)
     assert body(again).endswith(f"{END}\n\nAprès.\n\nFin.\n")
+
+
+def test_config_of_the_owner_called_config_is_kept(sets):
+    """A table of ours begins with that word, but it is no set of ours."""
+    own = "---\nconfigs:\n- config_name: config\n  data_files: data/*.parquet\n---\nMine.\n"
+    once = render(sets, own)
+    assert config_names(render(sets, once)) == config_names(once)
+    assert "config" in config_names(once)
+
+
+def test_text_that_only_looks_like_a_merge_is_read(sets):
+    own = "---\nlicense: mit\n---\nWe merged two sources (`a << 2`). Run `cd x && make`.\n"
+    assert "Run `cd x && make`." in render(sets, render(sets, own))
 
 
 def test_default_of_the_owner_is_kept(sets):

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 from hf_condense import CondensedFormatError, combine_condensed, condense_dataset, evaluate, load_condensed
+from hf_condense.condensed.card.render import render
+from hf_condense.condensed.card.template import END
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS
+from hf_condense.condensed.facts import FACTS, Facts
 from hf_condense.testing import toy_dataset
 from tests.support.condensed_sets import assert_same, files_below, formed_set, make_coreset, make_set, raw, real_rows
 
@@ -108,6 +110,30 @@ def test_real_rows_stay_as_they_are(tmp_path: Path) -> None:
     assert rows[:3] == [*first.recipe.rows[:2], second.recipe.rows[1]]  # those of the class "cat"
     both.save_condensed(tmp_path)
     assert_same(both, load_condensed(tmp_path))
+
+
+def test_columns_in_another_order_go_together() -> None:
+    ds = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+    first, second = (
+        condense_dataset(ds.select_columns(columns), "random", 1, seed=seed, progress=False)
+        for seed, columns in enumerate((["image", "label"], ["label", "image"]))
+    )
+    both = combine_condensed([first, second])
+    assert both.column_names == first.column_names
+    assert sorted(both["label"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_card_of_single_images_says_so_and_a_stranger_cannot_write_on_it(tmp_path: Path) -> None:
+    parts = [make_set(ipc=1, seed=seed) for seed in (0, 1)]
+    folder = combine_condensed(parts).save_condensed(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "the first images, one image per class" not in card, "each class has the images of two sets"
+    assert "images per class: cat 1, dog 1" in card
+    facts = json.loads((folder / FACTS).read_text())
+    facts["recipe"]["parts"][0]["recipe"]["method"] = "x`\n\n<!-- hf_condense:end -->\n\n# Buy <b>here</b>\n"
+    shown = render({"a": Facts.from_values(facts)})
+    assert "<b>" not in shown
+    assert shown.count(END) == 1
 
 
 def test_text_labels_stay_text() -> None:

@@ -411,3 +411,17 @@ def test_features_that_cannot_be_read_are_refused(packed, tmp_path, metadata):
     table = pq.read_table(io.BytesIO(files[PARQUET])).replace_schema_metadata({b"huggingface": metadata})
     with pytest.raises(CondensedFormatError, match=r"train-00000-of-00001\.parquet: "):
         load_condensed(write_set(tmp_path, {**files, PARQUET: to_parquet(table)}))
+
+
+def test_empty_tensors_of_labels_that_the_recipe_does_not_have_are_refused(packed, tmp_path):
+    files = dict(packed["synthetic"])
+
+    def with_views(header):
+        end = max(entry["data_offsets"][1] for entry in header.values() if "data_offsets" in entry)
+        rows = header["labels"]["shape"][0]
+        for name, dtype, last in (("values", "F16", 0), ("classes", "I16", 0), ("crops", "I16", 5)):
+            header[f"soft_label_{name}"] = {"dtype": dtype, "shape": [rows, 0, last], "data_offsets": [end, end]}
+
+    files[TENSORS] = with_header(files[TENSORS], with_views)
+    with pytest.raises(CondensedFormatError, match="label"):
+        load_condensed(write_set(tmp_path / "set", files))

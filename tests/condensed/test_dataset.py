@@ -260,6 +260,14 @@ def test_labels_come_out_as_they_went_in(values, feature):
     assert made["label"][:] == [values[0], values[1]] * 2
 
 
+@pytest.mark.parametrize("rows", [None, torch.tensor([1, 0])])
+def test_decoded_images_can_be_changed_in_place(rows):
+    small = make_set(pixel_range="free")
+    before = small.synthetic.images.clone()
+    small.synthetic.decoded(rows)[0].sub_(0.5).div_(0.25)
+    assert torch.equal(small.synthetic.images, before)
+
+
 def test_equal_tensors_give_equal_bytes():
     first, second = (make_set().cast_column("image", datasets.Image(decode=False)) for _ in range(2))
     assert first.to_dict() == second.to_dict()

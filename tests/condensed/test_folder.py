@@ -10,14 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
+from datasets import load_dataset
+from huggingface_hub import snapshot_download
 
 from hf_condense import condense_dataset
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed import folder as folder_module
+from hf_condense.condensed.card.render import config_names
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS
 from hf_condense.condensed.folder import check_name, list_sets
 from hf_condense.condensed.loading import list_condensed, load_condensed
-from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set
+from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set, real_rows
 
 
 def test_first_set_stays_the_default(tmp_path):
@@ -125,6 +129,27 @@ def test_saving_a_set_that_was_made_again_keeps_its_accuracies(tmp_path):
     assert load_condensed(tmp_path).recipe.evaluation == other
     make_set(seed=5).save_condensed(tmp_path, overwrite=True)
     assert load_condensed(tmp_path).recipe.evaluation == [], "accuracies of another set"
+
+
+def test_saving_into_a_copy_of_a_repository_keeps_its_other_splits(hub, tmp_path):
+    repo = hub.repo()
+    make_set().push_to_hub(repo, extra_splits={"test": real_rows(4)})
+    copy = Path(snapshot_download(repo, repo_type="dataset", local_dir=tmp_path / "copy"))
+    load_condensed(copy).save_condensed(copy)
+    assert len(load_dataset(str(copy), split="test")) == 4
+
+
+def test_two_processes_that_save_at_once_both_stand_on_the_card(tmp_path, monkeypatch):
+    write, pending = folder_module.write_files, ["other"]
+
+    def write_late(place, files):
+        if pending:
+            make_set(seed=8).save_condensed(tmp_path, pending.pop())  # what another process does meanwhile
+        write(place, files)
+
+    monkeypatch.setattr(folder_module, "write_files", write_late)
+    make_set().save_condensed(tmp_path, "mine")
+    assert config_names((tmp_path / "README.md").read_text()) == ["mine", "other"]
 
 
 @pytest.mark.parametrize("file", [TENSORS, PARQUET, PREVIEW])

@@ -304,6 +304,15 @@ def test_text_between_the_markers_is_replaced_and_text_below_is_kept(hub):
     assert "## Load" in str(card(repo))
 
 
+def test_source_has_the_name_that_its_repository_has(hub, tmp_path):
+    """`datasets` keeps the name in snake case, which would be another repository."""
+    source = hub.repo("MyToyDigits")
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    small = condense_dataset(load_dataset(source, split="train"), "random", ipc=1, progress=False)
+    assert small.recipe.source["name"] == source
+
+
 def test_licence_is_read_from_the_card_of_the_source(hub, tmp_path):
     """`load_dataset` does not hand it on, so it is looked up; a source that is gone is no reason not to push."""
     source = hub.repo("source")

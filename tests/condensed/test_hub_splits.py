@@ -76,10 +76,12 @@ def test_split_called_all_of_an_earlier_version_can_be_removed(hub, monkeypatch)
     assert load_dataset(repo, "dm_ipc2", split="train").num_rows == 4
 
 
-def test_set_with_other_columns_removes_the_extra_splits(hub):
+def test_set_with_other_columns_removes_the_extra_splits(hub, caplog):
     repo = hub.repo()
     make_set().push_to_hub(repo, extra_splits={"test": labelled(5)})
-    make_set(soft=True).push_to_hub(repo, overwrite=True)
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        make_set(soft=True).push_to_hub(repo, overwrite=True)
+    assert "the splits test beside 'dm_ipc2' lack the columns of the new set and are removed" in caplog.text
     assert get_dataset_split_names(repo) == ["train"]
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from huggingface_hub import DatasetCard, DatasetCardData
+from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.markdown import escape
@@ -16,7 +17,7 @@ from hf_condense.condensed.card.template import END, PAGE, START, fill
 from hf_condense.condensed.facts import MAX_README_BYTES, Facts
 
 _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
-_ROW = re.compile(r"^\| ([\w.-]+) \|", re.MULTILINE)  # of a table of sets
+_ROW = re.compile(r"^\| ([\w.-]+) \|.*$(?!\n\| ?-)", re.MULTILINE)  # of a table of sets, but not of its head
 _MAX_ENTRIES = 30_000  # lines and commas of the metadata; the YAML parser takes up to 0.3 ms for each
 _BREAKS = "\n,\x85\u2028\u2029"
 _ANCHOR = re.compile(r"(?:^|[\s\[{,:-])&\S")
@@ -132,7 +133,9 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     """Split a card into its metadata and its text."""
     if not card.lstrip().startswith("---"):
         return {}, card
-    if ("<<" in card or "merge" in card) and _ANCHOR.search(card):
+    block = REGEX_YAML_BLOCK.search(card)
+    front = block[2] if block else ""  # all that the YAML parser sees
+    if ("<<" in front or "merge" in front) and _ANCHOR.search(front):
         raise CondensedFormatError(
             "README.md: merges (<<) of YAML anchors are not read: a few lines may unfold without end"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -83,8 +84,13 @@ def _combined(recipes: Mapping[str, Recipe]) -> str:
             made = Recipe.from_dict(part["recipe"])
             origin = f" of {escape(made.source['name'])}" if made.source.get("name") else ""
             amounts = ", ".join(f"{label} {amount}" for label, amount in part["ipc"].items())
-            lines.append(f"{name}, part {i}: `{made.config_name}`{origin}, images per class: {escape(amounts)}.")
+            lines.append(f"{name}, part {i}: {_name(made.config_name)}{origin}, images per class: {escape(amounts)}.")
     return bullets(lines)
+
+
+def _name(text: str) -> str:
+    """Return a name as code, unless it has signs that could end that: the method of a part may be any text."""
+    return f"`{text}`" if re.fullmatch(r"[\w.-]+", text) else escape(text)
 
 
 def _images(sets: Mapping[str, Facts], address: str) -> str:
@@ -92,7 +98,7 @@ def _images(sets: Mapping[str, Facts], address: str) -> str:
     pictures = []
     for name, facts in sets.items():
         if facts.has_preview:
-            alone = facts.recipe.ipc == 1 and facts.recipe.expand == 1
+            alone = ipc_text(facts.recipe) == "1" and facts.recipe.expand == 1
             layout = "one image per class" if alone else "one row per class"
             pictures.append(f"`{name}`: the first images, {layout}\n\n![{name}]({address}{name}/{PREVIEW})")
     return paragraphs(*pictures)
@@ -304,7 +310,9 @@ def _source_licences(recipes: Mapping[str, Recipe]) -> str:
         if licence := recipe.source.get("license"):
             lines.append(f"{escape(name)}: its source states the licence {escape(licence)}.")
         else:
-            lines.append(f"{escape(name)}: its source states no licence; ask its owner before you share the set.")
+            lines.append(
+                f"{escape(name)}: the licence of its source is not known here; look it up before you share the set."
+            )
     return bullets(lines)
 
 

@@ -259,7 +259,16 @@ def _published_splits(contents: _Contents, new: _NewSet) -> Mapping[str, Mapping
     if new.splits is not None:
         return new.splits
     old = contents.sets.get(new.name)
-    if old is None or old.features != new.facts.features:
+    if old is None:
+        return {}
+    if old.features != new.facts.features:
+        if old.extra_splits:
+            logger.warning(
+                "the splits %s beside %r lack the columns of the new set and are removed; pass extra_splits= to "
+                "publish them again",
+                ", ".join(old.extra_splits),
+                new.name,
+            )
         return {}
     return {name: old.values[EXTRA_SPLITS][name] for name in old.extra_splits}
 
