@@ -246,8 +246,8 @@ class Method(_Declared[ConfigT]):
     4. `optimiser(run)` returns the optimiser of all learned tensors.
     5. `load_state(run, state)` is called only if the run resumes from a checkpoint.
     6. In every step t, `losses(run, t)` is differentiated and its gradients are summed over chunks and processes,
-       `rate(t, values)` scales the learning rates (0 skips the update), the tensors are updated, and
-       `after_update(run, t)` follows.
+       `adjust_gradients(run)` may change them, `rate(t, values)` scales the learning rates (0 skips the update), the
+       tensors are updated, and `after_update(run, t)` follows.
        `state(run)` is called whenever a checkpoint is written.
     7. `finish(run)` is called once, after the last step.
     """
