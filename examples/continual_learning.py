@@ -11,6 +11,7 @@ Every seed has its own order of classes, its own sets and its own networks. For 
 import argparse
 import logging
 import statistics
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -49,13 +50,19 @@ def main(argv: list[str] | None = None) -> dict[str, list[list[float]]]:
             accuracies.setdefault(name, []).append(scores)
             sizes.setdefault(name, []).append(size)
             print(f"seed {seed}, {name}: {', '.join(f'{100 * score:.1f}' for score in scores)}", flush=True)
-    print(table(accuracies, sizes, args.classes))
+    column = label_column(ds["train"])
+    print(table(accuracies, sizes, args.classes, len(np.unique(ds["train"][column]))))
     return accuracies
+
+
+def label_column(ds: datasets.Dataset) -> str:
+    """Return the name of the column that holds the classes."""
+    return next(name for name, feature in ds.features.items() if isinstance(feature, datasets.ClassLabel))
 
 
 def run_seed(ds: datasets.DatasetDict, seed: int, args: argparse.Namespace) -> dict[str, tuple[list[float], int]]:
     """Go through all tasks; return for each memory the accuracy after every task, and its bytes in the end."""
-    column = next(name for name, feature in ds["train"].features.items() if isinstance(feature, datasets.ClassLabel))
+    column = label_column(ds["train"])
     labels = {split: np.array(ds[split][column]) for split in ("train", "test")}
     order = np.random.default_rng(seed).permutation(len(np.unique(labels["train"])))
     parts: dict[str, list[CondensedDataset]] = {"condensed": [], "herding": [], "random": []}
@@ -87,8 +94,9 @@ def memories(task: datasets.Dataset, seed: int, args: argparse.Namespace) -> dic
         **common,
     )
     pictures = task.cast_column(small.recipe.image_column, datasets.Image(decode=False))[small.recipe.image_column]
-    mean_bytes = statistics.fmean(len(picture["bytes"]) for picture in pictures) + LABEL_BYTES
-    rows = int(stored_bytes(small) / args.classes / mean_bytes)
+    mean_bytes = statistics.fmean(map(encoded_bytes, pictures)) + LABEL_BYTES
+    classes = len(small.synthetic.labels.unique())  # the last task may have fewer than the others
+    rows = max(1, int(stored_bytes(small) / classes / mean_bytes))
     updates = {"feature_updates": args.max_updates}
     return {
         "condensed": small,
@@ -102,19 +110,25 @@ def stored_bytes(small: CondensedDataset) -> int:
     if small.recipe.kind != "coreset":
         return sum(tensor.nbytes for tensor in small.synthetic.all().values())
     pictures = small.cast_column(small.recipe.image_column, datasets.Image(decode=False))[small.recipe.image_column]
-    return sum(len(picture["bytes"]) + LABEL_BYTES for picture in pictures)
+    return sum(encoded_bytes(picture) + LABEL_BYTES for picture in pictures)
 
 
-def table(accuracies: dict[str, list[list[float]]], sizes: dict[str, list[int]], classes: int) -> str:
+def encoded_bytes(picture: dict) -> int:
+    """Return the bytes of an encoded picture, which may be in a file of its own."""
+    return len(picture["bytes"]) if picture["bytes"] is not None else Path(picture["path"]).stat().st_size
+
+
+def table(accuracies: dict[str, list[list[float]]], sizes: dict[str, list[int]], classes: int, total: int) -> str:
     """Return a Markdown table: mean ± standard deviation over seeds after every task, and of the mean of all tasks."""
     tasks = len(accuracies["condensed"][0])
-    heads = [f"after {classes * (task + 1)} classes" for task in range(tasks)]
+    heads = [f"after {min(classes * (task + 1), total)} classes" for task in range(tasks)]
     lines = ["| memory | bytes | " + " | ".join([*heads, "mean of the tasks"]) + " |", "|---" * (tasks + 3) + "|"]
     for name, scores in accuracies.items():
         values = 100 * torch.tensor(scores, dtype=torch.float64)  # (seeds, tasks)
         values = torch.cat([values, values.mean(1, keepdim=True)], 1)
-        stds = values.std(0) if len(values) > 1 else torch.zeros(values.shape[1])
-        cells = [f"{mean:.1f} ± {std:.1f}" for mean, std in zip(values.mean(0).tolist(), stds.tolist(), strict=True)]
+        cells = [f"{mean:.1f}" for mean in values.mean(0).tolist()]
+        if len(values) > 1:  # one seed says nothing of the spread
+            cells = [f"{mean} ± {std:.1f}" for mean, std in zip(cells, values.std(0).tolist(), strict=True)]
         lines.append(f"| {name} | {round(statistics.fmean(sizes[name])):,} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, f"n = {len(accuracies['condensed'])} seeds"])
 

@@ -39,8 +39,8 @@ def main(fast: bool = False, seeds: int = 5, width: int = 32) -> float:
         printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     theirs = json.loads(printed.splitlines()[-1])
     for name, accuracies in (("evaluate", ours), ("plain loop", theirs)):
-        mean, std = statistics.fmean(accuracies), statistics.stdev(accuracies)
-        print(f"{name:10}  {100 * mean:.2f} ± {100 * std:.2f} (n = {len(accuracies)})")
+        spread = f" ± {100 * statistics.stdev(accuracies):.2f}" if len(accuracies) > 1 else ""
+        print(f"{name:10}  {100 * statistics.fmean(accuracies):.2f}{spread} (n = {len(accuracies)})")
     difference = 100 * (statistics.fmean(ours) - statistics.fmean(theirs))
     print(f"difference  {difference:+.2f} points, on the 8-bit rows of {small.recipe.config_name}, MNIST excerpt")
     return difference

@@ -10,13 +10,18 @@ from torchvision.transforms import v2
 
 
 def main(folder: Path, fast: bool = False) -> float:
-    """Train a small network on a folder written by `save_condensed` and return the last training accuracy."""
+    """Train a small network on a folder written by `save_condensed` and return the last training accuracy.
+
+    The classes should be a `ClassLabel`; text labels need numbers first.
+    """
     small = datasets.load_dataset(str(folder), split="train")
-    image, label = small.column_names[:2]
+    image = next(name for name, feature in small.features.items() if isinstance(feature, datasets.Image))
+    label = next(name for name, feature in small.features.items() if isinstance(feature, datasets.ClassLabel))
+    classes = small.features[label].num_classes
     transform = v2.Compose([v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize([0.5], [0.5])])
     small = small.with_transform(lambda rows: {"x": [transform(x) for x in rows[image]], "y": rows[label]})
 
-    net = nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.LazyLinear(10))
+    net = nn.Sequential(nn.LazyConv2d(16, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.LazyLinear(classes))
     net(small[:2]["x"][0][None])
     optimiser = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     correct = 0

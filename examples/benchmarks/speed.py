@@ -48,12 +48,13 @@ Step = Callable[[int], object]
 
 
 def published(network: Any) -> Any:
-    """Return a ConvNet with PyTorch's own layers, in place of those that this library made faster."""
-    for number, layer in enumerate(network.features):
-        if isinstance(layer, HalvingPool):
-            network.features[number] = torch.nn.AvgPool2d(2)
-        elif isinstance(layer, torch.nn.ReLU):
-            layer.inplace = False
+    """Return a network with PyTorch's own layers, in place of those that this library made faster."""
+    for parent in list(network.modules()):
+        for name, layer in list(parent.named_children()):
+            if isinstance(layer, HalvingPool):
+                setattr(parent, name, torch.nn.AvgPool2d(2))
+            elif isinstance(layer, torch.nn.ReLU):
+                layer.inplace = False
     return network
 
 
@@ -273,7 +274,7 @@ def method_row(method: str, ds: datasets.Dataset, network: str, ipc: int, args: 
     condense_dataset(ds, method, steps=args.updates + 1, compile=args.compile, callbacks=[turns], **shared)
     with FlopCounterMode(display=False) as flops:
         count = Turns(None, flops)
-        condense_dataset(ds, method, steps=min(args.updates, 6), compile=False, callbacks=[count], **shared)
+        condense_dataset(ds, method, steps=max(2, min(args.updates, 6)), compile=False, callbacks=[count], **shared)
     operations = [b - a for a, b in zip(count.counted, count.counted[1:], strict=False)]
     return statistics.median(turns.ours[1:]), statistics.median(turns.theirs[1:]), statistics.median(operations)
 

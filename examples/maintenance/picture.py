@@ -31,7 +31,10 @@ def main(out: Path, steps: int = 500, epochs: int | None = None, seeds: int = 5)
     random = condense_dataset(ds["train"], "random", ipc=1)
     table = evaluate(condensed, ds["test"], networks=NETWORK, recipe=RECIPE, epochs=epochs, seeds=seeds)
     print(table)
-    scores = {score["set"]: f"{100 * score['mean']:.1f} ± {100 * score['std']:.1f} %" for score in table.to_records()}
+    scores = {}
+    for score in table.to_records():
+        spread = "" if score["std"] is None else f" ± {100 * score['std']:.1f}"
+        scores[score["set"]] = f"{100 * score['mean']:.1f}{spread} %"
     panels = [
         Panel(title, f"test accuracy {scores[name]}", grid(images, per_class=5))
         for title, name, images in (

@@ -254,7 +254,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
             f"the teacher {teacher.name!r} is right on {share:.1%} of {len(labels)} rows, no more than by chance: are "
             f"the names of its classes in the order of its logits? It most often sees {listing}"
         )
-    if share < 2 / max(1, len(pairs)):
+    chance = 1 / len(pairs)
+    if len(pairs) > 1 and share < min(2 * chance, (1 + chance) / 2):
         logger.warning("the teacher %r is right on only %.1f %% of %d rows", teacher.name, 100 * share, len(labels))
     return {"accuracy": share, "accuracy_rows": len(labels)}
 

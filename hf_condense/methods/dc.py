@@ -159,7 +159,7 @@ def looped_gradients(
     gradients = []
     for class_images, class_targets in zip(images, targets, strict=True):
         loss = cross_entropy(net(class_images), class_targets, temperature)
-        gradients.append(torch.autograd.grad(loss, parameters, create_graph=True))
+        gradients.append(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
     return [torch.stack(parts) for parts in zip(*gradients, strict=True)]
 
 
@@ -299,7 +299,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         for part in run.split_for_forward(images):
             labels = torch.full((len(part),), c, device=run.device)
             loss = F.cross_entropy(run.logits(part), labels, reduction="sum") / len(images)
-            gradients = torch.autograd.grad(loss, parameters)
+            gradients = torch.autograd.grad(loss, parameters, materialize_grads=True)
             total = [a + b for a, b in zip(total, gradients, strict=True)] if total else list(gradients)
         return total
 

@@ -300,7 +300,7 @@ def accumulate_gradient(
     weight = temperature**2 / (len(images) if rows is None else rows)
     if len(images) > chunk:
         padding = -len(images) % chunk  # rows whose target is zero have no loss and no gradient
-        images, targets = _padded(images, padding), _padded(targets, padding)
+        images, targets = _repeated(images, padding), _padded(targets, padding)
     for part, target in zip(images.split(chunk), targets.split(chunk), strict=True):
         logits = net(part).flatten(0, -2) / temperature  # The networks of a stack stand side by side, as images do.
         loss = F.cross_entropy(logits, target.flatten(0, -2), reduction="sum") * weight
@@ -395,7 +395,7 @@ class _GradientByChunks:
     def _shared(self, sharing: Accelerator, images: Tensor, targets: Tensor, temperature: float) -> None:
         """Add the gradient of a batch whose chunks the processes share out."""
         rows, padding = len(images), -len(images) % self.chunk
-        images, targets = _padded(images, padding), _padded(targets, padding)
+        images, targets = _repeated(images, padding), _padded(targets, padding)
         own = slice(sharing.process_index, None, sharing.num_processes)
         for part, target in zip(images.split(self.chunk)[own], targets.split(self.chunk)[own], strict=True):
             accumulate_gradient(self.net, part, target, self.chunk, temperature, rows)
@@ -501,6 +501,11 @@ def _cropped(images: Tensor, least_area: float, t: int, keys: Sequence[tuple[Key
 
 def _device(net: nn.Module) -> torch.device:
     return next(net.parameters()).device
+
+
+def _repeated(images: Tensor, rows: int) -> Tensor:
+    """Append copies of the last row: on black images, a network of a user's own may not be finite."""
+    return torch.cat([images, images[-1:].expand(rows, *images.shape[1:])]) if rows else images
 
 
 def _padded(tensor: Tensor, rows: int) -> Tensor:

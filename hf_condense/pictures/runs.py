@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.figure import Figure
@@ -131,9 +132,12 @@ def evolution_gif(snapshots: Snapshots, file: str | Path, *, milliseconds: int =
     _check(snapshots)
     if milliseconds < 20:
         raise ValueError(f"milliseconds should be >= 20; got {milliseconds}")
+    captions = [f"step {step:,}" for step in snapshots.steps]
+    # All frames are as wide as the widest caption: a GIF has the size of its first frame.
+    width = max(round(_font().getlength(caption)) for caption in captions) + 8
     frames = [
-        _frame(images / 255, f"step {step:,}", snapshots.labels)
-        for step, images in zip(snapshots.steps, snapshots.images, strict=True)
+        _frame(images / 255, caption, snapshots.labels, width)
+        for caption, images in zip(captions, snapshots.images, strict=True)
     ]
     durations = [milliseconds] * (len(frames) - 1) + [5 * milliseconds]
     with output_file(file) as work:
@@ -141,12 +145,22 @@ def evolution_gif(snapshots: Snapshots, file: str | Path, *, milliseconds: int =
     return local_path(file)
 
 
-def _frame(images: Tensor, caption: str, labels: Tensor) -> Image.Image:
-    """Return images below a caption: a row for each class, or rows of five if no class has several."""
+def _font() -> Any:
+    return ImageFont.load_default(18)
+
+
+def _frame(images: Tensor, caption: str, labels: Tensor, width: int) -> Image.Image:
+    """Return images below a caption: a row for each class, or rows of five if no class has several.
+
+    Args:
+        images: (n, C, H, W), in [0, 1].
+        caption: Text above them.
+        labels: Class of each image. (n,).
+        width: Least width of the frame.
+    """
     picture = grid(images, per_class=5) if len(labels.unique()) == len(labels) else grid(images, labels)
-    font = ImageFont.load_default(18)
-    frame = Image.new("RGB", (max(picture.width, round(font.getlength(caption)) + 8), picture.height + _HEAD), "white")
-    ImageDraw.Draw(frame).text((4, 3), caption, fill="black", font=font)
+    frame = Image.new("RGB", (max(picture.width, width), picture.height + _HEAD), "white")
+    ImageDraw.Draw(frame).text((4, 3), caption, fill="black", font=_font())
     frame.paste(picture, (0, _HEAD))
     return frame
 

@@ -62,7 +62,9 @@ def accuracy_against_ipc(
     own, baselines = _series(pairs, network)
     merged: dict[str, Points] = {}
     for name, points in own.items():
-        merged.setdefault(_IPC.sub("", name), []).extend(points)
+        plain = _IPC.sub("", name)
+        plain = f"{plain} (set)" if plain in baselines else plain  # a coreset beside a baseline of its own name
+        merged.setdefault(plain, []).extend(points)
     _draw_lines(axes, {**merged, **baselines}, dashed=set(baselines))
     _label_axis(axes, [ipc for ipc, _ in pairs], "images per class")
     return _finished(axes, [p for line in (*merged.values(), *baselines.values()) for p in line], file)

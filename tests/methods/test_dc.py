@@ -42,6 +42,28 @@ def rows_in_float64(run: Run, method: Any, draw: int) -> list[dict[int, torch.Te
     return [{c: rows.double() for c, rows in by_class.items()} for by_class in augmented_rows(run, method, draw)]
 
 
+class WithUnusedPart(nn.Module):
+    """A network with a parameter that its forward pass does not use."""
+
+    def __init__(self, channels: int, image_size: tuple[int, int], num_classes: int) -> None:
+        super().__init__()
+        self.unused = nn.Linear(4, 3)
+        self.head = nn.Linear(channels * image_size[0] * image_size[1], num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return self.head(images.flatten(1))
+
+
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_parameters_that_are_not_used_match_in_both_ways(distance: str) -> None:
+    options = {"distance": distance, "outer_loop": 1, "network": WithUnusedPart, "cache": False}
+    looped, batched = (
+        quick_method("dc", class_gradients=way, **options).condense(toy_dataset()) for way in ("loop", "batched")
+    )
+    assert looped.synthetic.images.isfinite().all()
+    torch.testing.assert_close(looped.synthetic.images, batched.synthetic.images, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("distance", DISTANCES)
 @pytest.mark.parametrize("class_gradients", ["loop", "batched"])
 @pytest.mark.parametrize(("method", "factor"), [(GradientMatching, 1), (SiameseGradientMatching, 2)])

@@ -215,6 +215,28 @@ def test_update_that_can_not_be_cut_smaller_raises_the_error(monkeypatch):
         trained(name="convnet-w8-d1-bn")
 
 
+def test_chunks_are_filled_up_with_real_images():
+    """A network that divides by the length of an image is not finite on a black one."""
+
+    class Lengths(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(192, 3)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            return self.head(x / x.norm(dim=1, keepdim=True))
+
+    weights_of = []
+    for chunk in (20, 8):
+        torch.manual_seed(0)
+        net = Lengths()
+        train_network(net, toy_set(20), replace(PLAIN, batch_size=20), "a", chunk=chunk)
+        weights_of.append(weights(net))
+    assert weights_of[1].isfinite().all()
+    torch.testing.assert_close(*weights_of, rtol=1e-4, atol=1e-5)
+
+
 def test_networks_with_batch_statistics_see_whole_batches():
     net = build("convnet-w8-d1-bn")
     assert chunk_size(net, (3, 8, 8), 300) == 300

@@ -170,6 +170,23 @@ def test_snapshots_without_a_run_are_refused(tmp_path):
         Snapshots(at=2)
 
 
+def test_a_coreset_beside_the_baseline_of_its_name_has_a_line_of_its_own():
+    tables = [(n, Evaluation(tuple(score(name, 0.1 * n) for name in (f"random_ipc{n}", "random")))) for n in (1, 5)]
+    axes = accuracy_against_ipc(tables).axes[0]
+    assert sorted(legend(axes)) == ["random", "random (set)"]
+
+
+def test_every_frame_of_a_small_set_has_room_for_its_caption(tmp_path):
+    snapshots = Snapshots()
+    for step in (1, 1024):
+        snapshots.steps.append(step)
+        snapshots.images.append(torch.full((1, 1, 8, 8), 100 + step % 100, dtype=torch.uint8))
+    snapshots.labels = torch.tensor([0])
+    with Image.open(evolution_gif(snapshots, tmp_path / "run.gif")) as picture:
+        assert picture.n_frames == 2
+        assert picture.width > 80
+
+
 def test_accuracy_against_ipc_joins_the_sets_of_a_method():
     tables = [(10, table(10, 0.8, 0.7)), (1, table(1, 0.5, 0.3)), (1, table(1, 0.4, 0.3, "m3d"))]
     axes = accuracy_against_ipc(tables).axes[0]
