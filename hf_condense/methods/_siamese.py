@@ -183,8 +183,8 @@ def scale_by_budgets(run: Run) -> None:
     most = max(run.ipc.values())
     if min(run.ipc.values()) == most:
         return
-    shares = torch.tensor([run.ipc[c] / most for c in run.synthetic.labels.tolist()])
-    shares = to_device(shares, run.device)  # (entries,)
+    by_class = torch.tensor([run.ipc.get(c, 0) / most for c in range(run.num_classes)])
+    shares = to_device(by_class, run.device).index_select(0, run.synthetic.labels)  # (entries,)
     for tensor in run.synthetic.learned().values():
         if tensor.grad is not None:
             tensor.grad.mul_(shares.view(-1, *[1] * (tensor.ndim - 1)))

@@ -175,7 +175,7 @@ def test_the_view_scores_like_the_floats_of_a_coreset(toy, small):
         ("none", None, "color_crop_cutout_flip_scale_rotate"),
         (None, None, "color_crop_cutout_flip_scale_rotate"),
         ("color_crop", "flip", "flip"),
-        ("color_crop", "none", "none"),
+        ("color_crop", "none", None),
     ],
 )
 def test_flips_follow_the_set(toy, used, given, expected):

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from hf_condense.networks.factory import has_batch_statistics, list_networks
+from hf_condense.networks.instance_norm import InstanceNorm
 from tests.support.small_networks import factory
 
 
@@ -59,7 +60,7 @@ def test_small_images_keep_their_resolution_in_the_stem(name: str, side: int, st
 
 @pytest.mark.parametrize(("name", "convolutions"), [("alexnet", 5), ("resnet18", 20), ("vgg11", 8)])
 def test_norms_follow_every_convolution(name: str, convolutions: int) -> None:
-    for suffix, norm in (("", nn.GroupNorm), ("-in", nn.GroupNorm), ("-bn", nn.BatchNorm2d)):
+    for suffix, norm in (("", InstanceNorm), ("-in", InstanceNorm), ("-bn", nn.BatchNorm2d)):
         kinds = [type(m) for m in factory(name + suffix).build(0).modules()]
         assert (kinds.count(nn.Conv2d), kinds.count(norm)) == (convolutions, convolutions)
 
