@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
-    from hf_condense.condensed.page.write import write_page
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
+    from hf_condense.evaluation.page import write_page
     from hf_condense.evaluation.ranking import RankingScores, dd_ranking
     from hf_condense.networks.teachers import Teacher
     from hf_condense.networks.training_recipe import TrainingRecipe
@@ -37,7 +37,7 @@ _HOME = {
     "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
-    "write_page": "condensed.page.write",
+    "write_page": "evaluation.page",
     "TrainingViews": "condensed.loader",
     "Composer": "engine.method",
     "Loss": "engine.method",

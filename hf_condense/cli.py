@@ -471,16 +471,29 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
 @click.argument("folder", metavar="FOLDER_OR_REPO")
 @click.option("--out", "-o", type=_FilePath(dir_okay=False), default=Path("page.html"), help="File to write.")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
+@click.option("--source", help="Real dataset: a Hub id or a folder. Shows the real image nearest to each learned one.")
+@click.option("--source-split", default="train", help="Training split of --source.")
+@click.option("--config", help="Configuration of --source.")
 @click.option("--per-class", type=_Integer(1), default=10, help="Images per class, at most.")
 @click.option("--max-classes", type=_Integer(1), default=100, help="Classes of a set, at most.")
-def page(folder: str, out: Path, revision: str | None, per_class: int, max_classes: int) -> None:
+def page(
+    folder: str,
+    out: Path,
+    revision: str | None,
+    source: str | None,
+    source_split: str,
+    config: str | None,
+    per_class: int,
+    max_classes: int,
+) -> None:
     """Write one HTML file with all sets of a folder or of a repository USER/REPO: images, accuracies, recipes.
 
     The file needs no server and loads nothing; open it in a browser, send it, or put it on a web server.
     """
-    from hf_condense.condensed.page.write import write_page
+    from hf_condense import write_page
 
-    path = write_page(folder, out, revision=revision, per_class=per_class, max_classes=max_classes)
+    real = None if source is None else _load(source, config, source_split)
+    path = write_page(folder, out, source=real, revision=revision, per_class=per_class, max_classes=max_classes)
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")
 
 

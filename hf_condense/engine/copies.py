@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -19,6 +19,44 @@ _SAMPLE = 500  # real rows that are compared with all the others
 _MOST_PRODUCTS = {"cpu": 2e12, "other": 2e14}  # multiply-adds: half a minute on one CPU core, seconds on a GPU
 _CHUNK_BYTES = 8 * 2**20  # source rows in float32 at a time; chunks of this size stay in a CPU's cache
 _DIGITS = 4  # enough, because one grey level is 0.0039
+
+
+class Nearest(NamedTuple):
+    """The real images that are nearest to some images.
+
+    Attributes:
+        images: In pixel units. (n, C, H, W).
+        distances: How far each is, in pixel units. (n,).
+    """
+
+    images: Tensor
+    distances: Tensor
+
+
+def nearest_images(images: Tensor, source: ClassSource) -> Nearest:
+    """Return the source image, of any class, that is nearest to each of some images, however long it takes.
+
+    Args:
+        images: In pixel units. (n, C, H, W).
+        source: Images of the same shape.
+
+    Raises:
+        ValueError: If the images of the source have another shape.
+
+    Example:
+        >>> from hf_condense.demo_data import load_demo
+        >>> from hf_condense.source.class_source import load_source
+        >>> source = load_source(load_demo()["test"], cache=False, progress=False)
+        >>> nearest_images(source.images[:2] / 255 + 0.1, source).distances
+        tensor([0.1000, 0.1000])
+    """
+    if source.image_shape != tuple(images.shape[1:]):
+        raise ValueError(
+            f"images should have the shape of the source, {source.image_shape}; got {(*images.shape[1:],)}"
+        )
+    queries = 255 * images.to(source.device).float().flatten(1)
+    distances, rows = _search(queries, source, torch.full((len(images),), -1))
+    return Nearest(_levels(source, rows).cpu().unflatten(1, source.image_shape) / 255, distances)
 
 
 def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str, Any] | None:
@@ -51,7 +89,7 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
     sampled = torch.randperm(len(source), generator=keyed_generator(seed, "nearest"))[:_SAMPLE]
     queries = torch.cat([255 * images.to(source.device).float().flatten(1), _levels(source, sampled)])
     excluded = torch.cat([torch.full((len(images),), -1), sampled])
-    synthetic, real = _distances(queries, source, excluded).split([len(images), len(sampled)])
+    synthetic, real = _search(queries, source, excluded)[0].split([len(images), len(sampled)])
     return {"synthetic": _summary(synthetic), "real": _summary(real), "rows": len(sampled)}
 
 
@@ -79,8 +117,8 @@ def _are_comparable(rows: int, source: ClassSource) -> bool:
 
 
 @torch.no_grad()
-def _distances(queries: Tensor, source: ClassSource, excluded: Tensor) -> Tensor:
-    """Return the distance of every query to its nearest source image.
+def _search(queries: Tensor, source: ClassSource, excluded: Tensor) -> tuple[Tensor, Tensor]:
+    """Return how far every query is from its nearest source image, and which row that is.
 
     Args:
         queries: Grey levels 0..255. (n, D).
@@ -88,7 +126,7 @@ def _distances(queries: Tensor, source: ClassSource, excluded: Tensor) -> Tensor
         excluded: Row of the source that is left out for each query; -1 leaves out none. int64 (n,).
 
     Returns:
-        (n,), in pixel units.
+        Distances in pixel units on the CPU, and rows, both (n,).
     """
     smallest = torch.full((len(queries),), torch.inf, device=queries.device)
     nearest = torch.zeros(len(queries), dtype=torch.int64, device=queries.device)
@@ -106,7 +144,8 @@ def _distances(queries: Tensor, source: ClassSource, excluded: Tensor) -> Tensor
         nearest = torch.where(closer, column + start, nearest)
     # The distances are computed again from differences: the expanded square of a small one is mostly rounding error.
     parts = zip(queries.split(chunk), nearest.split(chunk), strict=True)
-    return torch.cat([(part - _levels(source, rows)).square().mean(1).sqrt().cpu() / 255 for part, rows in parts])
+    distances = [(part - _levels(source, rows)).square().mean(1).sqrt().cpu() / 255 for part, rows in parts]
+    return torch.cat(distances), nearest
 
 
 def _levels(source: ClassSource, index: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ except ImportError as error:
 from hf_condense.pictures.embeddings import embedding_scatter
 from hf_condense.pictures.runs import Snapshots, evolution_gif, evolution_strip
 from hf_condense.pictures.scores import accuracy_against_ipc, accuracy_against_time, accuracy_by_network
-from hf_condense.pictures.sets import class_grid, real_beside_condensed
+from hf_condense.pictures.sets import class_grid, nearest_real_images, real_beside_condensed
 
 __all__ = [
     "Snapshots",
@@ -27,5 +27,6 @@ __all__ = [
     "embedding_scatter",
     "evolution_gif",
     "evolution_strip",
+    "nearest_real_images",
     "real_beside_condensed",
 ]

@@ -15,12 +15,14 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.tensors import turns_of
+from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource, load_source
 
 _FLOW = 5  # images in a row where each class has one
 _LINE = 20  # pixels
 _BETWEEN = 32
+_WIDEST = 640  # of several blocks in a row
 
 
 @plain_torch()
@@ -79,6 +81,47 @@ def real_beside_condensed(
     right = _panel(sheet, _title("random rows", random), real, labels, names, left=12)
     title = _title(small.recipe.config_name, own)
     _panel(sheet, title, images, labels, names, left=right + _BETWEEN, with_names=_is_alone(labels))
+    return save_figure(sheet.figure(), file)
+
+
+@plain_torch()
+def nearest_real_images(
+    small: CondensedDataset,
+    source: datasets.Dataset | None = None,
+    *,
+    per_class: int = 5,
+    max_classes: int = 20,
+    file: str | Path | None = None,
+) -> Figure:
+    """Return the images of a set, each above the real row, of any class, that is nearest to it: copies show at once.
+
+    Args:
+        small: The set.
+        source: The real training set. Default: the one that the set carries in memory.
+        per_class: Images to show per class, at most; >= 1.
+        max_classes: Largest number of classes to show, in label order, >= 1.
+        file: File to save the figure to, or None.
+
+    Raises:
+        ValueError: If there is no source, its images have another shape, or a number is below 1.
+    """
+    images, labels = _first(small, per_class, max_classes)
+    real = nearest_images(images, real_source(small, source)).images
+    sheet = Sheet()
+    sheet.write(12, 12 + _LINE / 2, f"{small.recipe.config_name}, above the nearest real rows", size=HEADING)
+    x, y = 12, 12 + round(1.5 * _LINE)
+    for c in labels.unique().tolist():
+        upper, lower = (tiles(rows[labels == c]) for rows in (images, real))
+        height, width = upper.shape[1] + GAP, upper.shape[2] + GAP
+        name = short(small.recipe.class_names[c])
+        block = max(len(upper) * width, text_width(name, TEXT))
+        if x > 12 and x + block > _WIDEST:
+            x, y = 12, y + _LINE + 2 * height + GAP + _LINE // 2
+        sheet.write(x, y + _LINE / 2, name)
+        for number, pair in enumerate(zip(upper, lower, strict=True)):
+            for line, picture in enumerate(pair):
+                sheet.paste(x + number * width, y + _LINE + line * height, picture)
+        x += block + _BETWEEN // 2
     return save_figure(sheet.figure(), file)
 
 

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import base64
-import errno
 import hashlib
 import io
-import os
-import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.packing import pack
 from hf_condense.condensed.page.html import element
-from hf_condense.condensed.page.render import MARK, Shown, render_page
-from hf_condense.condensed.page.write import write_page
+from hf_condense.condensed.page.render import Shown, render_page
 from hf_condense.condensed.scores import Evaluation, Score
 from tests.support.condensed_sets import formed_set, make_coreset, make_set
-from tests.support.torch_states import STATES, in_state
 
 HOSTILE = [
     "</script><script>alert(1)</script>",
@@ -208,59 +202,8 @@ def test_equal_sets_have_equal_pages():
     assert first == second
 
 
-@pytest.mark.parametrize("state", STATES)
-def test_page_is_the_same_whatever_state_torch_is_in(state, tmp_path):
-    measured(make_set()).save_condensed(tmp_path)
-    expected = write_page(tmp_path, tmp_path / "page.html").read_bytes()
-    with in_state(state):
-        assert write_page(tmp_path, tmp_path / "other.html").read_bytes() == expected
-
-
-def test_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
-    make_set().save_condensed(tmp_path)
-    page = write_page(tmp_path, tmp_path / "page.html")
-    expected = page.read_bytes()
-    monkeypatch.setattr(type(page), "write_text", half_written)
-    with pytest.raises(OSError, match="no space"):
-        write_page(tmp_path, page)
-    assert page.read_bytes() == expected
-
-
-def half_written(path, text, *args, **options):
-    path.write_bytes(text[:99].encode())
-    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-
-def test_page_of_a_folder_shows_every_set_and_says_which_is_the_default(tmp_path):
-    for small in (make_coreset(), measured(make_set())):
-        small.save_condensed(tmp_path / "sets")
-    path = write_page(tmp_path / "sets", tmp_path / "new" / "page.html")
-    page = Reader(path.read_text(encoding="utf-8"))
-    assert [article["id"] for article in page.all("article")] == ["dm_ipc2", "herding_ipc2"]
-    is_default = ["when no name is given" in text for text in page.texts["article"]]
-    assert is_default == [False, True]  # the first one that was saved
-    alone = write_page(tmp_path / "sets" / "dm_ipc2", tmp_path / "alone.html").read_text(encoding="utf-8")
-    assert [article["id"] for article in Reader(alone).all("article")] == ["dm_ipc2"]
-
-
-def test_damaged_tensors_and_empty_folders_are_refused(tmp_path):
-    with pytest.raises(CondensedFormatError, match="no condensed set"):
-        write_page(tmp_path, tmp_path / "page.html")
-    target = make_set().save_condensed(tmp_path)
-    (target / "condensed.safetensors").write_bytes(b"strange")
-    with pytest.raises(CondensedFormatError, match="sha256"):
-        write_page(tmp_path, tmp_path / "page.html")
-    assert not (tmp_path / "page.html").exists()
-
-
 def test_half_a_character_is_written_as_a_question_mark():
     assert element("p", "a\ud800b") == "<p>a?b</p>"
-
-
-def test_revision_of_a_folder_is_refused(tmp_path):
-    make_set().save_condensed(tmp_path)
-    with pytest.raises(ValueError, match="revision='main' is for repositories"):
-        write_page(tmp_path, tmp_path / "page.html", revision="main")
 
 
 def test_numbers_below_one_and_no_sets_are_refused():
@@ -268,31 +211,3 @@ def test_numbers_below_one_and_no_sets_are_refused():
         page_of(make_set(), per_class=0)
     with pytest.raises(ValueError, match="at least one set"):
         render_page({})
-
-
-def test_a_push_adds_a_page_on_request_and_later_pushes_renew_it(hub, tmp_path):
-    from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
-
-    def published() -> str:
-        with open(hf_hub_download("alice/sets", "page.html", repo_type="dataset"), encoding="utf-8") as file:
-            return file.read()
-
-    make_set().push_to_hub("alice/sets")
-    assert "page.html" not in HfApi().list_repo_files("alice/sets", repo_type="dataset")
-    first = make_set().push_to_hub("alice/sets", page=True)
-    assert MARK in published()
-    assert make_set().push_to_hub("alice/sets", page=True).oid == first.oid, "nothing changed"
-    make_coreset().push_to_hub("alice/sets")
-    assert re.findall(r'<article id="(\w+)"', published()) == ["dm_ipc2", "herding_ipc2"]
-    assert "load_condensed(&quot;alice/sets&quot;, &quot;dm_ipc2&quot;)" in published()
-    assert write_page("alice/sets", tmp_path / "page.html").read_text(encoding="utf-8") == published()
-    HfApi().create_commit(
-        "alice/sets",
-        [CommitOperationAdd("page.html", b"<p>mine</p>")],
-        commit_message="mine",
-        repo_type="dataset",
-    )
-    make_set(method="dance").push_to_hub("alice/sets")
-    assert published() == "<p>mine</p>", "a page of somebody else is left alone"
-    with pytest.raises(FileExistsError, match=r"page\.html that hf_condense did not write"):
-        make_set(method="mtt").push_to_hub("alice/sets", page=True)

@@ -6,9 +6,9 @@ import base64
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.resources import files
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -48,10 +48,13 @@ class Shown(NamedTuple):
     Attributes:
         facts: What its `condense_config.json` says.
         tensors: Its exact tensors.
+        nearest: From images (n, C, H, W) to the real images nearest to each, of the same shape, and how far these are,
+            (n,); None if the real images are not at hand.
     """
 
     facts: Facts
     tensors: CondensedTensors
+    nearest: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
 @plain_torch()
@@ -221,7 +224,7 @@ def _article(name: str, shown: Shown, place: str | None, is_default: bool, *, pe
         element("h3", "Load"),
         _snippet(_loading(place, name)),
         element("p", fill(WHITEN, {"names": name}).replace("`", ""), class_="note") if facts.is_whitened else None,
-        _nearest(facts),
+        _nearest(shown, per_class, max_classes),
         element("details", element("summary", "Recipe and sizes"), _facts(details)),
         id=name,
     )
@@ -229,39 +232,45 @@ def _article(name: str, shown: Shown, place: str | None, is_default: bool, *, pe
 
 def _images(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, below the name of the class."""
-    labels = shown.tensors.row_labels.tolist()
-    turns, names = turns_of(labels), shown.facts.recipe.class_names
-    rows: dict[int, list[int]] = {}
-    for row, (c, turn) in enumerate(zip(labels, turns, strict=True)):
-        if turn < per_class:
-            rows.setdefault(c, []).append(row)
-    classes = sorted(rows)
-    figures = [
-        element(
-            "figure",
-            element("figcaption", element("bdi", names[c])),
-            element("div", *_pictures(shown.tensors, rows[c], names[c])),
-        )
-        for c in classes[:max_classes]
-    ]
+    rows, names = _first_rows(shown.tensors, per_class), shown.facts.recipe.class_names
+    figures = (
+        _figure(names[c], _pictures(shown.tensors.decoded(torch.tensor(rows[c]))[0], f"{names[c]}, image"))
+        for c in sorted(rows)[:max_classes]
+    )
     cuts = []
-    if len(classes) > max_classes:
-        cuts.append(f"the first {max_classes} of {len(classes)} classes")
-    if any(turn >= per_class for turn in turns):
+    if len(rows) > max_classes:
+        cuts.append(f"the first {max_classes} of {len(rows)} classes")
+    if sum(map(len, rows.values())) < shown.tensors.num_rows:
         cuts.append(f"the first {per_class} images of each class")
     note = element("p", f"Shown: {' and '.join(cuts)}.", class_="note") if cuts else None
     return markup(element("div", *figures, class_="classes"), note)
 
 
-def _pictures(tensors: CondensedTensors, rows: list[int], name: str) -> Iterator[Html]:
-    """Yield the images of some rows, inside the page itself."""
-    images = tensors.decoded(torch.tensor(rows))[0]  # (n, C, H, W)
-    for number, pixels in enumerate(images, 1):
+def _first_rows(tensors: CondensedTensors, per_class: int) -> dict[int, list[int]]:
+    """Return the first rows of every class."""
+    labels = tensors.row_labels.tolist()
+    rows: dict[int, list[int]] = {}
+    for row, (c, turn) in enumerate(zip(labels, turns_of(labels), strict=True)):
+        if turn < per_class:
+            rows.setdefault(c, []).append(row)
+    return rows
+
+
+def _figure(name: str, pictures: Iterator[Html]) -> Html:
+    """Return images below the name of their class."""
+    return element("figure", element("figcaption", element("bdi", name)), element("div", *pictures))
+
+
+def _pictures(images: Tensor, words: str, distances: Tensor | None = None) -> Iterator[Html]:
+    """Yield images (n, C, H, W), inside the page itself; each is described by some words, its number and a distance."""
+    for row, pixels in enumerate(images):
         data, width, height = _png(pixels)
+        distance = "" if distances is None else f", distance {distances[row]:.4f}"
         yield element(
             "img",
             src=f"data:image/png;base64,{data}",
-            alt=f"{name}, image {number}",
+            alt=f"{words} {row + 1}{distance}",
+            title=distance.removeprefix(", ") or None,
             width=width,
             height=height,
             data_width=width,
@@ -333,11 +342,20 @@ def _snippet(lines: str) -> Html:
     return element("pre", element("code", lines), tabindex=0)
 
 
-def _nearest(facts: Facts) -> Html | None:
-    """Say how close the images are to single source images, if that was measured."""
-    nearest = facts.recipe.nearest
-    if facts.recipe.kind == "coreset" or not nearest:
+def _nearest(shown: Shown, per_class: int, max_classes: int) -> Html | None:
+    """Say how close the images are to single source images, as far as that was measured, and show these."""
+    recipe = shown.facts.recipe
+    if recipe.kind == "coreset" or not (recipe.nearest or shown.nearest):
         return None
+    return markup(
+        element("h3", "Distances to real images"),
+        _distances(recipe.nearest) if recipe.nearest else None,
+        _neighbours(shown, per_class, max_classes) if shown.nearest else None,
+    )
+
+
+def _distances(nearest: Mapping[str, Any]) -> Html:
+    """Return the smallest, the median and the largest distance of learned images and of real rows."""
     head = (element("th", heading, scope="col") for heading in ("distance", "nearest", "median", "farthest"))
     rows = [
         element(
@@ -349,10 +367,26 @@ def _nearest(facts: Facts) -> Html | None:
     ]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
     return markup(
-        element("h3", "Distances to real images"),
         element("p", _capitalised(nearest_verdict(nearest))),
         _scrolling(table, "Distances to the nearest real images"),
         element("p", DISTANCE_NOTE, class_="note"),
+    )
+
+
+def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
+    """Return the first images of every class, each above the real image that is nearest to it."""
+    assert shown.nearest is not None
+    rows, names = _first_rows(shown.tensors, per_class), shown.facts.recipe.class_names
+    figures = []
+    for c in sorted(rows)[:max_classes]:
+        images = shown.tensors.decoded(torch.tensor(rows[c]))[0]  # (n, C, H, W)
+        real, distances = shown.nearest(images)
+        own = _pictures(images, f"{names[c]}, image")
+        pairs = zip(own, _pictures(real, f"{names[c]}, real image nearest to image", distances), strict=True)
+        figures.append(_figure(names[c], (element("span", *pair, class_="pair") for pair in pairs)))
+    return markup(
+        element("p", "Each image stands above the real image, of any class, that is nearest to it."),
+        element("div", *figures, class_="classes"),
     )
 
 

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
+
+import datasets
+import torch
+from torch import Tensor
 
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
@@ -21,6 +27,11 @@ from hf_condense.condensed.folder import (
 from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import read_tensors
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
+from hf_condense.engine.copies import nearest_images
+from hf_condense.evaluation.reader import Reader
+from hf_condense.source.columns import check_dataset
+
+_Finder = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to the nearest real ones, and how far each is
 
 
 @plain_torch()
@@ -28,6 +39,7 @@ def write_page(
     path_or_repo: str | Path,
     file: str | Path = PAGE,
     *,
+    source: datasets.Dataset | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
     per_class: int = 10,
@@ -42,6 +54,8 @@ def write_page(
         path_or_repo: A folder of sets, the folder of one set, or a dataset repository `"user/name"`; a folder that
             exists comes first.
         file: File to write; an earlier one is replaced.
+        source: The real training set. The page then shows below each learned image the real image that is nearest to
+            it, so mind the licence of the real images and whom they show. Default: no real images.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
         per_class: Images to show per class, at most; >= 1.
@@ -54,7 +68,9 @@ def write_page(
         FileNotFoundError: If there is no such folder, repository or revision.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        ValueError: If `per_class` or `max_classes` is below 1, or a folder is given a revision.
+        TypeError: If `source` is no dataset.
+        ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
+                cannot be read.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
         OSError: If the file cannot be written.
 
@@ -72,12 +88,31 @@ def write_page(
     folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
     choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
     card = read_card(next(iter(folders.values()))[0].parent)
-    sets = {name: Shown(facts, read_tensors(folder, facts)) for name, (folder, facts) in folders.items()}
+    nearest = {} if source is None else _finders(check_dataset(source, "source"), folders)
+    sets = {
+        name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
+    }
     where = {"place": str(path_or_repo)} if is_remote else {}
     page = render_page(sets, default=default_config(card or ""), per_class=per_class, max_classes=max_classes, **where)
     with output_file(file) as work:
         work.write_text(page, encoding="utf-8")
     return local_path(file)
+
+
+def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]) -> dict[str, _Finder]:
+    """Return for each set that was learned what finds the real images that are nearest to its images.
+
+    Raises:
+        ValueError: If the real images cannot be read.
+    """
+    reader = Reader(None, None, cache=True, progress=True, device=torch.device("cpu"))
+    finders: dict[str, _Finder] = {}
+    for name, (_, facts) in folders.items():
+        channels, height, width = facts.recipe.image_shape
+        if facts.recipe.kind != "coreset":
+            real = reader.load(source, "source", facts.recipe, (channels, height, width))
+            finders[name] = partial(nearest_images, source=real)
+    return finders
 
 
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:

@@ -1,0 +1,133 @@
+"""The page of a folder or a repository: written at once or not at all, and with the nearest real images on request."""
+
+from __future__ import annotations
+
+import base64
+import errno
+import io
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hf_condense import condense_dataset
+from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.page.render import MARK
+from hf_condense.evaluation.page import write_page
+from tests.condensed.test_page import Reader, measured
+from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.torch_states import STATES, in_state
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_page_is_the_same_whatever_state_torch_is_in(state, tmp_path):
+    measured(make_set()).save_condensed(tmp_path)
+    expected = write_page(tmp_path, tmp_path / "page.html").read_bytes()
+    with in_state(state):
+        assert write_page(tmp_path, tmp_path / "other.html").read_bytes() == expected
+
+
+def test_page_that_cannot_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    make_set().save_condensed(tmp_path)
+    page = write_page(tmp_path, tmp_path / "page.html")
+    expected = page.read_bytes()
+    monkeypatch.setattr(type(page), "write_text", half_written)
+    with pytest.raises(OSError, match="no space"):
+        write_page(tmp_path, page)
+    assert page.read_bytes() == expected
+
+
+def half_written(path, text, *args, **options):
+    path.write_bytes(text[:99].encode())
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_page_of_a_folder_shows_every_set_and_says_which_is_the_default(tmp_path):
+    for small in (make_coreset(), measured(make_set())):
+        small.save_condensed(tmp_path / "sets")
+    path = write_page(tmp_path / "sets", tmp_path / "new" / "page.html")
+    page = Reader(path.read_text(encoding="utf-8"))
+    assert [article["id"] for article in page.all("article")] == ["dm_ipc2", "herding_ipc2"]
+    is_default = ["when no name is given" in text for text in page.texts["article"]]
+    assert is_default == [False, True]  # the first one that was saved
+    alone = write_page(tmp_path / "sets" / "dm_ipc2", tmp_path / "alone.html").read_text(encoding="utf-8")
+    assert [article["id"] for article in Reader(alone).all("article")] == ["dm_ipc2"]
+
+
+def test_damaged_tensors_and_empty_folders_are_refused(tmp_path):
+    with pytest.raises(CondensedFormatError, match="no condensed set"):
+        write_page(tmp_path, tmp_path / "page.html")
+    target = make_set().save_condensed(tmp_path)
+    (target / "condensed.safetensors").write_bytes(b"strange")
+    with pytest.raises(CondensedFormatError, match="sha256"):
+        write_page(tmp_path, tmp_path / "page.html")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_revision_of_a_folder_is_refused(tmp_path):
+    make_set().save_condensed(tmp_path)
+    with pytest.raises(ValueError, match="revision='main' is for repositories"):
+        write_page(tmp_path, tmp_path / "page.html", revision="main")
+
+
+def test_a_push_adds_a_page_on_request_and_later_pushes_renew_it(hub, tmp_path):
+    from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
+
+    def published() -> str:
+        with open(hf_hub_download("alice/sets", "page.html", repo_type="dataset"), encoding="utf-8") as file:
+            return file.read()
+
+    make_set().push_to_hub("alice/sets")
+    assert "page.html" not in HfApi().list_repo_files("alice/sets", repo_type="dataset")
+    first = make_set().push_to_hub("alice/sets", page=True)
+    assert MARK in published()
+    assert make_set().push_to_hub("alice/sets", page=True).oid == first.oid, "nothing changed"
+    make_coreset().push_to_hub("alice/sets")
+    assert re.findall(r'<article id="(\w+)"', published()) == ["dm_ipc2", "herding_ipc2"]
+    assert "load_condensed(&quot;alice/sets&quot;, &quot;dm_ipc2&quot;)" in published()
+    assert write_page("alice/sets", tmp_path / "page.html").read_text(encoding="utf-8") == published()
+    HfApi().create_commit(
+        "alice/sets",
+        [CommitOperationAdd("page.html", b"<p>mine</p>")],
+        commit_message="mine",
+        repo_type="dataset",
+    )
+    make_set(method="dance").push_to_hub("alice/sets")
+    assert published() == "<p>mine</p>", "a page of somebody else is left alone"
+    with pytest.raises(FileExistsError, match=r"page\.html that hf_condense did not write"):
+        make_set(method="mtt").push_to_hub("alice/sets", page=True)
+
+
+def test_each_learned_image_stands_above_the_real_image_nearest_to_it(toy, tmp_path):
+    small = condense_dataset(toy, "dm", 2, steps=2, network="convnet-w4-d1", progress=False, compile=False)
+    small.save_condensed(tmp_path)
+    condense_dataset(toy, "random", 2, progress=False).save_condensed(tmp_path)
+    page = Reader(write_page(tmp_path, tmp_path / "page.html", source=toy).read_text(encoding="utf-8"))
+    drawn = [image for image in page.all("img") if "nearest to" in image["alt"]]
+    assert len(drawn) == len(small), "none for real rows"
+    real = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in toy["image"]]).double() / 255
+    labels = small.synthetic.row_labels
+    order = [row for c in range(3) for row in (labels == c).nonzero().flatten().tolist()]
+    for row, image in zip(order, drawn, strict=True):
+        distances = (real - small.synthetic.decoded()[0][row].double()).square().flatten(1).mean(1).sqrt()
+        assert image["alt"].endswith(f", distance {distances.min():.4f}")
+        assert (pixels_of(image) == (real[distances.argmin()] * 255).round().byte().permute(1, 2, 0).numpy()).all()
+    assert "nearest to" not in write_page(tmp_path, tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def pixels_of(image: dict[str, str | None]) -> np.ndarray:
+    data = str(image["src"]).removeprefix("data:image/png;base64,")
+    with Image.open(io.BytesIO(base64.b64decode(data))) as picture:
+        return np.asarray(picture)
+
+
+def test_source_that_is_no_dataset_or_has_no_images_is_refused(toy, tmp_path):
+    make_set().save_condensed(tmp_path)
+    with pytest.raises(TypeError, match=r"source should be a datasets\.Dataset; got str"):
+        write_page(tmp_path, tmp_path / "page.html", source="mnist")
+    with pytest.raises(ValueError, match="source: "):
+        write_page(tmp_path, tmp_path / "page.html", source=toy.remove_columns("image"))
+    assert not (tmp_path / "page.html").exists()
