@@ -76,7 +76,7 @@ def condense_dataset(
     budget: float | None = None,
     **method_options: Any,
 ) -> CondensedDataset | datasets.DatasetDict:
-    """Condense a labelled image dataset into a tiny one that trains almost as well. `ds` itself is never changed.
+    """Condense a labelled image dataset into a few images per class to train on. `ds` itself is never changed.
 
     If an option is None, the preset decides, else the method's default. What the caller gives always wins.
 
@@ -95,7 +95,8 @@ def condense_dataset(
         network: Network that is matched or gives the features of a coreset: a name such as `"convnet"` (width 128),
             `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`. Default:
             `"convnet"`, or what the preset says; coresets take `"convnet-w32"`.
-        preset: Name of a set of options of the method, for example `"paper"` or `"quick"`.
+        preset: Name of a set of options of the method, for example `"paper"` or `"quick"`; `hf-condense methods NAME`
+            lists them. Default: the one called `"default"`, if the method has it.
         steps: Number of updates of the images, >= 1. Coresets have none.
         seed: Seed of every random draw. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU, which
             does not add up in a fixed order, they give sets that are equal up to rounding.

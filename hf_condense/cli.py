@@ -114,7 +114,7 @@ def _by_main(make: Callable[[], Result]) -> Result:
 @click.option("--debug", is_flag=True, help="Show the library's log, and full tracebacks.")
 @click.version_option(__version__, prog_name="hf-condense")
 def main(debug: bool) -> None:
-    """Condense a labelled image dataset into a tiny synthetic one that trains almost as well."""
+    """Condense a labelled image dataset into a few images per class, and measure what they are worth."""
     if debug:
         logging.basicConfig(format="%(name)s: %(message)s")
         logging.getLogger("hf_condense").setLevel(logging.INFO)
@@ -200,10 +200,14 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
 @click.option("--ipc", type=_Integer(1), default=10, help="Images per class.")
 @_column_options
-@click.option("--image-size", help="Resize images to this side, or to HEIGHTxWIDTH.  [default: their own size]")
-@click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the method's]")
-@click.option("--steps", type=_Integer(1), help="Updates of the images.  [default: the method's]")
-@click.option("--preset", help="Named set of the method's options, such as paper.")
+@click.option("--image-size", help="Resize the shorter side to this, or to HEIGHTxWIDTH, and crop the centre.")
+@click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the preset's]")
+@click.option("--steps", type=_Integer(1), help="Updates of the images.  [default: the preset's]")
+@click.option(
+    "--preset",
+    help="Named set of the method's options: quick takes minutes, paper days on a CPU; `hf-condense methods NAME` "
+    "lists them.",
+)
 @click.option("--budget", type=float, metavar="MINUTES", help="Minutes that --method auto may take.  [default: 15]")
 @click.option("--seed", type=_Integer(0), default=0, help="Seed of every draw.")
 @click.option(
@@ -243,7 +247,11 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 @click.option("--logging-dir", type=_FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
 @click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
 @click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/DATASET]")
-@click.option("--name", help="Name of the set there, and in the repository.  [default: METHOD_ipcN]")
+@click.option(
+    "--name",
+    help="Name of the set there, and in the repository.  [default: METHOD_ipcN and the storage form, as in "
+    "m3d_ipc1_dct8]",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe.")
 @click.option(
     "--push", "repo", metavar="USER/REPO", help="Also publish the set in this repository; see `hf-condense push`."

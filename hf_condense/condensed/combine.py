@@ -30,7 +30,8 @@ _ALIKE = ("kind", "storage", "expand", "image_shape", "image_column", "label_col
 def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
     """Return several condensed sets as one, for classes or domains that come one after the other.
 
-    Every number that was learned stays as it is, and so do the rows of coresets. The recipe of every part is in
+    Learned images and labels stay as they are, and so do the rows of coresets. A learned learning rate stays if all
+    parts have the same one; else networks are trained at the rate of their own recipe. The recipe of every part is in
     `recipe.parts` and on the card. Classes are matched by name; a class that several sets have gets the rows of all of
     them. New networks are trained with one normalisation, which is that of all sources together. A set that is given
     twice has its rows twice, and a warning says so.

@@ -123,7 +123,8 @@ class CondensedDataset(datasets.Dataset):
         Args:
             folder: Folder, which is created if missing; `~` stands for the home folder. The text of an existing
                 README.md is kept.
-            config_name: Name of the set in the folder. Default: `{method}_ipc{n}`.
+            config_name: Name of the set in the folder. Default: `{method}_ipc{n}` and the storage form, as in
+                `m3d_ipc1_dct8`.
             overwrite: Whether to replace a set of the same name with another recipe.
 
         Returns:
@@ -170,7 +171,8 @@ class CondensedDataset(datasets.Dataset):
 
         Args:
             repo_id: `"user/name"`, or `"name"` for the user who is logged in. The repository is created if missing.
-            config_name: Name of the set in the repository. Default: `{method}_ipc{n}`.
+            config_name: Name of the set in the repository. Default: `{method}_ipc{n}` and the storage form, as in
+                `m3d_ipc1_dct8`.
             set_default: Make this set the one that is loaded without a name. By default that is the first set.
             split: Only `"train"` is accepted, because a condensed set is for training.
             data_dir: Cannot be chosen: files are in the folder `config_name`.

@@ -254,7 +254,9 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         "default": Preset("A fifth of the paper's 1,000 networks; pixels stay valid.", _default),
         "paper": Preset("1,000 networks and unclamped pixels, as the authors' code runs it (ICLR 2021).", _paper),
         "quick": Preset(
-            "300 steps at width 32, real rows first, short loops, falling rates: minutes on two cores.", _quick
+            "300 steps at width 32, real rows first, short loops, falling rates; below 4 colour images per class in "
+            "frequencies: minutes on two cores.",
+            _quick,
         ),
     }
 

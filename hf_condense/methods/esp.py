@@ -242,7 +242,9 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
             "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
         ),
         "quick": Preset(
-            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates: minutes on two cores.", _quick
+            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; below 4 images per class in "
+            "frequencies: minutes on two cores.",
+            _quick,
         ),
     }
 

@@ -176,7 +176,11 @@ class TrajectoryMatching(StudentMatching):
             "(CVPR 2022).",
             paper_table,
         ),
-        "quick": Preset("150 to 400 steps at width 32, some 20 short experts, falling rates: minutes.", _quick),
+        "quick": Preset(
+            "150 to 400 steps at width 32, some 20 short experts, falling rates; below 4 images per class in "
+            "frequencies: minutes.",
+            _quick,
+        ),
     }
 
     memory_remedy: ClassVar[str] = (

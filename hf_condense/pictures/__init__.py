@@ -10,7 +10,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "hf_condense.pictures draws with matplotlib, which is not installed; install the extra: "
-        "pip install 'hf-condense[pictures]'"
+        "pip install '.[pictures]' in a clone of hf_condense"
     ) from error
 
 from hf_condense.pictures.embeddings import embedding_scatter

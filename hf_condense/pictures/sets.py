@@ -64,7 +64,7 @@ def real_beside_condensed(
         small: The set.
         source: The real training set. Default: the one that the set carries in memory.
         table: What `evaluate` returned for the set; the titles then state the accuracies of its first network on the
-            set and on random rows.
+            set and on random rows, but not the network, the recipe and n: your caption should.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
         seed: Seed of the random rows.

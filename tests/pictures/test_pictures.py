@@ -384,7 +384,7 @@ def test_without_matplotlib_the_error_names_the_extra():
     code = "import sys; sys.modules['matplotlib'] = None; import hf_condense; import hf_condense.pictures"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 1
-    assert process.stderr.strip().endswith("install the extra: pip install 'hf-condense[pictures]'")
+    assert process.stderr.strip().endswith("install the extra: pip install '.[pictures]' in a clone of hf_condense")
 
 
 @pytest.mark.parametrize("ipc", [1, 3])
