@@ -375,3 +375,20 @@ def test_tensors_of_another_version_than_the_form_has_are_refused(version: str, 
     (folder / FACTS).write_text(json.dumps(facts))
     with pytest.raises(CondensedFormatError, match="format_version"):
         load_condensed(tmp_path)
+
+
+@pytest.mark.parametrize("storage", ["dct", "siren"])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_images_that_are_not_square_and_a_class_without_rows_go_through(
+    storage: str, mode: str, tmp_path: Path
+) -> None:
+    """`expand` does not divide the numbers of an image, and the second of three classes has no rows."""
+    ds = toy_dataset((0, 2), names=("cat", "dog", "eel"), mode=mode, size=9).remove_columns("note")
+    options = {"image_size": (6, 9), "storage": storage, "expand": 5 if storage == "dct" else 2}
+    small = quick_method("dm", **options).condense(ds, {"cat": 1, "eel": 2})
+    small.save_condensed(tmp_path)
+    loaded = load_condensed(tmp_path)
+    assert_same(loaded, small)
+    assert loaded.synthetic.decoded()[0].shape == (3 * options["expand"], 3 if mode == "RGB" else 1, 6, 9)
+    table = evaluate(small, ds, networks="convnet-w4-d1", recipe="dc", epochs=1, seeds=1, progress=False)
+    assert f"random as {storage}{options['expand']}" in [score.set for score in table.scores]

@@ -163,7 +163,7 @@ def as_read(key: str, value: dict[str, Any]) -> dict[str, Any]:
 def stored_table(rows: datasets.Dataset) -> pa.Table:
     """Return the rows as they are stored: without formatting, and with the bytes of files that rows only name."""
     table = rows.with_format("arrow")[:]
-    return embed_table_storage(table.replace_schema_metadata(rows.features.arrow_schema.metadata)).combine_chunks()
+    return embed_table_storage(table.replace_schema_metadata(rows.features.arrow_schema.metadata))
 
 
 def _preview(tensors: CondensedTensors) -> bytes:

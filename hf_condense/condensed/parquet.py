@@ -35,15 +35,12 @@ _DATA_PAGE, _PLAIN, _UNCOMPRESSED = 0, 0, 0
 def to_parquet(table: pa.Table) -> bytes:
     """Return a table as plain Parquet, without compression and dictionaries; equal tables give equal bytes."""
     buffer = io.BytesIO()
-    pq.write_table(
-        table.combine_chunks(),
-        buffer,
-        row_group_size=max(_ROW_GROUP, math.ceil(table.num_rows / _most_groups(table.schema))),
-        compression="none",
-        use_dictionary=False,
-        write_statistics=False,
-        data_page_version="1.0",
-    )
+    size = max(_ROW_GROUP, math.ceil(table.num_rows / _most_groups(table.schema)))
+    options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_version": "1.0"}
+    with pq.ParquetWriter(buffer, table.schema, **options) as writer:
+        for start in range(0, max(1, table.num_rows), size):
+            # A row group at a time, because one chunk of a column may hold at most 2 GiB of pictures.
+            writer.write_table(table.slice(start, size).combine_chunks(), row_group_size=size)
     return buffer.getvalue()
 
 

@@ -118,8 +118,14 @@ def _nested(tensor: Tensor) -> pa.Array:
 
 
 def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield chunks of decoded images, as floats and as 8-bit pixels: both (n, C, H, W)."""
+    """Yield chunks of decoded images, as floats and as 8-bit pixels: both (n, C, H, W).
+
+    Raises:
+        ValueError: If stored numbers are so large that images cannot be decoded.
+    """
     for pixels in tensors.chunks():
+        if not bool(torch.isfinite(pixels).all()):
+            raise ValueError("some stored numbers are so large that the images decoded from them hold NaN or infinity")
         yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
 
 

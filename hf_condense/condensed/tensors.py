@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,7 @@ from hf_condense.condensed.decoders import Decoder, decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.views import ViewLabels
 
+_CHUNK_NUMBERS = 2**24  # of the images that are decoded at a time
 _OPTIONAL = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
 
 
@@ -109,8 +111,10 @@ class CondensedTensors:
         return images, labels
 
     def chunks(self, size: int = 64) -> Iterator[Tensor]:
-        """Yield all decoded images in pixel units, from `size` entries at a time: (n, C, H, W)."""
-        for rows in torch.arange(self.num_rows, device=self.labels.device).split(size * self.decoder.rows_per_entry):
+        """Yield all decoded images in pixel units, from at most `size` entries at a time: (n, C, H, W)."""
+        most = max(1, _CHUNK_NUMBERS // math.prod(self.decoder.image_shape))
+        rows_at_once = min(size * self.decoder.rows_per_entry, most)
+        for rows in torch.arange(self.num_rows, device=self.labels.device).split(rows_at_once):
             yield self.decoded(rows)[0]
 
     def optional(self) -> dict[str, Tensor]:

@@ -27,6 +27,7 @@ FORMAT_VERSIONS = ("1", "2", "3")
 _STORED_TYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
+_MAX_DECODED_BYTES = 1 << 37  # of all images of a set in float32; a small file may describe many
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_TENSORS = 32
 # In memory a value takes up to 60 bytes beyond its text, and an object or a list up to 250 bytes.
@@ -227,7 +228,9 @@ def _stored_type(kind: str, recipe: Recipe) -> str:
 def _check_header(data: bytes, recipe: Recipe) -> None:
     """Raise unless the header describes known tensors that fill the rest of the file without gaps or overlaps."""
     header, size = _read_header(data, recipe)
-    layout = _layout(recipe, _count_entries(header))
+    entries = _count_entries(header)
+    check_decoded_size(recipe, entries)
+    layout = _layout(recipe, entries)
     required = {"labels", *recipe.decoder.layout(1, 1)}
     if missing := required - header.keys():
         raise CondensedFormatError(f"missing {', '.join(sorted(missing))}")
@@ -245,6 +248,15 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
             raise CondensedFormatError(f"{name} should have two offsets; got {offsets!r:.80}")
         spans.append((*offsets, math.prod(shape) * _ITEM_BYTES[dtype]))
     _check_spans(spans, len(data) - 8 - size)
+
+
+def check_decoded_size(recipe: Recipe, entries: int) -> None:
+    """Raise `CondensedFormatError` if a set decodes into more bytes than readers accept. Writers call this as well."""
+    decoded = 4 * entries * recipe.decoder.rows_per_entry * math.prod(recipe.image_shape)
+    if decoded > _MAX_DECODED_BYTES:
+        raise CondensedFormatError(
+            f"the set decodes into {decoded:,} bytes of float32 images; readers accept {_MAX_DECODED_BYTES:,}"
+        )
 
 
 def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:

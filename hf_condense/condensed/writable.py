@@ -16,6 +16,7 @@ from hf_condense.condensed.packing import as_read, rows_of_table, stored_feature
 from hf_condense.condensed.parquet import check_paths, from_parquet, to_parquet
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import row_features
+from hf_condense.condensed.untrusted import check_decoded_size
 
 _RESERVE = 1 << 16  # bytes of condense_config.json for what is known only when a set is made and measured
 _BATCH = 10_000  # rows that are looked at together
@@ -33,8 +34,9 @@ def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
             accept, or a column has a name or a type that a set cannot have.
     """
     check_name(recipe.config_name)
+    budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * len(recipe.class_names)
+    check_decoded_size(recipe, sum(map(recipe.decoder.entries, budgets)))
     if recipe.kind == "coreset":
-        budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * len(recipe.class_names)
         recipe = replace(recipe, rows=[len(source) - 1] * sum(budgets))  # no row number has more digits
         features = source.features
     else:

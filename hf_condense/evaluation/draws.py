@@ -136,6 +136,7 @@ class StoredRows:
     cache: bool
     progress: bool
     content: ClassVar[None] = None
+    _memo: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
     _made: dict[Key, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
@@ -162,6 +163,7 @@ class StoredRows:
             generator=keyed_generator(self.rows.seed, "evaluate", "form", network_seed),
             cache=self.cache,
             progress=self.progress,
+            memo=self._memo,
         )
         stored = self.decoder.start(source.at(torch.cat(repeated)), _labels(counts, source.device), origin)
         labels = _labels(self._counts(self.decoder.entries), source.device)

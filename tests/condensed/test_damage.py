@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -425,3 +426,20 @@ def test_empty_tensors_of_labels_that_the_recipe_does_not_have_are_refused(packe
     files[TENSORS] = with_header(files[TENSORS], with_views)
     with pytest.raises(CondensedFormatError, match="label"):
         load_condensed(write_set(tmp_path / "set", files))
+
+
+def test_numbers_too_large_to_be_decoded_raise_format_error(packed, tmp_path: Path) -> None:
+    files = dict(packed["siren"])
+    tensors = safetensors.torch.load(files[TENSORS])
+    tensors["weights"] = torch.full_like(tensors["weights"], 3e38)  # the sine of infinity is no number
+    size = int.from_bytes(files[TENSORS][:8], "little")
+    metadata = json.loads(files[TENSORS][8 : 8 + size])["__metadata__"]
+    files[TENSORS] = safetensors.torch.save(tensors, metadata=metadata)
+    with pytest.raises(CondensedFormatError, match="NaN or infinity"):
+        load_condensed(write_set(tmp_path / "set", files))
+
+
+def test_set_that_decodes_into_too_many_bytes_raises_format_error(packed, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.condensed.untrusted._MAX_DECODED_BYTES", 4 * 3 * 8 * 8 * 48 - 1)
+    with pytest.raises(CondensedFormatError, match=r"decodes into 36,864 bytes of float32 .* accept 36,863"):
+        load_condensed(write_set(tmp_path / "set", packed["dct"]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import resource
 from collections.abc import Iterator
 
 import pytest
@@ -197,3 +198,30 @@ def test_stored_values_of_start_are_accepted() -> None:
     form = Dct((3, 2, 2), 6)
     stored, _ = started(form, {0: noise(2, 3, 2, 2), 2: noise(3, 3, 2, 2)}, {0: 1, 2: 2})
     form.check_stored(stored, torch.tensor([0, 2, 2]))
+
+
+def test_classes_are_read_once_however_often_the_memo_is_used() -> None:
+    rows, reads = {0: noise(5, 1, 6, 6)}, []
+
+    def rows_of(c: int) -> Iterator[Tensor]:
+        reads.append(c)
+        yield from rows[c].split(2)
+
+    origin = Origin(rows_of, torch.Generator())
+    form, labels = Dct((1, 6, 6), 4), torch.zeros(2, dtype=torch.int64)
+    first, second = (form.start(rows[0][i : i + 2], labels, origin) for i in (0, 2))
+    assert reads == [0]
+    assert torch.equal(first["places"], second["places"])
+
+
+def test_some_rows_need_memory_for_these_rows_only() -> None:
+    """Of a million rows, two are decoded: the places of all of them would take 8 GB."""
+    form, rows = Dct((1, 32, 32), 1), 1_000_000
+    stored = {
+        "coefficients": torch.zeros(1, 1024).expand(rows, -1),
+        "places": torch.arange(1024, dtype=torch.int32)[None],
+        "counts": torch.tensor([rows], dtype=torch.int32),
+    }
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert form.decode(stored, torch.tensor([3, 999_999])).shape == (2, 1, 32, 32)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 500_000  # KiB

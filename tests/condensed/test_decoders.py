@@ -233,3 +233,21 @@ def test_every_form_says_what_it_is_called() -> None:
     for name, cls in DECODERS.items():
         assert cls.name == name
         assert len((cls.__doc__ or "").strip()) > 10
+
+
+def test_noise_keeps_its_variance_in_few_frequencies() -> None:
+    form, labels = Dct((3, 8, 8), 16), torch.zeros(200, dtype=torch.int64)
+    origin = Origin(lambda c: iter([noise(50, 3, 8, 8, seed=1)]), torch.Generator())
+    decoded = form.decode(form.start_from_noise(noise(200, 3, 8, 8), labels, origin))
+    assert float(decoded.std()) == pytest.approx(1, rel=0.05)
+
+
+def test_networks_are_not_fitted_to_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    form, labels = Siren((3, 8, 8), 2), torch.zeros(5, dtype=torch.int64)
+    monkeypatch.setattr(Siren, "_fitted", lambda *arguments: pytest.fail("networks were fitted"))
+    starts = [
+        form.start_from_noise(noise(5, 3, 8, 8), labels, Origin(lambda c: (), torch.Generator().manual_seed(seed)))
+        for seed in (0, 0, 1)
+    ]
+    assert torch.equal(starts[0]["weights"], starts[1]["weights"])
+    assert not torch.equal(starts[0]["weights"], starts[2]["weights"])

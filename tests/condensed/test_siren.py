@@ -250,3 +250,22 @@ def test_interrupted_fit_leaves_no_file(monkeypatch: pytest.MonkeyPatch) -> None
     with pytest.raises(KeyboardInterrupt):
         form.start(real, labels, origin(cache=True))
     assert set(cache_folder("siren").glob("*")) == before
+
+
+def test_fits_are_cut_by_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    form, sizes, original = Siren((3, 8, 8), 2), [], Siren._fit
+
+    def fit(self: Siren, start: Tensor, images: Tensor, bar: object) -> Tensor:
+        sizes.append(len(images))
+        return original(self, start, images, bar)
+
+    monkeypatch.setattr(Siren, "_fit", fit)
+    monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 2)
+    monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_BYTES", 2 * form.row_bytes())
+    form.start(smooth(5, (3, 8, 8)), torch.zeros(5, dtype=torch.int64), origin())
+    assert sizes == [2, 2, 1]
+
+
+def test_image_too_small_for_a_network_raises_value_error() -> None:
+    with pytest.raises(ValueError, match=r"needs images of at least \d+ numbers; .* have 9\. Pass storage='pixels'"):
+        Siren.settle_expand(None, (1, 3, 3), 1)

@@ -6,7 +6,7 @@ import copy
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import torch
@@ -30,12 +30,14 @@ class Origin:
         generator: Generator for every random draw.
         cache: Whether the result of long work may be kept under `$HF_HOME/condense`.
         progress: Whether long work shows a progress bar.
+        memo: What a form found out from all rows of a class, by class index; several starts may share it.
     """
 
     rows_of: Callable[[int], Iterable[Tensor]]
     generator: torch.Generator
     cache: bool = False
     progress: bool = False
+    memo: dict[int, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,8 @@ class Decoder(ABC):
     own_rate: ClassVar[float | None] = None
     """Learning rate of the stored tensors for optimisers like Adam, whose steps do not depend on the size of gradients.
     None: the method's rate for images suits them."""
+    reads_classes: ClassVar[bool] = False
+    """Whether a start reads all real rows of each class, and not only those that are stored."""
     starts_apart: ClassVar[bool] = False
     """Whether equal rows start as different stored tensors, so that their gradients differ."""
     can_be_whitened: ClassVar[bool] = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import ClassVar
 
@@ -15,6 +15,7 @@ from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 _MANY_ROWS, _FEW_ROWS = 16, 8  # by default, for colour images of small budgets, and for all others
 _FEW_IMAGES = 4
+_TRANSFORMED = 2**24  # numbers of real rows that are transformed at a time
 # Orthonormal opponent colours: brightness, red against blue, and green against both. Rows are normalised in `_colours`.
 _OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
 
@@ -41,6 +42,7 @@ class Dct(Decoder):
     """
 
     name: ClassVar[str] = "dct"
+    reads_classes: ClassVar[bool] = True
     content: ClassVar[str] = "the cosine coefficients that matter most for the class, as JPEG does"
     papers: ClassVar[tuple[str, ...]] = (
         "Storage form dct (after FreD): Donghyeok Shin, Seungjae Shin and Il-Chul Moon, "
@@ -78,20 +80,26 @@ class Dct(Decoder):
         """Return the image rate times `expand`: a mean over so many more rows divides the gradient of each by it."""
         return image_rate * self.expand
 
+    def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
+        """Return coefficients of a projection, enlarged so that the decoded noise has the variance that it had."""
+        stored = self.start(noise, labels, origin)
+        return {**stored, "coefficients": stored["coefficients"] * math.sqrt(math.prod(self.image_shape) / self.kept)}
+
     @torch.no_grad()
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return the projections of the rows onto the best places of their classes."""
         classes, counts = labels.unique_consecutive(return_counts=True)
         places = torch.stack([self._best_places(origin, c) for c in classes.tolist()])  # (classes, n)
-        coefficients = self.transform(real).flatten(1).gather(1, _by_entry(places, counts, len(real)))
+        coefficients = self.transform(real).flatten(1).gather(1, places[_classes(counts, len(real))])
         return {"coefficients": coefficients, "places": places.int(), "counts": counts.int()}
 
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
         """Return the inverse transform of the coefficients, with zero everywhere else, clipped if the frame clips."""
         coefficients = stored["coefficients"]
-        places = _by_entry(stored["places"].long(), stored["counts"], len(coefficients))  # (rows, n)
-        if rows is not None:
-            coefficients, places = coefficients.index_select(0, rows), places.index_select(0, rows)
+        classes = _classes(stored["counts"], len(coefficients))
+        if rows is not None:  # the places of all rows of a large set would fill the memory
+            coefficients, classes = coefficients.index_select(0, rows), classes.index_select(0, rows)
+        places = stored["places"].index_select(0, classes).long()  # (rows, n)
         spectrum = coefficients.new_zeros(len(coefficients), math.prod(self.image_shape))
         spectrum = spectrum.scatter(1, places, coefficients).unflatten(1, self.image_shape)
         colours, down, across = self._matrices(spectrum)
@@ -148,11 +156,18 @@ class Dct(Decoder):
 
     def _best_places(self, origin: Origin, c: int) -> Tensor:
         """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""
-        coefficients = [self.transform(rows) for rows in origin.rows_of(c)]
-        energy = torch.stack([in_float64(part).square().sum(0) for part in coefficients]).sum(0)
-        # A stable sort, so that equal energies give the same places on every device.
-        best = energy.flatten().cpu().sort(descending=True, stable=True).indices[: self.kept]
-        return best.sort().values.to(coefficients[0].device)
+        if c not in origin.memo:
+            energy = sum(self._energies(origin.rows_of(c)), start=torch.zeros(()))
+            # A stable sort, so that equal energies give the same places on every device.
+            best = energy.flatten().cpu().sort(descending=True, stable=True).indices[: self.kept]
+            origin.memo[c] = best.sort().values.to(energy.device)
+        return origin.memo[c]
+
+    def _energies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        """Yield sums of squares of coefficients over some rows, few enough for the memory: (C, H, W)."""
+        for batch in batches:
+            for rows in batch.split(max(1, _TRANSFORMED // math.prod(self.image_shape))):
+                yield in_float64(self.transform(rows)).square().sum(0)
 
     def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W), like a tensor."""
@@ -162,9 +177,9 @@ class Dct(Decoder):
         return colours, down, across
 
 
-def _by_entry(places: Tensor, counts: Tensor, entries: int) -> Tensor:
-    """Repeat the places of every class for each of its rows: (classes, n) -> (entries, n)."""
-    return places.repeat_interleave(counts, dim=0, output_size=entries)
+def _classes(counts: Tensor, rows: int) -> Tensor:
+    """Return for every row which of the classes that have rows it belongs to: int64 (rows,)."""
+    return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=rows)
 
 
 @lru_cache

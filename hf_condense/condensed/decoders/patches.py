@@ -48,8 +48,13 @@ class Patches(Pixels):
         """Return the square of a factor whose patches have sides of at least two pixels; 4 by default."""
         expand = 4 if expand is None else expand
         largest = largest_factor(image_shape)
+        if largest < 2:
+            raise ValueError(
+                f"storage='patches' needs images of at least 4x4 pixels; got {image_shape[1]}x{image_shape[2]}. Pass "
+                "storage='pixels'"
+            )
         if math.isqrt(expand) ** 2 != expand or not 4 <= expand <= largest**2:
-            squares = ", ".join(str(factor**2) for factor in range(2, min(largest, 5) + 1)) or "none"
+            squares = ", ".join(str(factor**2) for factor in range(2, min(largest, 5) + 1))
             raise ValueError(
                 f"storage='patches' cuts images of {image_shape[1]}x{image_shape[2]} into a square number of patches; "
                 f"expand should be one of {squares}{', ...' if largest > 5 else ''}; got {expand!r}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import torch
@@ -22,7 +23,8 @@ _LARGE_SIDE = 64  # pixels; from here on networks have three hidden layers and a
 _FIRST_FREQUENCY = 30.0
 _RATE, _BETAS = 0.003, (0.5, 0.99)  # of Adam while a set is learned
 _FIT_STEPS, _FIT_RATE = 500, 0.02
-_FIT_ROWS = 512  # networks that are fitted at once
+_FIT_ROWS = 512  # networks that are fitted at once, at most
+_FIT_BYTES = 2**30  # that their graph may take; it does not depend on the machine, which would change bits
 
 
 class Siren(Decoder):
@@ -62,14 +64,20 @@ class Siren(Decoder):
 
         By default they have 6 (37 rows for each colour image of 32 x 32 pixels), and 20 for large images.
         """
-        most = math.prod(image_shape) // _size(image_shape, _LEAST_WIDTH)
+        least = _size(image_shape, _LEAST_WIDTH)
+        most = math.prod(image_shape) // least
+        if not most:
+            raise ValueError(
+                f"storage='siren' needs images of at least {least} numbers; those of shape {image_shape} have "
+                f"{math.prod(image_shape)}. Pass storage='pixels'"
+            )
         if expand is None:
             width = _LARGE_WIDTH if _is_large(image_shape) else _DEFAULT_WIDTH
             expand = max(1, math.prod(image_shape) // _size(image_shape, width))
         if not 1 <= expand <= most:
             raise ValueError(
                 f"storage='siren' stores {image_shape[1]}x{image_shape[2]} images as networks of at least "
-                f"{_size(image_shape, _LEAST_WIDTH)} weights, so expand should be in 1..{most}; got {expand!r}"
+                f"{least} weights, so expand should be in 1..{most}; got {expand!r}"
             )
         return expand
 
@@ -117,6 +125,10 @@ class Siren(Decoder):
         fits = cached_tensors(file, lambda: {"weights": self._fitted(weights, real, origin.progress).cpu()})
         return {"weights": fits["weights"].to(real)}
 
+    def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
+        """Return fresh networks: no network of this size can show noise."""
+        return {"weights": self._fresh(len(noise), origin.generator).to(noise)}
+
     def decode(self, stored: Mapping[str, Tensor], rows: Tensor | None = None) -> Tensor:
         """Return the networks' values at the centres of the pixels, clipped if the frame clips."""
         weights = stored["weights"] if rows is None else stored["weights"].index_select(0, rows)
@@ -157,8 +169,9 @@ class Siren(Decoder):
         return torch.cat(parts, 1)
 
     def _fitted(self, weights: Tensor, real: Tensor, progress: bool) -> Tensor:
-        """Return networks after their fits to rows, some hundred at a time: (n, P)."""
-        pairs = list(zip(weights.split(_FIT_ROWS), real.split(_FIT_ROWS), strict=True))
+        """Return networks after their fits to rows, as many at a time as fit into the memory: (n, P)."""
+        at_once = max(1, min(_FIT_ROWS, _FIT_BYTES // max(1, self.row_bytes())))
+        pairs = list(zip(weights.split(at_once), real.split(at_once), strict=True))
         with progress_bar(len(pairs) * _FIT_STEPS, "Fitting", "step", shown=progress) as bar, torch.enable_grad():
             return torch.cat([self._fit(start, images, bar) for start, images in pairs])
 
@@ -222,6 +235,7 @@ def _size(image_shape: tuple[int, int, int], width: int) -> int:
     return sum(out * (inputs + 1) for out, inputs in _layers(image_shape, width))
 
 
+@lru_cache
 def _coordinates(height: int, width: int) -> Tensor:
     """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W), float64."""
     y, x = ((2 * torch.arange(n, dtype=torch.float64, device="cpu") + 1) / n - 1 for n in (height, width))
