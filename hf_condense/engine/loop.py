@@ -214,7 +214,7 @@ class _Optimisation:
                 loss, value = _checked_loss(item, method.info.name)
                 # With `inputs`, no gradients accumulate in the matched network.
                 loss.backward(inputs=self.learned)
-                total += value.detach()
+                total += value.detach().reshape(())  # a value of shape (1,) is one number, too
         except Exception as error:
             if is_out_of_memory(error):
                 return None
@@ -284,7 +284,7 @@ class _Optimisation:
             step = len(self.values) - len(are_finite) + are_finite.index(False)
             raise NonFiniteLossError(
                 f"the loss, its gradient or the update is not finite at step {step} (loss {self.values[step]}); "
-                f"{self._kept(step)}. A smaller learning rate, such as lr_img, usually helps"
+                f"{self._kept(step)}. A smaller learning rate, {self.method.rate_remedy}, usually helps"
             )
 
     def _exchanged(self, total: Tensor | None, t: int) -> Tensor | None:

@@ -259,6 +259,8 @@ class Method(_Declared[ConfigT]):
     cost_in_forwards: ClassVar[int] = 1
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
+    rate_remedy: ClassVar[str] = "such as lr_img"
+    """Which learning rates may be too large if a step is not finite."""
     memory_remedy: ClassVar[str] = "a smaller network, batch_syn, batch_real or image_size needs less"
     """What to change if a step does not fit into memory, as the end of a sentence."""
 

@@ -290,6 +290,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         """Return also the caller's choice about compiling, which decides how experts are trained."""
         return {**super().identity(run), "compile": run.compile}
 
+    rate_remedy: ClassVar[str] = "such as lr_img or lr_student"
+
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, whiten the source if the options say so, and record the experts."""
         self._check(run)
@@ -307,9 +309,9 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
         most = self.config.most_ratio
-        if most is None or not values[-1] > most:  # a value that is not a number is reported as such
+        if most is None or values[-1] <= most:
             return super().rate(t, values)
-        skipped = sum(value > most for value in values)
+        skipped = sum(not value <= most for value in values)  # a value that is not a number is skipped, too
         if skipped in _TOLD:
             logger.warning(
                 "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "

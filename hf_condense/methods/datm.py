@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset
@@ -9,13 +10,15 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._student import few_images, form_of_students, usual_width
 from hf_condense.methods.mtt import paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
+from hf_condense.source.whitening import LARGEST_WHITENED
 
-# The table of the authors' code: options by kind of task and images per class, as in the table of MTT.
-_PAPER: dict[tuple[str, int], tuple[int, int, int, int | None, int, int, float, int, float, float]] = {
+# The table of the authors' code: options by kind of task and images per class, as in the table of MTT. A batch of None
+# is the whole set, where theirs is that of ten classes.
+_PAPER: dict[tuple[str, int], tuple[int, int, int, int | None, int, int, float, int | None, float, float]] = {
     #                    student_steps, span, min_start, first_max, max, expansion, lr_img, batch, lr_label, lr_lr
-    ("few classes",    1): (       80,    2,         0,      None,   4,         1,    100,    10,        5,  1e-7),
-    ("few classes",   10): (       80,    2,         0,        10,  20,      1000,    100,   100,        2,  1e-5),
-    ("few classes",   50): (       80,    2,         0,        20,  40,      2000,   1000,   500,        2,  1e-5),
+    ("few classes",    1): (       80,    2,         0,      None,   4,         1,    100,  None,        5,  1e-7),
+    ("few classes",   10): (       80,    2,         0,        10,  20,      1000,    100,  None,        2,  1e-5),
+    ("few classes",   50): (       80,    2,         0,        20,  40,      2000,   1000,  None,        2,  1e-5),
     ("few classes",  500): (       40,    2,        40,      None,  60,         1,     50,  1000,       10,  1e-5),
     ("few classes", 1000): (      100,    2,        40,      None,  60,         1,     50,  1000,       10,  1e-5),
     ("many classes",   1): (       40,    3,         0,        10,  20,      1000,   1000,  1000,       10,  1e-5),
@@ -50,7 +53,7 @@ def _paper(task: Task) -> dict[str, Any]:
         "lr_student": 0.01,
         "lr_lr": lr_lr,
         "batch_syn": batch,
-        "zca": True,
+        "zca": math.prod(task.image_shape) <= LARGEST_WHITENED,  # as in the authors' code, where images are larger
         "pixel_range": "free",
         "experts": 100,
         "snapshots": 101,

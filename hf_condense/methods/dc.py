@@ -260,6 +260,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         ),
     }
 
+    rate_remedy: ClassVar[str] = "such as lr_img or lr_net"
+
     def prepare(self, run: Run) -> None:
         """Decide the lengths of the loops and how class gradients are computed."""
         check_two_classes(run, self.info.name)

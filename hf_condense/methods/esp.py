@@ -194,7 +194,10 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         choices=("none", "dm", "m3d"),
     )
     beside_weight: float = option(
-        1.0, "Weight of the added objective. At 1 it moves the images as far as it would alone.", gt=0
+        1.0,
+        "Weight of the added objective. At 1 it moves the images as far as it would alone, if all classes have the "
+        "same ipc, storage is not 'siren' and lr_stored is not given.",
+        gt=0,
     )
     batch_real: int = option(
         256, "Real images per class and step for the added objective.", ge=1, role="batch_real", tiny=6
@@ -273,6 +276,11 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
 
     def prepare(self, run: Run) -> None:
         """Record the experts, and make the method whose objective is added, if there is one."""
+        if self.config.most_ratio is not None and self.config.beside != "none":
+            raise ValueError(
+                f"most_ratio judges the objective of esp, to which beside={self.config.beside!r} adds another one; "
+                "leave one of them out"
+            )
         super().prepare(run)
         self._start_step = -1  # the step of the run in which the student last started
         self._displacement = torch.zeros(self.net.size, device=run.device)  # of the student, since its start

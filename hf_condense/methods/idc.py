@@ -58,11 +58,12 @@ def _is_grey(task: Task) -> bool:
 
 
 def _rate(task: Task) -> float:
-    """Return the image rate of the authors' code: for pixels in [0, 1], it grows with the images per class.
+    """Return the image rate of the authors' code, for pixels in [0, 1]: it grows with images per class and their size.
 
     Division by the variance converts the rate to normalised images.
     """
-    return (1e-4 if _is_grey(task) else 5e-3) * task.ipc / _USUAL_IPC / task.std**2
+    rate, side = (1e-4, 28) if _is_grey(task) else (5e-3, 32)  # of images with sides of so many pixels
+    return rate * (min(task.image_shape[1:]) / side) ** 2 * task.ipc / _USUAL_IPC / task.std**2
 
 
 def _shared(task: Task) -> dict[str, Any]:
@@ -71,7 +72,7 @@ def _shared(task: Task) -> dict[str, Any]:
 
 def _paper(task: Task) -> dict[str, Any]:
     # The authors' code trains the network on 2,000 rows of CIFAR after each update, and on 500 of other datasets.
-    return {**_shared(task), "steps": 200_000, "batch_syn": 128, "inner_loop": 8 if _is_grey(task) else 31}
+    return {**_shared(task), "steps": 200_000, "batch_syn": 128, "inner_loop": 8 if _is_grey(task) else 32}
 
 
 def _default(task: Task) -> dict[str, Any]:
@@ -111,6 +112,7 @@ class MultiFormationMatching(GradientMatching):
         link="https://arxiv.org/abs/2205.14959",
         cost="that of dc, with an inner loop on real rows",
     )
+    version: ClassVar[int] = 2
     Config = MultiFormationConfig
     config: MultiFormationConfig
     presets: ClassVar[dict[str, Preset]] = {
@@ -143,13 +145,16 @@ class MultiFormationMatching(GradientMatching):
         """Return what the inner loop trains the network on, how, and for how many updates: batches of real rows."""
         config = self.config
         data = TrainingSet(run.source, run.source.labels, run.num_classes)
+        families = [] if self.augmentation is None else list(self.augmentation.families)
+        if config.cutmix:  # which takes the place of cutout, as in the authors' code
+            families = [name for name in families if name != "cutout"]
         recipe = TrainingRecipe(
             "inner",
             epochs=math.ceil(self._inner / math.ceil(len(data) / config.batch_net)),
             batch_size=config.batch_net,
             lr=config.lr_net,
             milestones=(),
-            augment=None if self.augmentation is None else config.augment,
+            augment="_".join(families) or None,
             always=_ALWAYS,
             cutmix_probability=config.cutmix,
         )

@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 
 def _tesla_paper(task: Task) -> dict[str, object]:
-    """Return MTT's table with more steps and a teacher's labels; one row has another image rate and later starts."""
-    values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher"}
+    """Return MTT's table with more steps and the experts' labels; one row has another image rate and later starts."""
+    values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher", "labels_from": "experts"}
     if paper_row(task) == ("few classes", 1):
         values |= {"max_start": 5, "lr_img": 1000.0}
     return values
@@ -49,7 +49,8 @@ class ConstantMemoryMatching(StudentMatching):
     presets: ClassVar[dict[str, Preset]] = {
         **TrajectoryMatching.presets,
         "paper": Preset(
-            "10,000 steps, labels of a teacher; otherwise MTT's table, as in the authors' code (ICML 2023).",
+            "10,000 steps, labels of the experts, given once (the authors' code labels anew in every step); otherwise "
+            "MTT's table, as there (ICML 2023).",
             _tesla_paper,
         ),
     }

@@ -13,7 +13,7 @@ from hf_condense.base.devices import in_float64
 
 _BATCH = 1024
 EPSILON = 0.1  # is added to the variances of pixels in [0, 1]
-_MAX_VALUES = 64 * 64 * 3  # The matrix for such images takes 0.6 GB, and fitting it several times as much.
+LARGEST_WHITENED = 64 * 64 * 3  # The matrix for such images takes 0.6 GB, and fitting it several times as much.
 
 
 @dataclass(frozen=True)
@@ -71,10 +71,10 @@ def fit_whitening(images: Tensor, device: torch.device | str = "cpu") -> Whiteni
         with the constant of Cazenavette et al., CVPR 2022, as in the authors' code (arXiv:2203.11932).
     """
     size = images[0].numel()
-    if size > _MAX_VALUES:
+    if size > LARGEST_WHITENED:
         raise ValueError(
             f"whitening (zca=True) needs a matrix of {size} x {size} for images of {tuple(images.shape[1:])}; images "
-            f"may have at most {_MAX_VALUES} values each. Pass a smaller image_size, or leave zca=True out"
+            f"may have at most {LARGEST_WHITENED} values each. Pass a smaller image_size, or zca=False"
         )
     total = in_float64(torch.zeros(size, device=device))
     squares = in_float64(torch.zeros(size, size, device=device))

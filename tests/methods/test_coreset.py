@@ -12,6 +12,7 @@ from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task
 from hf_condense.methods.herding import herding
 from hf_condense.methods.kcenter import k_center
+from hf_condense.source.class_source import load_source
 from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference
 
@@ -76,3 +77,22 @@ def test_the_recipe_says_which_network_gave_the_features_and_for_how_long_it_was
     recipe = condense_dataset(toy_dataset().remove_columns("note"), "herding", 2, **options).recipe
     assert recipe.network == "convnet-w32"
     assert recipe.options["feature_updates"] == 1
+
+
+@given(seed=st.integers(0, 10_000), total=st.integers(3, 12))
+@settings(max_examples=30, deadline=None)
+def test_k_center_equals_the_greedy_rule(seed: int, total: int) -> None:
+    rows = points(seed, total, 3)
+    assert k_center(rows, total).tolist() == reference.k_center(rows.numpy(), total)
+
+
+@pytest.mark.parametrize(("method", "rule"), [("herding", herding), ("kcenter", k_center)])
+def test_pixels_as_features_are_normalised_pixels(method: str, rule) -> None:
+    ds = toy_dataset(names=("cat", "dog", "eel"))
+    small = condense_dataset(ds, method, 3, features="pixels", progress=False, cache=False)
+    source = load_source(ds, cache=False, progress=False)
+    expected = []
+    for c in source.classes:
+        positions = torch.tensor(list(source.positions(c)))
+        expected += source.rows[positions[rule(source.at(positions).flatten(1), 3)]].tolist()
+    assert small.recipe.rows == expected

@@ -253,7 +253,7 @@ def test_options_that_make_no_sense_raise_value_error(method: str, options: dict
     ("ipc", "classes", "side", "expected"),
     [
         (1, 10, 32, {"student_steps": 80, "max_start": 4, "first_max_start": None, "most_ratio": 1.1, "lr_label": 5}),
-        (10, 10, 28, {"first_max_start": 10, "max_start": 20, "expansion_steps": 1000, "batch_syn": 100}),
+        (10, 10, 28, {"first_max_start": 10, "max_start": 20, "expansion_steps": 1000, "batch_syn": None}),
         (50, 10, 32, {"first_max_start": 20, "max_start": 40, "expansion_steps": 2000, "lr_img": 1000}),
         (500, 10, 32, {"min_start": 40, "max_start": 60, "student_steps": 40, "first_max_start": None}),
         (1, 100, 32, {"expert_span": 3, "student_steps": 40, "first_max_start": 10, "max_start": 20}),
@@ -286,3 +286,9 @@ def test_short_presets_use_all_parts(ipc: int) -> None:
         DifficultyAlignedMatching.Config.build(
             {k: v for k, v in values.items() if k not in ("network", "storage", "expand")}
         )
+
+
+def test_paper_preset_whitens_only_images_that_can_be_whitened() -> None:
+    cls = get_method("datm")
+    shapes = {64: True, 65: False, 128: False}
+    assert {side: cls.presets["paper"].values(Task(1, 10, (3, side, side)))["zca"] for side in shapes} == shapes

@@ -60,7 +60,9 @@ def test_parameters_that_are_not_used_match_in_both_ways(distance: str) -> None:
     looped, batched = (
         quick_method("dc", class_gradients=way, **options).condense(toy_dataset()) for way in ("loop", "batched")
     )
+    start = quick_method("dc", **{**options, "lr_img": 1e-12}).condense(toy_dataset()).synthetic.images
     assert looped.synthetic.images.isfinite().all()
+    assert not torch.equal(looped.synthetic.images, start), "the images have moved"
     torch.testing.assert_close(looped.synthetic.images, batched.synthetic.images, rtol=1e-4, atol=1e-5)
 
 
@@ -210,3 +212,19 @@ def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:
     start = quick_method("dc", soft_labels="learned", temperature=2.0, teacher_updates=3, steps=1, lr_label=1e-30)
     assert not torch.equal(straight.synthetic.soft_labels, start.condense(ds).synthetic.soft_labels)
     assert straight.recipe.temperature == 2.0
+
+
+def test_inner_loop_is_plain_descent_on_the_updated_set() -> None:
+    options = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.1, "augment": "none"}
+    run, instance, _, _ = objective_of_step(GradientMatching, options, 1)  # the set is that after the first update
+    images, labels = (tensor.detach() for tensor in run.synthetic.all())
+    net = run.factory.build(run.seed, "network", 0)
+    before = [p.detach().clone() for p in net.parameters()]
+    for _ in range(2):
+        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(net.parameters()))
+        with torch.no_grad():
+            for p, g in zip(net.parameters(), gradients, strict=True):
+                p -= 0.1 * g
+    assert not torch.equal(next(net.parameters()), before[0])
+    for p, expected in zip(instance._net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)

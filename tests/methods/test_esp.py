@@ -226,3 +226,8 @@ def test_plan_counts_all_rows_if_an_objective_is_added() -> None:
     )
     assert (max(alone.rows_per_step(run).values()), alone.most_rows(run)) == (2, 2)
     assert (both.rows_per_step(run), both.most_rows(run)) == (run.counts, 6)
+
+
+def test_guard_on_a_sum_of_two_objectives_raises_value_error() -> None:
+    with pytest.raises(ValueError, match=r"most_ratio judges the objective of esp, to which beside='dm' adds"):
+        quick_method("esp", beside="dm", most_ratio=1.0).condense(toy_dataset())

@@ -51,8 +51,8 @@ def test_network_is_trained_on_real_rows_with_cutmix() -> None:
         momentum=0.9,
         weight_decay=5e-4,
         milestones=(),
-        augment="color_crop_cutout",
-        always=("flip", "color", "cutout"),
+        augment="color_crop",  # CutMix takes the place of cutout
+        always=("color",),
         cutmix_probability=0.5,
     )
     data = TrainingSet(run.source.at(torch.arange(36)), run.source.labels, 3)
@@ -148,12 +148,14 @@ def test_options_that_make_no_sense_raise_value_error(options: dict, message: st
 @pytest.mark.parametrize("preset", ["default", "quick", "paper"])
 def test_presets_store_patches_and_follow_the_authors_rates(preset: str) -> None:
     cls = get_method("idc")
-    colour, grey = (Task(10, 10, (channels, 32, 32), std=0.25) for channels in (3, 1))
+    colour, grey = (Task(10, 10, shape, std=0.25) for shape in ((3, 32, 32), (1, 28, 28)))
     values, grey_values = (cls.presets[preset].values(task) for task in (colour, grey))
     assert (values["factor"], values["distance"], grey_values["distance"]) == (2, "mse", "l1")
     faster, grey_faster = (4, 20) if preset == "quick" else (1, 1)
     assert values["lr_img"] == pytest.approx(faster * 0.005 / 0.25**2)
     assert grey_values["lr_img"] == pytest.approx(grey_faster * 0.0001 / 0.25**2)
+    larger = Task(10, 10, (3, 64, 64), std=0.25)
+    assert cls.presets[preset].values(larger)["lr_img"] == pytest.approx(4 * values["lr_img"])
     assert cls.presets[preset].values(Task(1, 10, (3, 32, 32)))["lr_img"] == pytest.approx(values["lr_img"] / 10)
     cls.Config.build({name: value for name, value in values.items() if name not in ("factor", "network")})
 
@@ -162,7 +164,7 @@ def test_paper_preset_follows_the_authors_code() -> None:
     values = get_method("idc").presets["paper"].values(Task(10, 10, (3, 32, 32)))
     config = MultiFormationMatching.Config.build({k: v for k, v in values.items() if k != "factor"})
     assert (config.steps, config.outer_loop, config.batch_real, config.batch_syn) == (200_000, 100, 64, 128)
-    assert config.inner_loop * config.batch_net == pytest.approx(2000, abs=32)
+    assert (config.inner_loop, config.batch_net) == (32, 64)  # the first number of batches with 2,000 rows
     assert (config.matched, config.augment, config.lr_net, config.momentum) == (
         "convolutions",
         "color_crop_cutout",
@@ -174,3 +176,12 @@ def test_paper_preset_follows_the_authors_code() -> None:
 def test_default_preset_decodes_four_rows_per_image() -> None:
     small = quick_method("idc", preset="default").condense(toy_dataset(), 1)
     assert (small.recipe.storage, small.recipe.expand, len(small)) == ("patches", 4, 12)
+
+
+def test_squared_distance_under_one_convolution_equals_its_closed_form() -> None:
+    """A convolution as large as the image is linear softmax regression."""
+    net = nn.Sequential(nn.Conv2d(2, 3, 4, bias=False), nn.Flatten()).double()
+    images = torch.randn(2, 1, 2, 4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    by_hand = [(net(rows).softmax(1) - torch.eye(3)[2]).T @ rows.flatten(1) for rows in images]
+    got = [looped_gradients(net, [rows], [torch.tensor([2])], 1.0, "convolutions") for rows in images]
+    torch.testing.assert_close(squared_distance(*got), (by_hand[0] - by_hand[1]).square().sum())

@@ -5,6 +5,7 @@ import torch
 
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import (
+    WIDTHS,
     KernelMoments,
     gaussian_mixture,
     linear,
@@ -121,3 +122,14 @@ def test_squared_distances_are_accurate_and_never_negative() -> None:
     assert float(distances.min()) >= 0
     expected = torch.cdist(rows[0].double(), rows[0].double()).square().float()
     torch.testing.assert_close(distances[0], expected, rtol=1e-3, atol=2)
+
+
+def test_gaussian_mixture_of_two_points_equals_its_closed_form() -> None:
+    """The bandwidth is their own squared distance: 2 sum(1 - exp(-1/w)), wherever the points are."""
+    x, y = normal(1, 1, 5).requires_grad_(), normal(1, 1, 5, seed=1)
+    value, widths = squared_mmd(x, y, gaussian_mixture), torch.tensor(WIDTHS).double()
+    assert value.item() == pytest.approx(float(2 * (1 - (-1 / widths).exp()).sum()))
+    (gradient,) = torch.autograd.grad(value, x)
+    gap = (x - y).detach()
+    expected = 4 * gap / gap.square().sum() * ((-1 / widths).exp() / widths).sum()
+    torch.testing.assert_close(gradient, expected)

@@ -176,3 +176,14 @@ def test_scales_are_parsed() -> None:
 def test_options_that_contradict_each_other_raise_value_error(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         quick_method("m3d", **{"kernel": "characteristic", **options}).condense(toy_dataset())
+
+
+@pytest.mark.parametrize("weights", [(0.9, 0.1), (0.2, 0.7)])
+def test_phases_and_moduli_have_closed_forms(weights: tuple[float, float]) -> None:
+    frequencies, zero = torch.tensor([[0.5], [1.3]]).double(), torch.zeros(1, 1).double()
+    points = discrepancy(zero + 0.7, zero - 0.4, frequencies, *weights)  # moduli of 1, and phases 1.1 t apart
+    expected = weights[1] ** 0.5 * (2 * (frequencies * 1.1 / 2).sin().abs()).mean()
+    torch.testing.assert_close(points, expected)
+    pair = torch.tensor([[0.6], [-0.6]]).double()  # phases of 0, and moduli of cos(0.6 t) and 1
+    expected = weights[0] ** 0.5 * (1 - (0.6 * frequencies).cos()).mean()
+    torch.testing.assert_close(discrepancy(pair, zero, frequencies, *weights), expected, rtol=1e-5, atol=1e-6)

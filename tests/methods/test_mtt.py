@@ -1,6 +1,8 @@
 """Trajectory matching (MTT, TESLA) against slow references and closed forms."""
 
+from collections.abc import Iterator
 from dataclasses import fields
+from itertools import pairwise
 
 import pytest
 import torch
@@ -10,7 +12,9 @@ from torch import nn
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine import build
+from hf_condense.engine.method import Loss
 from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
 from hf_condense.methods._experts import ExpertConfig
 from hf_condense.methods._images import ImageConfig
@@ -298,6 +302,20 @@ def test_step_of_a_student_that_overflows_is_skipped() -> None:
     assert torch.equal(astray.synthetic.images, skipped.synthetic.images), "no update was made"
     with pytest.raises(NonFiniteLossError, match="not finite at step 0"):
         quick_method("tesla", lr_student=1e15, **shared).condense(toy_dataset())
+
+
+def test_step_whose_value_is_no_number_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = ConstantMemoryMatching.losses
+
+    def losses(self: ConstantMemoryMatching, run: Run, t: int) -> Iterator[Loss]:
+        for loss, value in original(self, run, t):
+            yield Loss(loss, value * (torch.nan if t == 1 else 1))
+
+    images: list[torch.Tensor] = []
+    monkeypatch.setattr(ConstantMemoryMatching, "losses", losses)
+    record = lambda run, done, loss: images.append(run.synthetic.stored["images"].detach().clone())  # noqa: E731
+    quick_method("tesla", most_ratio=1e9, steps=3, callbacks=[record]).condense(toy_dataset())
+    assert [torch.equal(a, b) for a, b in pairwise(images)] == [True, False]
 
 
 def test_average_of_the_images_is_the_result() -> None:

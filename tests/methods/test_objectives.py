@@ -84,3 +84,11 @@ def test_augmentation_of_dm_is_siamese() -> None:
     real = network.embed(transform(rows.repeat_interleave(4, 0), real_labels))
     synthetic = network.embed(transform(rows, labels))
     assert mean_discrepancy(class_means(real, real_labels, labels), synthetic).item() < 1e-9
+
+
+def test_real_batches_change_within_a_network_if_they_are_not_reused() -> None:
+    run, method, value, _ = objective_of_step(DistributionMatching, {"ipm": 3, "reuse_real": False}, 4)
+    real, synthetic = augmented_rows(run, method, 4)  # batch and augmentation of the step, network of the draw
+    network = run.network("network", 3).double()
+    expected = distribution_matching(real, synthetic, lambda x: network.embed(x.double()))
+    assert value == pytest.approx(expected.item(), rel=1e-4)

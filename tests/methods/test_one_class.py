@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hf_condense import list_methods
+from hf_condense import condense_dataset, list_methods
 from hf_condense.testing import quick_method, toy_dataset
 
 TRAINING = ("dc", "dsa", "mtt", "tesla", "esp", "dance", "ncfm", "datm", "idc", "rded")
@@ -31,3 +31,9 @@ def test_one_class_with_rows_among_two_names_is_condensed(method: str) -> None:
 def test_expert_that_does_not_move_raises_value_error(method: str) -> None:
     with pytest.raises(ValueError, match=r"expert \d does not move from snapshot \d .* larger lr_expert \(now 1e-30\)"):
         quick_method(method, lr_expert=1e-30, cache=False).condense(toy_dataset(), 1)
+
+
+def test_auto_learns_large_images_of_one_class() -> None:
+    ds = toy_dataset(("only",), size=66)
+    small = condense_dataset(ds, ipc=1, budget=1e-3, network="convnet-w4-d1", label_column="label", progress=False)
+    assert small.recipe.method == "m3d"

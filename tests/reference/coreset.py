@@ -26,3 +26,12 @@ def radius(features: NDArray[np.float64], centres: list[int]) -> float:
 def best_radius(features: NDArray[np.float64], n: int) -> float:
     """Return the smallest radius of any `n` rows."""
     return min(radius(features, list(centres)) for centres in itertools.combinations(range(len(features)), n))
+
+
+def k_center(features: NDArray[np.float64], n: int) -> list[int]:
+    """Begin with the row nearest to the mean, and take the row that is farthest from its nearest centre each time."""
+    selection = [int(np.argmin([np.linalg.norm(row - features.mean(0)) for row in features]))]
+    while len(selection) < n:
+        rest = [i for i in range(len(features)) if i not in selection]
+        selection.append(max(rest, key=lambda i: min(np.linalg.norm(features[i] - features[c]) for c in selection)))
+    return selection
