@@ -284,6 +284,8 @@ def run(
     size = None if image_size is None else _parse_size(image_size)
     _check_run(method_options, size, name, repo, **settings)
 
+    if private and repo is None:
+        raise click.UsageError("--private is for the repository of --push, which is missing")
     from hf_condense import condense_dataset
 
     started = time.perf_counter()
@@ -500,6 +502,8 @@ def page(
     """
     from hf_condense import write_page
 
+    if source is None and (config is not None or source_split != "train"):
+        raise click.UsageError("--config and --source-split are for the dataset of --source, which is missing")
     real = None if source is None else _load(source, config, source_split)
     path = write_page(folder, out, source=real, revision=revision, per_class=per_class, max_classes=max_classes)
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")
@@ -606,9 +610,15 @@ def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet
     from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
 
     if is_tensor_file(place):
+        if name is not None:
+            raise click.UsageError(f"--name is for folders and repositories; {place!r} is a file")
         return read_tensor_set(place)
     try:
         return load_condensed(place, name)
+    except FileNotFoundError:
+        if "/" in place or local_path(place).exists():
+            raise
+        return _load(place, name, "train")  # ids of old datasets on the Hub have no user
     except CondensedFormatError:
         check_level(local_path(place))
         if list_condensed(place) or (local_path(place) / FACTS).exists():

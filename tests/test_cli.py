@@ -618,3 +618,27 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     assert process.returncode == 1
     assert "Traceback" in process.stderr
     assert "CondensedFormatError" in process.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["page", "x", "--config", "a"], "are for the dataset of --source"),
+        (["page", "x", "--source-split", "test"], "are for the dataset of --source"),
+        (["run", "x", "--private"], "--private is for the repository of --push"),
+    ],
+)
+def test_option_without_the_one_that_it_belongs_to_is_refused(
+    program: Program, arguments: list[str], message: str
+) -> None:
+    code, _, err = program(*arguments)
+    assert code == 2
+    assert message in err
+
+
+def test_page_with_a_source_shows_the_nearest_real_images(
+    program: Program, saved: Path, folder: Path, tmp_path: Path
+) -> None:
+    code, _, _ = program("page", saved, "-o", tmp_path / "page.html", "--source", folder)
+    assert code == 0
+    assert "real image nearest to" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -28,6 +28,7 @@ from hf_condense.base.tables import markdown_table
 from hf_condense.condensed.card.accuracy import (
     AS_MANY,
     FLOATS,
+    HARD,
     RANDOM,
     SAME_FORM,
     VIEW,
@@ -340,7 +341,7 @@ def commands_of(folder: Path) -> list[str]:
     """Return the commands that make and measure the sets of a dataset, one for all sets that were measured alike."""
     groups: dict[tuple[str, str, str], list[Recipe]] = {}
     for facts in sets_of(folder).values():
-        recipe, measured_groups = facts.recipe, groups_of(facts.recipe)
+        recipe, measured_groups = facts.recipe, alike(facts.recipe)
         licence = recipe.source.get("license")
         training = f" --licences {shlex.quote(f'{folder.name}={licence}')}" if isinstance(licence, str) else ""
         if measured_groups:
@@ -357,6 +358,13 @@ def commands_of(folder: Path) -> list[str]:
         made_by = f"python examples/benchmarks/publish.py {folder.name}=PLACE --methods {methods} --ipc {ipc}{steps}"
         commands.append(f"{made_by} --network {network}{training}")
     return commands
+
+
+def alike(recipe: Recipe) -> list[dict[str, Any]]:
+    """Return the accuracies of a set by network: those of the training recipe that was measured first."""
+    groups = groups_of(recipe)
+    first = [next(iter(group.values()))["recipe"] for group in groups[:1]]
+    return [group for group in groups if next(iter(group.values()))["recipe"] in first]
 
 
 def make_card(folder: Path, out: Path, shipped: Path) -> None:
@@ -377,13 +385,15 @@ def make_card(folder: Path, out: Path, shipped: Path) -> None:
 def row_of(dataset: str, name: str, facts: Facts) -> list[str]:
     """Return the row of a set in the index: the first network that was measured, and in one cell all others."""
     recipe = facts.recipe
-    groups = groups_of(recipe)
+    groups = alike(recipe)
     main_group = groups[0] if groups else {}
     first = next(iter(main_group.values()), {})
     cells = [
         accuracy_text(main_group[role], first) if role in main_group else "-"
         for role in (VIEW, FLOATS, RANDOM, AS_MANY, "herding", SAME_FORM, WHOLE)
     ]
+    if HARD in main_group:
+        cells[0] += f" (hard labels {accuracy_text(main_group[HARD], first)})"
     others = []
     for group in groups[1:]:
         record = group.get(FLOATS) or group.get(VIEW)

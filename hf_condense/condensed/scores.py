@@ -185,7 +185,7 @@ class Evaluation(Tabular):
         first = self.scores[0]
         name, network = set or first.set, network or first.network
         for score in self.scores:
-            if (score.set, score.network) == (name, network) and ipc in (None, score.ipc):
+            if (score.set, score.network) == (name, network) and (ipc in (None, score.ipc) or score.ipc is None):
                 return score
         listed = "; ".join(dict.fromkeys(_address(score) for score in self.scores))
         asked = f"{name!r} with network {network!r}" + ("" if ipc is None else f" and ipc {ipc}")
@@ -204,7 +204,8 @@ class Evaluation(Tabular):
                 "hold no predictions"
             )
         k = len(self.class_names)
-        tables = [np.bincount(self.labels * k + row, minlength=k * k).reshape(k, k) for row in score.predictions]
+        cells = self.labels.astype(np.int64) * k
+        tables = [np.bincount(cells + row, minlength=k * k).reshape(k, k) for row in score.predictions]
         return ClassScores(score.set, score.network, self.class_names, np.stack(tables))
 
     def differences(self, baseline: str = "random") -> list[Difference]:
@@ -221,7 +222,11 @@ class Evaluation(Tabular):
     def _differences(self, baseline: str) -> list[Difference | None]:
         """Return for every score its difference from the baseline, None if there is none."""
         references = {_conditions(score): score for score in self.scores if score.set == baseline}
-        pairs = [(score, references.get(_conditions(score))) for score in self.scores]
+        # The whole source is not cut down with the set: it has no ipc.
+        pairs = [
+            (score, references.get(_conditions(score)) or references.get((*_conditions(score)[:-1], None)))
+            for score in self.scores
+        ]
         return [
             score.over(other) if other is not None and other is not score and other.seeds == score.seeds else None
             for score, other in pairs

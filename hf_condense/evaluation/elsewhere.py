@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.paths import local_path
+from hf_condense.condensed.facts import FACTS
 
 TensorSet = tuple[Tensor, Tensor]  # images and labels
 
@@ -52,6 +53,8 @@ def read_tensor_set(path: str | Path) -> TensorSet:
     if not file.is_file():
         raise FileNotFoundError(f"no file {str(path)!r} (looked for {file.absolute()})")
     _refuse_pickle(file)
+    if (file.parent / FACTS).is_file():
+        raise ValueError(f"{file} belongs to a condensed set, whose recipe says how to read it; pass {file.parent}")
     try:
         with safetensors.safe_open(file, framework="pt") as tensors:
             names = sorted(tensors.keys())
@@ -96,6 +99,11 @@ def _pixels(images: Tensor) -> Tensor:
     if not images.isfinite().all():
         raise ValueError("images should be finite; got NaN or infinite pixels")
     low, high = images.aminmax()
+    if -1.01 <= low <= -0.99 and high <= 1.01:
+        raise ValueError(
+            f"images should be in pixel units, 0 black and 1 white; got values from {low:.3g} to {high:.3g}, which "
+            "look like [-1, 1]; pass (images + 1) / 2"
+        )
     if low < _LOWEST or high > _HIGHEST:
         raise ValueError(
             f"images should be in pixel units, 0 black and 1 white; got values from {low:.3g} to {high:.3g}; if they "
@@ -113,7 +121,13 @@ def _labels(labels: Tensor, rows: int, num_classes: int) -> Tensor:
                 f"soft labels should be finite logits ({rows}, {num_classes}), a row for each image and a column for "
                 f"each class; got {tuple(labels.shape)}"
             )
-        return labels.float()
+        numbers = labels.float()
+        if numbers.min() >= 0 and torch.allclose(numbers.sum(1), torch.ones(rows), atol=1e-3):
+            raise ValueError(
+                "soft labels should be logits; got probabilities, which add up to 1; pass their logarithms, "
+                "labels.clamp(min=1e-6).log(), or for one-hot rows the classes, labels.argmax(1)"
+            )
+        return numbers
     if labels.dtype == torch.bool or labels.shape != (rows,):
         raise ValueError(
             f"labels should be integers ({rows},), the class of each image, or logits ({rows}, {num_classes}); got "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -27,7 +29,7 @@ from hf_condense.evaluation.subject import (
     read_test,
 )
 from hf_condense.evaluation.trials import Trials, run_trials
-from hf_condense.networks.factory import NetworkSpec, network_factory
+from hf_condense.networks.factory import NetworkFactory, NetworkSpec, network_factory
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import checked_size
@@ -128,7 +130,8 @@ def evaluate(
         image_size: Side or (height, width) that the pictures of `train` are brought to, if it is neither condensed nor
             tensors: the shorter side is resized and the centre cropped. Pictures of different sizes need it. Default:
             their own size.
-        cache: Keep decoded images and the scores of `"full"` under `$HF_HOME/condense`; obeys
+        cache: Keep decoded images, networks that are fitted to random rows (for a set in the form `siren`, for every
+            seed) and the scores of `"full"` under `$HF_HOME/condense`; obeys
             `datasets.disable_caching()`.
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
@@ -191,7 +194,8 @@ def evaluate(
         test_images = read_test(test, subject, reader)
         real = None
         if source is not None and (request.baselines or request.rates):
-            few = request.baselines == ["random"] and not request.rates
+            reads_all = subject.decoder is not None and subject.decoder.expand > 1 and subject.decoder.reads_classes
+            few = request.baselines == ["random"] and not request.rates and not reads_all
             real = read_source(source, subject, reader, few=few)
         return subject, test_images, real
 
@@ -204,6 +208,7 @@ def evaluate(
         network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))
         for spec in request.networks
     ]
+    factories = _told_apart(factories)
     contenders = []
     for n in request.ipc:
         part = subject if n is None else subject.first(n)
@@ -231,6 +236,17 @@ def evaluate(
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)
     return run_trials(trials, subject.class_names, accelerator, show_progress)
+
+
+def _told_apart(factories: list[NetworkFactory]) -> list[NetworkFactory]:
+    """Return the networks with different names: callables of the same name get a number."""
+    seen: Counter[str] = Counter()
+    named = []
+    for factory in factories:
+        seen[factory.name] += 1
+        number = seen[factory.name]
+        named.append(factory if number == 1 else dataclasses.replace(factory, name=f"{factory.name} ({number})"))
+    return named
 
 
 def _find_source(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -31,6 +32,8 @@ from hf_condense.engine.copies import nearest_images
 from hf_condense.evaluation.reader import Reader
 from hf_condense.source.columns import check_dataset
 
+logger = logging.getLogger("hf_condense")
+
 _Finder = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to the nearest real ones, and how far each is
 
 
@@ -54,8 +57,9 @@ def write_page(
         path_or_repo: A folder of sets, the folder of one set, or a dataset repository `"user/name"`; a folder that
             exists comes first.
         file: File to write; an earlier one is replaced.
-        source: The real training set. The page then shows below each learned image the real image that is nearest to
-            it, so mind the licence of the real images and whom they show. Default: no real images.
+        source: The real training set that sets were made from. The page then shows below each learned image the real
+            image that is nearest to it, so mind the licence of the real images and whom they show. Default: no real
+            images.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
         per_class: Images to show per class, at most; >= 1.
@@ -92,7 +96,7 @@ def write_page(
     sets = {
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
     }
-    where = {"place": str(path_or_repo)} if is_remote else {}
+    where = {"place": str(path_or_repo), "revision": revision} if is_remote else {}
     page = render_page(sets, default=default_config(card or ""), per_class=per_class, max_classes=max_classes, **where)
     with output_file(file) as work:
         work.write_text(page, encoding="utf-8")
@@ -109,15 +113,20 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
     finders: dict[str, _Finder] = {}
     for name, (_, facts) in folders.items():
         channels, height, width = facts.recipe.image_shape
-        if facts.recipe.kind != "coreset":
-            real = reader.load(source, "source", facts.recipe, (channels, height, width))
-            finders[name] = partial(nearest_images, source=real)
+        if facts.recipe.kind == "coreset":
+            continue
+        real = reader.load(source, "source", facts.recipe, (channels, height, width))
+        known = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
+        if known and real.content_hash not in known:
+            logger.warning("%s was made from other images than those of source: none are shown below its own", name)
+            continue
+        finders[name] = partial(nearest_images, source=real)
     return finders
 
 
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     """Return where each set of a folder is, and its facts."""
-    root = resolve_folder(path)
+    root = resolve_folder(path).absolute()  # "." has no name of its own
     check_level(root)
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
     return {folder.name: (folder, read_facts(folder)) for folder in folders}

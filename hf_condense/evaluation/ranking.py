@@ -136,7 +136,8 @@ def dd_ranking(
             "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
             "augment='color_crop_cutout_flip_scale_rotate'"
         )
-    is_at_hand = options.get("teacher", getattr(train, "teacher", None)) is not None
+    teacher = options.get("teacher")
+    is_at_hand = (getattr(train, "teacher", None) if teacher is None else teacher) is not None
     soft = has_soft_labels(train) or bool(options.get("relabel"))
     if soft and not is_at_hand:
         raise ValueError(

@@ -101,14 +101,15 @@ class Request:
         augment = self.training.augment
         if self.keeps_flips or augment is None or not isinstance(train, CondensedDataset):
             return self.training
-        families = train.recipe.options.get("augment")
-        if isinstance(families, str) and families not in ("", "none") and "flip" not in families.split("_"):
+        parts = [part.augment or part.options.get("augment") for part in train.recipe.part_recipes]
+        made_by = [families.split("_") for families in parts if isinstance(families, str) and families != "none"]
+        if any(families != [""] and "flip" not in families for families in made_by):
             augment = "_".join(name for name in augment.split("_") if name != "flip") or "none"
         return dataclasses.replace(self.training, augment=augment)
 
     def training_of(self, subject: Subject, training: TrainingRecipe) -> TrainingRecipe:
-        """Return how networks are trained on the set itself: with the learning rate that it may have learned."""
-        if subject.student_lr is None or self.fixed_rate:
+        """Return how networks are trained on the set itself: with the rate that it may have learned, which is SGD's."""
+        if subject.student_lr is None or self.fixed_rate or training.optimiser != "sgd":
             return training
         return dataclasses.replace(training, lr=subject.student_lr)
 

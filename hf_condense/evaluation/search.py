@@ -68,7 +68,7 @@ def search_rates(
 
     Args:
         trials: One for every kind of network; their contenders are replaced.
-        rates: Candidates, beside the rate that a contender has; the first of equals is taken.
+        rates: Candidates, beside the rate that a contender has, which is kept if no other is better.
         held_out: The held-out training rows.
         accelerator: Its processes share the work.
         show_progress: Whether this process shows a progress bar.
@@ -77,7 +77,7 @@ def search_rates(
         (kind, number, rate)
         for kind in trials
         for number, contender in enumerate(kind.contenders)
-        for rate in dict.fromkeys([*rates, contender.training.lr])
+        for rate in dict.fromkeys([contender.training.lr, *rates])
     ]
 
     def try_share(share: range) -> dict[int, float]:

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hf_condense")
 
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
-VERSION = 3  # increment when the same evaluation starts to give other numbers
+VERSION = 4  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass

@@ -249,7 +249,7 @@ def _follow(
     rate = recipe.lr
     add_gradient = _GradientByChunks(net, chunk, _sharing(accelerator, math.ceil(batch / chunk)))
     net.train()
-    orders = [_order(rows, recipe.batch_size, updates, *key) for key in keys]
+    orders = [_order(rows, recipe.batch_size, updates, has_batch_statistics(net), *key) for key in keys]
     with seeded_globals(*keys[0], "training", devices=[_device(net)]):
         for t, batches in enumerate(zip(*orders, strict=True)):
             if t in drops:
@@ -513,13 +513,16 @@ def _padded(tensor: Tensor, rows: int) -> Tensor:
     return torch.cat([tensor, tensor.new_zeros(rows, *tensor.shape[1:])]) if rows else tensor
 
 
-def _order(rows: int, batch: int, updates: int, *key: Key) -> Iterator[Tensor]:
-    """Yield the rows of every update; each epoch visits all rows in a new order."""
+def _order(rows: int, batch: int, updates: int, pairs: bool, *key: Key) -> Iterator[Tensor]:
+    """Yield the rows of every update; each epoch visits all rows in a new order.
+
+    With `pairs`, for networks with batch statistics, an update of a single row gets another one.
+    """
     update = epoch = 0
     while update < updates:
         order = torch.randperm(rows, generator=keyed_generator(*key, "order", epoch))
         for index in order.split(batch)[: updates - update]:
-            yield index
+            yield torch.cat([index, order[:1]]) if pairs and len(index) == 1 and rows > 1 else index
             update += 1
         epoch += 1
 

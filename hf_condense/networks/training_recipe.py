@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from hf_condense.base.checks import integer, number, one_of
-from hf_condense.networks.augment import Augmentation, Mode
+from hf_condense.networks.augment import FAMILIES, Augmentation, Mode
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,8 @@ class TrainingRecipe:
         gamma: Factor of the learning rate at each milestone, > 0.
         restart_optimiser: Reset the momentum at each milestone, where the DC code makes a new optimiser.
         augment: Families of DSA joined by `_`, or None. Each image draws its own parameters.
-        always: Families applied to every image, in this order; one of the remaining families is drawn per image.
+        always: Those of the families that are applied to every image, in this order; families that are not in `augment`
+            are left out. One of the remaining families is drawn per image.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.
         cutmix_probability: Share of the updates that use CutMix, in [0, 1].
         flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains without it.
@@ -76,7 +77,7 @@ class TrainingRecipe:
             milestones=tuple(number(prefix + "milestones", fraction) for fraction in self.milestones),
             gamma=number(prefix + "gamma", self.gamma, above=0),
             restart_optimiser=bool(self.restart_optimiser),
-            always=tuple(self.always),
+            always=_families(prefix + "always", self.always),
             cutmix_beta=number(prefix + "cutmix_beta", self.cutmix_beta, above=0),
             cutmix_probability=number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1),
             flatness=number(prefix + "flatness", self.flatness, least=0),
@@ -108,6 +109,18 @@ class TrainingRecipe:
         """Return the number of updates that training on `rows` rows takes, at most `cap`."""
         updates = self.epochs * math.ceil(rows / self.batch_size)
         return updates if cap is None else min(updates, cap)
+
+
+def _families(name: str, families: Any) -> tuple[str, ...]:
+    """Return names of families of augmentations.
+
+    Raises:
+        ValueError: If one is unknown.
+    """
+    names = (families,) if isinstance(families, str) else tuple(families)
+    for family in names:
+        one_of(name, family, FAMILIES)
+    return names
 
 
 def _keep(recipe: TrainingRecipe, **values: Any) -> None:

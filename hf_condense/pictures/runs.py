@@ -57,6 +57,7 @@ class Snapshots:
     labels: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64), init=False)
     _rows: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.int64), init=False)
     _last_stays: bool = field(default=True, init=False)
+    _key: tuple[Any, ...] = field(default=(), init=False)  # what tells a run from another one
 
     def __post_init__(self) -> None:
         if self.per_class < 1:
@@ -66,7 +67,9 @@ class Snapshots:
 
     def __call__(self, run: Run, done: int, loss: float) -> None:
         """Copy the images after an update; the copy before is dropped if it was only that of the latest step."""
-        if not self.steps or done <= self.steps[-1]:  # a run begins
+        key = (run.source.content_hash, run.seed, run.factory.name, run.decoder.name, tuple(run.counts.items()))
+        if not self.steps or done <= self.steps[-1] or key != self._key:  # a run begins
+            self._key = key
             self.steps, self.images, self._last_stays = [], [], True
             turns = turns_of(run.synthetic.row_labels.tolist())
             self._rows = torch.tensor([row for row, turn in enumerate(turns) if turn < self.per_class])

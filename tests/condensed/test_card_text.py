@@ -11,7 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.accuracy import accuracies, groups_of, paired_difference
+from hf_condense.condensed.card.accuracy import (
+    FLOATS,
+    RANDOM,
+    accuracies,
+    accuracy_text,
+    groups_of,
+    paired_difference,
+    training_text,
+)
 from hf_condense.condensed.card.markdown import escape
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import BLOCK, END, fill
@@ -292,3 +300,19 @@ def test_model_cards_are_rendered_and_measured(path):
     pictures = re.findall(r"!\[.*\]\((.*)\)", card)
     assert pictures
     assert all((MODEL_CARDS / picture).is_file() for picture in pictures)
+
+
+def test_rates_that_differ_from_the_first_are_named():
+    small = make_set()
+    scores = (score(small.recipe.config_name, 0.5, 0.75, lr=0.02), score("random", 0.25, 0.5, lr=0.01))
+    group = groups_of(small.with_evaluation(Evaluation(scores)).recipe)[0]
+    first, random = group[FLOATS], group[RANDOM]
+    assert training_text(first).endswith("learning rate 0.02")
+    assert accuracy_text(random, first).endswith("(learning rate 0.01)")
+
+
+def test_accuracies_at_the_largest_ipc_of_a_dict_are_those_of_the_set():
+    small = make_set(ipc={"cat": 1, "dog": 3})
+    scores = [score(small.recipe.config_name, 0.5, 0.75, ipc=n) for n in (1, 3)]
+    groups = groups_of(small.with_evaluation(Evaluation(tuple(scores))).recipe)
+    assert [record["ipc"] for group in groups for record in group.values()] == [3]

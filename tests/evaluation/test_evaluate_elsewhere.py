@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from hf_condense.evaluation.elsewhere import read_tensor_set
 from hf_condense.source.class_source import load_source
+from tests.support.condensed_sets import make_set
 from tests.support.short_evaluations import rows_of, run, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -88,6 +89,8 @@ def test_tensors_without_a_source_are_normalised_by_themselves(toy, tensors, tra
             torch.tensor([0, 1]),
             r"values from -1.9 to -1.9; .*images \* std \+ mean",
         ),
+        (torch.linspace(-1, 1, 384).reshape(2, 3, 8, 8), torch.tensor([0, 1]), r"look like \[-1, 1\]; pass \(images"),
+        (torch.zeros(2, 3, 8, 8), torch.eye(3)[:2], r"got probabilities, .*labels\.argmax\(1\)"),
         (torch.full((2, 3, 8, 8), 255.0), torch.tensor([0, 1]), "divide them by 255"),
         (torch.zeros(2, 3, 8, 8), torch.tensor([0, 3]), r"labels should be in 0..2, .*got 0..3"),
         (torch.zeros(2, 3, 8, 8), torch.tensor([0, 1, 2]), r"integers \(2,\).*got torch.int64 \(3,\)"),
@@ -175,3 +178,13 @@ def test_a_damaged_set_is_not_taken_for_a_folder_of_images(program, folder, tmp_
     code, _, err = program("eval", tmp_path, "--source", folder, *QUICK)
     assert code == 1
     assert "condense_config.json: not the JSON that hf_condense writes" in err
+
+
+def test_tensors_inside_a_condensed_set_are_refused_with_its_folder(program, folder, tmp_path):
+    place = make_set().save_condensed(tmp_path / "sets")
+    code, _, err = program("eval", place / "condensed.safetensors", "--source", folder, *QUICK)
+    assert code == 1
+    assert f"belongs to a condensed set, whose recipe says how to read it; pass {place}" in err
+    code, _, err = program("eval", tmp_path / "x.safetensors", "--name", "a", "--source", folder, *QUICK)
+    assert code == 2
+    assert "--name is for folders and repositories" in err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 import subprocess
@@ -17,10 +18,10 @@ from datasets import ClassLabel
 
 import hf_condense.base.devices
 import hf_condense.evaluation.reader
-from hf_condense import condense_dataset
+from hf_condense import combine_condensed, condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.networks.training_recipe import TrainingRecipe
-from tests.support.short_evaluations import relabelled, run, watch_trainings
+from tests.support.short_evaluations import relabelled, run, synthetic, watch_trainings
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -132,19 +133,19 @@ def test_a_recipe_with_numbers_of_numpy_gives_scores_that_are_cached(toy, small,
 def test_what_needs_no_data_is_refused_before_anything_is_read(toy, small, monkeypatch):
     monkeypatch.setattr(hf_condense.evaluation.reader, "load_source", lambda *_, **__: pytest.fail("data were read"))
     wrong = {
-        "networks": ["convnet", "convnet-w0x"],
-        "recipe": "dsaa",
-        "epochs": 0,
-        "max_updates": 1.5,
-        "seeds": [1, 1],
-        "baselines": ["random", "herdin"],
-        "augment": "colour",
-        "compile": "always",
-        "seed": "0",
-        "image_column": "nope",
+        "networks": (["convnet", "convnet-w0x"], "w0x"),
+        "recipe": ("dsaa", "recipe.*'dsaa'"),
+        "epochs": (0, "epochs should be .*0"),
+        "max_updates": (1.5, "max_updates should be .*1.5"),
+        "seeds": ([1, 1], "seeds .*1, 1"),
+        "baselines": (["random", "herdin"], "herdin"),
+        "augment": ("colour", "augmentation 'colour'"),
+        "compile": ("always", "compile should be"),
+        "seed": ("0", "seed"),
+        "image_column": ("nope", "image_column='nope'"),
     }
-    for option, value in wrong.items():
-        with pytest.raises((ValueError, TypeError)):
+    for option, (value, message) in wrong.items():
+        with pytest.raises((ValueError, TypeError), match=message):
             run(small, toy, **{option: value})
     for networks in (torch.nn.Linear(2, 2), None, 3, [3], [torch.nn.Linear(2, 2)]):
         with pytest.raises(TypeError, match="network"):
@@ -232,3 +233,45 @@ def test_two_processes_share_the_seeds(tmp_path):
     assert alone == first == second
     for file in tmp_path.glob("*.threads"):  # one of gloo's that is left may abort the process while it exits
         assert "gloo" not in file.read_text()
+
+
+def test_callables_of_one_name_are_told_apart(toy, small):
+    def make(width, *, channels, num_classes, image_size):
+        pixels = channels * image_size[0] * image_size[1]
+        return torch.nn.Sequential(
+            torch.nn.Flatten(), torch.nn.Linear(pixels, width), torch.nn.Linear(width, num_classes)
+        )
+
+    networks = [functools.partial(make, width) for width in (2, 40)]
+    result = run(small, toy, networks=networks, seeds=2)
+    first, second = dict.fromkeys(score.network for score in result.scores)
+    assert second == f"{first} (2)"
+    for gap in result.differences():
+        own, other = (result.score(name, network=gap.network).mean for name in (gap.set, "random"))
+        assert gap.mean == pytest.approx(own - other)
+
+
+def test_a_rate_that_was_learned_for_sgd_is_not_taken_by_adamw(toy, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    learned = synthetic(toy, student_lr=torch.tensor(0.25))
+    for recipe in ("dc", "soft"):
+        run(learned, toy, recipe=recipe, seeds=1, epochs=1, baselines=())
+    assert [training.recipe.lr for training in trainings] == [0.25, 0.001]
+
+
+@pytest.mark.parametrize("parts", [("color_crop_cutout", "color_scale"), ("color_crop", "color_flip")])
+def test_flips_stay_away_from_a_combined_set_if_a_part_was_made_without(toy, parts):
+    sets = [synthetic(toy, recipe_changes={"augment": families, "seed": i}) for i, families in enumerate(parts)]
+    result = run(combine_condensed(sets), toy, recipe="dsa", seeds=1, epochs=1, baselines=())
+    assert result.scores[0].augment == "color_crop_cutout_scale_rotate"
+
+
+def test_whole_source_is_compared_with_a_set_that_was_cut_down(toy, small):
+    result = run(small, toy, ipc=1, seeds=2, baselines=("random", "full"))
+    assert result.score("full", ipc=1).rows == 36
+    assert [gap.set for gap in result.differences("full")] == ["random_ipc2", "random"]
+
+
+def test_eight_bit_images_of_a_plain_set_are_refused(toy):
+    with pytest.raises(ValueError, match="eight_bit=True also measures the 8-bit images of a condensed set"):
+        run(toy.select(range(6)), toy, source=toy, eight_bit=True)

@@ -11,6 +11,7 @@ from hf_condense.condensed.card.accuracy import groups_of
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.evaluation.request import Request
 from hf_condense.networks.factory import list_networks
+from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import load_source
 from tests.support.short_evaluations import run, synthetic, watch_trainings
 
@@ -160,7 +161,17 @@ def test_one_rate_is_that_of_every_set(toy, trainings):
 
 def test_rates_are_chosen_on_held_out_training_rows(toy, small, trainings, tested):
     test = toy.select(range(12))
-    result = run(small, test, source=toy, lr=[1e-7, 0.05], seeds=2, epochs=30, baselines=("random", "full", "herding"))
+    slow = TrainingRecipe("slow", epochs=30, lr=1e-7)
+    result = run(
+        small,
+        test,
+        source=toy,
+        recipe=slow,
+        epochs=None,
+        lr=[1e-6, 0.05],
+        seeds=2,
+        baselines=("random", "full", "herding"),
+    )
     assert [score.lr for score in result.scores] == [0.05] * 4
     assert sum("search" in training.key for training in trainings) == 4 * 3, "the rate of the recipe is tried, too"
     searched, scored = tested[:12], tested[12:]
@@ -187,7 +198,7 @@ def test_other_test_rows_change_no_rate(toy, small):
 def test_a_learned_rate_is_one_of_the_candidates(toy, trainings):
     small = synthetic(toy, student_lr=torch.tensor(0.25))
     run(small, toy, lr=[1e-6, 1e-5], seeds=1, baselines=())
-    assert [t.recipe.lr for t in trainings[:3]] == [1e-6, 1e-5, 0.25]
+    assert [t.recipe.lr for t in trainings[:3]] == [0.25, 1e-6, 1e-5]
 
 
 def test_a_search_without_a_source_is_explained(toy, small):

@@ -131,3 +131,18 @@ def test_source_that_is_no_dataset_or_has_no_images_is_refused(toy, tmp_path):
     with pytest.raises(ValueError, match="source: "):
         write_page(tmp_path, tmp_path / "page.html", source=toy.remove_columns("image"))
     assert not (tmp_path / "page.html").exists()
+
+
+def test_folder_of_one_set_has_its_name_also_as_a_point(tmp_path, monkeypatch):
+    monkeypatch.chdir(make_set().save_condensed(tmp_path))
+    page = Reader(write_page(".", tmp_path / "page.html").read_text(encoding="utf-8"))
+    assert page.texts["h2"] == ["dm_ipc2"]
+
+
+def test_set_of_another_source_is_shown_without_real_images(toy, tmp_path, caplog):
+    condense_dataset(toy, "dm", 1, steps=1, network="convnet-w4-d1", progress=False, compile=False).save_condensed(
+        tmp_path
+    )
+    path = write_page(tmp_path, tmp_path / "page.html", source=toy.select(range(30)))
+    assert "nearest to" not in path.read_text(encoding="utf-8")
+    assert "dm_ipc1 was made from other images than those of source" in caplog.text

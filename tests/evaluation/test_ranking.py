@@ -140,3 +140,9 @@ def test_the_table_and_the_records_say_what_is_compared(toy, small):
     assert [record["score"] for record in records] == ["HLR", "IOR", "LRS", "ARS"]
     assert records[0]["low"] <= records[0]["value"] <= records[0]["high"]
     assert 0 <= records[2]["value"] <= 1
+
+
+def test_teacher_none_is_the_one_in_memory(toy):
+    small = quick_method("rded", cache=False).condense(toy)
+    scores = dd_ranking(small, toy, teacher=None, full_accuracy=0.75, **{**QUICK, "epochs": 1})
+    assert scores.ior.baseline == "random (soft labels)"

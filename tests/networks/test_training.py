@@ -384,3 +384,33 @@ def test_compiled_training_agrees(toy):
     torch.testing.assert_close(weights(plain), weights(module), rtol=1e-3, atol=1e-4)
     outputs = torch.arange(3)
     assert accuracy(plain, source, outputs) == pytest.approx(accuracy(compiled, source, outputs), abs=0.06)
+
+
+@pytest.mark.parametrize("always", [("flipp",), "flipp"])
+def test_unknown_family_in_always_raises_value_error(always):
+    with pytest.raises(ValueError, match=r"always should be one of .*; got 'flipp'"):
+        TrainingRecipe("mine", epochs=1, augment="color_flip", always=always)
+
+
+def test_one_family_as_text_is_always_applied():
+    recipe = TrainingRecipe("mine", epochs=1, augment="color_flip", always="flip")
+    assert [stage.families for stage in recipe.augmentations()] == [("flip",), ("color",)]
+
+
+def test_last_batch_of_one_row_gets_another_one_for_batch_statistics():
+    images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    data = TrainingSet(images, torch.tensor([0, 1, 0, 1, 0]), 2)
+    recipe = TrainingRecipe("mine", epochs=1, batch_size=4)
+
+    class Flat(torch.nn.Sequential):
+        def __init__(self):
+            super().__init__(torch.nn.Flatten(), torch.nn.BatchNorm1d(192), torch.nn.Linear(192, 2))
+            self.seen = []
+
+        def forward(self, images):
+            self.seen.append(len(images))
+            return super().forward(images)
+
+    net = Flat()
+    assert train_network(net, data, recipe, "key") == 2
+    assert net.seen == [4, 2]

@@ -29,6 +29,7 @@ from hf_condense.pictures import (
     nearest_real_images,
     real_beside_condensed,
 )
+from hf_condense.pictures.embeddings import _in_plane
 from tests.support.condensed_sets import make_coreset, make_set
 from tests.support.picture_sets import encoded, noise, picture_set
 from tests.support.torch_states import STATES, in_state
@@ -400,3 +401,60 @@ def test_images_stand_above_the_real_rows_nearest_to_them(toy, tmp_path, ipc):
             nearest = (real - image).square().flatten(1).sum(1).argmin()
             pair = np.concatenate([blocks(image, 7), np.full((2, 56, 3), 255, np.uint8), blocks(real[nearest], 7)])
             assert holds(drawn, pair), row
+
+
+def test_run_of_another_set_replaces_the_copies_also_if_it_was_resumed(toy, tmp_path):
+    options = {"network": "convnet-w4-d1", "batch_real": 4, "progress": False, "cache": False, "compile": False}
+    snapshots = Snapshots()
+    condense_dataset(toy, "dm", ipc=2, steps=2, callbacks=[snapshots], **options)
+    assert snapshots.steps == [1, 2]
+    condense_dataset(toy, "dm", ipc=1, steps=4, checkpoint_dir=tmp_path, **options)
+    condense_dataset(toy, "dm", ipc=1, steps=6, checkpoint_dir=tmp_path, callbacks=[snapshots], **options)
+    assert snapshots.steps[0] > 2
+    assert all(len(images) == 3 for images in snapshots.images)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda small, copies: class_grid(small, per_class=0),
+        lambda small, copies: real_beside_condensed(small, max_classes=0),
+        lambda small, copies: nearest_real_images(small, per_class=0),
+        lambda small, copies: embedding_scatter(small, updates=-1),
+        lambda small, copies: evolution_strip(copies, max_steps=1),
+        lambda small, copies: evolution_strip(copies, max_classes=0),
+        lambda small, copies: evolution_gif(copies, "x.gif", milliseconds=19),
+        lambda small, copies: Snapshots(per_class=0),
+    ],
+)
+def test_numbers_that_are_too_small_are_refused(run, draw, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="should be >= "):
+        draw(*run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_nearest_images_need_a_source(toy):
+    with pytest.raises(ValueError, match="source should be the real training set"):
+        nearest_real_images(make_set())
+
+
+def test_figures_are_drawn_into_axes_that_are_given():
+    figure = Figure()
+    left, right = figure.subplots(1, 2)
+    tables = {1: table(1, 0.5, 0.3), 10: table(10, 0.8, 0.7)}
+    assert accuracy_against_ipc(tables, axes=left) is figure
+    assert accuracy_against_time(tables, unit="hours", axes=right) is figure
+    assert right.get_xlabel() == "hours of condensing"
+    assert len(figure.axes) == 2
+
+
+def test_plane_is_that_of_the_principal_components_of_real_rows():
+    generator = torch.Generator().manual_seed(0)
+    real = torch.randn(60, 6, generator=generator) * torch.arange(1.0, 7)
+    own = 9 * torch.randn(5, 6, generator=generator)
+    ((_, seen, drawn),) = _in_plane([("a", real, own)])
+    values, vectors = torch.linalg.eigh(torch.cov(real.T, correction=0))
+    torch.testing.assert_close(seen.var(0, correction=0), values[-2:].flip(0), rtol=1e-3, atol=1e-3)
+    expected = (own - real.mean(0)) @ vectors[:, -2:].flip(1)
+    torch.testing.assert_close(drawn.abs(), expected.abs(), rtol=1e-3, atol=1e-3)

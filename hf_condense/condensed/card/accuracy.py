@@ -60,8 +60,9 @@ def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
     Records that are no scores, as strangers may write them, are left out, and so are those of a part of the set.
     """
     groups: dict[tuple[Any, ...], dict[str, Record]] = {}
+    whole = max(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else recipe.ipc
     for record in filter(_is_score, recipe.evaluation):
-        if record.get("ipc") not in (None, recipe.ipc):
+        if record.get("ipc") not in (None, whole):
             continue
         key = (record["network"], record["recipe"], record.get("augment"))
         groups.setdefault(key, {}).setdefault(_role(record["set"], recipe), record)
@@ -77,7 +78,8 @@ def ordered_roles(roles: Collection[str]) -> list[str]:
 def training_text(record: Record) -> str:
     """Return in words how the networks of a record were trained."""
     augment = f"augmentation {record['augment']}" if record.get("augment") else "no augmentation"
-    return f"{record['recipe']}: {record['epochs']:g} epochs, {record['updates']:,} updates, {augment}"
+    rate = f", learning rate {record['lr']:g}" if isinstance(record.get("lr"), (int, float)) else ""
+    return f"{record['recipe']}: {record['epochs']:g} epochs, {record['updates']:,} updates, {augment}{rate}"
 
 
 def paired_difference(first: Record, second: Record) -> tuple[float, float | None] | None:
@@ -136,6 +138,9 @@ def accuracy_text(record: Record, first: Record) -> str:
         differences.append(f"{record['epochs']:g} epochs")
     if record["updates"] != first["updates"]:
         differences.append(f"{record['updates']:,} updates")
+    rates = record.get("lr"), first.get("lr")
+    if rates[0] != rates[1] and all(isinstance(rate, (int, float)) for rate in rates):
+        differences.append(f"learning rate {rates[0]:g}")
     return per_cent(record["mean"], record.get("std")) + (f" ({', '.join(differences)})" if differences else "")
 
 

@@ -151,11 +151,13 @@ def _forms(recipes: Mapping[str, Recipe]) -> str:
     """Say what the sets store that do not store whole images."""
     lines = []
     for name, recipe in recipes.items():
-        if recipe.expand > 1:
-            lines.append(
-                f"`{name}` stores {recipe.decoder.content} (storage form `{recipe.storage}`). In the space of "
-                f"one image it holds {recipe.expand} images, on all of which networks are trained."
+        if recipe.storage != "pixels":
+            many = (
+                f" In the space of one image it holds {recipe.expand} images, on all of which networks are trained."
+                if recipe.expand > 1
+                else ""
             )
+            lines.append(f"`{name}` stores {recipe.decoder.content} (storage form `{recipe.storage}`).{many}")
     return bullets(lines)
 
 

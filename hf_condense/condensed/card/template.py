@@ -107,8 +107,9 @@ A condensed set inherits the terms of its source. This card states {licence}.
 ACCURACY_NOTE = """\
 Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
 The test images were not used to choose anything. The networks of a {group} share their initial weights and the \
-training recipe, whatever they are trained on; random rows are drawn again for every network. ConvNets have instance \
-normalisation unless their name says otherwise."""
+training recipe, whatever they are trained on, but for the learning rate where one stands beside an accuracy: a set \
+may have learned its own, and rates may be chosen on held-out training rows. Random rows are drawn again for every \
+network. ConvNets have instance normalisation unless their name says otherwise."""
 FORM_NOTE = """\
 "Random rows in the same form" are as many random rows as the set decodes into. They are stored as the set stores its \
 images, but not learned, so they show what the storage form alone is worth."""

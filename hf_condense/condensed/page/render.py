@@ -18,6 +18,7 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.accuracy import (
     FLOATS,
+    HARD,
     RANDOM,
     VIEW,
     Record,
@@ -57,12 +58,20 @@ class Shown(NamedTuple):
     nearest: Callable[[Tensor], tuple[Tensor, Tensor]] | None = None
 
 
+class _Place(NamedTuple):
+    """Where the sets can be loaded from: a repository, or a folder without a name, and the revision of the former."""
+
+    name: str | None
+    revision: str | None
+
+
 @plain_torch()
 def render_page(
     sets: Mapping[str, Shown],
     *,
     default: str | None = None,
     place: str | None = None,
+    revision: str | None = None,
     per_class: int = 10,
     max_classes: int = 100,
 ) -> str:
@@ -75,6 +84,7 @@ def render_page(
         sets: Config name to what is shown of it, at least one.
         default: Config that is loaded without a name, or None.
         place: Repository that the snippets load from; None for a folder.
+        revision: Branch, tag or commit of the repository that they load; None: its main branch.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show of a set, in label order, >= 1.
 
@@ -89,7 +99,7 @@ def render_page(
     sets = dict(sorted(sets.items()))
     heading = title({name: shown.facts for name, shown in sets.items()})
     try:
-        body = _body(heading, sets, default, place, per_class=per_class, max_classes=max_classes)
+        body = _body(heading, sets, default, _Place(place, revision), per_class=per_class, max_classes=max_classes)
     except (KeyError, TypeError, ValueError) as error:
         raise CondensedFormatError(f"the facts of {', '.join(sets)} cannot be shown: {error!s:.200}") from None
     style, script = (
@@ -111,7 +121,7 @@ def render_page(
     return f"<!doctype html>\n{page}\n"
 
 
-def _body(heading: str, sets: Mapping[str, Shown], default: str | None, place: str | None, **limits: int) -> Html:
+def _body(heading: str, sets: Mapping[str, Shown], default: str | None, place: _Place, **limits: int) -> Html:
     """Return what a reader sees of the page."""
     sentence = (
         f"{len(sets)} condensed set{'s'[: len(sets) > 1]}: small sets of images that replace a large training set. "
@@ -167,12 +177,13 @@ def _overview_row(name: str, facts: Facts, numeric: Sequence[bool]) -> Html:
     recipe, sizes = facts.recipe, Sizes.of(facts)
     group = next(iter(groups_of(recipe)), {})
     own = next((group[role] for role in (VIEW, FLOATS) if role in group), None)
+    hard = f" (hard labels {_accuracy(group[HARD])})" if HARD in group else ""
     random = group.get(RANDOM)
     largest = max(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else recipe.ipc
     source = recipe.source.get("name") or "not stated"
     cells: list[tuple[object, object]] = [  # what is shown, what the table is sorted by
         (element("a", name, href=f"#{name}"), name),
-        (_accuracy(own), own and own["mean"]),
+        (_accuracy(own) + hard, own and own["mean"]),
         (_accuracy(random), random and random["mean"]),
         (ipc_text(recipe), largest),
         (f"{facts.num_rows:,}", facts.num_rows),
@@ -205,7 +216,7 @@ def _scrolling(table: Html, label: str) -> Html:
     return element("div", table, class_="scroll", tabindex=0, role="region", aria_label=label)
 
 
-def _article(name: str, shown: Shown, place: str | None, is_default: bool, *, per_class: int, max_classes: int) -> Html:
+def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_class: int, max_classes: int) -> Html:
     """Return the section of one set."""
     facts, recipe = shown.facts, shown.facts.recipe
     sentence = (
@@ -328,13 +339,14 @@ def _bar(record: Record) -> Html:
     return element("svg", *shapes, viewBox=f"0 0 {_BAR} 16", preserveAspectRatio="none", aria_hidden="true")
 
 
-def _loading(place: str | None, name: str) -> str:
+def _loading(place: _Place, name: str) -> str:
     """Return the lines that load a set."""
-    where = f"{json.dumps(place or 'path/to/the/folder')}, {json.dumps(name)}"
+    where = f"{json.dumps(place.name or 'path/to/the/folder')}, {json.dumps(name)}"
+    version = "" if place.revision is None else f", revision={json.dumps(place.revision)}"
     return (
-        f'from datasets import load_dataset  # nothing else is needed\n\nds = load_dataset({where}, split="train")  '
-        "# 8-bit images\n\nfrom hf_condense import load_condensed\n\n"
-        f"ds = load_condensed({where})  # also a datasets.Dataset, with exact floats and the recipe"
+        f'from datasets import load_dataset  # nothing else is needed\n\nds = load_dataset({where}, split="train"'
+        f"{version})  # 8-bit images\n\nfrom hf_condense import load_condensed\n\n"
+        f"ds = load_condensed({where}{version})  # also a datasets.Dataset, with exact floats and the recipe"
     )
 
 
@@ -377,12 +389,17 @@ def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, each above the real image that is nearest to it."""
     assert shown.nearest is not None
     rows, names = _first_rows(shown.tensors, per_class), shown.facts.recipe.class_names
+    classes = sorted(rows)[:max_classes]
+    images = shown.tensors.decoded(torch.tensor([row for c in classes for row in rows[c]]))[0]  # (n, C, H, W)
+    counts = [len(rows[c]) for c in classes]
     figures = []
-    for c in sorted(rows)[:max_classes]:
-        images = shown.tensors.decoded(torch.tensor(rows[c]))[0]  # (n, C, H, W)
-        real, distances = shown.nearest(images)
-        own = _pictures(images, f"{names[c]}, image")
-        pairs = zip(own, _pictures(real, f"{names[c]}, real image nearest to image", distances), strict=True)
+    for c, *parts in zip(classes, *(part.split(counts) for part in (images, *shown.nearest(images))), strict=True):
+        own, real, distances = parts
+        pairs = zip(
+            _pictures(own, f"{names[c]}, image"),
+            _pictures(real, f"{names[c]}, real image nearest to image", distances),
+            strict=True,
+        )
         figures.append(_figure(names[c], (element("span", *pair, class_="pair") for pair in pairs)))
     return markup(
         element("p", "Each image stands above the real image, of any class, that is nearest to it."),
