@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
-from hf_condense.base.cache import cache_enabled
+from hf_condense.base.cache import cache_enabled, explained_access
 from hf_condense.base.checks import byte_count, integer
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption, limited_memory
@@ -29,11 +30,11 @@ from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint
 from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.loop import Callback, Saving, optimise
-from hf_condense.engine.method import AnyMethod, Composer, Selector
+from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.engine.settings import Settings, check_amount, check_values, class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -122,7 +123,8 @@ def condense_dataset(
             the one before. SIGINT (Ctrl-C) and SIGTERM finish the step and write a checkpoint before they end the run;
             a second signal ends it at once.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        cache: Whether to keep decoded images, features, experts and pools under `$HF_HOME/condense`, unless
+        cache: Whether to keep decoded images, features, experts, pools and the networks that storage='siren' fits
+            to rows under `$HF_HOME/condense`, unless
             `datasets.disable_caching()` was called.
         progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries.
         callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`.
@@ -169,6 +171,10 @@ def condense_dataset(
         "steps": steps,
         **method_options,
     }
+    # What is wrong whatever the data are is said before hours of reading.
+    for name, amount in ipc.items() if isinstance(ipc, Mapping) else [(None, ipc)]:
+        check_amount(amount, name)
+    check_values(given)
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
@@ -228,9 +234,17 @@ class _Outside:
         if self.folder is None:
             return Saving(None, self.every, identity, None)
         folder = local_path(self.folder)
+        from_main(run.accelerator, partial(_claim, folder))
         # The main process alone writes them, perhaps to a disk that the others do not see.
         resumed = from_main(run.accelerator, partial(read_checkpoint, folder, identity))
         return Saving(folder, self.every, identity, resumed)
+
+
+def _claim(folder: Path) -> None:
+    """Make the folder of checkpoints, and see that it can be written to before hours of work."""
+    with explained_access(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
 
 
 def _condense(
@@ -247,6 +261,10 @@ def _condense(
         run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
     )
     check_writable(recipe, run.dataset)
+    if not isinstance(method, Method):
+        unused = {"checkpoint_dir": outside.folder, "callbacks": outside.callbacks, "log_with": outside.trackers}
+        if names := [name for name, value in unused.items() if value]:
+            logger.warning("%s: without effect, because %r takes no steps", ", ".join(names), recipe.method)
     if isinstance(method, Selector):
         return select_coreset(run, method, recipe, started)
     if isinstance(method, Composer):

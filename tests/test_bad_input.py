@@ -19,7 +19,7 @@ from torch import nn
 
 from hf_condense.api import condense_dataset
 from hf_condense.source.class_source import load_source
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 TOY = toy_dataset(names=("cat", "dog", "eel"))
@@ -279,8 +279,8 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"augment": "flip_flip"}, ("each once", "('flip', 'flip')")),
     (TypeError, {"augment": 5}, ("augment should be str", "5 (int)")),
     (ValueError, {"steps": 0}, ("steps should be at least 1", "0")),
-    (TypeError, {"steps": 2.5}, ("steps should be int", "2.5 (float)")),
-    (TypeError, {"steps": True}, ("steps should be int", "True (bool)")),
+    (TypeError, {"steps": 2.5}, ("steps should be an integer", "2.5 (float)")),
+    (TypeError, {"steps": True}, ("steps should be an integer", "True (bool)")),
     (ValueError, {"seed": -1}, ("seed should be at least 0", "-1")),
     (TypeError, {"seed": 1.5}, ("seed should be an integer", "1.5 (float)")),
     (ValueError, {"checkpoint_every": 0}, ("checkpoint_every should be at least 1", "0")),
@@ -302,7 +302,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (TypeError, {"image_size": 3.5}, ("integers in 1..4096", "3.5")),
     (TypeError, {"image_size": "32"}, ("integers in 1..4096", "'32'")),
     (TypeError, {"image_size": True}, ("integers in 1..4096", "True")),
-    (ValueError, {"ipc": 0}, ("ipc should be at least 1", "0", "'cat'")),
+    (ValueError, {"ipc": 0}, ("ipc should be at least 1", "0")),
     (ValueError, {"ipc": 13}, ("ipc=13", "12 rows", "'cat'")),
     (TypeError, {"ipc": True}, ("ipc should be an integer", "True (bool)")),
     (TypeError, {"ipc": 1.5}, ("ipc should be an integer", "1.5 (float)")),
@@ -339,3 +339,30 @@ def test_ipc_for_an_absent_class_is_refused() -> None:
 def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
     with pytest.raises(ValueError, match=rf"channels should be 1 or 3; got {re.escape(repr(channels))}"):
         load_source(TOY, channels=channels)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "part"),
+    [
+        (TypeError, {"ipc": "10"}, "ipc should be an integer"),
+        (ValueError, {"ipc": {"cat": 1, "dog": 0}}, "got 0 for class 'dog'"),
+        (ValueError, {"network": "convnt"}, "convnt"),
+        (ValueError, {"storage": "dtc"}, "dtc"),
+        (ValueError, {"pixel_range": "vaild"}, "pixel_range should be one of"),
+        (ValueError, {"store_dtype": "float8"}, "store_dtype should be one of"),
+        (ValueError, {"steps": 0}, "steps should be at least 1"),
+    ],
+)
+def test_what_needs_no_data_is_refused_before_the_dataset_is_read(
+    kind: type[Exception], options: dict[str, Any], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_condense.api.load_source", lambda *args, **options: pytest.fail("the dataset was read"))
+    refused(kind, part, **options)
+
+
+@pytest.mark.parametrize("method", ["random", "rded"])
+def test_what_only_steps_can_use_is_named_in_a_warning(
+    method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick_method(method, checkpoint_dir=tmp_path, callbacks=[print]).condense(TOY)
+    assert f"checkpoint_dir, callbacks: without effect, because '{method}' takes no steps" in caplog.text

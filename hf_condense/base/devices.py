@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 from typing import Any, Literal
 
 import psutil
@@ -40,9 +42,24 @@ def free_memory(device: torch.device) -> int:
     if (most := _most_memory.get()) is not None:
         return most
     if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
+        return min(int(psutil.virtual_memory().available), _room_of_container())
     kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return torch.cuda.mem_get_info(device)[0] + kept
+
+
+def _room_of_container(root: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return how many bytes a container leaves this process, or very many without a limit that can be read.
+
+    Args:
+        root: Where Linux shows the control group (version 2) that this process sees as the top.
+    """
+    try:
+        most = int((root / "memory.max").read_text())  # "max" is no number
+        facts = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
+        used = int((root / "memory.current").read_text()) - int(facts["inactive_file"])  # what is cached can be freed
+    except (OSError, ValueError, KeyError):
+        return sys.maxsize
+    return max(0, most - used)
 
 
 def memory_budget(device: torch.device) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import datasets
 import torch
 from datasets.table import InMemoryTable
 
+from hf_condense.base.devices import is_out_of_memory
 from hf_condense.base.processes import from_main, share_tensors
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
@@ -37,10 +39,12 @@ def select_coreset(run: Run, selector: Selector[Any], recipe: Recipe, started: f
     positions = torch.cat(list(select_rows(run, selector, run.ipc).values()))
     rows = run.source.rows[positions].tolist()
     labels = run.source.labels[positions]
-    images = run.source.images[positions.to(run.source.images.device)].cpu().float() / 255
+    images = run.source.images[positions.to(run.source.images.device)].cpu().float().div_(255)
     table = run.dataset.with_format("arrow")[[rows[i] for i in round_robin(labels.tolist())]]
     selected = datasets.Dataset(InMemoryTable(table), info=run.dataset.info.copy(), split=run.dataset.split)
-    recipe = completed(recipe, run, seconds=time.perf_counter() - started, rows=rows)
+    # Times differ from process to process.
+    complete = partial(completed, recipe, run, seconds=time.perf_counter() - started, rows=rows)
+    recipe = from_main(run.accelerator, complete)
     return CondensedDataset.from_parts(selected, CondensedTensors.of_images(images, labels), recipe, run.dataset)
 
 
@@ -60,7 +64,13 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     seconds = time.perf_counter() - started
 
     def complete() -> Recipe:
-        nearest = nearest_of_set(tensors, run.source, run.seed)
+        try:
+            nearest = nearest_of_set(tensors, run.source, run.seed)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            logger.warning("images were not compared with the nearest source images: %s", error)
+            nearest = None  # the set itself should not be lost
         return dataclasses.replace(completed(recipe, run, seconds=seconds), nearest=nearest)
 
     finished = from_main(run.accelerator, complete)  # times differ from process to process

@@ -146,6 +146,11 @@ def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict
                 f"{selector.info.name!r} should select {count} different rows of class {name!r}; it selected "
                 f"{len(numbers)}, of which {len(numbers.unique())} are different"
             )
+        if int(numbers.min()) < 0 or int(numbers.max()) >= len(positions):
+            raise ValueError(
+                f"{selector.info.name!r} should select rows in 0..{len(positions) - 1} of class {name!r}; it selected "
+                f"{int(numbers.min())}..{int(numbers.max())}"
+            )
         selected[c] = numbers + positions.start
     return selected
 

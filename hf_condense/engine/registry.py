@@ -64,7 +64,12 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
     if _registered.get(name) is cls:
         return cls
-    if name in (names := {_AUTO, *_names()}):
+    own = f"{cls.__module__}:{cls.__qualname__}"  # a package may name its class as an entry point, and register it, too
+    others = {known: target for known, target in _names().items() if getattr(target, "value", None) != own}
+    # Entry points are not imported for their aliases: this may be called while one of them is imported.
+    classes = [_load(known, target) for known, target in others.items() if not isinstance(target, EntryPoint)]
+    names = {_AUTO, *others, *(alias for other in classes for alias in other.info.aliases)}
+    if name in names:
         raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(names))}")
     _registered[name] = cls
     return cls

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import datasets
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_condense.base.devices import CompileOption, to_device
@@ -27,6 +29,7 @@ from hf_condense.source.whitening import Whitening, fit_whitening
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+_COLUMN_ROWS = 10_000  # of a column of features that are read at a time
 MAIN = "main"
 
 
@@ -205,10 +208,12 @@ class Run:
         if name not in self.dataset.column_names:
             raise ValueError(f"the dataset has no column {name!r}; columns: {', '.join(self.dataset.column_names)}")
         try:
-            values = torch.tensor(self.dataset.with_format(None).select_columns([name])[:][name], dtype=torch.float32)
+            rows = self.dataset.select_columns([name]).with_format("numpy", dtype=np.float64)
+            parts = [_vectors(batch[name]) for batch in rows.iter(_COLUMN_ROWS)]  # lists of Python would take memory
+            values = torch.from_numpy(np.concatenate(parts))
         except (ValueError, TypeError) as error:
             raise ValueError(f"column {name!r} should hold vectors of equal length; {error}") from error
-        return values.reshape(len(values), -1)[self.source.rows]
+        return values[self.source.rows]
 
     def _slot(self, slot: str) -> _Network:
         """Return the network of a slot; the first call makes it."""
@@ -230,6 +235,13 @@ class Run:
         """Run a forward pass under the accelerator's autocast, and convert the result to float32."""
         with self.accelerator.autocast():
             return forward(images).float()
+
+
+def _vectors(rows: Any) -> NDArray[np.float32]:
+    """Return rows of numbers, as NumPy arrays, as one array (n, D)."""
+    with np.errstate(over="ignore"):  # infinite features are named later
+        stacked = np.stack(list(rows)).astype(np.float32)
+    return stacked.reshape(len(stacked), -1)
 
 
 @dataclass

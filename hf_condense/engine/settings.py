@@ -15,7 +15,7 @@ from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_fa
 from hf_condense.condensed.recipe import STORE_DTYPES
 from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
-from hf_condense.networks.factory import NetworkSpec
+from hf_condense.networks.factory import NetworkSpec, check_network
 from hf_condense.source.class_source import ClassSource
 
 RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid", "store_dtype": "float32"}
@@ -68,10 +68,13 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, ("valid", "free"))
     one_of("store_dtype", store_dtype, STORE_DTYPES)
-    if store_dtype == "uint8" and not (decoder_class(storage).stores_images and pixel_range == "valid"):
+    has_bytes = decoder_class(storage).stores_images and pixel_range == "valid"
+    if store_dtype == "uint8" and not has_bytes and "store_dtype" not in caller_values:
+        store_dtype = RUN_DEFAULTS["store_dtype"]  # the preset's does not go with what the caller gave
+    if store_dtype == "uint8" and not has_bytes:
         raise ValueError(
             f"store_dtype='uint8' is for images in [0, 1]; got storage={storage!r} and pixel_range={pixel_range!r}. "
-            "Pass storage='pixels', or store_dtype='float16' or 'float32'"
+            "Pass storage='pixels' with pixel_range='valid', or store_dtype='float16' or 'float32'"
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     _check_needs(cls, caller_values, options)
@@ -172,6 +175,41 @@ def _keeps_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, An
     return caller_values.keys() & _STORAGE == {"storage"} and caller_values["storage"] == of_preset
 
 
+def check_values(given: Mapping[str, Any]) -> None:
+    """Check values of the caller that are right or wrong whatever the data are; None stands for no value.
+
+    Raises:
+        TypeError: If a value has the wrong type.
+        ValueError: If a value is unknown or out of its range.
+    """
+    for name, choices in (("pixel_range", ("valid", "free")), ("store_dtype", STORE_DTYPES)):
+        if given.get(name) is not None:
+            one_of(name, given[name], choices)
+    if given.get("storage") is not None:
+        decoder_class(given["storage"])
+    if given.get("network") is not None:
+        check_network(given["network"])
+    if given.get("steps") is not None:
+        integer("steps", given["steps"], least=1)
+
+
+def check_amount(n: object, name: object = None) -> None:
+    """Check a number of images per class, of the class of this name or of all.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is below 1.
+    """
+    where = "" if name is None else f" for class {name!r}"
+    if isinstance(n, bool) or not isinstance(n, Integral):
+        raise TypeError(
+            "ipc should be an integer, or a dict with an integer for every class; "
+            f"got {n!r} ({type(n).__name__}){where}"
+        )
+    if n < 1:
+        raise ValueError(f"ipc should be at least 1; got {n}{where}")
+
+
 def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
     """Return the budget in images of every class that has rows, by class index.
 
@@ -187,13 +225,7 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     amounts = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
     for c, n in amounts.items():
         name = source.class_names[c]
-        if isinstance(n, bool) or not isinstance(n, Integral):
-            raise TypeError(
-                "ipc should be an integer, or a dict with an integer for every class; "
-                f"got {n!r} ({type(n).__name__}) for class {name!r}"
-            )
-        if n < 1:
-            raise ValueError(f"ipc should be at least 1; got {n} for class {name!r}")
+        check_amount(n, name)
         if n > counts[c]:
             raise ValueError(f"ipc={n} is more than the {counts[c]} rows of class {name!r}; ask for no more than that")
     return {c: int(amounts[c]) for c in counts}

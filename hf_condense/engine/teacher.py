@@ -23,6 +23,8 @@ from hf_condense.source.class_source import ClassSource, batches, load_source
 
 logger = logging.getLogger("hf_condense")
 
+FORMAT = 1  # version of the cached networks; increment when the same options start to give other weights
+
 _BATCH = 64  # images in one forward pass
 _BATCH_SIZE = RECIPES["dc"].batch_size  # rows per training update
 _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows little
@@ -36,6 +38,8 @@ _TEACHER = TrainingRecipe(
 def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
     """Return the cache key of a trained network and of its features."""
     return content_key(
+        format=FORMAT,
+        recipe=dataclasses.asdict(RECIPES["dc"]),
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
         network=run.factory.name,
@@ -178,7 +182,8 @@ def settle_teacher(
 
 def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the run's network, trained on the source at a size, and its facts."""
-    recipe = dataclasses.replace(_TEACHER, augment=augment, always=tuple(augment.split("_")))
+    families = () if augment == "none" else tuple(augment.split("_"))
+    recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
     held_out = run.source.held_out(run.seed, "held out")
     data = _without(source, held_out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,6 +20,8 @@ from hf_condense.engine.run import Run
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
+
+logger = logging.getLogger("hf_condense")
 
 _PROJECT = "hf_condense"
 _REPORTS = 1000  # of scalars in a whole run, at most
@@ -75,7 +78,10 @@ def tracked(host: Accelerator | None, facts: Mapping[str, Any], steps: int, ever
         yield [_Report(host, steps, every)]
     finally:
         for tracker in host.trackers:
-            tracker.finish()
+            try:
+                tracker.finish()
+            except Exception as error:  # whatever it raises: the set should not be lost
+                logger.warning("the tracker %r could not finish: %s", tracker.name, error)
 
 
 @dataclass

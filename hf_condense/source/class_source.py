@@ -8,7 +8,8 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
@@ -69,6 +70,8 @@ _SLICE = (
 # of most sets that are condensed, and it is small beside what training takes.
 _KEPT_BYTES = 2**30
 
+_DECODED_BYTES = 2**28  # of pictures that are decoded together
+_BATCH_NUMBERS = 2**25  # of the images of a class that are read at a time
 _HELD_OUT_SHARE = 10  # one of so many rows of a class is held out
 _MOST_HELD_OUT = 1000  # rows in all, but at least one of each class that has two
 
@@ -188,7 +191,8 @@ class ClassSource:
 
     def batches(self, c: int) -> Iterator[Tensor]:
         """Yield all images of a class, normalised, on the source's device: batches of at most 1,024 (n, C, H, W)."""
-        for positions in torch.tensor(self.positions(c), device="cpu").split(1024):
+        size = max(1, min(1024, _BATCH_NUMBERS // math.prod(self.image_shape)))
+        for positions in torch.tensor(self.positions(c), device="cpu").split(size):
             yield self.at(positions)
 
     def sample(self, classes: Sequence[int], n: int, *key: Key) -> Tensor:
@@ -226,7 +230,8 @@ class ClassSource:
             Positions of a tenth of the images of every class, at least one of a class that has two, and at most 1,000
             in all or one per class. Sorted, int64 (n,), on the CPU.
         """
-        most = max(1, _MOST_HELD_OUT // len(self.classes))
+        classes = self.classes if among is None else self.labels[among].unique()
+        most = max(1, _MOST_HELD_OUT // max(1, len(classes)))
         parts = []
         for c, n in self.counts.items():
             count = min(most, max(n // _HELD_OUT_SHARE, int(n > 1)))
@@ -407,6 +412,8 @@ def _cached(folder: Path, decode: Callable[[Path], Decoded]) -> Decoded:
         remove_folder(folder)
         with new_folder(folder) as work:
             facts: dict[str, Any] = decode(work / "images.bin")._asdict()
+            with (work / "images.bin").open("rb+") as file:
+                os.fsync(file.fileno())  # a crash of the machine would leave a file of the right size that is empty
             facts["shape"] = list(facts.pop("images").shape)
             facts["histogram"] = facts["histogram"].tolist()
             (work / "source.json").write_text(json.dumps(facts))
@@ -444,7 +451,7 @@ def _decode(
         images = _allocate((len(order), *shape), file)
         histogram = np.zeros((shape[0], 256), dtype=np.int64)
         with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
-            for start, batch in pictures.batches(last=True):
+            for start, batch in _cut(pictures.batches(last=True), max(1, _DECODED_BYTES // math.prod(shape))):
                 parts = list(_map_slices(pool, partial(_decode_slice, shape, mode), start, batch))
                 decoded = np.concatenate([pixels for pixels, _ in parts])  # (n, C, H, W)
                 deep = decoded[list(itertools.chain.from_iterable(flags for _, flags in parts))]
@@ -455,6 +462,13 @@ def _decode(
                     histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
     return Decoded(images, histogram, rows_of_16_bits, brightest)
+
+
+def _cut(batches: Iterable[tuple[int, list[bytes]]], most: int) -> Iterator[tuple[int, list[bytes]]]:
+    """Cut batches, each with the number of its first row, into smaller ones of so many rows at most."""
+    for start, batch in batches:
+        for i in range(0, len(batch), most):
+            yield start + i, batch[i : i + most]
 
 
 def _common_shape(
@@ -531,12 +545,22 @@ def _is_whole(folder: Path) -> bool:
 def _open(folder: Path) -> Decoded:
     """Map cached images into memory, without reading them."""
     facts = json.loads((folder / "source.json").read_text())
-    count = int(np.prod(facts["shape"]))
-    images = torch.from_file(
-        str(folder / "images.bin"), shared=False, size=count, dtype=torch.uint8, device="cpu"
-    ).reshape(facts["shape"])
+    images = _mapped(folder / "images.bin", facts["shape"])
     histogram = np.asarray(facts["histogram"], dtype=np.int64)
     return Decoded(images, histogram, facts["rows_of_16_bits"], facts["brightest"])
+
+
+def _mapped(file: Path, shape: list[int]) -> Tensor:
+    """Map a file of bytes into memory: uint8, of a shape."""
+    try:  # writing to it changes a copy in memory
+        return torch.from_file(str(file), shared=False, size=math.prod(shape), dtype=torch.uint8, device="cpu").reshape(
+            shape
+        )
+    except RuntimeError:  # the system counts such a map as memory, and this one is larger than that
+        logger.info("%s is larger than the memory, so it is mapped for reading only", file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nobody should write to the images of a source
+            return torch.from_numpy(np.memmap(file, np.uint8, "r", shape=tuple(shape)))
 
 
 def _warn_of_dark_pictures(decoded: Decoded) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 import torch
 
-from hf_condense.base.devices import convolution_precision, free_memory, in_float64, memory_budget
+from hf_condense.base.devices import _room_of_container, convolution_precision, free_memory, in_float64, memory_budget
 from tests.support.pretend_device import pretend_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -46,3 +48,13 @@ def test_precision_of_convolutions_is_that_of_the_device_and_the_callers_setting
     assert convolution_precision(GPU) == "tf32"  # where torch starts
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert convolution_precision(GPU) == "float32"
+
+
+def test_limit_of_a_container_bounds_the_free_memory(tmp_path):
+    assert _room_of_container(tmp_path) == sys.maxsize, "no control group is known"
+    (tmp_path / "memory.max").write_text("1000\n")
+    (tmp_path / "memory.current").write_text("700\n")
+    (tmp_path / "memory.stat").write_text("anon 300\ninactive_file 200\n")
+    assert _room_of_container(tmp_path) == 500
+    (tmp_path / "memory.max").write_text("max\n")
+    assert _room_of_container(tmp_path) == sys.maxsize

@@ -16,6 +16,7 @@ from hf_condense.condensed.card.template import END
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import FACTS, Facts
 from hf_condense.testing import toy_dataset
+from tests.condensed.test_views import viewed_set
 from tests.support.condensed_sets import assert_same, files_below, formed_set, make_coreset, make_set, raw, real_rows
 
 FISH = {
@@ -256,3 +257,20 @@ def test_recipe_of_one_number_of_images_cannot_have_parts() -> None:
     both = combine_condensed([make_set(), make_set(**FISH)])
     with pytest.raises(CondensedFormatError, match="sum to that of the set"):
         type(both.recipe).from_dict(replace(both.recipe, ipc=2).to_dict())
+
+
+def test_labels_of_views_follow_their_rows() -> None:
+    sets = [viewed_set(seed=s) for s in (0, 1)]
+    both = combine_condensed(sets)
+    images, every = both.synthetic.decoded()[0], torch.arange(3)
+    for s in sets:
+        for row, image in enumerate(s.synthetic.decoded()[0]):
+            place = int((images - image).abs().amax((1, 2, 3)).argmin())
+            own = s.synthetic.view_labels.logits(torch.full((3,), row), every)
+            assert torch.equal(both.synthetic.view_labels.logits(torch.full((3,), place), every), own)
+
+
+def test_sources_of_other_features_are_left_out(toy) -> None:
+    options = {"network": "convnet-w4-d1", "steps": 1, "progress": False, "compile": False}
+    sets = [condense_dataset(ds, "dm", 1, seed=i, **options) for i, ds in enumerate((toy, toy.remove_columns("note")))]
+    assert combine_condensed(sets).source is None

@@ -14,6 +14,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from PIL import Image
 
+from hf_condense import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import round_robin
@@ -303,3 +304,21 @@ def test_a_coreset_keeps_columns_and_bytes():
     assert list(rows) == [source[made.recipe.rows[i]] for i in order]
     decoded = np.asarray(Image.open(io.BytesIO(rows[0]["image"]["bytes"])))
     assert np.array_equal(decoded.transpose(2, 0, 1) / np.float32(255), made.synthetic.images[0].numpy())
+
+
+@pytest.mark.parametrize(("method", "options"), [("random", {}), ("kcenter", {"features": "pixels"})])
+def test_coreset_of_a_run_keeps_every_column_and_byte(method, options):
+    ds = real_rows(image_type="JPEG")
+    small = condense_dataset(ds, method, {"cat": 3, "dog": 1}, progress=False, cache=False, **options)
+    order = [small.recipe.rows[i] for i in round_robin(small.synthetic.labels.tolist())]
+    raw, expected = (rows.cast_column("image", datasets.Image(decode=False)) for rows in (small, ds.select(order)))
+    assert list(raw) == list(expected)
+    assert small.features == ds.features
+    assert len(set(small.recipe.rows)) == 4
+
+
+def test_a_teacher_is_copied_but_not_pickled():
+    made = make_set()
+    made.teacher = lambda pixels: pixels  # a function that cannot be pickled
+    assert copy.copy(made).teacher is copy.deepcopy(made).teacher is made.with_format("torch").teacher is made.teacher
+    assert pickle.loads(pickle.dumps(made)).teacher is None

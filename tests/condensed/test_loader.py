@@ -21,6 +21,7 @@ def test_item_is_one_of_the_views_of_a_row_with_its_label() -> None:
     data = TrainingViews(small)
     assert (len(data), data.temperature, data.num_classes) == (10, 20.0, 5)
     drawn = set()
+    torch.manual_seed(0)
     for _ in range(20):
         item = data[7]
         views = normalised(view(images[[7] * 3], labels.crops[7]))
@@ -66,3 +67,15 @@ def test_plain_dataset_raises_type_error() -> None:
 def test_whitened_set_raises_value_error() -> None:
     with pytest.raises(ValueError, match="made in whitened space"):
         TrainingViews(make_set(zca=True))
+
+
+def test_views_follow_the_global_generator() -> None:
+    data = TrainingViews(viewed_set(views=3), normalise=False)
+    draws = []
+    for seed in (1, 1, 2):
+        torch.manual_seed(seed)
+        draws.append(torch.stack([data[row]["pixel_values"] for row in range(10)]))
+    assert torch.equal(draws[0], draws[1])
+    assert not torch.equal(draws[0], draws[2])
+    assert float(draws[0].min()) >= 0
+    assert float(draws[0].max()) <= 1

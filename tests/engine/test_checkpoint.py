@@ -21,7 +21,7 @@ from safetensors import safe_open
 from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.engine_methods import Stop, condense, registered, same, stop_after
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -222,3 +222,12 @@ def test_checkpoint_of_another_network_of_the_callers_own_is_refused(tmp_path: P
     for other in (network(5), network(4, torch.nn.Tanh)):
         with pytest.raises(ValueError, match=r"network_structure: '.* parameters, .*' in the checkpoint"):
             condense(network=other, checkpoint_dir=tmp_path, steps=3)
+
+
+def test_folder_that_cannot_be_written_raises_os_error_before_the_first_step(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    steps: list[int] = []
+    note = [lambda run, done, loss: steps.append(done)]
+    with pytest.raises(OSError, match="file"):
+        quick_method("dm", checkpoint_dir=tmp_path / "file", callbacks=note).condense(toy_dataset())
+    assert not steps

@@ -7,11 +7,16 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import Dataset, DatasetDict
+from torch import Tensor
 
-from hf_condense import condense_dataset
+from hf_condense import condense_dataset, register_method
+from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.engine import initial
+from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.run import Run
+from hf_condense.methods.random import RandomRows
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense
 
@@ -89,3 +94,29 @@ def test_one_warning_names_classes_with_too_few_rows(caplog: pytest.LogCaptureFi
     caplog.clear()
     start_run(rows=4)
     assert "copies" not in caplog.text
+
+
+@pytest.mark.parametrize("row", [-1, 12])
+def test_rows_of_another_class_raise_value_error(row: int) -> None:
+    class Beyond(RandomRows):
+        def select(self, features: Tensor, n: int, generator: torch.Generator) -> Tensor:
+            return torch.tensor([row])
+
+    register_method(Beyond, "beyond")
+    try:
+        with pytest.raises(ValueError, match=rf"rows in 0\.\.11 of class '0'; it selected {row}\.\.{row}"):
+            condense_dataset(toy_dataset(), "beyond", 1, label_column="label", progress=False)
+    finally:
+        unregister_method("beyond")
+
+
+@pytest.mark.parametrize("split", ["train", "extra"])
+def test_one_split_of_a_dict_is_condensed_and_the_others_pass_through(toy: Dataset, split: str) -> None:
+    splits = DatasetDict(train=toy, test=toy.select(range(6)), extra=toy)
+    result = condense_dataset(splits, "random", 1, split=split, progress=False)
+    assert type(result) is DatasetDict
+    assert list(result) == ["train", "test", "extra"]
+    assert type(result[split]) is CondensedDataset
+    assert len(result[split]) == 3
+    assert all(result[name] is splits[name] for name in splits if name != split)
+    assert type(splits[split]) is Dataset

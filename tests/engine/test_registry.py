@@ -250,3 +250,29 @@ def test_kind_of_another_base_class_raises_type_error_that_names_the_base_classe
 def test_auto_raises_value_error_that_says_what_it_is() -> None:
     with pytest.raises(ValueError, match="'auto' is not a method; condense_dataset"):
         get_method("auto")
+
+
+@pytest.mark.parametrize("alias", ["echo", "k_center"])
+def test_alias_in_use_raises_value_error(alias: str) -> None:
+    with pytest.raises(ValueError, match=f"named '{alias}' exists already"):
+        register_method(FirstRows, alias)
+    assert get_method("echo") is get_method("m3d")
+
+
+def test_package_may_register_the_class_of_its_own_entry_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = (
+        "from hf_condense import register_method\n"
+        "from hf_condense.methods.random import RandomRows\n"
+        "class Both(RandomRows): pass\n"
+        "register_method(Both, 'both')\n"
+    )
+    install(tmp_path, "both = both_ways:Both\n", "")
+    (tmp_path / "both_ways.py").write_text(module)
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        with caplog.at_level(logging.WARNING, "hf_condense"):
+            assert get_method("both").__name__ == "Both"
+    assert not caplog.records
+    unregister_method("both")

@@ -6,7 +6,7 @@ import datasets
 import pytest
 import torch
 
-from hf_condense import CondensedFormatError, evaluate, load_condensed
+from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.cli_text import facts_table
 from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
@@ -16,6 +16,7 @@ from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source import class_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
+from tests.support.short_evaluations import run, watch_trainings
 
 SOFT = {"soft_labels": "teacher", "temperature": 2.0, "teacher_updates": 40}
 
@@ -60,37 +61,18 @@ def test_images_do_not_depend_on_labels_that_are_made_afterwards() -> None:
 
 
 @pytest.mark.parametrize("kind", ["teacher", "learned"])
-def test_soft_labels_are_stored_and_evaluated(kind: str, tmp_path: Path) -> None:
+def test_soft_labels_are_stored_and_evaluated(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ds = toy_dataset(names=("a", "b", "c"), rows=20)
     small = quick_method("dsa", **{**SOFT, "soft_labels": kind}).condense(ds)
     small.save_condensed(tmp_path)
     loaded = load_condensed(tmp_path)
     assert torch.equal(loaded.synthetic.soft_labels, small.synthetic.soft_labels)
-    table = evaluate(
-        small,
-        ds,
-        networks="convnet-w8-d1",
-        recipe="dc",
-        epochs=5,
-        seeds=2,
-        baselines=(),
-        progress=False,
-        cache=False,
-        compile=False,
-    )
-    hard = evaluate(
-        quick_method("dsa").condense(ds),
-        ds,
-        networks="convnet-w8-d1",
-        recipe="dc",
-        epochs=5,
-        seeds=2,
-        baselines=(),
-        progress=False,
-        cache=False,
-        compile=False,
-    )
-    assert table.to_records()[0]["mean"] != hard.to_records()[0]["mean"]
+    trainings = watch_trainings(monkeypatch)
+    run(small, ds, seeds=1, epochs=1, baselines=(), cache=False, compile=False)
+    soft, hard = trainings
+    assert torch.equal(soft.data.labels, small.synthetic.soft_labels)
+    assert soft.data.temperature == small.recipe.temperature
+    assert not hard.data.soft
 
 
 def test_learned_labels_without_an_objective_for_them_raise_value_error() -> None:

@@ -109,3 +109,17 @@ def test_profile_of_a_method_without_steps_says_so() -> None:
     profile = StepProfile()
     condense("random", callbacks=[profile])
     assert "This method has no steps." in profile.report()
+
+
+class Torn(Notebook):
+    """A tracker whose connection is lost at the end."""
+
+    name = "torn"
+
+    def finish(self) -> None:
+        raise ConnectionError("no network")
+
+
+def test_tracker_that_cannot_finish_loses_no_set(caplog: pytest.LogCaptureFixture) -> None:
+    assert len(condense("dm", log_with=Torn(), **SETTINGS))
+    assert "the tracker 'torn' could not finish: no network" in caplog.text

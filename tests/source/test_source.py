@@ -316,3 +316,25 @@ def test_a_draw_depends_on_its_key_and_class_name_alone(toy: Dataset) -> None:
     fewer = toy.filter(lambda label: label == 1, input_columns="label").cast_column("label", ClassLabel(names=NAMES))
     only = read(fewer)
     assert positions_of(only, only.sample([1], 12, "k")[0]) == offsets[1]
+
+
+def test_held_out_rows_are_a_tenth_within_the_bound(monkeypatch):
+    source = read(toy_dataset(rows=40, names=NAMES))
+    assert len(source.held_out("k")) == 3 * 4
+    monkeypatch.setattr("hf_condense.source.class_source._MOST_HELD_OUT", 6)
+    assert source.labels[source.held_out("k")].bincount().tolist() == [2, 2, 2]
+    among = source.labels == 1
+    assert source.labels[source.held_out("k", among=among)].tolist() == [1] * 4, "the bound is for classes in question"
+    assert len(read(toy_dataset(rows=1, names=NAMES)).held_out("k")) == 0
+
+
+def test_source_larger_than_the_memory_is_mapped_for_reading(toy, monkeypatch):
+    expected = load_source(toy, progress=False)  # it is in the cache from now on
+
+    def refused(*args: object, **options: object) -> torch.Tensor:
+        raise RuntimeError("unable to mmap 40000000000 bytes from file: Cannot allocate memory (12)")
+
+    monkeypatch.setattr(torch, "from_file", refused)
+    again = load_source(toy, progress=False)
+    assert torch.equal(again.images, expected.images)
+    assert torch.equal(again.at(torch.tensor([3, 0])), expected.at(torch.tensor([3, 0])))

@@ -44,6 +44,7 @@ Files = Mapping[str, bytes | Path]  # content, or where it is, by path
 logger = logging.getLogger("hf_condense")
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_GATEWAY_ERRORS = (500, 502, 504)  # a proxy lost the answer; the Hub may have done what it was asked for
 _PULL_REQUEST = "refs/pr/"
 # Files that no reader of the repository takes for data.
 _HARMLESS = re.compile(r"\.[^/]*|[^/]*\.md|(?:LICEN[CS]E|COPYING|NOTICE)[^/]*", re.IGNORECASE)
@@ -148,7 +149,12 @@ def _with_licence(parts: Parts, api: HfApi) -> Parts:
     try:
         readme = Repository(api, source["name"], source.get("revision") or MAIN).fetch(README)
         licence = stated_licence(read_card(readme.parent) or "")
-    except (HTTPError, CondensedFormatError, OSError) as error:  # gone, private, out of reach or damaged
+    except (
+        HTTPError,
+        CondensedFormatError,
+        OSError,
+        ValueError,
+    ) as error:  # private, damaged, ...
         logger.info("the card of the source %s cannot be read: %s", source["name"], error)
         return parts
     return parts._replace(recipe=replace(parts.recipe, source={**source, "license": licence}))
@@ -233,7 +239,8 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
             parent_commit=repository.revision,
         )
     except HTTPError as error:
-        if isinstance(error, HfHubHTTPError) or not how.create_pr:
+        answered = isinstance(error, HfHubHTTPError) and error.response.status_code not in _GATEWAY_ERRORS
+        if answered or not how.create_pr:
             raise
         page = f"{repository.api.endpoint}/datasets/{repository.name}/discussions"
         raise ConnectionError(  # not to be retried, because that would open a second pull request
