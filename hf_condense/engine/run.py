@@ -239,9 +239,11 @@ class Run:
 
 def _vectors(rows: Any) -> NDArray[np.float32]:
     """Return rows of numbers, as NumPy arrays, as one array (n, D)."""
+    stacked = np.stack(list(rows))
+    if stacked.dtype.kind not in "biuf":
+        raise TypeError(f"got {stacked.dtype}")
     with np.errstate(over="ignore"):  # infinite features are named later
-        stacked = np.stack(list(rows)).astype(np.float32)
-    return stacked.reshape(len(stacked), -1)
+        return stacked.astype(np.float32).reshape(len(stacked), -1)
 
 
 @dataclass

@@ -131,8 +131,7 @@ def evaluate(
             tensors: the shorter side is resized and the centre cropped. Pictures of different sizes need it. Default:
             their own size.
         cache: Keep decoded images, networks that are fitted to random rows (for a set in the form `siren`, for every
-            seed) and the scores of `"full"` under `$HF_HOME/condense`; obeys
-            `datasets.disable_caching()`.
+            seed) and the scores of `"full"` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.

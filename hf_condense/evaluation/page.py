@@ -74,7 +74,7 @@ def write_page(
         ConnectionError: If the Hub cannot be reached.
         TypeError: If `source` is no dataset.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
-                cannot be read.
+            cannot be read.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
         OSError: If the file cannot be written.
 
