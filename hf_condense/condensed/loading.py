@@ -54,9 +54,10 @@ def load_condensed(
         >>> import tempfile
         >>> from hf_condense import condense_dataset
         >>> from hf_condense.demo_data import load_demo
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
-        >>> load_condensed(folder).recipe.config_name
+        >>> small = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = small.save_condensed(folder)
+        ...     load_condensed(folder).recipe.config_name
         'random_ipc1'
     """
     refuse_revision(path_or_repo, revision)
@@ -98,9 +99,10 @@ def list_condensed(
         >>> import tempfile
         >>> from hf_condense import condense_dataset
         >>> from hf_condense.demo_data import load_demo
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
-        >>> list_condensed(folder)
+        >>> small = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = small.save_condensed(folder)
+        ...     list_condensed(folder)
         ['random_ipc1']
     """
     refuse_revision(path_or_repo, revision)

@@ -82,9 +82,10 @@ def write_page(
         >>> import tempfile
         >>> from hf_condense import condense_dataset, write_page
         >>> from hf_condense.demo_data import load_demo
-        >>> folder = tempfile.mkdtemp()
-        >>> _ = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False).save_condensed(folder)
-        >>> write_page(folder, f"{folder}/page.html").name
+        >>> small = condense_dataset(load_demo()["train"], "random", ipc=1, progress=False)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = small.save_condensed(folder)
+        ...     write_page(folder, f"{folder}/page.html").name
         'page.html'
     """
     refuse_revision(path_or_repo, revision)
