@@ -298,7 +298,7 @@ def write_cards(args: argparse.Namespace) -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     for folder in folders:
         make_card(folder, args.out, args.ship_to / folder.name)
-    rows = [row_of(folder.name, name, facts) for folder in folders for name, facts in sets_of(folder).items()]
+    rows = [row_of(folder.name, name, facts) for folder in folders for name, facts in by_size(sets_of(folder))]
     head = ("dataset", "set", "images per class", "steps", "8-bit images", "exact floats", "random rows", AS_MANY)
     head += ("herding", "real rows in the form", "whole set", "n", "network", "training", "other networks")
     places = [f"- {folder.name}: {place_text(args.ship_to / folder.name, args.out)}" for folder in folders]
@@ -315,6 +315,13 @@ def write_cards(args: argparse.Namespace) -> None:
 def sets_of(folder: Path) -> dict[str, Facts]:
     """Return the facts of the sets in a folder, by name."""
     return {name: read_facts(folder / name) for name in list_sets(folder)}
+
+
+def by_size(sets: dict[str, Facts]) -> list[tuple[str, Facts]]:
+    """Return sets with their names, those with fewer images per class first."""
+    ipc = {name: facts.recipe.ipc for name, facts in sets.items()}
+    largest = {name: max(n.values()) if isinstance(n, dict) else n for name, n in ipc.items()}
+    return sorted(sets.items(), key=lambda item: (largest[item[0]], item[0]))
 
 
 def first_to_load(sets: dict[str, Facts]) -> str:
