@@ -186,7 +186,7 @@ def test_published_sets_are_measured_once_and_a_killed_run_goes_on(
     index, card = ((tmp_path / "cards" / name).read_text() for name in ("README.md", "demo.md"))
     number = r"\d+\.\d\d ± \d+\.\d\d"
     measured = rf"({number} \| ){{4}}- \| ({number} \| ){{2}}2 \| convnet-w8"
-    training = rf"dc: 2 epochs, 2 updates, no augmentation \| convnet-w4-d1 {number} \|"
+    training = rf"dc: 2 epochs, 2 updates, no augmentation, learning rate 0\.01 \| convnet-w4-d1 {number} \|"
     assert re.search(rf"\| `dm_ipc1_dct8` \| 1 \| 2 \| {measured} \| {training}", index)
     assert "](../shipped/demo)" in index
     assert "random rows in the same form" in card

@@ -127,8 +127,9 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
 
 def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     """Return where each set of a folder is, and its facts."""
-    root = resolve_folder(path).absolute()  # "." has no name of its own
+    root = resolve_folder(path)
     check_level(root)
+    root = root.absolute()  # "." has no name of its own
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
     return {folder.name: (folder, read_facts(folder)) for folder in folders}
 

@@ -234,15 +234,9 @@ def read_subject(
         relabel: Whether the teacher labels the images of every update, in place of the labels of the set.
 
     Raises:
-        ValueError: If 8-bit images are wanted of a set that is no condensed one, there is no teacher to relabel images,
-            it does not know the classes, or the set is whitened.
+        ValueError: If there is no teacher to relabel images, it does not know the classes, or the set is whitened.
     """
     subject = _subject_of(train, test, source, reader, image_size)
-    if eight_bit and not isinstance(train, CondensedDataset):
-        raise ValueError(
-            "eight_bit=True also measures the 8-bit images of a condensed set; got a set that has no others; leave it "
-            "out"
-        )
     if eight_bit and isinstance(train, CondensedDataset):
         subject = dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject))
     of_pixels = None if teacher is None else teacher.in_order(subject.class_names)

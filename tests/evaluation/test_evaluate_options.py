@@ -270,8 +270,3 @@ def test_whole_source_is_compared_with_a_set_that_was_cut_down(toy, small):
     result = run(small, toy, ipc=1, seeds=2, baselines=("random", "full"))
     assert result.score("full", ipc=1).rows == 36
     assert [gap.set for gap in result.differences("full")] == ["random_ipc2", "random"]
-
-
-def test_eight_bit_images_of_a_plain_set_are_refused(toy):
-    with pytest.raises(ValueError, match="eight_bit=True also measures the 8-bit images of a condensed set"):
-        run(toy.select(range(6)), toy, source=toy, eight_bit=True)

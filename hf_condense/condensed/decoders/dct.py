@@ -89,7 +89,7 @@ class Dct(Decoder):
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return the projections of the rows onto the best places of their classes."""
         classes, counts = labels.unique_consecutive(return_counts=True)
-        places = torch.stack([self._best_places(origin, c) for c in classes.tolist()])  # (classes, n)
+        places = torch.stack([self._best_places(origin, c) for c in classes.tolist()]).to(real.device)  # (classes, n)
         coefficients = self.transform(real).flatten(1).gather(1, places[_classes(counts, len(real))])
         return {"coefficients": coefficients, "places": places.int(), "counts": counts.int()}
 
@@ -155,12 +155,12 @@ class Dct(Decoder):
         }
 
     def _best_places(self, origin: Origin, c: int) -> Tensor:
-        """Return the places with the largest mean square over all real rows of a class, in rising order: (n,)."""
+        """Return the places with the largest mean square over all real rows of a class, rising: (n,), on the CPU."""
         if c not in origin.memo:
             energy = sum(self._energies(origin.rows_of(c)), start=torch.zeros(()))
             # A stable sort, so that equal energies give the same places on every device.
             best = energy.flatten().cpu().sort(descending=True, stable=True).indices[: self.kept]
-            origin.memo[c] = best.sort().values.to(energy.device)
+            origin.memo[c] = best.sort().values
         return origin.memo[c]
 
     def _energies(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
