@@ -394,6 +394,9 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
 @click.option(
     "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of the output."
 )
+@click.option(
+    "--save", is_flag=True, help="Store the accuracies with the set, in place of earlier ones; its card shows them."
+)
 @_column_options
 @click.option("--quiet", is_flag=True, help="No progress bars.")
 def evaluate_command(
@@ -411,6 +414,7 @@ def evaluate_command(
     image_size: str | None,
     by_class: bool,
     form: str,
+    save: bool,
     quiet: bool,
     **settings: Any,
 ) -> None:
@@ -419,7 +423,8 @@ def evaluate_command(
     The set is a folder of condensed sets, a folder of images by class or of any labelled images, a dataset on the Hub,
     or a .safetensors file with the tensors `images` (N, C, H, W), 0 black and 1 white, and `labels` (N,).
     """
-    from hf_condense import evaluate
+    from hf_condense import CondensedDataset, evaluate
+    from hf_condense.condensed.folder import pick, resolve_folder
     from hf_condense.evaluation.request import Request
 
     if test is None and _is_one_split(source):
@@ -430,8 +435,11 @@ def evaluate_command(
     checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment")
     asked = {name: settings[name] for name in checked}
     Request.check(networks=networks, baselines=baselines, compile="auto", **asked)
+    train = _load_set(folder, name)
+    if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
+        raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
     evaluation = evaluate(
-        _load_set(folder, name),
+        train,
         _load(test or source, config, test_split),
         source=_load(source, config, source_split),
         networks=networks,
@@ -450,6 +458,10 @@ def evaluate_command(
     else:
         text = "\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables)
         _echo("\n".join(map(visible, text.split("\n"))))
+    if save and isinstance(train, CondensedDataset):
+        place = pick(resolve_folder(folder), name).absolute()
+        train.with_evaluation(evaluation).save_condensed(place.parent, place.name, overwrite=True)
+        click.echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
 
 
 @main.command(short_help="Print how a set was made, and save a picture of it.")

@@ -642,3 +642,20 @@ def test_page_with_a_source_shows_the_nearest_real_images(
     code, _, _ = program("page", saved, "-o", tmp_path / "page.html", "--source", folder)
     assert code == 0
     assert "real image nearest to" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_eval_stores_the_accuracies_with_the_set_on_request(
+    program: Program, saved: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(saved, tmp_path / "toys")
+    options = ("--source", folder, "--network", "convnet-w4", "--recipe", "dc", "--epochs", 1, "--seeds", 2, "--quiet")
+    code, _, err = program("eval", tmp_path / "toys", *options, "--save")
+    assert code == 0
+    assert f"Stored the accuracies in {tmp_path / 'toys' / 'dm_ipc2'}" in err
+    before, after = load_condensed(saved), load_condensed(tmp_path / "toys")
+    assert [record["set"] for record in after.recipe.evaluation] == ["dm_ipc2", "random"]
+    assert torch.equal(before.synthetic.decoded()[0], after.synthetic.decoded()[0])
+    assert "convnet-w4 (width 4)" in (tmp_path / "toys" / "README.md").read_text(encoding="utf-8")
+    code, _, err = program("eval", folder, *options, "--save")
+    assert code == 2
+    assert "--save is for condensed sets in folders of this machine" in err

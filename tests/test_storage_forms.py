@@ -392,3 +392,18 @@ def test_images_that_are_not_square_and_a_class_without_rows_go_through(
     assert loaded.synthetic.decoded()[0].shape == (3 * options["expand"], 3 if mode == "RGB" else 1, 6, 9)
     table = evaluate(small, ds, networks="convnet-w4-d1", recipe="dc", epochs=1, seeds=1, progress=False)
     assert f"random as {storage}{options['expand']}" in [score.set for score in table.scores]
+
+
+@forms
+def test_set_that_is_taken_during_a_run_stays_as_it_was(storage: str) -> None:
+    sets: list[torch.Tensor] = []
+    decoded: list[torch.Tensor] = []
+
+    def take(run: Run, done: int, loss: float) -> None:
+        tensors = run.synthetic.finished()
+        sets.append(tensors.stored[FORMS[storage][0]])
+        decoded.append(sets[-1].clone())
+
+    condense(storage=storage, steps=3, callbacks=[take])
+    assert all(torch.equal(*pair) for pair in zip(sets, decoded, strict=True))
+    assert not torch.equal(sets[0], sets[2])

@@ -169,7 +169,11 @@ def test_differences_are_paired_by_seed():
     [
         ({"min": 0.0, "median": 0.1, "max": 0.2}, "at least one image is almost a copy"),
         ({"min": 0.02, "median": 0.07, "max": 0.2}, "no copies; the images are much closer to single source images"),
-        ({"min": 0.05, "median": 0.1, "max": 0.2}, "no copies; the images are a little closer to single source images"),
+        ({"min": 0.05, "median": 0.1, "max": 0.2}, "no copies; the images are closer to single source images"),
+        (
+            {"min": 0.05, "median": 0.13, "max": 0.2},
+            "no copies; the images are a little closer to single source images",
+        ),
         ({"min": 0.05, "median": 0.2, "max": 0.2}, "no copies; the images are no closer to single source images"),
     ],
 )

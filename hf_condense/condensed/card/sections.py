@@ -22,6 +22,7 @@ from hf_condense.condensed.facts import PREVIEW, Facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.sizes import Sizes
 
+_LITTLE = 0.8  # share of the distance between real rows; above, images are only a little closer
 _COPY = 0.01  # an image shows a source row if it is this near: two or three grey levels
 
 
@@ -294,8 +295,10 @@ def nearest_verdict(nearest: Mapping[str, Any]) -> str:
     if learned["min"] < _COPY:
         return f"at least one image is almost a copy of a source image, at a distance of {learned['min']:.4f}."
     consequence = ""
-    if learned["median"] < real["median"] / 2:
+    if learned["median"] < max(real["median"] / 2, real["min"]):
         compared, consequence = "much closer", ", so they still show single source images"
+    elif learned["median"] < _LITTLE * real["median"]:
+        compared = "closer"
     else:
         compared = "a little closer" if learned["median"] < real["median"] else "no closer"
     medians = f"medians {learned['median']:.3f} and {real['median']:.3f}"

@@ -296,7 +296,10 @@ class Decoder(ABC):
             stored: The stored tensors.
             to_pixels: Function that converts images from the units of the frame to pixel units.
         """
-        tensors = {name: to_pixels(tensor).float() if self.stores_images else tensor for name, tensor in stored.items()}
+        # Copies: the run may go on, and change what it learns in place.
+        tensors = {
+            name: to_pixels(tensor).float() if self.stores_images else tensor.clone() for name, tensor in stored.items()
+        }
         exported = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         return exported, self.in_frame(PIXELS if self.stores_images else self.frame.to("cpu"))
 

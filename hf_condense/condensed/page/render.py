@@ -124,8 +124,11 @@ def render_page(
 def _body(heading: str, sets: Mapping[str, Shown], default: str | None, place: _Place, **limits: int) -> Html:
     """Return what a reader sees of the page."""
     sentence = (
-        f"{len(sets)} condensed set{'s'[: len(sets) > 1]}: small sets of images that replace a large training set. "
-        "Train on them as on any labelled image dataset, and test on real images."
+        "A condensed set: few images that stand for a large training set. Train on them as on any labelled image "
+        "dataset, and test on real images."
+        if len(sets) == 1
+        else f"{len(sets)} condensed sets: few images that stand for a large training set. Train on them as on any "
+        "labelled image dataset, and test on real images."
     )
     return markup(
         element("h1", heading),
@@ -155,7 +158,7 @@ def _overview(sets: Mapping[str, Shown]) -> Html:
         ("rows", True),
         ("method", False),
         ("storage", False),
-        ("network", False),
+        ("measured with", False),
         ("tensor file", True),
         ("8-bit Parquet", True),
         ("source", False),
