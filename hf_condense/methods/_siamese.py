@@ -43,7 +43,7 @@ class SiameseConfig(ImageConfig):
     batch_real: int = option(256, "Real images per class and step.", ge=1, role="batch_real", tiny=6)
     batch_syn: int | None = option(
         None,
-        "Decoded rows per class and step, taken from permutations of the class's rows; None: all. A smaller number "
+        "Decoded rows of each class per step, taken from permutations of the class's rows; None: all. A smaller number "
         "makes steps cheaper where a storage form decodes into many rows.",
         ge=1,
     )
@@ -179,6 +179,7 @@ def scale_by_budgets(run: Run) -> None:
 
     The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
     rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
+    AdamW divides gradients by their size, so that it moves all classes alike.
     """
     most = max(run.ipc.values())
     if min(run.ipc.values()) == most:

@@ -60,7 +60,8 @@ def short_experts(task: Task) -> dict[str, Any]:
 def form_of_students(task: Task) -> dict[str, Any]:
     """Return the storage form of presets `quick`: the one that measured best for few images, else pixels.
 
-    Every student step pays for its rows, so that it takes a quarter of 16 rows per image. Whole sets ended worse.
+    Every student step pays for its rows, so that it takes four rows for each image of the budget, of 16 (colour) or 8.
+    Whole sets ended worse.
     """
     return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes} if few_images(task) else {}
 
@@ -111,7 +112,11 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         "from early training first. None: max_start from the first step on.",
         ge=1,
     )
-    expansion_steps: int = option(1000, "Steps over which the latest start grows, if first_max_start is given.", ge=1)
+    expansion_steps: int | None = option(
+        None,
+        "Steps over which the latest start grows, if first_max_start is given. None: the first half of the run.",
+        ge=1,
+    )
     most_ratio: float | None = option(
         None,
         "Updates are skipped in steps whose objective is above this value, because the student went astray there. In "
@@ -120,7 +125,8 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     )
     batch_syn: int | None = option(
         None,
-        "Decoded images per student step. Batches are taken from permutations of the set; None: the whole set.",
+        "Decoded rows of all classes together per student step. Batches are taken from permutations of the set; None: "
+        "the whole set.",
         ge=1,
     )
     average: float = option(
@@ -287,8 +293,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return min(self.config.batch_syn or total, total)
 
     def identity(self, run: Run) -> dict[str, Any]:
-        """Return also the caller's choice about compiling, which decides how experts are trained."""
-        return {**super().identity(run), "compile": run.compile}
+        """Return also the caller's choice about compiling, which decides how experts are trained.
+
+        The number of steps belongs to it if windows expand over a share of them.
+        """
+        follows_steps = self.config.first_max_start is not None and self.config.expansion_steps is None
+        steps = {"steps": self.config.steps} if follows_steps else {}
+        return {**super().identity(run), **steps, "compile": run.compile}
 
     rate_remedy: ClassVar[str] = "such as lr_img or lr_student"
 
@@ -424,7 +435,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         config = self.config
         starts = config.snapshots - config.expert_span
         last = min(starts, config.max_start or starts)
-        return latest_start(min(config.first_max_start or last, last), last, config.expansion_steps, t)
+        growing = config.expansion_steps or max(1, config.steps // 2)
+        return latest_start(min(config.first_max_start or last, last), last, growing, t)
 
     def window(self, run: Run, draw: int) -> Window:
         """Return a random window of a random expert.

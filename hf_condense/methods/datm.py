@@ -70,13 +70,12 @@ def _quick(task: Task) -> dict[str, Any]:
 
 def _short(task: Task) -> dict[str, Any]:
     shared = short_run(task)
-    changes = {"first_max_start": 4, "expansion_steps": shared["steps"] // 2, "most_ratio": 1.0, "init": "correct"}
+    changes = {"first_max_start": 4, "most_ratio": 1.0, "init": "correct"}
     return {**shared, **_LABELS, **changes, "lr_label": 5.0 if few_images(task) else 20.0}
 
 
 def _default(task: Task) -> dict[str, Any]:
-    short = _short(task)
-    return {**usual_width(short), "expansion_steps": short["steps"]}
+    return usual_width(_short(task))
 
 
 class DifficultyAlignedMatching(ConstantMemoryMatching):

@@ -32,7 +32,8 @@ def test_presets_use_the_pool_and_the_rate_of_the_authors(preset: str) -> None:
     assert (config.networks, config.calibration, config.optimiser) == ("pool", 1.0, "form")
     assert config.lr_img == pytest.approx((4 if preset == "quick" else 1) * 0.01 * 10 / 0.25**2)
     assert settings.storage == {"paper": "patches", "quick": "dct", "default": "pixels"}[preset]
-    assert config.pool_size == (20 if preset == "paper" else 10)
+    assert (config.pool_size, config.pool_updates) == ((20, 23_400) if preset == "paper" else (10, 300))
+    assert preset != "paper" or (config.steps, config.batch_real, config.batch_syn) == (10_000, 128, 200)
 
 
 def test_calibration_with_fresh_networks_raises_value_error() -> None:

@@ -1,5 +1,6 @@
 """Difficulty-aligned trajectories (DATM): windows that expand, starts and labels of experts, skipped updates."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -40,6 +41,15 @@ def test_windows_expand_as_the_reference_says(method: type, minimum: int, first:
     observed = observe(method, expert_span=1, **options)
     for t in (0, 2, 3, 5, 6, 50):
         assert starts_of(observed, t) == set(reference.starts(minimum, first, last, steps, t)), t
+
+
+def test_windows_expand_over_the_first_half_of_a_run_of_any_length() -> None:
+    for steps in (6, 15):
+        observed = observe(TrajectoryMatching, expert_span=1, first_max_start=1, max_start=4)
+        observed.method.config = dataclasses.replace(observed.method.config, steps=steps)
+        for t in (0, steps // 4, steps // 2 - 1, steps // 2, steps - 1):
+            assert starts_of(observed, t) == set(reference.starts(0, 1, 4, steps // 2, t)), (steps, t)
+        assert observed.method.identity(observed.run)["steps"] == steps
 
 
 def test_latest_start_grows_from_the_first_value_to_the_last() -> None:
@@ -281,7 +291,7 @@ def test_short_presets_use_all_parts(ipc: int) -> None:
     for name in ("quick", "default"):
         values = get_method("datm").presets[name].values(Task(ipc, 10, (3, 32, 32)))
         assert values["first_max_start"] < values["max_start"]
-        assert values["expansion_steps"] == values["steps"] // 2
+        assert "expansion_steps" not in values  # half of the run, however long it is
         assert (values["init"], values["soft_labels"], values["most_ratio"]) == ("correct", "learned", 1.0)
         DifficultyAlignedMatching.Config.build(
             {k: v for k, v in values.items() if k not in ("network", "storage", "expand")}
