@@ -14,7 +14,13 @@ from torch import Tensor
 import hf_condense
 from hf_condense.condensed.decoders import DECODERS, PIXELS, Decoder, Frame, Origin, decoder_class
 from hf_condense.condensed.decoders.dct import Dct
-from hf_condense.condensed.decoders.patches import Patches, factor_of_form, form_of_factor, storage_of_factor
+from hf_condense.condensed.decoders.patches import (
+    Patches,
+    allowed_factors,
+    factor_of_form,
+    form_of_factor,
+    storage_of_factor,
+)
 from hf_condense.condensed.decoders.pixels import Pixels
 from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.condensed.tensors import CondensedTensors
@@ -70,6 +76,16 @@ def test_patches_of_an_image_are_neighbours_row_by_row() -> None:
     quarters = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
     images = torch.stack([quarters, quarters + 10])[:, None]  # (2, 1, 4, 4), every patch of one value
     assert [float(row.unique()) for row in decode(images, 2)] == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize("side", [4, 5, 9, 28])
+def test_factors_whose_patches_would_be_all_padding_are_refused(side: int) -> None:
+    for factor in range(2, side // 2 + 1):
+        decoded = decode(torch.zeros(1, 1, side, side), factor)
+        has_padding_alone = any(bool((row > 0.49).all()) for row in decoded)
+        assert (factor not in allowed_factors((1, side, side))) == has_padding_alone, factor
+    with pytest.raises(ValueError, match=r"none outside the image; expand should be one of 4, 9; got 16"):
+        Patches.settle_expand(16, (3, 9, 9), 1)
 
 
 def test_pixels_are_the_images_themselves() -> None:

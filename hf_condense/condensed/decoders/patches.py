@@ -45,19 +45,21 @@ class Patches(Pixels):
 
     @classmethod
     def settle_expand(cls, expand: int | None, image_shape: tuple[int, int, int], ipc: int) -> int:
-        """Return the square of a factor whose patches have sides of at least two pixels; 4 by default."""
+        """Return the square of a factor that the image allows; 4 by default."""
         expand = 4 if expand is None else expand
-        largest = largest_factor(image_shape)
-        if largest < 2:
+        factors = allowed_factors(image_shape)
+        if factors == [1]:
             raise ValueError(
                 f"storage='patches' needs images of at least 4x4 pixels; got {image_shape[1]}x{image_shape[2]}. Pass "
                 "storage='pixels'"
             )
-        if math.isqrt(expand) ** 2 != expand or not 4 <= expand <= largest**2:
-            squares = ", ".join(str(factor**2) for factor in range(2, min(largest, 5) + 1))
+        squares = [factor**2 for factor in factors[1:]]
+        if expand not in squares:
+            listing = ", ".join(map(str, squares[:4])) + (", ..." if len(squares) > 4 else "")
             raise ValueError(
-                f"storage='patches' cuts images of {image_shape[1]}x{image_shape[2]} into a square number of patches; "
-                f"expand should be one of {squares}{', ...' if largest > 5 else ''}; got {expand!r}"
+                f"storage='patches' cuts images of {image_shape[1]}x{image_shape[2]} into a square number of patches, "
+                f"each with at least two pixels along a side and none outside the image; expand should be one of "
+                f"{listing}; got {expand!r}"
             )
         return expand
 
@@ -121,9 +123,21 @@ class Patches(Pixels):
         return math.ceil(h / self.factor), math.ceil(w / self.factor)
 
 
-def largest_factor(image_shape: tuple[int, int, int]) -> int:
-    """Return the largest factor whose patches have sides of at least two pixels."""
-    return max(1, min(image_shape[1:]) // 2)
+def allowed_factors(image_shape: tuple[int, int, int]) -> list[int]:
+    """Return 1 and the factors whose patches have sides of at least two pixels and lie in the image, at least in part.
+
+    Sides of patches are rounded up, so that many patches may need more pixels than there are: those of 9 pixels with
+    factor 4 have 3 pixels each, and the fourth would be all padding.
+
+    Example:
+        >>> allowed_factors((1, 28, 28)), allowed_factors((3, 9, 9))
+        ([1, 2, 3, 4, 5, 6, 7, 10, 14], [1, 2, 3])
+    """
+    sides = image_shape[1:]
+    some_inside = (
+        f for f in range(2, min(sides) // 2 + 1) if all((f - 1) * math.ceil(side / f) < side for side in sides)
+    )
+    return [1, *some_inside]
 
 
 def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tuple[str, int]:
@@ -131,11 +145,14 @@ def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tupl
 
     Raises:
         TypeError: If the factor is not an integer.
-        ValueError: If a side of a patch would be shorter than two pixels.
+        ValueError: If a side of a patch would be shorter than two pixels, or a patch would lie outside the image.
     """
-    checked, most = integer("factor", factor), largest_factor(image_shape)
-    if not 1 <= checked <= most:
-        raise ValueError(f"factor should be an integer in 1..{most} for images of this size; got {factor!r}")
+    checked, factors = integer("factor", factor), allowed_factors(image_shape)
+    if checked not in factors:
+        listing = ", ".join(map(str, factors))
+        raise ValueError(
+            f"factor should be one of {listing} for images of {image_shape[1]}x{image_shape[2]} pixels; got {factor!r}"
+        )
     return form_of_factor(checked)
 
 
