@@ -5,6 +5,7 @@ real rows through the same form and as many plain real rows. The number of steps
 how long a step takes. With `--out`, finished rows are kept and not run again. For example:
 
     python examples/benchmarks/forms.py uoft-cs/cifar10 --methods m3d esp --forms pixels patches:16 dct:32 --ipc 1
+    python examples/benchmarks/forms.py uoft-cs/cifar10 --methods ncfm --recipes dc dsa --max-updates 0 300
     python examples/benchmarks/forms.py --costs
 """
 
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--cpu-seconds", type=float, default=60, help="CPU seconds of the steps of each condensation")
     parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
     parser.add_argument("--recipes", nargs="+", default=["dc"], choices=RECIPES, help="recipes of the trained networks")
+    parser.add_argument("--max-updates", nargs="+", type=int, help="caps on their updates, one per recipe; 0: no cap")
     parser.add_argument("--augment", help="augmentation of condensing and of recipes that augment; default: their own")
     parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
     parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
@@ -51,6 +53,9 @@ def main(argv: list[str] | None = None) -> list[dict]:
         args.cpu_seconds, args.epochs, args.seeds, args.network = 0.0, 2, 2, "convnet-w8"
         args.forms = ["pixels", "dct"]
 
+    caps = args.max_updates or [0] * len(args.recipes)
+    if len(caps) != len(args.recipes):
+        parser.error(f"--max-updates needs {len(args.recipes)} numbers, one per recipe; got {len(caps)}")
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     train, test = ds["train"], ds["test"]
     if args.held_out:
@@ -62,10 +67,13 @@ def main(argv: list[str] | None = None) -> list[dict]:
     for form in args.forms:
         for method in args.methods:
             job = [args.dataset, args.held_out, args.ipc, method, form, args.cpu_seconds, args.recipes, args.options]
-            job += [args.network, args.augment, args.epochs, args.seeds]
+            job += [args.network, args.augment, args.epochs, args.seeds, caps]
             if json.dumps(job) in done:
                 continue
-            record = {"job": job, **measured(train, test, method, form, args)}
+            rest = job[:3] + job[4:7] + job[8:]  # all but the method and its options, which baselines do not depend on
+            compared = [r["rows"] for r in records if r["job"][:3] + r["job"][4:7] + r["job"][8:] == rest]
+            limits = dict(zip(args.recipes, caps, strict=True))
+            record = {"job": job, **measured(train, test, method, form, limits, compared, args)}
             records.append(record)
             if args.out:
                 with args.out.open("a") as file:
@@ -74,8 +82,20 @@ def main(argv: list[str] | None = None) -> list[dict]:
     return records
 
 
-def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form: str, args: argparse.Namespace) -> dict:
-    """Return one row of the table: a condensation, its accuracies, and those of its baselines."""
+def measured(
+    train: datasets.Dataset,
+    test: datasets.Dataset,
+    method: str,
+    form: str,
+    caps: dict[str, int],
+    compared: list[int],
+    args: argparse.Namespace,
+) -> dict:
+    """Return one row of the table: a condensation, its accuracies, and those of its baselines.
+
+    `caps` has the most updates of a network for each recipe, or 0. `compared` has the numbers of rows of those sets of
+    the same form whose baselines were measured before, and are not measured again.
+    """
     storage, _, expand = form.partition(":")
     common = {"preset": "quick", "network": args.network, "storage": storage, "expand": int(expand) if expand else None}
     common |= {"augment": args.augment} if args.augment else {}
@@ -95,7 +115,9 @@ def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form:
         return small, stamps[-1] - stamps[0]
 
     trial = 3 if args.fast else 21  # the first steps compile; the others are four cycles of five steps per network
+    started = time.process_time()
     condense(trial)
+    before = stamps[0] - started
     per_step = (stamps[-1] - stamps[-trial + (trial > 3)]) / (trial - 1 - (trial > 3))
     steps = max(trial, int(args.cpu_seconds / per_step))
     small, seconds = condense(steps)
@@ -106,10 +128,11 @@ def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form:
         "rows": len(small),
         "steps": steps,
         "CPU seconds": round(seconds, 1),
+        "CPU seconds before the first update": round(before, 1),  # with experts or a pool, unless they were cached
         "seconds per step": round(seconds / (steps - 1), 4),
         "peak GiB of the process so far": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
     }
-    for recipe in args.recipes:
+    for recipe, cap in caps.items():
         table = evaluate(
             small,
             test,
@@ -117,6 +140,8 @@ def measured(train: datasets.Dataset, test: datasets.Dataset, method: str, form:
             networks=args.network,
             recipe=recipe,
             epochs=args.epochs,
+            max_updates=cap or None,
+            baselines=() if len(small) in compared else ("random",),
             seeds=args.seeds,
             augment=augmentation_of(recipe, args),
         )
