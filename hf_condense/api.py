@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import tempfile
 import time
@@ -34,7 +35,7 @@ from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_amount, check_values, class_amounts, settle
+from hf_condense.engine.settings import Settings, check_amount, check_learning, check_values, class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -158,9 +159,7 @@ def condense_dataset(
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     _check_kinds(compile, callbacks)
-    candidates = check_request(method, preset, method_options, steps)
-    if budget is not None and (method != "auto" or preset is not None):
-        raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
+    candidates = check_request(method, preset, method_options, steps, budget, arguments=_ARGUMENTS)
     given: dict[str, Any] = {
         "network": network,
         "storage": storage,
@@ -175,6 +174,8 @@ def condense_dataset(
     for name, amount in ipc.items() if isinstance(ipc, Mapping) else [(None, ipc)]:
         check_amount(amount, name)
     check_values(given)
+    if method != "auto":
+        check_learning(get_method(method), given)
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
@@ -218,6 +219,9 @@ def condense_dataset(
         outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers)
         small = _condense(run, get_method(method), settings, preset, outside, started)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
+
+
+_ARGUMENTS = tuple(inspect.signature(condense_dataset).parameters)  # one of these may be meant by an unknown option
 
 
 @dataclass(frozen=True)

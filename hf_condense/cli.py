@@ -21,7 +21,7 @@ from hf_condense._version import __version__
 from hf_condense.base.errors import CannotRunError, CondensedFormatError, RunInterrupted
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import plain_table, visible
-from hf_condense.cli_text import command_line, facts_table, json_text, method_text
+from hf_condense.cli_text import as_options, command_line, facts_table, json_text, method_text
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -75,7 +75,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise
         except RunInterrupted as error:
-            click.echo(str(error), err=True)
+            click.echo(as_options(str(error), self.commands.get(ctx.invoked_subcommand or "", self)), err=True)
             ctx.exit(128 + (error.signal or signal.SIGTERM))
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -83,7 +83,8 @@ class _Commands(click.Group):
         except Exception as error:
             if ctx.params["debug"] or not _is_of_user(error):
                 raise
-            raise _OneLineError(str(error) or type(error).__name__) from error
+            command = self.commands.get(ctx.invoked_subcommand or "", self)
+            raise _OneLineError(as_options(str(error), command) or type(error).__name__) from error
 
 
 def _is_of_user(error: Exception) -> bool:
@@ -278,7 +279,8 @@ def run(
 
     Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
 
-    Exit codes: 0 if all went well, 1 for an error, 2 for wrong options, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
+    Exit codes: 0 if all went well, 1 for an error, 2 for a wrong command line, 130 after SIGINT (Ctrl-C), 143 after
+    SIGTERM.
     """
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else _parse_size(image_size)
@@ -308,7 +310,8 @@ def run(
         try:
             _publish(small, repo, name, private=private, overwrite=overwrite)
         except _USER_ERRORS:
-            _echo(f"Not published. To try again:  {command_line('push', folder, repo, name=name)}", err=True)
+            again = command_line("push", folder, repo, name=name, private=private, overwrite=overwrite)
+            _echo(f"Not published. To try again:  {again}", err=True)
             raise
 
 
@@ -480,6 +483,8 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
         preview.parent.mkdir(parents=True, exist_ok=True)
     small = load_condensed(folder, name, revision=revision)
     click.echo(facts_table(small, _stored_facts(folder, name, revision)))
+    if others := _other_sets(folder, small.recipe.config_name if name is None else name):
+        click.echo(f"\nOther sets here, for --name: {', '.join(others)}")
     if preview is None:
         click.echo(
             f"\nTo save a picture:  {command_line('show', folder, name=name, revision=revision, preview=PREVIEW)}"
@@ -588,7 +593,10 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:
-        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}")
+        options = [o for p in click.get_current_context().command.params for o in p.opts if o.endswith("split")]
+        raise ValueError(
+            f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}; choose one by {' or '.join(options)}"
+        )
     return loaded[split]
 
 
@@ -656,23 +664,30 @@ def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None 
         place, number = local_path(out).resolve(), 2  # a folder called "." has no name to add to
         while (beside := place.with_name(f"{place.name}-{number}")).exists():
             number += 1
-        click.echo(f"warning: {error}; saved beside it, in {beside}", err=True)
+        reason = as_options(str(error), click.get_current_context().command)
+        click.echo(f"warning: {reason}; saved beside it, in {beside}", err=True)
         return small.save_condensed(beside, name)
 
 
 def _short_training(small: CondensedDataset) -> dict[str, str | None]:
     """Return the options of `eval` with which a set takes about as long to measure as it took to make."""
-    network, is_quick = small.recipe.network, small.recipe.preset == "quick"
-    return {"network": None if network == DEFAULT_NETWORK else network, "recipe": "dc" if is_quick else None}
+    recipe = small.recipe
+    is_short = recipe.preset == "quick" or recipe.network != DEFAULT_NETWORK
+    return {
+        "network": None if recipe.network == DEFAULT_NETWORK else recipe.network,
+        "recipe": "dc" if is_short else None,
+    }
 
 
 def _publish(small: CondensedDataset, repo: str, config_name: str | None = None, **settings: Any) -> None:
     """Push a set and print where it is."""
     info = small.push_to_hub(repo, config_name, **settings)
     name = config_name or small.recipe.config_name
-    _echo(f"Published {name}: {info.pr_url or info.repo_url}")
+    # A set that was there already is not committed again.
+    done = "Published" if info.commit_message else "Nothing to publish, the repository has this already:"
+    _echo(f"{done} {name}: {info.pr_url or info.repo_url}")
     if info.pr_url is None:
-        _echo(f"Load it:  hf_condense.load_condensed({info.repo_url.repo_id!r}, {name!r}), revision {info.oid}")
+        _echo(f"Load it:  hf_condense.load_condensed({info.repo_url.repo_id!r}, {name!r}, revision={info.oid!r})")
 
 
 def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:
@@ -724,6 +739,8 @@ def _check_run(
     *,
     method: str,
     preset: str | None,
+    steps: int | None,
+    budget: float | None,
     network: str | None,
     storage: str | None,
     max_memory: str | None,
@@ -743,7 +760,7 @@ def _check_run(
         check_name(name)
     if repo is not None:
         validate_repo_id(repo)
-    check_request(method, preset, method_options)
+    check_request(method, preset, method_options, steps, budget)
     checked_size(size)
     if network is not None:
         check_network(network)
@@ -771,6 +788,17 @@ def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> 
     if is_repository(path_or_repo):
         return download(path_or_repo, name, revision=revision, local_files_only=True)[1]
     return read_facts(pick(resolve_folder(path_or_repo), name))
+
+
+def _other_sets(place: str, shown: str) -> list[str]:
+    """Return the names of the sets in a folder beside the one that is shown; none for the folder of one set."""
+    from hf_condense import list_condensed
+    from hf_condense.condensed.facts import FACTS
+
+    folder = local_path(place)
+    if not folder.is_dir() or (folder / FACTS).exists():
+        return []
+    return [name for name in list_condensed(folder) if name != shown]
 
 
 def _method_options(texts: Sequence[str], reserved: Collection[str], method: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from typing import TYPE_CHECKING
 
@@ -16,13 +17,16 @@ if TYPE_CHECKING:
     from hf_condense.engine.method import MethodInfo
 
 
+_WIDTH = 100  # characters of a line of facts
+
+
 def command_line(command: str, *arguments: object, **options: object) -> str:
     """Return a command line that a shell takes as it is.
 
     Args:
         command: The command of `hf-condense`.
         *arguments: Its arguments.
-        **options: Its options by name; those that are None are left out.
+        **options: Its options by name; those that are None or False are left out, and True stands for a flag.
 
     Example:
         >>> command_line("eval", "my sets", source_split="all", config=None)
@@ -30,8 +34,30 @@ def command_line(command: str, *arguments: object, **options: object) -> str:
     """
     words = ["hf-condense", command, *map(str, arguments)]
     for name, value in options.items():
-        words += [] if value is None else [f"--{name.replace('_', '-')}", str(value)]
+        flag = f"--{name.replace('_', '-')}"
+        words += [] if value in (None, False) else [flag] if value is True else [flag, str(value)]
     return shlex.join(words)
+
+
+def as_options(text: str, command: click.Command) -> str:
+    """Return a message of the library in which arguments are spelled as the options of a command.
+
+    Example:
+        >>> @click.command()
+        ... @click.option("--image-size")
+        ... @click.option("--overwrite", is_flag=True)
+        ... def run(image_size, overwrite): ...
+        >>> as_options("pass image_size=, overwrite=True or lr_img=5; image_size='32' is small", run)
+        'pass --image-size, --overwrite or lr_img=5; --image-size 32 is small'
+    """
+    flags = {option.name: max(option.opts, key=len) for option in command.params if isinstance(option, click.Option)}
+    flags |= {"config_name": flags["name"]} if "name" in flags else {}
+    names = "|".join(re.escape(name) for name in flags if name)
+    if not names:
+        return text
+    # A value follows the flag after a blank. What stands in a path or in a longer word is no argument.
+    argument = re.compile(rf"(?<![\w/.'-])({names})=(?:True\b|'([\w.-]+)'|(?=([\w'(])))?")
+    return argument.sub(lambda m: flags[m[1]] + (f" {m[2]}" if m[2] else " " if m[3] else ""), text)
 
 
 def json_text(records: object) -> str:
@@ -47,9 +73,13 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         small: The set.
         stored: What its `condense_config.json` says.
     """
+    from hf_condense.condensed.card.accuracy import accuracy_lines
     from hf_condense.condensed.summary import summary
 
-    return plain_table(list(summary(stored, small.synthetic).items()))
+    facts = summary(stored, small.synthetic)
+    if measured := accuracy_lines(stored.recipe):
+        facts["accuracy, %"] = "; ".join(measured)
+    return plain_table(list(facts.items()), width=_WIDTH)
 
 
 def method_text(info: MethodInfo) -> str:
@@ -68,9 +98,11 @@ def method_text(info: MethodInfo) -> str:
         info.link,
         f"Cost: {info.cost}",
     ]
-    fields = [(f"{f.name}={f.default}", f.metadata.get("help", "")) for f in dataclasses.fields(cls.Config)]
+    options = [f for f in dataclasses.fields(cls.Config) if f.name != "steps"]  # steps have an option of their own
+    fields = [(f"{f.name}={f.default}", f.metadata.get("help", "")) for f in options]
     presets = [(name, preset.description) for name, preset in cls.presets.items()]
-    for title, rows in (("Options (--option NAME=VALUE)", fields), ("Presets (--preset NAME)", presets)):
+    own = "Options (--option NAME=VALUE; presets, also the default one, change values)"
+    for title, rows in ((own, fields), ("Presets (--preset NAME)", presets)):
         if rows:
             with text.section(title):
                 text.write_dl(rows)

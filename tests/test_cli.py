@@ -24,7 +24,7 @@ from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import _method_options, _parse_option, main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
-from tests.support.condensed_sets import make_set
+from tests.support.condensed_sets import make_coreset, make_set
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
@@ -182,7 +182,7 @@ def test_run_that_a_signal_ends_says_how_to_go_on(
         assert (answer, out) == (code, "")
         assert f"the checkpoint of step 2 of 3 is in {tmp_path / 'run'}. To go on from there, run the same again" in err
         assert not (tmp_path / "out").exists()
-        assert "With checkpoint_dir, a run goes on" in program(*arguments[:8], *QUICK)[2]
+        assert "With --checkpoint-dir, a run goes on" in program(*arguments[:8], *QUICK)[2]
     assert program(*arguments)[0] == 0
     assert load_condensed(tmp_path / "out").recipe.steps == 3
 
@@ -190,7 +190,7 @@ def test_run_that_a_signal_ends_says_how_to_go_on(
 def test_budget_is_for_auto_and_decides_the_steps(program: Program, folder: Path, tmp_path: Path) -> None:
     code, _, err = program("run", folder, "--method", "dm", "--budget", 5, *QUICK)
     assert code == 1
-    assert "budget is for method='auto'" in err
+    assert "budget is for --method auto without a preset, which chooses the steps; otherwise pass --steps" in err
     code, _, err = program("run", folder, "--budget", -1, *QUICK)
     assert code == 1
     assert "budget should be a positive number of minutes; got -1" in err
@@ -307,6 +307,44 @@ def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Pat
     assert "--preview preview.png" in program("show", saved)[1]
 
 
+def test_show_tells_accuracies_and_the_other_sets_of_a_folder(program: Program, tmp_path: Path) -> None:
+    score = {"network": "convnet-w8", "recipe": "dc", "mean": 0.5, "std": 0.01, "n": 3, "updates": 30, "epochs": 30}
+    records = ({"set": "dm_ipc2", **score}, {"set": "random", **score, "mean": 0.25})
+    make_set(evaluation=records).save_condensed(tmp_path)
+    assert "Other sets" not in program("show", tmp_path)[1]
+    make_coreset().save_condensed(tmp_path)
+    out = " ".join(program("show", tmp_path, "--name", "dm_ipc2")[1].split())
+    assert "accuracy, % exact floats 50.00 ± 1.00, random rows 25.00 ± 1.00 (convnet-w8" in out
+    assert "Other sets here, for --name: herding_ipc2" in out
+    out = program("show", tmp_path / "herding_ipc2")[1]
+    assert "Other sets" not in out
+    assert "accuracy" not in out
+
+
+def test_messages_of_the_library_name_options_of_the_command(program: Program, folder: Path, tmp_path: Path) -> None:
+    def error(*arguments: object) -> str:
+        code, _, err = program(*arguments, "--quiet", "--out", tmp_path / "out")
+        assert code == 1
+        return err.replace("\n", " ")
+
+    run = ("run", folder, "--method", "dm")
+    assert "--image-column picture is no column" in error(*run, "--image-column", "picture")
+    assert "store_dtype=" not in error(*run, "--storage", "dct", "--store-dtype", "uint8")
+    assert "; choose one by --split" in error(*run, "--split", "validation")
+
+
+def test_what_does_not_suit_the_method_is_refused_before_the_dataset_is_loaded(program: Program) -> None:
+    for arguments, message in (
+        (("--method", "herding", "--steps", 5), "--steps 5 makes no sense for 'herding'"),
+        (("--method", "dm", "--budget", 5), "budget is for --method auto"),
+        (("--budget", 0), "budget should be a positive number of minutes"),
+    ):
+        code, _, err = program("run", "/no/such/folder", *arguments)
+        assert code == 1
+        assert "no folder" not in err
+        assert message in err
+
+
 def test_methods_lists_all_and_describes_one(program: Program) -> None:
     code, out, _ = program("methods")
     assert code == 0
@@ -371,12 +409,12 @@ def test_folder_one_level_too_high_is_refused_with_the_folders_that_could_be_mea
     [
         (["run", "{folder}", "--method", "hearding"], "error: no method is named 'hearding'; did you mean 'herding'?"),
         (["run", "{folder}", "--method", "dm", "--ipc", "1", "--option", "lr_image=1"], "did you mean 'lr_img'?"),
-        (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: ipc"),
+        (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: --ipc 999 is more than"),
         (["run", "{folder}", "--split", "validation"], "has no split 'validation'; its splits: train, test"),
         (["run", "{folder}", "--image-column", "img"], "img"),
         (["run", "{folder}/nothing"], "error: there is no folder '{folder}/nothing'"),
         (["run", "{folder}/train.parquet"], "/train.parquet' is a file; pass the folder that it is in"),
-        (["show", "{folder}", "--revision", "v1"], "revision='v1' is for repositories; {folder} is a folder"),
+        (["show", "{folder}", "--revision", "v1"], "--revision v1 is for repositories; {folder} is a folder"),
         (["show", "{folder}/nothing"], "error: no folder"),
         (["show", "{folder}"], "no condensed set"),
         (["methods", "dmm"], "did you mean 'dm'?"),

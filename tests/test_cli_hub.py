@@ -31,7 +31,7 @@ def test_push_prints_where_the_set_is(hub, program, folder, tmp_path):
     assert newest.title == "Mine"
     assert out.splitlines() == [
         f"Published dm_ipc2: {hub.url}/datasets/{repo}",
-        f"Load it:  hf_condense.load_condensed('{repo}', 'dm_ipc2'), revision {newest.commit_id}",
+        f"Load it:  hf_condense.load_condensed('{repo}', 'dm_ipc2', revision='{newest.commit_id}')",
     ]
     assert_same(load_condensed(repo), make_set())
     assert not HfApi().dataset_info(repo).private
@@ -51,6 +51,25 @@ def test_push_keeps_the_names_that_sets_have_in_their_folder(hub, program, tmp_p
     make_set(seed=1).save_condensed(tmp_path / "alone", "seed1")
     assert program("push", tmp_path / "alone", repo)[0] == 0
     assert list_condensed(repo) == ["seed1", "seed2"]
+
+
+def test_push_says_that_nothing_has_changed(hub, program, folder):
+    repo = hub.repo()
+    assert program("push", folder, repo)[1].startswith("Published dm_ipc2: ")
+    newest = HfApi().dataset_info(repo).sha
+    code, out, _ = program("push", folder, repo)
+    assert (code, HfApi().dataset_info(repo).sha) == (0, newest)
+    assert out.splitlines()[0].startswith("Nothing to publish, the repository has this already: dm_ipc2: ")
+    assert f"revision='{newest}')" in out
+
+
+def test_hint_to_push_again_repeats_what_was_asked_for(hub, program, toy: Dataset, tmp_path, monkeypatch):
+    toy.to_parquet(tmp_path / "toys" / "train.parquet")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    run = ("run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    code, _, err = program(*run, "--push", hub.repo(), "--private", "--overwrite")
+    assert code == 1
+    assert re.search(r"Not published. To try again:  hf-condense push \S+ \S+ --private --overwrite\n", err), err
 
 
 def test_push_takes_one_set_to_a_branch_or_a_pull_request(hub, program, folder):
@@ -93,6 +112,7 @@ def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):
     assert load_condensed(again[1]).recipe.seed == 1
     assert "error: alice/pets" in err
     assert "already holds another recipe (rows, seed differ)" in err
+    assert "pass another --name, or --overwrite to replace it" in err
     assert program("push", *again.groups(), "--overwrite")[0] == 0
     assert load_condensed(repo).recipe.seed == 1
 

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import operator
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from numbers import Integral, Real
+from typing import ParamSpec, TypeVar
 
 from hf_condense.base.errors import did_you_mean
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
+    """Return a function that, if it is called with an unknown argument, names the one that may have been meant.
+
+    Example:
+        >>> @names_arguments
+        ... def train(networks="all"): ...
+        >>> train(network="mlp")
+        Traceback (most recent call last):
+        TypeError: train has no argument 'network'; did you mean 'networks'?
+    """
+    parameters = inspect.signature(function).parameters
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in parameters:
+                raise TypeError(f"{function.__name__} has no argument {name!r}{did_you_mean(name, parameters)}")
+        return function(*args, **kwargs)
+
+    return call
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:

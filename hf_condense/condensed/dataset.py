@@ -197,7 +197,7 @@ class CondensedDataset(datasets.Dataset):
                 server. Later pushes renew a page that is there.
 
         Returns:
-            The new commit, or the latest one if nothing had to change.
+            The new commit; the latest one, with an empty `commit_message`, if nothing had to change.
 
         Raises:
             TypeError: If an extra split is not a `Dataset`.

@@ -182,7 +182,7 @@ def choose(where: str, names: list[str], name: str | None, default: str | None) 
     if name is None and len(names) > 1:
         name = default
         if name not in names:
-            raise ValueError(f"{where} holds several condensed sets: {', '.join(names)}. Pass one as 'name'.")
+            raise ValueError(f"{where} holds several condensed sets: {', '.join(names)}; pass one of them as name=")
     if name is None:
         return names[0]
     if name not in names:

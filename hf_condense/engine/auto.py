@@ -84,9 +84,7 @@ def choose(
         TypeError: If the budget is not a number.
         ValueError: If the budget is not positive, or the caller's storage form makes no sense.
     """
-    minutes = number("budget", _DEFAULT_BUDGET if budget is None else budget)
-    if not 0 < minutes < math.inf:
-        raise ValueError(f"budget should be a positive number of minutes; got {budget!r}")
+    minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
     is_large = min(task.image_shape[1:]) > _LARGE_SIDE
@@ -95,6 +93,14 @@ def choose(
     if "m3d" not in candidates or (is_large and "rded" in candidates and task.num_classes > 1):
         return _composed(task, minutes, spec, rate, caller_values)
     return _learned(task, minutes, spec, rate, caller_values)
+
+
+def checked_minutes(budget: float | None) -> float:
+    """Return a budget in minutes, 15 if it is None; raise if it is no positive number."""
+    minutes = number("budget", _DEFAULT_BUDGET if budget is None else budget)
+    if not 0 < minutes < math.inf:
+        raise ValueError(f"budget should be a positive number of minutes; got {budget!r}")
+    return minutes
 
 
 def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
@@ -171,7 +177,7 @@ def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
         text, why = "whole images", "other forms were not measured for so many images, or for such small ones"
     else:
         text = f"storage {storage!r} with {expand} rows in the space of one image"
-        why = "it gained most in our measurements"
+        why = "it gained most at 1 and 10 images per class of 28 and 32 pixels"
     return f"{text} ({why if form == best else 'as asked for'})"
 
 

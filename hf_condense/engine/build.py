@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import typing
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import nn
@@ -13,14 +13,14 @@ from torch import nn
 from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
-from hf_condense.engine.auto import CANDIDATES
+from hf_condense.engine.auto import CANDIDATES, checked_minutes
 from hf_condense.engine.checkpoint import Checkpoint
 from hf_condense.engine.initial import initial_set
 from hf_condense.engine.method import Method
 from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_preset
+from hf_condense.engine.settings import Settings, check_learning, check_preset
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics, network_factory
 from hf_condense.source.class_source import ClassSource
 
@@ -28,7 +28,13 @@ logger = logging.getLogger("hf_condense")
 
 
 def check_request(
-    method: str, preset: str | None, options: Mapping[str, Any], steps: int | None = None
+    method: str,
+    preset: str | None,
+    options: Mapping[str, Any],
+    steps: int | None = None,
+    budget: float | None = None,
+    *,
+    arguments: Iterable[str] = (),
 ) -> tuple[str, ...]:
     """Check what needs no data: presets may still change what is not given.
 
@@ -37,27 +43,36 @@ def check_request(
         preset: Name of a preset, or None.
         options: Options of the method.
         steps: The caller's number of updates of the images, or None.
+        budget: The caller's minutes for `"auto"`, or None.
+        arguments: Names of the arguments of a call that are no options, one of which may have been meant.
 
     Returns:
         The method, or those that `"auto"` may pick.
 
     Raises:
-        TypeError: If an option is unknown or of the wrong type, or the preset is no text.
-        ValueError: If there is no such method or preset, or an option is out of its range.
+        TypeError: If an option is unknown or of the wrong type, the preset is no text, or the budget is no number.
+        ValueError: If there is no such method or preset, an option is out of its range, or steps or the budget are for
+            other methods.
     """
-    suitable, problems = [], []
+    if budget is not None and (method != "auto" or preset is not None):
+        raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
+    checked_minutes(budget)
+    suitable: list[str] = []
+    problems: list[tuple[bool, Exception]] = []
     for name in CANDIDATES if method == "auto" else (method,):
         cls = get_method(name)
         try:
-            cls.Config.build(options)
+            cls.Config.build(options, arguments)
             check_preset(cls, preset)
         except (TypeError, ValueError) as error:
-            problems.append(error)
+            problems.append((options.keys() <= cls.Config.__dataclass_fields__.keys(), error))
         else:
             suitable.append(name)
-    if not suitable:
-        raise problems[0]
-    if method == "auto" and steps is not None:  # only what learns images has steps
+    if not suitable:  # what a method says whose options these are helps most
+        raise max(problems, key=lambda problem: problem[0])[1]
+    if method != "auto":
+        check_learning(get_method(method), {"steps": steps})
+    elif steps is not None:  # only what learns images has steps
         suitable = [name for name in suitable if issubclass(get_method(name), Method)] or suitable
     return tuple(suitable)
 

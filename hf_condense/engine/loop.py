@@ -54,12 +54,12 @@ class Saving:
         if self.folder is None:
             lost = "the only step done is" if done == 1 else f"all {done} steps done are"
             return (
-                f"{lost} lost, because there was no folder for checkpoints. With checkpoint_dir, a run goes on from "
+                f"{lost} lost, because there was no folder for checkpoints. With checkpoint_dir=, a run goes on from "
                 "where it was interrupted"
             )
         return (
             f"the checkpoint of step {done} of {steps} is in {self.folder}. To go on from there, run the same again "
-            "with the same checkpoint_dir"
+            "with the same checkpoint_dir="
         )
 
 

@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
@@ -133,8 +133,12 @@ class MethodConfig:
             object.__setattr__(self, f.name, value)
 
     @classmethod
-    def build(cls: type[ConfigSelf], options: Mapping[str, Any]) -> ConfigSelf:
+    def build(cls: type[ConfigSelf], options: Mapping[str, Any], arguments: Iterable[str] = ()) -> ConfigSelf:
         """Make a config from options by name.
+
+        Args:
+            options: The options.
+            arguments: Other names that the caller may have meant, for the message.
 
         Raises:
             TypeError: If an option is unknown. The message gives the nearest name and lists all names.
@@ -143,7 +147,7 @@ class MethodConfig:
         for name in options:
             if name not in names:
                 listing = f"options: {', '.join(names)}" if names else "this method has no options"
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, names)}; {listing}")
+                raise TypeError(f"unknown option {name!r}{did_you_mean(name, [*names, *arguments])}; {listing}")
         return cls(**options)
 
     @classmethod

@@ -57,9 +57,9 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         ValueError: If the preset is unknown, or a value is out of range or makes no sense for this kind of method.
     """
     check_preset(cls, preset)
-    caller_values = {name: value for name, value in given.items() if value is not None}
-    if not issubclass(cls, Method):
-        caller_values = _without_values_of_learning(cls, caller_values)
+    check_learning(cls, given)
+    neutral = _neutral_values(cls)
+    caller_values = {name: value for name, value in given.items() if value is not None and name not in neutral}
     values_of = settled_preset.values if (settled_preset := cls.presets.get(preset or "default")) else _nothing
     storage, expand = settled_form(caller_values, values_of(task), task)
     # Rates and steps of a preset may depend on the form, which the caller may have chosen.
@@ -101,19 +101,25 @@ def check_preset(cls: AnyMethod, preset: str | None) -> None:
         )
 
 
-def _without_values_of_learning(cls: AnyMethod, caller_values: dict[str, Any]) -> dict[str, Any]:
-    """Return the values without those that matter only where images are learned; raise if one asks for something."""
-    neutral: dict[str, Any] = {"steps": None}
-    if issubclass(cls, Selector):
-        neutral |= {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid", "store_dtype": "float32"}
-        reason = "a coreset, which chooses real rows and learns nothing"
-    else:
-        reason = "which composes its images once and learns nothing"
-    for name, neutral_value in neutral.items():
-        value = caller_values.get(name)
+def check_learning(cls: AnyMethod, given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` if a method that learns nothing is given what matters only where images are learned."""
+    what = "a coreset, which chooses real rows" if issubclass(cls, Selector) else "which composes its images once"
+    for name, neutral_value in _neutral_values(cls).items():
+        value = given.get(name)
         if value not in (None, neutral_value):
-            raise ValueError(f"{name}={value!r} makes no sense for {cls.info.name!r}, {reason}; leave it out")
-    return {name: value for name, value in caller_values.items() if name not in neutral}
+            raise ValueError(
+                f"{name}={value!r} makes no sense for {cls.info.name!r}, {what} and learns nothing; leave it out"
+            )
+
+
+def _neutral_values(cls: AnyMethod) -> dict[str, Any]:
+    """Return the settings that ask for nothing, by name, of what matters only where images are learned."""
+    if issubclass(cls, Method):
+        return {}
+    if not issubclass(cls, Selector):
+        return {"steps": None}
+    images = {"storage": "pixels", "expand": 1, "factor": 1, "pixel_range": "valid", "store_dtype": "float32"}
+    return {"steps": None, **images}
 
 
 def _check_needs(cls: AnyMethod, caller_values: Mapping[str, Any], options: Mapping[str, Any]) -> None:

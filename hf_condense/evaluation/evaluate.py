@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import datasets
 
+from hf_condense.base.checks import names_arguments
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator, main_first
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Evaluation", "evaluate"]
 
 
+@names_arguments
 @plain_torch()
 @removes_unfinished_code()
 def evaluate(

@@ -21,6 +21,7 @@ from hf_condense.source.class_source import ClassSource, load_source
 
 _FLOW = 5  # images in a row where each class has one
 _LINE = 20  # pixels
+_SMALL = 8  # points
 _BETWEEN = 32
 _WIDEST = 640  # of several blocks in a row
 
@@ -95,6 +96,9 @@ def nearest_real_images(
 ) -> Figure:
     """Return the images of a set, each above the real row, of any class, that is nearest to it: copies show at once.
 
+    The distance stands below each pair: the root mean square over the pixels, 0 between equal images and 1 between
+    black and white.
+
     Args:
         small: The set.
         source: The real training set. Default: the one that the set carries in memory.
@@ -106,21 +110,24 @@ def nearest_real_images(
         ValueError: If there is no source, its images have another shape, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
-    real = nearest_images(images, real_source(small, source)).images
+    nearest = nearest_images(images, real_source(small, source))
     sheet = Sheet()
     sheet.write(12, 12 + _LINE / 2, f"{small.recipe.config_name}, above the nearest real rows", size=HEADING)
     x, y = 12, 12 + round(1.5 * _LINE)
     for c in labels.unique().tolist():
-        upper, lower = (tiles(rows[labels == c]) for rows in (images, real))
+        upper, lower = (tiles(rows[labels == c]) for rows in (images, nearest.images))
         height, width = upper.shape[1] + GAP, upper.shape[2] + GAP
         name = short(small.recipe.class_names[c])
         block = max(len(upper) * width, text_width(name, TEXT))
         if x > 12 and x + block > _WIDEST:
-            x, y = 12, y + _LINE + 2 * height + GAP + _LINE // 2
+            x, y = 12, y + 2 * _LINE + 2 * height + GAP + _LINE // 2
         sheet.write(x, y + _LINE / 2, name)
-        for number, pair in enumerate(zip(upper, lower, strict=True)):
+        distances = nearest.distances[labels == c].tolist()
+        for number, (*pair, distance) in enumerate(zip(upper, lower, distances, strict=True)):
             for line, picture in enumerate(pair):
                 sheet.paste(x + number * width, y + _LINE + line * height, picture)
+            below = y + 1.5 * _LINE + 2 * height
+            sheet.write(x + (number + 0.5) * width, below, f"{distance:.3f}", size=_SMALL, align="center")
         x += block + _BETWEEN // 2
     return save_figure(sheet.figure(), file)
 

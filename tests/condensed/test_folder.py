@@ -41,7 +41,7 @@ def test_several_sets_without_a_default_raise_value_error(tmp_path, text):
     (tmp_path / "README.md").unlink()
     if text is not None:
         (tmp_path / "README.md").write_text(text)
-    with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc1, dm_ipc2. Pass one as 'name'"):
+    with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc1, dm_ipc2; pass one of them as name="):
         load_condensed(tmp_path)
     assert load_condensed(tmp_path, "dm_ipc1").recipe.ipc == 1
 

@@ -54,7 +54,7 @@ def test_set_is_loaded_by_name_by_default_or_as_the_only_one(hub, pets):
     assert_same(load_condensed(pets), make_set(soft=True, student=True))
     assert_same(load_condensed(pets, "herding_ipc2"), make_coreset())
     commit(pets, {"README.md": b"# A card without metadata\n"})
-    with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc2, herding_ipc2. Pass one as 'name'"):
+    with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc2, herding_ipc2; pass one of them as name="):
         load_condensed(pets)
     assert_same(load_condensed(pets, "herding_ipc2"), make_coreset())
     commit(pets, {}, gone=("herding_ipc2/",))

@@ -393,12 +393,16 @@ def test_images_stand_above_the_real_rows_nearest_to_them(toy, tmp_path, ipc):
     small = condense_dataset(toy, "dm", ipc, steps=2, network="convnet-w4-d1", progress=False, compile=False)
     figure = nearest_real_images(small, per_class=2, file=tmp_path / "nearest.png")
     assert texts(figure)[0] == f"dm_ipc{ipc}, above the nearest real rows"
-    assert texts(figure)[1:] == [str(name) for name in small.recipe.class_names]
+    written = texts(figure)[1:]  # for every class its name, then the distances
+    shown = min(ipc, 2)
+    assert written[:: shown + 1] == [str(name) for name in small.recipe.class_names]
     drawn = pixels(tmp_path / "nearest.png")
     real = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in toy["image"]]) / 255
     for row, image in enumerate(small.synthetic.decoded()[0]):
         if row % ipc < 2:  # the rows of a class follow each other
-            nearest = (real - image).square().flatten(1).sum(1).argmin()
+            distances = (real - image).square().flatten(1).mean(1).sqrt()
+            nearest = distances.argmin()
+            assert written[row // ipc * (shown + 1) + 1 + row % ipc] == f"{distances[nearest]:.3f}"
             pair = np.concatenate([blocks(image, 7), np.full((2, 56, 3), 255, np.uint8), blocks(real[nearest], 7)])
             assert holds(drawn, pair), row
 

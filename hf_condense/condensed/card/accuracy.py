@@ -54,6 +54,17 @@ def unmeasured(recipes: Mapping[str, Recipe]) -> str:
     return fill(NOT_MEASURED, {"names": names})
 
 
+def accuracy_lines(recipe: Recipe) -> list[str]:
+    """Return the measured accuracies of a set as texts, one for each network and training."""
+    lines = []
+    for group in groups_of(recipe):
+        roles = ordered_roles(group)
+        first = group[roles[0]]
+        cells = ", ".join(f"{role} {accuracy_text(group[role], first)}" for role in roles)
+        lines.append(f"{cells} ({network_text(first['network'])}, {training_text(first)}, n = {first['n']})")
+    return lines
+
+
 def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
     """Return the measured accuracies of a set by what was trained on, one dict for each network and training.
 

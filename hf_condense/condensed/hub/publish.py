@@ -224,9 +224,7 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     message, description = how.commit_message or f"Upload {new.name}", how.commit_description or ""
     if not changed and not stale:
         url = f"{repository.api.endpoint}/datasets/{repository.name}/commit/{repository.revision}"
-        return CommitInfo(
-            commit_url=url, commit_message=message, commit_description=description, oid=repository.revision
-        )
+        return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=repository.revision)
     try:
         return repository.api.create_commit(
             repository.name,

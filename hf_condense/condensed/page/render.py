@@ -401,11 +401,16 @@ def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
         pairs = zip(
             _pictures(own, f"{names[c]}, image"),
             _pictures(real, f"{names[c]}, real image nearest to image", distances),
+            (element("small", f"{distance:.3f}") for distance in distances.tolist()),
             strict=True,
         )
         figures.append(_figure(names[c], (element("span", *pair, class_="pair") for pair in pairs)))
     return markup(
-        element("p", "Each image stands above the real image, of any class, that is nearest to it."),
+        element(
+            "p",
+            "Each image stands above the real image, of any class, that is nearest to it, and above their distance: "
+            "the root mean square over the pixels, 0 between equal images, 1 between black and white.",
+        ),
         element("div", *figures, class_="classes"),
     )
 
