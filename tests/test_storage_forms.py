@@ -22,6 +22,7 @@ from hf_condense import (
     load_condensed,
 )
 from hf_condense.condensed.facts import FACTS, README, TENSORS
+from hf_condense.condensed.preview import grid
 from hf_condense.engine.copies import nearest_real
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import quick_method, toy_dataset
@@ -219,13 +220,19 @@ def test_card_says_how_many_rows_an_image_of_the_budget_gives(storage: str, tmp_
 @forms
 def test_preview_shows_decoded_rows(storage: str) -> None:
     small = condense(storage=storage)
+    images, labels = small.synthetic.decoded()
+    assert small.preview(2) == grid(images, labels, per_class=2)
     assert small.preview(2).size[0] > small.preview(1).size[0]
 
 
 @forms
 def test_random_state_of_the_form_can_be_noise(storage: str) -> None:
     _, shape, rows = FORMS[storage]
-    assert learned(condense(storage=storage, init="noise")).shape == (3 * rows, *shape)
+    real, noise = (learned(condense(storage=storage, init=init, steps=1, lr_img=1e-9)) for init in ("real", "noise"))
+    assert noise.shape == (3 * rows, *shape)
+    assert not torch.allclose(noise, real, atol=0.1)
+    if storage == "dct":  # 12 of the 192 coefficients of normal noise, enlarged so that pixels keep their variance
+        assert float(noise.std()) == pytest.approx(4.0, rel=0.1)
 
 
 @forms

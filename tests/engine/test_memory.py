@@ -248,3 +248,10 @@ def test_rows_decoded_some_at_a_time_equal_all(storage: str, monkeypatch: pytest
 def test_decoding_a_coordinate_network_counts_for_the_plan() -> None:
     pixels, siren = (DECODERS[name]((3, 128, 128), 1) for name in ("pixels", "siren"))
     assert siren.row_bytes() > 10 * 4 * 3 * 128 * 128 > 5 * pixels.row_bytes()
+
+
+def test_plan_is_cut_smaller_where_decoding_takes_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {"steps": 1, "batch_real": 4, "max_memory": "1GiB", "storage": "patches", "expand": 4}
+    assert condense("dm", **options).recipe.plan["classes_per_chunk"] == 3
+    monkeypatch.setattr(DECODERS["patches"], "row_bytes", lambda self: 2**29)
+    assert condense("dm", **options).recipe.plan["classes_per_chunk"] == 1
