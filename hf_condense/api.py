@@ -134,7 +134,8 @@ def condense_dataset(
             `checkpoint_every` steps, a picture of the set. Coresets have no steps to report.
         logging_dir: Folder of trackers that write files, such as TensorBoard.
         budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
-        **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`.
+        **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
+            the values of the preset, also where an option may be None and is.
 
     Returns:
         A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one.

@@ -151,6 +151,13 @@ class MethodConfig:
         return cls(**options)
 
     @classmethod
+    def names_that_may_be_none(cls) -> frozenset[str]:
+        """Return the names of the options, beside `steps`, for which None is a value."""
+        hints = typing.get_type_hints(cls)
+        names = (f.name for f in dataclasses.fields(cls) if type(None) in typing.get_args(hints[f.name]))
+        return frozenset(names) - {"steps"}
+
+    @classmethod
     def tiny_options(cls) -> dict[str, Any]:
         """Return the options with which a run on toy images takes seconds, by name."""
         return {f.name: f.metadata["tiny"] for f in dataclasses.fields(cls) if f.metadata.get("tiny") is not None}

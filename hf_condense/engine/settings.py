@@ -49,7 +49,8 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     Args:
         cls: The method.
         preset: Name of a preset. None stands for the preset `"default"`, if the method has one.
-        given: The caller's values by name. None means that the caller left the value open.
+        given: The caller's values by name. None means that the caller left the value open, but for options of the
+            method that may be None: there it is a value like any other.
         task: The facts that the preset may depend on.
 
     Raises:
@@ -58,8 +59,11 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     """
     check_preset(cls, preset)
     check_learning(cls, given)
-    neutral = _neutral_values(cls)
-    caller_values = {name: value for name, value in given.items() if value is not None and name not in neutral}
+    neutral, may_be_none = _neutral_values(cls), cls.Config.names_that_may_be_none()
+    is_given = {
+        name: name not in neutral and (value is not None or name in may_be_none) for name, value in given.items()
+    }
+    caller_values = {name: value for name, value in given.items() if is_given[name]}
     values_of = settled_preset.values if (settled_preset := cls.presets.get(preset or "default")) else _nothing
     storage, expand = settled_form(caller_values, values_of(task), task)
     # Rates and steps of a preset may depend on the form, which the caller may have chosen.

@@ -326,12 +326,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if skipped in _TOLD:
             logger.warning(
                 "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "
-                "%d updates so far. If this happens often, a smaller lr_student or lr_img helps",
+                "%d updates so far. If this happens often, a smaller lr_student or lr_img helps%s",
                 t,
                 values[-1],
                 most,
                 skipped,
                 len(values),
+                ". The set is still the one that learning started from" if skipped == len(values) else "",
             )
         return 0.0
 

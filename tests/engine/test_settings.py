@@ -102,6 +102,15 @@ def test_form_of_the_preset_keeps_its_expand_if_the_caller_names_it_too(
     assert (settings.storage, settings.expand) == form
 
 
+def test_none_replaces_a_value_of_the_preset_where_the_option_may_be_none() -> None:
+    class Cut(DistributionMatching):
+        presets: ClassVar[dict[str, Preset]] = {"default": Preset("Some rows.", Values({"batch_syn": 4, "ipm": 2}))}
+
+    assert settled(Cut).options == {"batch_real": 20, "batch_syn": 4, "ipm": 2}
+    assert settled(Cut, batch_syn=None, ipm=None, steps=None).options == {"batch_real": 20, "batch_syn": None, "ipm": 2}
+    assert settled(Cut, storage=None, network=None).storage == "pixels"
+
+
 def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
     class Half(DistributionMatching):
         presets: ClassVar[dict[str, Preset]] = {"default": Preset("Half.", Values({"store_dtype": "float16"}))}
@@ -144,7 +153,7 @@ def test_option_of_the_caller_without_effect_raises_value_error(
     [
         ("dm", None, {"early_teacher": False, "weight_decay": 0.0}),
         ("dm", None, {"early_teacher": True, "soft_labels": "teacher"}),
-        ("datm", "quick", {"early_teacher": True, "labels_from": "teacher"}),
+        ("datm", "quick", {"soft_labels": "learned", "early_teacher": True, "labels_from": "teacher"}),
         ("datm", "quick", {"soft_labels": "none"}),  # its experts' labels are those of the preset
         ("m3d", None, {"weight_decay": 0.1, "optimiser": "adamw"}),
         ("ncfm", "paper", {"optimiser": "form"}),  # its weight decay too
