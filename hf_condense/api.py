@@ -135,7 +135,7 @@ def condense_dataset(
         logging_dir: Folder of trackers that write files, such as TensorBoard.
         budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
-            the values of the preset, also where an option may be None and is.
+            the values of the preset; None does so only where an option may be None.
 
     Returns:
         A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one.
@@ -222,7 +222,8 @@ def condense_dataset(
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
-_ARGUMENTS = tuple(inspect.signature(condense_dataset).parameters)  # one of these may be meant by an unknown option
+# One of these may be meant by an unknown option.
+_ARGUMENTS = tuple(name for name in inspect.signature(condense_dataset).parameters if name != "method_options")
 
 
 @dataclass(frozen=True)

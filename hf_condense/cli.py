@@ -75,7 +75,7 @@ class _Commands(click.Group):
         except BrokenPipeError:
             raise
         except RunInterrupted as error:
-            click.echo(as_options(str(error), self.commands.get(ctx.invoked_subcommand or "", self)), err=True)
+            click.echo(self._in_options(ctx, error), err=True)
             ctx.exit(128 + (error.signal or signal.SIGTERM))
         except KeyboardInterrupt:
             click.echo("interrupted", err=True)
@@ -83,8 +83,11 @@ class _Commands(click.Group):
         except Exception as error:
             if ctx.params["debug"] or not _is_of_user(error):
                 raise
-            command = self.commands.get(ctx.invoked_subcommand or "", self)
-            raise _OneLineError(as_options(str(error), command) or type(error).__name__) from error
+            raise _OneLineError(self._in_options(ctx, error) or type(error).__name__) from error
+
+    def _in_options(self, ctx: click.Context, error: BaseException) -> str:
+        """Return the message of an error in the options of the command that ran."""
+        return as_options(str(error), self.commands.get(ctx.invoked_subcommand or "", self))
 
 
 def _is_of_user(error: Exception) -> bool:
@@ -291,7 +294,7 @@ def run(
     from hf_condense import condense_dataset
 
     started = time.perf_counter()
-    ds = _load(dataset, config, split)
+    ds = _load(dataset, config, split, "--split")
     steps = _step_profile() if profile else None
     watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
     small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
@@ -443,8 +446,8 @@ def evaluate_command(
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
     evaluation = evaluate(
         train,
-        _load(test or source, config, test_split),
-        source=_load(source, config, source_split),
+        _load(test or source, config, test_split, "--test-split"),
+        source=_load(source, config, source_split, "--source-split"),
         networks=networks,
         baselines=baselines,
         image_size=size,
@@ -483,7 +486,7 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
         preview.parent.mkdir(parents=True, exist_ok=True)
     small = load_condensed(folder, name, revision=revision)
     click.echo(facts_table(small, _stored_facts(folder, name, revision)))
-    if others := _other_sets(folder, small.recipe.config_name if name is None else name):
+    if others := _other_sets(folder, name):
         click.echo(f"\nOther sets here, for --name: {', '.join(others)}")
     if preview is None:
         click.echo(
@@ -521,7 +524,7 @@ def page(
 
     if source is None and (config is not None or source_split != "train"):
         raise click.UsageError("--config and --source-split are for the dataset of --source, which is missing")
-    real = None if source is None else _load(source, config, source_split)
+    real = None if source is None else _load(source, config, source_split, "--source-split")
     path = write_page(folder, out, source=real, revision=revision, per_class=per_class, max_classes=max_classes)
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")
 
@@ -573,8 +576,11 @@ def _step_profile() -> StepProfile:
     return StepProfile()
 
 
-def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
-    """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
+def _load(name: str, config: str | None, split: str, option: str | None = None) -> Dataset | DatasetDict:
+    """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote.
+
+    `option` is the option of the command line that names the split, if there is one.
+    """
     from datasets import DatasetDict, load_from_disk
 
     name = os.path.expanduser(name)
@@ -593,10 +599,8 @@ def _load(name: str, config: str | None, split: str) -> Dataset | DatasetDict:
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:
-        options = [o for p in click.get_current_context().command.params for o in p.opts if o.endswith("split")]
-        raise ValueError(
-            f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}; choose one by {' or '.join(options)}"
-        )
+        hint = f"; choose one by {option}" if option else ""
+        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}{hint}")
     return loaded[split]
 
 
@@ -753,6 +757,8 @@ def _check_run(
     from hf_condense.condensed.decoders import decoder_class
     from hf_condense.condensed.folder import check_name
     from hf_condense.engine.build import check_request
+    from hf_condense.engine.registry import get_method
+    from hf_condense.engine.settings import check_learning
     from hf_condense.networks.factory import check_network
     from hf_condense.source.class_source import checked_size
 
@@ -761,6 +767,8 @@ def _check_run(
     if repo is not None:
         validate_repo_id(repo)
     check_request(method, preset, method_options, steps, budget)
+    if method != "auto":
+        check_learning(get_method(method), {"storage": storage, **others})
     checked_size(size)
     if network is not None:
         check_network(network)
@@ -790,15 +798,16 @@ def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> 
     return read_facts(pick(resolve_folder(path_or_repo), name))
 
 
-def _other_sets(place: str, shown: str) -> list[str]:
+def _other_sets(place: str, shown: str | None) -> list[str]:
     """Return the names of the sets in a folder beside the one that is shown; none for the folder of one set."""
     from hf_condense import list_condensed
-    from hf_condense.condensed.facts import FACTS
+    from hf_condense.condensed.folder import pick, resolve_folder
 
-    folder = local_path(place)
-    if not folder.is_dir() or (folder / FACTS).exists():
+    if not local_path(place).is_dir():
         return []
-    return [name for name in list_condensed(folder) if name != shown]
+    folder = resolve_folder(place)
+    own = pick(folder, shown)
+    return [] if own == folder else [name for name in list_condensed(folder) if name != own.name]
 
 
 def _method_options(texts: Sequence[str], reserved: Collection[str], method: str) -> dict[str, Any]:

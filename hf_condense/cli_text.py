@@ -35,7 +35,7 @@ def command_line(command: str, *arguments: object, **options: object) -> str:
     words = ["hf-condense", command, *map(str, arguments)]
     for name, value in options.items():
         flag = f"--{name.replace('_', '-')}"
-        words += [] if value in (None, False) else [flag] if value is True else [flag, str(value)]
+        words += [] if value is None or value is False else [flag] if value is True else [flag, str(value)]
     return shlex.join(words)
 
 
@@ -55,8 +55,9 @@ def as_options(text: str, command: click.Command) -> str:
     names = "|".join(re.escape(name) for name in flags if name)
     if not names:
         return text
-    # A value follows the flag after a blank. What stands in a path or in a longer word is no argument.
-    argument = re.compile(rf"(?<![\w/.'-])({names})=(?:True\b|'([\w.-]+)'|(?=([\w'(])))?")
+    # A value follows the flag after a blank. What stands in a path, an address or a longer word is no argument, and an
+    # object of Python is no value of an option.
+    argument = re.compile(rf"(?<![\w/.'?&-])({names})=(?!\w+\()(?:True\b|'([\w.-]+)'|(?=([\w'(])))?")
     return argument.sub(lambda m: flags[m[1]] + (f" {m[2]}" if m[2] else " " if m[3] else ""), text)
 
 

@@ -316,6 +316,10 @@ def test_show_tells_accuracies_and_the_other_sets_of_a_folder(program: Program, 
     out = " ".join(program("show", tmp_path, "--name", "dm_ipc2")[1].split())
     assert "accuracy, % exact floats 50.00 ± 1.00, random rows 25.00 ± 1.00 (convnet-w8" in out
     assert "Other sets here, for --name: herding_ipc2" in out
+    make_set(seed=7).save_condensed(tmp_path / "renamed", "mine")
+    make_coreset().save_condensed(tmp_path / "renamed")
+    assert "Other sets here, for --name: herding_ipc2\n" in program("show", tmp_path / "renamed", "--name", "mine")[1]
+    assert "Other sets here, for --name: mine\n" in program("show", tmp_path / "renamed", "--name", "herding_ipc2")[1]
     out = program("show", tmp_path / "herding_ipc2")[1]
     assert "Other sets" not in out
     assert "accuracy" not in out
@@ -327,15 +331,17 @@ def test_messages_of_the_library_name_options_of_the_command(program: Program, f
         assert code == 1
         return err.replace("\n", " ")
 
-    run = ("run", folder, "--method", "dm")
+    run = ("run", folder, "--method", "dm", "--ipc", 1)
     assert "--image-column picture is no column" in error(*run, "--image-column", "picture")
-    assert "store_dtype=" not in error(*run, "--storage", "dct", "--store-dtype", "uint8")
+    assert "--store-dtype uint8 is for images in [0, 1]" in error(*run, "--storage", "dct", "--store-dtype", "uint8")
+    assert "got --storage dct. Pass" in error(*run, "--storage", "dct", "--factor", 2)
     assert "; choose one by --split" in error(*run, "--split", "validation")
 
 
 def test_what_does_not_suit_the_method_is_refused_before_the_dataset_is_loaded(program: Program) -> None:
     for arguments, message in (
         (("--method", "herding", "--steps", 5), "--steps 5 makes no sense for 'herding'"),
+        (("--method", "herding", "--storage", "dct"), "--storage dct makes no sense for 'herding'"),
         (("--method", "dm", "--budget", 5), "budget is for --method auto"),
         (("--budget", 0), "budget should be a positive number of minutes"),
     ):

@@ -168,9 +168,11 @@ def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, A
     if factor is not None:
         form = storage_of_factor(factor, task.image_shape)
         if (storage or form[0], expand or form[1]) != form:
+            also = {"storage": storage, "expand": expand}
+            got = ", ".join(f"{name}={value!r}" for name, value in also.items() if value is not None)
             raise ValueError(
-                f"factor={factor} is short for storage={form[0]!r}, expand={form[1]}; got storage={storage!r}, "
-                f"expand={expand!r}. Pass either factor, or storage and expand"
+                f"factor={factor} is short for storage={form[0]!r}, expand={form[1]}; got {got}. Pass either factor, "
+                "or storage and expand"
             )
         return form
     storage = "pixels" if storage is None else storage

@@ -72,8 +72,8 @@ def _short(task: Task) -> dict[str, Any]:
     shared = short_run(task)
     changes = {"first_max_start": 4, "most_ratio": 1.0, "init": "correct"}
     if few_images(task):
-        # Learned labels cost two to four points here. With hard ones, students at the rate of `mtt` go astray at first,
-        # so that no update would be made.
+        # Learned labels cost about three points here (measured with pixels). With hard ones, students at the rate of
+        # `mtt` go astray at first, so that no update would be made.
         changes |= {"soft_labels": "none", "lr_label": 5.0, "lr_student": 0.012}
         return {**shared, **_LABELS, **changes}
     return {**shared, **_LABELS, **changes, "lr_label": 20.0}

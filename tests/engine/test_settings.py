@@ -128,7 +128,7 @@ def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
         (
             "datm",
             "quick",
-            {"early_teacher": True},
+            {"early_teacher": True, "soft_labels": "learned"},
             r"early_teacher=True has no effect with labels_from='experts'; it needs labels_from='teacher'\. Pass that",
         ),
         (

@@ -55,11 +55,10 @@ class Patches(Pixels):
             )
         squares = [factor**2 for factor in factors[1:]]
         if expand not in squares:
-            listing = ", ".join(map(str, squares[:4])) + (", ..." if len(squares) > 4 else "")
             raise ValueError(
                 f"storage='patches' cuts images of {image_shape[1]}x{image_shape[2]} into a square number of patches, "
                 f"each with at least two pixels along a side and none outside the image; expand should be one of "
-                f"{listing}; got {expand!r}"
+                f"{_listed(squares)}; got {expand!r}"
             )
         return expand
 
@@ -140,6 +139,11 @@ def allowed_factors(image_shape: tuple[int, int, int]) -> list[int]:
     return [1, *some_inside]
 
 
+def _listed(numbers: list[int], most: int = 10) -> str:
+    """Return numbers as text, the first ones alone if there are many."""
+    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
+
+
 def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tuple[str, int]:
     """Return the storage form and the `expand` for which `factor=` is short: pixels for 1, else patches.
 
@@ -149,9 +153,9 @@ def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tupl
     """
     checked, factors = integer("factor", factor), allowed_factors(image_shape)
     if checked not in factors:
-        listing = ", ".join(map(str, factors))
         raise ValueError(
-            f"factor should be one of {listing} for images of {image_shape[1]}x{image_shape[2]} pixels; got {factor!r}"
+            f"factor should be one of {_listed(factors)} for images of {image_shape[1]}x{image_shape[2]} pixels; got "
+            f"{factor!r}"
         )
     return form_of_factor(checked)
 

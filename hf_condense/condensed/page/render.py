@@ -408,8 +408,8 @@ def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
     return markup(
         element(
             "p",
-            "Each image stands above the real image, of any class, that is nearest to it, and above their distance: "
-            "the root mean square over the pixels, 0 between equal images, 1 between black and white.",
+            "Below each image stand the real image nearest to it, of any class, and their distance: the root mean "
+            "square over the pixels, 0 between equal images, 1 between black and white.",
         ),
         element("div", *figures, class_="classes"),
     )
