@@ -10,7 +10,7 @@ from typing import Any
 
 import datasets
 
-from hf_condense.base.checks import names_arguments, number
+from hf_condense.base.checks import number
 from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
 from hf_condense.condensed.tabular import Column, Tabular
 from hf_condense.evaluation.elsewhere import TensorSet
@@ -69,7 +69,6 @@ class RankingScores(Tabular):
         ]
 
 
-@names_arguments
 def dd_ranking(
     train: datasets.Dataset | TensorSet,
     test: datasets.Dataset,

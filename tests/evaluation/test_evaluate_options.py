@@ -31,8 +31,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 def test_an_unknown_argument_names_the_one_that_may_have_been_meant(toy, small):
     with pytest.raises(TypeError, match=r"evaluate has no argument 'network'; did you mean 'networks'\?"):
         hf_condense.evaluate(small, toy, network="convnet-w4")
-    with pytest.raises(TypeError, match=r"dd_ranking has no argument 'networks'; did you mean 'network'\?"):
-        hf_condense.dd_ranking(small, toy, networks="convnet-w4")
 
 
 def test_several_networks_and_a_callable_are_trained_in_turn(toy, small):

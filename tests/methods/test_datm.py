@@ -157,7 +157,14 @@ def test_experts_with_batch_norm_label_rows_one_by_one() -> None:
 
 
 def test_recipe_names_the_experts_that_gave_the_labels() -> None:
-    options = {"experts": 3, "snapshots": 4, "snapshot_every": 2, "preset": "default", "storage": "pixels"}
+    options = {
+        "experts": 3,
+        "snapshots": 4,
+        "snapshot_every": 2,
+        "preset": "default",
+        "storage": "pixels",
+        "soft_labels": "learned",
+    }
     small = quick_method("datm", **options, max_start=2, first_max_start=1, expert_span=2).condense(toy_dataset())
     teacher = small.recipe.teacher
     assert (teacher["networks"], teacher["updates"], teacher["network"]) == (3, 6, "convnet-w8")
@@ -227,7 +234,8 @@ def test_rows_of_other_storage_forms_are_labelled_by_experts(storage: str) -> No
     runs: list[Run] = []
     ds = toy_dataset(size=16)
     expand = {} if storage == "patches" else {"expand": 4}
-    bench = quick_method("datm", storage=storage, steps=1, **expand, callbacks=[lambda run, *_: runs.append(run)])
+    options = {"storage": storage, "soft_labels": "learned", "steps": 1, **expand}
+    bench = quick_method("datm", **options, callbacks=[lambda run, *_: runs.append(run)])
     small = bench.condense(ds, 1)
     assert small.synthetic.soft_labels.shape == (12, 3)
     assert bool(torch.isfinite(small.synthetic.decoded()[0]).all())

@@ -107,6 +107,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {
             "method": "datm",
             "classes": 3,
+            "soft_labels": "learned",
             "lr_lr": 1e-4,
             "min_start": 1,
             "first_max_start": 2,
