@@ -76,9 +76,7 @@ def test_two_processes_agree_with_one(name: str, folder: Path) -> None:
     assert facts(folder, name, 0)["recipe"]["runtime"]["num_processes"] == 2
     of_two_processes = tensors(folder, name, 0)
     for stored_name, tensor in small.synthetic.stored.items():
-        # Coefficients can be many times as large as pixels, so that their rounding errors are, too.
-        rtol = 1e-5 if stored_name == "coefficients" else 0
-        torch.testing.assert_close(of_two_processes.pop(stored_name), tensor, atol=2e-5, rtol=rtol)
+        torch.testing.assert_close(of_two_processes.pop(stored_name), tensor, atol=2e-5, rtol=0)
     # Soft labels are logits, which can be above ten, so these tensors get a relative tolerance as well.
     others = {"labels": small.synthetic.labels, **small.synthetic.optional()}
     torch.testing.assert_close(of_two_processes, others, atol=2e-5, rtol=1e-5)
