@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import json
 import os
 import re
 import runpy
@@ -331,6 +332,53 @@ def test_papers_that_never_flip_keep_their_augmentation_on_digits() -> None:
     assert without_flips("dm") == without_flips("esp") == {"augment": no_flip}
     assert without_flips("rded") == {"augment": "crop"}
     assert without_flips("mtt") == {"augment": no_flip, "augment_expert": no_flip}
+
+
+def test_papers_numbers_on_digits_are_of_networks_trained_without_flips() -> None:
+    augmentation_of = names_of("benchmarks/paper.py")["augmentation_of"]
+    assert augmentation_of("dsa", "mnist") == "color_crop_cutout_scale_rotate"
+    assert augmentation_of("dsa", "cifar10") == "color_crop_cutout_flip_scale_rotate"
+    assert augmentation_of("dc", "mnist") is None
+
+
+def test_run_of_a_paper_makes_as_many_steps_as_fit_and_no_more_than_asked_for(tmp_path: Path) -> None:
+    main, rows = names_of("benchmarks/paper.py")["main"], tmp_path / "rows"
+    common = [
+        "--methods",
+        "dm",
+        "--ipc",
+        "1",
+        "--network",
+        "convnet-w8",
+        "--seeds",
+        "1",
+        "--epochs",
+        "1",
+        "--baselines",
+    ]
+
+    def steps(minutes: str, **options: Any) -> int:
+        texts = json.dumps({"batch_real": 8, **options})
+        places = ["--out", str(rows), "--checkpoints", str(tmp_path / minutes)]
+        (row,) = main([*common, *places, "--minutes", minutes, "--options", texts])
+        return row["steps"]
+
+    assert steps("1e-9") == 1
+    assert steps("99", steps=3) == 3
+    assert steps("99", steps=3) == 3  # which finds its checkpoint
+    assert [json.loads(line)["seconds per step"] is None for line in rows.read_text().splitlines()] == [
+        True,
+        False,
+        True,
+    ]
+
+
+def test_run_of_a_paper_scores_methods_without_steps(tmp_path: Path) -> None:
+    main = names_of("benchmarks/paper.py")["main"]
+    arguments = ["--methods", "random", "--ipc", "1", "--minutes", "1", "--fast", "--checkpoints", str(tmp_path)]
+    (row,) = main([*arguments, "--recipes", "dc", "--baselines"])
+    assert row["steps"] is None
+    assert [score["set"] for score in row["dc"]] == ["random_ipc1"]
 
 
 def test_pool_that_methods_share_is_recorded_once() -> None:

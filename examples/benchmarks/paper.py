@@ -1,24 +1,33 @@
 """Run any method at the length and settings of its paper, and print the accuracy beside the published one.
 
-This takes hours on a GPU and days on a CPU. A run that was stopped continues from its checkpoint. For example:
+This takes minutes to hours on a GPU and days on a CPU. With `--minutes`, a run makes as many of the paper's steps as
+fit, and the row says how many. A run that was stopped continues from its checkpoint. For example:
 
     python examples/benchmarks/paper.py uoft-cs/cifar10 --methods dm m3d --ipc 1 10
+    python examples/benchmarks/paper.py ylecun/mnist --methods dc --ipc 10 --minutes 30 --out rows.jsonl
 """
 
 import argparse
+import json
 import resource
 import time
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
+from hf_condense.engine.method import Method
 from hf_condense.engine.registry import get_method
+from hf_condense.engine.run import Run
+from hf_condense.engine.settings import settle
+from hf_condense.engine.task import Task
 from hf_condense.networks.training_recipe import RECIPES as TRAININGS
 
-# The recipe with which each paper evaluates its sets; papers that are not listed use dsa.
+# The recipe with which each paper evaluates its sets; papers that are not listed use dsa. On MNIST, the authors of dc
+# also take crops, scales and rotations, for 1,000 epochs.
 RECIPES = {"dc": "dc", "m3d": "idc", "idc": "idc", "dance": "idc", "ncfm": "idc"}
 # Test accuracy in per cent with ConvNet-3, by method, dataset and ipc. The numbers are from the readme of the authors'
 # code (dc, dsa, dm, idc), from the papers (mtt, tesla, dance, ncfm) and, for m3d and datm, from the table of a later
@@ -42,57 +51,141 @@ PUBLISHED = {
 }
 DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 NO_FLIP = "color_crop_cutout_scale_rotate"
+TRIAL = 40  # steps of the short run that measures how long one takes
+FORM = ("network", "storage", "expand", "factor", "pixel_range", "store_dtype")  # on which a preset may depend
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
-    """Run the benchmark and return the rows of its tables."""
+    """Run the benchmark and return a record for each set."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
     parser.add_argument("--methods", nargs="+", default=["dm"], help="names of methods")
     parser.add_argument("--ipc", nargs="+", type=int, default=[10], help="images per class, one or more numbers")
     parser.add_argument("--network", default="convnet", help="network for condensing and for evaluating")
     parser.add_argument("--seeds", type=int, default=5, help="networks trained on each set")
+    parser.add_argument("--minutes", type=float, help="make fewer steps than the paper if these would take longer")
+    parser.add_argument("--options", type=json.loads, default={}, help="more arguments of condense_dataset, as JSON")
+    parser.add_argument("--recipes", nargs="+", choices=TRAININGS, help="recipes of networks; default: the paper's")
+    parser.add_argument(
+        "--baselines", nargs="*", default=["random"], help="methods of the rows beside each set, or nothing"
+    )
+    parser.add_argument("--epochs", type=int, help="epochs of the trained networks; default: those of the recipe")
     parser.add_argument("--checkpoints", type=Path, default=Path("runs"), help="folder for checkpoints and sets")
+    parser.add_argument("--out", type=Path, help="file to which each row is added, as one JSON object in a line")
     parser.add_argument("--fast", action="store_true", help="two steps only, to see that it runs")
     args = parser.parse_args(argv)
     fast_options = {"steps": 2, "batch_real": 8, "experts": 1, "snapshots": 5, "student_steps": 2} if args.fast else {}
     if args.fast:
-        args.network, args.seeds = "convnet-w8", 2
+        args.network, args.seeds, args.epochs = "convnet-w8", 2, 2
 
+    if args.minutes is not None and args.minutes <= 0:
+        parser.error(f"--minutes should be positive; got {args.minutes}")
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
     ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
     name = Path(args.dataset or "mnist").name
     records = []
     for method in args.methods:
+        cls = get_method(method)
         for ipc in args.ipc:
-            accepted = get_method(method).Config.__dataclass_fields__
-            options = {key: value for key, value in fast_options.items() if key == "steps" or key in accepted}
+            accepted = cls.Config.__dataclass_fields__
+            options = {key: value for key, value in fast_options.items() if key in accepted}
             options |= without_flips(method) if name in DIGITS else {}
-            preset = "paper" if "paper" in get_method(method).presets else None  # esp has none
+            preset = "paper" if "paper" in cls.presets else None  # esp has none
+            common: dict[str, Any] = {"preset": preset, "network": args.network, **options, **args.options}
             folder = args.checkpoints / f"{name}_{method}_ipc{ipc}"
+            if args.minutes is not None and issubclass(cls, Method):
+                common["steps"] = steps_within(args.minutes, folder, ds["train"], method, ipc, common)
+            stamps: list[float] = []
+            if torch.cuda.is_available():
+                torch.cuda.reset_peak_memory_stats()
             started = time.perf_counter()
             small = condense_dataset(
-                ds["train"], method, ipc, preset=preset, network=args.network, checkpoint_dir=folder, **options
+                ds["train"],
+                method,
+                ipc,
+                checkpoint_dir=folder,
+                callbacks=[lambda run, done, loss, stamps=stamps: stamps.append(time.perf_counter())],
+                **common,
             )
             minutes = (time.perf_counter() - started) / 60
             small.save_condensed(folder / "set", overwrite=True)
-            recipe = RECIPES.get(method, "dsa")
-            table = evaluate(
-                small,
-                ds["test"],
-                networks=[args.network],
-                recipe=recipe,
-                # The papers test with flips also where the set was made without them.
-                augment=None if name in DIGITS else TRAININGS[recipe].augment,
-                seeds=args.seeds,
-                epochs=2 if args.fast else None,
-            )
-            published = PUBLISHED.get((method, name), {}).get(ipc, "not known")
-            print(table)
+            published = PUBLISHED.get((method, name), {}).get(ipc)
+            per_step = round((stamps[-1] - stamps[0]) / (len(stamps) - 1), 4) if len(stamps) > 1 else None
+            record: dict[str, Any] = {
+                "dataset": name,
+                "method": method,
+                "set": small.recipe.config_name,
+                "ipc": ipc,
+                "preset": small.recipe.preset,
+                "network": str(small.recipe.network),
+                "options": small.recipe.options,
+                "published": published,
+                "steps": small.recipe.steps,
+                "seconds per step": per_step,  # None if an earlier call made the steps
+                "minutes": round(minutes, 2),
+                "device": small.recipe.runtime["device_name"],
+                "memory": _memory(),
+            }
+            for recipe in args.recipes or [RECIPES.get(method, "dsa")]:
+                table = evaluate(
+                    small,
+                    ds["test"],
+                    source=ds["train"],
+                    networks=[args.network],
+                    recipe=recipe,
+                    augment=augmentation_of(recipe, name),
+                    baselines=args.baselines,
+                    seeds=args.seeds,
+                    epochs=args.epochs,
+                )
+                print(table)
+                rows = table.to_records()
+                record[recipe] = [{key: row[key] for key in ("set", "rows", "mean", "std", "n")} for row in rows]
+            records.append(record)
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            speed = f", {1000 * per_step:.1f} ms per step" if per_step is not None else ""
             print(
-                f"{method} ipc {ipc}: published {published}; this call took {minutes:.1f} min, {_memory()}", flush=True
+                f"{method} ipc {ipc}: published {published or 'not known'}; this call took {minutes:.1f} min{speed}, "
+                f"{record['memory']}",
+                flush=True,
             )
-            records += table.to_records()
     return records
+
+
+def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: str, ipc: int, options: dict) -> int:
+    """Return how many steps fit into the minutes, at most as many as the options or the paper ask for.
+
+    A short run measures how long a step takes. It records the experts or the pool, which are then in the cache and do
+    not count. The number is kept in the folder of checkpoints, for a run that goes on.
+    """
+    file = folder / "steps_within.json"
+    if file.is_file():
+        return json.loads(file.read_text())
+    stamps: list[float] = []
+    tasks: list[Task] = []
+
+    def stamp(run: Run, done: int, loss: float) -> None:
+        stamps.append(time.perf_counter())
+        tasks.append(Task(ipc, run.num_classes, run.source.image_shape))
+
+    condense_dataset(train, method, ipc, callbacks=[stamp], **{**options, "steps": TRIAL})
+    per_step = (stamps[-1] - stamps[TRIAL // 2]) / (TRIAL - 1 - TRIAL // 2)  # the first steps are slower
+    cls = get_method(method)
+    given = {name: value for name, value in options.items() if name in {*cls.Config.__dataclass_fields__, *FORM}}
+    most = cls.Config(**settle(cls, options["preset"], given, tasks[-1]).options).steps
+    steps = max(1, min(most, int(60 * minutes / per_step)))
+    folder.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(steps))
+    return steps
+
+
+def augmentation_of(recipe: str, dataset: str) -> str | None:
+    """Return how networks are trained: with flips also where a set was made without them, but never on digits."""
+    own = TRAININGS[recipe].augment
+    return "_".join(name for name in own.split("_") if name != "flip") if own and dataset in DIGITS else own
 
 
 def without_flips(method: str) -> dict[str, str]:

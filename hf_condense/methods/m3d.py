@@ -15,7 +15,7 @@ from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
-from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching, KeptTensors
+from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -173,7 +173,6 @@ def parse_scales(scales: str) -> tuple[float, ...]:
 
 
 _CHARACTERISTIC = "characteristic"
-_FREQUENCY_BYTES = 2**28  # of the frequencies of a draw that are kept until the next one
 _KERNELS: dict[str, Kernel] = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynomial}
 
 
@@ -191,8 +190,8 @@ class KernelMomentsConfig(EmbeddingConfig):
     normalise: bool = option(False, "Compare embeddings at length 1.")
     frequencies: int = option(
         1024,
-        "With kernel='characteristic': number of random frequencies, drawn anew for every class and draw of a real "
-        "batch. A larger number costs time and lessens noise.",
+        "With kernel='characteristic': number of random frequencies, drawn anew for every draw of real batches. A "
+        "larger number costs time and lessens noise.",
         ge=1,
         tiny=16,
     )
@@ -251,6 +250,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         cost="that of dm and Gram matrices; forwards of the real batch once per network",
         aliases=("echo",),
     )
+    version: ClassVar[int] = 2
     Config = KernelMomentsConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps at width 128, five per network on the same real batch.", _default),
@@ -269,7 +269,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         super().__init__(config)
         self._scales = torch.tensor(parse_scales(config.scales))
         self._frequencies_draw = -1  # the draw of the frequencies that are kept
-        self._frequencies = KeptTensors(_FREQUENCY_BYTES)
+        self._frequencies = torch.empty(0)
 
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, and record the pool if the options ask for one."""
@@ -308,6 +308,10 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
     def frequencies(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
         """Return the frequencies of a class in a draw, the same for real and synthetic rows.
 
+        Normal numbers are drawn once for all classes, on the CPU: drawing them for each class would take longer than
+        the rest of a GPU's step. Each class has their columns in an order of its own, which are normal numbers too; the
+        lengths of its frequencies are those of the other classes.
+
         Args:
             chunk: The chunk, which gives the draw.
             c: The class.
@@ -316,17 +320,17 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         Returns:
             (F, D).
         """
+        run, dimension = chunk.run, embeddings.shape[-1]
         if chunk.draw != self._frequencies_draw:
-            self._frequencies.clear()
-            self._frequencies_draw = chunk.draw
-
-        def draw() -> Tensor:
-            generator = chunk.run.rng("frequencies", chunk.run.source.class_names[c], chunk.draw)
-            normal = torch.randn(self.config.frequencies, embeddings.shape[-1], generator=generator)
+            normal = torch.randn(
+                self.config.frequencies, dimension, generator=run.rng("frequencies", chunk.draw)
+            )  # (F, D)
             scales = self._scales.repeat(-(-len(normal) // len(self._scales)))[: len(normal), None]  # (F, 1)
-            return to_device((scales * normal).to(embeddings.dtype), embeddings.device)
-
-        return self._frequencies.get(c, draw)
+            self._frequencies = to_device((scales * normal).to(embeddings.dtype), embeddings.device)
+            self._frequencies_draw = chunk.draw
+        names = run.source.class_names
+        order = torch.randperm(dimension, generator=run.rng("frequencies", names[c], chunk.draw))
+        return self._frequencies[:, to_device(order, embeddings.device)]
 
     def _characteristic(self, chunk: Chunk, c: int, synthetic: Tensor, real: Tensor) -> Tensor:
         """Return the discrepancy of a class, with a graph that does not hold its frequencies.
