@@ -343,34 +343,19 @@ def test_papers_numbers_on_digits_are_of_networks_trained_without_flips() -> Non
 
 def test_run_of_a_paper_makes_as_many_steps_as_fit_and_no_more_than_asked_for(tmp_path: Path) -> None:
     main, rows = names_of("benchmarks/paper.py")["main"], tmp_path / "rows"
-    common = [
-        "--methods",
-        "dm",
-        "--ipc",
-        "1",
-        "--network",
-        "convnet-w8",
-        "--seeds",
-        "1",
-        "--epochs",
-        "1",
-        "--baselines",
-    ]
+    common = ["--methods", "dm", "--ipc", "1", "--network", "convnet-w8", "--seeds", "1", "--epochs", "1"]
 
     def steps(minutes: str, **options: Any) -> int:
         texts = json.dumps({"batch_real": 8, **options})
         places = ["--out", str(rows), "--checkpoints", str(tmp_path / minutes)]
-        (row,) = main([*common, *places, "--minutes", minutes, "--options", texts])
+        (row,) = main([*common, *places, "--minutes", minutes, "--options", texts, "--baselines"])
         return row["steps"]
 
     assert steps("1e-9") == 1
     assert steps("99", steps=3) == 3
     assert steps("99", steps=3) == 3  # which finds its checkpoint
-    assert [json.loads(line)["seconds per step"] is None for line in rows.read_text().splitlines()] == [
-        True,
-        False,
-        True,
-    ]
+    seconds = [json.loads(line)["seconds per step"] for line in rows.read_text().splitlines()]
+    assert [number is None for number in seconds] == [True, False, True]  # one step, three, none
 
 
 def test_run_of_a_paper_scores_methods_without_steps(tmp_path: Path) -> None:

@@ -159,11 +159,12 @@ def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: 
     """Return how many steps fit into the minutes, at most as many as the options or the paper ask for.
 
     A short run measures how long a step takes. It records the experts or the pool, which are then in the cache and do
-    not count. The number is kept in the folder of checkpoints, for a run that goes on.
+    not count. The number is kept in the folder of checkpoints, for a run of the same minutes that goes on.
     """
     file = folder / "steps_within.json"
-    if file.is_file():
-        return json.loads(file.read_text())
+    kept = json.loads(file.read_text()) if file.is_file() else {}
+    if kept.get("minutes") == minutes:
+        return kept["steps"]
     stamps: list[float] = []
     tasks: list[Task] = []
 
@@ -178,7 +179,7 @@ def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: 
     most = cls.Config(**settle(cls, options["preset"], given, tasks[-1]).options).steps
     steps = max(1, min(most, int(60 * minutes / per_step)))
     folder.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(steps))
+    file.write_text(json.dumps({"minutes": minutes, "steps": steps}))
     return steps
 
 
