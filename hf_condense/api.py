@@ -185,6 +185,8 @@ def condense_dataset(
         Interrupts(_remains_in_cache(cache)) as interrupts,
     ):
         accelerator = get_accelerator(accelerator)
+        if checkpoint_dir is not None and any(issubclass(get_method(name), Method) for name in candidates):
+            from_main(accelerator, partial(_claim, local_path(checkpoint_dir)))
         trackers = tracker_host(log_with, logging_dir)
         shows_progress = progress and accelerator.is_local_main_process
         read = partial(
@@ -217,8 +219,8 @@ def condense_dataset(
         settings = settle(get_method(method), settled_preset, given, task)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
-        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers)
-        small = _condense(run, get_method(method), settings, preset, outside, started)
+        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started)
+        small = _condense(run, get_method(method), settings, preset, outside)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
@@ -228,22 +230,22 @@ _ARGUMENTS = tuple(name for name in inspect.signature(condense_dataset).paramete
 
 @dataclass(frozen=True)
 class _Outside:
-    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers."""
+    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers; and when the call began."""
 
     folder: str | Path | None
     every: int
     callbacks: Sequence[Callback]
     trackers: Accelerator | None
+    started: float
 
     def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
         if self.folder is None:
-            return Saving(None, self.every, identity, None)
+            return Saving(None, self.every, identity, None, self.started)
         folder = local_path(self.folder)
-        from_main(run.accelerator, partial(_claim, folder))
         # The main process alone writes them, perhaps to a disk that the others do not see.
         resumed = from_main(run.accelerator, partial(read_checkpoint, folder, identity))
-        return Saving(folder, self.every, identity, resumed)
+        return Saving(folder, self.every, identity, resumed, self.started)
 
 
 def _claim(folder: Path) -> None:
@@ -259,7 +261,6 @@ def _condense(
     settings: Settings,
     preset: str | None,
     outside: _Outside,
-    started: float,
 ) -> CondensedDataset:
     """Run a method of any kind and return its set."""
     method = cls(cls.Config.build(settings.options))
@@ -272,21 +273,22 @@ def _condense(
         if names := [name for name, value in unused.items() if value]:
             logger.warning("%s: without effect, because %r takes no steps", ", ".join(names), recipe.method)
     if isinstance(method, Selector):
-        return select_coreset(run, method, recipe, started)
+        return select_coreset(run, method, recipe, outside.started)
     if isinstance(method, Composer):
-        run.synthetic = method.compose(run)
+        run.synthetic, earlier = method.compose(run), 0.0
     else:
         steps, saving = recipe.steps or 0, outside.saving(run, identity(recipe, run, method))
         run.plan = plan_run(run, method, steps, saving.resumed)
         with tracked(outside.trackers, recipe.to_dict(), steps, outside.every) as reports:
             optimise(run, method, steps, saving, [*outside.callbacks, *reports])
-    return finish_synthetic(run, recipe, started)
+        earlier = saving.earlier_seconds
+    return finish_synthetic(run, recipe, outside.started - earlier)
 
 
 def _remains_in_cache(cache: bool) -> str:
     """Say what an interruption before the first step leaves behind."""
     if cache_enabled(cache):
-        return "what was decoded and recorded is in the cache, where the same run finds it"
+        return "what was finished of decoding and of recording networks is in the cache, where the same run finds it"
     return "nothing was kept, because the cache is off"
 
 

@@ -10,6 +10,7 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -291,21 +292,26 @@ def run(
 
     if private and repo is None:
         raise click.UsageError("--private is for the repository of --push, which is missing")
+    if split != "train" and _is_one_split(dataset):
+        raise click.UsageError(f"--split {split}: {dataset!r} holds a single split, so there is none to choose")
     from hf_condense import condense_dataset
+    from hf_condense.base.cache import check_place
 
+    place = out or Path("condensed") / Path(dataset).resolve().name
+    _by_main(lambda: check_place(local_path(place)))
     started = time.perf_counter()
-    ds = _load(dataset, config, split, "--split")
+    splits = _splits(dataset, config)
+    ds = _picked(splits, dataset, split, "--split")
     steps = _step_profile() if profile else None
     watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
     small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
     if steps is not None:
         _echo(f"{steps.report()}\n")
-    place = out or Path("condensed") / Path(dataset).resolve().name
     folder = _by_main(lambda: _save(small, place, overwrite, name))
     _echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     _echo(f"Saved {folder}.")
     data = {"source": dataset, "source_split": None if split == "train" else split, "config": config}
-    if _is_one_split(dataset):
+    if split == "test" or "test" not in splits:
         data["test"] = "TEST_DATASET"
     columns = {column: settings[column] for column in ("image_column", "label_column")}
     _echo(f"To see what the set is worth:  {command_line('eval', folder, **data, **columns, **_short_training(small))}")
@@ -435,6 +441,11 @@ def evaluate_command(
 
     if test is None and _is_one_split(source):
         raise click.UsageError(f"{source!r} holds a single split; name the rows to test on by --test")
+    if test in (None, source) and test_split == source_split:
+        raise click.UsageError(
+            f"networks would be tested on the rows that the set was made of: {source!r}, split {test_split!r}. Name "
+            "another --test-split, or another dataset by --test"
+        )
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
     size = None if image_size is None else _parse_size(image_size)
     settings.update(lr=_parse_rates(rates), ipc=ipc or None)
@@ -446,7 +457,7 @@ def evaluate_command(
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
     evaluation = evaluate(
         train,
-        _load(test or source, config, test_split, "--test-split"),
+        _load(test or source, config, test_split, "--test-split, or other rows by --test"),
         source=_load(source, config, source_split, "--source-split"),
         networks=networks,
         baselines=baselines,
@@ -577,11 +588,13 @@ def _step_profile() -> StepProfile:
 
 
 def _load(name: str, config: str | None, split: str, option: str | None = None) -> Dataset | DatasetDict:
-    """Load one split of a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote.
+    """Load one split of a dataset; see `_splits` and `_picked`."""
+    return _picked(_splits(name, config), name, split, option)
 
-    `option` is the option of the command line that names the split, if there is one.
-    """
-    from datasets import DatasetDict, load_from_disk
+
+def _splits(name: str, config: str | None) -> Dataset | DatasetDict:
+    """Load a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
+    from datasets import load_from_disk
 
     name = os.path.expanduser(name)
     if Path(name).is_file():
@@ -596,6 +609,17 @@ def _load(name: str, config: str | None, split: str, option: str | None = None) 
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
         raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
+    whole: Dataset | DatasetDict = loaded
+    return whole
+
+
+def _picked(loaded: Dataset | DatasetDict, name: str, split: str, option: str | None) -> Dataset | DatasetDict:
+    """Return one split of a dataset that was loaded; what is a single split is returned as it is.
+
+    `option` is the option of the command line that names the split, if there is one.
+    """
+    from datasets import DatasetDict
+
     if not isinstance(loaded, DatasetDict):
         return loaded
     if split not in loaded:
@@ -661,7 +685,10 @@ def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
 
 
 def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None = None) -> Path:
-    """Save a set. If another one is in the way, save it in a new folder beside that one, so that no work is lost."""
+    """Save a set. If another one is in the way, or the folder cannot be written to, save it elsewhere.
+
+    So no work is lost: in a new folder beside the one that is in the way, or in one for temporary files.
+    """
     try:
         return small.save_condensed(out, name, overwrite=overwrite)
     except (FileExistsError, CondensedFormatError) as error:  # the second: another set or the card there is damaged
@@ -671,6 +698,11 @@ def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None 
         reason = as_options(str(error), click.get_current_context().command)
         click.echo(f"warning: {reason}; saved beside it, in {beside}", err=True)
         return small.save_condensed(beside, name)
+    except OSError as error:
+        elsewhere = Path(tempfile.mkdtemp(prefix="hf_condense-"))
+        folder = small.save_condensed(elsewhere, name)
+        click.echo(f"warning: {error.strerror or error}; saved in {elsewhere}", err=True)
+        return folder
 
 
 def _short_training(small: CondensedDataset) -> dict[str, str | None]:

@@ -315,4 +315,9 @@ def check_method(name: str, **options: Any) -> None:
 
 def quick_method(name: str, **options: Any) -> MethodUnderTest:
     """Return a method under test with options that make it quick, and others that are given."""
-    return MethodUnderTest(name, {**get_method(name).Config.tiny_options(), **options})
+    config = get_method(name).Config
+    quick = {**config.tiny_options(), **options}
+    used = {
+        option: value for option, value in config.tiny_options().items() if config.unmet_need(option, quick) is None
+    }
+    return MethodUnderTest(name, {**used, **options})

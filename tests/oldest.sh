@@ -22,11 +22,12 @@ else
 fi
 
 # datasets 4.0, torch 2.6 and torchvision 0.21 set no upper bound for numpy, pandas, pyarrow and pillow, so these are held
-# to versions of the same age.
+# to versions of the same age. Of transformers, which the tests need, only this version takes huggingface-hub 1.0.
 "${python:?none found; set PYTHON}" -m venv "$place"
 "$place/bin/pip" install \
   "torch==2.6.*" "torchvision==0.21.*" "datasets==4.0.*" "huggingface-hub==1.0.*" "safetensors==0.4.3" \
-  "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<11.3" --editable "$root[test]"
+  "accelerate==1.0.*" "click==8.1.*" "numpy<2.3" "pandas<3" "pyarrow<22" "pillow<11.3" \
+  "transformers==5.0.0rc0" --editable "$root[test]"
 "$place/bin/pip" check
 
 cd "$root"

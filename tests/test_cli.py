@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import unicodedata
 from pathlib import Path
 
@@ -19,7 +21,7 @@ import torch
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from PIL import Image
 
-from hf_condense import __version__, list_condensed, list_methods, load_condensed
+from hf_condense import CondensedDataset, __version__, list_condensed, list_methods, load_condensed
 from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import _method_options, _parse_option, main
 from hf_condense.methods.dm import DistributionMatching
@@ -99,6 +101,36 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
 
+def test_run_refuses_a_place_that_cannot_be_written_before_it_reads(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    run = ("run", "/no/such/folder", "--method", "random", "--quiet")
+    code, _, err = program(*run, "--out", tmp_path / "file" / "sets")
+    assert code == 1
+    assert "cannot be read or written" in err
+    assert "choose another place" in err
+
+
+def test_run_never_loses_a_set_to_a_place_that_fails_at_the_end(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save, places = CondensedDataset.save_condensed, []
+
+    def full(small: CondensedDataset, place: Path, *arguments: object, **options: object) -> Path:
+        places.append(place)
+        if len(places) == 1:
+            raise OSError(errno.ENOSPC, f"no space left while writing {place}")
+        return save(small, place, *arguments, **options)
+
+    monkeypatch.setattr(CondensedDataset, "save_condensed", full)
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    code, _, err = program("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
+    assert code == 0
+    assert places[0] == tmp_path / "set"
+    assert f"no space left while writing {places[0]}; saved in {places[1]}" in err
+    assert list_condensed(places[1]) == ["random_ipc1"]
+
+
 def test_run_never_loses_a_set_to_a_damaged_one(
     program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,8 +158,9 @@ def test_run_saves_two_sets_of_one_method_under_their_names(program: Program, fo
 def test_run_ends_with_a_command_that_measures_the_set(program: Program, folder: Path, tmp_path: Path) -> None:
     place, out = tmp_path / "my toys", tmp_path / "my sets"
     shutil.copytree(folder, place)
+    (place / "train.parquet").rename(place / "validation.parquet")
     what = ("--method", "dm", "--preset", "quick", "--steps", 1, "--option", "batch_real=4", "--ipc", 1, "--quiet")
-    where = ("--config", "default", "--split", "test", "--label-column", "label", "--network", "convnet-w8")
+    where = ("--config", "default", "--split", "validation", "--label-column", "label", "--network", "convnet-w8")
     code, printed, _ = program("run", place, *what, *where, "--out", out)
     assert code == 0
     (line,) = [line for line in printed.splitlines() if line.startswith("To see what the set is worth:  ")]
@@ -135,7 +168,7 @@ def test_run_ends_with_a_command_that_measures_the_set(program: Program, folder:
     (made,) = list_condensed(out)
     assert words[:5] == ["hf-condense", "eval", str(out / made), "--source", str(place)]
     options = dict(zip(words[5::2], words[6::2], strict=True))
-    given = {"--config": "default", "--source-split": "test", "--label-column": "label"}
+    given = {"--config": "default", "--source-split": "validation", "--label-column": "label"}
     assert options == {**given, "--network": "convnet-w8", "--recipe": "dc"}
     assert program(*words[1:], "--baseline", "none", *SHORT)[0] == 0
 
@@ -227,6 +260,29 @@ def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path,
     code, out, _ = program("eval", saved, "--source", folder, "--baseline", "none", *quick)
     assert code == 0
     assert "random" not in out
+
+
+def test_hints_about_a_dataset_without_a_test_split_lead_to_other_rows(
+    program: Program, toy: Dataset, tmp_path: Path
+) -> None:
+    place = tmp_path / "train alone"
+    toy.to_parquet(place / "train.parquet")
+    code, printed, _ = program("run", place, "--method", "random", *QUICK, "--out", tmp_path / "sets")
+    assert code == 0
+    assert "--test TEST_DATASET" in printed
+    evaluation = ("eval", tmp_path / "sets", "--source", place, *SHORT)
+    code, _, err = program(*evaluation)
+    assert code == 1
+    assert "its splits: train; choose one by --test-split, or other rows by --test" in err
+    for same in ((), ("--test", place)):
+        code, _, err = program(*evaluation, *same, "--test-split", "train")
+        assert code == 2
+        assert "tested on the rows that the set was made of" in err
+    disk = tmp_path / "disk"
+    toy.save_to_disk(disk)
+    code, _, err = program("run", disk, "--method", "random", "--split", "validation", *QUICK)
+    assert code == 2
+    assert "holds a single split, so there is none to choose" in err
 
 
 def test_eval_refuses_to_test_on_the_rows_that_the_set_was_made_from(

@@ -21,6 +21,7 @@ import torch
 from hf_condense import condense_dataset, evaluate
 from hf_condense.condensed.decoders import Origin, decoder_class
 from hf_condense.demo_data import load_demo
+from hf_condense.engine.registry import get_method
 from hf_condense.networks.training_recipe import RECIPES
 
 DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--network", default="convnet-w32", help="network for condensing and for evaluating")
     parser.add_argument("--recipes", nargs="+", default=["dc"], choices=RECIPES, help="recipes of the trained networks")
     parser.add_argument("--max-updates", nargs="+", type=int, help="caps on their updates, one per recipe; 0: no cap")
-    parser.add_argument("--augment", help="augmentation of condensing and of recipes that augment; default: their own")
+    parser.add_argument("--augment", help="augmentation without flips, of methods and recipes that flip")
     parser.add_argument("--epochs", type=int, help="epochs of these networks; default: those of the recipe")
     parser.add_argument("--seeds", type=int, default=3, help="networks trained on each set")
     parser.add_argument("--held-out", type=int, help="test on this many rows of the training set, which are left out")
@@ -98,7 +99,7 @@ def measured(
     """
     storage, _, expand = form.partition(":")
     common = {"preset": "quick", "network": args.network, "storage": storage, "expand": int(expand) if expand else None}
-    common |= {"augment": args.augment} if args.augment else {}
+    common |= {"augment": args.augment} if args.augment and "flip" in families_of(method) else {}
     stamps: list[float] = []
 
     def condense(steps: int) -> tuple:
@@ -150,6 +151,12 @@ def measured(
             for row in table.to_records()
         ]
     return record
+
+
+def families_of(method: str) -> list[str]:
+    """Return the families of augmentation that a method uses unless an option says otherwise."""
+    augment: str = getattr(get_method(method).Config, "augment", "none")
+    return augment.split("_")
 
 
 def augmentation_of(recipe: str, args: argparse.Namespace) -> str | None:

@@ -12,6 +12,7 @@ import re
 import secrets
 import shutil
 import stat
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from typing import Any
 import datasets
 import psutil
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 logger = logging.getLogger("hf_condense")
@@ -118,25 +119,43 @@ def atomic_file(target: Path) -> Iterator[Path]:
 def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of a cached file, which is written first if it is missing or damaged.
 
+    If it cannot be written, because the disk is full or the folder belongs to somebody else, a warning says so: what
+    was made is not lost.
+
     Args:
         file: A `.safetensors` file in the cache.
         make: Function that returns the tensors, on the CPU.
 
     Raises:
-        OSError: If the disk is full, or the file cannot be read or written; the message says what to do.
+        OSError: If there is a file that cannot be read; the message says what to do.
     """
     if file.is_file():
         try:
+            with explained_access(file):
+                file.open("rb").close()  # the reader of tensors does not say why it cannot open a file
             return load_file(file)
         except SafetensorError as error:
             logger.warning("%s in the cache is damaged (%s), so that it is made again", file, error)
             with explained_access(file):
                 file.unlink(missing_ok=True)
-    tensors = make()
-    with atomic_file(file) as work:
-        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, work)
+    tensors = {name: tensor.contiguous() for name, tensor in make().items()}
+    try:
+        write_tensors(file, tensors)
+    except OSError as error:
+        logger.warning("%s. What was computed is used, but not cached", error.strerror or error)
+        return tensors
     logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
     return load_file(file)
+
+
+def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
+    """Write contiguous tensors on the CPU to a file, in one step.
+
+    Raises:
+        OSError: If the disk is full, or the file cannot be made; the message says what to do.
+    """
+    with atomic_file(file) as work:
+        work.write_bytes(save(tensors))  # where the disk is full, `save_file` raises no OSError
 
 
 def remove_folder(folder: Path) -> None:
@@ -216,7 +235,7 @@ def explained_disk_errors(target: Path) -> Iterator[None]:
             raise OSError(
                 error.errno,
                 f"no space left while writing {target} ({free:.0f} MiB free); what was there before is whole. "
-                "Free some space, or choose another place (HF_HOME moves the cache, cache=False does not use it)",
+                f"Free some space, or {_other_place(target)}",
             ) from error
         raise
 
@@ -230,13 +249,30 @@ def explained_access(target: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or error.filename is None:  # it is explained already
             raise
-        cached = cache_folder("") in target.parents
-        place = f"the cache, {target}," if cached else str(target)
-        remedy = "HF_HOME moves the cache, cache=False does not use it" if cached else "choose another place"
+        place = f"the cache, {target}," if cache_folder("") in target.parents else str(target)
         reason = f"{os.strerror(error.errno)}: {error.filename}"
         raise OSError(
-            error.errno, f"{place} cannot be read or written ({reason}); ask its owner for access, or {remedy}"
+            error.errno,
+            f"{place} cannot be read or written ({reason}); ask its owner for access, or {_other_place(target)}",
         ) from error
+
+
+def _other_place(target: Path) -> str:
+    """Say how to have a file elsewhere, as the end of a sentence."""
+    if cache_folder("") not in target.parents:
+        return "choose another place"
+    return "have another cache (HF_HOME moves it, cache=False does not use it)"
+
+
+def check_place(folder: Path) -> None:
+    """Raise unless files can be written to a folder, or to the one in which it would be made.
+
+    Raises:
+        OSError: If not; the message says what to do.
+    """
+    with explained_access(folder):
+        nearest = folder if os.path.exists(folder) else _nearest_folder(folder)
+        tempfile.TemporaryFile(dir=nearest).close()
 
 
 def _nearest_folder(path: Path) -> Path:

@@ -147,7 +147,7 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: 
     # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
     steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5)
     pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
-    if _POOL.keys() & given.keys():
+    if any(given[name] for name in _POOL.keys() & given.keys()):  # calibration=0 asks for no pool
         has_pool = pool["networks"] == "pool"
     else:
         has_pool = pays and "steps" not in given and task.num_classes > 1 and _is_trainable(spec, task)

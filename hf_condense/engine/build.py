@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import typing
@@ -109,10 +110,18 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         method: The method.
         steps: Number of updates.
         checkpoint: The checkpoint that the run resumes from, if any. Its plan is kept, because another one would give
-            other bits, unless it was made for another number of processes or needs more memory than there is.
+            other bits, unless it was made for another number of processes or needs more memory than there is, or the
+            caller decides about compiling otherwise.
     """
     if checkpoint is not None and (reason := _reason_against(checkpoint, run, method)) is None:
-        return checkpoint.plan
+        if run.compile in ("auto", checkpoint.plan.compile):
+            return checkpoint.plan
+        logger.warning(
+            "compile=%s is not what the run had before; the result differs by rounding from that of an uninterrupted "
+            "run",
+            run.compile,
+        )
+        return dataclasses.replace(checkpoint.plan, compile=bool(run.compile))
     network = run.factory.build(run.seed, "template")
     rows = method.rows_per_step(run).values()
     plan = make_plan(

@@ -13,12 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_condense.base.cache import atomic_file
+from hf_condense.base.cache import atomic_file, explained_access
 from hf_condense.engine.plan import Plan
 
 logger = logging.getLogger("hf_condense")
 
 FILE_NAME = "checkpoint.safetensors"
+_FACTS = "hf_condense_checkpoint"  # in the metadata of the file
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Checkpoint:
         plan: How the work of a step is cut. A resumed run must cut it in the same way to repeat the same bits.
         tensors: The synthetic set, the optimiser's state and the method's state, by dotted name.
         processes: Number of processes of the run that wrote it.
+        seconds: How long the run has taken so far, with the calls before it was resumed.
     """
 
     step: int
@@ -38,18 +40,35 @@ class Checkpoint:
     plan: Plan
     tensors: dict[str, Tensor]
     processes: int = 1
+    seconds: float = 0.0
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with a prefix and a dot, without that prefix."""
         return {name[len(prefix) + 1 :]: t for name, t in self.tensors.items() if name.startswith(f"{prefix}.")}
 
     def write(self, folder: Path) -> None:
-        """Write the checkpoint into a folder. An earlier one stays whole until the new one replaces it."""
-        run = {"step": self.step, "identity": self.identity, "plan": self.plan.to_dict(), "processes": self.processes}
+        """Write the checkpoint into a folder. An earlier one stays whole until the new one replaces it.
+
+        Raises:
+            ValueError: If the folder holds the checkpoint of another run, which must have come since this one began.
+            OSError: If the disk is full, or the file cannot be made; the message says what to do.
+        """
+        if (other := _identity_in(folder)) is not None and (differences := _differences(other, self.identity)):
+            raise ValueError(
+                f"another run has written its checkpoint to {folder} since this one began, and it is not replaced "
+                f"({'; '.join(differences)}); runs at the same time each need a checkpoint_dir= of their own"
+            )
+        run = {
+            "step": self.step,
+            "identity": self.identity,
+            "plan": self.plan.to_dict(),
+            "processes": self.processes,
+            "seconds": self.seconds,
+        }
         facts = json.dumps(run, sort_keys=True)
         # Cloning matters: a method's state may hold one tensor under two names, which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        content = save(tensors, metadata={"hf_condense_checkpoint": facts})
+        content = save(tensors, metadata={_FACTS: facts})
         with atomic_file(folder / FILE_NAME) as file:
             file.write_bytes(content)
 
@@ -65,31 +84,54 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
         The checkpoint, or None if the folder has none.
 
     Raises:
-        ValueError: If the checkpoint belongs to another run (the message names every difference) or cannot be read.
+        ValueError: If the checkpoint belongs to another run (the message names every difference) or is damaged.
+        OSError: If the file cannot be opened; the message says what to do.
     """
     file = folder / FILE_NAME
     if not file.is_file():
         return None
+    with explained_access(file):
+        file.open("rb").close()  # the reader of tensors does not say why it cannot open a file
     try:
         with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()["hf_condense_checkpoint"])
+            facts = json.loads(opened.metadata()[_FACTS])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         plan, processes = Plan(**facts["plan"]), facts.get("processes", 1)
-        checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes)
+        seconds = facts.get("seconds", 0.0)
+        checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes, seconds)
+    except MemoryError:
+        raise
     except Exception as error:
-        raise ValueError(f"{file} cannot be read as a checkpoint ({error}); remove it to start again") from error
-    saved = _flat(checkpoint.identity)
-    current = _flat(json.loads(json.dumps(identity)))  # in JSON, tuples become lists
-    differences = [
-        f"{name}: {saved.get(name)!r} in the checkpoint, {current.get(name)!r} in this run"
-        for name in sorted({*saved, *current})
-        if saved.get(name) != current.get(name)
-    ]
-    if differences:
         raise ValueError(
-            f"{file} belongs to another run ({'; '.join(differences)}); pass another checkpoint_dir, or remove the file"
+            f"{file} cannot be read as a checkpoint ({error}): it is damaged, or of another version of hf_condense; "
+            "remove it to start again"
+        ) from error
+    if differences := _differences(checkpoint.identity, identity):
+        raise ValueError(
+            f"{file} belongs to another run ({'; '.join(differences)}). To go on with that one, pass what it has; to "
+            "start this one, pass another checkpoint_dir=, or remove the file"
         )
     return checkpoint
+
+
+def _identity_in(folder: Path) -> dict[str, Any] | None:
+    """Return the identity of the checkpoint in a folder, or None if there is none that can be read."""
+    try:
+        with safe_open(folder / FILE_NAME, framework="pt") as opened:
+            identity: dict[str, Any] = json.loads(opened.metadata()[_FACTS])["identity"]
+    except Exception:  # the file is missing or damaged: then nothing of value is replaced
+        return None
+    return identity
+
+
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+    """Return what differs between the identity in a checkpoint and that of this run, one sentence for each fact."""
+    before, now = _flat(saved), _flat(json.loads(json.dumps(current)))  # in JSON, tuples become lists
+    return [
+        f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} in this run"
+        for name in sorted({*before, *now})
+        if before.get(name) != now.get(name)
+    ]
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gc
 import logging
+import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -40,6 +41,7 @@ class Saving:
         every: Steps between two checkpoints.
         identity: The facts that identify the run.
         resumed: The checkpoint to resume from, or None to start from the beginning.
+        started: When the call began, by `time.perf_counter`.
 
     There is one checkpoint at most: the next one replaces it.
     """
@@ -48,6 +50,12 @@ class Saving:
     every: int
     identity: dict[str, Any]
     resumed: Checkpoint | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    @property
+    def earlier_seconds(self) -> float:
+        """How long the run had taken when the checkpoint to resume from was written."""
+        return 0.0 if self.resumed is None else self.resumed.seconds
 
     def remains(self, done: int, steps: int) -> str:
         """Say what an interruption after some steps leaves behind, and how to go on."""
@@ -103,9 +111,10 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             if callbacks:  # one of them may take long in one process, or fail there
                 together(run.accelerator, partial(_call, callbacks, run, done, value))
             ends = optimisation.is_interrupted
+            is_kept = True
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
-                optimisation.save(done)
-            if ends or done == steps:
+                is_kept = optimisation.save(done, is_last=done == steps and not ends)
+            if is_kept and (ends or done == steps):
                 run.interrupts.remains = saving.remains(done, steps)
             if ends:
                 optimisation.check()
@@ -284,7 +293,7 @@ class _Optimisation:
             step = len(self.values) - len(are_finite) + are_finite.index(False)
             raise NonFiniteLossError(
                 f"the loss, its gradient or the update is not finite at step {step} (loss {self.values[step]}); "
-                f"{self._kept(step)}. A smaller learning rate, {self.method.rate_remedy}, usually helps"
+                f"{self._kept(step)}. A smaller learning rate, {self.method.rates(self.run)}, usually helps"
             )
 
     def _exchanged(self, total: Tensor | None, t: int) -> Tensor | None:
@@ -312,24 +321,42 @@ class _Optimisation:
         self._signal_somewhere = bool(signals)
         return None if bool(shortages) else value
 
-    def save(self, done: int) -> None:
-        """Write a checkpoint from the main process; the others wait, and fail if it fails."""
-        self.check()
-        from_main(self.run.accelerator, partial(self._write, done))
+    def save(self, done: int, *, is_last: bool = False) -> bool:
+        """Write a checkpoint from the main process; the others wait, and fail if it fails.
 
-    def _write(self, done: int) -> None:
-        run = self.run
-        if self.saving.folder is not None:
-            groups = {
-                "synthetic": run.synthetic.state(),
-                "auxiliary": self.auxiliary,
-                "optimiser": optimiser_tensors(self.optimiser),
-                "method": self.method.state(run),
-                "history": {"values": torch.tensor(self.values.fetched(), dtype=torch.float64)},
-            }
-            tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
-            processes = run.accelerator.num_processes
-            Checkpoint(done, self.saving.identity, run.plan, tensors, processes).write(self.saving.folder)
+        Args:
+            done: Steps that are done.
+            is_last: Whether the set is finished. Then a checkpoint that cannot be written is worth a warning only.
+
+        Returns:
+            Whether it was written.
+        """
+        self.check()
+        return from_main(self.run.accelerator, partial(self._write, done, is_last))
+
+    def _write(self, done: int, is_last: bool) -> bool:
+        run, saving = self.run, self.saving
+        groups = {
+            "synthetic": run.synthetic.state(),
+            "auxiliary": self.auxiliary,
+            "optimiser": optimiser_tensors(self.optimiser),
+            "method": self.method.state(run),
+            "history": {"values": torch.tensor(self.values.fetched(), dtype=torch.float64)},
+        }
+        tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
+        processes = run.accelerator.num_processes
+        seconds = saving.earlier_seconds + time.perf_counter() - saving.started
+        checkpoint = Checkpoint(done, saving.identity, run.plan, tensors, processes, seconds)
+        assert saving.folder is not None
+        try:
+            checkpoint.write(saving.folder)
+        except (OSError, ValueError) as error:
+            if not is_last:
+                raise
+            reason = (isinstance(error, OSError) and error.strerror) or error
+            logger.warning("the checkpoint of the last step was not written: %s. The set itself is whole", reason)
+            return False
+        return True
 
     @torch.no_grad()
     def resume(self) -> int:

@@ -162,10 +162,31 @@ class MethodConfig:
         """Return the options with which a run on toy images takes seconds, by name."""
         return {f.name: f.metadata["tiny"] for f in dataclasses.fields(cls) if f.metadata.get("tiny") is not None}
 
+    @classmethod
+    def unmet_need(cls, name: str, options: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
+        """Return what makes an option void, if anything: another option, and the values of it that would be right.
+
+        Args:
+            name: The option.
+            options: The values of options by name; one that is missing has its default.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        needs: Mapping[str, tuple[Any, ...]] = fields[name].metadata.get("needs") or {}
+        for other, suitable in needs.items():
+            if other in fields and options.get(other, fields[other].default) not in suitable:
+                choices = fields[other].metadata.get("choices") or suitable
+                return other, tuple(value for value in suitable if value in choices)
+        return None
+
     def of_role(self, role: str, default: Any = None) -> Any:
         """Return the value of the option that declares a role, or the default if no option declares it."""
-        names = [f.name for f in dataclasses.fields(self) if f.metadata.get("role") == role]
-        return getattr(self, names[-1]) if names else default
+        name = self.name_of_role(role)
+        return default if name is None else getattr(self, name)
+
+    @classmethod
+    def name_of_role(cls, role: str) -> str | None:
+        """Return the name of the option that declares a role, or None if no option declares it."""
+        return next((f.name for f in reversed(dataclasses.fields(cls)) if f.metadata.get("role") == role), None)
 
 
 def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
@@ -271,7 +292,7 @@ class Method(_Declared[ConfigT]):
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
     rate_remedy: ClassVar[str] = "such as lr_img"
-    """Which learning rates may be too large if a step is not finite."""
+    """Which learning rates may be too large if a step is not finite; see `rates`."""
     memory_remedy: ClassVar[str] = "a smaller network, batch_syn, batch_real or image_size needs less"
     """What to change if a step does not fit into memory, as the end of a sentence."""
 
@@ -356,6 +377,11 @@ class Method(_Declared[ConfigT]):
         loss is computed. If memory is not enough, the step starts again with smaller chunks: note that something has
         been loaded or drawn for a step only once it is there.
         """
+
+    def rates(self, run: Run) -> str:
+        """Return `rate_remedy`, with lr_stored in place of lr_img where the run's storage form does not use that."""
+        uses_image_rate = run.decoder.own_rate is None and self.config.of_role("stored_rate") is None
+        return self.rate_remedy if uses_image_rate else self.rate_remedy.replace("lr_img", "lr_stored")
 
     def adjust_gradients(self, run: Run) -> None:
         """Change the gradients of an update, which are those of all processes together; default: nothing."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
@@ -17,6 +18,8 @@ from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, check_network
 from hf_condense.source.class_source import ClassSource
+
+logger = logging.getLogger("hf_condense")
 
 RUN_DEFAULTS: dict[str, Any] = {"network": "convnet", "pixel_range": "valid", "store_dtype": "float32"}
 _STORAGE = ("storage", "expand", "factor")  # what names a form
@@ -82,6 +85,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     _check_needs(cls, caller_values, options)
+    _warn_of_unused_rate(cls, caller_values, options, storage)
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
 
 
@@ -128,21 +132,32 @@ def _neutral_values(cls: AnyMethod) -> dict[str, Any]:
 
 def _check_needs(cls: AnyMethod, caller_values: Mapping[str, Any], options: Mapping[str, Any]) -> None:
     """Raise `ValueError` if the caller gives an option that others make void; see `needs` of `option`."""
-    fields = {field.name: field for field in dataclasses.fields(cls.Config)}
-    for name, field in fields.items():
-        if caller_values.get(name, field.default) == field.default:
+    for field in dataclasses.fields(cls.Config):
+        value = caller_values.get(field.name, field.default)
+        if value == field.default or (unmet := cls.Config.unmet_need(field.name, options)) is None:
             continue
-        needs: Mapping[str, tuple[Any, ...]] = field.metadata.get("needs") or {}
-        for other in (fields[other] for other in needs if other in fields):
-            present, suitable = options.get(other.name, other.default), needs[other.name]
-            if present in suitable:
-                continue
-            choices = other.metadata.get("choices") or suitable
-            right = " or ".join(repr(value) for value in suitable if value in choices)
-            raise ValueError(
-                f"{name}={caller_values[name]!r} has no effect with {other.name}={present!r}; it needs "
-                f"{other.name}={right}. Pass that, or leave {name} out"
-            )
+        other, right = unmet
+        present = options.get(other, cls.Config.__dataclass_fields__[other].default)
+        raise ValueError(
+            f"{field.name}={value!r} has no effect with {other}={present!r}; it needs "
+            f"{other}={' or '.join(map(repr, right))}. Pass that, or leave {field.name} out"
+        )
+
+
+def _warn_of_unused_rate(
+    cls: AnyMethod, caller_values: Mapping[str, Any], options: Mapping[str, Any], storage: str
+) -> None:
+    """Log a warning if the caller gives an image rate although what is stored has a rate of its own."""
+    image_rate, stored_rate = (cls.Config.name_of_role(role) for role in ("image_rate", "stored_rate"))
+    if image_rate is None or stored_rate is None or caller_values.get(image_rate) is None:
+        return
+    if options.get(stored_rate) is not None:
+        why = f"{stored_rate}={options[stored_rate]!r} is the rate of what is stored"
+    elif (own := decoder_class(storage).own_rate) is not None:
+        why = f"storage={storage!r} has a rate of its own, {own:g}, which {stored_rate}= changes"
+    else:
+        return
+    logger.warning("%s=%r does not move what is stored: %s", image_rate, caller_values[image_rate], why)
 
 
 def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:
@@ -236,10 +251,18 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     counts = source.counts
     amounts = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
     for c, n in amounts.items():
-        name = source.class_names[c]
-        check_amount(n, name)
-        if n > counts[c]:
-            raise ValueError(f"ipc={n} is more than the {counts[c]} rows of class {name!r}; ask for no more than that")
+        check_amount(n, source.class_names[c])
+    small = {source.class_names[c]: (n, counts[c]) for c, n in amounts.items() if n > counts[c]}
+    if small:
+        name, (n, rows) = next(iter(small.items()))
+        others = f", and so with {len(small) - 1} other classes" if len(small) > 1 else ""
+        advice = "ask for no more than that"
+        if not isinstance(ipc, Mapping):
+            advice += (
+                f": ipc={min(rows for _, rows in small.values())} suits all classes, and a dict such as "
+                f"ipc={{{name!r}: {rows}, ...}} gives each class a number of its own"
+            )
+        raise ValueError(f"ipc={n} is more than the {rows} rows of class {name!r}{others}; {advice}")
     return {c: int(amounts[c]) for c in counts}
 
 

@@ -98,9 +98,18 @@ class _Report:
     steps: int
     every: int
     _last: tuple[int, float] | None = field(default=None, init=False)  # step and time of the last report
+    _has_failed: bool = field(default=False, init=False)
 
     def __call__(self, run: Run, done: int, loss: float) -> None:
-        """Report a step."""
+        """Report a step. If a tracker fails, the run goes on, and a warning says so once."""
+        try:
+            self._report(run, done, loss)
+        except Exception as error:  # whatever it raises: the set should not be lost
+            if not self._has_failed:
+                logger.warning("a tracker could not take the report of step %d: %s", done, error)
+            self._has_failed = True
+
+    def _report(self, run: Run, done: int, loss: float) -> None:
         is_first, is_last = self._last is None, done == self.steps
         if is_first or is_last or done % -(-self.steps // _REPORTS) == 0:
             self._log_scalars(done, loss)

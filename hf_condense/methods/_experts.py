@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
+from hf_condense.base.cache import cache_enabled, cache_folder, content_key, write_tensors
 from hf_condense.base.devices import compiling_pays
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.processes import from_main, together
@@ -359,5 +358,4 @@ class _Recorder:
                 chunk=chunk_size(self.net, self.run.source.image_shape, batch),
                 on_update=take_snapshot,
             )
-        with atomic_file(file) as work:
-            save_file({"snapshots": snapshots}, work)
+        write_tensors(file, {"snapshots": snapshots})

@@ -25,6 +25,10 @@ AUGMENT_HELP = (
     "image, as for digits."
 )
 
+# What gives options of soft labels an effect.
+_SOFT = {"soft_labels": ("teacher", "learned")}
+_LEARNED = {"soft_labels": ("learned",)}
+
 
 @dataclass(frozen=True)
 class ImageConfig(MethodConfig):
@@ -57,13 +61,13 @@ class ImageConfig(MethodConfig):
         "'teacher': label the finished images with a network trained on the real data, and store its logits.",
         choices=("none", "teacher"),
     )
-    temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0)
-    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1)
+    temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0, needs=_SOFT)
+    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1, needs=_SOFT)
     early_teacher: bool = option(
         False,
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
         "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
-        needs={"soft_labels": ("teacher", "learned"), "labels_from": ("teacher",)},
+        needs={**_SOFT, "labels_from": ("teacher",)},
     )
 
     def __post_init__(self) -> None:
@@ -83,9 +87,9 @@ class LearnedLabelConfig(ImageConfig):
         "the images.",
         choices=("none", "teacher", "learned"),
     )
-    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0)
+    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0, needs=_LEARNED)
     momentum_label: float | None = option(
-        None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0
+        None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0, needs=_LEARNED
     )
 
     def __post_init__(self) -> None:

@@ -39,6 +39,7 @@ PAPER_POOL: dict[str, object] = {
 
 _ALWAYS = ("flip", "color", "cutout")  # families that every image gets, if they are listed
 _WITH_POOL = "With networks='pool': "
+_POOL = {"networks": ("pool",)}  # what gives options of the pool an effect
 
 
 @dataclass(frozen=True)
@@ -46,21 +47,27 @@ class PoolConfig(ImageConfig):
     """Options of methods that can compare embeddings under a pool of trained networks."""
 
     networks: str = option("fresh", NETWORKS_HELP, choices=("fresh", "pool"))
-    pool_size: int = option(10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2)
-    pool_updates: int = option(300, _WITH_POOL + "training updates of each network.", ge=1, tiny=4)
+    pool_size: int = option(
+        10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2, needs=_POOL
+    )
+    pool_updates: int = option(300, _WITH_POOL + "training updates of each network.", ge=1, tiny=4, needs=_POOL)
     lr_pool: float = option(
         0.01,
         _WITH_POOL + "learning rate of the networks; it falls to a fifth after two thirds of the updates, and again "
         "after five sixths.",
         gt=0,
+        needs=_POOL,
     )
-    batch_pool: int = option(128, _WITH_POOL + "real images per training update.", ge=1)
+    batch_pool: int = option(128, _WITH_POOL + "real images per training update.", ge=1, needs=_POOL)
     augment_pool: str = option(
         "none",
         _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own: "
         "flip, color and cutout are always applied if they are listed, and one of the others.",
+        needs=_POOL,
     )
-    cutmix_pool: float = option(0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0)
+    cutmix_pool: float = option(
+        0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0, needs=_POOL
+    )
     calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
 
 

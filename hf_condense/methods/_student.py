@@ -302,6 +302,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return {**super().identity(run), **steps, "compile": run.compile}
 
     rate_remedy: ClassVar[str] = "such as lr_img or lr_student"
+    memory_remedy: ClassVar[str] = "a smaller batch_syn, network or image_size needs less"
 
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, whiten the source if the options say so, and record the experts."""
@@ -326,12 +327,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if skipped in _TOLD:
             logger.warning(
                 "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "
-                "%d updates so far. If this happens often, a smaller lr_student or lr_img helps%s",
+                "%d updates so far. If this happens often, a smaller rate, %s, helps%s",
                 t,
                 values[-1],
                 most,
                 skipped,
                 len(values),
+                self.rate_remedy,
                 ". The set is still the one that learning started from" if skipped == len(values) else "",
             )
         return 0.0

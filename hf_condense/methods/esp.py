@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SINGULAR_CUT = 1e-3  # of the largest singular value; smaller ones come from rounding or from dependent vectors
 _EPSILON = 1e-12
+_BESIDE = {"beside": ("dm", "m3d")}  # what gives options of an added objective an effect
 
 
 def orthonormal_basis(steps: Tensor) -> Tensor:
@@ -198,9 +199,15 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         "Weight of the added objective. At 1 it moves the images as far as it would alone, if all classes have the "
         "same ipc, storage is not 'siren' and lr_stored is not given.",
         gt=0,
+        needs=_BESIDE,
     )
     batch_real: int = option(
-        256, "Real images per class and step for the added objective.", ge=1, role="batch_real", tiny=6
+        256,
+        "Real images per class and step for the added objective.",
+        ge=1,
+        role="batch_real",
+        tiny=6,
+        needs=_BESIDE,
     )
 
 

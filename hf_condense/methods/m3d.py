@@ -173,6 +173,8 @@ def parse_scales(scales: str) -> tuple[float, ...]:
 
 
 _CHARACTERISTIC = "characteristic"
+FREQUENCIES = {"kernel": (_CHARACTERISTIC,)}
+"""What gives options of frequencies an effect."""
 _KERNELS: dict[str, Kernel] = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynomial}
 
 
@@ -194,17 +196,25 @@ class KernelMomentsConfig(EmbeddingConfig):
         "larger number costs time and lessens noise.",
         ge=1,
         tiny=16,
+        needs=FREQUENCIES,
     )
     scales: str = option(
         "1",
         "With kernel='characteristic': standard deviations of the frequencies, joined by _, such as '0.5_1_2'; each "
         "has an equal share. The scale s compares rows as a Gaussian kernel of width 1/s does.",
+        needs=FREQUENCIES,
     )
     amplitude_weight: float = option(
-        0.5, "With kernel='characteristic': weight of the differences between moduli (alpha).", ge=0
+        0.5,
+        "With kernel='characteristic': weight of the differences between moduli (alpha).",
+        ge=0,
+        needs=FREQUENCIES,
     )
     phase_weight: float = option(
-        0.5, "With kernel='characteristic': weight of the differences between phases (beta).", ge=0
+        0.5,
+        "With kernel='characteristic': weight of the differences between phases (beta).",
+        ge=0,
+        needs=FREQUENCIES,
     )
     augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
     ipm: int = option(5, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)

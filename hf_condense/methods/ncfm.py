@@ -11,7 +11,7 @@ from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
 from hf_condense.methods._siamese import OPTIMISER_HELP, OPTIMISERS
-from hf_condense.methods.m3d import KernelMoments, KernelMomentsConfig
+from hf_condense.methods.m3d import FREQUENCIES, KernelMoments, KernelMomentsConfig
 
 _MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the authors' code
 
@@ -32,6 +32,7 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
         "0.5_1_2_4",
         "Standard deviations of the frequencies, joined by _; each has an equal share. The scale s compares rows as a "
         "Gaussian kernel of width 1/s does.",
+        needs=FREQUENCIES,
     )
     calibration: float = option(1 / _MATCHING_WEIGHT, CALIBRATION_HELP, ge=0)
     optimiser: str = option("adamw", OPTIMISER_HELP, choices=OPTIMISERS)

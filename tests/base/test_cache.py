@@ -3,6 +3,7 @@ Damaged files of tensors are made again."""
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_condense.base.cache import atomic_file, cached_tensors, new_folder
+from hf_condense.base.cache import atomic_file, cache_folder, cached_tensors, check_place, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -99,6 +100,44 @@ def test_other_hidden_files_stay_however_old(tmp_path: Path) -> None:
         aged(tmp_path / name, 1000)
     write("atomic_file", tmp_path / "set")
     assert {path.name for path in tmp_path.iterdir()} == names | {"set"}
+
+
+def test_tensors_that_cannot_be_cached_are_returned_all_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(handle: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    file = cache_folder("features") / "full.safetensors"
+    assert torch.equal(cached_tensors(file, lambda: {"features": torch.arange(4.0)})["features"], torch.arange(4.0))
+    assert not file.exists()
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"no space left while writing {file} (")
+    assert "HF_HOME moves it, cache=False does not use it" in message
+    assert message.endswith("What was computed is used, but not cached")
+
+
+def test_tensors_that_another_user_keeps_private_are_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    file = tmp_path / "key.safetensors"
+    cached_tensors(file, lambda: {"features": torch.arange(4.0)})
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match="ask its owner for access"):
+        cached_tensors(file, lambda: {"features": torch.arange(4.0)})
+
+
+def test_place_is_checked_without_making_it(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(NotADirectoryError, match=r"cannot be read or written .* choose another place"):
+            check_place(place)
 
 
 @pytest.mark.parametrize("left", [0, 5, 20, -1], ids=["empty", "no header", "half a header", "last byte missing"])

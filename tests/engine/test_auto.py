@@ -46,6 +46,9 @@ def test_what_the_caller_says_about_the_pool_decides() -> None:
     assert fresh["steps"] > choose_for(budget=15).values["steps"]
     small = choose_for(budget=1, given={"calibration": 0.1}).values
     assert (small["networks"], small["calibration"]) == ("pool", 0.1)
+    assert "networks" not in choose_for(budget=1, given={"calibration": 0}).values, "no calibration asks for no pool"
+    without = choose_for(budget=15, given={"calibration": 0}).values
+    assert (without["networks"], without["calibration"]) == ("pool", 0)
     large = choose_for(budget=15, given={"pool_size": 30})
     assert large.values["steps"] < choose_for(budget=15).values["steps"]
     assert "a pool of 30 trained networks" in large.reason

@@ -9,7 +9,9 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -158,6 +160,84 @@ def test_full_disk_raises_os_error_and_the_run_can_be_resumed(tmp_path: Path, mo
     assert same(resumed, condense())
 
 
+def refuse_to_sync(handle: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_set_is_not_lost_to_a_disk_that_is_full_at_the_last_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "fsync", refuse_to_sync)
+    small = condense(checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    assert same(small, condense())
+    assert not list(tmp_path.iterdir())
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("the checkpoint of the last step was not written: no space left while writing")
+    assert "choose another place" in message
+    assert "cache" not in message
+
+
+def test_checkpoint_that_another_run_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    def run_another(run: Run, done: int, loss: float) -> None:
+        if done == 1:
+            condense(seed=7, steps=1, checkpoint_dir=tmp_path)
+
+    with pytest.raises(
+        ValueError, match=r"another run has written .*seed: 7 in the checkpoint, 0 in this run"
+    ) as caught:
+        condense(steps=4, checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[run_another])
+    assert "a checkpoint_dir= of their own" in str(caught.value)
+    done: list[int] = []
+    condense(seed=7, steps=2, checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
+    assert done == [2], "the other run should go on from its own checkpoint"
+
+
+def test_resumed_run_counts_the_seconds_of_earlier_calls(tmp_path: Path) -> None:
+    def wait(run: Run, done: int, loss: float) -> None:
+        time.sleep(0.6)
+
+    slow = condense(steps=2, checkpoint_dir=tmp_path, callbacks=[wait])
+    resumed = condense(steps=3, checkpoint_dir=tmp_path)
+    assert slow.recipe.runtime["seconds"] >= 1.2
+    assert resumed.recipe.runtime["seconds"] >= 1.2
+    assert condense(steps=3).recipe.runtime["seconds"] < 1.2
+
+
+def test_checkpoint_that_cannot_be_opened_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(1).write(tmp_path)
+
+    def refuse(path: Path, *options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(PermissionError, match=r"cannot be read or written .* ask its owner for access") as caught:
+        read_checkpoint(tmp_path, {"seed": 0})
+    assert "remove" not in str(caught.value)
+
+
+def test_choice_about_compiling_holds_for_the_rest_of_a_resumed_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    condense("dm", steps=1, batch_real=4, checkpoint_dir=tmp_path, compile=False)
+    found = read_tree(tmp_path)
+    replace(found, plan=replace(found.plan, compile=True)).write(tmp_path)
+    resumed = condense("dm", steps=2, batch_real=4, checkpoint_dir=tmp_path, compile=False)
+    assert not resumed.recipe.plan["compile"]
+    assert "compile=False is not what the run had before" in caplog.text
+
+
+def read_tree(folder: Path) -> Checkpoint:
+    """Return the checkpoint of a folder, of whatever run it is."""
+    with safe_open(folder / FILE_NAME, framework="pt") as opened:
+        identity = json.loads(opened.metadata()["hf_condense_checkpoint"])["identity"]
+    found = read_checkpoint(folder, identity)
+    assert found is not None
+    return found
+
+
 KILLED = """
 import os, signal, sys
 import torch
@@ -231,3 +311,5 @@ def test_folder_that_cannot_be_written_raises_os_error_before_the_first_step(tmp
     with pytest.raises(OSError, match="file"):
         quick_method("dm", checkpoint_dir=tmp_path / "file", callbacks=note).condense(toy_dataset())
     assert not steps
+    with pytest.raises(OSError, match="file"):  # although the dataset has no such column
+        quick_method("dm", checkpoint_dir=tmp_path / "file", image_column="picture").condense(toy_dataset())

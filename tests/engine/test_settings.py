@@ -138,6 +138,24 @@ def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
             r"labels_from='experts' has .* with soft_labels='none'; it needs soft_labels='teacher' or 'learned'\. Pass",
         ),
         ("m3d", None, {"weight_decay": 0.1}, r"weight_decay=0.1 has no effect with optimiser='form'; .*='adamw'\."),
+        ("dm", None, {"pool_size": 3}, r"pool_size=3 has no effect with networks='fresh'; it needs networks='pool'\."),
+        ("ncfm", None, {"lr_pool": 1.0, "networks": "fresh"}, r"lr_pool=1.0 has no effect with networks='fresh'"),
+        ("m3d", None, {"frequencies": 9}, r"frequencies=9 has .* kernel='gaussian'; .* kernel='characteristic'\."),
+        ("ncfm", None, {"scales": "2", "kernel": "linear"}, r"scales='2' has no effect with kernel='linear'"),
+        ("dc", None, {"temperature": 2.0}, r"temperature=2.0 has no effect with soft_labels='none'"),
+        (
+            "dm",
+            None,
+            {"teacher_updates": 9},
+            r"has no effect with soft_labels='none'; it needs soft_labels='teacher'\.",
+        ),
+        (
+            "mtt",
+            None,
+            {"lr_label": 9.0, "soft_labels": "teacher"},
+            r"lr_label=9.0 has .*; it needs soft_labels='learned'",
+        ),
+        ("esp", None, {"beside_weight": 2.0}, r"has no effect with beside='none'; it needs beside='dm' or 'm3d'\."),
         ("ncfm", None, {"momentum": 0.9}, r"momentum=0.9 has no effect with optimiser='adamw'; .* leave momentum out"),
     ],
 )
@@ -157,6 +175,9 @@ def test_option_of_the_caller_without_effect_raises_value_error(
         ("datm", "quick", {"soft_labels": "none"}),  # its experts' labels are those of the preset
         ("m3d", None, {"weight_decay": 0.1, "optimiser": "adamw"}),
         ("ncfm", "paper", {"optimiser": "form"}),  # its weight decay too
+        ("dance", None, {"pool_size": 3}),
+        ("m3d", None, {"frequencies": 9, "kernel": "characteristic"}),
+        ("esp", None, {"beside_weight": 2.0, "batch_real": 9, "beside": "m3d"}),
         ("mtt", None, {"momentum": 0.9}),  # a method without another optimiser
     ],
 )
@@ -164,6 +185,25 @@ def test_option_with_an_effect_or_from_a_preset_is_taken(
     method: str, preset: str | None, given: dict[str, Any]
 ) -> None:
     assert given.items() <= settle(get_method(method), preset, given, TASK).options.items()
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"lr_img": 5.0}, None),
+        ({"lr_stored": 5.0}, None),
+        ({"storage": "siren"}, None),
+        ({"storage": "dct", "lr_img": 5.0}, None),
+        ({"storage": "siren", "lr_img": 5.0}, "storage='siren' has a rate of its own, 0.003, which lr_stored= changes"),
+        ({"lr_stored": 1.0, "lr_img": 5.0}, "lr_stored=1.0 is the rate of what is stored"),
+    ],
+)
+def test_image_rate_of_the_caller_that_moves_nothing_is_told(
+    given: dict[str, Any], why: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    settle(get_method("dm"), "quick", given, Task(ipc=2, num_classes=3, image_shape=(3, 16, 16)))
+    expected = [] if why is None else [f"lr_img=5.0 does not move what is stored: {why}"]
+    assert [record.getMessage() for record in caplog.records] == expected
 
 
 def test_coreset_given_store_dtype_raises_value_error() -> None:
@@ -214,3 +254,14 @@ def test_one_number_applies_to_every_class_with_rows(source: ClassSource) -> Non
 @pytest.mark.parametrize("ipc", [{"c": 3, "a": 1}, {2: 3, "a": 1}, {0: 1, 2: 3}])
 def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSource, ipc: dict[Any, int]) -> None:
     assert list(class_amounts(ipc, source).items()) == [(0, 1), (2, 3)]
+
+
+def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: ClassSource) -> None:
+    with pytest.raises(
+        ValueError, match=r"ipc=99 is more than the \d+ rows of class 'a', and so with 1 other"
+    ) as caught:
+        class_amounts(99, source)
+    least = min(source.counts.values())
+    assert f"ipc={least} suits all classes, and a dict such as ipc={{'a': " in str(caught.value)
+    with pytest.raises(ValueError, match=r"rows of class 'a'; ask for no more than that$"):
+        class_amounts({"a": 99, "c": 1}, source)

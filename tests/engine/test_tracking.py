@@ -72,6 +72,18 @@ def test_tracker_is_finished_although_the_run_fails() -> None:
     assert notebook.finished == 1
 
 
+def test_set_is_not_lost_to_a_tracker_that_fails(caplog: pytest.LogCaptureFixture) -> None:
+    class Broken(Notebook):
+        def log(self, values: dict[str, float], step: int | None = None, **options: Any) -> None:
+            raise ConnectionError("nobody listens")
+
+    small = condense("dm", log_with=Broken(), **SETTINGS)
+    assert same(small, condense("dm", **SETTINGS))
+    assert [record.getMessage() for record in caplog.records] == [
+        "a tracker could not take the report of step 1: nobody listens"
+    ]
+
+
 def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     condense("dm", log_with="tensorboard", logging_dir=tmp_path, **SETTINGS)

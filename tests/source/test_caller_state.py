@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +13,9 @@ import torch
 from hf_condense.source.class_source import batches, load_source
 from hf_condense.source.whitening import fit_whitening
 from hf_condense.testing import toy_dataset
+from tests.support.torch_states import default_device, default_dtype
 
 TOY = toy_dataset(names=("cat", "dog", "eel"))
-
-
-@contextlib.contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    yield
-    torch.set_default_dtype(before)
-
-
-@contextlib.contextmanager
-def default_device(device: str) -> Iterator[None]:
-    torch.set_default_device(device)
-    yield
-    torch.set_default_device(None)
 
 
 STATES = {
@@ -70,7 +54,7 @@ def test_a_source_is_the_same_whatever_state_torch_is_in(
     state: str, cache: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
-    expected = values(contextlib.nullcontext, cache=cache == "warm")
+    expected = values(nullcontext, cache=cache == "warm")
     given = values(STATES[state], cache=cache != "none")
     for name, tensor in expected.items():
         assert given[name].dtype == tensor.dtype, name

@@ -25,6 +25,8 @@ def default_device(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_default_device(None)
+        # torch 2.6 keeps a default device of None, which its get_default_device() cannot read.
+        vars(torch._GLOBAL_DEVICE_CONTEXT).pop("device_context", None)
 
 
 _STATES: dict[str, Callable[[], list[AbstractContextManager[object]]]] = {
