@@ -359,7 +359,10 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
 
 
 def freeze_batch_statistics(net: nn.Module, run: Run, t: int) -> None:
-    """Set the statistics of batch norm from real rows of all classes, and keep them fixed for single classes.
+    """Move the statistics of batch norm towards real rows of all classes, and keep them fixed for single classes.
+
+    They move by the layers' own momentum, a tenth of the way by default: one pass in training mode, as in the authors'
+    code.
 
     Args:
         net: The network; its batch norm layers are put into evaluation mode.
