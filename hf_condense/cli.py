@@ -142,6 +142,11 @@ class _FilePath(click.Path):
         return super().convert(os.path.expanduser(value), param, ctx)
 
 
+_cache_option = click.option(
+    "--cache/--no-cache", default=True, help="Keep what is decoded and trained under $HF_HOME, and use what is there."
+)
+
+
 def _column_options(command: Command) -> Command:
     """Add the options that name the image and the label column."""
     command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
@@ -250,6 +255,7 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     "--log-with", multiple=True, metavar="TRACKER", help="Tracker to report to, such as tensorboard; may be repeated."
 )
 @click.option("--logging-dir", type=_FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
+@_cache_option
 @click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
 @click.option("--out", type=_FilePath(file_okay=False), help="Folder to save to.  [default: condensed/DATASET]")
 @click.option(
@@ -402,6 +408,7 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     help="What to compare with: random (rows, also in the storage form of the set), full (the whole source), a coreset "
     "method such as herding or kcenter, or none; may be repeated.",
 )
+@_cache_option
 @click.option("--by-class", is_flag=True, help="Also print the set's accuracy by class, and what it is taken for.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of the output."

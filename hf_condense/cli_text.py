@@ -49,8 +49,12 @@ def as_options(text: str, command: click.Command) -> str:
         ... def run(image_size, overwrite): ...
         >>> as_options("pass image_size=, overwrite=True or lr_img=5; image_size='32' is small", run)
         'pass --image-size, --overwrite or lr_img=5; --image-size 32 is small'
+
+    False stands for the other side of a flag with two, such as `--cache/--no-cache`.
     """
-    flags = {option.name: max(option.opts, key=len) for option in command.params if isinstance(option, click.Option)}
+    options = [option for option in command.params if isinstance(option, click.Option)]
+    flags = {option.name: max(option.opts, key=len) for option in options}
+    opposites = {option.name: max(option.secondary_opts, key=len) for option in options if option.secondary_opts}
     flags |= {"config_name": flags["name"]} if "name" in flags else {}
     names = "|".join(re.escape(name) for name in flags if name)
     if not names:
@@ -58,6 +62,7 @@ def as_options(text: str, command: click.Command) -> str:
     # A value follows the flag after a blank. What stands in a path, an address or a longer word is no argument, and an
     # object of Python is no value of an option.
     argument = re.compile(rf"(?<![\w/.'?&-])({names})=(?!\w+\()(?:True\b|'([\w.-]+)'|(?=([\w'(])))?")
+    text = re.sub(r"(?<![\w/.'?&-])(\w+)=False\b", lambda m: opposites.get(m[1], m[0]), text)
     return argument.sub(lambda m: flags[m[1]] + (f" {m[2]}" if m[2] else " " if m[3] else ""), text)
 
 

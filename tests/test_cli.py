@@ -101,6 +101,21 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
 
+def test_cache_can_be_left_alone_and_a_message_about_it_says_how(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "file"))
+    run = ("run", folder, "--method", "random", "--out", tmp_path / "set", *QUICK)
+    code, _, err = program(*run)
+    assert code == 1
+    assert "HF_HOME moves it, --no-cache does not use it" in err
+    assert program(*run, "--no-cache")[0] == 0
+    evaluation = ("eval", tmp_path / "set", "--source", folder, "--baseline", "none", "--network", "convnet-w8", *SHORT)
+    assert program(*evaluation)[0] == 1
+    assert program(*evaluation, "--no-cache")[0] == 0
+
+
 def test_run_refuses_a_place_that_cannot_be_written_before_it_reads(program: Program, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     run = ("run", "/no/such/folder", "--method", "random", "--quiet")
