@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from hf_condense._version import __version__
-from hf_condense.base.errors import CannotRunError, CondensedFormatError, RunInterrupted
+from hf_condense.base.errors import CannotRunError, CondensedFormatError, RunInterrupted, plain_text
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import plain_table, visible
 from hf_condense.cli_text import as_options, command_line, facts_table, json_text, method_text
@@ -300,13 +300,17 @@ def run(
         raise click.UsageError("--private is for the repository of --push, which is missing")
     if split != "train" and _is_one_split(dataset):
         raise click.UsageError(f"--split {split}: {dataset!r} holds a single split, so there is none to choose")
+    from datasets import DatasetDict
+
     from hf_condense import condense_dataset
     from hf_condense.base.cache import check_place
 
     place = out or Path("condensed") / Path(dataset).resolve().name
-    _by_main(lambda: check_place(local_path(place)))
+    if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves
+        check_place(local_path(place))
     started = time.perf_counter()
     splits = _splits(dataset, config)
+    has_test = isinstance(splits, DatasetDict) and "test" in splits
     ds = _picked(splits, dataset, split, "--split")
     steps = _step_profile() if profile else None
     watchers: dict[str, Any] = {"callbacks": [] if steps is None else [steps], "log_with": list(log_with) or None}
@@ -317,7 +321,7 @@ def run(
     _echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {_seconds(started)}.")
     _echo(f"Saved {folder}.")
     data = {"source": dataset, "source_split": None if split == "train" else split, "config": config}
-    if split == "test" or "test" not in splits:
+    if split == "test" or not has_test:
         data["test"] = "TEST_DATASET"
     columns = {column: settings[column] for column in ("image_column", "label_column")}
     _echo(f"To see what the set is worth:  {command_line('eval', folder, **data, **columns, **_short_training(small))}")
@@ -448,9 +452,9 @@ def evaluate_command(
 
     if test is None and _is_one_split(source):
         raise click.UsageError(f"{source!r} holds a single split; name the rows to test on by --test")
-    if test in (None, source) and test_split == source_split:
+    if (test_split == source_split or _is_one_split(source)) and test in (None, source):
         raise click.UsageError(
-            f"networks would be tested on the rows that the set was made of: {source!r}, split {test_split!r}. Name "
+            f"networks would be tested on the rows that the set was made of, {source_split!r} of {source!r}; name "
             "another --test-split, or another dataset by --test"
         )
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
@@ -694,7 +698,7 @@ def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
 def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None = None) -> Path:
     """Save a set. If another one is in the way, or the folder cannot be written to, save it elsewhere.
 
-    So no work is lost: in a new folder beside the one that is in the way, or in one for temporary files.
+    So no work is lost: in a new folder beside the one that is in the way, else in one for temporary files.
     """
     try:
         return small.save_condensed(out, name, overwrite=overwrite)
@@ -702,14 +706,17 @@ def _save(small: CondensedDataset, out: Path, overwrite: bool, name: str | None 
         place, number = local_path(out).resolve(), 2  # a folder called "." has no name to add to
         while (beside := place.with_name(f"{place.name}-{number}")).exists():
             number += 1
-        reason = as_options(str(error), click.get_current_context().command)
-        click.echo(f"warning: {reason}; saved beside it, in {beside}", err=True)
-        return small.save_condensed(beside, name)
+        return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
     except OSError as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="hf_condense-"))
-        folder = small.save_condensed(elsewhere, name)
-        click.echo(f"warning: {error.strerror or error}; saved in {elsewhere}", err=True)
-        return folder
+        return _save_instead(small, elsewhere, name, f"{plain_text(error)}; saved in {elsewhere}")
+
+
+def _save_instead(small: CondensedDataset, place: Path, name: str | None, reason: str) -> Path:
+    """Save a set in a place that nobody asked for, and say why."""
+    folder = small.save_condensed(place, name)
+    click.echo(f"warning: {as_options(reason, click.get_current_context().command)}", err=True)
+    return folder
 
 
 def _short_training(small: CondensedDataset) -> dict[str, str | None]:

@@ -314,7 +314,12 @@ def test_eval_refuses_to_test_on_the_rows_that_the_set_was_made_from(
     assert code == 2
     assert "holds a single split; name the rows to test on by --test" in err
     quick = ("--network", "convnet-w8", "--baseline", "none", *SHORT)
-    assert program("eval", tmp_path / "sets", "--source", place, "--test", place, *quick)[0] == 0
+    code, _, err = program("eval", tmp_path / "sets", "--source", place, "--test", place, *quick)
+    assert code == 2
+    assert "tested on the rows that the set was made of" in err
+    other = tmp_path / "other rows"
+    toy.select(range(9)).save_to_disk(other)
+    assert program("eval", tmp_path / "sets", "--source", place, "--test", other, *quick)[0] == 0
 
 
 def test_eval_trains_with_the_augmentation_that_is_named(program: Program, saved: Path, folder: Path) -> None:

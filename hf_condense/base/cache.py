@@ -22,8 +22,10 @@ from typing import Any
 import datasets
 import psutil
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from hf_condense.base.errors import plain_text
 
 logger = logging.getLogger("hf_condense")
 
@@ -142,7 +144,7 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
     try:
         write_tensors(file, tensors)
     except OSError as error:
-        logger.warning("%s. What was computed is used, but not cached", error.strerror or error)
+        logger.warning("%s. What was computed is used, but not cached", plain_text(error))
         return tensors
     logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
     return load_file(file)
@@ -155,7 +157,11 @@ def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
         OSError: If the disk is full, or the file cannot be made; the message says what to do.
     """
     with atomic_file(file) as work:
-        work.write_bytes(save(tensors))  # where the disk is full, `save_file` raises no OSError
+        try:
+            save_file(tensors, work)
+        except SafetensorError as error:  # no OSError, although it tells of one
+            number = re.search(r"os error (\d+)", str(error))
+            raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
 def remove_folder(folder: Path) -> None:

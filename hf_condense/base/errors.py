@@ -38,3 +38,15 @@ def did_you_mean(name: str, choices: Iterable[str]) -> str:
     names = list(choices)
     matches = difflib.get_close_matches(name, names, n=1) or [c for c in names if c.startswith(f"{name}_")]
     return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def plain_text(error: Exception) -> str:
+    """Return the text of an error, without the number that Python puts before those of the system.
+
+    Example:
+        >>> plain_text(OSError(28, "no space left while writing here"))
+        'no space left while writing here'
+    """
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)

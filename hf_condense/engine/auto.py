@@ -35,6 +35,7 @@ _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
 # A pool of trained networks, and a light calibration by them, gained up to three points in 150 to 350 steps. It is
 # taken where its training leaves most of the budget, and as many steps as were measured.
 _POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
+_ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
 _SECONDS_PER_UPDATE = 0.002  # of the pool, beside its pixels
@@ -147,7 +148,7 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: 
     # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
     steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5)
     pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
-    if any(given[name] for name in _POOL.keys() & given.keys()):  # calibration=0 asks for no pool
+    if any(given.get(name) for name in _ASKS_FOR_POOL):  # calibration=0 does not
         has_pool = pool["networks"] == "pool"
     else:
         has_pool = pays and "steps" not in given and task.num_classes > 1 and _is_trainable(spec, task)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
@@ -50,11 +50,11 @@ class Checkpoint:
         """Write the checkpoint into a folder. An earlier one stays whole until the new one replaces it.
 
         Raises:
-            ValueError: If the folder holds the checkpoint of another run, which must have come since this one began.
+            FileExistsError: If the folder holds the checkpoint of another run, which has come since this one began.
             OSError: If the disk is full, or the file cannot be made; the message says what to do.
         """
         if (other := _identity_in(folder)) is not None and (differences := _differences(other, self.identity)):
-            raise ValueError(
+            raise FileExistsError(
                 f"another run has written its checkpoint to {folder} since this one began, and it is not replaced "
                 f"({'; '.join(differences)}); runs at the same time each need a checkpoint_dir= of their own"
             )
@@ -119,7 +119,7 @@ def _identity_in(folder: Path) -> dict[str, Any] | None:
     try:
         with safe_open(folder / FILE_NAME, framework="pt") as opened:
             identity: dict[str, Any] = json.loads(opened.metadata()[_FACTS])["identity"]
-    except Exception:  # the file is missing or damaged: then nothing of value is replaced
+    except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError):  # missing or damaged: no loss
         return None
     return identity
 

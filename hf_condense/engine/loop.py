@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.devices import is_out_of_memory
-from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.errors import NonFiniteLossError, plain_text
 from hf_condense.base.processes import broadcast_object, from_main, reduce, share_tensors, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
@@ -114,8 +114,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             is_kept = True
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
                 is_kept = optimisation.save(done, is_last=done == steps and not ends)
-            if is_kept and (ends or done == steps):
-                run.interrupts.remains = saving.remains(done, steps)
+            if ends or done == steps:
+                run.interrupts.remains = (saving if is_kept else replace(saving, folder=None)).remains(done, steps)
             if ends:
                 optimisation.check()
                 raise run.interrupts.error()
@@ -326,7 +326,8 @@ class _Optimisation:
 
         Args:
             done: Steps that are done.
-            is_last: Whether the set is finished. Then a checkpoint that cannot be written is worth a warning only.
+            is_last: Whether the set is finished. Then a checkpoint that cannot be written is worth a warning only. So
+                is, at any time, the checkpoint of another run in its place.
 
         Returns:
             Whether it was written.
@@ -350,11 +351,12 @@ class _Optimisation:
         assert saving.folder is not None
         try:
             checkpoint.write(saving.folder)
-        except (OSError, ValueError) as error:
-            if not is_last:
+        except OSError as error:
+            if not (is_last or isinstance(error, FileExistsError)):
                 raise
-            reason = (isinstance(error, OSError) and error.strerror) or error
-            logger.warning("the checkpoint of the last step was not written: %s. The set itself is whole", reason)
+            logger.warning(
+                "the checkpoint of step %d was not written, and the run goes on: %s", done, plain_text(error)
+            )
             return False
         return True
 

@@ -255,12 +255,12 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     small = {source.class_names[c]: (n, counts[c]) for c, n in amounts.items() if n > counts[c]}
     if small:
         name, (n, rows) = next(iter(small.items()))
-        others = f", and so with {len(small) - 1} other classes" if len(small) > 1 else ""
+        others = f" ({len(small)} classes have too few)" if len(small) > 1 else ""
         advice = "ask for no more than that"
         if not isinstance(ipc, Mapping):
             advice += (
-                f": ipc={min(rows for _, rows in small.values())} suits all classes, and a dict such as "
-                f"ipc={{{name!r}: {rows}, ...}} gives each class a number of its own"
+                f": ipc={min(rows for _, rows in small.values())} suits all classes, and in Python a dict, such as "
+                f"{{{name!r}: {rows}, ...}}, gives each class a number of its own"
             )
         raise ValueError(f"ipc={n} is more than the {rows} rows of class {name!r}{others}; {advice}")
     return {c: int(amounts[c]) for c in counts}

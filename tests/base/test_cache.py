@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_condense.base.cache import atomic_file, cache_folder, cached_tensors, check_place, new_folder
+from hf_condense.base.cache import atomic_file, cache_folder, cached_tensors, check_place, new_folder, write_tensors
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -116,6 +117,19 @@ def test_tensors_that_cannot_be_cached_are_returned_all_the_same(
     assert message.startswith(f"no space left while writing {file} (")
     assert "HF_HOME moves it, cache=False does not use it" in message
     assert message.endswith("What was computed is used, but not cached")
+
+
+def test_system_error_of_a_library_is_one_of_python(tmp_path: Path) -> None:
+    """The failure is real: the process may not write a file of that size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write_tensors(tmp_path / "large.safetensors", {"a": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
 
 
 def test_tensors_that_another_user_keeps_private_are_not_called_damaged(

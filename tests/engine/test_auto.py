@@ -49,6 +49,8 @@ def test_what_the_caller_says_about_the_pool_decides() -> None:
     assert "networks" not in choose_for(budget=1, given={"calibration": 0}).values, "no calibration asks for no pool"
     without = choose_for(budget=15, given={"calibration": 0}).values
     assert (without["networks"], without["calibration"]) == ("pool", 0)
+    for option in ({"lr_pool": 0.1}, {"augment_pool": "color"}, {"cutmix_pool": 0.5}):
+        assert choose_for(budget=1, given=option).values["networks"] == "pool"
     large = choose_for(budget=15, given={"pool_size": 30})
     assert large.values["steps"] < choose_for(budget=15).values["steps"]
     assert "a pool of 30 trained networks" in large.reason

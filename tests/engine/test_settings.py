@@ -258,10 +258,10 @@ def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSourc
 
 def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: ClassSource) -> None:
     with pytest.raises(
-        ValueError, match=r"ipc=99 is more than the \d+ rows of class 'a', and so with 1 other"
+        ValueError, match=r"ipc=99 is more than the \d+ rows of class 'a' \(2 classes have too few\); ask"
     ) as caught:
         class_amounts(99, source)
     least = min(source.counts.values())
-    assert f"ipc={least} suits all classes, and a dict such as ipc={{'a': " in str(caught.value)
+    assert f"ipc={least} suits all classes, and in Python a dict, such as {{'a': " in str(caught.value)
     with pytest.raises(ValueError, match=r"rows of class 'a'; ask for no more than that$"):
         class_amounts({"a": 99, "c": 1}, source)
