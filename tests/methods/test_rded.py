@@ -19,6 +19,7 @@ from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.rded import best_crops, mosaics
+from tests.support.short_evaluations import watch_trainings
 
 NAMES = ("cat", "dog", "eel")
 TOY = toy_dataset(names=NAMES, size=16)
@@ -265,6 +266,22 @@ class TestEvaluation:
         loaded = load_condensed(tmp_path)
         assert list(self.rows_of(loaded, source=TOY)) == [*own, "random"]
         assert "random (soft labels)" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
+
+    def test_random_rows_have_the_teachers_labels_of_views_like_those_of_the_set(self, monkeypatch) -> None:
+        small = condense(views=3, top_k=2, temperature=5.0)
+        trainings = watch_trainings(monkeypatch)
+        self.rows_of(small)
+        _, _, random, labelled = (training.data for training in trainings)
+        assert torch.equal(labelled.images, random.images), "the same rows"
+        assert (labelled.temperature, labelled.views.k) == (5.0, 2)
+        crops = small.synthetic.view_labels.crops
+        assert torch.equal(labelled.views.crops, crops)
+        source = load_source(TOY, cache=False, progress=False)
+        pixels = random.images * source.std.reshape(-1, 1, 1) + source.mean.reshape(-1, 1, 1)
+        rows, views = torch.arange(6).repeat_interleave(3), torch.arange(3).repeat(6)
+        expected = nearest_class(view(pixels[rows], crops[rows, views])).log_softmax(1).topk(2)
+        assert torch.equal(labelled.views.classes.flatten(0, 1).long(), expected.indices)
+        torch.testing.assert_close(labelled.views.values.flatten(0, 1).float(), expected.values, rtol=2e-3, atol=2e-2)
 
     def test_relabelling_reaches_the_networks_on_eight_bit_images(self) -> None:
         labelled = list[int]()
