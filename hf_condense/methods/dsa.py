@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_condense.engine.method import MethodInfo, option
+from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.methods._images import ALL_FAMILIES, AUGMENT_HELP
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 
@@ -34,3 +34,10 @@ class SiameseGradientMatching(GradientMatching):
         cost="that of dc",
     )
     Config = SiameseGradientMatchingConfig
+    presets: ClassVar[dict[str, Preset]] = {
+        **GradientMatching.presets,
+        "paper": Preset(
+            "1,000 networks and unclamped pixels, as the authors' code runs it (ICML 2021).",
+            GradientMatching.presets["paper"].values,
+        ),
+    }

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -76,6 +77,53 @@ def test_patches_of_an_image_are_neighbours_row_by_row() -> None:
     quarters = torch.tensor([[0.0, 1.0], [2.0, 3.0]]).repeat_interleave(2, 0).repeat_interleave(2, 1)
     images = torch.stack([quarters, quarters + 10])[:, None]  # (2, 1, 4, 4), every patch of one value
     assert [float(row.unique()) for row in decode(images, 2)] == [0, 1, 2, 3, 10, 11, 12, 13]
+
+
+@pytest.mark.parametrize(("factor", "height", "width"), [(2, 8, 8), (2, 6, 10), (3, 9, 12)])
+def test_patches_start_from_real_rows_that_are_shrunk_once(factor: int, height: int, width: int) -> None:
+    """Every patch is one row, in order, and each row is shrunk by itself; the decoder enlarges it again."""
+    real = noise(2 * factor**2, 3, height, width)
+    small = [shrunk(row, (height // factor, width // factor)) for row in real]
+    form, labels = Patches((3, height, width), factor**2), torch.zeros(len(real), dtype=torch.int64)
+    stored = form.start(real, labels, Origin(lambda c: iter([real]), torch.Generator()))
+    for i, patch in enumerate(small):
+        image, place = divmod(i, factor**2)
+        top, left = (place // factor) * (height // factor), (place % factor) * (width // factor)
+        cut = stored["images"][image, :, top : top + height // factor, left : left + width // factor]
+        torch.testing.assert_close(cut, patch, atol=1e-6, rtol=1e-5)
+    enlarged = [F.interpolate(p[None], (height, width), mode="bilinear", align_corners=False)[0] for p in small]
+    torch.testing.assert_close(form.decode(stored), torch.stack(enlarged), atol=1e-6, rtol=1e-5)
+
+
+def shrunk(row: Tensor, size: tuple[int, int]) -> Tensor:
+    """Shrink a row (C, H, W) to whole parts of its sides by triangles as wide as two pixels of the result."""
+    down, across = (triangles(len_in, len_out) for len_in, len_out in zip(row.shape[1:], size, strict=True))
+    return torch.stack([down @ channel.double() @ across.T for channel in row]).float()
+
+
+def triangles(long: int, short: int) -> Tensor:
+    """Return the weights (short, long) of the pixels of a side in those of a shorter one."""
+    scale = long / short
+    weights = torch.zeros(short, long, dtype=torch.float64)
+    for i in range(short):
+        for j in range(long):
+            weights[i, j] = max(0.0, 1 - abs((i + 0.5) * scale - (j + 0.5)) / scale)
+        weights[i] /= weights[i].sum()
+    return weights
+
+
+def test_patches_of_rows_that_the_factor_does_not_divide_lose_the_padding() -> None:
+    real = noise(4, 1, 5, 5)
+    stored = Patches((1, 5, 5), 4).start(
+        real, torch.zeros(4, dtype=torch.int64), Origin(lambda c: iter([real]), torch.Generator())
+    )
+    images = stored["images"]
+    small = [F.interpolate(row[None], (3, 3), mode="bilinear", antialias=True)[0] for row in real]
+    assert images.shape == (1, 1, 5, 5)
+    torch.testing.assert_close(images[0, :, :3, :3], small[0])
+    torch.testing.assert_close(images[0, :, :3, 3:], small[1][:, :, :2])
+    torch.testing.assert_close(images[0, :, 3:, :3], small[2][:, :2])
+    torch.testing.assert_close(images[0, :, 3:, 3:], small[3][:, :2, :2])
 
 
 @pytest.mark.parametrize("side", [4, 5, 9, 28])

@@ -16,6 +16,9 @@ from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.engine import initial
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.run import Run
+from hf_condense.engine.teacher import features_of
+from hf_condense.methods.herding import herding
+from hf_condense.methods.kcenter import k_center
 from hf_condense.methods.random import RandomRows
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense
@@ -56,6 +59,22 @@ def test_feature_that_is_not_finite_is_named_with_its_row(monkeypatch: pytest.Mo
     column[5], column[-1] = [torch.inf, 1.0], [1e300, 1.0]
     with pytest.raises(ValueError, match=r"features of 2 rows are not finite, .* the first is row 5: "):
         condense_dataset(ds.add_column("vector", column), "kcenter", 2, label_column="label", features="vector")
+
+
+def test_start_is_from_the_rows_that_the_named_coreset_method_chooses() -> None:
+    """Choose by hand, by the features of a coreset method without options."""
+    runs: list[Run] = []
+    ds = toy_dataset(rows=20)
+    condense("dm", ds=ds, steps=1, callbacks=[lambda run, done, loss: runs.append(run)])
+    (run,) = runs
+    features = features_of(run, "network", 500, 64)
+    starts = []
+    for init, rule in (("herding", herding), ("kcenter", k_center)):
+        positions = [run.source.positions(c) for c in run.classes]
+        chosen = [rule(features[list(of_class)], 2) + of_class.start for of_class in positions]
+        starts.append(run.start(run, init).stored["images"].detach())
+        torch.testing.assert_close(starts[-1], run.source.at(torch.cat(chosen)))
+    assert not torch.equal(*starts)
 
 
 def test_noise_of_copies_depends_on_the_seed_and_the_class_alone() -> None:

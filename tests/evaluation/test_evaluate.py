@@ -214,6 +214,49 @@ def test_scores_of_the_full_source_are_cached(toy, small, trainings):
     assert len(trainings) == 34
 
 
+def fulls(trainings) -> int:
+    """Return how many networks were trained on all 36 rows."""
+    return sum(len(training.data) == 36 for training in trainings)
+
+
+@pytest.mark.parametrize("change", [{"mean": [0.4, 0.5, 0.6]}, {"std": [0.2, 0.3, 0.4]}])
+def test_scores_of_the_full_source_in_another_normalisation_are_not_taken(toy, trainings, change):
+    options = {"baselines": "full", "seeds": [21]}
+    run(synthetic(toy), toy, **options)
+    before = fulls(trainings)
+    for _ in range(2):
+        run(synthetic(toy, recipe_changes=change), toy, **options)
+    assert fulls(trainings) == before + 1, "once, and from then on it is in the cache"
+
+
+def test_scores_of_the_full_source_under_another_whitening_are_not_taken(toy, trainings):
+    identity, mean = torch.eye(3 * 8 * 8), torch.full((3 * 8 * 8,), 0.5)
+    sets = [
+        synthetic(toy),
+        *(synthetic(toy, zca_matrix=scale * identity, zca_mean=mean) for scale in (1, 2)),
+        synthetic(toy, zca_matrix=identity, zca_mean=mean / 2),
+    ]
+    for small in sets * 2:
+        run(small, toy, baselines="full", seeds=[22])
+    assert fulls(trainings) == 4
+
+
+def test_scores_of_the_full_source_for_other_outputs_are_not_taken(toy, small, trainings):
+    names = toy.features["label"].names
+    other = condense_dataset(relabelled(toy, [names[i] for i in (1, 2, 0)]), "random", ipc=2, progress=False)
+    scores = [rows_of(run(s, toy, source=toy, baselines="full", seeds=[23]))["full"] for s in (small, other, small)]
+    assert fulls(trainings) == 2
+    assert scores[0] == scores[2]
+
+
+@pytest.mark.parametrize(("cap", "expected"), [(None, (3, 3)), (10, (3, 10)), (2, (2, 2))])
+def test_the_full_source_gets_the_updates_of_the_set_unless_the_caller_says_how_many(toy, small, cap, expected):
+    """In three epochs of batches of six rows, the set has 3 updates, and the source would have 18."""
+    recipe = TrainingRecipe("short", epochs=3, batch_size=6)
+    scores = rows_of(run(small, toy, recipe=recipe, epochs=None, max_updates=cap, baselines="full", seeds=1))
+    assert (scores["random_ipc2"].updates, scores["full"].updates) == expected
+
+
 class FirstRows(Selector[MethodConfig]):
     """Takes the first rows of each class."""
 

@@ -187,6 +187,30 @@ def test_rates_are_chosen_on_held_out_training_rows(toy, small, trainings, teste
     assert "lr 0.05" in str(result).splitlines()[-1], "it is the same for all"
 
 
+BEST_RATES = {
+    ("convnet-w8", "random_ipc2"): {0.05},
+    ("convnet-w8", "random"): {0.001},
+    ("convnet-w4", "random_ipc2"): {0.001, 0.05, 0.01},  # a tie with the rate of the recipe
+    ("convnet-w4", "random"): {0.05},
+    ("convnet-w5", "random_ipc2"): {0.001},
+    ("convnet-w5", "random"): set(),  # no rate is better than any other
+}
+
+
+def test_every_set_has_a_rate_of_its_own_under_each_kind_of_network(toy, small, trainings, monkeypatch):
+    """Say which rates are best; among equals that of the recipe, 0.01, is kept."""
+
+    def accuracy(kind, contender, lr, held_out, on_update):
+        return 0.75 if lr in BEST_RATES[kind.factory.name, contender.name] else 0.5
+
+    monkeypatch.setattr(hf_condense.evaluation.trials.Trials, "held_out_accuracy", accuracy)
+    kinds = ("convnet-w8", "convnet-w4", "convnet-w5")
+    result = run(small, toy, source=toy, networks=kinds, lr=[0.001, 0.05, 0.1], seeds=1)
+    chosen = {(score.network, score.set): score.lr for score in result.scores}
+    assert chosen == {pair: min(best) if len(best) == 1 else 0.01 for pair, best in BEST_RATES.items()}
+    assert [training.recipe.lr for training in trainings] == [score.lr for score in result.scores]
+
+
 def test_other_test_rows_change_no_rate(toy, small):
     tables = [
         run(small, test, source=toy, lr=[0.001, 0.01, 0.1], seeds=1, epochs=4)

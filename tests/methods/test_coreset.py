@@ -1,5 +1,7 @@
 """Herding and k-center against brute force."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -7,11 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense import condense_dataset
+from hf_condense.base.cache import cache_folder
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task
 from hf_condense.methods.herding import herding
 from hf_condense.methods.kcenter import k_center
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference
@@ -96,3 +102,40 @@ def test_pixels_as_features_are_normalised_pixels(method: str, rule) -> None:
         positions = torch.tensor(list(source.positions(c)))
         expected += source.rows[positions[rule(source.at(positions).flatten(1), 3)]].tolist()
     assert small.recipe.rows == expected
+
+
+TRAINED = {"feature_updates": 3, "feature_batch": 5, "progress": False}
+
+
+@pytest.mark.parametrize("network", [None, "convnet-w8-d1-bn"])
+@pytest.mark.parametrize(("method", "rule"), [("herding", herding), ("kcenter", k_center)])
+def test_features_by_default_are_embeddings_of_a_network_trained_on_the_source(
+    method: str, rule, network: str | None
+) -> None:
+    """Train the network by hand, and choose by its embeddings."""
+    ds = toy_dataset(names=("cat", "dog", "eel"), rows=24)
+    small = condense_dataset(ds, method, 9, network=network, seed=2, cache=False, **TRAINED)
+    source = load_source(ds, cache=False, progress=False)
+    factory = network_factory(network or "convnet-w32", channels=3, image_size=(8, 8), num_classes=3)
+    net = factory.build(2, "features")
+    recipe = dataclasses.replace(RECIPES["dc"], batch_size=5)
+    whole = TrainingSet(source.at(torch.arange(72)), source.labels, 3)
+    train_network(net, whole, recipe, 2, "features", max_updates=3)
+    with torch.no_grad():
+        features = net.eval().embed(source.at(torch.arange(72)))
+    chosen = [rule(features[list(source.positions(c))], 9) + source.positions(c).start for c in source.classes]
+    assert small.recipe.rows == source.rows[torch.cat(chosen)].tolist()
+
+
+def test_features_of_other_networks_are_cached_apart(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+    ds = toy_dataset(names=("cat", "dog", "eel"))
+
+    def files_after(method: str, **options) -> int:
+        condense_dataset(ds, method, 2, **{**TRAINED, "network": "convnet-w4-d1", "cache": True, **options})
+        return len(list(cache_folder("features").glob("*.safetensors")))
+
+    assert files_after("herding") == 1
+    assert files_after("kcenter") == 1, "both methods should share the features"
+    changes = ({"feature_updates": 4}, {"feature_batch": 6}, {"seed": 1}, {"network": "convnet-w5-d1"})
+    assert [files_after("herding", **change) for change in changes] == [2, 3, 4, 5]

@@ -1,6 +1,7 @@
 """Gradient matching (DC, DSA) against a slow reference and closed forms."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -20,9 +21,12 @@ from hf_condense.methods.dc import (
     squared_distance,
 )
 from hf_condense.methods.dsa import SiameseGradientMatching
+from hf_condense.methods.idc import MultiFormationMatching
 from hf_condense.networks.factory import network_factory
+from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.testing import quick_method, toy_dataset
-from tests.reference.gradient import gradient_matching
+from tests.reference.gradient import convolution_matching, gradient_matching
 from tests.support.observed_step import augmented_rows, objective_of_step
 
 DISTANCES = {
@@ -85,6 +89,40 @@ def test_step_equals_the_textbook(method: type, factor: int, class_gradients: st
     assert value == pytest.approx(expected.item(), rel=1e-4)
     scale = float(expected_gradient.abs().max())
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=2e-4 * scale)
+
+
+LEARNED = {"soft_labels": "learned", "temperature": 2.5, "teacher_updates": 3, "lr_label": 0.5}
+
+
+@pytest.mark.parametrize("class_gradients", ["loop", "batched"])
+@pytest.mark.parametrize(
+    ("method", "more", "matching"),
+    [
+        (GradientMatching, {"outer_loop": 3, "batch_syn": 2}, gradient_matching),
+        (SiameseGradientMatching, {"outer_loop": 3, "factor": 2}, gradient_matching),
+        (MultiFormationMatching, {"outer_loop": 3, "distance": "l1", "network": "convnet-w4-d2"}, convolution_matching),
+    ],
+)
+def test_step_with_learned_labels_equals_the_textbook(
+    method: type, more: dict[str, Any], matching: Callable[..., torch.Tensor], class_gradients: str
+) -> None:
+    """Compare the value, and its gradients by the images and by the labels."""
+    options = {**LEARNED, "class_gradients": class_gradients, "inner_loop": 2, **more}
+    run, instance, value, gradient = objective_of_step(method, options, 1, 3)
+    real, synthetic = rows_in_float64(run, instance, 1)
+    images, soft_labels = run.synthetic.stored["images"], run.synthetic.soft_labels
+    targets = {}
+    for c in run.classes:
+        numbers = instance.row_numbers(run, [c], 1)
+        targets[c] = (soft_labels[run.synthetic.rows[c] if numbers is None else numbers].double() / 2.5).softmax(1)
+    net = copy.deepcopy(instance._net).double()
+    expected = matching(net, real, synthetic, instance.config.distance, targets, 2.5)
+    by_images, by_labels = torch.autograd.grad(expected, [images, soft_labels])
+    assert value == pytest.approx(expected.item(), rel=1e-4)
+    for got, wanted in ((gradient, by_images), (soft_labels.grad, by_labels)):
+        scale = float(wanted.abs().max())
+        assert scale > 0
+        torch.testing.assert_close(got, wanted.float(), rtol=1e-3, atol=2e-3 * scale)
 
 
 @pytest.mark.parametrize("batch_syn", [None, 2])
@@ -214,17 +252,41 @@ def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:
     assert straight.recipe.temperature == 2.0
 
 
-def test_inner_loop_is_plain_descent_on_the_updated_set() -> None:
-    options = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.1, "augment": "none"}
+@pytest.mark.parametrize(("labels_of", "temperature"), [({}, 1.0), (LEARNED, 2.5)])
+def test_inner_loop_is_plain_descent_on_the_updated_set(labels_of: dict[str, Any], temperature: float) -> None:
+    options = {"outer_loop": 3, "inner_loop": 2, "lr_net": 0.1, "augment": "none", **labels_of}
     run, instance, _, _ = objective_of_step(GradientMatching, options, 1)  # the set is that after the first update
-    images, labels = (tensor.detach() for tensor in run.synthetic.all())
+    images, targets = (tensor.detach() for tensor in run.synthetic.all())
+    if labels_of:
+        targets = (run.synthetic.soft_labels.detach() / temperature).softmax(1)
     net = run.factory.build(run.seed, "network", 0)
     before = [p.detach().clone() for p in net.parameters()]
     for _ in range(2):
-        gradients = torch.autograd.grad(nn.functional.cross_entropy(net(images), labels), list(net.parameters()))
+        loss = temperature**2 * nn.functional.cross_entropy(net(images) / temperature, targets)
+        gradients = torch.autograd.grad(loss, list(net.parameters()))
         with torch.no_grad():
             for p, g in zip(net.parameters(), gradients, strict=True):
                 p -= 0.1 * g
     assert not torch.equal(next(net.parameters()), before[0])
+    for p, expected in zip(instance._net.parameters(), net.parameters(), strict=True):
+        torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_inner_loop_is_augmented_as_the_step_is() -> None:
+    """Train the first network in plain steps, and compare its weights with those of the method in step 1."""
+    options = {"outer_loop": 3, "inner_loop": 3, "lr_net": 0.1}
+    run, instance, _, _ = objective_of_step(SiameseGradientMatching, options, 1)
+    images, labels = (tensor.detach() for tensor in run.synthetic.all())
+    recipe = TrainingRecipe(
+        "plain",
+        epochs=3,
+        lr=0.1,
+        momentum=0.0,
+        weight_decay=0.0,
+        milestones=(),
+        augment="color_crop_cutout_flip_scale_rotate",
+    )
+    net = run.factory.build(run.seed, "network", 0)
+    train_network(net, TrainingSet(images, labels, 3), recipe, run.seed, "inner", 0)
     for p, expected in zip(instance._net.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)

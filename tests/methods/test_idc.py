@@ -38,9 +38,16 @@ def test_step_equals_the_textbook(network: str, factor: int, class_gradients: st
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=2e-3 * scale)
 
 
-def test_network_is_trained_on_real_rows_with_cutmix() -> None:
+@pytest.mark.parametrize(
+    ("cutmix", "augment", "always"),
+    [(0.5, "color_crop", ("color",)), (0.0, "color_crop_cutout", ("color", "cutout"))],
+)
+def test_network_is_trained_on_real_rows_with_cutmix_in_the_place_of_cutout(
+    cutmix: float, augment: str, always: tuple[str, ...]
+) -> None:
     """Train the first network in plain steps, and compare its weights with those of the method in step 2."""
-    run, method, _, _ = objective_of_step(MultiFormationMatching, {**PIXELS, "batch_net": 16, "lr_net": 0.05}, t=2)
+    options = {**PIXELS, "batch_net": 16, "lr_net": 0.05, "cutmix": cutmix}
+    run, method, _, _ = objective_of_step(MultiFormationMatching, options, t=2)
     net = run.factory.build(run.seed, "network", 0)
     first = copy.deepcopy(net.state_dict())
     recipe = TrainingRecipe(
@@ -51,9 +58,9 @@ def test_network_is_trained_on_real_rows_with_cutmix() -> None:
         momentum=0.9,
         weight_decay=5e-4,
         milestones=(),
-        augment="color_crop",  # CutMix takes the place of cutout
-        always=("color",),
-        cutmix_probability=0.5,
+        augment=augment,
+        always=always,
+        cutmix_probability=cutmix,
     )
     data = TrainingSet(run.source.at(torch.arange(36)), run.source.labels, 3)
     for step in range(2):

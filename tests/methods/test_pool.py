@@ -85,6 +85,33 @@ def test_recipe_follows_the_options() -> None:
     assert pool_recipe(CONFIG, 36).augment is None
 
 
+def test_recipe_is_momentum_descent_whose_rate_falls_twice() -> None:
+    """After two thirds and five sixths of the updates, the rate falls to a fifth, and the momentum goes on."""
+    recipe = pool_recipe(CONFIG, 36)
+    assert (recipe.optimiser, recipe.momentum, recipe.weight_decay) == ("sgd", 0.9, 5e-4)
+    assert recipe.milestones == pytest.approx((2 / 3, 5 / 6))
+    assert (recipe.gamma, recipe.restart_optimiser) == (0.2, False)
+    assert (recipe.cosine, recipe.flatness, recipe.view_area) == (0.0, 0.0, None)
+
+
+def test_flips_colours_and_cutout_are_always_applied_and_one_of_the_others() -> None:
+    config = dataclasses.replace(CONFIG, augment_pool="scale_cutout_crop_color_rotate_flip")
+    always, one = pool_recipe(config, 36).augmentations()
+    assert (set(always.families), always.mode) == ({"flip", "color", "cutout"}, "all")
+    assert (set(one.families), one.mode) == ({"scale", "crop", "rotate"}, "single")
+    (listed,) = pool_recipe(dataclasses.replace(CONFIG, augment_pool="color"), 36).augmentations()
+    assert (listed.families, listed.mode) == (("color",), "all")
+    assert pool_recipe(CONFIG, 36).augmentations() == []
+
+
+@pytest.mark.parametrize("rows", [36, 37])
+def test_training_takes_as_many_epochs_as_the_updates_need(rows: int) -> None:
+    """The schedule is that of the capped updates, of which there should be enough."""
+    recipe = pool_recipe(dataclasses.replace(CONFIG, pool_updates=13), rows)  # batches of 12: 3 or 4 updates an epoch
+    assert recipe.epochs == (5 if rows == 36 else 4)
+    assert recipe.updates(rows) >= 13
+
+
 def test_pool_is_recorded_once_and_shared_by_methods(trained: list[int]) -> None:
     for method in ("dm", "m3d", "dance", "ncfm", "dm"):
         quick_method(method, networks="pool").condense(toy_dataset())
@@ -284,6 +311,16 @@ CHARACTERISTIC = {"kernel": "characteristic", "normalise": True, "lr_img": 1.0}
 def test_finite_draws_take_turns_and_embed_real_rows_once_each(ipm: int, real_draws: list[int]) -> None:
     images("dm", **POOL, draws=3, ipm=ipm, steps=9 * ipm)
     assert sorted(real_draws) == [0, 1, 2]
+
+
+def test_draws_take_turns_in_orders_that_differ(run: Run) -> None:
+    method = DistributionMatching(DistributionMatching.Config.build({"draws": 4, "ipm": 2}))
+    steps = [method._draw_number(run, t) for t in range(6 * 4 * 2)]
+    assert steps[::2] == steps[1::2], "a draw lasts for ipm steps"
+    turns = [tuple(steps[::2][first : first + 4]) for first in range(0, 24, 4)]
+    assert all(sorted(turn) == [0, 1, 2, 3] for turn in turns)
+    assert len(set(turns)) > 2
+    assert turns[0] != (0, 1, 2, 3)
 
 
 def test_without_draws_each_network_sees_new_real_rows(real_draws: list[int]) -> None:

@@ -9,16 +9,20 @@ import torch
 from torch import Tensor
 
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
+from hf_condense.base.cache import cache_folder
+from hf_condense.base.rng import keyed_generator
 from hf_condense.cli_text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import read_facts
-from hf_condense.condensed.views import view
+from hf_condense.condensed.views import random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
+from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.class_source import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.rded import best_crops, mosaics
+from tests.support.short_evaluations import watch_trainings
 
 NAMES = ("cat", "dog", "eel")
 TOY = toy_dataset(names=NAMES, size=16)
@@ -45,24 +49,33 @@ def condense(**options) -> CondensedDataset:
     return quick_method("rded", teacher=KNOWING, cache=False, **options).condense(TOY)
 
 
-@pytest.mark.parametrize("mosaic", [1, 2, 3])
-def test_images_are_those_of_the_textbook_version(mosaic: int, monkeypatch) -> None:
+def predict_padded(crops: Tensor) -> Tensor:
+    """Score crops in the middle of a black image of 16 x 16 pixels."""
+    margin = (16 - crops.shape[-1]) // 2
+    canvas = torch.zeros(len(crops), 3, 16, 16)
+    canvas[..., margin : margin + crops.shape[-2], margin : margin + crops.shape[-1]] = crops
+    return predict(canvas)
+
+
+@pytest.mark.parametrize(
+    ("mosaic", "area", "padded"),
+    [(1, 0.08, False), (2, 0.08, False), (3, 0.08, False), (2, 0.6, False), (3, 0.3, True)],
+)
+def test_images_are_those_of_the_textbook_version(mosaic: int, area: float, padded: bool, monkeypatch) -> None:
     """The same boxes are cut and scored one at a time. Every class has enough pictures for one crop each."""
     monkeypatch.setattr("hf_condense.methods.rded._PICTURES", 5)
     monkeypatch.setattr("hf_condense.engine.teacher._measured", lambda run, teacher: {})
-    small = quick_method(
-        "rded", teacher=Teacher(predict, NAMES), mosaic=mosaic, pictures=11, crops=3, soft_labels="none", cache=False
-    ).condense(TOY, 1)
+    options = {"mosaic": mosaic, "crop_area": area, "padded": padded, "pictures": 11, "crops": 3}
+    bench = quick_method("rded", teacher=Teacher(predict, NAMES), soft_labels="none", cache=False, **options)
+    small = bench.condense(TOY, 1)
     source = load_source(TOY, cache=False, progress=False)
     tile = -(-16 // mosaic)
-    from hf_condense.base.rng import keyed_generator
-
     for c, name in enumerate(NAMES):
         generator = keyed_generator(0, "crops", name)
         order = torch.randperm(12, generator=generator)[:11]
-        boxes = crop_boxes(len(order) * 3, (16, 16), 0.08, generator).reshape(-1, 3, 4).tolist()
+        boxes = crop_boxes(len(order) * 3, (16, 16), area, generator).reshape(-1, 3, 4).tolist()
         pictures = [source.images[source.positions(c).start + i] for i in order]
-        crops = best_crops(pictures, boxes, (tile, tile), predict, c, mosaic**2)
+        crops = best_crops(pictures, boxes, (tile, tile), predict_padded if padded else predict, c, mosaic**2)
         (expected,) = mosaics(crops, mosaic, 1)
         stored = small.synthetic.stored["images"][c]
         assert stored.dtype == torch.uint8
@@ -125,6 +138,22 @@ def test_views_of_digits_are_not_mirrored() -> None:
     assert int(condense(views=8, augment="crop").synthetic.view_labels.crops[..., 4].sum()) == 0
 
 
+def test_crops_of_the_whole_area_are_whole_pictures() -> None:
+    source = load_source(TOY, cache=False, progress=False)
+    pictures = {tuple(picture.flatten().tolist()) for picture in source.images[torch.arange(len(source))]}
+    images = condense(crop_area=1.0, mosaic=1).synthetic.stored["images"]
+    assert {tuple(image.flatten().tolist()) for image in images} <= pictures
+
+
+@pytest.mark.parametrize("area", [0.2, 0.5, 1.0])
+def test_views_have_the_least_area(area: float) -> None:
+    crops = condense(views=8, view_area=area, seed=3).synthetic.view_labels.crops
+    expected = random_crops(6 * 8, (16, 16), area, keyed_generator(3, "views"))
+    assert torch.equal(crops, expected.reshape(6, 8, 5))
+    smallest = float((crops[..., 2] * crops[..., 3]).min()) / 256
+    assert area - 0.1 < smallest < area + 0.15
+
+
 @pytest.mark.parametrize("storage", ["pixels", "patches", "dct"])
 def test_set_in_any_form_has_labels_of_its_decoded_rows(storage: str, tmp_path: Path) -> None:
     small = quick_method("rded", teacher=KNOWING, storage=storage, cache=False).condense(TOY, 1)
@@ -181,6 +210,29 @@ class TestTeacher:
         quick_method("rded", cache=False).condense(TOY)
         (data,) = trained
         assert len(data) == 33
+
+    @pytest.mark.parametrize(
+        ("augment", "stages"), [("flip_color_crop", [Augmentation(("flip", "color", "crop"), "all")]), ("none", [])]
+    )
+    def test_training_of_a_teacher_applies_all_families_of_the_option(self, augment, stages, monkeypatch) -> None:
+        recipes = []
+
+        def record(net, data, recipe, *args, **kwargs) -> int:
+            recipes.append(recipe)
+            return train_network(net, data, recipe, *args, **kwargs)
+
+        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        quick_method("rded", augment=augment, cache=False).condense(TOY)
+        assert [recipe.augmentations() for recipe in recipes] == [stages]
+
+    def test_teachers_of_other_augmentations_are_cached_apart(self, tmp_path: Path, monkeypatch) -> None:
+        monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+        augmentations = ("crop_flip", "none", "crop", "crop_flip")
+        sets = [quick_method("rded", augment=augment).condense(TOY) for augment in augmentations]
+        hashes = [small.recipe.teacher["content_hash"] for small in sets]
+        assert len(set(hashes)) == 3
+        assert hashes[0] == hashes[3]
+        assert len(list(cache_folder("networks").glob("*.safetensors"))) == 3
 
     def test_teacher_of_another_size_sees_images_of_that_size(self) -> None:
         small = quick_method("rded", teacher_size=8, cache=False).condense(TOY)
@@ -265,6 +317,22 @@ class TestEvaluation:
         loaded = load_condensed(tmp_path)
         assert list(self.rows_of(loaded, source=TOY)) == [*own, "random"]
         assert "random (soft labels)" in self.rows_of(loaded, source=TOY, teacher=KNOWING)
+
+    def test_random_rows_have_the_teachers_labels_of_views_like_those_of_the_set(self, monkeypatch) -> None:
+        small = condense(views=3, top_k=2, temperature=5.0)
+        trainings = watch_trainings(monkeypatch)
+        self.rows_of(small)
+        _, _, random, labelled = (training.data for training in trainings)
+        assert torch.equal(labelled.images, random.images), "the same rows"
+        assert (labelled.temperature, labelled.views.k) == (5.0, 2)
+        crops = small.synthetic.view_labels.crops
+        assert torch.equal(labelled.views.crops, crops)
+        source = load_source(TOY, cache=False, progress=False)
+        pixels = random.images * source.std.reshape(-1, 1, 1) + source.mean.reshape(-1, 1, 1)
+        rows, views = torch.arange(6).repeat_interleave(3), torch.arange(3).repeat(6)
+        expected = nearest_class(view(pixels[rows], crops[rows, views])).log_softmax(1).topk(2)
+        assert torch.equal(labelled.views.classes.flatten(0, 1).long(), expected.indices)
+        torch.testing.assert_close(labelled.views.values.flatten(0, 1).float(), expected.values, rtol=2e-3, atol=2e-2)
 
     def test_relabelling_reaches_the_networks_on_eight_bit_images(self) -> None:
         labelled = list[int]()

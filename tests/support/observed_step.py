@@ -13,7 +13,7 @@ from hf_condense.testing import quick_method, toy_dataset
 
 
 class Observed(NamedTuple):
-    """A run at one step; its images, or what stands for them, are those before the update."""
+    """A run at one step; what it learns, images or what stands for them and labels, is as it was before the update."""
 
     run: Run
     method: Method[Any]
@@ -29,7 +29,7 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
         def losses(self, run, step):
             if step == t:
                 observed["learned"] = {
-                    name: tensor.detach().clone() for name, tensor in run.synthetic.learned().items()
+                    name: tensor.detach().clone() for name, tensor in run.synthetic.parameters().items()
                 }
             yield from super().losses(run, step)
 
@@ -53,7 +53,7 @@ def objective_of_step(method: type[Method[Any]], options: dict[str, Any], t: int
         registry.unregister_method("spy")
     run = observed["run"]
     for name, tensor in observed["learned"].items():
-        run.synthetic.stored[name].data = tensor
+        run.synthetic.parameters()[name].data = tensor
     return Observed(run, observed["method"], values[-1], observed["gradient"])
 
 
