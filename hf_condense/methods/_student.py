@@ -36,6 +36,7 @@ logger = logging.getLogger("hf_condense")
 
 _CPU = torch.device("cpu")
 _CORRECT = "correct"  # the start from rows that experts classify right
+_MANY_ROWS = 8  # of a storage form, for each image of the budget
 _WALK = 256  # rows of a class that an expert classifies at a time
 _TOLD = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
 _STATISTICS_ROWS = 16  # real rows per class from which batch norm takes its statistics
@@ -50,8 +51,11 @@ def short_experts(task: Task) -> dict[str, Any]:
     """Return the options that the presets of all trajectory methods share, so that experts are recorded once.
 
     The experts are many and short, because the images soon overfit to a few. A larger set can follow longer windows.
+    So can a form of many rows follow later ones, which gained mtt and esp one or two points with 'dct'.
     """
     shared = {"snapshot_every": 4, "lr_expert": 0.05, "batch_expert": 128, "lr_img": 1000.0, "decay": True}
+    if few_images(task) and task.expand >= _MANY_ROWS:
+        return {**shared, "experts": 16, "snapshots": 25, "expert_span": 4, "max_start": 12, "lr_student": 0.03}
     if few_images(task):
         return {**shared, "experts": 24, "snapshots": 13, "expert_span": 4, "max_start": 8, "lr_student": 0.03}
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}

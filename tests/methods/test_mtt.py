@@ -389,12 +389,16 @@ def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expec
 
 @pytest.mark.parametrize("preset", ["default", "quick"])
 @pytest.mark.parametrize("ipc", [1, 3, 4, 50])
-def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(preset: str, ipc: int) -> None:
+@pytest.mark.parametrize(("storage", "expand"), [("pixels", 1), ("patches", 4), ("dct", 8)])
+def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(
+    preset: str, ipc: int, storage: str, expand: int
+) -> None:
+    task = Task(ipc, 10, (3, 32, 32), storage=storage, expand=expand)
     expert_options = {f.name for f in fields(ExpertConfig)} - {f.name for f in fields(ImageConfig)} | {"network"}
-    presets = [get_method(name).presets[preset].values(Task(ipc, 10, (3, 32, 32))) for name in FOLLOWING]
+    presets = [get_method(name).presets[preset].values(task) for name in FOLLOWING]
     shared = [{name: value for name, value in values.items() if name in expert_options} for values in presets]
     assert {"experts", "snapshot_every", "lr_expert", "network"} <= shared[0].keys()
-    assert shared[0]["snapshots"] == (13 if ipc < 4 else 25)
+    assert shared[0]["snapshots"] == (13 if ipc < 4 and expand < 8 else 25)
     assert all(values == shared[0] for values in shared)
     for values in presets:
         assert values["expert_span"] + values["max_start"] <= values["snapshots"]
