@@ -90,7 +90,6 @@ def main(argv: list[str] | None = None) -> list[dict]:
         for ipc in args.ipc:
             accepted = cls.Config.__dataclass_fields__
             options = {key: value for key, value in fast_options.items() if key in accepted}
-            options = {key: value for key, value in options.items() if cls.Config.unmet_need(key, args.options) is None}
             options |= without_flips(method) if name in DIGITS else {}
             preset = "paper" if "paper" in cls.presets else None  # esp has none
             common: dict[str, Any] = {"preset": preset, "network": args.network, **options, **args.options}

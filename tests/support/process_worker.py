@@ -119,7 +119,7 @@ class Cases:
     def failing_checkpoint(self) -> Any:
         """The main process cannot write its checkpoint."""
         self._failing_in(0, checkpoint, "save", OSError("disk full"))
-        return self._error(checkpoint_dir=self.folder / "failing")
+        return self._error(checkpoint_dir=self.folder / "failing", checkpoint_every=2)
 
     def failing_callback(self) -> Any:
         """A callback fails in one process, with an exception that cannot be sent to another one."""
