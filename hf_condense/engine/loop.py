@@ -6,7 +6,7 @@ import gc
 import logging
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, overload
@@ -115,7 +115,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
                 is_kept = optimisation.save(done, is_last=done == steps and not ends)
             if ends or done == steps:
-                run.interrupts.remains = (saving if is_kept else replace(saving, folder=None)).remains(done, steps)
+                lost = f"the checkpoint of step {done} of {steps} could not be written"
+                run.interrupts.remains = saving.remains(done, steps) if is_kept else lost
             if ends:
                 optimisation.check()
                 raise run.interrupts.error()

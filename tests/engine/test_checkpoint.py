@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
+from hf_condense.base.errors import RunInterrupted
 from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
@@ -180,14 +181,21 @@ def test_set_is_not_lost_to_a_disk_that_is_full_at_the_last_step(
 def test_checkpoint_that_another_run_wrote_meanwhile_is_not_replaced(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def run_another(run: Run, done: int, loss: float) -> None:
+    def run_another(run: Run, done: int, loss: float, folder: Path = tmp_path) -> None:
         if done == 1:
-            condense(seed=7, steps=1, checkpoint_dir=tmp_path)
+            condense(seed=7, steps=1, checkpoint_dir=folder)
 
     small = condense(steps=4, checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[run_another])
     assert same(small, condense(steps=4))
     assert caplog.text.count("another run has written its checkpoint to") == 2
     assert "seed: 7 in the checkpoint, 0 in this run" in caplog.text
+
+    def run_another_and_stop(run: Run, done: int, loss: float) -> None:
+        run_another(run, done, loss, tmp_path / "other")
+        signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(RunInterrupted, match="the checkpoint of step 1 of 4 could not be written"):
+        condense(steps=4, checkpoint_dir=tmp_path / "other", callbacks=[run_another_and_stop])
     done: list[int] = []
     condense(seed=7, steps=2, checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
     assert done == [2], "the other run should go on from its own checkpoint"
