@@ -73,8 +73,12 @@ def one_pooling(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def condense(method: str, ipc: Any = 2, **options: Any) -> CondensedDataset:
     """Condense the toy dataset in very few steps."""
-    fields = get_method(method).Config.__dataclass_fields__
-    short = {name: value for name, value in SHORT.items() if name in fields}
+    config = get_method(method).Config
+    short = {
+        name: value
+        for name, value in SHORT.items()
+        if name in config.__dataclass_fields__ and config.unmet_need(name, options) is None
+    }
     usual = {"cache": False, "network": "convnet-w4-d1"}
     return quick_method(method, **{**usual, **short, **options}).condense(TOY, ipc)
 
