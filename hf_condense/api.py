@@ -21,14 +21,14 @@ from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption, limited_memory
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import broadcast_object, from_main, get_accelerator, main_first
+from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
-from hf_condense.engine.checkpoint import read_checkpoint
+from hf_condense.engine.checkpoint import read_checkpoint, workers_in
 from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.loop import Callback, Saving, optimise
 from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
@@ -204,13 +204,19 @@ def condense_dataset(
         amounts = class_amounts(ipc, source)
         task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
         settled_preset = preset
+        workers: int | None = None
         if method == "auto":
-            # Nodes may have different numbers of cores, but all processes must make the same choice.
-            cores = broadcast_object(accelerator, torch.get_num_threads())
+            workers = from_main(accelerator, partial(_workers, accelerator, checkpoint_dir))
             # With a preset, the choice of the method is all that is taken.
             open_values = given if preset is None else None
             choice = choose(
-                task, budget, network, device=accelerator.device, cores=cores, candidates=candidates, given=open_values
+                task,
+                budget,
+                network,
+                device=accelerator.device,
+                workers=workers,
+                candidates=candidates,
+                given=open_values,
             )
             method = choice.method
             if preset is None:
@@ -219,7 +225,8 @@ def condense_dataset(
         settings = settle(get_method(method), settled_preset, given, task)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
-        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started)
+        interrupts.remains = _remains_in_cache(cache, run.factory.named)
+        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started, workers)
         small = _condense(run, get_method(method), settings, preset, outside)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
@@ -230,22 +237,23 @@ _ARGUMENTS = tuple(name for name in inspect.signature(condense_dataset).paramete
 
 @dataclass(frozen=True)
 class _Outside:
-    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers; and when the call began."""
+    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers; and how the call began."""
 
     folder: str | Path | None
     every: int
     callbacks: Sequence[Callback]
     trackers: Accelerator | None
     started: float
+    workers: int | None
 
     def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
         if self.folder is None:
-            return Saving(None, self.every, identity, None, self.started)
+            return Saving(None, self.every, identity, None, self.started, self.workers)
         folder = local_path(self.folder)
         # The main process alone writes them, perhaps to a disk that the others do not see.
         resumed = from_main(run.accelerator, partial(read_checkpoint, folder, identity))
-        return Saving(folder, self.every, identity, resumed, self.started)
+        return Saving(folder, self.every, identity, resumed, self.started, self.workers)
 
 
 def _claim(folder: Path) -> None:
@@ -285,11 +293,23 @@ def _condense(
     return finish_synthetic(run, recipe, outside.started - earlier)
 
 
-def _remains_in_cache(cache: bool) -> str:
-    """Say what an interruption before the first step leaves behind."""
-    if cache_enabled(cache):
-        return "what was finished of decoding and of recording networks is in the cache, where the same run finds it"
-    return "nothing was kept, because the cache is off"
+def _workers(accelerator: Accelerator, checkpoint_dir: str | Path | None) -> int:
+    """Return for how many CPU cores, or other devices, `method="auto"` chooses: those for which it chose before.
+
+    Nodes may have different numbers of cores, but all processes must make the same choice. So must a run that resumes.
+    """
+    chosen_before = None if checkpoint_dir is None else workers_in(local_path(checkpoint_dir))
+    of_one = torch.get_num_threads() if accelerator.device.type == "cpu" else 1
+    return chosen_before or of_one * accelerator.num_processes
+
+
+def _remains_in_cache(cache: bool, named: bool = True) -> str:
+    """Say what an interruption before the first step leaves behind; networks without a name are not cached."""
+    if not cache_enabled(cache):
+        return "nothing was kept, because the cache is off"
+    if not named:
+        return "decoded images are in the cache, but nothing of networks, because network= is a function"
+    return "what was finished of decoding and of recording networks is in the cache, where the same run finds it"
 
 
 def _pick_split(ds: Any, split: str) -> Any:

@@ -229,6 +229,24 @@ def test_damaged_picture_is_decoded_or_refused_with_its_row(kind: str, data: st.
         assert "row 1 has a picture" in str(error)  # noqa: PT017 - decoding may also succeed
 
 
+@pytest.mark.parametrize(
+    ("column", "hint"),
+    [
+        (
+            List(Image()),
+            "if 'shot' is the image column: it has a list of pictures in each row, so keep one of them: ds.",
+        ),
+        ({"bytes": Value("binary"), "path": Value("string")}, "if 'shot' is the image column: cast it first: ds.cast_"),
+    ],
+)
+def test_column_that_may_be_made_one_of_images_is_named(column: Any, hint: str) -> None:
+    picture = {"bytes": PNG, "path": None}
+    rows = {"shot": [[picture]] * 2 if isinstance(column, List) else [picture] * 2, "label": [0, 1]}
+    features = {"words": List(Value("string")), "shot": column, "label": ClassLabel(names=["cat", "dog"])}
+    ds = Dataset.from_dict({"words": [["a"]] * 2, **rows}, features=Features(features))
+    refused(ValueError, "no column holds an Image; columns: 'words' (List), 'shot'", hint, ds=ds)
+
+
 # Methods and options
 
 
@@ -354,6 +372,17 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
         (ValueError, {"pixel_range": "vaild"}, "pixel_range should be one of"),
         (ValueError, {"store_dtype": "float8"}, "store_dtype should be one of"),
         (ValueError, {"steps": 0}, "steps should be at least 1"),
+        (ValueError, {"momentum": 1.0}, "momentum should be smaller than 1; got 1.0"),
+        (ValueError, {"augment": "flipp"}, "augment: unknown augmentation 'flipp'"),
+        (ValueError, {"method": "mtt", "momentum_expert": 1.0}, "momentum_expert should be smaller than 1; got 1.0"),
+        (ValueError, {"method": "mtt", "augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
+        (ValueError, {"method": "mtt", "average": 1.0}, "average should be smaller than 1; got 1.0"),
+        (ValueError, {"method": "datm", "momentum_label": 1.0}, "momentum_label should be smaller than 1; got 1.0"),
+        (ValueError, {"method": "m3d", "cutmix_pool": 1.5}, "cutmix_pool should be at most 1; got 1.5"),
+        (ValueError, {"method": "m3d", "augment_pool": "flipp"}, "augment_pool: unknown augmentation 'flipp'"),
+        (ValueError, {"method": "idc", "cutmix": 1.5}, "cutmix should be at most 1; got 1.5"),
+        (ValueError, {"method": "rded", "crop_area": 1.5}, "crop_area should be at most 1; got 1.5"),
+        (ValueError, {"method": "rded", "views": 1001}, "views should be at most 1000; got 1001"),
     ],
 )
 def test_what_needs_no_data_is_refused_before_the_dataset_is_read(

@@ -558,7 +558,7 @@ def test_an_error_that_is_a_bug_keeps_its_traceback(
         (["--method", "hearding"], "no method is named 'hearding'; did you mean 'herding'?"),
         (["--method", "dm", "--option", "lr_image=1"], "unknown option 'lr_image'; did you mean 'lr_img'?"),
         (["--method", "dm", "--option", "lr_img=-1"], "lr_img should be larger than 0; got -1"),
-        (["--method", "dm", "--option", "momentum=1.5"], "momentum should be below 1; got 1.5"),
+        (["--method", "dm", "--option", "momentum=1.5"], "momentum should be smaller than 1; got 1.5"),
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),

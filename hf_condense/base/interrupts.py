@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
@@ -48,7 +48,7 @@ class Interrupts:
     def __init__(self, remains: str = "") -> None:
         self.signal: int | None = None
         self.remains = remains
-        self._postpones = False
+        self._postpones = ""
         self._arrival = 0.0
         self._before: dict[signal.Signals, Callable[..., Any] | int | None] = {}
 
@@ -63,13 +63,18 @@ class Interrupts:
         self._restore()
 
     @contextmanager
-    def postponed(self) -> Iterator[None]:
-        """Let a block decide when it ends. At its end, a signal that has arrived raises `RunInterrupted`."""
-        self._postpones = True
+    def postponed(self, what: str = "this step is finished first") -> Iterator[None]:
+        """Let a block decide when it ends. At its end, a signal that has arrived raises `RunInterrupted`.
+
+        Args:
+            what: What the block still does when a signal arrives. This is then told at once on the standard error, so
+                that nobody sends a second signal because nothing seems to happen.
+        """
+        self._postpones = what
         try:
             yield
         finally:
-            self._postpones = False
+            self._postpones = ""
         if self.signal is not None:
             raise self.error()
 
@@ -85,6 +90,10 @@ class Interrupts:
             self.signal, self._arrival = number, time.monotonic()
             if not self._postpones:
                 raise self.error()
+            # Written past Python's buffers, which the signal may have interrupted while they were written to.
+            text = f"\n{signal.Signals(number).name}: {self._postpones}; a second signal ends the run at once\n"
+            with suppress(OSError):
+                os.write(2, text.encode())
         elif time.monotonic() - self._arrival >= _relay_seconds():
             self._restore()
             signal.raise_signal(number)

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import functools
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from hf_condense.condensed.tensors import CondensedTensors
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitInfo
+
+logger = logging.getLogger("hf_condense")
 
 _OWN = ("synthetic", "recipe", "source", "teacher")
 _KEEPS_TYPE = frozenset(
@@ -92,7 +95,7 @@ class CondensedDataset(datasets.Dataset):
 
         Raises:
             TypeError: If `table` is not an `Evaluation`.
-            ValueError: If it is the evaluation of another set.
+            ValueError: If it is the evaluation of a set of another name.
 
         Example:
             >>> from hf_condense import condense_dataset, evaluate
@@ -136,6 +139,13 @@ class CondensedDataset(datasets.Dataset):
             OSError: If writing fails. Earlier files are then unchanged.
         """
         return save(self.parts, folder, name=config_name, overwrite=overwrite)
+
+    def save_to_disk(self, *args: Any, **kwargs: Any) -> None:
+        """Save the 8-bit rows alone, as `datasets.Dataset.save_to_disk` does, and say so: see `save_condensed`."""
+        logger.warning(
+            "save_to_disk keeps the 8-bit rows only; save_condensed also keeps the exact tensors and the recipe"
+        )
+        self._plain().save_to_disk(*args, **kwargs)
 
     def push_to_hub(
         self,

@@ -65,7 +65,7 @@ def choose(
     network: NetworkSpec | None,
     *,
     device: torch.device,
-    cores: int,
+    workers: int,
     candidates: Sequence[str] = CANDIDATES,
     given: Mapping[str, Any] | None = None,
 ) -> Choice:
@@ -76,7 +76,7 @@ def choose(
         budget: Minutes that the condensation may take, > 0. None means 15.
         network: The caller's network, or None.
         device: Where the method runs.
-        cores: CPU cores that may be used, >= 1.
+        workers: CPU cores, or other devices such as GPUs, that all processes have together, >= 1.
         candidates: Methods that suit the caller's options; some of `CANDIDATES`.
         given: The caller's options, steps and storage form, by name; what is None is left open. They are among the
             values of the choice, and the reason is that of the run with them.
@@ -87,7 +87,7 @@ def choose(
     """
     minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
-    rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
+    rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * workers
     is_large = min(task.image_shape[1:]) > _LARGE_SIDE
     caller_values = {name: value for name, value in (given or {}).items() if value is not None}
     # rded trains a network to tell classes apart, so that it needs two.

@@ -33,6 +33,7 @@ class Checkpoint:
         tensors: The synthetic set, the optimiser's state and the method's state, by dotted name.
         processes: Number of processes of the run that wrote it.
         seconds: How long the run has taken so far, with the calls before it was resumed.
+        workers: CPU cores, or other devices, for which `method="auto"` chose the settings; None if it did not.
     """
 
     step: int
@@ -41,6 +42,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     processes: int = 1
     seconds: float = 0.0
+    workers: int | None = None
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with a prefix and a dot, without that prefix."""
@@ -64,6 +66,7 @@ class Checkpoint:
             "plan": self.plan.to_dict(),
             "processes": self.processes,
             "seconds": self.seconds,
+            "workers": self.workers,
         }
         facts = json.dumps(run, sort_keys=True)
         # Cloning matters: a method's state may hold one tensor under two names, which safetensors refuses.
@@ -97,8 +100,8 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
             facts = json.loads(opened.metadata()[_FACTS])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         plan, processes = Plan(**facts["plan"]), facts.get("processes", 1)
-        seconds = facts.get("seconds", 0.0)
-        checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes, seconds)
+        since = facts.get("seconds", 0.0), facts.get("workers")
+        checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes, *since)
     except MemoryError:
         raise
     except Exception as error:
@@ -114,14 +117,29 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
     return checkpoint
 
 
+def workers_in(folder: Path) -> int | None:
+    """Return for how many workers `method="auto"` chose the settings of the run in a folder, or None.
+
+    The same call then makes the same choice, on a machine with more cores, too.
+    """
+    workers = _facts_in(folder).get("workers")
+    return workers if isinstance(workers, int) else None
+
+
 def _identity_in(folder: Path) -> dict[str, Any] | None:
     """Return the identity of the checkpoint in a folder, or None if there is none that can be read."""
+    identity: dict[str, Any] | None = _facts_in(folder).get("identity")
+    return identity
+
+
+def _facts_in(folder: Path) -> dict[str, Any]:
+    """Return the facts of the checkpoint in a folder, which are none if it is missing or cannot be read."""
     try:
         with safe_open(folder / FILE_NAME, framework="pt") as opened:
-            identity: dict[str, Any] = json.loads(opened.metadata()[_FACTS])["identity"]
-    except (SafetensorError, FileNotFoundError, ValueError, KeyError, TypeError):  # missing or damaged: no loss
-        return None
-    return identity
+            facts: dict[str, Any] = json.loads(opened.metadata()[_FACTS])
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError):  # missing or damaged: no loss
+        return {}
+    return facts if isinstance(facts, dict) else {}
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:

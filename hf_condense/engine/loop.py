@@ -42,6 +42,7 @@ class Saving:
         identity: The facts that identify the run.
         resumed: The checkpoint to resume from, or None to start from the beginning.
         started: When the call began, by `time.perf_counter`.
+        workers: CPU cores, or other devices, for which `method="auto"` chose the settings; None if it did not.
 
     There is one checkpoint at most: the next one replaces it.
     """
@@ -51,11 +52,19 @@ class Saving:
     identity: dict[str, Any]
     resumed: Checkpoint | None = None
     started: float = field(default_factory=time.perf_counter)
+    workers: int | None = None
 
     @property
     def earlier_seconds(self) -> float:
         """How long the run had taken when the checkpoint to resume from was written."""
         return 0.0 if self.resumed is None else self.resumed.seconds
+
+    @property
+    def postponed(self) -> str:
+        """What is done first when a signal asks the run to end."""
+        if self.folder is None:
+            return "this step is finished first"
+        return "this step is finished first, and its checkpoint written"
 
     def remains(self, done: int, steps: int) -> str:
         """Say what an interruption after some steps leaves behind, and how to go on."""
@@ -102,7 +111,7 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     optimisation = _Optimisation(run, method, saving, check_every=1 if is_read else _CHECK_EVERY)
     start = optimisation.resume() if saving.resumed is not None else 0
     bar = progress_bar(steps, "Condensing", "step", shown=run.shows_progress, initial=start)
-    with bar, run.interrupts.postponed():
+    with bar, run.interrupts.postponed(saving.postponed):
         for t in range(start, steps):
             value = optimisation.step(t)
             done = t + 1
@@ -113,7 +122,7 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             ends = optimisation.is_interrupted
             is_kept = True
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
-                is_kept = optimisation.save(done, is_last=done == steps and not ends)
+                is_kept = optimisation.save(done)
             if ends or done == steps:
                 lost = f"the checkpoint of step {done} of {steps} could not be written"
                 run.interrupts.remains = saving.remains(done, steps) if is_kept else lost
@@ -294,7 +303,7 @@ class _Optimisation:
             step = len(self.values) - len(are_finite) + are_finite.index(False)
             raise NonFiniteLossError(
                 f"the loss, its gradient or the update is not finite at step {step} (loss {self.values[step]}); "
-                f"{self._kept(step)}. A smaller learning rate, {self.method.rates(self.run)}, usually helps"
+                f"{self._kept(step)}. A smaller learning rate, {self.method.rate_advice(self.run)}, usually helps"
             )
 
     def _exchanged(self, total: Tensor | None, t: int) -> Tensor | None:
@@ -322,21 +331,22 @@ class _Optimisation:
         self._signal_somewhere = bool(signals)
         return None if bool(shortages) else value
 
-    def save(self, done: int, *, is_last: bool = False) -> bool:
-        """Write a checkpoint from the main process; the others wait, and fail if it fails.
+    def save(self, done: int) -> bool:
+        """Write a checkpoint from the main process; the others wait.
+
+        A checkpoint that cannot be written, because the disk is full or another run has its own in that place, is worth
+        a warning only: the set in memory is whole, and the next checkpoint may succeed.
 
         Args:
             done: Steps that are done.
-            is_last: Whether the set is finished. Then a checkpoint that cannot be written is worth a warning only. So
-                is, at any time, the checkpoint of another run in its place.
 
         Returns:
             Whether it was written.
         """
         self.check()
-        return from_main(self.run.accelerator, partial(self._write, done, is_last))
+        return from_main(self.run.accelerator, partial(self._write, done))
 
-    def _write(self, done: int, is_last: bool) -> bool:
+    def _write(self, done: int) -> bool:
         run, saving = self.run, self.saving
         groups = {
             "synthetic": run.synthetic.state(),
@@ -348,17 +358,16 @@ class _Optimisation:
         tensors = {f"{group}.{name}": tensor for group, named in groups.items() for name, tensor in named.items()}
         processes = run.accelerator.num_processes
         seconds = saving.earlier_seconds + time.perf_counter() - saving.started
-        checkpoint = Checkpoint(done, saving.identity, run.plan, tensors, processes, seconds)
+        checkpoint = Checkpoint(done, saving.identity, run.plan, tensors, processes, seconds, saving.workers)
         assert saving.folder is not None
         try:
             checkpoint.write(saving.folder)
         except OSError as error:
-            if not (is_last or isinstance(error, FileExistsError)):
-                raise
             logger.warning(
                 "the checkpoint of step %d was not written, and the run goes on: %s", done, plain_text(error)
             )
             return False
+        logger.info("step %d, loss %.4g: wrote the checkpoint", done, self.values[-1])
         return True
 
     @torch.no_grad()

@@ -19,6 +19,7 @@ from hf_condense.base.checks import number, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
+from hf_condense.networks.augment import Augmentation
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -84,6 +85,9 @@ def option(
     *,
     ge: float | None = None,
     gt: float | None = None,
+    le: float | None = None,
+    lt: float | None = None,
+    valid: Callable[[Any], object] | None = None,
     choices: tuple[Any, ...] | None = None,
     role: str | None = None,
     tiny: Any = None,
@@ -96,11 +100,14 @@ def option(
         help: One or two sentences: meaning, unit, what a larger value costs.
         ge: Smallest value allowed.
         gt: The value must be larger than this.
+        le: Largest value allowed.
+        lt: The value must be smaller than this.
+        valid: Function that raises `ValueError` for a value that cannot be used.
         choices: The only values allowed.
         role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
             memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of
             what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
-            "none"). The option `steps` needs no role.
+            "none", which is checked). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
         needs: Other options by name, with the values that let this one have an effect. A caller who gives it without
             them gets an error; what a preset gives is then left without effect.
@@ -110,7 +117,10 @@ def option(
     """
     if role is not None:
         one_of("role", role, ROLES)
-    metadata = {"help": help, "ge": ge, "gt": gt, "choices": choices, "role": role, "tiny": tiny, "needs": needs}
+    if role == "augment":
+        valid = valid or Augmentation.parse
+    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "valid": valid, "choices": choices}
+    metadata = {"help": help, **bounds, "role": role, "tiny": tiny, "needs": needs}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -208,7 +218,13 @@ def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) 
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{name} should be finite; got {value!r}")
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        number(name, value, least=rules.get("ge"), above=rules.get("gt"))
+        bounds = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}
+        number(name, value, **{bound: rules.get(rule) for bound, rule in bounds.items()})
+    if rules.get("valid") is not None:
+        try:
+            rules["valid"](value)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from error
     return value
 
 
@@ -292,7 +308,7 @@ class Method(_Declared[ConfigT]):
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
 
     rate_remedy: ClassVar[str] = "such as lr_img"
-    """Which learning rates may be too large if a step is not finite; see `rates`."""
+    """Which learning rates may be too large if a step is not finite; see `rate_advice`."""
     memory_remedy: ClassVar[str] = "a smaller network, batch_syn, batch_real or image_size needs less"
     """What to change if a step does not fit into memory, as the end of a sentence."""
 
@@ -378,7 +394,7 @@ class Method(_Declared[ConfigT]):
         been loaded or drawn for a step only once it is there.
         """
 
-    def rates(self, run: Run) -> str:
+    def rate_advice(self, run: Run) -> str:
         """Return `rate_remedy`, with lr_stored in place of lr_img where the run's storage form does not use that."""
         uses_image_rate = run.decoder.own_rate is None and self.config.of_role("stored_rate") is None
         return self.rate_remedy if uses_image_rate else self.rate_remedy.replace("lr_img", "lr_stored")

@@ -20,6 +20,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
+from hf_condense.networks.augment import families_of
 from hf_condense.networks.teachers import Teacher
 
 # `datasets` caches what it loads from the Hub in such a folder. No attribute of a dataset names its repository.
@@ -157,7 +158,7 @@ def _as_json(value: Any) -> Any:
 
 def _families(augment: str | None) -> str | None:
     """Return families of augmentation as a recipe writes them, with None in place of `"none"`."""
-    return None if augment in (None, "", "none") else augment
+    return augment if families_of(augment) else None
 
 
 def _repository(owner: str, name: str, revision: str) -> str:

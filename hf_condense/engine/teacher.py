@@ -16,6 +16,7 @@ from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, 
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.networks.augment import families_of
 from hf_condense.networks.teachers import Teacher, weights_hash
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
@@ -182,7 +183,7 @@ def settle_teacher(
 
 def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the run's network, trained on the source at a size, and its facts."""
-    families = () if augment == "none" else tuple(augment.split("_"))
+    families = families_of(augment)
     recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
     held_out = run.source.held_out(run.seed, "held out")

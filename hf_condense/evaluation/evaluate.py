@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -40,7 +41,7 @@ from hf_condense.source.decode import Size
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Evaluation", "evaluate"]
+logger = logging.getLogger("hf_condense")
 
 
 @names_arguments
@@ -201,6 +202,7 @@ def evaluate(
         return subject, test_images, real
 
     subject, test_images, real = main_first(accelerator, read)
+    _warn_of_training_rows(train, test_images)
     held_out = None
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
@@ -237,6 +239,16 @@ def evaluate(
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)
     return run_trials(trials, subject.class_names, accelerator, show_progress)
+
+
+def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages) -> None:
+    """Log a warning if the test images are those that a condensed set was made from."""
+    made_from = train.recipe.sources if isinstance(train, CondensedDataset) else []
+    if test.images.content_hash in [source.get("content_hash") for source in made_from]:
+        logger.warning(
+            "the test images are those that the set was made from, so that the accuracies say little about new ones; "
+            "pass the test split as test="
+        )
 
 
 def _told_apart(factories: list[NetworkFactory]) -> list[NetworkFactory]:

@@ -16,6 +16,7 @@ from hf_condense.base.devices import CompileOption
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.registry import list_methods
 from hf_condense.evaluation.subject import Subject
+from hf_condense.networks.augment import families_of
 from hf_condense.networks.factory import NetworkSpec, check_network, list_networks
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
 
@@ -102,8 +103,8 @@ class Request:
         if self.keeps_flips or augment is None or not isinstance(train, CondensedDataset):
             return self.training
         parts = [part.augment or part.options.get("augment") for part in train.recipe.part_recipes]
-        made_by = [families.split("_") for families in parts if isinstance(families, str) and families != "none"]
-        if any(families != [""] and "flip" not in families for families in made_by):
+        made_by = [families_of(families) for families in parts if isinstance(families, str)]
+        if any(families and "flip" not in families for families in made_by):
             augment = "_".join(name for name in augment.split("_") if name != "flip") or "none"
         return dataclasses.replace(self.training, augment=augment)
 

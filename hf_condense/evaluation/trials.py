@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
 from hf_condense.base.devices import CompileOption, compiling_pays, is_out_of_memory
+from hf_condense.base.errors import plain_text
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key
@@ -112,11 +113,14 @@ class Trials:
         if networks == 1:
             updates = self._train(sets[0], contender, training, network_seeds[0], lambda: advance(1))
             predicted = predictions(self.compiled_network, self.test.images)[:, None]  # (N, 1), by class
+            trained = self.network
         else:
             keys = [self._key(seed) for seed in network_seeds]
             stack = NetworkStack([self.factory.build(*key) for key in keys]).to(self.test.images.device)
             updates = train_stack(stack, sets, training, keys, contender.max_updates, lambda: advance(networks))
             predicted = predictions(stack, self.test.images)  # (N, networks)
+            trained = stack
+        _warn_of_divergence(trained, networks, contender.name)
         score = Score(
             set=contender.name,
             rows=contender.rows,
@@ -268,12 +272,12 @@ def _cached_scores(trials: Trials, contender: Contender, network_seeds: list[int
     """Return the scores of the networks of some seeds: from the cache those that are there, and train the others."""
     scores, missing = {}, []
     for seed in network_seeds:
-        file = trials.cache_file(contender, seed)
-        if file is not None and file.is_file():
-            bar.update(contender.updates)
-            scores[seed] = _score_from_json(file.read_text())
-        else:
+        score = _kept(trials.cache_file(contender, seed))
+        if score is None:
             missing.append(seed)
+        else:
+            bar.update(contender.updates)
+            scores[seed] = score
     most = trials.together(contender) if len(missing) > 1 else 1
     for start in range(0, len(missing), most):
         seeds = missing[start : start + most]
@@ -304,21 +308,50 @@ def _trained_scores(trials: Trials, contender: Contender, network_seeds: list[in
     return [score for part in parts for score in _trained_scores(trials, contender, part, bar)]
 
 
+def _warn_of_divergence(trained: nn.Module, networks: int, name: str) -> None:
+    """Log how many networks have weights that are not finite: they give one answer to every image.
+
+    Args:
+        trained: A network, or a stack of some, whose parameters have a first dimension more.
+        networks: How many they are.
+        name: Name of the set that they were trained on.
+    """
+    finite = [p.detach().reshape(networks, -1).isfinite().all(1) for p in trained.parameters()]
+    if lost := networks - int(torch.stack(finite).all(0).sum()):
+        logger.warning(
+            "%d of %d networks trained on %r diverged: their weights are not finite, and their accuracy is that of one "
+            "answer to all images. A smaller learning rate, lr=, usually helps",
+            lost,
+            networks,
+            name,
+        )
+
+
 def _keep(score: Score, file: Path | None) -> None:
-    """Write the score of a network to its file in the cache, if it has one."""
+    """Write the score of a network to its file in the cache, if it has one; it is no loss if that fails."""
     if file is None:
         return
     values = dataclasses.asdict(score)
     if score.predictions is not None:
         values["predictions"] = score.predictions.tolist()
-    with atomic_file(file) as work:
-        work.write_text(json.dumps(values))
+    try:
+        with atomic_file(file) as work:
+            work.write_text(json.dumps(values))
+    except OSError as error:
+        logger.warning("%s. The score is used, but not cached", plain_text(error))
 
 
-def _score_from_json(text: str) -> Score:
-    values = json.loads(text)
-    lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
-    return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
+def _kept(file: Path | None) -> Score | None:
+    """Return the score in a file of the cache, or None if there is none that can be read."""
+    if file is None or not file.is_file():
+        return None
+    try:
+        values = json.loads(file.read_text())
+        lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
+        return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
+    except (OSError, ValueError, KeyError, TypeError) as error:  # it is not ours to read, or damaged
+        logger.warning("%s in the cache cannot be read (%s), so that its network is trained again", file, error)
+        return None
 
 
 def _by_row(values: Tensor, source: ClassSource) -> NDArray[np.int32]:

@@ -28,7 +28,7 @@ from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
-from hf_condense.networks.augment import Augmentation
+from hf_condense.networks.augment import Augmentation, families_of
 from hf_condense.networks.factory import activation_bytes
 from hf_condense.networks.flat import copy_state, parameter_vector
 from hf_condense.networks.training import TrainingSet, chunk_size, train_network
@@ -59,11 +59,12 @@ class ExpertConfig(ImageConfig):
         None, "Updates of an expert between two snapshots; None: one epoch.", ge=1, tiny=2
     )
     lr_expert: float = option(0.01, "Learning rate of the experts.", gt=0)
-    momentum_expert: float = option(0.0, "Momentum of the experts, in [0, 1).", ge=0)
+    momentum_expert: float = option(0.0, "Momentum of the experts, in [0, 1).", ge=0, lt=1)
     batch_expert: int = option(256, "Real images per update of an expert.", ge=1)
     augment_expert: str = option(
         "none",
         "Augmentation of the experts' training images: families joined by _, or 'none'. Each image draws its own.",
+        valid=Augmentation.parse,
     )
     flatness: float = option(
         0.0,
@@ -182,16 +183,10 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
         ValueError: If an option is out of range, or the network has frozen parameters.
     """
     check_trainable(run)
-    if config.momentum_expert >= 1:
-        raise ValueError(f"momentum_expert should be below 1; got {config.momentum_expert!r}")
     if config.surrogate_gap and not config.flatness:
         raise ValueError(
             f"surrogate_gap={config.surrogate_gap!r} requires flatness > 0; pass a flatness, or leave surrogate_gap out"
         )
-    try:
-        Augmentation.parse(config.augment_expert)
-    except ValueError as error:
-        raise ValueError(f"augment_expert: {error}") from error
 
 
 def check_trainable(run: Run) -> None:
@@ -220,7 +215,7 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
         momentum=config.momentum_expert,
         weight_decay=0.0,
         milestones=(),
-        augment=None if config.augment_expert in ("", "none") else config.augment_expert,
+        augment=config.augment_expert if families_of(config.augment_expert) else None,
         flatness=config.flatness,
         surrogate_gap=config.surrogate_gap,
     )

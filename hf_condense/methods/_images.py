@@ -48,6 +48,7 @@ class ImageConfig(MethodConfig):
         0.5,
         "Momentum of the images' optimiser, in [0, 1). The form 'siren' learns its numbers by Adam, without it.",
         ge=0,
+        lt=1,
         role="momentum",
         needs={"optimiser": ("form",)},
     )
@@ -70,11 +71,6 @@ class ImageConfig(MethodConfig):
         needs={**_SOFT, "labels_from": ("teacher",)},
     )
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.momentum >= 1:
-            raise ValueError(f"momentum should be below 1; got {self.momentum!r}")
-
 
 @dataclass(frozen=True)
 class LearnedLabelConfig(ImageConfig):
@@ -89,13 +85,8 @@ class LearnedLabelConfig(ImageConfig):
     )
     lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0, needs=_LEARNED)
     momentum_label: float | None = option(
-        None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0, needs=_LEARNED
+        None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0, lt=1, needs=_LEARNED
     )
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.momentum_label is not None and self.momentum_label >= 1:
-            raise ValueError(f"momentum_label should be below 1; got {self.momentum_label!r}")
 
 
 ImageT = TypeVar("ImageT", bound=ImageConfig)

@@ -13,7 +13,7 @@ from hf_condense.base.devices import to_device
 from hf_condense.engine.method import option
 from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
 from hf_condense.methods._images import ImageConfig, check_two_classes, cross_entropy
-from hf_condense.networks.augment import Augmentation
+from hf_condense.networks.augment import Augmentation, families_of
 from hf_condense.networks.training_recipe import TrainingRecipe
 
 if TYPE_CHECKING:
@@ -63,10 +63,11 @@ class PoolConfig(ImageConfig):
         "none",
         _WITH_POOL + "augmentation of the training images: families joined by _, or 'none'. Each image draws its own: "
         "flip, color and cutout are always applied if they are listed, and one of the others.",
+        valid=Augmentation.parse,
         needs=_POOL,
     )
     cutmix_pool: float = option(
-        0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0, needs=_POOL
+        0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0, le=1, needs=_POOL
     )
     calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
 
@@ -153,7 +154,7 @@ def recorded_pool(run: Run, config: PoolConfig) -> Pool:
 
 def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     """Return the training recipe of a pool: SGD with momentum and weight decay, and a rate that falls twice."""
-    augment = None if config.augment_pool in ("", "none") else config.augment_pool
+    augment = config.augment_pool if families_of(config.augment_pool) else None
     return TrainingRecipe(
         "pool",
         epochs=math.ceil(config.pool_updates / math.ceil(rows / config.batch_pool)),
@@ -183,9 +184,3 @@ def check_pool(run: Run, config: PoolConfig, method: str) -> None:
         return
     check_two_classes(run, method)
     check_trainable(run)
-    if config.cutmix_pool > 1:
-        raise ValueError(f"cutmix_pool should be at most 1; got {config.cutmix_pool!r}")
-    try:
-        Augmentation.parse(config.augment_pool)
-    except ValueError as error:
-        raise ValueError(f"augment_pool: {error}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 from abc import abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import memory_budget, to_device
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
+from hf_condense.engine.plan import Plan
 from hf_condense.methods._images import ImageConfig, ImageMethod
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool
 from hf_condense.networks.augment import Transform
@@ -198,6 +198,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         super().__init__(config)
         self._network_draw = -1  # the draw of the current network
         self._summaries: KeptTensors | None = None  # of the real rows, by draw and chunk
+        self._plan: Plan | None = None  # the one whose chunks they are of
         self._pool: Pool | None = None
 
     def identity(self, run: Run) -> dict[str, Any]:
@@ -293,9 +294,10 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         if not keeps:
             return self._new_summary(chunk)
         key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
-        if self._summaries is not None:
+        if self._summaries is not None and self._plan == chunk.run.plan:
             return self._summaries.get(key, make)
-        self._summaries = KeptTensors(*self._limit(chunk.run))
+        # A step that was cut smaller has other chunks, and needs the memory of what the former ones kept.
+        self._summaries, self._plan = KeptTensors(*self._limit(chunk.run)), chunk.run.plan
         summary = self._summaries.get(key, make)
         if self.config.draws is not None:
             size = self.config.draws * summary.nbytes * sum(1 for _ in chunk.run.chunks())
@@ -317,11 +319,11 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     def _limit(self, run: Run) -> tuple[int, Callable[[int], object]]:
         """Return how many bytes of summaries may be kept, and what says that they are not enough."""
-        if self.config.draws is None:
-            return sys.maxsize, lambda count: None  # one draw, as much as the step itself needs
         limit = memory_budget(run.device) // 2
         if run.device.type == "cpu":
             limit //= run.accelerator.num_processes
+        if self.config.draws is None:  # one draw, so that nothing needs to be said
+            return limit, lambda count: None
         chunks = max(1, sum(1 for _ in run.chunks()))
 
         def warn(count: int) -> None:

@@ -138,6 +138,7 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         "Decay of an exponential moving average of the images, in [0, 1); the average is returned. Warmed up as "
         "min(average, t / (t + 10)). 0 returns the last images.",
         ge=0,
+        lt=1,
     )
     zca: bool = option(
         False,
@@ -314,6 +315,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if self.config.zca:
             run.whiten()
         self.experts = recorded_experts(run, self.config)
+        self._rate_advice = self.rate_advice(run)
         self.net = FlatNetwork(use_closed_forms(run.network("student", trainable=False)))
         first_rows = torch.tensor([0, *run.counts.values()]).cumsum(0).tolist()
         self._first = dict(zip(run.classes, first_rows, strict=False))
@@ -337,7 +339,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 most,
                 skipped,
                 len(values),
-                self.rate_remedy,
+                self._rate_advice,
                 ". The set is still the one that learning started from" if skipped == len(values) else "",
             )
         return 0.0
@@ -408,8 +410,6 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 f"expert_span={config.expert_span} needs at least {config.expert_span + 1} snapshots of an expert; "
                 f"got snapshots={config.snapshots}"
             )
-        if config.average >= 1:
-            raise ValueError(f"average should be below 1; got {config.average!r}")
         one_of("init", config.init, [_CORRECT, *start_names()])
         self._check_starts()
         check_experts(run, config)
@@ -427,7 +427,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if config.first_max_start and config.max_start and config.first_max_start > config.max_start:
             raise ValueError(
                 f"first_max_start={config.first_max_start} should be at most max_start={config.max_start}, to which "
-                "the latest start grows"
+                "the latest start grows (a preset may have set either)"
             )
         first = self._latest_start(0)
         if config.min_start >= first:

@@ -17,6 +17,7 @@ from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
+from hf_condense.methods._experts import check_trainable
 from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
@@ -265,6 +266,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     def prepare(self, run: Run) -> None:
         """Decide the lengths of the loops and how class gradients are computed."""
         check_two_classes(run, self.info.name)
+        check_trainable(run)
         outer, inner = loops(max(run.ipc.values()))
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _SINGULAR_CUT = 1e-3  # of the largest singular value; smaller ones come from rounding or from dependent vectors
 _EPSILON = 1e-12
 _BESIDE = {"beside": ("dm", "m3d")}  # what gives options of an added objective an effect
+_HAS_STUDENT = {"form": ("free", "projected", "rollout")}
 
 
 def orthonormal_basis(steps: Tensor) -> Tensor:
@@ -168,9 +169,9 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1
     )
     student_steps: int = option(
-        10, "Steps of the student from the start of a window; form='point' does not use them.", ge=1, tiny=3
+        10, "Steps of the student from the start of a window.", ge=1, tiny=3, needs=_HAS_STUDENT
     )
-    lr_student: float = option(0.05, "Learning rate of the student; form='point' does not use it.", gt=0)
+    lr_student: float = option(0.05, "Learning rate of the student.", gt=0, needs=_HAS_STUDENT)
     form: str = option(
         "free",
         "'free': each update of the images draws the student's next step towards the subspace. 'projected': the same, "

@@ -50,7 +50,7 @@ class MultiFormationConfig(GradientMatchingConfig):
         ge=0,
     )
     batch_net: int = option(64, "Real images per update of the network in the inner loop.", ge=1)
-    cutmix: float = option(0.5, "Share of the updates of the inner loop that use CutMix, in [0, 1].", ge=0)
+    cutmix: float = option(0.5, "Share of the updates of the inner loop that use CutMix, in [0, 1].", ge=0, le=1)
 
 
 def _is_grey(task: Task) -> bool:
@@ -128,12 +128,6 @@ class MultiFormationMatching(GradientMatching):
     def __init__(self, config: MultiFormationConfig) -> None:
         super().__init__(config)
         self.augmentation = Augmentation.parse(config.augment, "all")
-
-    def prepare(self, run: Run) -> None:
-        """Check what `option` cannot check, and do what DC does."""
-        if self.config.cutmix > 1:
-            raise ValueError(f"cutmix is a share of the updates, in [0, 1]; got {self.config.cutmix!r}")
-        super().prepare(run)
 
     def adjust_gradients(self, run: Run) -> None:
         """Scale gradients by the budgets of classes."""

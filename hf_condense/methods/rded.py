@@ -19,7 +19,6 @@ from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import settle_teacher
 from hf_condense.methods._images import check_two_classes
-from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.teachers import Teacher, resize
 
 if TYPE_CHECKING:
@@ -53,7 +52,7 @@ class RealisticConfig(MethodConfig):
     )
     pictures: int = option(300, "Random pictures of a class from which crops are taken.", ge=1, tiny=6)
     crops: int = option(5, "Random crops of each picture, of which the best one is kept.", ge=1, tiny=2)
-    crop_area: float = option(0.08, "Smallest share of a picture's area that a crop has, in (0, 1].", gt=0)
+    crop_area: float = option(0.08, "Smallest share of a picture's area that a crop has, in (0, 1].", gt=0, le=1)
     padded: bool = option(
         False,
         "Score a crop in the middle of an empty image of full size, as the authors do; otherwise at its own size, "
@@ -69,18 +68,9 @@ class RealisticConfig(MethodConfig):
         "teacher", "'teacher': store the teacher's labels for views of the images.", choices=("none", "teacher")
     )
     temperature: float = option(20.0, "Temperature of the soft labels in training.", gt=0)
-    views: int = option(10, "Random crops of every image that are labelled.", ge=1, tiny=2)
+    views: int = option(10, "Random crops of every image that are labelled.", ge=1, le=MOST_VIEWS, tiny=2)
     top_k: int = option(10, "Logits that are stored for each view; the others share what is left.", ge=1)
-    view_area: float = option(0.5, "Smallest share of the area of a view, in (0, 1].", gt=0)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        Augmentation.parse(self.augment)
-        for name in ("crop_area", "view_area"):
-            if (area := getattr(self, name)) > 1:
-                raise ValueError(f"{name} should be at most 1, the whole image; got {area!r}")
-        if self.views > MOST_VIEWS:
-            raise ValueError(f"views should be at most {MOST_VIEWS:,}; got {self.views}")
+    view_area: float = option(0.5, "Smallest share of the area of a view, in (0, 1].", gt=0, le=1)
 
 
 def _values(task: Task) -> dict[str, Any]:

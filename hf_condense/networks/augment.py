@@ -83,9 +83,8 @@ class Augmentation:
         Raises:
             ValueError: As for the class.
         """
-        if strategy is None or strategy in ("", "none"):
-            return None
-        return cls(tuple(strategy.split("_")), mode)
+        families = families_of(strategy)
+        return cls(families, mode) if families else None
 
     def draw(self, groups: int, generator: torch.Generator) -> Transform:
         """Draw one set of parameters for every group of rows.
@@ -107,6 +106,16 @@ class Augmentation:
         }
         choice = None if self.mode == "all" else _integer(u[:, 0], len(self.families))
         return Transform(self.families, choice, parameters)
+
+
+def families_of(strategy: str | None) -> tuple[str, ...]:
+    """Return the names of families in a strategy such as `"color_crop"`; None, `""` and `"none"` have none.
+
+    Example:
+        >>> families_of("color_crop"), families_of("none")
+        (('color', 'crop'), ())
+    """
+    return () if strategy is None or strategy in ("", "none") else tuple(strategy.split("_"))
 
 
 @dataclass(frozen=True)

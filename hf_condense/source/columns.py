@@ -73,7 +73,19 @@ def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
         ValueError: If the column is missing or holds something else, or if no name is given and there is no Image
             column or there are several; the message lists what there is.
     """
-    return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image")
+    try:
+        return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image")
+    except ValueError as error:
+        if given is None and "no column" in str(error):
+            for name in ds.features:
+                if not _is_text(ds.features[name]) and (hint := image_hint(ds, name)):
+                    raise ValueError(f"{error}; if {name!r} is the image column: {hint.removeprefix('; ')}") from None
+        raise
+
+
+def _is_text(feature: Any) -> bool:
+    """Return whether a column with this feature holds text, or lists of texts, most of which are no paths."""
+    return getattr(getattr(feature, "feature", feature), "dtype", "") in ("string", "large_string")
 
 
 def find_label_column(ds: datasets.Dataset, given: str | None) -> str:

@@ -1,14 +1,19 @@
 """method="auto" chooses by a rule, says what it chose, and lets the caller win."""
 
 import logging
+import signal
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 
 from hf_condense import condense_dataset
+from hf_condense.base.errors import RunInterrupted
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import check_request
+from hf_condense.engine.checkpoint import workers_in
 from hf_condense.engine.task import Task
 from hf_condense.testing import toy_dataset
 
@@ -16,13 +21,13 @@ CPU = torch.device("cpu")
 
 
 def choose_for(ipc: int = 10, size: int = 32, classes: int = 10, budget: float | None = None, **given):
-    return choose(Task(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "cores": 2, **given})
+    return choose(Task(ipc, classes, (3, size, size)), budget, None, **{"device": CPU, "workers": 2, **given})
 
 
 def test_steps_grow_with_minutes_and_cores_and_shrink_with_work() -> None:
     steps = choose_for(budget=2).values["steps"]
     assert choose_for(budget=4).values["steps"] == pytest.approx(2 * steps, rel=0.05)
-    assert choose_for(budget=2, cores=4).values["steps"] == pytest.approx(2 * steps, rel=0.1)
+    assert choose_for(budget=2, workers=4).values["steps"] == pytest.approx(2 * steps, rel=0.1)
     assert choose_for(budget=2, classes=20).values["steps"] == pytest.approx(steps / 2, rel=0.1)
     assert choose_for(budget=1e-6).values["steps"] == 10
     assert choose_for(budget=1e6).values["steps"] == 10_000
@@ -34,7 +39,7 @@ def test_pool_of_networks_is_taken_if_it_leaves_most_of_the_budget() -> None:
     choice = choose_for(budget=15)
     assert (choice.values["networks"], choice.values["calibration"]) == ("pool", 0.01)
     assert "a pool of 10 trained networks" in choice.reason
-    assert choose_for(budget=5, cores=8).values["networks"] == "pool"
+    assert choose_for(budget=5, workers=8).values["networks"] == "pool"
     assert "networks" not in choose_for(budget=15, classes=1).values, "a classifier needs two classes"
     assert "networks" not in choose_for(budget=15, ipc=50, classes=100).values, "few steps would be left"
     assert "networks" not in choose_for(budget=15, given={"steps": 5}).values, "the budget does not matter"
@@ -61,7 +66,7 @@ def test_pool_is_not_taken_for_a_network_with_frozen_parameters() -> None:
         return LinearNetwork(channels, num_classes, image_size).requires_grad_(False)
 
     for network, expected in ((frozen, None), (LinearNetwork, "pool")):
-        choice = choose(Task(1, 10, (3, 32, 32)), 60, network, device=CPU, cores=2)
+        choice = choose(Task(1, 10, (3, 32, 32)), 60, network, device=CPU, workers=2)
         assert choice.values.get("networks") == expected
 
 
@@ -85,8 +90,8 @@ def test_steps_of_tiny_images_fit_the_budget_although_each_has_a_fixed_cost(size
 @pytest.mark.parametrize("size", [2, 8])
 def test_pool_of_tiny_images_has_a_fixed_cost_too(size: int) -> None:
     """Its 3,000 updates take 6 s, however small the images are."""
-    assert "networks" not in choose_for(size=size, budget=17 / 60, cores=64).values
-    assert choose_for(size=size, budget=60 / 60, cores=64).values["networks"] == "pool"
+    assert "networks" not in choose_for(size=size, budget=17 / 60, workers=64).values
+    assert choose_for(size=size, budget=60 / 60, workers=64).values["networks"] == "pool"
 
 
 @pytest.mark.usefixtures("one_thread")
@@ -172,6 +177,31 @@ def test_options_of_the_caller_are_among_the_values() -> None:
     assert "a teacher of 1,234 updates" in composed.reason
 
 
+def test_run_of_auto_resumes_on_a_machine_with_other_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    call = partial(condense_dataset, toy_dataset(), ipc=1, budget=0.1, label_column="label", progress=False)
+    call = partial(call, checkpoint_dir=tmp_path, network="convnet-w4-d1", compile=False)
+
+    def interrupt(run: object, done: int, loss: float) -> None:
+        if done == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    with pytest.raises(RunInterrupted, match="the checkpoint of step 2 of ") as caught:
+        call(callbacks=[interrupt])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    with pytest.raises(RunInterrupted) as again:
+        call(callbacks=[lambda run, done, loss: signal.raise_signal(signal.SIGTERM)])
+    steps = [str(error.value).split(" is in ")[0].split(" of ")[-1] for error in (caught, again)]
+    assert steps[0] == steps[1], "the run should have as many steps as before"
+    monkeypatch.undo()
+    assert workers_in(tmp_path) == 3
+    assert workers_in(tmp_path / "nowhere") is None
+
+
+def test_processes_share_the_work_of_a_budget() -> None:
+    assert choose_for(budget=2, workers=8).values["steps"] > 3 * choose_for(budget=2, workers=2).values["steps"]
+
+
 def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:
     reason = choose_for(budget=2, given={"steps": 3}).reason
     assert "3 steps (as asked for, whatever the budget of 2 minutes)" in reason
@@ -199,7 +229,7 @@ def test_many_or_small_images_are_stored_whole() -> None:
 def test_a_gpu_gets_the_wide_network() -> None:
     assert choose_for().values["network"] == "convnet-w32"
     assert choose_for(device=torch.device("cuda")).values["network"] == "convnet"
-    assert choose(Task(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, cores=1).values["network"] == "convnet-w8"
+    assert choose(Task(1, 2, (1, 28, 28)), 5, "convnet-w8", device=CPU, workers=1).values["network"] == "convnet-w8"
 
 
 def test_a_laptops_gpu_gets_fewer_steps_than_a_servers() -> None:

@@ -141,25 +141,6 @@ def test_failed_write_leaves_the_earlier_checkpoint(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path, {"seed": 0}).step == 1
 
 
-def test_full_disk_raises_os_error_and_the_run_can_be_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def disk_is_full(run: Run, done: int, loss: float) -> None:
-        def refuse(handle: int) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        if done == 4:
-            monkeypatch.setattr(os, "fsync", refuse)
-
-    with pytest.raises(OSError, match=r"no space left while writing .*what was there before is whole") as caught:
-        condense(checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[disk_is_full])
-    assert caught.value.errno == errno.ENOSPC
-    assert [file.name for file in tmp_path.iterdir()] == [FILE_NAME]
-    monkeypatch.undo()
-    done: list[int] = []
-    resumed = condense(checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
-    assert done == [3, 4, 5, 6], "the checkpoint of step 2 should be whole"
-    assert same(resumed, condense())
-
-
 def refuse_to_sync(handle: int) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -176,6 +157,45 @@ def test_set_is_not_lost_to_a_disk_that_is_full_at_the_last_step(
     assert message.startswith("the checkpoint of step 6 was not written, and the run goes on: no space left while")
     assert "choose another place" in message
     assert "cache" not in message
+
+
+def test_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept: list[int] = []
+
+    def watch(run: Run, done: int, loss: float) -> None:
+        if done > 2:
+            kept.append(read_tree(tmp_path).step)
+        if done == 4:
+            monkeypatch.setattr(os, "fsync", refuse_to_sync)
+        if done == 5:
+            monkeypatch.undo()
+
+    small = condense(checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[watch])
+    assert same(small, condense())
+    assert kept == [2, 2, 2, 2], "the checkpoint of step 2 should be whole"
+    assert read_tree(tmp_path).step == 6
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("the checkpoint of step 4 was not written, and the run goes on: no space left while")
+    assert "what was there before is whole" in message
+
+
+def test_interruption_of_a_run_on_a_full_disk_says_that_its_checkpoint_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill_and_stop(run: Run, done: int, loss: float) -> None:
+        if done == 3:
+            monkeypatch.setattr(os, "fsync", refuse_to_sync)
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(RunInterrupted, match="the checkpoint of step 3 of 6 could not be written"):
+        condense(checkpoint_dir=tmp_path, checkpoint_every=2, callbacks=[fill_and_stop])
+    monkeypatch.undo()
+    done: list[int] = []
+    resumed = condense(checkpoint_dir=tmp_path, callbacks=[lambda run, step, loss: done.append(step)])
+    assert done == [3, 4, 5, 6], "the checkpoint of step 2 should be whole"
+    assert same(resumed, condense())
 
 
 def test_checkpoint_that_another_run_wrote_meanwhile_is_not_replaced(

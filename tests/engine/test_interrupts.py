@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import nn
 
 from hf_condense.base.errors import RunInterrupted
 from hf_condense.base.interrupts import Interrupts
@@ -64,6 +65,10 @@ def test_signal_without_a_checkpoint_folder_says_what_is_lost() -> None:
         condense(callbacks=[raising(signal.SIGTERM, 2)])
 
 
+def linear(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+
 def test_signal_before_the_first_step_ends_the_run_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(self: Pull, run: Run) -> None:
         signal.raise_signal(signal.SIGTERM)
@@ -74,6 +79,23 @@ def test_signal_before_the_first_step_ends_the_run_at_once(monkeypatch: pytest.M
         condense()
     with pytest.raises(RunInterrupted, match="SIGTERM; nothing was kept, because the cache is off"):
         condense(cache=False)
+    with pytest.raises(RunInterrupted, match="SIGTERM; decoded images are in the cache, but nothing of networks"):
+        condense(network=linear)
+
+
+def test_signal_that_waits_for_the_end_of_a_step_is_told_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    told: list[str] = []
+
+    def interrupt(run: Run, done: int, loss: float) -> None:
+        signal.raise_signal(signal.SIGINT)
+        told.append(capfd.readouterr().err)
+
+    for folder, ending in ((None, "first;"), (tmp_path, "first, and its checkpoint written;")):
+        with pytest.raises(RunInterrupted):
+            condense(checkpoint_dir=folder, callbacks=[interrupt])
+        assert f"SIGINT: this step is finished {ending} a second signal ends the run at once" in told.pop()
 
 
 def test_signal_before_a_resumed_run_goes_on_names_its_checkpoint(

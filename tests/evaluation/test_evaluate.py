@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections import Counter
 from dataclasses import replace
 from typing import ClassVar
@@ -13,6 +15,7 @@ import torch
 import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import condense_dataset, register_method
+from hf_condense.base.cache import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 from hf_condense.engine.registry import unregister_method
@@ -212,6 +215,54 @@ def test_scores_of_the_full_source_are_cached(toy, small, trainings):
     finally:
         datasets.enable_caching()
     assert len(trainings) == 34
+
+
+def test_cache_that_cannot_be_written_or_read_costs_no_score(toy, small, trainings, monkeypatch, caplog):
+    options = {"baselines": "full", "seeds": [31]}
+    run(small, toy, seeds=1, baselines=())  # decoded images are in the cache from now on
+    trainings.clear()
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", refuse_to_sync)
+        first = run(small, toy, **options)
+    assert len(trainings) == 2
+    assert "no space left while writing" in caplog.text
+    assert "The score is used, but not cached" in caplog.text
+    assert rows_of(run(small, toy, **options))["full"].accuracies == rows_of(first)["full"].accuracies
+    assert len(trainings) == 4, "nothing had been cached"
+    caplog.clear()
+    for file in cache_folder("evaluations").glob("*.json"):
+        file.write_text("{")
+    assert rows_of(run(small, toy, **options))["full"].accuracies == rows_of(first)["full"].accuracies
+    assert len(trainings) == 6
+    assert "in the cache cannot be read" in caplog.text
+    assert rows_of(run(small, toy, **options))["full"].accuracies == rows_of(first)["full"].accuracies
+    assert len(trainings) == 7, "the damaged file should have been replaced"
+
+
+def refuse_to_sync(handle: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_networks_that_diverge_are_told(toy, small, together, monkeypatch, caplog):
+    monkeypatch.setattr("hf_condense.networks.together._SLOWER_TOGETHER", set() if together else {"cpu"})
+    diverging = TrainingRecipe("wild", epochs=20, batch_size=256, lr=1e30, momentum=0.9)
+    run(small, toy, recipe=diverging, epochs=None, seeds=2, baselines=(), cache=False)
+    told = [message for message in caplog.messages if "diverged" in message]
+    assert len(told) == (1 if together else 2)
+    lost = "2 of 2" if together else "1 of 1"
+    assert told[0].startswith(f"{lost} networks trained on 'random_ipc2' diverged: their weights are not finite")
+    caplog.clear()
+    run(small, toy, seeds=2, baselines=(), cache=False)
+    assert "diverged" not in caplog.text
+
+
+def test_training_rows_as_test_rows_are_told(toy, caplog):
+    small = condense_dataset(toy.select(range(30)), "random", ipc=1, label_column="label", progress=False)
+    run(small, toy, seeds=1, epochs=1)
+    assert "the test images are those" not in caplog.text
+    run(small, toy.select(range(30)), seeds=1, epochs=1)
+    assert "the test images are those that the set was made from" in caplog.text
 
 
 def fulls(trainings) -> int:

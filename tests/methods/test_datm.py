@@ -257,7 +257,7 @@ def test_rows_of_other_storage_forms_are_labelled_by_experts(storage: str) -> No
         ({"init": "corect"}, r"init should be one of 'correct', 'real', 'noise', .*did you mean 'correct'"),
         ({"labels_from": "expert"}, r"labels_from should be one of 'teacher', 'experts'; got 'expert'"),
         ({"most_ratio": 0}, r"most_ratio should be larger than 0; got 0"),
-        ({"momentum_label": 1.0}, r"momentum_label should be below 1; got 1.0"),
+        ({"momentum_label": 1.0}, r"momentum_label should be smaller than 1; got 1.0"),
         ({"expansion_steps": 0}, r"expansion_steps should be at least 1; got 0"),
     ],
 )

@@ -290,3 +290,14 @@ def test_inner_loop_is_augmented_as_the_step_is() -> None:
     train_network(net, TrainingSet(images, labels, 3), recipe, run.seed, "inner", 0)
     for p, expected in zip(instance._net.parameters(), net.parameters(), strict=True):
         torch.testing.assert_close(p, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dc", "dsa", "idc"])
+def test_network_with_frozen_parameters_raises_value_error(method: str) -> None:
+    def half_frozen(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
+        layers = [torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], 5)]
+        layers[1].requires_grad_(False)
+        return torch.nn.Sequential(*layers, torch.nn.ReLU(), torch.nn.Linear(5, num_classes))
+
+    with pytest.raises(ValueError, match=r"2 parameters of the network are frozen \(net.1.weight, ...\)"):
+        quick_method(method, network=half_frozen, cache=False).condense(toy_dataset())

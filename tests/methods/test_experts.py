@@ -106,7 +106,7 @@ def test_other_options_give_other_experts(run: Run, changes: dict) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"momentum_expert": 1.0}, "momentum_expert should be below 1; got 1.0"),
+        ({"momentum_expert": 1.0}, "momentum_expert should be smaller than 1; got 1.0"),
         ({"surrogate_gap": 1.0}, "surrogate_gap=1.0 requires flatness > 0; pass a flatness"),
         ({"augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),
         ({"lr_expert": float("inf")}, "lr_expert should be finite; got inf"),

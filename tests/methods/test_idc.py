@@ -140,7 +140,7 @@ def test_network_without_convolutions_raises_value_error() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"cutmix": 1.5}, r"cutmix is a share of the updates, in \[0, 1\]; got 1.5"),
+        ({"cutmix": 1.5}, r"cutmix should be at most 1; got 1.5"),
         ({"cutmix": -0.5}, r"cutmix should be at least 0"),
         ({"distance": "l2"}, r"distance should be one of 'layerwise', 'cosine', 'mse', 'l1'; got 'l2'"),
         ({"matched": "convolution"}, r"matched should be one of 'all', 'convolutions'; got 'convolution'"),

@@ -283,7 +283,7 @@ def test_batches_are_disjoint_parts_of_a_permutation() -> None:
     ("options", "message"),
     [
         ({"expert_span": 6}, r"expert_span=6 needs at least 7 snapshots of an expert; got snapshots=6"),
-        ({"average": 1.0}, r"average should be below 1"),
+        ({"average": 1.0}, r"average should be smaller than 1"),
         ({"zca": True}, r"zca=True .* It requires pixel_range='free' and storage='pixels'; got 'valid' and 'pixels'"),
         ({"zca": True, "pixel_range": "free", "factor": 2}, r"got 'free' and 'patches'"),
         ({"student_steps": 0}, r"student_steps should be at least 1"),

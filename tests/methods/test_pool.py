@@ -433,6 +433,29 @@ def test_kept_tensors_stay_within_their_limit() -> None:
     assert made[-1] == "a again"
 
 
+def test_what_is_kept_of_real_rows_is_forgotten_when_a_step_is_cut_smaller(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[KeptTensors] = []
+    original = KeptTensors.__init__
+
+    def watched(self: KeptTensors, *args: Any) -> None:
+        original(self, *args)
+        made.append(self)
+
+    def cut(run: Run, done: int, loss: float) -> None:
+        if done == 2:
+            run.plan = dataclasses.replace(run.plan, classes_per_chunk=1)
+
+    monkeypatch.setattr(KeptTensors, "__init__", watched)
+    options = {"ipm": 10, "steps": 4, "cache": False}
+    whole = quick_method("dm", **options).condense(toy_dataset())
+    sizes = [len(kept._tensors) for kept in made]
+    made.clear()
+    cut_smaller = quick_method("dm", callbacks=[cut], **options).condense(toy_dataset())
+    assert sizes == [1]
+    assert [len(kept._tensors) for kept in made] == [1, 3], "the second one is of chunks of one class"
+    torch.testing.assert_close(cut_smaller.synthetic.images, whole.synthetic.images, rtol=1e-4, atol=1e-5)
+
+
 # AdamW
 
 

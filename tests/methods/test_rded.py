@@ -278,13 +278,19 @@ class TestTeacher:
 
 @pytest.mark.parametrize(("name", "value"), [("crop_area", 1.5), ("view_area", 2.0)])
 def test_area_above_1_raises_value_error(name: str, value: float) -> None:
-    with pytest.raises(ValueError, match=f"{name} should be at most 1, the whole image"):
+    with pytest.raises(ValueError, match=f"{name} should be at most 1"):
         RealisticConfig(**{name: value})
 
 
 def test_too_many_views_raise_value_error() -> None:
-    with pytest.raises(ValueError, match="views should be at most 1,000; got 1001"):
+    with pytest.raises(ValueError, match="views should be at most 1000; got 1001"):
         RealisticConfig(views=1001)
+
+
+def test_empty_augmentation_is_none() -> None:
+    options = {"network": "convnet-w4-d1", "teacher_updates": 2, "views": 1, "cache": False}
+    empty, none = (quick_method("rded", augment=text, **options).condense(TOY) for text in ("", "none"))
+    assert torch.equal(empty.synthetic.images, none.synthetic.images)
 
 
 def test_8_bit_numbers_for_a_form_without_images_raise_value_error() -> None:

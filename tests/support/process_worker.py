@@ -118,7 +118,7 @@ class Cases:
 
     def failing_checkpoint(self) -> Any:
         """The main process cannot write its checkpoint."""
-        self._failing_in(0, checkpoint, "save", OSError("disk full"))
+        self._failing_in(0, checkpoint, "save", ValueError("no such type"))
         return self._error(checkpoint_dir=self.folder / "failing", checkpoint_every=2)
 
     def failing_callback(self) -> Any:
