@@ -5,6 +5,8 @@ CPUs it would start a single one, so take `torchrun` there. Without a launcher t
 
     accelerate launch --num_processes 2 examples/many_processes.py
     torchrun --nproc_per_node 2 examples/many_processes.py
+
+Other starters, such as Slurm's srun, do not tell the processes of each other: start one of these two under them.
 """
 
 import argparse
@@ -39,7 +41,7 @@ def main(fast: bool = False, out: Path = Path("condensed/many_processes")) -> No
         compile=not fast and "auto",
     )
     state = PartialState()  # of the processes that condense_dataset found
-    if state.is_main_process:  # all processes have the result; one of them writes it
+    if state.is_main_process:  # all processes have the result; one writes it (but push_to_hub is called by all)
         small.with_evaluation(table).save_condensed(out, overwrite=True)
         print(table)
         print(f"{state.num_processes} processes; saved {out}")

@@ -85,9 +85,9 @@ def condense_dataset(
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
         method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image
-            size, network, device, cores and `budget` by a rule, and logs its choice and the reason. It composes large
-            images (more than 64 pixels high and wide) of real ones and learns others, under a pool of trained networks
-            if a third of the budget pays for it.
+            size, network, device, cores, processes and `budget` by a rule, and logs its choice and the reason. It
+            composes large images (more than 64 pixels high and wide) of real ones and learns smaller ones, with a pool
+            of trained networks if training it takes at most a third of the budget and `steps` is not given.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
@@ -99,54 +99,64 @@ def condense_dataset(
             `"convnet"`, or what the preset says; coresets take `"convnet-w32"`.
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`; `hf-condense methods NAME`
             lists them. Default: the one called `"default"`, if the method has it.
-        steps: Number of updates of the images, >= 1. Coresets have none.
+        steps: Number of updates of the images, >= 1. Coresets and `rded` have none.
         seed: Seed of every random draw. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU, which
             does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
-            (a small coordinate network for every row). In any form, a class may store `ipc * C * H * W` numbers. A
-            preset's `expand` goes with the preset's form: if another form is named, that form's default applies.
+            (a small coordinate network for every row). Default: that of the preset, else pixels. In any form, a class
+            may store `ipc * C * H * W` numbers. A preset's `expand` goes with the preset's form: if another form is
+            named, that form's default applies.
         expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
             by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
             6, or 20 for images of 64 pixels or more.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
-        pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers.
-        store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded
-            at the end. Images may also be stored as `"uint8"`, with 8 bits per channel.
+        pixel_range: `"valid"`, the default, keeps pixels within [0, 1]; `"free"` does not, as in several papers.
+        store_dtype: Type of the stored numbers in the result: `"float32"`, the default, or `"float16"`, to which they
+            are rounded at the end. Pixels and patches in the valid range may also be stored as `"uint8"`, with 8 bits
+            per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
             Default: half of what is free. A step that does not fit all the same is cut smaller and repeated, but not
             with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`, `datm` and `esp` in
             several processes.
-        accelerator: The `accelerate.Accelerator` to run on. Default: the existing one, else a new one.
+        accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
+            existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
-            the one before. SIGINT (Ctrl-C) and SIGTERM finish the step and write a checkpoint before they end the run;
-            a second signal ends it at once.
+            the one before; one that cannot be written is only warned of. SIGINT (Ctrl-C) and SIGTERM finish the step
+            and write a checkpoint before they end the run; a second signal ends it at once. Methods without steps have
+            no checkpoints.
         checkpoint_every: Steps between two checkpoints, >= 1.
-        cache: Whether to keep decoded images, features, experts, pools and the networks that storage='siren' fits
-            to rows under `$HF_HOME/condense`, unless
-            `datasets.disable_caching()` was called.
-        progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries.
-        callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`.
+        cache: Whether to keep decoded images, features, experts, pools, teachers and the networks that storage='siren'
+            fits to rows under `$HF_HOME/condense`, unless `datasets.disable_caching()` was called. Where `network` is a
+            callable, nothing that was trained of it is kept: a run that resumes records its experts again.
+        progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries. They need a
+            terminal or a notebook; each checkpoint is also logged, to the logger `hf_condense` at level INFO.
+        callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`. On a GPU, each step
+            then waits for its loss.
         log_with: Trackers of Accelerate that the run is reported to, as `accelerate.Accelerator(log_with=)` takes them:
             `"tensorboard"`, `"wandb"`, a tracker, or a list of these. They get the loss, steps per second and, every
-            `checkpoint_every` steps, a picture of the set. Coresets have no steps to report.
+            `checkpoint_every` steps, a picture of the set. On a GPU, each step then waits for its loss. Methods without
+            steps have nothing to report.
         logging_dir: Folder of trackers that write files, such as TensorBoard.
         budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
             the values of the preset; None does so only where an option may be None.
 
     Returns:
-        A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one.
+        A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one. Save or publish the set by
+        its own `save_condensed` or `push_to_hub`: those of a `DatasetDict`, and `save_to_disk`, keep 8-bit rows only.
 
     Raises:
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
         ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
         MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
-        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed. The file is
-            removed, so that the same call works.
+        OSError: If the cache or the folder for checkpoints cannot be read or written when the run begins.
+        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed (the file is
+            removed, so that the same call works), or if processes or mixed precision are set up in a way that is not
+            supported.
         RunInterrupted: If SIGINT or SIGTERM arrives, a `KeyboardInterrupt` that says how to go on. A program with
             handlers of its own for these signals keeps them.
 

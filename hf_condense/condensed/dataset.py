@@ -119,9 +119,8 @@ class CondensedDataset(datasets.Dataset):
 
         A folder holds any number of sets; the first one is the default. It has the layout of a Hub repository. If the
         same set is there already and differs in times only, because a script ran again, nothing is written; accuracies
-        that are stored there stay. In a
-        distributed run the main process writes; the others return at once, and have to wait for it before they load the
-        set.
+        that are stored there stay. In a distributed run the main process writes; the others return at once, and have to
+        wait for it before they load the set.
 
         Args:
             folder: Folder, which is created if missing; `~` stands for the home folder. The text of an existing

@@ -88,8 +88,8 @@ def evaluate(
             program made may also be two tensors: images in pixel units (0 black, 1 white), float or uint8
             (N, C, H, W), and their classes in the order of those of `source` (else of `test`), int (N,), or soft labels
             as logits, float (N, K).
-        test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Rows
-            of classes that `train` has no rows of count as wrong, and a warning says how many they are.
+        test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Test
+            rows whose class is missing from `train` count as errors; a warning gives their number.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,

@@ -119,9 +119,9 @@ def dd_ranking(
     Example:
         >>> from hf_condense import condense_dataset
         >>> from hf_condense.testing import toy_dataset
-        >>> ds = toy_dataset(names=("cat", "dog", "eel"))
-        >>> small = condense_dataset(ds, "random", ipc=1, progress=False)
-        >>> scores = dd_ranking(small, ds, network="convnet-w4", lr=None, epochs=1, seeds=2, progress=False)
+        >>> ds = toy_dataset(names=("cat", "dog", "eel")).train_test_split(12, seed=0)
+        >>> small = condense_dataset(ds["train"], "random", ipc=1, progress=False)
+        >>> scores = dd_ranking(small, ds["test"], network="convnet-w4", lr=None, epochs=1, seeds=2, progress=False)
         >>> 0 < scores.lrs < 1
         True
     """

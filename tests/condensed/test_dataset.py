@@ -21,7 +21,17 @@ from hf_condense.condensed.tensors import round_robin
 from tests.support.condensed_sets import make_coreset, make_recipe, make_set, make_tensors, real_rows
 
 KEEPS_TYPE = {"with_format", "set_format", "reset_format", "with_transform", "set_transform", "formatted_as"}
-OURS = {"from_parts", "preview", "with_evaluation", "save_condensed", "push_to_hub", "synthetic", "recipe", "source"}
+OURS = {
+    "from_parts",
+    "preview",
+    "with_evaluation",
+    "save_condensed",
+    "save_to_disk",
+    "push_to_hub",
+    "synthetic",
+    "recipe",
+    "source",
+}
 PUBLIC = sorted(
     name
     for name in dir(Dataset)
@@ -205,6 +215,13 @@ def test_joining_gives_plain_rows(made):
 
 def test_its_text_names_its_type(made):
     assert repr(made).startswith("CondensedDataset({")
+
+
+def test_saving_rows_alone_says_what_is_left_out(tmp_path, caplog):
+    small = make_set()
+    small.save_to_disk(tmp_path / "set")
+    assert "save_to_disk keeps the 8-bit rows only; save_condensed also keeps the exact tensors" in caplog.text
+    assert datasets.load_from_disk(tmp_path / "set")[:] == small[:]
 
 
 def test_as_many_rows_as_decoded_images(made):
