@@ -27,6 +27,7 @@ from hf_condense.cli import _method_options, _parse_option, main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
 from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.watched_bars import watch_decoding
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
@@ -762,6 +763,21 @@ def test_page_with_a_source_shows_the_nearest_real_images(
     code, _, _ = program("page", saved, "-o", tmp_path / "page.html", "--source", folder)
     assert code == 0
     assert "real image nearest to" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_page_can_leave_the_cache_alone_and_a_message_about_it_says_how(
+    program: Program, saved: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "file"))
+    page = ("page", saved, "-o", tmp_path / "page.html", "--source", folder)
+    code, _, err = program(*page)
+    assert code == 1
+    assert "--no-cache does not use it" in err
+    shown = watch_decoding(monkeypatch)
+    assert program(*page, "--no-cache", "--quiet")[0] == 0
+    assert program(*page, "--no-cache")[0] == 0
+    assert shown == [False, True]
 
 
 def test_eval_stores_the_accuracies_with_the_set_on_request(
