@@ -528,6 +528,8 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
 @click.option("--config", help="Configuration of --source.")
 @click.option("--per-class", type=_Integer(1), default=10, help="Images per class, at most.")
 @click.option("--max-classes", type=_Integer(1), default=100, help="Classes of a set, at most.")
+@_cache_option
+@click.option("--quiet", is_flag=True, help="No progress bars.")
 def page(
     folder: str,
     out: Path,
@@ -535,8 +537,8 @@ def page(
     source: str | None,
     source_split: str,
     config: str | None,
-    per_class: int,
-    max_classes: int,
+    quiet: bool,
+    **settings: Any,
 ) -> None:
     """Write one HTML file with all sets of a folder or of a repository USER/REPO: images, accuracies, recipes.
 
@@ -547,7 +549,7 @@ def page(
     if source is None and (config is not None or source_split != "train"):
         raise click.UsageError("--config and --source-split are for the dataset of --source, which is missing")
     real = None if source is None else _load(source, config, source_split, "--source-split")
-    path = write_page(folder, out, source=real, revision=revision, per_class=per_class, max_classes=max_classes)
+    path = write_page(folder, out, source=real, revision=revision, progress=not quiet, **settings)
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import json
 import os
 import re
@@ -15,18 +16,21 @@ import sys
 import tempfile
 import unicodedata
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from PIL import Image
 
+import hf_condense
 from hf_condense import CondensedDataset, __version__, list_condensed, list_methods, load_condensed
 from hf_condense.base.processes import get_accelerator
-from hf_condense.cli import _method_options, _parse_option, main
+from hf_condense.cli import main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
 from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.watched_bars import watch_decoding
 
 ROOT = Path(__file__).resolve().parents[1]
 QUICK = ("--network", "convnet-w8", "--ipc", "2", "--quiet")
@@ -562,6 +566,11 @@ def test_an_error_that_is_a_bug_keeps_its_traceback(
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
         (["--push", "a/b/c"], "Repo id must be"),
+        (
+            ["--max-memory", "much"],
+            "--max-memory should be a number of bytes, such as 4000000000, '4GB' or '4GiB'; got",
+        ),
+        (["--max-memory", "0"], "--max-memory should be at least 1; got 0"),
         (["--name", "a/b"], "config name 'a/b' should be 1 to 64 letters"),
         (
             ["--network", "convnett"],
@@ -678,37 +687,117 @@ def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[s
 
 
 @pytest.mark.parametrize(
-    ("text", "value"),
-    [
-        ("a=1", 1),
-        ("a=1e-3", 1e-3),
-        ("a=true", True),
-        ("a=None", "none"),
-        ("a=null", None),
-        ('a="none"', "none"),
-        ("a=color_crop", "color_crop"),
-        ("a=x=y", "x=y"),
-        ("a=", ""),
-        ("a=[1]", "[1]"),
-        ("a=1,2", "1,2"),
-    ],
-)
-def test_options_become_numbers_truth_values_none_or_text(text: str, value: object) -> None:
-    name, parsed = _parse_option(text)
-    assert (name, parsed, type(parsed)) == ("a", value, type(value))
-
-
-@pytest.mark.parametrize(
     ("method", "texts", "values"),
     [
+        ("dm", ["lr_img=1", "ipm=2"], {"lr_img": 1, "ipm": 2}),
+        ("dm", ["lr_img=1e-3", "decay=true"], {"lr_img": 1e-3, "decay": True}),
+        ("dm", ["decay=False", "draws=null"], {"decay": False, "draws": None}),
         ("dm", ["augment=none", "soft_labels=none"], {"augment": "none", "soft_labels": "none"}),
+        ("dm", ["augment=color_crop", "draws=none"], {"augment": "color_crop", "draws": None}),
+        ("dm", ['augment="none"'], {"augment": "none"}),
+        ("dm", ["augment="], {"augment": ""}),
         ("dc", ["outer_loop=none", "distance=mse"], {"outer_loop": None, "distance": "mse"}),
         ("auto", ["augment=None"], {"augment": "none"}),
-        ("m3d", ["scales=1", "ipm=2", "networks=true"], {"scales": "1", "ipm": 2, "networks": True}),
+        ("m3d", ["scales=1", "ipm=2", "networks=pool"], {"scales": "1", "ipm": 2, "networks": "pool"}),
+        ("m3d", ["scales=1,2"], {"scales": "1,2"}),
+        ("m3d", ["scales=[1]", "kernel=x=y"], {"scales": "[1]", "kernel": "x=y"}),
+        ("m3d", ["networks=true"], {"networks": True}),
     ],
 )
-def test_none_is_a_word_where_an_option_takes_words(method: str, texts: list[str], values: dict[str, object]) -> None:
-    assert _method_options(texts, (), method) == values
+def test_options_become_numbers_truth_values_none_or_text(
+    program: Program, folder: Path, monkeypatch: pytest.MonkeyPatch, method: str, texts: list[str], values: dict
+) -> None:
+    """They reach the library, which refuses what is wrong with a value of the right type."""
+    asked: list[dict[str, object]] = []
+
+    def check_request(method: str, preset: object, options: dict[str, object], *others: object) -> None:
+        asked.append(options)
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr("hf_condense.engine.build.check_request", check_request)
+    options = [word for text in texts for word in ("--option", text)]
+    code, _, err = program("run", folder, "--method", method, *options)
+    assert (code, err) == (1, "error: seen enough\n")
+    assert asked == [values]
+    assert {name: type(value) for name, value in asked[0].items()} == {
+        name: type(value) for name, value in values.items()
+    }
+
+
+def test_options_stand_in_the_recipe_of_the_set(program: Program, folder: Path, tmp_path: Path) -> None:
+    texts = ("augment=none", "draws=null", "lr_img=5e-1", "batch_real=4", "decay=true")
+    options = [word for text in texts for word in ("--option", text)]
+    code, _, _ = program("run", folder, "--method", "dm", "--steps", 1, *options, "--out", tmp_path, *QUICK)
+    assert code == 0
+    made = load_condensed(tmp_path).recipe.options
+    expected = {"augment": "none", "draws": None, "lr_img": 0.5, "batch_real": 4, "decay": True}
+    assert {name: made[name] for name in expected} == expected
+    assert made["decay"] is True
+
+
+class Flag(NamedTuple):
+    """A flag of a command, the function of the library that it is for, and what it makes of an argument there."""
+
+    command: str
+    function: str
+    argument: str
+    usual: object
+    words: tuple[object, ...]
+    value: object
+
+
+FLAGS = [
+    Flag("demo", "condense_dataset", "ipc", 1, ("--ipc", 3), 3),
+    Flag("run", "condense_dataset", "checkpoint_every", 500, ("--checkpoint-every", 7), 7),
+    Flag("run", "condense_dataset", "max_memory", None, ("--max-memory", "3GiB"), "3GiB"),
+    Flag("run", "condense_dataset", "log_with", None, ("--log-with", "a", "--log-with", "b"), ["a", "b"]),
+    Flag("run", "condense_dataset", "logging_dir", Path("runs"), ("--logging-dir", "logs"), Path("logs")),
+    Flag("eval", "evaluate", "eight_bit", False, ("--eight-bit",), True),
+    Flag("eval", "evaluate", "seed", 0, ("--seed", 5), 5),
+    Flag("show", "CondensedDataset.preview", "per_class", 10, ("--per-class", 4), 4),
+    Flag("page", "write_page", "per_class", 10, ("--per-class", 4), 4),
+    Flag("page", "write_page", "max_classes", 100, ("--max-classes", 2), 2),
+    Flag("page", "write_page", "revision", None, ("--revision", "v1"), "v1"),
+    Flag("page", "write_page", "cache", True, ("--no-cache",), False),
+    Flag("page", "write_page", "progress", True, ("--quiet",), False),
+    Flag("push", "CondensedDataset.push_to_hub", "replace_card", False, ("--replace-card",), True),
+]
+
+
+@pytest.mark.parametrize("flag", FLAGS, ids=lambda flag: f"{flag.command} {flag.words[0]}")
+def test_flag_reaches_the_argument_that_it_is_for(
+    program: Program, saved: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: Flag
+) -> None:
+    command = {
+        "demo": ("demo",),
+        "run": ("run", folder),
+        "eval": ("eval", saved, "--source", folder),
+        "show": ("show", saved, "--preview", tmp_path / "picture.png"),
+        "page": ("page", saved),
+        "push": ("push", saved, "me/toys"),
+    }[flag.command]
+    owner, _, name = f"hf_condense.{flag.function}".rpartition(".")
+    function = getattr(CondensedDataset if "CondensedDataset" in owner else hf_condense, name)
+    given: list[object] = []
+
+    def stop(*arguments: object, **options: object) -> None:
+        bound = inspect.signature(function).bind(*arguments, **options)
+        bound.apply_defaults()
+        given.append(bound.arguments[flag.argument])
+        raise ValueError("seen enough")
+
+    monkeypatch.setattr(f"{owner}.{name}", stop)
+    for words in ((), flag.words):
+        code, _, err = program(*command, *words)
+        assert (code, err) == (1, "error: seen enough\n")
+    assert given == [flag.usual, flag.value]
+
+
+def test_eval_measures_the_eight_bit_images_on_request(program: Program, saved: Path, folder: Path) -> None:
+    command = ("eval", saved, "--source", folder, "--network", "convnet-w8", "--baseline", "none", *SHORT)
+    code, out, _ = program(*command, "--eight-bit", "--format", "json")
+    assert code == 0
+    assert [record["set"] for record in json.loads(out)] == ["dm_ipc2", "dm_ipc2 (8-bit)"]
 
 
 def test_auto_among_the_methods_is_explained(program: Program) -> None:
@@ -762,6 +851,21 @@ def test_page_with_a_source_shows_the_nearest_real_images(
     code, _, _ = program("page", saved, "-o", tmp_path / "page.html", "--source", folder)
     assert code == 0
     assert "real image nearest to" in (tmp_path / "page.html").read_text(encoding="utf-8")
+
+
+def test_page_can_leave_the_cache_alone_and_a_message_about_it_says_how(
+    program: Program, saved: Path, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "file"))
+    page = ("page", saved, "-o", tmp_path / "page.html", "--source", folder)
+    code, _, err = program(*page)
+    assert code == 1
+    assert "--no-cache does not use it" in err
+    shown = watch_decoding(monkeypatch)
+    assert program(*page, "--no-cache", "--quiet")[0] == 0
+    assert program(*page, "--no-cache")[0] == 0
+    assert shown == [False, True]
 
 
 def test_eval_stores_the_accuracies_with_the_set_on_request(

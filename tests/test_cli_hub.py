@@ -63,6 +63,22 @@ def test_push_says_that_nothing_has_changed(hub, program, folder):
     assert f"revision='{newest}')" in out
 
 
+def test_push_replaces_the_text_of_the_owner_only_on_request(hub, program, folder):
+    def text() -> str:
+        return Path(HfApi().hf_hub_download(repo, "README.md", repo_type="dataset")).read_text("utf-8")
+
+    repo = hub.repo()
+    assert program("push", folder, repo)[0] == 0
+    edited = text().replace("\n# ", "\nBeloved words.\n\n# ", 1)
+    assert "Beloved words." in edited
+    HfApi().upload_file(path_or_fileobj=edited.encode(), path_in_repo="README.md", repo_id=repo, repo_type="dataset")
+    assert program("push", folder, repo, "--name", "herding_ipc2")[0] == 0
+    assert "Beloved words." in text()
+    assert program("push", folder, repo, "--name", "herding_ipc2", "--replace-card")[0] == 0
+    assert "Beloved words." not in text()
+    assert list_condensed(repo) == ["dm_ipc2", "herding_ipc2"]
+
+
 def test_hint_to_push_again_repeats_what_was_asked_for(hub, program, toy: Dataset, tmp_path, monkeypatch):
     toy.to_parquet(tmp_path / "toys" / "train.parquet")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

@@ -47,6 +47,8 @@ def write_page(
     token: str | bool | None = None,
     per_class: int = 10,
     max_classes: int = 100,
+    cache: bool = True,
+    progress: bool = True,
 ) -> Path:
     """Write one HTML file that shows every condensed set of a folder or a repository.
 
@@ -64,6 +66,8 @@ def write_page(
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show of a set, in label order, >= 1.
+        cache: Keep decoded images of `source` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while they are decoded.
 
     Returns:
         The file.
@@ -76,7 +80,7 @@ def write_page(
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
             cannot be read.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
-        OSError: If the file cannot be written.
+        OSError: If the file cannot be written, or the cache cannot be used.
 
     Example:
         >>> import tempfile
@@ -93,7 +97,10 @@ def write_page(
     folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
     choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
     card = read_card(next(iter(folders.values()))[0].parent)
-    nearest = {} if source is None else _finders(check_dataset(source, "source"), folders)
+    nearest: dict[str, _Finder] = {}
+    if source is not None:
+        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"))
+        nearest = _finders(check_dataset(source, "source"), folders, reader)
     sets = {
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
     }
@@ -104,13 +111,12 @@ def write_page(
     return local_path(file)
 
 
-def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]) -> dict[str, _Finder]:
+def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]], reader: Reader) -> dict[str, _Finder]:
     """Return for each set that was learned what finds the real images that are nearest to its images.
 
     Raises:
         ValueError: If the real images cannot be read.
     """
-    reader = Reader(None, None, cache=True, progress=True, device=torch.device("cpu"))
     finders: dict[str, _Finder] = {}
     for name, (_, facts) in folders.items():
         channels, height, width = facts.recipe.image_shape

@@ -114,8 +114,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("Stores 8 bits per channel, as the real pictures have.", _values),
         "paper": Preset(
-            "As the authors' code: crops are scored in the middle of an empty image. Images of 64 pixels or less are "
-            "whole crops, whose views are only mirrored.",
+            "As the authors' code (CVPR 2024): crops are scored in the middle of an empty image. Images of 64 pixels "
+            "or less are whole crops, whose views are only mirrored.",
             _paper,
         ),
     }

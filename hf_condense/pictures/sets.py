@@ -57,6 +57,8 @@ def real_beside_condensed(
     per_class: int = 5,
     max_classes: int = 20,
     seed: int = 0,
+    cache: bool = True,
+    progress: bool = False,
     file: str | Path | None = None,
 ) -> Figure:
     """Return random real rows beside as many rows of a set, class by class, with the accuracies that both reached.
@@ -69,13 +71,16 @@ def real_beside_condensed(
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
         seed: Seed of the random rows.
+        cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while they are decoded.
         file: File to save the figure to, or None.
 
     Raises:
         ValueError: If there is no source, it lacks a class of the set, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
-    real = _random_rows(real_source(small, source), labels, small.recipe.class_names, seed)
+    known = real_source(small, source, cache=cache, progress=progress)
+    real = _random_rows(known, labels, small.recipe.class_names, seed)
     own, random = (_score_of(table, name) for name in (small.recipe.config_name, "random"))
     sheet = Sheet()
     names = small.recipe.class_names
@@ -92,6 +97,8 @@ def nearest_real_images(
     *,
     per_class: int = 5,
     max_classes: int = 20,
+    cache: bool = True,
+    progress: bool = False,
     file: str | Path | None = None,
 ) -> Figure:
     """Return the images of a set, each above the real row, of any class, that is nearest to it: copies show at once.
@@ -104,13 +111,15 @@ def nearest_real_images(
         source: The real training set. Default: the one that the set carries in memory.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
+        cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while they are decoded.
         file: File to save the figure to, or None.
 
     Raises:
         ValueError: If there is no source, its images have another shape, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
-    nearest = nearest_images(images, real_source(small, source))
+    nearest = nearest_images(images, real_source(small, source, cache=cache, progress=progress))
     sheet = Sheet()
     sheet.write(12, 12 + _LINE / 2, f"{small.recipe.config_name}, above the nearest real rows", size=HEADING)
     x, y = 12, 12 + round(1.5 * _LINE)
@@ -132,8 +141,16 @@ def nearest_real_images(
     return save_figure(sheet.figure(), file)
 
 
-def real_source(small: CondensedDataset, source: datasets.Dataset | None) -> ClassSource:
+def real_source(
+    small: CondensedDataset, source: datasets.Dataset | None, *, cache: bool = True, progress: bool = False
+) -> ClassSource:
     """Return the real training set of a condensed set as images by class.
+
+    Args:
+        small: The set.
+        source: The real training set, or None for the one that the set carries in memory.
+        cache: Keep decoded images on disk; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while decoding.
 
     Raises:
         ValueError: If it is not known.
@@ -149,7 +166,8 @@ def real_source(small: CondensedDataset, source: datasets.Dataset | None) -> Cla
         label_column=recipe.label_column,
         image_size=size,
         channels=recipe.image_shape[0],
-        progress=False,
+        cache=cache,
+        progress=progress,
     )
 
 

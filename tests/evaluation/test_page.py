@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 from hf_condense import condense_dataset
+from hf_condense.base.cache import cache_folder
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.page.render import MARK
 from hf_condense.evaluation.page import write_page
 from tests.condensed.test_page import Reader, measured
 from tests.support.condensed_sets import make_coreset, make_set
 from tests.support.torch_states import STATES, in_state
+from tests.support.watched_bars import watch_decoding
 
 
 @pytest.mark.parametrize("state", STATES)
@@ -146,3 +148,18 @@ def test_set_of_another_source_is_shown_without_real_images(toy, tmp_path, caplo
     path = write_page(tmp_path, tmp_path / "page.html", source=toy.select(range(30)))
     assert "nearest to" not in path.read_text(encoding="utf-8")
     assert "dm_ipc1 was made from other images than those of source" in caplog.text
+
+
+def test_real_images_are_cached_and_progress_is_shown_only_on_request(toy, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path / "cache"))
+    options = {"steps": 1, "network": "convnet-w4-d1", "cache": False, "progress": False, "compile": False}
+    condense_dataset(toy, "dm", 1, **options).save_condensed(tmp_path / "sets")
+    shown = watch_decoding(monkeypatch)
+    bare = write_page(tmp_path / "sets", tmp_path / "bare.html", source=toy, cache=False, progress=False)
+    assert shown == [False]
+    assert not cache_folder("sources").exists()
+    kept = write_page(tmp_path / "sets", tmp_path / "kept.html", source=toy)
+    assert shown == [False, True]
+    assert list(cache_folder("sources").iterdir())
+    assert "nearest to" in kept.read_text(encoding="utf-8")
+    assert bare.read_bytes() == kept.read_bytes()

@@ -1,6 +1,7 @@
 """Gradient matching with multi-formation (IDC) against a slow reference and a plain inner loop."""
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -70,10 +71,25 @@ def test_network_is_trained_on_real_rows_with_cutmix_in_the_place_of_cutout(
         assert not torch.equal(tensor, first[name]) or not tensor.abs().max(), name
 
 
-def test_inner_loop_may_pass_over_the_rows_several_times() -> None:
-    small = quick_method("idc", inner_loop=5, batch_net=4, steps=2, outer_loop=2).condense(toy_dataset(rows=2), 1)
-    assert len(small) == 3
-    assert len(quick_method("idc", inner_loop=0).condense(toy_dataset(), 1)) == 3
+def test_inner_loop_makes_so_many_updates_also_over_several_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Six rows are two batches: five updates are three passes, of which the last one is cut short."""
+    updates: list[int] = []
+
+    def counted(*arguments: Any, **options: Any) -> int:
+        updates.append(train_network(*arguments, **options))
+        return updates[-1]
+
+    monkeypatch.setattr("hf_condense.methods.dc.train_network", counted)
+    learned = {}
+    for count in (0, 2, 5):
+        updates.clear()
+        small = quick_method("idc", inner_loop=count, batch_net=4, steps=3, outer_loop=3).condense(
+            toy_dataset(rows=2), 1
+        )
+        # After the first two steps; after the third one, the network makes way for a new one.
+        assert updates == ([count] * 2 if count else [])
+        learned[count] = small.synthetic.stored["images"]
+    assert len({tuple(images.flatten().tolist()) for images in learned.values()}) == 3
 
 
 def test_gradients_of_convolutions_agree_and_leave_out_everything_else() -> None:

@@ -187,26 +187,35 @@ def test_recording_is_logged_and_shown_under_its_own_name(run: Run, caplog, monk
 # Blends
 
 
-def test_blends_lie_between_both_ends_and_draws_differ(run: Run, monkeypatch) -> None:
+def place(pool: Pool, run: Run, draw: int) -> tuple[int, float]:
+    """Return the pair of a draw, which has its trained weights, and how far its blend lies from the first ones."""
+    trained, blend = pool.trained(run, draw), pool.blend(run, draw)
+    (number,) = (n for n in range(len(pool.pairs)) if torch.equal(pool.pairs.window(n, 1, 1)[0], trained))
+    first, last = (weights.double() for weights in pool.pairs.window(number, 0, 2))
+    position = float((blend.double() - first) @ (last - first) / (last - first).square().sum())
+    torch.testing.assert_close(blend.double(), first + position * (last - first), rtol=0, atol=1e-6)
+    return number, position
+
+
+def test_blends_lie_between_both_ends_and_draws_differ(run: Run) -> None:
     pool = recorded(run)
-    positions = [pool._drawn(run, draw) for draw in range(40)]
-    assert {number for number, _ in positions} == {0, 1, 2}
-    assert min(position for _, position in positions) < 0.15
-    assert max(position for _, position in positions) > 0.85
+    numbers, positions = zip(*(place(pool, run, draw) for draw in range(40)), strict=True)
+    assert set(numbers) == {0, 1, 2}
+    assert -1e-6 < min(positions) < 0.15
+    assert 0.85 < max(positions) < 1 + 1e-6
     assert torch.equal(pool.blend(run, 3), pool.blend(run, 3))
     assert not torch.equal(pool.blend(run, 3), pool.blend(run, 4))
-    for position in (0.0, 0.25):
-        monkeypatch.setattr(Pool, "_drawn", lambda *args, position=position: (2, position))
-        first, last = pool.pairs.window(2, 0, 2)
-        torch.testing.assert_close(pool.blend(run, 0), first + position * (last - first))
-        assert torch.equal(pool.trained(run, 0), last)
+    for number in range(3):
+        own = [position for n, position in zip(numbers, positions, strict=True) if n == number]
+        assert max(own) - min(own) > 0.3, "the position does not follow from the pair"
 
 
 def ends(run: Run, method: Any, draw: int) -> tuple[nn.Module, nn.Module, float]:
     """Return the networks of both ends of a draw, and the position between them."""
-    number, position = method._pool._drawn(run, draw)
+    pool = recorded_pool(run, method.config)
+    number, position = place(pool, run, draw)
     networks = []
-    for weights in method._pool.pairs.window(number, 0, 2):
+    for weights in pool.pairs.window(number, 0, 2):
         network = run.factory.build(0)
         torch.nn.utils.vector_to_parameters(weights.clone(), network.parameters())
         networks.append(network.train())
@@ -313,9 +322,15 @@ def test_finite_draws_take_turns_and_embed_real_rows_once_each(ipm: int, real_dr
     assert sorted(real_draws) == [0, 1, 2]
 
 
-def test_draws_take_turns_in_orders_that_differ(run: Run) -> None:
-    method = DistributionMatching(DistributionMatching.Config.build({"draws": 4, "ipm": 2}))
-    steps = [method._draw_number(run, t) for t in range(6 * 4 * 2)]
+def test_draws_take_turns_in_orders_that_differ() -> None:
+    steps: list[int] = []
+
+    def note(run: Run, done: int, loss: float) -> None:
+        own = parameter_vector(run.compiled_network())
+        fresh = (parameter_vector(run.factory.build(run.seed, "network", draw)) for draw in range(4))
+        steps.append(next(draw for draw, weights in enumerate(fresh) if torch.equal(own, weights)))
+
+    images("dm", draws=4, ipm=2, steps=6 * 4 * 2, callbacks=[note])
     assert steps[::2] == steps[1::2], "a draw lasts for ipm steps"
     turns = [tuple(steps[::2][first : first + 4]) for first in range(0, 24, 4)]
     assert all(sorted(turn) == [0, 1, 2, 3] for turn in turns)

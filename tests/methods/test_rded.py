@@ -1,6 +1,7 @@
 """RDED: the crops that a teacher recognises best, its mosaics, its soft labels, and teachers of the user's own."""
 
 import dataclasses
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +35,17 @@ def predict(images: Tensor) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(images, 2).flatten(1) @ WEIGHTS
 
 
+@functools.cache
+def centres() -> Tensor:
+    """Return the mean image of every toy class, in sixteen parts: (3, 48)."""
+    source = load_source(TOY, cache=False, progress=False)
+    means = torch.stack([source.images[source.labels == c].float().mean(0) / 255 for c in range(3)])
+    return torch.nn.functional.adaptive_avg_pool2d(means, 4).flatten(1)
+
+
 def nearest_class(images: Tensor) -> Tensor:
     """Tell the toy classes apart: by the channels' differences of corners, whose patterns are turned."""
-    source = load_source(TOY, cache=False, progress=False)
-    centres = torch.stack([source.images[source.labels == c].float().mean(0) / 255 for c in range(3)])
-    centres = torch.nn.functional.adaptive_avg_pool2d(centres, 4).flatten(1)
-    return -20 * torch.cdist(torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1), centres)
+    return -20 * torch.cdist(torch.nn.functional.adaptive_avg_pool2d(images, 4).flatten(1), centres())
 
 
 KNOWING = Teacher(nearest_class, NAMES)
@@ -49,25 +55,38 @@ def condense(**options) -> CondensedDataset:
     return quick_method("rded", teacher=KNOWING, cache=False, **options).condense(TOY)
 
 
-def predict_padded(crops: Tensor) -> Tensor:
+def distances(images: Tensor) -> Tensor:
+    """Tell the toy classes apart less surely, so that no two crops have a loss of zero."""
+    return nearest_class(images) / 20
+
+
+def distances_padded(crops: Tensor) -> Tensor:
     """Score crops in the middle of a black image of 16 x 16 pixels."""
     margin = (16 - crops.shape[-1]) // 2
     canvas = torch.zeros(len(crops), 3, 16, 16)
     canvas[..., margin : margin + crops.shape[-2], margin : margin + crops.shape[-1]] = crops
-    return predict(canvas)
+    return distances(canvas)
 
 
 @pytest.mark.parametrize(
-    ("mosaic", "area", "padded"),
-    [(1, 0.08, False), (2, 0.08, False), (3, 0.08, False), (2, 0.6, False), (3, 0.3, True)],
+    ("mosaic", "area", "padded", "ipc"),
+    [
+        (1, 0.08, False, 1),
+        (1, 0.3, True, 3),
+        (2, 0.08, False, 2),
+        (2, 0.6, False, 1),
+        (3, 0.08, False, 1),
+        (3, 0.3, True, 1),
+    ],
 )
-def test_images_are_those_of_the_textbook_version(mosaic: int, area: float, padded: bool, monkeypatch) -> None:
+def test_images_are_those_of_the_textbook_version(
+    mosaic: int, area: float, padded: bool, ipc: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The same boxes are cut and scored one at a time. Every class has enough pictures for one crop each."""
     monkeypatch.setattr("hf_condense.methods.rded._PICTURES", 5)
-    monkeypatch.setattr("hf_condense.engine.teacher._measured", lambda run, teacher: {})
     options = {"mosaic": mosaic, "crop_area": area, "padded": padded, "pictures": 11, "crops": 3}
-    bench = quick_method("rded", teacher=Teacher(predict, NAMES), soft_labels="none", cache=False, **options)
-    small = bench.condense(TOY, 1)
+    bench = quick_method("rded", teacher=Teacher(distances, NAMES), soft_labels="none", cache=False, **options)
+    small = bench.condense(TOY, ipc)
     source = load_source(TOY, cache=False, progress=False)
     tile = -(-16 // mosaic)
     for c, name in enumerate(NAMES):
@@ -75,21 +94,19 @@ def test_images_are_those_of_the_textbook_version(mosaic: int, area: float, padd
         order = torch.randperm(12, generator=generator)[:11]
         boxes = crop_boxes(len(order) * 3, (16, 16), area, generator).reshape(-1, 3, 4).tolist()
         pictures = [source.images[source.positions(c).start + i] for i in order]
-        crops = best_crops(pictures, boxes, (tile, tile), predict_padded if padded else predict, c, mosaic**2)
-        (expected,) = mosaics(crops, mosaic, 1)
-        stored = small.synthetic.stored["images"][c]
+        score = distances_padded if padded else distances
+        crops = best_crops(pictures, boxes, (tile, tile), score, c, ipc * mosaic**2)
+        stored = small.synthetic.stored["images"][c * ipc : (c + 1) * ipc]
         assert stored.dtype == torch.uint8
-        assert int((stored.int() - expected[:, :16, :16].int()).abs().max()) <= 1
+        expected = torch.stack(mosaics(crops, mosaic, ipc))[..., :16, :16]
+        assert int((stored.int() - expected.int()).abs().max()) <= 1
 
 
 def test_tiles_of_an_image_are_crops_j_plus_multiples_of_the_number_of_images() -> None:
+    """This is the textbook version, with which images are compared above."""
     crops = [torch.full((1, 2, 2), i) for i in range(8)]
     images = mosaics(crops, 2, 2)
     assert images[1][0, ::2, ::2].tolist() == [[1, 3], [5, 7]]
-    method = RealisticDistillation(RealisticConfig(mosaic=2))
-    run = type("Run", (), {"counts": {0: 2}, "source": type("S", (), {"image_shape": (1, 4, 4)})()})()
-    method._best_crops = lambda *_: torch.stack(crops)
-    assert torch.equal(method.images_of(run, 0, predict), torch.stack(images))
 
 
 def test_boxes_lie_within_the_picture_have_its_shape_and_the_least_area() -> None:
@@ -115,12 +132,20 @@ def test_class_with_too_few_pictures_gives_several_crops_of_each() -> None:
     assert len({tuple(tile.flatten().tolist()) for tile in tiles.flatten(0, 2)}) == 12
 
 
-def test_large_images_are_mosaics_and_small_ones_are_not() -> None:
-    method = RealisticDistillation(RealisticConfig())
-    for side, name, expected in ((32, "pixels", 1), (64, "pixels", 2), (64, "patches", 1)):
-        source = type("Source", (), {"image_shape": (3, side, side)})()
-        run = type("Run", (), {"source": source, "decoder": type("D", (), {"name": name})()})()
-        assert method._mosaic(run) == expected
+@pytest.mark.parametrize(
+    ("side", "storage", "mosaic"), [(63, "pixels", 1), (64, "pixels", 2), (65, "pixels", 2), (64, "patches", 1)]
+)
+def test_images_of_64_pixels_or_more_are_mosaics_if_they_are_stored_as_pixels(
+    side: int, storage: str, mosaic: int
+) -> None:
+    ds = toy_dataset(names=NAMES, size=side, rows=6)
+    options = {"teacher": KNOWING, "soft_labels": "none", "storage": storage, "cache": False}
+    usual, single, double = (
+        quick_method("rded", **options, mosaic=crops).condense(ds, 1).synthetic.stored["images"]
+        for crops in (None, 1, 2)
+    )
+    assert not torch.equal(single, double)
+    assert torch.equal(usual, (single, double)[mosaic - 1])
 
 
 def test_labels_are_the_logits_of_the_stored_views() -> None:

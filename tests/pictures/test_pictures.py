@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_condense import condense_dataset
+from hf_condense.base.cache import cache_folder
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.pictures import (
     Snapshots,
@@ -33,6 +34,7 @@ from hf_condense.pictures.embeddings import _in_plane
 from tests.support.condensed_sets import make_coreset, make_set
 from tests.support.picture_sets import encoded, noise, picture_set
 from tests.support.torch_states import STATES, in_state
+from tests.support.watched_bars import watch_decoding
 
 NASTY = ["$x_1$ & {", "_hidden", "a" * 60]
 
@@ -386,6 +388,19 @@ def test_without_matplotlib_the_error_names_the_extra():
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.returncode == 1
     assert process.stderr.strip().endswith("install the extra: pip install '.[pictures]' in a clone of hf_condense")
+
+
+@pytest.mark.parametrize("draw", [real_beside_condensed, nearest_real_images])
+def test_real_rows_are_cached_and_progress_is_shown_only_on_request(draw, tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+    small = make_coreset()
+    shown = watch_decoding(monkeypatch)
+    draw(small, cache=False)
+    assert shown == [False]
+    assert not cache_folder("sources").exists()
+    draw(small, progress=True)
+    assert shown == [False, True]
+    assert list(cache_folder("sources").iterdir())
 
 
 @pytest.mark.parametrize("ipc", [1, 3])
