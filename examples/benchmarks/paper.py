@@ -170,7 +170,7 @@ def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: 
 
     def stamp(run: Run, done: int, loss: float) -> None:
         stamps.append(time.perf_counter())
-        tasks.append(Task(ipc, run.num_classes, run.source.image_shape))
+        tasks.append(Task.of(run.ipc, run.source))
 
     condense_dataset(train, method, ipc, callbacks=[stamp], **{**options, "steps": TRIAL})
     per_step = (stamps[-1] - stamps[TRIAL // 2]) / (TRIAL - 1 - TRIAL // 2)  # the first steps are slower
