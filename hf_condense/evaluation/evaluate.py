@@ -40,8 +40,6 @@ from hf_condense.source.decode import Size
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-__all__ = ["Evaluation", "evaluate"]
-
 
 @names_arguments
 @plain_torch()
