@@ -91,7 +91,8 @@ def choose(
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * (cores if device.type == "cpu" else 1)
     is_large = min(task.image_shape[1:]) > LARGE_SIDE
     caller_values = {name: value for name, value in (given or {}).items() if value is not None}
-    # Learning large images takes hours, composing them takes minutes. rded trains a network to tell classes apart, so that it needs two.
+    # Learning large images takes hours, composing them takes minutes. But rded needs two classes, because it trains a
+    # network to tell them apart.
     if "m3d" not in candidates or (is_large and "rded" in candidates and task.num_classes > 1):
         return _composed(task, minutes, spec, rate, caller_values)
     return _learned(task, minutes, spec, rate, caller_values)

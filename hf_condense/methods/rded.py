@@ -244,7 +244,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
         config, size = self.config, run.source.image_shape[1:]
         rows = len(synthetic.row_labels)
         views, top = self.label_views(run.num_classes)
-        assert views is not None and top is not None
+        assert views is not None
+        assert top is not None
         crops = random_crops(rows * views, size, config.view_area, run.rng("views"), mirror="flip" in config.augment)
         crops = crops.reshape(rows, views, -1)
         parts = torch.arange(rows).split(_ROWS)
