@@ -19,6 +19,7 @@ from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
 from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
 
+PIXEL_RANGES = ("valid", "free")
 STORE_DTYPES = ("float32", "float16", "uint8")
 
 
@@ -261,7 +262,7 @@ class Recipe:
         names, values = self.class_names, self.label_values
         rules = {
             "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
-            "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
+            "pixel_range should be valid or free": self.pixel_range in PIXEL_RANGES,
             "store_dtype should be float32, float16 or uint8": self.store_dtype in STORE_DTYPES,
             "store_dtype uint8 should be that of images in [0, 1]": self.store_dtype != "uint8"
             or (decoder_class(self.storage).stores_images and self.pixel_range == "valid"),
