@@ -17,7 +17,7 @@ from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, ra
 from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset, option
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import settle_teacher
+from hf_condense.engine.teacher import TEACHER_SIDE, settle_teacher
 from hf_condense.methods._images import check_two_classes
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.teachers import Teacher, resize
@@ -43,14 +43,15 @@ class RealisticConfig(MethodConfig):
     )
     teacher_size: int | None = option(
         None,
-        "Side of the images on which a teacher is trained, in pixels; None: 64, or that of the images if they are "
-        "smaller. Larger ones cost more.",
+        f"Side of the images on which a teacher is trained, in pixels; None: {TEACHER_SIDE}, or that of the images if "
+        "they are smaller. Larger ones cost more.",
         ge=8,
     )
     teacher_updates: int = option(2000, "Updates of the training of a teacher.", ge=1, tiny=3)
     mosaic: int | None = option(
         None,
-        "Crops along each side of an image; None: 2 for images of 64 pixels or more that are stored as pixels, else 1.",
+        f"Crops along each side of an image; None: 2 for images of {_MOSAIC_SIDE} pixels or more that are stored as "
+        "pixels, else 1.",
         ge=1,
     )
     pictures: int = option(300, "Random pictures of a class from which crops are taken.", ge=1, tiny=6)
