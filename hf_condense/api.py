@@ -212,7 +212,7 @@ def condense_dataset(
         source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
         amounts = class_amounts(ipc, source)
-        task = Task(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
+        task = Task.of(amounts, source)
         settled_preset = preset
         workers: int | None = None
         if method == "auto":

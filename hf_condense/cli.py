@@ -30,9 +30,8 @@ if TYPE_CHECKING:
 
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.facts import Facts
-    from hf_condense.condensed.scores import Evaluation, Score
+    from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.tabular import Tabular
-    from hf_condense.condensed.tensors import CondensedTensors
     from hf_condense.engine.profiling import StepProfile
     from hf_condense.evaluation.elsewhere import TensorSet
 
@@ -744,17 +743,18 @@ def _publish(small: CondensedDataset, repo: str, config_name: str | None = None,
 
 def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:
     """Return random rows beside condensed ones, with the accuracies that networks reached on each."""
-    from hf_condense.condensed.preview import Panel, comparison, grid
-
-    def shown(tensors: CondensedTensors) -> Image:
-        images, labels = tensors.decoded()
-        return grid(images, per_class=5) if len(labels.unique()) == len(labels) else grid(images, labels)
+    from hf_condense.condensed.class_scores import per_cent
+    from hf_condense.condensed.preview import Panel, comparison, grid_of
 
     own, other = table.scores
     rows = f"{len(small)} {{}} rows of MNIST"
     panels = [
-        Panel(rows.format(kind), f"test accuracy {_per_cent(score)}", shown(tensors))
-        for kind, score, tensors in (("random", other, random.synthetic), ("condensed", own, small.synthetic))
+        Panel(
+            rows.format(kind),
+            f"test accuracy {per_cent(score.mean, score.std, digits=1)} %",
+            grid_of(*shown.synthetic.decoded()),
+        )
+        for kind, score, shown in (("random", other, random), ("condensed", own, small))
     ]
     spread = " ± standard deviation" if own.n > 1 else ""
     note = (
@@ -762,12 +762,6 @@ def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Eval
         f"images: mean{spread}, n = {own.n}. Random rows are drawn again for each network."
     )
     return comparison(panels, note)
-
-
-def _per_cent(score: Score) -> str:
-    """Return the accuracy of a score for a caption."""
-    spread = "" if score.std is None else f" ± {100 * score.std:.1f}"
-    return f"{100 * score.mean:.1f}{spread} %"
 
 
 def _check_equal(small: CondensedDataset, folder: Path) -> None:

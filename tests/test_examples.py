@@ -75,7 +75,9 @@ def test_space_is_a_page_and_a_card_that_says_so(tmp_path: Path) -> None:
 
 def names_of(script: str) -> dict[str, Any]:
     """Return what an example defines, to run it in this process, which is quicker."""
-    return runpy.run_path(str(EXAMPLES / script))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str((EXAMPLES / script).parent))  # as Python does for a script
+        return runpy.run_path(str(EXAMPLES / script))
 
 
 def test_storage_form_of_ones_own_is_learned_and_loads(
@@ -391,10 +393,10 @@ def test_share_of_the_plain_loop_counts_recording_and_the_first_point_that_gets_
 
 
 def test_networks_on_sets_of_a_method_without_flips_are_trained_as_the_recipe_says_but_for_digits() -> None:
-    augmentation_of = names_of("benchmarks/forms.py")["augmentation_of"]
+    augment_argument = names_of("benchmarks/forms.py")["augment_argument"]
 
     def trained(recipe: str, dataset: str | None, augment: str | None = None) -> str | None:
-        return augmentation_of(recipe, argparse.Namespace(dataset=dataset, augment=augment))
+        return augment_argument(recipe, argparse.Namespace(dataset=dataset, augment=augment))
 
     assert trained("idc", "uoft-cs/cifar10") == "color_crop_flip_scale_rotate"
     assert trained("dc", "uoft-cs/cifar10", "color") is None
@@ -476,7 +478,7 @@ def test_shipped_sets_are_whole_and_both_loaders_read_them() -> None:
 
 
 def test_every_example_is_run_by_a_test() -> None:
-    elsewhere = {"maintenance/make_demo_excerpt.py"}  # in test_packaging.py
+    elsewhere = {"maintenance/make_demo_excerpt.py", "benchmarks/common.py"}  # in test_packaging.py, and in benchmarks
     others = {"plain_training.py", "plain_loop.py", "many_processes.py", "trainer.py", "benchmarks/publish.py"}
     others |= {"maintenance/picture.py", "space/make_space.py"}
     in_this_process = {"new_storage_form.py", "push_and_load.py", "continual_learning.py", "architecture_search.py"}

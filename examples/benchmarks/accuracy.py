@@ -7,19 +7,17 @@ The dataset is a folder or a Hub id that `load_dataset` reads. For example:
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
 import datasets
+from common import DIGITS, peak_of_process
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method
 from hf_condense.networks.training_recipe import RECIPES
-
-DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
@@ -52,7 +50,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         started = time.perf_counter()
         small = condense_dataset(ds["train"], method, args.ipc, network=args.network, **options)
         seconds = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_of_process()
         print(f"{method}: {seconds:.0f} s, peak memory of the process so far {peak:.2f} GiB, plan {small.recipe.plan}")
         table = evaluate(small, ds["test"], epochs=args.epochs, baselines=() if i else ("random",), **common)
         print(table, flush=True)

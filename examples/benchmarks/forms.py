@@ -11,20 +11,19 @@ how long a step takes. With `--out`, finished rows are kept and not run again. F
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 
 import datasets
 import torch
+from common import DIGITS, peak_of_process
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import CondensedDataset, condense_dataset, evaluate
 from hf_condense.condensed.decoders import Origin, decoder_class
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.registry import get_method
 from hf_condense.networks.training_recipe import RECIPES
 
-DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
 SHAPES = {"32 px, 50 images per class": ((3, 32, 32), 50), "128 px, 10 images per class": ((3, 128, 128), 10)}
 
 
@@ -131,26 +130,35 @@ def measured(
         "CPU seconds": round(seconds, 1),
         "CPU seconds before the first update": round(before, 1),  # with experts or a pool, unless they were cached
         "seconds per step": round(seconds / (steps - 1), 4),
-        "peak GiB of the process so far": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak GiB of the process so far": round(peak_of_process(), 2),
     }
-    for recipe, cap in caps.items():
-        table = evaluate(
-            small,
-            test,
-            source=train,
-            networks=args.network,
-            recipe=recipe,
-            epochs=args.epochs,
-            max_updates=cap or None,
-            baselines=() if len(small) in compared else ("random",),
-            seeds=args.seeds,
-            augment=augmentation_of(recipe, args),
-        )
-        record[recipe] = [
-            {"set": row["set"], "rows": row["rows"], "mean": row["mean"], "std": row["std"], "n": row["n"]}
-            for row in table.to_records()
-        ]
-    return record
+    baselines = () if len(small) in compared else ("random",)
+    return record | {recipe: scores(small, train, test, recipe, cap, baselines, args) for recipe, cap in caps.items()}
+
+
+def scores(
+    small: CondensedDataset,
+    train: datasets.Dataset,
+    test: datasets.Dataset,
+    recipe: str,
+    cap: int,
+    baselines: tuple[str, ...],
+    args: argparse.Namespace,
+) -> list[dict]:
+    """Return the accuracies of a set and its baselines; `cap` is the largest number of updates of a network, or 0."""
+    table = evaluate(
+        small,
+        test,
+        source=train,
+        networks=args.network,
+        recipe=recipe,
+        epochs=args.epochs,
+        max_updates=cap or None,
+        baselines=baselines,
+        seeds=args.seeds,
+        augment=augment_argument(recipe, args),
+    )
+    return [{key: row[key] for key in ("set", "rows", "mean", "std", "n")} for row in table.to_records()]
 
 
 def families_of(method: str) -> list[str]:
@@ -159,8 +167,8 @@ def families_of(method: str) -> list[str]:
     return augment.split("_")
 
 
-def augmentation_of(recipe: str, args: argparse.Namespace) -> str | None:
-    """Return how networks are trained: as the recipe says, with flips also where a method augments without them.
+def augment_argument(recipe: str, args: argparse.Namespace) -> str | None:
+    """Return what `evaluate` is told: what the recipe says, with flips also where a method augments without them.
 
     None stands for what `evaluate` decides, which leaves out flips if the set was made without them.
     """

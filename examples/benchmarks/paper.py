@@ -9,13 +9,13 @@ fit, and the row says how many. A run that was stopped continues from its checkp
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
 
 import datasets
 import torch
+from common import DIGITS, WITHOUT_FLIPS, peak_of_process
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.demo_data import load_demo
@@ -49,14 +49,37 @@ PUBLISHED = {
     ("dc", "mnist"): {1: "91.7 ± 0.5", 10: "97.4 ± 0.2", 50: "98.8 ± 0.1"},
     ("dsa", "mnist"): {1: "88.7 ± 0.6", 10: "97.8 ± 0.1", 50: "99.2 ± 0.1"},
 }
-DIGITS = ("mnist", "svhn")  # mirroring changes the meaning of their images
-NO_FLIP = "color_crop_cutout_scale_rotate"
 TRIAL = 40  # steps of the short run that measures how long one takes
+FAST = {"steps": 2, "batch_real": 8, "experts": 1, "snapshots": 5, "student_steps": 2}  # options with --fast
 FORM = ("network", "storage", "expand", "factor", "pixel_range", "store_dtype")  # on which a preset may depend
 
 
 def main(argv: list[str] | None = None) -> list[dict]:
     """Run the benchmark and return a record for each set."""
+    args = parsed(argv)
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+    ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
+    records = []
+    for method in args.methods:
+        for ipc in args.ipc:
+            record = row_of(method, ipc, ds, args)
+            records.append(record)
+            if args.out:
+                with args.out.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+            per_step = record["seconds per step"]
+            speed = f", {1000 * per_step:.1f} ms per step" if per_step is not None else ""
+            print(
+                f"{method} ipc {ipc}: published {record['published'] or 'not known'}; this call took "
+                f"{record['minutes']:.1f} min{speed}, {record['memory']}",
+                flush=True,
+            )
+    return records
+
+
+def parsed(argv: list[str] | None) -> argparse.Namespace:
+    """Return what the command line asks for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
     parser.add_argument("--methods", nargs="+", default=["dm"], help="names of methods")
@@ -74,85 +97,69 @@ def main(argv: list[str] | None = None) -> list[dict]:
     parser.add_argument("--out", type=Path, help="file to which each row is added, as one JSON object in a line")
     parser.add_argument("--fast", action="store_true", help="two steps only, to see that it runs")
     args = parser.parse_args(argv)
-    fast_options = {"steps": 2, "batch_real": 8, "experts": 1, "snapshots": 5, "student_steps": 2} if args.fast else {}
     if args.fast:
         args.network, args.seeds, args.epochs = "convnet-w8", 2, 2
-
     if args.minutes is not None and args.minutes <= 0:
         parser.error(f"--minutes should be positive; got {args.minutes}")
-    if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-    ds = datasets.load_dataset(args.dataset) if args.dataset else load_demo()
-    name = Path(args.dataset or "mnist").name
-    records = []
-    for method in args.methods:
-        cls = get_method(method)
-        for ipc in args.ipc:
-            accepted = cls.Config.__dataclass_fields__
-            options = {key: value for key, value in fast_options.items() if key in accepted}
-            options |= without_flips(method) if name in DIGITS else {}
-            preset = "paper" if "paper" in cls.presets else None  # esp has none
-            common: dict[str, Any] = {"preset": preset, "network": args.network, **options, **args.options}
-            folder = args.checkpoints / f"{name}_{method}_ipc{ipc}"
-            if args.minutes is not None and issubclass(cls, Method):
-                common["steps"] = steps_within(args.minutes, folder, ds["train"], method, ipc, common)
-            stamps: list[float] = []
-            if torch.cuda.is_available():
-                torch.cuda.reset_peak_memory_stats()
-            started = time.perf_counter()
-            small = condense_dataset(
-                ds["train"],
-                method,
-                ipc,
-                checkpoint_dir=folder,
-                callbacks=[lambda run, done, loss, stamps=stamps: stamps.append(time.perf_counter())],
-                **common,
-            )
-            minutes = (time.perf_counter() - started) / 60
-            small.save_condensed(folder / "set", overwrite=True)
-            published = PUBLISHED.get((method, name), {}).get(ipc)
-            per_step = round((stamps[-1] - stamps[0]) / (len(stamps) - 1), 4) if len(stamps) > 1 else None
-            record: dict[str, Any] = {
-                "dataset": name,
-                "method": method,
-                "set": small.recipe.config_name,
-                "ipc": ipc,
-                "preset": small.recipe.preset,
-                "network": str(small.recipe.network),
-                "options": small.recipe.options,
-                "published": published,
-                "steps": small.recipe.steps,
-                "seconds per step": per_step,  # None if an earlier call made the steps
-                "minutes": round(minutes, 2),
-                "device": small.recipe.runtime["device_name"],
-                "memory": _memory(),
-            }
-            for recipe in args.recipes or [RECIPES.get(method, "dsa")]:
-                table = evaluate(
-                    small,
-                    ds["test"],
-                    source=ds["train"],
-                    networks=[args.network],
-                    recipe=recipe,
-                    augment=augmentation_of(recipe, name),
-                    baselines=args.baselines,
-                    seeds=args.seeds,
-                    epochs=args.epochs,
-                )
-                print(table)
-                rows = table.to_records()
-                record[recipe] = [{key: row[key] for key in ("set", "rows", "mean", "std", "n")} for row in rows]
-            records.append(record)
-            if args.out:
-                with args.out.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
-            speed = f", {1000 * per_step:.1f} ms per step" if per_step is not None else ""
-            print(
-                f"{method} ipc {ipc}: published {published or 'not known'}; this call took {minutes:.1f} min{speed}, "
-                f"{record['memory']}",
-                flush=True,
-            )
-    return records
+    return args
+
+
+def row_of(method: str, ipc: int, ds: datasets.DatasetDict, args: argparse.Namespace) -> dict[str, Any]:
+    """Make a set, train networks on it, print their accuracies and return the record of all."""
+    name, cls = Path(args.dataset or "mnist").name, get_method(method)
+    folder = args.checkpoints / f"{name}_{method}_ipc{ipc}"
+    options = {key: FAST[key] for key in FAST if key in cls.Config.__dataclass_fields__} if args.fast else {}
+    options |= without_flips(method) if name in DIGITS else {}
+    preset = "paper" if "paper" in cls.presets else None  # esp has none
+    options = {"preset": preset, "network": args.network, **options, **args.options}
+    if args.minutes is not None and issubclass(cls, Method):
+        options["steps"] = steps_within(args.minutes, folder, ds["train"], method, ipc, options)
+    stamps: list[float] = []
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    started = time.perf_counter()
+    small = condense_dataset(
+        ds["train"],
+        method,
+        ipc,
+        checkpoint_dir=folder,
+        callbacks=[lambda run, done, loss: stamps.append(time.perf_counter())],
+        **options,
+    )
+    minutes = (time.perf_counter() - started) / 60
+    small.save_condensed(folder / "set", overwrite=True)
+    record: dict[str, Any] = {
+        "dataset": name,
+        "method": method,
+        "set": small.recipe.config_name,
+        "ipc": ipc,
+        "preset": small.recipe.preset,
+        "network": str(small.recipe.network),
+        "options": small.recipe.options,
+        "published": PUBLISHED.get((method, name), {}).get(ipc),
+        "steps": small.recipe.steps,
+        # None if an earlier call made the steps
+        "seconds per step": round((stamps[-1] - stamps[0]) / (len(stamps) - 1), 4) if len(stamps) > 1 else None,
+        "minutes": round(minutes, 2),
+        "device": small.recipe.runtime["device_name"],
+        "memory": _memory(),
+    }
+    for recipe in args.recipes or [RECIPES.get(method, "dsa")]:
+        table = evaluate(
+            small,
+            ds["test"],
+            source=ds["train"],
+            networks=[args.network],
+            recipe=recipe,
+            augment=augmentation_of(recipe, name),
+            baselines=args.baselines,
+            seeds=args.seeds,
+            epochs=args.epochs,
+        )
+        print(table)
+        rows = table.to_records()
+        record[recipe] = [{key: row[key] for key in ("set", "rows", "mean", "std", "n")} for row in rows]
+    return record
 
 
 def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: str, ipc: int, options: dict) -> int:
@@ -170,7 +177,7 @@ def steps_within(minutes: float, folder: Path, train: datasets.Dataset, method: 
 
     def stamp(run: Run, done: int, loss: float) -> None:
         stamps.append(time.perf_counter())
-        tasks.append(Task(ipc, run.num_classes, run.source.image_shape))
+        tasks.append(Task.of(run.ipc, run.source))
 
     condense_dataset(train, method, ipc, callbacks=[stamp], **{**options, "steps": TRIAL})
     per_step = (stamps[-1] - stamps[TRIAL // 2]) / (TRIAL - 1 - TRIAL // 2)  # the first steps are slower
@@ -195,14 +202,14 @@ def without_flips(method: str) -> dict[str, str]:
     families = getattr(cls.Config, "augment", "none").split("_")
     options = {"augment": "_".join(name for name in families if name != "flip")} if "flip" in families else {}
     has_flipped_experts = "paper" in cls.presets and "augment_expert" in cls.Config.__dataclass_fields__
-    return options | ({"augment_expert": NO_FLIP} if has_flipped_experts else {})
+    return options | ({"augment_expert": WITHOUT_FLIPS} if has_flipped_experts else {})
 
 
 def _memory() -> str:
     """Describe the peak memory so far: of the GPU if there is one, else of the process."""
     if torch.cuda.is_available():
         return f"peak memory of the GPU {torch.cuda.max_memory_allocated() / 2**30:.2f} GiB"
-    return f"peak memory of the process {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB"
+    return f"peak memory of the process {peak_of_process():.2f} GiB"
 
 
 if __name__ == "__main__":

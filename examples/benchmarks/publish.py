@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import datasets
+from common import DIGITS, WITHOUT_FLIPS
 from PIL import Image
 
 from hf_condense import CondensedDataset, condense_dataset, evaluate, load_condensed
@@ -51,8 +52,6 @@ from hf_condense.networks.factory import network_factory
 from hf_condense.networks.training_recipe import RECIPES
 
 METHODS = ("herding", "dm", "m3d", "dc", "esp", "ncfm")
-WITHOUT_FLIPS = "color_crop_cutout_scale_rotate"
-MIRRORED = ("mnist", "demo")  # datasets whose classes change their meaning when images are mirrored
 PREFERRED = ("m3d", "dm")  # methods whose sets are the first that a reader should load
 INDEX = """\
 # Condensed sets
@@ -183,7 +182,7 @@ def made(job: Job, train: datasets.Dataset, args: argparse.Namespace) -> Condens
     if job.learns:
         options |= {"preset": "quick", "steps": steps, "checkpoint_dir": checkpoints, "checkpoint_every": 100}
         families = getattr(get_method(job.method).Config, "augment", "none")
-        if job.dataset in MIRRORED and "flip" in families.split("_"):
+        if job.dataset in DIGITS and "flip" in families.split("_"):
             options["augment"] = WITHOUT_FLIPS
     if args.fast:
         options |= {"compile": False} if job.learns else {"feature_updates": 2}
@@ -319,9 +318,7 @@ def sets_of(folder: Path) -> dict[str, Facts]:
 
 def by_size(sets: dict[str, Facts]) -> list[tuple[str, Facts]]:
     """Return sets with their names, those with fewer images per class first."""
-    ipc = {name: facts.recipe.ipc for name, facts in sets.items()}
-    largest = {name: max(n.values()) if isinstance(n, dict) else n for name, n in ipc.items()}
-    return sorted(sets.items(), key=lambda item: (largest[item[0]], item[0]))
+    return sorted(sets.items(), key=lambda item: (item[1].recipe.largest_ipc, item[0]))
 
 
 def first_to_load(sets: dict[str, Facts]) -> str:

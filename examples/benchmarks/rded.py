@@ -10,13 +10,13 @@ from these. For example:
 
 import argparse
 import io
-import resource
 import tempfile
 import time
 from pathlib import Path
 
 import datasets
 import numpy as np
+from common import peak_of_process
 from PIL import Image
 
 from hf_condense import condense_dataset, evaluate
@@ -91,7 +91,7 @@ def cost(args: argparse.Namespace) -> list[dict]:
     """Print how long a set of generated pictures takes, and how much memory and how many bytes."""
     with tempfile.TemporaryDirectory() as folder:
         ds = generated(Path(folder), args.classes, args.rows, args.large)
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        before = peak_of_process()
         started = time.perf_counter()
         small = condense_dataset(
             ds,
@@ -105,7 +105,7 @@ def cost(args: argparse.Namespace) -> list[dict]:
             cache=False,
         )
         minutes = (time.perf_counter() - started) / 60
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        peak = peak_of_process()
         target = small.save_condensed(Path(folder) / "set")
         sizes = Sizes.of(read_facts(target))
         record = {

@@ -384,7 +384,7 @@ def alternate(
     return [statistics.median(times[warm_up:]) for times in seconds]
 
 
-def peak(device: torch.device, size: int) -> float:
+def matrix_rate(device: torch.device, size: int) -> float:
     """Return the floating-point operations per second of large matrix products in float32."""
     matrix = torch.randn(size, size, device=device)
     (seconds,) = alternate([lambda: matrix @ matrix], 5, device)
@@ -413,7 +413,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         ds = ds.shuffle(seed=0).select(range(200))
     source = load_source(ds, progress=False)
     source = source.to("cuda" if torch.cuda.is_available() else "cpu")
-    most = peak(source.device, 256 if args.fast else 2048)
+    most = matrix_rate(source.device, 256 if args.fast else 2048)
     print(f"{most / 1e9:.0f} GFLOP/s in matrix products; {torch.get_num_threads()} threads; {source.device}")
     print("| what | network | images per class | plain, ms | ours, ms | ours / plain | share of the peak |")
     print("|---|---|---|---|---|---|---|", flush=True)

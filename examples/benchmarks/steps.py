@@ -17,6 +17,7 @@ from itertools import pairwise
 import datasets
 import psutil
 import torch
+from common import peak_of_process
 
 from hf_condense import condense_dataset
 from hf_condense.demo_data import load_demo
@@ -44,9 +45,7 @@ def peak(device: torch.device) -> float:
     """Return the peak memory so far in MiB: of the GPU if the run uses one, else of the process."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return 2**10 * peak_of_process()
 
 
 def main(argv: list[str] | None = None) -> list[dict]:

@@ -102,9 +102,10 @@ class ClassScores(Tabular):
         ]
 
 
-def per_cent(mean: float, std: object = None) -> str:
+def per_cent(mean: float, std: object = None, *, digits: int = 2) -> str:
     """Return a fraction in per cent, with its standard deviation if there is one."""
-    return f"{100 * mean:.2f}" + (f" ± {100 * std:.2f}" if isinstance(std, (int, float)) else "")
+    spread = f" ± {100 * std:.{digits}f}" if isinstance(std, (int, float)) else ""
+    return f"{100 * mean:.{digits}f}{spread}"
 
 
 def _mistakes(shares: dict[str, float]) -> str:

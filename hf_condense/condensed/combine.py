@@ -102,7 +102,7 @@ def _check(sets: list[CondensedDataset]) -> None:
             raise ValueError(f"{name} should be equal in all sets, because networks see whitened images; it differs")
     _check_equal("label_views", [s.recipe.label_views for s in sets])
     _check_equal("label_top", [s.recipe.label_top for s in sets])
-    has_soft = [not (s.synthetic.soft_labels is None and s.synthetic.view_labels is None) for s in sets]
+    has_soft = [s.synthetic.has_soft_labels for s in sets]
     _check_equal("the soft labels", has_soft)
     if has_soft[0]:
         _check_equal("the temperature of the soft labels", [s.recipe.temperature for s in sets])

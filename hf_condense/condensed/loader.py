@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.views import view
 
 
 class TrainingViews(Dataset[dict[str, Tensor]]):
@@ -56,8 +55,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         self._tensors, recipe = small.synthetic, small.recipe
         self._views = self._tensors.view_labels if soft else None
         self._soft_labels = self._tensors.soft_labels if soft else None
-        labels_are_soft = self._views is not None or self._soft_labels is not None
-        self.temperature = (recipe.temperature or 1.0) if labels_are_soft else 1.0
+        self.temperature = (recipe.temperature or 1.0) if soft and self._tensors.has_soft_labels else 1.0
         self.num_classes = len(recipe.class_names)
         shape = (1, -1, 1, 1)
         self._mean = torch.tensor(recipe.mean if normalise else [0.0]).reshape(shape)
@@ -81,8 +79,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         images, labels = self._tensors.decoded(index)
         if self._views is not None:
             chosen = torch.randint(self._views.num_views, (len(index),))
-            images = view(images, self._views.crops[index, chosen])
-            targets = (self._views.logits(index, chosen) / self.temperature).softmax(1)
+            images, targets = self._views.seen(images, index, chosen, self.temperature)
         elif self._soft_labels is not None:
             targets = (self._soft_labels[index] / self.temperature).softmax(1)
         else:

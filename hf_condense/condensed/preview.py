@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -13,13 +14,13 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.tensors import CondensedTensors, turns_of
+from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
 
 _SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
 _LONGEST_SIDE = 8192  # pixels; no image is enlarged beyond this, so that long and narrow ones fit into memory
 _GAP = 2
 _BLANK = 1.0  # white, in pixel units
-_FLOW = 10  # images in a row if no class has several
+_FLOW, _SHORT_FLOW = 10, 5  # images in a row if no class has several: alone, and beside or among other pictures
 _PANEL = 584  # pixels; pictures side by side are enlarged by an integer factor to about this width
 _MARGIN, _BETWEEN = 36, 48  # pixels around and between pictures side by side
 _TITLE, _SCORE, _NOTE, _LINE = 34, 42, 21, 1.35  # sizes of the fonts, and the height of a line in font sizes
@@ -60,8 +61,7 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         >>> grid(torch.rand(6, 1, 28, 28), torch.tensor([0, 0, 1, 1, 2, 2]), per_class=2).size
         (118, 176)
     """
-    if min(per_class, max_classes) < 1:
-        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    check_shown(per_class, max_classes)
     if images.ndim != 4 or images.shape[1] not in (1, 3) or not len(images):
         raise ValueError(f"images should be (N, C, H, W) with N >= 1 and C of 1 or 3; got {tuple(images.shape)}")
     if labels is not None:
@@ -87,14 +87,27 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
     """
-    labels = tensors.row_labels
-    classes = set(labels.unique()[:max_classes].tolist())
-    turns = turns_of(labels.tolist())
-    first = [row for row, c in enumerate(labels.tolist()) if c in classes and turns[row] < per_class]
-    images, classes_of_images = tensors.decoded(torch.tensor(first, dtype=torch.int64))
-    if max(turns) == 0 and len(images):
+    check_shown(per_class, max_classes)
+    rows = first_rows(tensors.row_labels.tolist(), per_class, max_classes)
+    images, labels = tensors.decoded(torch.tensor([*chain(*rows.values())], dtype=torch.int64))
+    if _are_alone(tensors.row_labels):
         return grid(images, per_class=min(_FLOW, len(images)))
-    return grid(images, classes_of_images, per_class=per_class, max_classes=max_classes)
+    return grid(images, labels, per_class=per_class, max_classes=max_classes)
+
+
+def grid_of(images: Tensor, labels: Tensor) -> Image.Image:
+    """Return images as one picture: a row for each class, or rows of five if no class has several.
+
+    Args:
+        images: In pixel units. (N, C, H, W).
+        labels: Class of every image. (N,).
+    """
+    return grid(images, per_class=_SHORT_FLOW) if _are_alone(labels) else grid(images, labels)
+
+
+def _are_alone(labels: Tensor) -> bool:
+    """Return whether every image is the only one of its class."""
+    return len(labels.unique()) == len(labels)
 
 
 def comparison(panels: Sequence[Panel], note: str = "") -> Image.Image:

@@ -7,6 +7,7 @@ import math
 import types
 import typing
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -18,6 +19,7 @@ from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
 from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
 
+PIXEL_RANGES = ("valid", "free")
 STORE_DTYPES = ("float32", "float16", "uint8")
 
 
@@ -112,16 +114,31 @@ class Recipe:
     @property
     def config_name(self) -> str:
         """Name of config and folder: `{method}_ipc{n}`, or `ipc{min}-{max}` for a dict, and the suffix of the form."""
-        if isinstance(self.ipc, dict):
-            low, high = min(self.ipc.values()), max(self.ipc.values())
-            amount = f"{low}-{high}" if low != high else str(low)
-        else:
-            amount = str(self.ipc)
-        return f"{self.method}_ipc{amount}{self.decoder.suffix}"
+        return f"{self.method}_ipc{self.ipc_text}{self.decoder.suffix}"
+
+    @property
+    def ipc_text(self) -> str:
+        """Images per class: one number, or the smallest and the largest."""
+        low, high = min(self._budgets), self.largest_ipc
+        return f"{low}-{high}" if low != high else str(low)
+
+    @property
+    def largest_ipc(self) -> int:
+        """Images that the classes may store that may store most."""
+        return max(self._budgets)
+
+    @property
+    def _budgets(self) -> Collection[int]:
+        """The numbers of images per class."""
+        return self.ipc.values() if isinstance(self.ipc, dict) else [self.ipc]
 
     def budget(self, name: str) -> int:
         """Return the number of images that a class may store."""
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
+
+    def number_of_classes(self, entries: int) -> int:
+        """Return how many classes a set of this recipe has, if it has so many entries."""
+        return len(self.ipc) if isinstance(self.ipc, dict) else -(-entries // self.decoder.entries(self.ipc))
 
     @property
     def format_version(self) -> str:
@@ -241,11 +258,11 @@ class Recipe:
 
     def _check(self) -> None:
         """Raise `CondensedFormatError` for values that contradict each other."""
-        counts = self.ipc.values() if isinstance(self.ipc, dict) else [self.ipc]
+        counts = self._budgets
         names, values = self.class_names, self.label_values
         rules = {
             "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
-            "pixel_range should be valid or free": self.pixel_range in ("valid", "free"),
+            "pixel_range should be valid or free": self.pixel_range in PIXEL_RANGES,
             "store_dtype should be float32, float16 or uint8": self.store_dtype in STORE_DTYPES,
             "store_dtype uint8 should be that of images in [0, 1]": self.store_dtype != "uint8"
             or (decoder_class(self.storage).stores_images and self.pixel_range == "valid"),

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
+from hf_condense.condensed.views import CROP_NUMBERS
 
 
 class Parts(NamedTuple):
@@ -98,7 +99,7 @@ def row_features(
         features[recipe.image_column] = datasets.Image(mode=modes[0], decode=image.decode)
     added: dict[str, datasets.List] = {}
     if recipe.label_views is not None:
-        kinds = (("float16", recipe.label_top), ("int16", recipe.label_top), ("int16", 5))
+        kinds = (("float16", recipe.label_top), ("int16", recipe.label_top), ("int16", CROP_NUMBERS))
         for name, (kind, length) in zip(VIEW_COLUMNS, kinds, strict=True):
             of_view = datasets.List(datasets.Value(kind), length=length)
             added[name] = datasets.List(of_view, length=recipe.label_views)

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 from hf_condense.condensed.facts import Facts
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
+from hf_condense.condensed.views import CROP_NUMBERS
 
 _INTEGER_BYTES = {"I32": 4, "I64": 8}
 _FLOAT_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
 _LABEL_BYTES = 8
-# For a view, the number and the class of each logit that is stored, in 16 bits each, and the five numbers of its crop.
-_LOGIT_BYTES, _CROP_BYTES = 4, 10
+# For a view, the number and the class of each logit that is stored, and the numbers of its crop, in 16 bits each.
+_LOGIT_BYTES, _CROP_BYTES = 4, 2 * CROP_NUMBERS
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,8 @@ class Sizes:
         """
         recipe, decoder, rows = facts.recipe, facts.recipe.decoder, facts.num_rows
         pixels, entries = math.prod(recipe.image_shape), rows // decoder.rows_per_entry
-        if isinstance(recipe.ipc, dict):
-            classes, images = len(recipe.ipc), sum(recipe.ipc.values())
-        else:
-            classes = -(-entries // decoder.entries(recipe.ipc))
-            images = classes * recipe.ipc
+        classes = recipe.number_of_classes(entries)
+        images = sum(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else classes * recipe.ipc
         layout = [(kind, math.prod(shape)) for kind, shape in decoder.layout(entries, classes).values()]
         stored = sum(amount for kind, amount in layout if kind not in _INTEGER_BYTES)
         integers = sum(_INTEGER_BYTES[kind] * amount for kind, amount in layout if kind in _INTEGER_BYTES)

@@ -85,6 +85,11 @@ class CondensedTensors:
         """Class of every decoded row: int64 (rows,)."""
         return self.labels.repeat_interleave(self.decoder.rows_per_entry)
 
+    @property
+    def has_soft_labels(self) -> bool:
+        """Whether rows, or views of them, have soft labels."""
+        return self.soft_labels is not None or self.view_labels is not None
+
     @plain_torch()
     def decoded(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return decoded images in pixel units and their labels: (n, C, H, W) and (n,).
@@ -143,6 +148,31 @@ def round_robin(labels: Sequence[int]) -> list[int]:
     """
     turns = turns_of(labels)
     return sorted(range(len(labels)), key=lambda i: (turns[i], labels[i], i))
+
+
+def check_shown(per_class: int, max_classes: int) -> None:
+    """Raise `ValueError` unless there is something to show of a set: an image of a class."""
+    if min(per_class, max_classes) < 1:
+        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+
+
+def first_rows(labels: Sequence[int], per_class: int, max_classes: int | None = None) -> dict[int, list[int]]:
+    """Return the first rows of the first classes, by class in label order.
+
+    Args:
+        labels: Class of every row.
+        per_class: Rows of a class, at most.
+        max_classes: Classes, at most; None: all.
+
+    Example:
+        >>> first_rows([0, 0, 1, 1, 1, 2], per_class=2, max_classes=2)
+        {0: [0, 1], 1: [2, 3]}
+    """
+    rows: dict[int, list[int]] = {c: [] for c in sorted({*labels})[:max_classes]}
+    for row, (c, turn) in enumerate(zip(labels, turns_of(labels), strict=True)):
+        if c in rows and turn < per_class:
+            rows[c].append(row)
+    return rows
 
 
 def turns_of(labels: Sequence[int]) -> list[int]:

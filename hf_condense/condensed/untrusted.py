@@ -18,7 +18,7 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.decoders.base import Layout
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors
-from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels
+from hf_condense.condensed.views import CLASSES, CROP_NUMBERS, CROPS, VALUES, ViewLabels
 
 FORMAT = "hf_condense"
 # Version 2 has storage forms other than pixels and patches. Version 3 has 8-bit images, soft labels of views, and parts
@@ -204,8 +204,7 @@ def _check_labels(labels: Tensor, recipe: Recipe) -> None:
 def _layout(recipe: Recipe, entries: int) -> Layout:
     """Return dtype and shape of every tensor that a set with this number of entries may hold."""
     decoder, pixels = recipe.decoder, math.prod(recipe.image_shape)
-    classes = len(recipe.ipc) if isinstance(recipe.ipc, dict) else -(-entries // decoder.entries(recipe.ipc))
-    stored = decoder.layout(entries, classes)
+    stored = decoder.layout(entries, recipe.number_of_classes(entries))
     views = [entries * decoder.rows_per_entry, recipe.label_views or 0]
     return {
         **{name: (_stored_type(kind, recipe), shape) for name, (kind, shape) in stored.items()},
@@ -213,7 +212,7 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
         "soft_labels": ("F32", [entries * decoder.rows_per_entry, len(recipe.class_names)]),
         VALUES: ("F16", [*views, recipe.label_top or 0]),
         CLASSES: ("I16", [*views, recipe.label_top or 0]),
-        CROPS: ("I16", [*views, 5]),
+        CROPS: ("I16", [*views, CROP_NUMBERS]),
         "student_lr": ("F32", []),
         "zca_matrix": ("F32", [pixels, pixels]),
         "zca_mean": ("F32", [pixels]),

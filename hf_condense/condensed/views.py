@@ -15,7 +15,7 @@ from hf_condense.base.devices import to_device
 VALUES, CLASSES, CROPS = "soft_label_values", "soft_label_classes", "soft_label_crops"
 MOST_CLASSES = 2**15  # what the int16 of a class number holds
 MOST_VIEWS = 1000  # of a row
-_CROP_NUMBERS = 5  # top, left, height, width, mirrored
+CROP_NUMBERS = 5  # top, left, height, width, mirrored
 _LARGEST_RATIO = math.log(4 / 3)  # of the sides of a crop, as a logarithm
 _LEAST_REST = 1e-6  # probability of all classes that are not stored, where rounding leaves less
 
@@ -165,6 +165,21 @@ class ViewLabels:
         # None of the others is larger than the smallest logit that was kept.
         filling = (rest / others).log().minimum(values.min(1, keepdim=True).values)  # (n, 1)
         return filling.repeat(1, self.num_classes).scatter_(1, classes, values)
+
+    def seen(self, images: Tensor, rows: Tensor, views: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return what networks are trained on: a view of each image, and its class probabilities.
+
+        Args:
+            images: Images of some rows. (n, C, H, W).
+            rows: Numbers of these rows. int64 (n,).
+            views: Number of a view of each row. int64 (n,).
+            temperature: Divisor of the logits, > 0.
+
+        Returns:
+            (n, C, H, W) and (n, K), on the device of the images.
+        """
+        logits = self.logits(rows, views).to(images.device)
+        return view(images, self.crops[rows, views]), (logits / temperature).softmax(1)
 
     def check(self, size: tuple[int, int]) -> None:
         """Raise `ValueError` unless classes, logits and crops are possible for images of a height and width."""

@@ -15,7 +15,9 @@ from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form
 from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
+from hf_condense.engine.teacher import TEACHER_SIDE
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
+from hf_condense.source.streamed import LARGE_SIDE
 
 CANDIDATES = ("m3d", "rded")
 """Methods that `choose` may pick. The options that are passed with `method="auto"` must suit one of them."""
@@ -39,7 +41,6 @@ _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
 _SECONDS_PER_UPDATE = 0.002  # of the pool, beside its pixels
-_LARGE_SIDE = 64  # pixels; learning larger images takes hours, composing them takes minutes
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,10 @@ def choose(
     minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * workers
-    is_large = min(task.image_shape[1:]) > _LARGE_SIDE
+    is_large = min(task.image_shape[1:]) > LARGE_SIDE
     caller_values = {name: value for name, value in (given or {}).items() if value is not None}
-    # rded trains a network to tell classes apart, so that it needs two.
+    # Learning large images takes hours, composing them takes minutes. But rded needs two classes, because it trains a
+    # network to tell them apart.
     if "m3d" not in candidates or (is_large and "rded" in candidates and task.num_classes > 1):
         return _composed(task, minutes, spec, rate, caller_values)
     return _learned(task, minutes, spec, rate, caller_values)
@@ -107,7 +109,7 @@ def checked_minutes(budget: float | None) -> float:
 def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
     """Return how images are composed of crops; `rate` is in bytes of activations per second."""
     # The side at which the teacher is trained and sees crops.
-    side = given.get("teacher_size", min(_LARGE_SIDE, *task.image_shape[1:]))
+    side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
     seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], side, side), task.num_classes) / rate
     batch, crops = 128, given.get("crops", 5)
     affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)
@@ -116,7 +118,7 @@ def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given:
     pictures = int(min(300, max(4 * task.ipc, affordable)))
     values: dict[str, Any] = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
-    is_large = min(task.image_shape[1:]) > _LARGE_SIDE
+    is_large = min(task.image_shape[1:]) > LARGE_SIDE
     why = "pictures are large, and learning images would take hours" if is_large else "as the options ask for"
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     reason = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+from hf_condense.condensed.decoders.dct import FEW_IMAGES
 from hf_condense.engine.task import Task
 
 _SMALLEST_SIDE = 16  # pixels; smaller images have nothing to save
 _LARGEST_IPC = 50
-_FEW_IMAGES = 4  # below, rows are few, and every further one counts
 _SHORT_RUN_RATE = 4.0  # in units of the method's rate; measured for dm, m3d, dance and ncfm over 130 to 350 steps
 
 
@@ -25,7 +25,7 @@ def best_form(task: Task) -> tuple[str, int]:
     channels, height, width = task.image_shape
     if task.ipc > _LARGEST_IPC or min(height, width) < _SMALLEST_SIDE:
         return "pixels", 1
-    return "dct", 32 if channels > 1 and task.ipc < _FEW_IMAGES else 8
+    return "dct", 32 if channels > 1 and task.ipc < FEW_IMAGES else 8
 
 
 def form_values(task: Task, most: int = 32) -> dict[str, Any]:

@@ -52,7 +52,7 @@ def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:
 
     # Rounding may differ from process to process, so all take the tensors of the main one.
     stored = {name: tensor.to(run.device) for name, tensor in from_main(run.accelerator, start).items()}
-    synthetic = SyntheticSet(stored, _labels(entries, run.device), run.decoder, whitening=run.source.whitening)
+    synthetic = SyntheticSet(stored, labels_of(entries, run.device), run.decoder, whitening=run.source.whitening)
     synthetic.project_()
     return synthetic
 
@@ -68,10 +68,10 @@ def _stored(run: Run, real: Tensor | None, entries: dict[int, int]) -> dict[str,
     origin = Origin(run.source.batches, run.rng("init", "decoder"), run.cache, run.shows_progress)
     if real is not None:
         rows = real if real.is_floating_point() else _rows_at(run, real)
-        return run.decoder.start(rows, _labels(run.counts, run.device), origin)
+        return run.decoder.start(rows, labels_of(run.counts, run.device), origin)
     names, shape = run.source.class_names, run.source.image_shape
     parts = [torch.randn(n, *shape, generator=run.rng("init", names[c])) for c, n in entries.items()]
-    return run.decoder.start_from_noise(torch.cat(parts).to(run.device), _labels(entries, run.device), origin)
+    return run.decoder.start_from_noise(torch.cat(parts).to(run.device), labels_of(entries, run.device), origin)
 
 
 def _rows_at(run: Run, positions: Tensor) -> Tensor:
@@ -183,6 +183,6 @@ def _coresets() -> list[str]:
     return [info.name for info in list_methods() if info.kind == "coreset"]
 
 
-def _labels(counts: dict[int, int], device: torch.device) -> Tensor:
+def labels_of(counts: dict[int, int], device: torch.device) -> Tensor:
     """Repeat each class index by its count, in the order of the counts."""
     return torch.tensor([c for c, n in counts.items() for _ in range(n)], device=device)

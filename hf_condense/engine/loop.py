@@ -23,6 +23,7 @@ from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
+from hf_condense.networks.training import gradient_of
 
 logger = logging.getLogger("hf_condense")
 
@@ -102,9 +103,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
         )
     if saving.resumed is not None:
         run.interrupts.remains = saving.remains(saving.resumed.step, steps)
-    run.plan = broadcast_object(
-        run.accelerator, run.plan
-    )  # all processes must use one plan, although their free memory differs
+    # All processes must use one plan, although their free memory differs.
+    run.plan = broadcast_object(run.accelerator, run.plan)
     method.prepare(run)
     run.synthetic = method.initialise(run)
     is_read = bool(callbacks) or run.device.type == "cpu"
@@ -279,7 +279,7 @@ class _Optimisation:
         """Combine the gradients of all processes, and update the learned tensors."""
         run, method = self.run, self.method
         for tensor in self.learned:
-            tensor.grad = reduce(run.accelerator, _gradient(tensor), method.reduction)
+            tensor.grad = reduce(run.accelerator, gradient_of(tensor), method.reduction)
         method.adjust_gradients(run)
         self.values.append(total)
         factor = method.rate(t, self.values)
@@ -289,7 +289,7 @@ class _Optimisation:
             self.optimiser.step()
             run.synthetic.project_()
         # What a skipped update would have used may be infinite: then it is skipped for that.
-        used = [total, *map(_gradient, self.learned)] if factor else []
+        used = [total, *map(gradient_of, self.learned)] if factor else []
         finite = [torch.isfinite(tensor).all() for tensor in (*used, *self.learned)]
         self._are_finite.append(torch.stack(finite).all())
 
@@ -417,9 +417,3 @@ def _checked_loss(item: object, method: str) -> Loss:
             "run.synthetic.of(classes) returns, outside torch.no_grad()"
         )
     return loss
-
-
-def _gradient(tensor: Tensor) -> Tensor:
-    """Return the gradient of a tensor that has one."""
-    assert tensor.grad is not None
-    return tensor.grad

@@ -103,9 +103,7 @@ class Run:
     @property
     def task(self) -> Task:
         """The facts that a preset may depend on."""
-        std = float(self.source.std.mean())
-        form = self.decoder.name, self.decoder.expand
-        return Task(max(self.ipc.values()), len(self.ipc), self.source.image_shape, std, *form)
+        return replace(Task.of(self.ipc, self.source), storage=self.decoder.name, expand=self.decoder.expand)
 
     def chunks(self) -> Iterator[tuple[int, ...]]:
         """Yield the chunks of classes that this process works on."""

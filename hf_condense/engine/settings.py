@@ -13,7 +13,7 @@ from hf_condense.base.checks import integer, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_factor
-from hf_condense.condensed.recipe import STORE_DTYPES
+from hf_condense.condensed.recipe import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, check_network
@@ -73,7 +73,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     preset_values = values_of(dataclasses.replace(task, storage=storage, expand=expand))
     values = {**RUN_DEFAULTS, **preset_values, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
-    one_of("pixel_range", pixel_range, ("valid", "free"))
+    one_of("pixel_range", pixel_range, PIXEL_RANGES)
     one_of("store_dtype", store_dtype, STORE_DTYPES)
     has_bytes = decoder_class(storage).stores_images and pixel_range == "valid"
     if store_dtype == "uint8" and not has_bytes and "store_dtype" not in caller_values:
@@ -209,7 +209,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         TypeError: If a value has the wrong type.
         ValueError: If a value is unknown or out of its range.
     """
-    for name, choices in (("pixel_range", ("valid", "free")), ("store_dtype", STORE_DTYPES)):
+    for name, choices in (("pixel_range", PIXEL_RANGES), ("store_dtype", STORE_DTYPES)):
         if given.get(name) is not None:
             one_of(name, given[name], choices)
     if given.get("storage") is not None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+
+from hf_condense.source.class_source import ClassSource
 
 
 @dataclass(frozen=True)
@@ -24,3 +27,13 @@ class Task:
     std: float = 0.25
     storage: str | None = None
     expand: int = 1
+
+    @classmethod
+    def of(cls, amounts: Mapping[int, int], source: ClassSource) -> Task:
+        """Return the facts that are known before a storage form is settled.
+
+        Args:
+            amounts: Images to store of every class that is condensed, by class index.
+            source: The source.
+        """
+        return cls(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))

@@ -26,6 +26,8 @@ logger = logging.getLogger("hf_condense")
 
 FORMAT = 1  # version of the cached networks; increment when the same options start to give other weights
 
+TEACHER_SIDE = 64  # pixels; of the images on which a teacher is trained, if those of the source are not smaller
+
 _BATCH = 64  # images in one forward pass
 _BATCH_SIZE = RECIPES["dc"].batch_size  # rows per training update
 _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows little
@@ -166,7 +168,8 @@ def settle_teacher(
         ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more rows than by chance.
     """
     if teacher is None:
-        return _trained_teacher(run, min(64, *run.source.image_shape[1:]) if size is None else size, updates, augment)
+        side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
+        return _trained_teacher(run, side, updates, augment)
     given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
     measured = from_main(run.accelerator, partial(_measured, run, given))
     return given, {
@@ -186,7 +189,7 @@ def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[T
     families = families_of(augment)
     recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
-    held_out = run.source.held_out(run.seed, "held out")
+    held_out = _held_out(run)
     data = _without(source, held_out)
     net = dataclasses.replace(run.factory, image_size=source.image_shape[1:]).build(run.seed, "teacher")
     net.to(run.device)
@@ -243,7 +246,7 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
         ValueError: If it is right on no more rows than by chance, although it tells the classes apart.
     """
     source = run.source
-    positions = source.held_out(run.seed, "held out")
+    positions = _held_out(run)
     if not len(positions):
         positions = torch.tensor([source.positions(c).start for c in source.classes])
     logits_of = teacher.in_order(source.class_names)
@@ -251,17 +254,17 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     chosen = torch.cat([logits_of(part.to(run.device).float() / 255).argmax(1).cpu() for part in parts])
     labels = source.labels[positions]
     share = float((chosen == labels).float().mean())
-    pairs = {c: chosen[labels == c].mode().values.item() for c in labels.unique().tolist()}
-    tells_apart = len(set(pairs.values())) > 1  # else the names of its classes are not what is wrong
-    if tells_apart and share <= 1 / len(pairs):
+    answers = {c: chosen[labels == c].mode().values.item() for c in labels.unique().tolist()}  # the most frequent ones
+    chance = 1 / len(answers)
+    tells_apart = len(set(answers.values())) > 1  # else the names of its classes are not what is wrong
+    if tells_apart and share <= chance:
         names = source.class_names
-        listing = ", ".join(f"{names[c]!r} as {names[int(other)]!r}" for c, other in list(pairs.items())[:5])
+        listing = ", ".join(f"{names[c]!r} as {names[int(other)]!r}" for c, other in list(answers.items())[:5])
         raise ValueError(
             f"the teacher {teacher.name!r} is right on {share:.1%} of {len(labels)} rows, no more than by chance: are "
             f"the names of its classes in the order of its logits? It most often sees {listing}"
         )
-    chance = 1 / len(pairs)
-    if len(pairs) > 1 and share < min(2 * chance, (1 + chance) / 2):
+    if len(answers) > 1 and share < min(2 * chance, (1 + chance) / 2):
         logger.warning("the teacher %r is right on only %.1f %% of %d rows", teacher.name, 100 * share, len(labels))
     return {"accuracy": share, "accuracy_rows": len(labels)}
 
@@ -270,7 +273,13 @@ def _early_teacher_logits(
     run: Run, synthetic: SyntheticSet, updates: int, temperature: float
 ) -> tuple[Tensor, dict[str, Any]]:
     """Return the logits and the facts of a teacher that is stopped early."""
-    rows, held_out = synthetic.all()[0].detach(), _held_out(run)
+    held_out = _held_out(run)
+    if not len(held_out):
+        raise ValueError(
+            "early_teacher=True holds out training rows to choose when the teacher stops, but no class has more than "
+            "one row; pass early_teacher=False"
+        )
+    rows = synthetic.all()[0].detach()
     held_out_source = run.source.part(held_out)
     states = _early_states(run, updates, held_out)
     trials = {}
@@ -287,14 +296,8 @@ def _early_teacher_logits(
 
 
 def _held_out(run: Run) -> Tensor:
-    """Return the positions of the training rows that are held out, sorted: int64 (n,)."""
-    held_out = run.source.held_out(run.seed, "held out")
-    if not len(held_out):
-        raise ValueError(
-            "early_teacher=True holds out training rows to choose when the teacher stops, but no class has more than "
-            "one row; pass early_teacher=False"
-        )
-    return held_out
+    """Return the positions of the training rows that are held out, sorted: int64 (n,); none if no class has two."""
+    return run.source.held_out(run.seed, "held out")
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.condensed.decoders import Decoder, Origin
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import ViewLabels
+from hf_condense.engine.initial import labels_of
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
@@ -165,8 +166,8 @@ class StoredRows:
             progress=self.progress,
             memo=self._memo,
         )
-        stored = self.decoder.start(source.at(torch.cat(repeated)), _labels(counts, source.device), origin)
-        labels = _labels(self._counts(self.decoder.entries), source.device)
+        stored = self.decoder.start(source.at(torch.cat(repeated)), labels_of(counts, source.device), origin)
+        labels = labels_of(self._counts(self.decoder.entries), source.device)
         synthetic = SyntheticSet(stored, labels, self.decoder, whitening=source.whitening)
         synthetic.project_()
         return synthetic.finished(self.subject.store_dtype)
@@ -174,9 +175,3 @@ class StoredRows:
     def _counts(self, of_budget: Callable[[int], int]) -> dict[int, int]:
         """Return a number for the budget of every class, by class index of the set."""
         return {c: of_budget(budget) for c, budget in self.subject.stored_per_class.items()}
-
-
-def _labels(counts: dict[int, int], device: torch.device) -> Tensor:
-    """Repeat each class index by its count, in the order of the counts."""
-    classes, amounts = torch.tensor(list(counts)), torch.tensor(list(counts.values()))
-    return classes.repeat_interleave(amounts).to(device)

@@ -95,7 +95,7 @@ def _pixels(images: Tensor) -> Tensor:
         return images.float() / 255
     if not images.is_floating_point():
         raise ValueError(f"images should be floats in [0, 1], or uint8; got {images.dtype}")
-    images = images.detach().float()
+    images = images.float()
     if not images.isfinite().all():
         raise ValueError("images should be finite; got NaN or infinite pixels")
     low, high = images.aminmax()
@@ -114,7 +114,6 @@ def _pixels(images: Tensor) -> Tensor:
 
 def _labels(labels: Tensor, rows: int, num_classes: int) -> Tensor:
     """Check the classes or the soft labels of images."""
-    labels = labels.detach()
     if labels.is_floating_point():
         if labels.shape != (rows, num_classes) or not labels.isfinite().all():
             raise ValueError(

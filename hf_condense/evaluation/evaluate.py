@@ -183,7 +183,7 @@ def evaluate(
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     test = check_dataset(test, "test")
     size = _size_of_pictures(train, image_size)
-    training = request.training_on(train)
+    training = request.shared_training(train)
     accelerator = get_accelerator(accelerator)
     show_progress = progress and accelerator.is_local_main_process
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
@@ -215,7 +215,7 @@ def evaluate(
     contenders = []
     for n in request.ipc:
         part = subject if n is None else subject.first(n)
-        own = subject_contenders(part, request.training_of(part, training), request.max_updates, n)
+        own = subject_contenders(part, request.training_for_set(part, training), request.max_updates, n)
         contenders += own
         if real is not None and request.baselines:
             selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)

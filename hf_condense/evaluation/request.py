@@ -97,7 +97,7 @@ class Request:
             seed=integer("seed", seed),
         )
 
-    def training_on(self, train: object) -> TrainingRecipe:
+    def shared_training(self, train: object) -> TrainingRecipe:
         """Return how networks are trained on a set and its baselines: without flips if the set was made without."""
         augment = self.training.augment
         if self.keeps_flips or augment is None or not isinstance(train, CondensedDataset):
@@ -108,7 +108,7 @@ class Request:
             augment = "_".join(name for name in augment.split("_") if name != "flip") or "none"
         return dataclasses.replace(self.training, augment=augment)
 
-    def training_of(self, subject: Subject, training: TrainingRecipe) -> TrainingRecipe:
+    def training_for_set(self, subject: Subject, training: TrainingRecipe) -> TrainingRecipe:
         """Return how networks are trained on the set itself: with the rate that it may have learned, which is SGD's."""
         if subject.student_lr is None or self.fixed_rate or training.optimiser != "sgd":
             return training

@@ -64,8 +64,7 @@ class Selection:
         cls = get_method(method)
         assert issubclass(cls, Selector)
         ipc = {c: rows_per_class[c] for c in sorted(rows_per_class)}
-        task = Task(max(ipc.values()), len(ipc), self.source.image_shape, float(self.source.std.mean()))
-        settings = settle(cls, None, {"network": self.network}, task)
+        settings = settle(cls, None, {"network": self.network}, Task.of(ipc, self.source))
         run = build_run(
             settings,
             source=self.source,

@@ -283,9 +283,7 @@ def has_soft_labels(train: datasets.Dataset | TensorSet) -> bool:
     """Return whether a set has soft labels, before it is read."""
     if isinstance(train, tuple):
         return len(train) == 2 and isinstance(train[1], Tensor) and train[1].is_floating_point()
-    if not isinstance(train, CondensedDataset):
-        return False
-    return train.synthetic.soft_labels is not None or train.synthetic.view_labels is not None
+    return isinstance(train, CondensedDataset) and train.synthetic.has_soft_labels
 
 
 def _tensor_subject(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hf_condense.engine.synthetic import SyntheticSet
 
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
+# Families that every real image gets while networks are trained on them, if they are listed; of others it gets one.
+ALWAYS = ("flip", "color", "cutout")
 
 AUGMENT_HELP = (
     "Siamese augmentation: families joined by _, or 'none'. Leave out flip where mirroring changes the meaning of an "

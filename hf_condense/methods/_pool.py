@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_condense.base.devices import to_device
 from hf_condense.engine.method import option
 from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
-from hf_condense.methods._images import ImageConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Augmentation, families_of
 from hf_condense.networks.training_recipe import TrainingRecipe
 
@@ -37,7 +37,6 @@ PAPER_POOL: dict[str, object] = {
 }
 """The pool of the code of DANCE and NCFM for CIFAR: 60 epochs of 50,000 images."""
 
-_ALWAYS = ("flip", "color", "cutout")  # families that every image gets, if they are listed
 _WITH_POOL = "With networks='pool': "
 _POOL = {"networks": ("pool",)}  # what gives options of the pool an effect
 
@@ -164,7 +163,7 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
         gamma=0.2,
         restart_optimiser=False,
         augment=augment,
-        always=() if augment is None else _ALWAYS,
+        always=() if augment is None else ALWAYS,
         cutmix_probability=config.cutmix_pool,
     )
 

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from hf_condense.base.torch_state import exact_convolutions
+from hf_condense.condensed.decoders.dct import FEW_IMAGES
 from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
@@ -230,7 +231,7 @@ def _quick(task: Task) -> dict[str, object]:
     # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
     # The form was measured for few colour images alone.
-    form = form_values(task, most=16) if task.ipc < 4 and task.image_shape[0] > 1 else {}
+    form = form_values(task, most=16) if task.ipc < FEW_IMAGES and task.image_shape[0] > 1 else {}
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP
+from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
 from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
@@ -18,7 +18,6 @@ from hf_condense.networks.training_recipe import TrainingRecipe
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-_ALWAYS = ("flip", "color", "cutout")  # families that every image gets in the inner loop, if they are listed
 _USUAL_IPC = 10  # for which the authors' code states the image rates
 
 
@@ -147,7 +146,7 @@ class MultiFormationMatching(GradientMatching):
             lr=config.lr_net,
             milestones=(),
             augment="_".join(families) or None,
-            always=_ALWAYS,
+            always=ALWAYS,
             cutmix_probability=config.cutmix,
         )
         return data, recipe, self._inner

@@ -129,7 +129,7 @@ def network_factory(
     own = OwnNetwork(builder)  # type: ignore[arg-type]
     name = spec if isinstance(spec, str) else own.name
     factory = NetworkFactory(name, channels, image_size, num_classes, own, named=isinstance(spec, str))
-    _check_own(factory, own)
+    _check_built_network(factory, own)
     return factory
 
 
@@ -246,7 +246,7 @@ def _torchvision_names() -> list[str]:
     return models.list_models(models)  # type: ignore[no-any-return]
 
 
-def _check_own(factory: NetworkFactory, own: OwnNetwork) -> None:
+def _check_built_network(factory: NetworkFactory, own: OwnNetwork) -> None:
     """Make two of a user's networks and run one of them on two images.
 
     Raises:

@@ -17,8 +17,7 @@ class FlatNetwork:
     """A network that takes its parameters as one vector (P,), so that whole trainings can be differentiated.
 
     Args:
-        net: The network, which gives the structure and the mode (training or evaluation) and is never changed. It
-            needs a method `embed` only if that of this class is used.
+        net: The network, which gives the structure and the mode (training or evaluation) and is never changed.
 
     Attributes:
         size: Number of parameters P.
@@ -34,7 +33,6 @@ class FlatNetwork:
 
     def __init__(self, net: nn.Module) -> None:
         self.net = net
-        self._embedding = _Embedding(net)
         self._shapes = {name: parameter.shape for name, parameter in net.named_parameters()}
         self._counts = [math.prod(shape) for shape in self._shapes.values()]
         self.size = sum(self._counts)
@@ -50,29 +48,12 @@ class FlatNetwork:
         logits: Tensor = functional_call(self.net, self._tensors(vector), (images,))
         return logits
 
-    def embed(self, vector: Tensor, images: Tensor) -> Tensor:
-        """Return the embeddings of images under the parameters in a vector: (P,), (N, C, H, W) -> (N, D)."""
-        tensors = {f"net.{name}": tensor for name, tensor in self._tensors(vector).items()}
-        embeddings: Tensor = functional_call(self._embedding, tensors, (images,))
-        return embeddings
-
     def _tensors(self, vector: Tensor) -> dict[str, Tensor]:
         """Return the parameters that a vector holds, and copies of the network's buffers, by name."""
         parts = vector.split(self._counts)
         parameters = {name: part.view(shape) for (name, shape), part in zip(self._shapes.items(), parts, strict=True)}
         # The buffers are copied because batch norm in training mode writes into its running statistics.
         return {**parameters, **{name: buffer.clone() for name, buffer in self.net.named_buffers()}}
-
-
-class _Embedding(nn.Module):
-    """Call a network's `embed` in `forward`, which is what `functional_call` calls."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.net.embed(images)  # type: ignore[no-any-return, operator]
 
 
 def parameter_vector(net: nn.Module) -> Tensor:

@@ -38,6 +38,7 @@ _CPU_MOST_CHUNK_BYTES = 64 * 2**20
 _CPU_SECOND_DERIVATIVE_BYTES = 16 * 2**20
 _CPU_TEST_CHUNK = 64
 _TEST_CHUNK = 1024  # on other devices
+_EPSILON = 1e-12  # keeps quotients of a zero gradient finite
 
 
 @dataclass(frozen=True)
@@ -127,8 +128,7 @@ class TrainingSet:
         chosen = torch.cat(
             [torch.randint(self.views.num_views, (n,), generator=keyed_generator(*key, "view")) for key in keys]
         )
-        logits = self.views.logits(index, chosen).to(images.device)
-        return view(images, self.views.crops[index, chosen]), (logits / self.temperature).softmax(1)
+        return self.views.seen(images, index, chosen, self.temperature)
 
 
 def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int, *, second_derivatives: bool = False) -> int:
@@ -307,9 +307,6 @@ def accumulate_gradient(
         loss.backward()
 
 
-_EPSILON = 1e-12  # keeps quotients of a zero gradient finite
-
-
 @torch.no_grad()
 def sharpen(net: nn.Module, accumulate: Callable[[], None], radius: float, gap: float) -> None:
     """Replace a network's gradient by one that leads to flatter minima. Its weights are the same afterwards.
@@ -325,27 +322,27 @@ def sharpen(net: nn.Module, accumulate: Callable[[], None], radius: float, gap: 
         "Surrogate Gap Minimization Improves Sharpness-Aware Training", ICLR 2022, algorithm 1 (arXiv:2203.08065).
     """
     weights = [p for p in net.parameters() if p.grad is not None]
-    plain = [_gradient(p).clone() for p in weights]
+    plain = [gradient_of(p).clone() for p in weights]
     before = [p.clone() for p in weights]
     scale = radius / (_inner_product(plain, plain).sqrt() + _EPSILON)
     for p, g in zip(weights, plain, strict=True):
         p.add_(scale * g)
-        _gradient(p).zero_()
+        gradient_of(p).zero_()
     with torch.enable_grad():
         accumulate()
     for p, original in zip(weights, before, strict=True):
         p.copy_(original)
     if gap:
-        uphill = [_gradient(p) for p in weights]
+        uphill = [gradient_of(p) for p in weights]
         along = _inner_product(plain, uphill) / (_inner_product(uphill, uphill) + _EPSILON)
         for g, u in zip(plain, uphill, strict=True):
             u.sub_(gap * (g - along * u))  # the part of the plain gradient that is orthogonal to the one uphill
 
 
-def _gradient(parameter: Tensor) -> Tensor:
-    """Return a gradient that exists."""
-    assert parameter.grad is not None
-    return parameter.grad
+def gradient_of(tensor: Tensor) -> Tensor:
+    """Return the gradient of a tensor that has one."""
+    assert tensor.grad is not None
+    return tensor.grad
 
 
 def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from torch import Tensor
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.preview import grid
-from hf_condense.condensed.tensors import turns_of
+from hf_condense.condensed.preview import grid_of
+from hf_condense.condensed.tensors import first_rows
 from hf_condense.engine.run import Run
 from hf_condense.pictures.sheet import GAP, TEXT, Sheet, save_figure, short, text_width, tiles
 
@@ -71,8 +72,8 @@ class Snapshots:
         if not self.steps or done <= self.steps[-1] or key != self._key:  # a run begins
             self._key = key
             self.steps, self.images, self._last_stays = [], [], True
-            turns = turns_of(run.synthetic.row_labels.tolist())
-            self._rows = torch.tensor([row for row, turn in enumerate(turns) if turn < self.per_class])
+            rows = first_rows(run.synthetic.row_labels.tolist(), self.per_class)
+            self._rows = torch.tensor([*chain(*rows.values())])
             self.class_names = list(run.source.class_names)
             self.labels = run.synthetic.row_labels.cpu()[self._rows]
         if not self._last_stays:
@@ -161,7 +162,7 @@ def _frame(images: Tensor, caption: str, labels: Tensor, width: int) -> Image.Im
         labels: Class of each image. (n,).
         width: Least width of the frame.
     """
-    picture = grid(images, per_class=5) if len(labels.unique()) == len(labels) else grid(images, labels)
+    picture = grid_of(images, labels)
     frame = Image.new("RGB", (max(picture.width, width), picture.height + _HEAD), "white")
     ImageDraw.Draw(frame).text((4, 3), caption, fill="black", font=_font())
     frame.paste(picture, (0, _HEAD))

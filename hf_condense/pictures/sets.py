@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -12,9 +13,10 @@ from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.base.torch_state import plain_torch
+from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
-from hf_condense.condensed.tensors import turns_of
+from hf_condense.condensed.tensors import check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource, load_source
@@ -185,13 +187,9 @@ def class_positions(source: ClassSource, name: str) -> range:
 
 def _first(small: CondensedDataset, per_class: int, max_classes: int) -> tuple[Tensor, Tensor]:
     """Return the first images of the first classes of a set, and their labels: (n, C, H, W) and (n,)."""
-    if min(per_class, max_classes) < 1:
-        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
-    labels = small.synthetic.row_labels.tolist()
-    shown = set(sorted(set(labels))[:max_classes])
-    turns = turns_of(labels)
-    rows = [row for row, label in enumerate(labels) if label in shown and turns[row] < per_class]
-    return small.synthetic.decoded(torch.tensor(rows))
+    check_shown(per_class, max_classes)
+    rows = first_rows(small.synthetic.row_labels.tolist(), per_class, max_classes)
+    return small.synthetic.decoded(torch.tensor([*chain(*rows.values())]))
 
 
 def _random_rows(source: ClassSource, labels: Tensor, names: Sequence[str], seed: int) -> Tensor:
@@ -215,8 +213,7 @@ def _score_of(table: Evaluation | None, name: str) -> Score | None:
 def _title(name: str, score: Score | None) -> str:
     if score is None:
         return name
-    spread = "" if score.std is None else f" ± {100 * score.std:.1f}"
-    return f"{name}: accuracy {100 * score.mean:.1f}{spread} %"
+    return f"{name}: accuracy {per_cent(score.mean, score.std, digits=1)} %"
 
 
 def _is_alone(labels: Tensor) -> bool:

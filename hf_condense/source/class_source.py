@@ -63,9 +63,8 @@ logger = logging.getLogger("hf_condense")
 
 FORMAT = 2  # version of the cached files
 _SAMPLED = 1000  # pictures that give the mean and the std of a source whose pictures are not decoded in advance
-_SLICE = (
-    128  # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
-)
+# Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
+_SLICE = 128
 # Encoded pictures that are kept in memory between hashing and decoding them. A GiB holds all of CIFAR-10 (0.1 GB) and
 # of most sets that are condensed, and it is small beside what training takes.
 _KEPT_BYTES = 2**30

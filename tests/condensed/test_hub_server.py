@@ -32,8 +32,6 @@ from huggingface_hub.errors import (
 
 from tests.support.condensed_sets import raw, real_rows
 
-ANYONE = {"repo_type": "dataset", "token": False}
-
 
 @pytest.fixture
 def api(hub):

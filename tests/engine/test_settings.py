@@ -8,6 +8,8 @@ from typing import Any, ClassVar
 import pytest
 
 from hf_condense.api import condense_dataset
+from hf_condense.cli import main
+from hf_condense.condensed.recipe import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import Method, Preset
 from hf_condense.engine.registry import get_method, register_method, unregister_method
 from hf_condense.engine.settings import Settings, class_amounts, settle
@@ -265,3 +267,9 @@ def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: Cl
     assert f"ipc={least} suits all classes, and in Python a dict, such as {{'a': " in str(caught.value)
     with pytest.raises(ValueError, match=r"rows of class 'a'; ask for no more than that$"):
         class_amounts({"a": 99, "c": 1}, source)
+
+
+@pytest.mark.parametrize(("option", "choices"), [("pixel_range", PIXEL_RANGES), ("store_dtype", STORE_DTYPES)])
+def test_command_line_repeats_the_choices_that_it_cannot_import_in_time(option: str, choices: tuple[str, ...]) -> None:
+    (parameter,) = (parameter for parameter in main.commands["run"].params if parameter.name == option)
+    assert tuple(parameter.type.choices) == choices

@@ -11,7 +11,7 @@ from tests.support.small_networks import factory, weights
 
 
 def without_embed(channels: int, num_classes: int, image_size: tuple[int, int]) -> nn.Module:
-    """A user's network, which gets its `embed` from the factory."""
+    """A user's network without a method `embed`."""
     pixels = channels * image_size[0] * image_size[1]
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, 6), nn.Tanh(), nn.Linear(6, num_classes))
 
@@ -25,14 +25,13 @@ def images() -> Tensor:
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["convnet", "batch norm", "resnet18", "without embed"])
-def test_logits_and_embeddings_are_those_of_the_module(spec: object, images: Tensor) -> None:
+def test_logits_are_those_of_the_module(spec: object, images: Tensor) -> None:
     net, other = factory(spec).build(0), factory(spec).build(1)
     flat = FlatNetwork(net)
     for module in (net, other):
         vector = parameter_vector(module)
-        torch.testing.assert_close(flat.embed(vector, images), module.embed(images))
         torch.testing.assert_close(flat.logits(vector, images), module(images))
-    assert not torch.allclose(net.embed(images), other.embed(images))
+    assert not torch.allclose(net(images), other(images))
 
 
 @pytest.mark.parametrize("spec", SPECS, ids=["convnet", "batch norm", "resnet18", "without embed"])
@@ -40,7 +39,6 @@ def test_the_module_is_never_changed(spec: object, images: Tensor) -> None:
     net = factory(spec).build(0)
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
     flat, vector = FlatNetwork(net), parameter_vector(factory(spec).build(1))
-    flat.embed(vector, images)
     flat.logits(vector, images)
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert net.state_dict().keys() == before.keys()
@@ -49,13 +47,10 @@ def test_the_module_is_never_changed(spec: object, images: Tensor) -> None:
 def test_gradients_for_the_vector_are_those_for_the_parameters(images: Tensor) -> None:
     net = factory("convnet-w4-d1").build(0).double()
     vector = parameter_vector(net).requires_grad_()
-    direction = torch.randn_like(net.embed(images.double()))
-    (flat,) = torch.autograd.grad((FlatNetwork(net).embed(vector, images.double()) * direction).sum(), vector)
-    features = list(net.features.parameters())
-    expected = torch.autograd.grad((net.embed(images.double()) * direction).sum(), features)
-    size = sum(p.numel() for p in features)
-    torch.testing.assert_close(flat[:size], torch.cat([g.flatten() for g in expected]))
-    assert int(flat[size:].count_nonzero()) == 0, "the classifier has no part in the embedding"
+    direction = torch.randn_like(net(images.double()))
+    (flat,) = torch.autograd.grad((FlatNetwork(net).logits(vector, images.double()) * direction).sum(), vector)
+    expected = torch.autograd.grad((net(images.double()) * direction).sum(), list(net.parameters()))
+    torch.testing.assert_close(flat, torch.cat([g.flatten() for g in expected]))
 
 
 def test_parameter_vector_joins_the_parameters_bit_for_bit() -> None:

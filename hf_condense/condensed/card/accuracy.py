@@ -71,9 +71,8 @@ def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
     Records that are no scores, as strangers may write them, are left out, and so are those of a part of the set.
     """
     groups: dict[tuple[Any, ...], dict[str, Record]] = {}
-    whole = max(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else recipe.ipc
     for record in filter(_is_score, recipe.evaluation):
-        if record.get("ipc") not in (None, whole):
+        if record.get("ipc") not in (None, recipe.largest_ipc):
             continue
         key = (record["network"], record["recipe"], record.get("augment"))
         groups.setdefault(key, {}).setdefault(_role(record["set"], recipe), record)

@@ -99,7 +99,7 @@ def _images(sets: Mapping[str, Facts], address: str) -> str:
     pictures = []
     for name, facts in sets.items():
         if facts.has_preview:
-            alone = ipc_text(facts.recipe) == "1" and facts.recipe.expand == 1
+            alone = facts.recipe.ipc_text == "1" and facts.recipe.expand == 1
             layout = "one image per class" if alone else "one row per class"
             pictures.append(f"`{name}`: the first images, {layout}\n\n![{name}]({address}{name}/{PREVIEW})")
     return paragraphs(*pictures)
@@ -126,13 +126,7 @@ def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
 
 def amount_text(recipe: Recipe) -> str:
     """Return how many images per class a set stores, and how many rows each is decoded into if these are more."""
-    return ipc_text(recipe) + (f", each decoded into {recipe.expand}" if recipe.expand > 1 else "")
-
-
-def ipc_text(recipe: Recipe) -> str:
-    """Return how many images per class a set stores: one number, or the smallest and the largest."""
-    counts = sorted({*recipe.ipc.values()}) if isinstance(recipe.ipc, dict) else [recipe.ipc]
-    return f"{counts[0]}-{counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return recipe.ipc_text + (f", each decoded into {recipe.expand}" if recipe.expand > 1 else "")
 
 
 def size_text(recipe: Recipe) -> str:

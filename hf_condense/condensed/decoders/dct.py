@@ -14,7 +14,7 @@ from hf_condense.base.devices import in_float64, to_device
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
 _MANY_ROWS, _FEW_ROWS = 16, 8  # by default, for colour images of small budgets, and for all others
-_FEW_IMAGES = 4
+FEW_IMAGES = 4  # per class; below, rows are few, and every further one counts
 _TRANSFORMED = 2**24  # numbers of real rows that are transformed at a time
 # Orthonormal opponent colours: brightness, red against blue, and green against both. Rows are normalised in `_colours`.
 _OPPONENTS = ((1.0, 1.0, 1.0), (1.0, 0.0, -1.0), (1.0, -2.0, 1.0))
@@ -57,7 +57,7 @@ class Dct(Decoder):
         """
         most = math.prod(image_shape)
         if expand is None:
-            return min(most, _MANY_ROWS if image_shape[0] > 1 and ipc < _FEW_IMAGES else _FEW_ROWS)
+            return min(most, _MANY_ROWS if image_shape[0] > 1 and ipc < FEW_IMAGES else _FEW_ROWS)
         if not 1 <= expand <= most:
             raise ValueError(
                 f"storage='dct' keeps {most:,} numbers for each image of the budget, so expand should be in "

@@ -149,12 +149,7 @@ def _with_licence(parts: Parts, api: HfApi) -> Parts:
     try:
         readme = Repository(api, source["name"], source.get("revision") or MAIN).fetch(README)
         licence = stated_licence(read_card(readme.parent) or "")
-    except (
-        HTTPError,
-        CondensedFormatError,
-        OSError,
-        ValueError,
-    ) as error:  # private, damaged, ...
+    except (HTTPError, CondensedFormatError, OSError, ValueError) as error:  # private, damaged, ...
         logger.info("the card of the source %s cannot be read: %s", source["name"], error)
         return parts
     return parts._replace(recipe=replace(parts.recipe, source={**source, "license": licence}))

@@ -27,7 +27,7 @@ from hf_condense.condensed.card.accuracy import (
     ordered_roles,
     training_text,
 )
-from hf_condense.condensed.card.sections import amount_text, ipc_text, nearest_verdict, size_text, source_text, title
+from hf_condense.condensed.card.sections import amount_text, nearest_verdict, size_text, source_text, title
 from hf_condense.condensed.card.template import ACCURACY_NOTE, DISTANCE_NOTE, WHITEN, fill
 from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.facts import Facts
@@ -35,7 +35,7 @@ from hf_condense.condensed.page.html import Html, element, markup
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.sizes import Sizes
 from hf_condense.condensed.summary import summary
-from hf_condense.condensed.tensors import CondensedTensors, turns_of
+from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
 
 PAGE = "page.html"
 MARK = '<meta name="generator" content="hf_condense">'  # how a page that is ours is told from any other file
@@ -94,8 +94,7 @@ def render_page(
     """
     if not sets:
         raise ValueError("sets should hold at least one set; got none")
-    if min(per_class, max_classes) < 1:
-        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    check_shown(per_class, max_classes)
     sets = dict(sorted(sets.items()))
     heading = title({name: shown.facts for name, shown in sets.items()})
     try:
@@ -182,13 +181,12 @@ def _overview_row(name: str, facts: Facts, numeric: Sequence[bool]) -> Html:
     own = next((group[role] for role in (VIEW, FLOATS) if role in group), None)
     hard = f" (hard labels {_accuracy(group[HARD])})" if HARD in group else ""
     random = group.get(RANDOM)
-    largest = max(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else recipe.ipc
     source = recipe.source.get("name") or "not stated"
     cells: list[tuple[object, object]] = [  # what is shown, what the table is sorted by
         (element("a", name, href=f"#{name}"), name),
         (_accuracy(own) + hard, own and own["mean"]),
         (_accuracy(random), random and random["mean"]),
-        (ipc_text(recipe), largest),
+        (recipe.ipc_text, recipe.largest_ipc),
         (f"{facts.num_rows:,}", facts.num_rows),
         (recipe.method, recipe.method),
         (f"{recipe.storage}{recipe.expand}" if recipe.expand > 1 else recipe.storage, recipe.storage),
@@ -246,10 +244,11 @@ def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_cl
 
 def _images(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, below the name of the class."""
-    rows, names = _first_rows(shown.tensors, per_class), shown.facts.recipe.class_names
+    rows = first_rows(shown.tensors.row_labels.tolist(), per_class)
+    names = shown.facts.recipe.class_names
     figures = (
         _figure(names[c], _pictures(shown.tensors.decoded(torch.tensor(rows[c]))[0], f"{names[c]}, image"))
-        for c in sorted(rows)[:max_classes]
+        for c in list(rows)[:max_classes]
     )
     cuts = []
     if len(rows) > max_classes:
@@ -258,16 +257,6 @@ def _images(shown: Shown, per_class: int, max_classes: int) -> Html:
         cuts.append(f"the first {per_class} images of each class")
     note = element("p", f"Shown: {' and '.join(cuts)}.", class_="note") if cuts else None
     return markup(element("div", *figures, class_="classes"), note)
-
-
-def _first_rows(tensors: CondensedTensors, per_class: int) -> dict[int, list[int]]:
-    """Return the first rows of every class."""
-    labels = tensors.row_labels.tolist()
-    rows: dict[int, list[int]] = {}
-    for row, (c, turn) in enumerate(zip(labels, turns_of(labels), strict=True)):
-        if turn < per_class:
-            rows.setdefault(c, []).append(row)
-    return rows
 
 
 def _figure(name: str, pictures: Iterator[Html]) -> Html:
@@ -391,8 +380,9 @@ def _distances(nearest: Mapping[str, Any]) -> Html:
 def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, each above the real image that is nearest to it."""
     assert shown.nearest is not None
-    rows, names = _first_rows(shown.tensors, per_class), shown.facts.recipe.class_names
-    classes = sorted(rows)[:max_classes]
+    rows = first_rows(shown.tensors.row_labels.tolist(), per_class)
+    names = shown.facts.recipe.class_names
+    classes = list(rows)[:max_classes]
     images = shown.tensors.decoded(torch.tensor([row for c in classes for row in rows[c]]))[0]  # (n, C, H, W)
     counts = [len(rows[c]) for c in classes]
     figures = []
