@@ -214,7 +214,7 @@ def condense_dataset(
         amounts = class_amounts(ipc, source)
         task = Task.of(amounts, source)
         settled_preset = preset
-        workers: int | None = None
+        workers: tuple[int, int] | None = None
         if method == "auto":
             workers = from_main(accelerator, partial(_workers, accelerator, checkpoint_dir))
             # With a preset, the choice of the method is all that is taken.
@@ -224,7 +224,8 @@ def condense_dataset(
                 budget,
                 network,
                 device=accelerator.device,
-                workers=workers,
+                workers=workers[0],
+                processes=workers[1],
                 candidates=candidates,
                 given=open_values,
             )
@@ -254,7 +255,7 @@ class _Outside:
     callbacks: Sequence[Callback]
     trackers: Accelerator | None
     started: float
-    workers: int | None
+    workers: tuple[int, int] | None
 
     def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
@@ -303,14 +304,14 @@ def _condense(
     return finish_synthetic(run, recipe, outside.started - earlier)
 
 
-def _workers(accelerator: Accelerator, checkpoint_dir: str | Path | None) -> int:
-    """Return for how many CPU cores, or other devices, `method="auto"` chooses: those for which it chose before.
+def _workers(accelerator: Accelerator, checkpoint_dir: str | Path | None) -> tuple[int, int]:
+    """Return for how many workers of a process, and processes, `method="auto"` chooses.
 
     Nodes may have different numbers of cores, but all processes must make the same choice. So must a run that resumes.
     """
     chosen_before = None if checkpoint_dir is None else workers_in(local_path(checkpoint_dir))
-    of_one = torch.get_num_threads() if accelerator.device.type == "cpu" else 1
-    return chosen_before or of_one * accelerator.num_processes
+    of_a_process = torch.get_num_threads() if accelerator.device.type == "cpu" else 1
+    return chosen_before or (of_a_process, accelerator.num_processes)
 
 
 def _remains_in_cache(cache: bool, named: bool = True) -> str:
@@ -318,7 +319,7 @@ def _remains_in_cache(cache: bool, named: bool = True) -> str:
     if not cache_enabled(cache):
         return "nothing was kept, because the cache is off"
     if not named:
-        return "decoded images are in the cache, but nothing of networks, because network= is a function"
+        return "decoded images are in the cache, but nothing of networks, because network= is a callable"
     return "what was finished of decoding and of recording networks is in the cache, where the same run finds it"
 
 

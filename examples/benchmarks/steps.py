@@ -52,8 +52,8 @@ def main(argv: list[str] | None = None) -> list[dict]:
     """Run the benchmark and return its lines."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("dataset", nargs="?", help="Hub id or folder; default: the MNIST excerpt in the package")
-    parser.add_argument("--methods", nargs="+", default=["mtt", "tesla", "esp"], help="that learn images")
-    parser.add_argument("--forms", nargs="+", default=["pixels"], help="FORM[:EXPAND] ...; the first one is 1")
+    parser.add_argument("--methods", nargs="+", default=["mtt", "tesla", "esp"], help="methods that learn images")
+    parser.add_argument("--forms", nargs="+", default=["pixels"], help="FORM[:EXPAND] ...; ratios are to the first")
     parser.add_argument("--ipc", type=int, default=10, help="images per class")
     parser.add_argument("--network", default="convnet-w32", help="network of methods, experts and students")
     parser.add_argument(
@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> list[dict]:
         nargs="+",
         type=int,
         default=[5, 10, 20, 40],
-        help="to compare, for those methods",
+        help="of methods that follow experts",
     )
     parser.add_argument("--updates", type=int, default=6, help="updates of the images that each line runs")
     parser.add_argument("--options", type=json.loads, default={}, help="options for all methods as JSON")

@@ -91,7 +91,8 @@ class Interrupts:
             if not self._postpones:
                 raise self.error()
             # Written past Python's buffers, which the signal may have interrupted while they were written to.
-            text = f"\n{signal.Signals(number).name}: {self._postpones}; a second signal ends the run at once\n"
+            second = "a second signal ends" if not _relay_seconds() else "a second signal, a second later, ends"
+            text = f"\n{signal.Signals(number).name}: {self._postpones}; {second} the run at once\n"
             with suppress(OSError):
                 os.write(2, text.encode())
         elif time.monotonic() - self._arrival >= _relay_seconds():

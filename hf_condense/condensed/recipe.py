@@ -124,7 +124,7 @@ class Recipe:
 
     @property
     def largest_ipc(self) -> int:
-        """Images that the classes may store that may store most."""
+        """The largest number of images that a class may store."""
         return max(self._budgets)
 
     @property

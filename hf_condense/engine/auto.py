@@ -67,6 +67,7 @@ def choose(
     *,
     device: torch.device,
     workers: int,
+    processes: int = 1,
     candidates: Sequence[str] = CANDIDATES,
     given: Mapping[str, Any] | None = None,
 ) -> Choice:
@@ -77,7 +78,8 @@ def choose(
         budget: Minutes that the condensation may take, > 0. None means 15.
         network: The caller's network, or None.
         device: Where the method runs.
-        workers: CPU cores, or other devices such as GPUs, that all processes have together, >= 1.
+        workers: CPU cores of a process, >= 1; 1 on other devices.
+        processes: Processes that share the classes, and the networks of a pool, >= 1.
         candidates: Methods that suit the caller's options; some of `CANDIDATES`.
         given: The caller's options, steps and storage form, by name; what is None is left open. They are among the
             values of the choice, and the reason is that of the run with them.
@@ -94,8 +96,8 @@ def choose(
     # Learning large images takes hours, composing them takes minutes. But rded needs two classes, because it trains a
     # network to tell them apart.
     if "m3d" not in candidates or (is_large and "rded" in candidates and task.num_classes > 1):
-        return _composed(task, minutes, spec, rate, caller_values)
-    return _learned(task, minutes, spec, rate, caller_values)
+        return _composed(task, minutes, spec, rate, processes, caller_values)
+    return _learned(task, minutes, spec, rate, processes, caller_values)
 
 
 def checked_minutes(budget: float | None) -> float:
@@ -106,15 +108,18 @@ def checked_minutes(budget: float | None) -> float:
     return minutes
 
 
-def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
-    """Return how images are composed of crops; `rate` is in bytes of activations per second."""
+def _composed(
+    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
+) -> Choice:
+    """Return how images are composed of crops; `rate` is in bytes of activations per second and process."""
     # The side at which the teacher is trained and sees crops.
     side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
     seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], side, side), task.num_classes) / rate
     batch, crops = 128, given.get("crops", 5)
-    affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)
+    affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(5000, max(100, affordable)))
-    affordable = 60 * minutes * _SHARE_OF_CROPS / (task.num_classes * crops * seconds_of_forward)
+    classes_in_turn = math.ceil(task.num_classes / processes)
+    affordable = 60 * minutes * _SHARE_OF_CROPS / (classes_in_turn * crops * seconds_of_forward)
     pictures = int(min(300, max(4 * task.ipc, affordable)))
     values: dict[str, Any] = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
@@ -129,8 +134,10 @@ def _composed(task: Task, minutes: float, spec: NetworkSpec, rate: float, given:
     return Choice("rded", "default", values, reason)
 
 
-def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: Mapping[str, Any]) -> Choice:
-    """Return how images are learned; `rate` is in bytes of activations per second."""
+def _learned(
+    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
+) -> Choice:
+    """Return how images are learned; `rate` is in bytes of activations per second and process."""
     best = best_form(task)
     storage, expand = settled_form(given, {"storage": best[0], "expand": best[1]}, task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
@@ -138,12 +145,13 @@ def _learned(task: Task, minutes: float, spec: NetworkSpec, rate: float, given: 
     batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
     seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
-    seconds_of_pool = _seconds_of_pool(pool, seconds_of_forward)
+    seconds_of_pool = _seconds_of_pool(pool, seconds_of_forward) / min(processes, max(1, pool["pool_size"]))
 
     def affordable(seconds: float, passes: float) -> int:
         """Return the steps for the rest of the budget, if each makes so many forward passes of the synthetic rows."""
         # Real rows are embedded once in `ipm` steps.
-        forwards = task.num_classes * (batch / ipm + passes * drawn)
+        classes_in_turn = math.ceil(task.num_classes / processes)
+        forwards = classes_in_turn * (batch / ipm + passes * drawn)
         left = 60 * minutes - _SECONDS_OF_SETUP - seconds
         return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / (_SECONDS_PER_STEP + forwards * seconds_of_forward))))
 

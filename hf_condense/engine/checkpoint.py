@@ -33,7 +33,7 @@ class Checkpoint:
         tensors: The synthetic set, the optimiser's state and the method's state, by dotted name.
         processes: Number of processes of the run that wrote it.
         seconds: How long the run has taken so far, with the calls before it was resumed.
-        workers: CPU cores, or other devices, for which `method="auto"` chose the settings; None if it did not.
+        workers: Workers of a process, and processes, for which `method="auto"` chose the settings; None if it did not.
     """
 
     step: int
@@ -42,7 +42,7 @@ class Checkpoint:
     tensors: dict[str, Tensor]
     processes: int = 1
     seconds: float = 0.0
-    workers: int | None = None
+    workers: tuple[int, int] | None = None
 
     def group(self, prefix: str) -> dict[str, Tensor]:
         """Return the tensors whose names start with a prefix and a dot, without that prefix."""
@@ -100,7 +100,7 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
             facts = json.loads(opened.metadata()[_FACTS])
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
         plan, processes = Plan(**facts["plan"]), facts.get("processes", 1)
-        since = facts.get("seconds", 0.0), facts.get("workers")
+        since = facts.get("seconds", 0.0), facts.get("workers") and tuple(facts["workers"])
         checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes, *since)
     except MemoryError:
         raise
@@ -117,13 +117,13 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
     return checkpoint
 
 
-def workers_in(folder: Path) -> int | None:
-    """Return for how many workers `method="auto"` chose the settings of the run in a folder, or None.
+def workers_in(folder: Path) -> tuple[int, int] | None:
+    """Return for how many workers and processes `method="auto"` chose the settings of the run in a folder, or None.
 
     The same call then makes the same choice, on a machine with more cores, too.
     """
     workers = _facts_in(folder).get("workers")
-    return workers if isinstance(workers, int) else None
+    return (workers[0], workers[1]) if workers else None
 
 
 def _identity_in(folder: Path) -> dict[str, Any] | None:

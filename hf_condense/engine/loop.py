@@ -43,7 +43,7 @@ class Saving:
         identity: The facts that identify the run.
         resumed: The checkpoint to resume from, or None to start from the beginning.
         started: When the call began, by `time.perf_counter`.
-        workers: CPU cores, or other devices, for which `method="auto"` chose the settings; None if it did not.
+        workers: Workers of a process, and processes, for which `method="auto"` chose the settings; None if it did not.
 
     There is one checkpoint at most: the next one replaces it.
     """
@@ -53,7 +53,7 @@ class Saving:
     identity: dict[str, Any]
     resumed: Checkpoint | None = None
     started: float = field(default_factory=time.perf_counter)
-    workers: int | None = None
+    workers: tuple[int, int] | None = None
 
     @property
     def earlier_seconds(self) -> float:

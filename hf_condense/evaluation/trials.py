@@ -343,9 +343,11 @@ def _keep(score: Score, file: Path | None) -> None:
 
 def _kept(file: Path | None) -> Score | None:
     """Return the score in a file of the cache, or None if there is none that can be read."""
-    if file is None or not file.is_file():
+    if file is None:
         return None
     try:
+        if not file.is_file():
+            return None
         values = json.loads(file.read_text())
         lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
         return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})

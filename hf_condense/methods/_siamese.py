@@ -254,6 +254,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the discrepancies, and the calibration if it has a weight, one chunk of classes at a time."""
+        if self._plan != run.plan:  # a step that was cut smaller has other chunks, and needs the memory
+            self._summaries = None
         network_draw = self._draw_number(run, t)
         if network_draw != self._network_draw:
             self._load_networks(run, network_draw)
@@ -294,9 +296,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         if not keeps:
             return self._new_summary(chunk)
         key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
-        if self._summaries is not None and self._plan == chunk.run.plan:
+        if self._summaries is not None:
             return self._summaries.get(key, make)
-        # A step that was cut smaller has other chunks, and needs the memory of what the former ones kept.
         self._summaries, self._plan = KeptTensors(*self._limit(chunk.run)), chunk.run.plan
         summary = self._summaries.get(key, make)
         if self.config.draws is not None:

@@ -36,6 +36,7 @@ logger = logging.getLogger("hf_condense")
 
 _CPU = torch.device("cpu")
 _CORRECT = "correct"  # the start from rows that experts classify right
+_FEW = 3  # images per class
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
 _WALK = 256  # rows of a class that an expert classifies at a time
 _TOLD = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
@@ -44,7 +45,7 @@ _STATISTICS_ROWS = 16  # real rows per class from which batch norm takes its sta
 
 def few_images(task: Task) -> bool:
     """Return whether presets follow an expert over a short window only; measured at 1 and 10 images per class."""
-    return task.ipc < 4
+    return task.ipc <= _FEW
 
 
 def short_experts(task: Task) -> dict[str, Any]:
@@ -61,13 +62,19 @@ def short_experts(task: Task) -> dict[str, Any]:
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
-def form_of_students(task: Task) -> dict[str, Any]:
-    """Return the storage form of presets `quick`: the one that measured best for few images, else pixels.
+def form_of_students(task: Task, most_ipc: int = _FEW) -> dict[str, Any]:
+    """Return the storage form of presets `quick`: the one that measured best up to some ipc, else pixels.
 
-    Every student step pays for its rows, so that it takes four rows for each image of the budget, of 16 (colour) or 8.
-    Whole sets ended worse.
+    Every student step pays for its rows, so that it takes four rows for each image of the budget, of 16 (few colour
+    images) or 8. Whole sets ended worse.
+
+    Args:
+        task: ipc, classes and image shape.
+        most_ipc: Largest ipc at which the form was measured to gain.
     """
-    return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes} if few_images(task) else {}
+    if task.ipc > most_ipc:
+        return {}
+    return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes}
 
 
 def usual_width(quick: dict[str, Any]) -> dict[str, Any]:

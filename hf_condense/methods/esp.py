@@ -212,7 +212,7 @@ def _default(task: Task) -> dict[str, Any]:
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    return {**_short(task), **form_of_students(task)}
+    return {**_short(task), **form_of_students(task, most_ipc=10)}
 
 
 def _short(task: Task) -> dict[str, Any]:
@@ -248,7 +248,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
             "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
         ),
         "quick": Preset(
-            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; below 4 images per class in "
+            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; up to 10 images per class in "
             "frequencies: minutes on two cores.",
             _quick,
         ),

@@ -49,7 +49,7 @@ def _cast(dataset: str, column: str, mode: str = "") -> str:
 def _array_hint(ds: datasets.Dataset, column: str) -> str:
     """Return the hint for a column of arrays of pixels, judged by the first of them."""
     try:
-        pixels = np.asarray(ds[0][column])
+        pixels = np.asarray(ds.select_columns([column])[0][column])  # decodes nothing else
     except ValueError:  # lists of unequal lengths
         return ""
     if pixels.ndim not in (2, 3) or pixels.dtype.kind not in "uif" or 0 in pixels.shape:

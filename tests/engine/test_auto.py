@@ -194,12 +194,20 @@ def test_run_of_auto_resumes_on_a_machine_with_other_cores(tmp_path: Path, monke
     steps = [str(error.value).split(" is in ")[0].split(" of ")[-1] for error in (caught, again)]
     assert steps[0] == steps[1], "the run should have as many steps as before"
     monkeypatch.undo()
-    assert workers_in(tmp_path) == 3
+    assert workers_in(tmp_path) == (3, 1)
     assert workers_in(tmp_path / "nowhere") is None
 
 
 def test_processes_share_the_work_of_a_budget() -> None:
-    assert choose_for(budget=2, workers=8).values["steps"] > 3 * choose_for(budget=2, workers=2).values["steps"]
+    fresh = {"budget": 2, "given": {"networks": "fresh"}}
+    alone = choose_for(**fresh).values["steps"]
+    assert choose_for(**fresh, processes=5).values["steps"] == pytest.approx(5 * alone, rel=0.2)
+    assert choose_for(**fresh, processes=40).values["steps"] == pytest.approx(10 * alone, rel=0.3), "10 classes"
+    assert choose_for(budget=5, processes=4).values["networks"] == "pool"
+    large = choose_for(size=224, classes=100, budget=1).values
+    composed = choose_for(size=224, classes=100, budget=1, processes=4).values
+    assert composed["teacher_updates"] == large["teacher_updates"], "one process trains the teacher"
+    assert composed["pictures"] == pytest.approx(4 * large["pictures"], rel=0.1)
 
 
 def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:

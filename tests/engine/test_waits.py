@@ -43,7 +43,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "tesla": ("tesla", EXPERTS),
     "esp": ("esp", EXPERTS),
     "esp by layer, projected": ("esp", {**EXPERTS, "form": "projected", "blocks": "layer"}),
-    "esp at a point": ("esp", {**EXPERTS, "form": "point"}),
+    "esp at a point": ("esp", {**EXPERTS, "form": "point", "student_steps": 10}),
     "esp, a rollout of networks": ("esp", {**EXPERTS, "form": "rollout", "storage": "siren"}),
     "dance": ("dance", {"pool_size": 2, "pool_updates": 2}),
     "dc of patches with learned labels": ("dc", {"factor": 2, "soft_labels": "learned", "teacher_updates": 2}),

@@ -65,7 +65,10 @@ def assert_objective(esp: ObservedMethod, expected: torch.Tensor) -> None:
 def prepared(monkeypatch: pytest.MonkeyPatch, memory: int, t: int, **options: object) -> ObservedMethod:
     """Return ESP at a step, in one chunk or in several; its student is where the run has left it."""
     monkeypatch.setattr(build, "memory_budget", lambda device: memory)
-    esp = observe(SubspaceProjection, t=t, **{**SPAN, **options})
+    options = {**SPAN, **options}
+    if options["form"] == "point":  # which has no student
+        options = {name: value for name, value in options.items() if name not in ("student_steps", "lr_student")}
+    esp = observe(SubspaceProjection, t=t, **options)
     esp.method._start(esp.run, esp.method._start_step)  # a second time, in float64
     esp.method._displacement = esp.method._displacement.double()
     return esp

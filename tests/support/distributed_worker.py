@@ -24,7 +24,8 @@ from hf_condense.testing import toy_dataset
 from tests.support import half_size
 
 PLENTY = 2**40
-TRAJECTORIES = {"experts": 3, "snapshots": 6, "snapshot_every": 2, "student_steps": 3}
+RECORDINGS = {"experts": 3, "snapshots": 6, "snapshot_every": 2}
+TRAJECTORIES = {**RECORDINGS, "student_steps": 3}
 POOL = {"pool_size": 3, "pool_updates": 4}
 # With SGD where a method has a choice: AdamW would magnify the rounding of gradients that are nearly zero.
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
@@ -60,7 +61,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "truncated trajectories": ({"method": "tesla", "classes": 5, **TRAJECTORIES}, [1, 1]),
     "a subspace": ({"method": "esp", "classes": 5, "beside": "dm", **TRAJECTORIES}, [PLENTY, PLENTY]),
     "a subspace, one class per chunk": ({"method": "esp", "classes": 5, "form": "projected", **TRAJECTORIES}, [1, 1]),
-    "a point": ({"method": "esp", "classes": 5, "form": "point", "batch_syn": 3, **TRAJECTORIES}, [PLENTY, PLENTY]),
+    "a point": ({"method": "esp", "classes": 5, "form": "point", "batch_syn": 3, **RECORDINGS}, [PLENTY, PLENTY]),
     "a rollout": (
         {"method": "esp", "classes": 3, "form": "rollout", "factor": 2, "average": 0.5, **TRAJECTORIES},
         [PLENTY, PLENTY],
