@@ -230,8 +230,8 @@ def _default(task: Task) -> dict[str, object]:
 def _quick(task: Task) -> dict[str, object]:
     # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
-    # The form was measured for few colour images alone.
-    form = form_values(task, most=16) if task.ipc < FEW_IMAGES and task.image_shape[0] > 1 else {}
+    # The form was measured for few images alone.
+    form = form_values(task, most=16) if task.ipc < FEW_IMAGES else {}
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
 
@@ -256,7 +256,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         "default": Preset("A fifth of the paper's 1,000 networks; pixels stay valid.", _default),
         "paper": Preset("1,000 networks and unclamped pixels, as the authors' code runs it (ICLR 2021).", _paper),
         "quick": Preset(
-            "300 steps at width 32, real rows first, short loops, falling rates; below 4 colour images per class in "
+            "300 steps at width 32, real rows first, short loops, falling rates; below 4 images per class in "
             "frequencies: minutes on two cores.",
             _quick,
         ),

@@ -66,7 +66,7 @@ def prepared(monkeypatch: pytest.MonkeyPatch, memory: int, t: int, **options: ob
     """Return ESP at a step, in one chunk or in several; its student is where the run has left it."""
     monkeypatch.setattr(build, "memory_budget", lambda device: memory)
     options = {**SPAN, **options}
-    if options["form"] == "point":  # which has no student
+    if options.get("form") == "point":  # which has no student
         options = {name: value for name, value in options.items() if name not in ("student_steps", "lr_student")}
     esp = observe(SubspaceProjection, t=t, **options)
     esp.method._start(esp.run, esp.method._start_step)  # a second time, in float64

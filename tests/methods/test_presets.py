@@ -97,6 +97,30 @@ def test_description_of_the_papers_settings_names_the_place_of_the_paper(method:
     assert f"({cls.info.venue} {cls.info.year})" in cls.presets["paper"].description
 
 
+GREY, COLOUR = (1, 28, 28), (3, 32, 32)
+# What measured best at 1 and at 10 images per class: storage form, its rows per image, and rows in a student step.
+FORMS = [
+    ("m3d", Task(1, 10, COLOUR), ("dct", 32, None)),
+    ("m3d", Task(10, 10, GREY), ("dct", 8, None)),
+    ("dc", Task(1, 10, COLOUR), ("dct", 16, None)),
+    ("dsa", Task(1, 10, GREY), ("dct", 8, None)),
+    ("dc", Task(10, 10, GREY), ("pixels", 1, None)),
+    ("esp", Task(1, 10, COLOUR), ("dct", 16, 40)),
+    ("esp", Task(10, 10, COLOUR), ("dct", 8, 400)),
+    ("esp", Task(50, 10, COLOUR), ("pixels", 1, None)),
+    ("mtt", Task(1, 10, GREY), ("dct", 8, 40)),
+    ("mtt", Task(10, 10, GREY), ("pixels", 1, None)),
+]
+
+
+@pytest.mark.parametrize(("method", "task", "expected"), FORMS)
+def test_quick_runs_store_the_form_that_measured_best(
+    method: str, task: Task, expected: tuple[str, int, int | None]
+) -> None:
+    settings, config = settled(method, "quick", task)
+    assert (settings.storage, settings.expand, getattr(config, "batch_syn", None)) == expected
+
+
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
 COMMON = {"network": "convnet", "storage": "pixels", "expand": 1, "store_dtype": "float32"}
 OF_DM = {**COMMON, "pixel_range": "free", "steps": 20_000, "batch_real": 256, "momentum": 0.5, "init": "real"}
