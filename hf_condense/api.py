@@ -130,7 +130,7 @@ def condense_dataset(
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features, experts, pools, teachers and the networks that storage='siren'
             fits to rows under `$HF_HOME/condense`, unless `datasets.disable_caching()` was called. Where `network` is a
-            callable, nothing that was trained of it is kept: a run that resumes records its experts again.
+            callable, no network that was trained from it is kept: a run that resumes records its experts again.
         progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries. They need a
             terminal or a notebook; each checkpoint is also logged, to the logger `hf_condense` at level INFO.
         callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`. On a GPU, each step
@@ -146,7 +146,8 @@ def condense_dataset(
 
     Returns:
         A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one. Save or publish the set by
-        its own `save_condensed` or `push_to_hub`: those of a `DatasetDict`, and `save_to_disk`, keep 8-bit rows only.
+        its own `save_condensed` or `push_to_hub`: the methods of a `DatasetDict`, and `save_to_disk`, keep 8-bit rows
+        only.
 
     Raises:
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
