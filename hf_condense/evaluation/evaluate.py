@@ -17,7 +17,7 @@ from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
-from hf_condense.evaluation.contenders import Baselines, subject_contenders
+from hf_condense.evaluation.contenders import Baselines, Contender, subject_contenders
 from hf_condense.evaluation.elsewhere import TensorSet
 from hf_condense.evaluation.reader import Reader
 from hf_condense.evaluation.request import Request
@@ -206,24 +206,7 @@ def evaluate(
     held_out = None
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
-    channels, height, width = subject.data.image_shape
-    factories = [
-        network_factory(spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names))
-        for spec in request.networks
-    ]
-    factories = _told_apart(factories)
-    contenders = []
-    for n in request.ipc:
-        part = subject if n is None else subject.first(n)
-        own = subject_contenders(part, request.training_for_set(part, training), request.max_updates, n)
-        contenders += own
-        if real is not None and request.baselines:
-            selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
-            cap, updates = request.max_updates, own[0].updates
-            real_sets = Baselines(part, real, selection, training, cap, updates, request.seed, n)
-            # The whole source stays the same, however few images of the set are used.
-            is_last = n == request.ipc[-1]
-            contenders += real_sets.contenders(name for name in request.baselines if is_last or name != "full")
+    contenders = _contenders(subject, real, request, training, accelerator, cache, show_progress)
     trials = [
         Trials(
             factory,
@@ -234,7 +217,7 @@ def evaluate(
             request.compile,
             cache and factory.named,
         )
-        for factory in factories
+        for factory in _factories(request.networks, subject)
     ]
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)
@@ -251,15 +234,44 @@ def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages
         )
 
 
-def _told_apart(factories: list[NetworkFactory]) -> list[NetworkFactory]:
-    """Return the networks with different names: callables of the same name get a number."""
+def _contenders(
+    subject: Subject,
+    real: RealImages | None,
+    request: Request,
+    training: TrainingRecipe,
+    accelerator: Accelerator,
+    cache: bool,
+    show_progress: bool,
+) -> list[Contender]:
+    """Return all sets of training images that networks are compared on: the subject, cut to each ipc, and baselines."""
+    contenders: list[Contender] = []
+    for n in request.ipc:
+        part = subject if n is None else subject.first(n)
+        own = subject_contenders(part, request.training_for_set(part, training), request.max_updates, n)
+        contenders += own
+        if real is not None and request.baselines:
+            selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
+            cap, updates = request.max_updates, own[0].updates
+            real_sets = Baselines(part, real, selection, training, cap, updates, request.seed, n)
+            # The whole source stays the same, however few images of the set are used.
+            is_last = n == request.ipc[-1]
+            contenders += real_sets.contenders(name for name in request.baselines if is_last or name != "full")
+    return contenders
+
+
+def _factories(networks: Sequence[NetworkSpec], subject: Subject) -> list[NetworkFactory]:
+    """Return factories of the networks with different names: callables of the same name get a number."""
+    channels, height, width = subject.data.image_shape
     seen: Counter[str] = Counter()
-    named = []
-    for factory in factories:
+    factories = []
+    for spec in networks:
+        factory = network_factory(
+            spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names)
+        )
         seen[factory.name] += 1
         number = seen[factory.name]
-        named.append(factory if number == 1 else dataclasses.replace(factory, name=f"{factory.name} ({number})"))
-    return named
+        factories.append(factory if number == 1 else dataclasses.replace(factory, name=f"{factory.name} ({number})"))
+    return factories
 
 
 def _find_source(
