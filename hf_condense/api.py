@@ -35,7 +35,7 @@ from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_amount, check_learning, check_values, class_amounts, settle
+from hf_condense.engine.settings import Settings, check_amount, class_amounts, settle
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -117,9 +117,9 @@ def condense_dataset(
             per channel.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
-            Default: half of what is free. A step that does not fit all the same is cut smaller and repeated, but not
-            with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`, `datm` and `esp` in
-            several processes.
+            Default: a quarter to half of what is free. A step that does not fit all the same is cut smaller and
+            repeated, but not with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`,
+            `datm` and `esp` in several processes.
         accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
             existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
@@ -171,7 +171,7 @@ def condense_dataset(
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     _check_kinds(compile, callbacks)
-    candidates = check_request(method, preset, method_options, steps, budget, arguments=_ARGUMENTS)
+    # What is wrong whatever the data are is said before hours of reading.
     given: dict[str, Any] = {
         "network": network,
         "storage": storage,
@@ -180,14 +180,11 @@ def condense_dataset(
         "pixel_range": pixel_range,
         "store_dtype": store_dtype,
         "steps": steps,
-        **method_options,
     }
-    # What is wrong whatever the data are is said before hours of reading.
+    candidates = check_request(method, preset, method_options, given, budget, arguments=_ARGUMENTS)
+    given |= method_options
     for name, amount in ipc.items() if isinstance(ipc, Mapping) else [(None, ipc)]:
         check_amount(amount, name)
-    check_values(given)
-    if method != "auto":
-        check_learning(get_method(method), given)
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
@@ -235,6 +232,7 @@ def condense_dataset(
                 given, settled_preset = _filled_in(given, choice.values), choice.preset
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
+        compile = compile if compile == "auto" else bool(compile)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
@@ -327,6 +325,8 @@ def _remains_in_cache(cache: bool, named: bool = True) -> str:
 def _pick_split(ds: Any, split: str) -> Any:
     """Return the split to condense of a `DatasetDict`; return anything else as it is."""
     if not isinstance(ds, datasets.DatasetDict):
+        if split != "train":
+            raise ValueError(f"split={split!r} is for a DatasetDict, but ds is a single split; leave split out")
         return ds
     if split not in ds:
         raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}")

@@ -248,7 +248,9 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 )
 @click.option("--checkpoint-every", type=_Integer(1), default=500, help="Steps between two checkpoints.")
 @click.option(
-    "--max-memory", metavar="BYTES", help="Memory that a step may use, such as 4GiB.  [default: half of what is free]"
+    "--max-memory",
+    metavar="BYTES",
+    help="Memory that a step may use, such as 4GiB.  [default: a quarter to half of what is free]",
 )
 @click.option(
     "--log-with", multiple=True, metavar="TRACKER", help="Tracker to report to, such as tensorboard; may be repeated."
@@ -465,6 +467,9 @@ def evaluate_command(
     train = _load_set(folder, name)
     if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
+    place = pick(resolve_folder(folder), name).absolute() if save else None
+    if place is not None:
+        _check_card(place)
     evaluation = evaluate(
         train,
         _load(test or source, config, test_split, "--test-split, or other rows by --test"),
@@ -485,8 +490,7 @@ def evaluate_command(
     else:
         text = "\n\n".join(table.to_markdown() if form == "markdown" else str(table) for table in tables)
         _echo("\n".join(map(visible, text.split("\n"))))
-    if save and isinstance(train, CondensedDataset):
-        place = pick(resolve_folder(folder), name).absolute()
+    if place is not None and isinstance(train, CondensedDataset):
         train.with_evaluation(evaluation).save_condensed(place.parent, place.name, overwrite=True)
         click.echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
 
@@ -496,12 +500,14 @@ def evaluate_command(
 @click.option("--name", help="Which of the sets.  [default: the one its card names]")
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
 @click.option("--preview", type=_FilePath(dir_okay=False), help="File to save a picture of the set to.")
-@click.option("--per-class", type=_Integer(1), default=10, help="Images per class in the picture.")
-def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int) -> None:
+@click.option("--per-class", type=_Integer(1), help="Images per class in the picture of --preview.  [default: 10]")
+def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int | None) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
     from hf_condense.condensed.facts import PREVIEW
 
+    if preview is None and per_class is not None:
+        raise click.UsageError("--per-class is for the picture of --preview, which is missing")
     if preview is not None:
         _check_picture(preview)
         preview.parent.mkdir(parents=True, exist_ok=True)
@@ -514,7 +520,7 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
             f"\nTo save a picture:  {command_line('show', folder, name=name, revision=revision, preview=PREVIEW)}"
         )
     else:
-        small.preview(per_class).save(preview)
+        small.preview(per_class or 10).save(preview)
         click.echo(f"\nSaved the picture {preview}.")
 
 
@@ -785,37 +791,24 @@ def _check_run(
     *,
     method: str,
     preset: str | None,
-    steps: int | None,
     budget: float | None,
-    network: str | None,
-    storage: str | None,
     max_memory: str | None,
-    **others: Any,
+    **settings: Any,
 ) -> None:
     """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
     from huggingface_hub.utils import validate_repo_id
 
     from hf_condense.base.checks import byte_count
-    from hf_condense.condensed.decoders import decoder_class
     from hf_condense.condensed.folder import check_name
     from hf_condense.engine.build import check_request
-    from hf_condense.engine.registry import get_method
-    from hf_condense.engine.settings import check_learning
-    from hf_condense.networks.factory import check_network
     from hf_condense.source.class_source import checked_size
 
     if name is not None:
         check_name(name)
     if repo is not None:
         validate_repo_id(repo)
-    check_request(method, preset, method_options, steps, budget)
-    if method != "auto":
-        check_learning(get_method(method), {"storage": storage, **others})
+    check_request(method, preset, method_options, settings, budget)
     checked_size(size)
-    if network is not None:
-        check_network(network)
-    if storage is not None:
-        decoder_class(storage)
     if max_memory is not None:
         byte_count("--max-memory", max_memory)
 
@@ -827,6 +820,21 @@ def _check_picture(file: Path) -> None:
     suffixes = Image.registered_extensions()
     if suffixes.get(file.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--preview should end in .png or in another picture format; got {str(file)!r}")
+
+
+def _check_card(place: Path) -> None:
+    """Refuse to write the card of a set into a folder that is of something else, or under a name that cannot be."""
+    from hf_condense.condensed.card.template import START
+    from hf_condense.condensed.facts import README
+    from hf_condense.condensed.folder import check_name, read_card
+
+    check_name(place.name)
+    card = read_card(place.parent)
+    if card is not None and START not in card:
+        raise click.UsageError(
+            f"--save would write the card of the set into {place.parent / README}, which is of something else; move "
+            f"the folder {place.name!r} into a folder of its own"
+        )
 
 
 def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> Facts:

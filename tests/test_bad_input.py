@@ -64,6 +64,10 @@ DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] 
 }
 
 
+def test_split_of_a_single_split_is_refused() -> None:
+    refused(ValueError, "split='test'", "a single split", "leave split out", ds=TOY, method="random", split="test")
+
+
 @pytest.mark.parametrize("case", DATASETS)
 def test_unusable_dataset_is_refused_with_what_it_lacks(case: str) -> None:
     kind, make, parts = DATASETS[case]

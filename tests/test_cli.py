@@ -883,3 +883,20 @@ def test_eval_stores_the_accuracies_with_the_set_on_request(
     code, _, err = program("eval", folder, *options, "--save")
     assert code == 2
     assert "--save is for condensed sets in folders of this machine" in err
+
+
+def test_eval_does_not_write_the_card_of_a_set_into_the_readme_of_something_else(
+    program: Program, saved: Path, folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(saved / "dm_ipc2", tmp_path / "dm_ipc2")
+    (tmp_path / "README.md").write_text("# My project\n", encoding="utf-8")
+    code, _, err = program("eval", tmp_path / "dm_ipc2", "--source", folder, "--save")
+    assert code == 2
+    assert "which is of something else; move the folder 'dm_ipc2' into a folder of its own" in " ".join(err.split())
+    assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# My project\n"
+
+
+def test_show_refuses_images_per_class_without_a_picture(program: Program, saved: Path) -> None:
+    code, _, err = program("show", saved, "--per-class", 3)
+    assert code == 2
+    assert "--per-class is for the picture of --preview, which is missing" in err

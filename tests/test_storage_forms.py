@@ -170,6 +170,31 @@ def test_learned_labels_and_rates_of_students_move_as_far_with_networks_as_with_
         assert 0 < moved["rate of pixels"] < 10 * moved["rate of siren"], moved
 
 
+@pytest.mark.parametrize("method", ["dc", "mtt"])
+def test_rate_of_learned_labels_keeps_its_meaning_where_a_form_gives_more_rows(
+    method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Losses are means over rows, so that the gradient of each row's label is smaller by their number."""
+    rates: list[float | None] = []
+    add = torch.optim.Optimizer.add_param_group
+
+    def record(self: torch.optim.Optimizer, group: dict[str, Any]) -> None:
+        rates.append(group.get("lr"))
+        add(self, group)
+
+    monkeypatch.setattr(torch.optim.Optimizer, "add_param_group", record)
+    labels = {"soft_labels": "learned", "lr_label": 0.37, "teacher_updates": 2}
+    for storage, expand, rate in (("pixels", 1, 0.37), ("patches", 4, 4 * 0.37), ("dct", 16, 16 * 0.37)):
+        rates.clear()
+        condense(method, storage=storage, expand=expand, steps=1, **labels)
+        assert pytest.approx(rate) in rates, storage
+
+
+def test_coordinate_networks_that_take_gigabytes_to_decode_are_refused_before_they_are_learned() -> None:
+    with pytest.raises(ValueError, match=r"expand=1 takes tensors of .* A larger expand takes less"):
+        condense_dataset(TOY, "dm", 1, image_size=1024, storage="siren", expand=1, progress=False, cache=False)
+
+
 @forms
 @pytest.mark.parametrize("ipc", [2, {"cat": 1, "dog": 3, "eel": 2}])
 def test_saved_set_comes_back_exactly_and_loads_without_the_library(ipc: Any, storage: str, tmp_path: Path) -> None:

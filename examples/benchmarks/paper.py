@@ -31,9 +31,10 @@ from hf_condense.networks.training_recipe import RECIPES as TRAININGS
 RECIPES = {"dc": "dc", "m3d": "idc", "idc": "idc", "dance": "idc", "ncfm": "idc"}
 # Test accuracy in per cent with ConvNet-3, by method, dataset and ipc. The numbers are from the readme of the authors'
 # code (dc, dsa, dm, idc), from the papers (mtt, tesla, dance, ncfm) and, for m3d and datm, from the table of a later
-# paper (NCFM). NCFM trains networks for 2,000 epochs of AdamW on soft labels, and reports the best of several checks;
-# the recipe here does not. There is no number for esp, because it is a reconstruction: the paper's number is for a
-# version with other techniques added.
+# paper (NCFM). The numbers of NCFM are those with its curation of labels (68.9 without it on CIFAR-10 at ipc 10), and
+# networks that are trained for 2,000 epochs of AdamW and scored by the best of several checks; the recipe here has none
+# of these. There is no number for esp, because it is a reconstruction: the paper's number is for a version with other
+# techniques added.
 PUBLISHED = {
     ("dc", "cifar10"): {1: "28.3 ± 0.5", 10: "44.9 ± 0.5", 50: "53.9 ± 0.5"},
     ("dsa", "cifar10"): {1: "28.8 ± 0.7", 10: "52.1 ± 0.5", 50: "60.6 ± 0.5"},

@@ -28,6 +28,7 @@ _STORED_TYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
 _MAX_DECODED_BYTES = 1 << 37  # of all images of a set in float32; a small file may describe many
+_MAX_ROW_BYTES = 1 << 30  # of the largest tensor while a row is decoded
 _MAX_HEADER_BYTES = 1 << 20
 _MAX_TENSORS = 32
 # In memory a value takes up to 60 bytes beyond its text, and an object or a list up to 250 bytes.
@@ -250,11 +251,16 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
 
 
 def check_decoded_size(recipe: Recipe, entries: int) -> None:
-    """Raise `CondensedFormatError` if a set decodes into more bytes than readers accept. Writers call this as well."""
+    """Raise `CondensedFormatError` if decoding takes more memory than readers accept. Writers call this as well."""
     decoded = 4 * entries * recipe.decoder.rows_per_entry * math.prod(recipe.image_shape)
     if decoded > _MAX_DECODED_BYTES:
         raise CondensedFormatError(
             f"the set decodes into {decoded:,} bytes of float32 images; readers accept {_MAX_DECODED_BYTES:,}"
+        )
+    if (one_row := recipe.decoder.decoding_bytes()) > _MAX_ROW_BYTES:
+        raise CondensedFormatError(
+            f"storage {recipe.storage!r} with expand={recipe.expand} takes tensors of {one_row:,} bytes to decode a "
+            f"row of shape {recipe.image_shape}; readers accept {_MAX_ROW_BYTES:,}. A larger expand takes less"
         )
 
 

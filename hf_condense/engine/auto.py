@@ -123,13 +123,15 @@ def _composed(
     pictures = int(min(300, max(4 * task.ipc, affordable)))
     values: dict[str, Any] = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
+    trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
+    if "teacher" in given:
+        trained = "the teacher that was passed"
+        del values["teacher_updates"]
     is_large = min(task.image_shape[1:]) > LARGE_SIDE
     why = "pictures are large, and learning images would take hours" if is_large else "as the options ask for"
-    trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     reason = (
         f"rded, which composes images of crops of {values['pictures']} pictures per class ({why}), and "
-        f"{trained if 'teacher' not in given else 'the teacher that was passed'} "
-        f"(about {minutes:g} minutes on this kind of device)"
+        f"{trained} (about {minutes:g} minutes on this kind of device)"
     )
     return Choice("rded", "default", values, reason)
 
@@ -156,7 +158,7 @@ def _learned(
         return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / (_SECONDS_PER_STEP + forwards * seconds_of_forward))))
 
     # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
-    steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5)
+    steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5 if pool["calibration"] else 3)
     pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
     if any(given.get(name) for name in _ASKS_FOR_POOL):  # calibration=0 does not
         has_pool = pool["networks"] == "pool"

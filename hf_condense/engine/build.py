@@ -21,7 +21,7 @@ from hf_condense.engine.method import Method
 from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_learning, check_preset
+from hf_condense.engine.settings import Settings, check_learning, check_preset, check_values
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics, network_factory
 from hf_condense.source.class_source import ClassSource
 
@@ -32,7 +32,7 @@ def check_request(
     method: str,
     preset: str | None,
     options: Mapping[str, Any],
-    steps: int | None = None,
+    given: Mapping[str, Any],
     budget: float | None = None,
     *,
     arguments: Iterable[str] = (),
@@ -43,7 +43,8 @@ def check_request(
         method: Name of a method, or `"auto"`.
         preset: Name of a preset, or None.
         options: Options of the method.
-        steps: The caller's number of updates of the images, or None.
+        given: The caller's settings of the run by name: steps, network, storage form and so on; None stands for no
+            value, and other names are passed over.
         budget: The caller's minutes for `"auto"`, or None.
         arguments: Names of the arguments of a call that are no options, one of which may have been meant.
 
@@ -51,13 +52,15 @@ def check_request(
         The method, or those that `"auto"` may pick.
 
     Raises:
-        TypeError: If an option is unknown or of the wrong type, the preset is no text, or the budget is no number.
-        ValueError: If there is no such method or preset, an option is out of its range, or steps or the budget are for
+        TypeError: If an option is unknown, a value is of the wrong type, the preset is no text, or the budget is no
+            number.
+        ValueError: If there is no such method or preset, a value is out of its range, or settings or the budget are for
             other methods.
     """
     if budget is not None and (method != "auto" or preset is not None):
         raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
     checked_minutes(budget)
+    check_values(given)
     suitable: list[str] = []
     problems: list[tuple[bool, Exception]] = []
     for name in CANDIDATES if method == "auto" else (method,):
@@ -72,8 +75,8 @@ def check_request(
     if not suitable:  # what a method says whose options these are helps most
         raise max(problems, key=lambda problem: problem[0])[1]
     if method != "auto":
-        check_learning(get_method(method), {"steps": steps})
-    elif steps is not None:  # only what learns images has steps
+        check_learning(get_method(method), given)
+    elif given.get("steps") is not None:  # only what learns images has steps
         suitable = [name for name in suitable if issubclass(get_method(name), Method)] or suitable
     return tuple(suitable)
 

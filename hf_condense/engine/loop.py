@@ -23,6 +23,7 @@ from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
+from hf_condense.networks.factory import has_batch_statistics
 from hf_condense.networks.training import gradient_of
 
 logger = logging.getLogger("hf_condense")
@@ -188,6 +189,7 @@ class _Optimisation:
         self._are_finite: list[Tensor] = []  # whether everything was finite, in the steps that were not checked yet
         self._latest: float | None = None
         self._signal_somewhere = False
+        self._last_saved = 0 if saving.resumed is None else saving.resumed.step  # 0: no checkpoint was written
         self._check_groups()
         # Rounding may differ from process to process, so all start from the tensors of the main one.
         share_tensors(run.accelerator, (*run.synthetic.state().values(), *self.auxiliary.values()))
@@ -268,10 +270,15 @@ class _Optimisation:
             torch.cuda.empty_cache()
 
     def _memory_error(self, t: int) -> MemoryError:
-        advice = "a smaller max_memory cuts steps smaller; " if self.method.cuts else ""
-        advice += self.method.memory_remedy
+        if has_batch_statistics(self.run.factory.build(self.run.seed, "template")):
+            advice = (
+                "networks with batch norm need whole batches at once; a network with another norm can be cut smaller"
+            )
+        else:
+            advice = "a smaller max_memory cuts steps smaller; " if self.method.cuts else ""
+            advice += self.method.memory_remedy
         return MemoryError(
-            f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept(t)}. "
+            f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept()}. "
             f"{advice[0].upper()}{advice[1:]}"
         )
 
@@ -303,7 +310,7 @@ class _Optimisation:
             step = len(self.values) - len(are_finite) + are_finite.index(False)
             raise NonFiniteLossError(
                 f"the loss, its gradient or the update is not finite at step {step} (loss {self.values[step]}); "
-                f"{self._kept(step)}. A smaller learning rate, {self.method.rate_advice(self.run)}, usually helps"
+                f"{self._kept()}. A smaller learning rate, {self.method.rate_advice(self.run)}, usually helps"
             )
 
     def _exchanged(self, total: Tensor | None, t: int) -> Tensor | None:
@@ -344,7 +351,10 @@ class _Optimisation:
             Whether it was written.
         """
         self.check()
-        return from_main(self.run.accelerator, partial(self._write, done))
+        is_written = from_main(self.run.accelerator, partial(self._write, done))
+        if is_written:
+            self._last_saved = done
+        return is_written
 
     def _write(self, done: int) -> bool:
         run, saving = self.run, self.saving
@@ -381,6 +391,7 @@ class _Optimisation:
         load_optimiser(self.optimiser, checkpoint.group("optimiser"))
         self.method.load_state(run, checkpoint.group("method"))
         self.values = _Values(checkpoint.group("history")["values"].tolist())
+        checkpoint.tensors.clear()  # all is copied; a large set need not be in memory twice
         logger.info("resuming at step %d", checkpoint.step)
         return checkpoint.step
 
@@ -394,12 +405,10 @@ class _Optimisation:
                 "every learned tensor should be in one"
             )
 
-    def _kept(self, t: int) -> str:
-        """Say which checkpoint remains if the run ends in step `t`."""
-        saving = self.saving
-        last = max(t - t % saving.every, saving.resumed.step if saving.resumed else 0)
-        if saving.folder is not None and last:
-            return f"the checkpoint of step {last} in {saving.folder} is kept"
+    def _kept(self) -> str:
+        """Say which checkpoint remains if the run ends now."""
+        if self._last_saved:
+            return f"the checkpoint of step {self._last_saved} in {self.saving.folder} is kept"
         return "no checkpoint had been written"
 
 

@@ -11,6 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hf_condense.base.errors import did_you_mean
+from hf_condense.condensed.folder import check_name
 from hf_condense.engine.method import AnyMethod, Composer, Method, MethodConfig, MethodInfo, Selector
 
 logger = logging.getLogger("hf_condense")
@@ -54,7 +55,8 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
 
     Raises:
         TypeError: If `cls` is not a method, or does not declare or define what a method must.
-        ValueError: If the name is in use, or not made of lower case letters, digits and `_`.
+        ValueError: If the name is in use, not made of lower case letters, digits and `_`, or such that sets cannot be
+            named after it.
     """
     if not (isinstance(cls, type) and issubclass(cls, (Method, Composer, Selector))):
         raise TypeError(f"register_method takes a subclass of Method, Composer or Selector; got {cls!r}")
@@ -62,6 +64,10 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
     name = name or cls.info.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name):
         raise ValueError(f"a method's name is made of lower case letters, digits and _; got {name!r}")
+    try:
+        check_name(f"{name}_ipc1")  # the sets of the method are named so
+    except ValueError as error:
+        raise ValueError(f"the name of a method begins those of its sets: {error}") from None
     if _registered.get(name) is cls:
         return cls
     own = f"{cls.__module__}:{cls.__qualname__}"  # a package may name its class as an entry point, and register it, too

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject, listed
 from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe
+
+logger = logging.getLogger("hf_condense")
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,14 @@ class Baselines:
         """Return some times as many random rows of each class as the set stores, or all that the class has."""
         available = self.real.images.counts
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
+        if scarce := sum(rows[c] < times * n for c, n in self._rows_per_class.items()):
+            logger.warning(
+                "%d of %d classes have fewer real rows than random rows should be, %d for each that the set stores; "
+                "of these, all are taken",
+                scarce,
+                len(rows),
+                times,
+            )
         return RandomRows(self.real, rows, self._num_classes, self.seed)
 
     def _drawn(self, name: str, images: RandomRows | LabelledRows | StoredRows) -> Contender:

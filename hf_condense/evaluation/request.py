@@ -93,8 +93,8 @@ class Request:
             ipc=_ipc(ipc),
             network_seeds=_network_seeds(seeds),
             baselines=_baselines(baselines),
-            compile=compile,
-            seed=integer("seed", seed),
+            compile=compile if compile == "auto" else bool(compile),
+            seed=integer("seed", seed, least=0),
         )
 
     def shared_training(self, train: object) -> TrainingRecipe:

@@ -59,7 +59,7 @@ class Selection:
             if n > counts[c]:
                 raise ValueError(
                     f"baseline {method!r} should choose {n} rows of class {self.source.class_names[c]!r}, "
-                    f"but source has {counts[c]}; leave it out of baselines"
+                    f"but source has {counts[c]} to choose from; leave it out of baselines"
                 )
         cls = get_method(method)
         assert issubclass(cls, Selector)

@@ -30,6 +30,7 @@ AUGMENT_HELP = (
 # What gives options of soft labels an effect.
 _SOFT = {"soft_labels": ("teacher", "learned")}
 _LEARNED = {"soft_labels": ("learned",)}
+_TEACHER = {**_SOFT, "labels_from": ("teacher",)}
 
 
 @dataclass(frozen=True)
@@ -65,12 +66,12 @@ class ImageConfig(MethodConfig):
         choices=("none", "teacher"),
     )
     temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0, needs=_SOFT)
-    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1, needs=_SOFT)
+    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1, needs=_TEACHER)
     early_teacher: bool = option(
         False,
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
         "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
-        needs={**_SOFT, "labels_from": ("teacher",)},
+        needs=_TEACHER,
     )
 
 
@@ -85,7 +86,12 @@ class LearnedLabelConfig(ImageConfig):
         "the images.",
         choices=("none", "teacher", "learned"),
     )
-    lr_label: float = option(1.0, "Learning rate of learned soft labels (logits).", gt=0, needs=_LEARNED)
+    lr_label: float = option(
+        1.0,
+        "Learning rate of learned soft labels (logits); it is multiplied by expand, as losses are means over rows.",
+        gt=0,
+        needs=_LEARNED,
+    )
     momentum_label: float | None = option(
         None, "Momentum of learned soft labels, in [0, 1); None: that of the images.", ge=0, lt=1, needs=_LEARNED
     )
@@ -136,7 +142,9 @@ class ImageMethod(Method[ImageT]):
         """Return the optimiser of the images and of learned soft labels."""
         optimiser = super().optimiser(run)
         if isinstance(self.config, LearnedLabelConfig) and self.config.soft_labels == "learned":
-            group: dict[str, Any] = {"params": [run.synthetic.soft_labels], "lr": self.config.lr_label}
+            # Losses are means over rows: where an image of the budget gives several, each has a share of the gradient.
+            rate = self.config.lr_label * run.decoder.expand
+            group: dict[str, Any] = {"params": [run.synthetic.soft_labels], "lr": rate}
             if self.config.momentum_label is not None:
                 group["momentum"] = self.config.momentum_label
             optimiser.add_param_group(group)

@@ -65,9 +65,18 @@ class SiameseMethod(ImageMethod[ConfigT]):
         rows = run.real_batch(classes, self.config.batch_real, draw)  # (k, B, C, H, W)
         return self.augmented(run, rows.flatten(0, 1), torch.tensor(classes).repeat_interleave(rows.shape[1]), draw)
 
-    def synthetic_rows(self, run: Run, classes: Sequence[int], draw: int) -> tuple[Tensor, Tensor]:
-        """Return the decoded synthetic rows of a draw under its augmentation, and their labels."""
-        numbers = self.row_numbers(run, classes, draw)
+    def synthetic_rows(
+        self, run: Run, classes: Sequence[int], draw: int, *, rows_of: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return decoded synthetic rows under the augmentation of a draw, and their labels.
+
+        Args:
+            run: The run.
+            classes: The classes.
+            draw: Number of the draw whose augmentation is taken.
+            rows_of: Number of the draw whose rows are taken (`row_numbers`); None: the same.
+        """
+        numbers = self.row_numbers(run, classes, draw if rows_of is None else rows_of)
         rows, labels = run.synthetic.at(numbers)
         return self.augmented(run, rows, run.synthetic.classes_of(numbers), draw), labels
 
@@ -261,9 +270,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             self._load_networks(run, network_draw)
         draw = network_draw if self.config.reuse_real else t
         for classes in run.chunks():
-            numbers = self.row_numbers(run, classes, t)
-            rows, labels = run.synthetic.at(numbers)
-            rows = self.augmented(run, rows, run.synthetic.classes_of(numbers), draw)
+            rows, labels = self.synthetic_rows(run, classes, draw, rows_of=t)
             chunk = Chunk(run, classes, draw)
             real = self._real_summary(chunk)
             loss = self.discrepancy(chunk, real, run.embed(rows), labels)
@@ -298,7 +305,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
         if self._summaries is not None:
             return self._summaries.get(key, make)
-        self._summaries, self._plan = KeptTensors(*self._limit(chunk.run)), chunk.run.plan
+        self._summaries, self._plan = self._kept_tensors(chunk.run), chunk.run.plan
         summary = self._summaries.get(key, make)
         if self.config.draws is not None:
             size = self.config.draws * summary.nbytes * sum(1 for _ in chunk.run.chunks())
@@ -318,13 +325,13 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         with seeded_globals(run.seed, "real embeddings", chunk.draw, chunk.classes[0], devices=[run.device]):
             return self._new_summary(chunk)
 
-    def _limit(self, run: Run) -> tuple[int, Callable[[int], object]]:
-        """Return how many bytes of summaries may be kept, and what says that they are not enough."""
+    def _kept_tensors(self, run: Run) -> KeptTensors:
+        """Return a place for summaries, with a limit of bytes, which says so when they are not enough."""
         limit = memory_budget(run.device) // 2
         if run.device.type == "cpu":
             limit //= run.accelerator.num_processes
         if self.config.draws is None:  # one draw, so that nothing needs to be said
-            return limit, lambda count: None
+            return KeptTensors(limit, lambda count: None)
         chunks = max(1, sum(1 for _ in run.chunks()))
 
         def warn(count: int) -> None:
@@ -336,7 +343,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
                 byte_text(limit),
             )
 
-        return limit, warn
+        return KeptTensors(limit, warn)
 
     def _calibration(self, chunk: Chunk, t: int) -> Loss:
         """Return the weighted cross-entropy of the trained network on the synthetic rows of a chunk.
@@ -345,8 +352,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """
         run = chunk.run
         numbers = self.row_numbers(run, chunk.classes, t)
-        labels = run.synthetic.classes_of(numbers)
-        rows = self.augmented(run, run.synthetic.at(numbers)[0], labels, chunk.draw)
+        labels = run.synthetic.classes_of(numbers)  # on the CPU, so that nothing waits for a GPU
+        rows, _ = self.synthetic_rows(run, chunk.classes, chunk.draw, rows_of=t)
         logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
         targets = run.synthetic.targets_at(numbers, self.loss_temperature)
         loss = self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)

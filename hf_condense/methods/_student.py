@@ -423,9 +423,9 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         clips, storage = run.decoder.frame.clip, run.decoder.name
         if config.zca and (clips or not run.decoder.can_be_whitened):
             raise ValueError(
-                "zca=True learns images in whitened space, where pixels have no valid range and patches no meaning. "
-                f"It requires pixel_range='free' and storage='pixels'; got {'valid' if clips else 'free'!r} and "
-                f"{storage!r}. Pass these values, or zca=False (a preset may have set zca=True)"
+                "zca=True learns images in whitened space, where pixels have no valid range and other storage forms no "
+                f"meaning. It requires pixel_range='free' and storage='pixels'; got {'valid' if clips else 'free'!r} "
+                f"and {storage!r}. Pass these values, or zca=False (a preset may have set zca=True)"
             )
 
     def _check_starts(self) -> None:

@@ -203,7 +203,12 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         needs=_BESIDE,
     )
     batch_real: int = option(
-        256, "Real images per class and step for the added objective.", ge=1, role="batch_real", tiny=6
+        256,
+        "Real images per class and step for the added objective.",
+        ge=1,
+        role="batch_real",
+        tiny=6,
+        needs=_BESIDE,
     )
 
 

@@ -41,12 +41,9 @@ class MultiFormationConfig(GradientMatchingConfig):
         "Parameters whose gradients are compared: 'all', or 'convolutions' (the weights of convolutions alone).",
         choices=("all", "convolutions"),
     )
-    outer_loop: int | None = option(100, "Updates of the images per network; None: a number that depends on ipc.", ge=1)
-    inner_loop: int | None = option(
-        8,
-        "Updates of the network, with batches of real rows, after each update of the images; None: a number that "
-        "depends on ipc.",
-        ge=0,
+    outer_loop: int = option(100, "Updates of the images per network.", ge=1)
+    inner_loop: int = option(
+        8, "Updates of the network, with batches of real rows, after each update of the images.", ge=0
     )
     batch_net: int = option(64, "Real images per update of the network in the inner loop.", ge=1)
     cutmix: float = option(0.5, "Share of the updates of the inner loop that use CutMix, in [0, 1].", ge=0, le=1)
@@ -112,7 +109,7 @@ class MultiFormationMatching(GradientMatching):
         cost="that of dc, with an inner loop on real rows",
     )
     version: ClassVar[int] = 2
-    Config = MultiFormationConfig
+    Config = MultiFormationConfig  # type: ignore[assignment]  # the lengths of its loops are never None
     config: MultiFormationConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps on 20 networks, factor 2: a hundredth of the paper's; not measured.", _default),

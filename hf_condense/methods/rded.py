@@ -30,6 +30,10 @@ _ROWS = 16  # rows of the set that a process labels at a time
 # exactly 64, which was not measured, the paper's preset differs: the authors take one crop for Tiny ImageNet.
 _MOSAIC_SIDE = 64
 
+# What gives options an effect: soft labels, and a teacher that is trained here.
+_SOFT = {"soft_labels": ("teacher",)}
+_OWN_TEACHER = {"teacher": (None,)}
+
 
 @dataclass(frozen=True)
 class RealisticConfig(MethodConfig):
@@ -45,8 +49,9 @@ class RealisticConfig(MethodConfig):
         f"Side of the images on which a teacher is trained, in pixels; None: {TEACHER_SIDE}, or that of the images if "
         "they are smaller. Larger ones cost more.",
         ge=8,
+        needs=_OWN_TEACHER,
     )
-    teacher_updates: int = option(2000, "Updates of the training of a teacher.", ge=1, tiny=3)
+    teacher_updates: int = option(2000, "Updates of the training of a teacher.", ge=1, tiny=3, needs=_OWN_TEACHER)
     mosaic: int | None = option(
         None,
         f"Crops along each side of an image; None: 2 for images of {_MOSAIC_SIDE} pixels or more that are stored as "
@@ -70,10 +75,10 @@ class RealisticConfig(MethodConfig):
     soft_labels: str = option(
         "teacher", "'teacher': store the teacher's labels for views of the images.", choices=("none", "teacher")
     )
-    temperature: float = option(20.0, "Temperature of the soft labels in training.", gt=0)
-    views: int = option(10, "Random crops of every image that are labelled.", ge=1, le=MOST_VIEWS, tiny=2)
-    top_k: int = option(10, "Logits that are stored for each view; the others share what is left.", ge=1)
-    view_area: float = option(0.5, "Smallest share of the area of a view, in (0, 1].", gt=0, le=1)
+    temperature: float = option(20.0, "Temperature of the soft labels in training.", gt=0, needs=_SOFT)
+    views: int = option(10, "Random crops of every image that are labelled.", ge=1, le=MOST_VIEWS, tiny=2, needs=_SOFT)
+    top_k: int = option(10, "Logits that are stored for each view; the others share what is left.", ge=1, needs=_SOFT)
+    view_area: float = option(0.5, "Smallest share of the area of a view, in (0, 1].", gt=0, le=1, needs=_SOFT)
 
 
 def _values(task: Task) -> dict[str, Any]:

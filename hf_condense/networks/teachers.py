@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -65,13 +66,14 @@ class Teacher:
 
         Raises:
             TypeError: If `predict` cannot be called.
-            ValueError: If a name of a class comes twice, or a standard deviation is not positive.
+            ValueError: If a name of a class comes twice, a standard deviation is not positive, or the size is neither
+                a side nor (height, width).
         """
         if not callable(predict):
             raise TypeError(
                 f"a teacher should be a function or a module; got {predict!r:.80} ({type(predict).__name__})"
             )
-        self.predict = predict.eval().requires_grad_(False) if isinstance(predict, nn.Module) else predict
+        self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
         self.classes = tuple(map(str, classes))
         if len(set(self.classes)) < len(self.classes) or not self.classes:
             raise ValueError(f"the classes of a teacher should have different names; got {list(self.classes)!r:.200}")
@@ -79,7 +81,9 @@ class Teacher:
         self.mean, self.std = (torch.atleast_1d(torch.tensor(value, dtype=torch.float32)) for value in (mean, std))
         if not bool((self.std > 0).all()):
             raise ValueError(f"std of a teacher should be positive; got {std!r}")
-        size = image_size if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        size = tuple(image_size) if isinstance(image_size, (tuple, list)) else (image_size, image_size)
+        if len(size) != 2:
+            raise ValueError(f"image_size should be a side or (height, width); got {image_size!r}")
         self.image_size = None if image_size is None else tuple(integer("image_size", side, least=1) for side in size)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Teacher:
@@ -143,12 +147,15 @@ class Teacher:
         Raises:
             ImportError: If transformers is not installed.
             OSError: If there is no such model.
+            ValueError: If its processor does to pictures what a teacher does not, such as another order of channels.
         """
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
         model = AutoModelForImageClassification.from_pretrained(path)
         processor = AutoImageProcessor.from_pretrained(path).to_dict()
-        size = processor.get("crop_size") or processor.get("size") or {}
+        _check_processor(processor, str(path))
+        crops = processor.get("do_center_crop", True) and processor.get("crop_size")
+        size = processor["crop_size"] if crops else processor.get("size") or {}
         side = size.get("shortest_edge")
         image_size = (int(size["height"]), int(size["width"])) if "height" in size else side
         normalises = processor.get("do_normalize", True)
@@ -156,8 +163,8 @@ class Teacher:
             model,
             [model.config.id2label[i] for i in range(model.config.num_labels)],
             name=name or Path(path).name,
-            mean=processor["image_mean"] if normalises else 0.0,
-            std=processor["image_std"] if normalises else 1.0,
+            mean=processor.get("image_mean", 0.0) if normalises else 0.0,
+            std=processor.get("image_std", 1.0) if normalises else 1.0,
             image_size=image_size,
         )
 
@@ -263,6 +270,20 @@ def weights_hash(weights: Iterable[dict[str, Tensor]], *names: str) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _check_processor(processor: dict[str, Any], path: str) -> None:
+    """Raise `ValueError` if a processor of transformers does more than resize, crop and normalise pixels in [0, 1]."""
+    other = {name: processor.get(name) for name in ("do_flip_channel_order", "include_top", "rescale_offset")}
+    other = {name: value for name, value in other.items() if value}
+    if processor.get("do_rescale", True) and not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
+        other["rescale_factor"] = processor["rescale_factor"]
+    if other:
+        listed = ", ".join(f"{name}={value!r}" for name, value in other.items())
+        raise ValueError(
+            f"the processor of {path!r} has {listed}, which Teacher.from_transformers does not do; pass a function "
+            "that does: Teacher(predict, classes)"
+        )
 
 
 def _load_weights(net: nn.Module, file: Path, name: str) -> None:

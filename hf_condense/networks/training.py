@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -244,7 +245,7 @@ def _follow(
     if chunk < batch and has_batch_statistics(net):
         raise ValueError(f"a network with batch statistics must see a whole batch of {batch}; got chunk={chunk}")
     updates = recipe.updates(rows, max_updates)
-    drops = {int(fraction * updates) for fraction in recipe.milestones}
+    drops = Counter(max(1, int(fraction * updates)) for fraction in recipe.milestones)
     optimiser = _optimiser(net, recipe)
     rate = recipe.lr
     add_gradient = _GradientByChunks(net, chunk, _sharing(accelerator, math.ceil(batch / chunk)))
@@ -253,7 +254,7 @@ def _follow(
     with seeded_globals(*keys[0], "training", devices=[_device(net)]):
         for t, batches in enumerate(zip(*orders, strict=True)):
             if t in drops:
-                rate *= recipe.gamma
+                rate *= recipe.gamma ** drops[t]
                 if recipe.restart_optimiser:
                     optimiser.state.clear()
             for group in optimiser.param_groups:

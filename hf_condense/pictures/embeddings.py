@@ -37,6 +37,8 @@ def embedding_scatter(
     max_classes: int = 10,
     seed: int = 0,
     file: str | Path | None = None,
+    cache: bool = True,
+    progress: bool = False,
 ) -> Figure:
     """Return the embeddings of real and synthetic rows in the plane of their two main directions.
 
@@ -51,6 +53,8 @@ def embedding_scatter(
         max_classes: Largest number of classes to show, in label order, >= 1.
         seed: Seed of the weights and of the real rows.
         file: File to save the figure to, or None.
+        cache: Keep decoded images of `source` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
+        progress: Show a progress bar while they are decoded.
 
     Raises:
         ValueError: If there is no source, it lacks a class of the set, or a number is too small.
@@ -59,7 +63,7 @@ def embedding_scatter(
         raise ValueError(
             f"per_class and max_classes should be >= 1 and updates >= 0; got {per_class}, {max_classes} and {updates}"
         )
-    real, names = real_source(small, source), small.recipe.class_names
+    real, names = real_source(small, source, cache=cache, progress=progress), small.recipe.class_names
     images, labels = small.synthetic.decoded()
     classes = labels.unique()[:max_classes].tolist()
     channels, height, width = real.image_shape

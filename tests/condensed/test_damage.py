@@ -439,6 +439,14 @@ def test_numbers_too_large_to_be_decoded_raise_format_error(packed, tmp_path: Pa
         load_condensed(write_set(tmp_path / "set", files))
 
 
+def test_networks_that_are_too_large_to_be_decoded_raise_format_error(packed, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr("hf_condense.condensed.untrusted._MAX_ROW_BYTES", 4 * 3 * 8 * 8 - 1)
+    with pytest.raises(
+        CondensedFormatError, match=r"takes tensors of .* to decode a row .* accept 767\. A larger expand"
+    ):
+        load_condensed(write_set(tmp_path / "set", packed["siren"]))
+
+
 def test_set_that_decodes_into_too_many_bytes_raises_format_error(packed, tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr("hf_condense.condensed.untrusted._MAX_DECODED_BYTES", 4 * 3 * 8 * 8 * 48 - 1)
     with pytest.raises(CondensedFormatError, match=r"decodes into 36,864 bytes of float32 .* accept 36,863"):

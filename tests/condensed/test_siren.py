@@ -99,7 +99,12 @@ def test_network_of_zeros_gives_its_last_bias() -> None:
 def test_fresh_weights_lie_within_the_bounds_of_the_paper() -> None:
     form = Siren((3, 32, 32), 9)
     fresh, width = form._fresh(500, torch.Generator().manual_seed(0)), 15
-    bounds = {"first matrix": (0, 2 * width, 1 / 2), "second matrix": (3 * width, width**2, math.sqrt(6 / width) / 10)}
+    bounds = {
+        "first matrix": (0, 2 * width, 1 / 2),
+        "first bias": (2 * width, width, 1 / math.sqrt(2)),
+        "second matrix": (3 * width, width**2, math.sqrt(6 / width) / 10),
+        "second bias": (3 * width + width**2, width, 1 / math.sqrt(width)),
+    }
     for start, count, bound in bounds.values():
         part = fresh[:, start : start + count]
         assert 0.99 * bound < float(part.abs().max()) <= bound
@@ -269,3 +274,18 @@ def test_fits_are_cut_by_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_image_too_small_for_a_network_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"needs images of at least \d+ numbers; .* have 9\. Pass storage='pixels'"):
         Siren.settle_expand(None, (1, 3, 3), 1)
+
+
+@pytest.mark.parametrize("form", [Siren((3, 32, 32), 37), Siren((3, 32, 32), 1), Siren((1, 64, 48), 2)])
+def test_bytes_of_decoding_are_those_of_the_widest_layer(form: Siren, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    multiply = torch.baddbmm
+
+    def measured(*tensors: Tensor) -> Tensor:
+        values = multiply(*tensors)
+        sizes.append(values.nbytes // 2)
+        return values
+
+    monkeypatch.setattr(torch, "baddbmm", measured)
+    form.decode({"weights": form._fresh(2, torch.Generator().manual_seed(0))})
+    assert max(sizes) == form.decoding_bytes()

@@ -54,6 +54,7 @@ def test_what_the_caller_says_about_the_pool_decides() -> None:
     assert "networks" not in choose_for(budget=1, given={"calibration": 0}).values, "no calibration asks for no pool"
     without = choose_for(budget=15, given={"calibration": 0}).values
     assert (without["networks"], without["calibration"]) == ("pool", 0)
+    assert without["steps"] > choose_for(budget=15).values["steps"], "without calibration a step costs less"
     for option in ({"lr_pool": 0.1}, {"augment_pool": "color"}, {"cutmix_pool": 0.5}):
         assert choose_for(budget=1, given=option).values["networks"] == "pool"
     large = choose_for(budget=15, given={"pool_size": 30})
@@ -135,7 +136,7 @@ def test_teacher_and_pictures_of_composed_images_grow_with_the_budget() -> None:
 
 @pytest.mark.parametrize("given", [{"steps": 2}, {"preset": "quick"}, {"ipm": 2}])
 def test_options_of_learning_are_followed_for_large_images(given: dict) -> None:
-    assert check_request("auto", given.pop("preset", None), given, given.pop("steps", None)) == ("m3d",)
+    assert check_request("auto", given.pop("preset", None), given, {"steps": given.pop("steps", None)}) == ("m3d",)
 
 
 def test_options_of_composing_are_followed_for_small_images() -> None:
@@ -219,6 +220,7 @@ def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:
 def test_teacher_of_the_caller_is_not_told_as_one_that_is_trained() -> None:
     reason = choose_for(size=224, given={"teacher": "folder"}).reason
     assert "the teacher that was passed" in reason
+    assert "teacher_updates" not in choose_for(size=224, given={"teacher": "folder"}).values
     assert "updates" not in reason
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import resource
 import signal
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors import safe_open
 
-from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.errors import NonFiniteLossError, RunInterrupted
 from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
@@ -157,6 +158,22 @@ def test_set_is_not_lost_to_a_disk_that_is_full_at_the_last_step(
     assert message.startswith("the checkpoint of step 6 was not written, and the run goes on: no space left while")
     assert "choose another place" in message
     assert "cache" not in message
+
+
+@pytest.mark.parametrize(
+    ("every", "message"), [(2, "the checkpoint of step 2 in .* is kept"), (3, "no checkpoint had been written")]
+)
+def test_message_of_a_run_that_fails_names_a_checkpoint_that_was_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, every: int, message: str
+) -> None:
+    def fill_the_disk_and_spoil_the_set(run: Run, done: int, loss: float) -> None:
+        if done == 3:
+            monkeypatch.setattr(os, "fsync", refuse_to_sync)
+        if done == 5:
+            next(iter(run.synthetic.parameters().values())).data.fill_(math.nan)
+
+    with pytest.raises(NonFiniteLossError, match=message):
+        condense(checkpoint_dir=tmp_path, checkpoint_every=every, callbacks=[fill_the_disk_and_spoil_the_set])
 
 
 def test_disk_that_is_full_for_a_while_costs_a_checkpoint_and_not_the_run(

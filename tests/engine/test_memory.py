@@ -239,7 +239,7 @@ def test_rows_decoded_some_at_a_time_equal_all(storage: str, monkeypatch: pytest
     small = condense("dm", steps=1, batch_real=4, storage=storage)
     tensors, decoder = small.synthetic, small.synthetic.decoder
     whole = decoder.decode(tensors.stored)
-    monkeypatch.setattr(base, "_IMAGE_BYTES", 3 * 4 * 3 * 64)
+    monkeypatch.setattr(base, "_DECODED_AT_ONCE", 3 * 4 * 3 * 64)
     torch.testing.assert_close(decoder.images(tensors.stored, None, len(whole)), whole, atol=1e-6, rtol=0)
     rows = torch.tensor([5, 1, 0, 4])
     torch.testing.assert_close(decoder.images(tensors.stored, rows, len(whole)), whole[rows], atol=1e-6, rtol=0)

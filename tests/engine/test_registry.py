@@ -141,6 +141,13 @@ def test_another_class_of_the_same_name_raises_value_error() -> None:
         register_method(type("Other", (FirstRows,), {}))
 
 
+@pytest.mark.parametrize("name", ["data_free", "my_test", "a" * 60])
+def test_name_after_which_no_set_can_be_named_raises_value_error(name: str) -> None:
+    with pytest.raises(ValueError, match="the name of a method begins those of its sets: config name"):
+        register_method(FirstRows, name)
+    assert name not in [info.name for info in list_methods()]
+
+
 @pytest.mark.parametrize("name", ["First", "first-rows", "1st", "a b", "../x"])
 def test_name_with_other_characters_raises_value_error(name: str) -> None:
     with pytest.raises(ValueError, match="lower case letters, digits and _; got"):

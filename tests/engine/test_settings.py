@@ -158,6 +158,20 @@ def test_store_dtype_of_the_caller_wins_over_the_preset() -> None:
             r"lr_label=9.0 has .*; it needs soft_labels='learned'",
         ),
         ("esp", None, {"beside_weight": 2.0}, r"has no effect with beside='none'; it needs beside='dm' or 'm3d'\."),
+        ("esp", None, {"batch_real": 9}, r"batch_real=9 has no effect with beside='none'; it needs beside="),
+        (
+            "esp",
+            None,
+            {"teacher_updates": 9, "soft_labels": "teacher", "labels_from": "experts"},
+            r"teacher_updates=9 has no effect with labels_from='experts'; it needs labels_from='teacher'\.",
+        ),
+        (
+            "rded",
+            None,
+            {"views": 3, "soft_labels": "none"},
+            r"views=3 has .* soft_labels='none'; it needs soft_labels=",
+        ),
+        ("rded", None, {"teacher": "folder", "teacher_size": 9}, r"teacher_size=9 has .*; it needs teacher=None\."),
         ("ncfm", None, {"momentum": 0.9}, r"momentum=0.9 has no effect with optimiser='adamw'; .* leave momentum out"),
     ],
 )

@@ -54,7 +54,8 @@ ON_THE_CPU = ("dm", "m3d", "dc", "idc")  # cases that run once more with the sou
 
 def condense(method: str, ipc: Any = 2, **options: Any) -> Any:
     base = {"network": "convnet-w8-d1", "compile": False, "progress": False, "cache": False, "steps": 3}
-    if "batch_real" in get_method(method).Config.__dataclass_fields__:
+    config = get_method(method).Config
+    if "batch_real" in config.__dataclass_fields__ and config.unmet_need("batch_real", options) is None:
         base["batch_real"] = 6
     return condense_dataset(TOY, method, ipc, **{**base, **options})
 

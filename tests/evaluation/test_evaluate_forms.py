@@ -101,10 +101,16 @@ def test_baseline_of_all_rows_is_what_a_run_starts_from(
     assert len(set(images)) == 3 * expand
 
 
-def test_classes_with_few_rows_repeat_them(toy: Dataset, trainings: list[Training]) -> None:
+def test_classes_with_few_rows_repeat_them(
+    toy: Dataset, trainings: list[Training], caplog: pytest.LogCaptureFixture
+) -> None:
     few = toy.select(range(9))  # three rows of each class
     small = start(few, "dct", 8)
     scores = rows_of(run(small, toy, seeds=1, epochs=1))
+    told = [
+        text for text in caplog.messages if "3 of 3 classes have fewer real rows than random rows should be, 8" in text
+    ]
+    assert len(told) == 1
     assert {name: score.rows for name, score in scores.items()} == {
         "dm_ipc1_dct8": 24,
         "random": 3,

@@ -74,6 +74,14 @@ def test_a_step_of_the_paper_preset_goes_about_as_far_as_an_iteration_of_the_aut
     assert path(config.lr_img, ours) == pytest.approx(path(0.001, theirs), rel=0.1)
 
 
+@pytest.mark.parametrize("classes", [10, 200])
+def test_a_step_of_the_paper_preset_decays_as_much_as_an_iteration_of_the_authors(classes: int) -> None:
+    """Each of their two steps per class takes away the rate times 5e-4 of a number."""
+    task = Task(10, classes, (3, 64, 64), 0.25)
+    config = CharacteristicMatchingConfig.build(settle(get_method("ncfm"), "paper", {}, task).options)
+    assert config.lr_img * config.weight_decay == pytest.approx(2 * classes * 0.001 * 5e-4)
+
+
 @pytest.mark.slow
 def test_ncfm_beats_random_rows_on_digits() -> None:
     ds = load_demo()

@@ -161,3 +161,16 @@ def test_gradients_are_matched_along_a_thousand_networks_and_by_default_a_fifth_
     task = Task(ipc, 10, (3, 32, 32))
     steps = {preset: settled(method, preset, task)[1].steps for preset in ("paper", "default")}
     assert steps == {"paper": 1000 * loops(ipc)[0], "default": 200 * loops(ipc)[0]}
+
+
+@pytest.mark.parametrize("method", ["dm", "m3d", "dance", "ncfm"])
+def test_quick_runs_in_frequencies_take_four_times_the_rate(method: str) -> None:
+    for task in TASKS[:2]:
+        rates = {
+            storage: get_method(method)
+            .Config.build(settle(get_method(method), "quick", {"storage": storage}, task).options)
+            .lr_img
+            for storage in ("pixels", "patches", "dct")
+        }
+        assert rates["dct"] == pytest.approx(4 * rates["pixels"])
+        assert rates["patches"] == rates["pixels"]

@@ -1,13 +1,14 @@
 """Classifiers of the user's own: their classes are matched by name, or they are refused."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from hf_condense import Teacher
-from hf_condense.networks.teachers import resize
+from hf_condense.networks.teachers import _check_processor, resize
 
 COLOURS = ["red", "green", "blue"]
 PIXELS = torch.eye(3).reshape(3, 3, 1, 1).expand(-1, -1, 4, 4)  # one image of each colour
@@ -74,11 +75,17 @@ class TestImages:
         logits = Teacher(means, COLOURS, mean=[0.0, 0.0, 0.0]).logits(torch.full((2, 1, 4, 4), 0.5))
         torch.testing.assert_close(logits, torch.full((2, 3), 0.5))
 
-    def test_module_is_evaluated_and_not_trained(self) -> None:
+    def test_module_is_evaluated_and_can_be_trained_further(self) -> None:
         net = nn.Sequential(nn.Dropout(0.5), nn.Flatten(), nn.Linear(48, 3))
         teacher = Teacher(net.train(), COLOURS)
         assert torch.equal(teacher.logits(PIXELS), teacher.logits(PIXELS))
-        assert not any(p.requires_grad for p in net.parameters())
+        assert not teacher.logits(PIXELS).requires_grad
+        assert all(p.requires_grad for p in net.parameters())
+
+    @pytest.mark.parametrize("size", [(8,), (1, 2, 3)])
+    def test_size_of_other_than_two_sides_raises_value_error(self, size: tuple[int, ...]) -> None:
+        with pytest.raises(ValueError, match=r"image_size should be a side or \(height, width\); got \("):
+            Teacher(means, COLOURS, image_size=size)
 
     def test_output_of_another_shape_raises_value_error(self) -> None:
         with pytest.raises(ValueError, match=r"should return logits \(3, 2\); it returned \(3, 3\)"):
@@ -158,3 +165,12 @@ class TestLibraries:
         with torch.no_grad():
             expected = net((pixels - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / 0.5).logits
         torch.testing.assert_close(teacher.logits(pixels), expected)
+
+    @pytest.mark.parametrize(
+        "processor", [{"do_flip_channel_order": True}, {"include_top": True}, {"rescale_factor": 1 / 127.5}]
+    )
+    def test_processor_that_does_more_to_pictures_raises_value_error(self, processor: dict[str, Any]) -> None:
+        (name,) = processor
+        with pytest.raises(ValueError, match=rf"the processor of 'mine' has {name}=.*Teacher\(predict, classes\)"):
+            _check_processor(processor, "mine")
+        _check_processor({"do_rescale": True, "rescale_factor": 1 / 255, "do_flip_channel_order": False}, "mine")

@@ -150,8 +150,9 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     scenario, memory = SCENARIOS[name]
     settings = {"network": "convnet-w8-d1", "compile": False, "progress": False, **scenario}
     method = settings.pop("method", "dm")
+    config = get_method(method).Config
     for option, value in (("steps", 4), ("batch_real", 6)):
-        if option in get_method(method).Config.__dataclass_fields__:
+        if option in config.__dataclass_fields__ and config.unmet_need(option, settings) is None:
             settings.setdefault(option, value)
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     original, build.memory_budget = build.memory_budget, lambda device: memory[rank]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from hf_condense.base.devices import graph_bytes
 
-_IMAGE_BYTES = 2**24  # of the rows that are decoded at a time; coordinate networks need some twenty times as much
+_DECODED_AT_ONCE = 2**24  # bytes of the largest tensor while rows are decoded; several such tensors are alive
 
 Layout = dict[str, tuple[str, list[int]]]
 """The safetensors type (`"F32"`, `"I32"` or `"I64"`) and the shape of every tensor, by name."""
@@ -230,12 +230,16 @@ class Decoder(ABC):
         Returns:
             (n, C, H, W).
         """
-        size = max(1, _IMAGE_BYTES // (4 * math.prod(self.image_shape)))
+        size = max(1, _DECODED_AT_ONCE // self.decoding_bytes())
         if (total if rows is None else len(rows)) <= size:
             return self.in_frame(self.frame.of_rows(rows)).decode(stored, rows)
         if rows is None:
             rows = torch.arange(total, device=next(iter(stored.values())).device)
         return torch.cat([self.images(stored, part, total) for part in rows.split(size)])
+
+    def decoding_bytes(self) -> int:
+        """Return the bytes of the largest tensor while a row is decoded without a graph; default: of the image."""
+        return 4 * math.prod(self.image_shape)
 
     def row_bytes(self) -> int:
         """Return how many bytes decoding a row keeps for its backward pass."""

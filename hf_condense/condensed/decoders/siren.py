@@ -134,6 +134,11 @@ class Siren(Decoder):
         weights = stored["weights"] if rows is None else stored["weights"].index_select(0, rows)
         return self.frame.clip_images(self._evaluate(weights))
 
+    def decoding_bytes(self) -> int:
+        """Return the bytes of the largest tensor while a row is decoded: the values of a layer at every pixel."""
+        channels, height, width = self.image_shape
+        return 4 * max(channels, self.width) * height * width
+
     def layout(self, entries: int, classes: int) -> Layout:
         """Return the layout of `weights`: (entries, P)."""
         return {"weights": ("F32", [entries, _size(self.image_shape, self.width)])}
