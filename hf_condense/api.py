@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
-from hf_condense.base.cache import cache_enabled, explained_access
+from hf_condense.base.cache import cache_enabled
 from hf_condense.base.checks import byte_count, integer
 from hf_condense.base.compiled_code import removes_unfinished_code
-from hf_condense.base.devices import CompileOption, limited_memory
+from hf_condense.base.devices import CompileOption
+from hf_condense.base.files import explained_access
 from hf_condense.base.interrupts import Interrupts
+from hf_condense.base.memory import limited_memory
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce

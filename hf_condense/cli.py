@@ -94,7 +94,7 @@ def _is_of_user(error: Exception) -> bool:
     """Return whether the message of an error tells its user what is wrong, as it does where memory is short."""
     if isinstance(error, _USER_ERRORS) or "torch" not in sys.modules:
         return isinstance(error, _USER_ERRORS)
-    from hf_condense.base.devices import is_out_of_memory
+    from hf_condense.base.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 
@@ -302,7 +302,7 @@ def run(
     from datasets import DatasetDict
 
     from hf_condense import condense_dataset
-    from hf_condense.base.cache import check_place
+    from hf_condense.base.files import check_place
 
     place = out or Path("condensed") / Path(dataset).resolve().name
     if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet

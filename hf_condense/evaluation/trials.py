@@ -19,9 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
-from hf_condense.base.devices import CompileOption, compiling_pays, is_out_of_memory
+from hf_condense.base.cache import cache_enabled, content_key
+from hf_condense.base.devices import CompileOption, compiling_pays
 from hf_condense.base.errors import plain_text
+from hf_condense.base.files import atomic_file
+from hf_condense.base.memory import is_out_of_memory
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key

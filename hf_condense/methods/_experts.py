@@ -21,9 +21,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from hf_condense.base.cache import cache_enabled, cache_folder, content_key, write_tensors
+from hf_condense.base.cache import cache_enabled, content_key
 from hf_condense.base.devices import compiling_pays
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.files import write_tensors
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.engine.method import option

@@ -23,17 +23,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hf_condense.base.cache import (
-    cache_enabled,
-    cache_folder,
-    content_key,
-    explained_access,
-    folder_size,
-    new_folder,
-    remove_folder,
-)
+from hf_condense.base.cache import cache_enabled, content_key
 from hf_condense.base.checks import integer
-from hf_condense.base.devices import free_memory, to_device
+from hf_condense.base.devices import to_device
+from hf_condense.base.files import explained_access, folder_size, new_folder, remove_folder
+from hf_condense.base.memory import free_memory
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.source.chosen import ChosenImages

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_condense.base.cache import atomic_file, new_folder
+from hf_condense.base.files import atomic_file, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534

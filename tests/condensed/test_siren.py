@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.decoders import PIXELS, Frame, Origin
 from hf_condense.condensed.decoders.siren import Siren, _size
 from hf_condense.engine.checkpoint import load_optimiser, optimiser_tensors

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hf_condense.base.checks import byte_count
-from hf_condense.base.devices import free_memory, is_out_of_memory, limited_memory, memory_budget
+from hf_condense.base.memory import free_memory, is_out_of_memory, limited_memory, memory_budget
 from hf_condense.condensed.decoders import DECODERS, base
 from hf_condense.engine.checkpoint import FILE_NAME
 from hf_condense.engine.plan import Plan

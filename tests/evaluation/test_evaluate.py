@@ -15,7 +15,7 @@ import torch
 import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import condense_dataset, register_method
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 from hf_condense.engine.registry import unregister_method

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense import condense_dataset
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task

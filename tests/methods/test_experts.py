@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import hf_condense.methods._experts as experts_module
-from hf_condense.base.cache import cache_folder
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine.run import Run
 from hf_condense.methods._experts import ExpertConfig, Experts, recorded_experts
 from hf_condense.methods.mtt import TrajectoryMatching

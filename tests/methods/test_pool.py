@@ -12,8 +12,8 @@ from torch import nn
 
 import hf_condense.methods._experts as experts_module
 import hf_condense.methods._siamese as siamese_module
-from hf_condense.base.cache import cache_folder
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine import build
 from hf_condense.engine.run import Run
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, pool_recipe, recorded_pool

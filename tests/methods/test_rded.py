@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.rng import keyed_generator
 from hf_condense.cli_text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.devices import limited_memory
+from hf_condense.base.memory import limited_memory
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.views import ViewLabels, random_crops
 from hf_condense.networks import together

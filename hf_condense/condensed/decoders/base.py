@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.devices import graph_bytes
+from hf_condense.base.memory import graph_bytes
 
 _IMAGE_BYTES = 2**24  # of the rows that are decoded at a time; coordinate networks need some twenty times as much
 

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
 from hf_condense.base.devices import to_device
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
