@@ -41,7 +41,8 @@ from hf_condense.engine.settings import Settings, check_amount, check_learning, 
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

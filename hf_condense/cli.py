@@ -802,7 +802,7 @@ def _check_run(
     from hf_condense.engine.registry import get_method
     from hf_condense.engine.settings import check_learning
     from hf_condense.networks.factory import check_network
-    from hf_condense.source.class_source import checked_size
+    from hf_condense.source.load import checked_size
 
     if name is not None:
         check_name(name)

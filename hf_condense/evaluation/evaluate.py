@@ -34,9 +34,9 @@ from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkFactory, NetworkSpec, network_factory
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.source.class_source import checked_size
 from hf_condense.source.columns import check_dataset
 from hf_condense.source.decode import Size
+from hf_condense.source.load import checked_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

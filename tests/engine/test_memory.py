@@ -20,7 +20,7 @@ from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import dc
 from hf_condense.networks import training
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same
 

@@ -21,7 +21,7 @@ from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 from hf_condense.engine.registry import unregister_method
 from hf_condense.methods.random import RandomRowsConfig
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.short_evaluations import relabelled, rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

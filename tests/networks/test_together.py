@@ -18,7 +18,7 @@ from hf_condense.networks.factory import activation_bytes, network_factory
 from hf_condense.networks.together import NetworkStack, networks_together
 from hf_condense.networks.training import TrainingSet, predictions, train_network, train_stack
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.pretend_device import pretend_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
