@@ -30,15 +30,16 @@ from hf_condense.base.progress import progress_bar
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import Labels, check_dataset, find_image_column, find_label_column, read_labels
 from hf_condense.source.decode import (
-    GREY_MODES,
     MAX_SIDE,
-    MODES,
     EncodedPictures,
     Size,
     common_shape,
     decode_picture,
     has_16_bits,
     header,
+    is_16_bit,
+    is_grey,
+    is_readable,
 )
 from hf_condense.source.streamed import LARGE_SIDE, StreamedPictures
 
@@ -180,7 +181,7 @@ def _feature_mode(ds: datasets.Dataset, column: str) -> str | None:
         ValueError: If pictures of this mode cannot be read as 8-bit pixels.
     """
     mode: str | None = ds.features[column].mode
-    if mode is not None and mode not in MODES and not mode.startswith("I;16"):
+    if mode is not None and not is_readable(mode):
         raise ValueError(
             f"{column!r} is an Image(mode={mode!r}), whose pixels have no fixed range; cast it to one of 8 bits, where "
             f"values above 255 become 255: ds.cast_column({column!r}, datasets.Image(mode='L')), or mode='RGB'"
@@ -191,7 +192,7 @@ def _feature_mode(ds: datasets.Dataset, column: str) -> str | None:
 def _fixed_channels(channels: int | None, mode: str | None) -> int | None:
     """Return the number of channels that the caller or the mode of the feature asks for, None if neither does."""
     if channels is None:
-        return None if mode is None else 1 if mode in GREY_MODES or mode.startswith("I;16") else 3
+        return None if mode is None else 1 if is_grey(mode) else 3
     if isinstance(channels, bool) or not isinstance(channels, Integral) or channels not in (1, 3):
         raise ValueError(f"channels should be 1 or 3; got {channels!r}")
     return int(channels)
@@ -321,7 +322,7 @@ def _decode_slice(
 ) -> tuple[NDArray[np.uint8], list[bool]]:
     """Return the images (n, C, H, W) of some pictures, and whether each of these has 16 bits per channel."""
     images = np.stack([decode_picture(data, row, shape, mode) for row, data in enumerate(pictures, start)])
-    deep_feature = mode is not None and mode.startswith("I;16")
+    deep_feature = mode is not None and is_16_bit(mode)
     return images, [deep_feature or has_16_bits(data) for data in pictures]
 
 
