@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.tabular import Tabular
     from hf_condense.engine.profiling import StepProfile
-    from hf_condense.evaluation.elsewhere import TensorSet
+    from hf_condense.evaluation.tensor_sets import TensorSet
 
 # The demo: what fits into about a minute on two cores.
 DEMO_METHOD = "dm"
@@ -667,7 +667,7 @@ def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet
     from hf_condense import list_condensed, load_condensed
     from hf_condense.condensed.facts import FACTS
     from hf_condense.condensed.folder import check_level
-    from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
+    from hf_condense.evaluation.tensor_sets import is_tensor_file, read_tensor_set
 
     if is_tensor_file(place):
         if name is not None:

@@ -18,8 +18,8 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
-from hf_condense.evaluation.elsewhere import TensorSet, check_tensor_set
 from hf_condense.evaluation.reader import Reader, naming
+from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource

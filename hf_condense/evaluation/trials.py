@@ -32,7 +32,7 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.together import NetworkStack, networks_together
+from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import (
     TrainingSet,
     chunk_size,

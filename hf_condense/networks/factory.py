@@ -25,7 +25,7 @@ from hf_condense.networks.architectures import (
     mlp,
     torchvision_network,
 )
-from hf_condense.networks.own import OwnNetwork, check_own
+from hf_condense.networks.user_networks import OwnNetwork, check_own
 
 NetworkSpec = str | Callable[..., nn.Module]
 

@@ -21,7 +21,7 @@ from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
-from hf_condense.networks.together import NetworkStack
+from hf_condense.networks.network_stack import NetworkStack
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 

@@ -245,7 +245,7 @@ def refuse_to_sync(handle: int) -> None:
 
 @pytest.mark.parametrize("together", [False, True])
 def test_networks_that_diverge_are_told(toy, small, together, monkeypatch, caplog):
-    monkeypatch.setattr("hf_condense.networks.together._SLOWER_TOGETHER", set() if together else {"cpu"})
+    monkeypatch.setattr("hf_condense.networks.network_stack._SLOWER_TOGETHER", set() if together else {"cpu"})
     diverging = TrainingRecipe("wild", epochs=20, batch_size=256, lr=1e30, momentum=0.9)
     run(small, toy, recipe=diverging, epochs=None, seeds=2, baselines=(), cache=False)
     told = [message for message in caplog.messages if "diverged" in message]
