@@ -26,7 +26,7 @@ from hf_condense.source.load import load_source
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # version of the cached networks; increment when the same options start to give other weights
+CACHE_VERSION = 1  # version of the cached networks; increment when the same options start to give other weights
 
 TEACHER_SIDE = 64  # pixels; of the images on which a teacher is trained, if those of the source are not smaller
 
@@ -43,7 +43,7 @@ _TEACHER = TrainingRecipe(
 def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
     """Return the cache key of a trained network and of its features."""
     return content_key(
-        format=FORMAT,
+        format=CACHE_VERSION,
         recipe=dataclasses.asdict(RECIPES["dc"]),
         content=run.source.content_hash,
         shape=list(run.source.image_shape),

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hf_condense")
 
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
-VERSION = 4  # increment when the same evaluation starts to give other numbers
+CACHE_VERSION = 4  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass
@@ -217,7 +217,7 @@ class Trials:
             return None
         test = self.test.images
         key = content_key(
-            version=VERSION,
+            version=CACHE_VERSION,
             train=contender.images.content,
             test=test.content_hash,
             outputs=self.test.outputs.tolist(),

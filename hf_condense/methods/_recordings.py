@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # increment when the same options start to give other weights
+CACHE_VERSION = 1  # increment when the same options start to give other weights
 # The decision whether to compile assumes this number of networks. With the true one, weights would depend on it.
 _USUAL_NUMBER = 20
 
@@ -146,7 +146,7 @@ def _compiled(run: Run, training: Training) -> bool:
 def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
     """Return the cache folder of the networks with these options. Their number is not part of the key."""
     key = content_key(
-        format=FORMAT,
+        format=CACHE_VERSION,
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
         whitened=run.source.whitening is not None,

@@ -45,7 +45,7 @@ from hf_condense.source.streamed import LARGE_SIDE, StreamedPictures
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 2  # version of the cached files
+CACHE_VERSION = 2  # version of the cached files
 _SAMPLED = 1000  # pictures that give the mean and the std of a source whose pictures are not decoded in advance
 # Pictures in a task for a thread: with a task for each, threads take longer than reading the headers does.
 _SLICE = 128
@@ -132,7 +132,7 @@ def load_source(
     if streams and min((shape := _shape_of_headers(pictures, size, channels, mode))[1:]) > LARGE_SIDE:
         decoded = _streamed(ds, image_column, shape, mode, order)
     elif cache_enabled(cache):
-        key = content_key(format=FORMAT, content=content_hash, image_size=size, channels=channels)
+        key = content_key(format=CACHE_VERSION, content=content_hash, image_size=size, channels=channels)
         decoded = _cached(cache_folder("sources") / key, decode)
     else:
         decoded = decode()

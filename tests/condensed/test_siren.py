@@ -213,7 +213,7 @@ def test_second_fit_reads_the_file_of_the_first(fits: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("torch.__version__", "9.9.9"), ("hf_condense.condensed.decoders.siren.FORMAT", -1)]
+    ("name", "value"), [("torch.__version__", "9.9.9"), ("hf_condense.condensed.decoders.siren.CACHE_VERSION", -1)]
 )
 def test_fits_of_another_version_are_not_read(
     name: str, value: object, fits: list[int], monkeypatch: pytest.MonkeyPatch
