@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from hf_condense.base.errors import CondensedFormatError, NonFiniteLossError, RunInterrupted
     from hf_condense.condensed.combine import combine_condensed
     from hf_condense.condensed.dataset import CondensedDataset
-    from hf_condense.condensed.loader import TrainingViews
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
+    from hf_condense.condensed.training_views import TrainingViews
     from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
@@ -38,7 +38,7 @@ _HOME = {
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
     "write_page": "evaluation.page",
-    "TrainingViews": "condensed.loader",
+    "TrainingViews": "condensed.training_views",
     "Composer": "engine.method",
     "Loss": "engine.method",
     "Method": "engine.method",

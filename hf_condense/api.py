@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 import datasets
 import torch
 
-from hf_condense.base.cache import cache_enabled, explained_access
+from hf_condense.base.cache import cache_enabled
 from hf_condense.base.checks import byte_count, integer
 from hf_condense.base.compiled_code import removes_unfinished_code
-from hf_condense.base.devices import CompileOption, limited_memory
+from hf_condense.base.devices import CompileOption
+from hf_condense.base.files import explained_access
 from hf_condense.base.interrupts import Interrupts
+from hf_condense.base.memory import limited_memory
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
@@ -39,7 +41,8 @@ from hf_condense.engine.settings import Settings, check_amount, class_amounts, s
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

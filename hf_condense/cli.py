@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.tabular import Tabular
     from hf_condense.engine.profiling import StepProfile
-    from hf_condense.evaluation.elsewhere import TensorSet
+    from hf_condense.evaluation.tensor_sets import TensorSet
 
 # The demo: what fits into about a minute on two cores.
 DEMO_METHOD = "dm"
@@ -94,7 +94,7 @@ def _is_of_user(error: Exception) -> bool:
     """Return whether the message of an error tells its user what is wrong, as it does where memory is short."""
     if isinstance(error, _USER_ERRORS) or "torch" not in sys.modules:
         return isinstance(error, _USER_ERRORS)
-    from hf_condense.base.devices import is_out_of_memory
+    from hf_condense.base.memory import is_out_of_memory
 
     return is_out_of_memory(error)
 
@@ -304,7 +304,7 @@ def run(
     from datasets import DatasetDict
 
     from hf_condense import condense_dataset
-    from hf_condense.base.cache import check_place
+    from hf_condense.base.files import check_place
 
     place = out or Path("condensed") / Path(dataset).resolve().name
     if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves
@@ -673,7 +673,7 @@ def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet
     from hf_condense import list_condensed, load_condensed
     from hf_condense.condensed.facts import FACTS
     from hf_condense.condensed.folder import check_level
-    from hf_condense.evaluation.elsewhere import is_tensor_file, read_tensor_set
+    from hf_condense.evaluation.tensor_sets import is_tensor_file, read_tensor_set
 
     if is_tensor_file(place):
         if name is not None:
@@ -801,7 +801,7 @@ def _check_run(
     from hf_condense.base.checks import byte_count
     from hf_condense.condensed.folder import check_name
     from hf_condense.engine.build import check_request
-    from hf_condense.source.class_source import checked_size
+    from hf_condense.source.load import checked_size
 
     if name is not None:
         check_name(name)

@@ -21,7 +21,7 @@ from hf_condense.condensed.loading import load_condensed
 from hf_condense.engine.method import Method, Selector
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 
 _ROUNDING = 1e-3  # What rounding may add up to in a few steps, where sums have no fixed order.
 

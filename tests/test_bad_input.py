@@ -18,7 +18,7 @@ from PIL import PngImagePlugin
 from torch import nn
 
 from hf_condense.api import condense_dataset
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.picture_sets import encoded, noise, picture_set, read
 

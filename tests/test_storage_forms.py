@@ -24,7 +24,7 @@ from hf_condense import (
 from hf_condense.condensed.facts import FACTS, README, TENSORS
 from hf_condense.condensed.preview import grid
 from hf_condense.engine.copies import nearest_real
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.condensed_sets import assert_same
 from tests.support.half_size import registered

@@ -27,7 +27,7 @@ from typing import Any
 import datasets
 
 from hf_condense import Evaluation, condense_dataset, evaluate
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors

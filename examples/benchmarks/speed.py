@@ -31,7 +31,8 @@ from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
 from hf_condense.networks.training import TrainingSet, chunk_size, train_network
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import ClassSource, batches, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 FAMILIES = "color_crop_cutout_flip_scale_rotate"
 EXPERTS = {"experts": 1, "snapshots": 5, "snapshot_every": 1, "expert_span": 4, "student_steps": 8}
@@ -337,7 +338,7 @@ def coreset_row(
             F.cross_entropy(net(decoded.at(index)), decoded.labels[index].to(source.device)).backward()
             optimiser.step()
         with torch.no_grad():
-            features = torch.cat([net.embed(images).double() for images, _ in batches(decoded, 256)])
+            features = torch.cat([net.embed(images).double() for images in decoded.all_images(256)])
         for c in decoded.classes:
             CORESETS[method](features[decoded.positions(c).start : decoded.positions(c).stop], ipc)
 

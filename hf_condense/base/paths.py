@@ -1,4 +1,4 @@
-"""Paths that callers pass."""
+"""Paths that callers pass, and where the cache is."""
 
 from __future__ import annotations
 
@@ -16,3 +16,10 @@ def local_path(path: str | Path) -> Path:
         True
     """
     return Path(os.path.expanduser(path))
+
+
+def cache_folder(kind: str) -> Path:
+    """Return the folder for one kind of cached files, for example `"sources"`; it need not exist."""
+    import datasets  # slow, and the help of the command line needs this module
+
+    return Path(datasets.config.HF_CACHE_HOME).expanduser() / "condense" / kind

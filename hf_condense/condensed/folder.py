@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
-from hf_condense.base.cache import abandoned, temporary_prefix
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
+from hf_condense.base.files import abandoned, temporary_prefix
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render

@@ -12,7 +12,7 @@ from typing import Any
 from torch import nn
 
 from hf_condense.base.checks import byte_text
-from hf_condense.base.devices import free_memory, memory_budget
+from hf_condense.base.memory import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.engine.auto import CANDIDATES, checked_minutes
 from hf_condense.engine.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_condense.base.cache import atomic_file, explained_access
+from hf_condense.base.files import atomic_file, explained_access
 from hf_condense.engine.plan import Plan
 
 logger = logging.getLogger("hf_condense")

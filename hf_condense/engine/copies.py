@@ -45,7 +45,7 @@ def nearest_images(images: Tensor, source: ClassSource) -> Nearest:
 
     Example:
         >>> from hf_condense.demo_data import load_demo
-        >>> from hf_condense.source.class_source import load_source
+        >>> from hf_condense.source.load import load_source
         >>> source = load_source(load_demo()["test"], cache=False, progress=False)
         >>> nearest_images(source.images[:2] / 255 + 0.1, source).distances
         tensor([0.1000, 0.1000])
@@ -79,7 +79,7 @@ def nearest_real(images: Tensor, source: ClassSource, seed: int = 0) -> dict[str
 
     Example:
         >>> from hf_condense.demo_data import load_demo
-        >>> from hf_condense.source.class_source import load_source
+        >>> from hf_condense.source.load import load_source
         >>> source = load_source(load_demo()["test"], cache=False, progress=False)
         >>> nearest_real(source.images[:10] / 255, source)["synthetic"]
         {'min': 0.0, 'median': 0.0, 'max': 0.0}

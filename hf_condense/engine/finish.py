@@ -12,7 +12,7 @@ import datasets
 import torch
 from datasets.table import InMemoryTable
 
-from hf_condense.base.devices import is_out_of_memory
+from hf_condense.base.memory import is_out_of_memory
 from hf_condense.base.processes import from_main, share_tensors
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe

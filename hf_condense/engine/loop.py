@@ -14,8 +14,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from hf_condense.base.devices import is_out_of_memory
 from hf_condense.base.errors import NonFiniteLossError, plain_text
+from hf_condense.base.memory import is_out_of_memory
 from hf_condense.base.processes import broadcast_object, from_main, reduce, share_tensors, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals

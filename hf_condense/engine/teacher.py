@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -20,11 +21,12 @@ from hf_condense.networks.augment import families_of
 from hf_condense.networks.teachers import Teacher, weights_hash
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
-from hf_condense.source.class_source import ClassSource, batches, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 logger = logging.getLogger("hf_condense")
 
-FORMAT = 1  # version of the cached networks; increment when the same options start to give other weights
+CACHE_VERSION = 1  # version of the cached networks; increment when the same options start to give other weights
 
 TEACHER_SIDE = 64  # pixels; of the images on which a teacher is trained, if those of the source are not smaller
 
@@ -41,7 +43,7 @@ _TEACHER = TrainingRecipe(
 def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
     """Return the cache key of a trained network and of its features."""
     return content_key(
-        format=FORMAT,
+        format=CACHE_VERSION,
         recipe=dataclasses.asdict(RECIPES["dc"]),
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
@@ -379,7 +381,7 @@ def features_of(run: Run, kind: str, updates: int, batch: int = _BATCH_SIZE) -> 
         ValueError: If there is no such column, or its rows are not vectors of equal length.
     """
     if kind == "pixels":
-        return _joined((images.flatten(1) for images, _ in batches(run.source, _BATCH)), len(run.source))
+        return _joined((images.flatten(1) for images in run.source.all_images(_BATCH)), len(run.source))
     if kind != "network":
         return run.numeric_column(kind)
     if not cache_enabled(run.cache and run.factory.named):
@@ -392,7 +394,7 @@ def features_of(run: Run, kind: str, updates: int, batch: int = _BATCH_SIZE) -> 
 def _embedded(run: Run, updates: int, batch: int) -> Tensor:
     """Return embeddings of the source by a network that was trained on it: (N, D)."""
     net = trained_network(run, updates, batch)
-    return _joined((net.embed(images).float() for images, _ in batches(run.source, _BATCH)), len(run.source))  # type: ignore[operator]
+    return _joined((net.embed(images).float() for images in run.source.all_images(_BATCH)), len(run.source))  # type: ignore[operator]
 
 
 def _joined(parts: Iterable[Tensor], rows: int) -> Tensor:

@@ -18,7 +18,6 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.evaluation.contenders import Baselines, Contender, subject_contenders
-from hf_condense.evaluation.elsewhere import TensorSet
 from hf_condense.evaluation.reader import Reader
 from hf_condense.evaluation.request import Request
 from hf_condense.evaluation.search import hold_out, search_rates
@@ -30,13 +29,14 @@ from hf_condense.evaluation.subject import (
     read_subject,
     read_test,
 )
+from hf_condense.evaluation.tensor_sets import TensorSet
 from hf_condense.evaluation.trials import Trials, run_trials
 from hf_condense.networks.factory import NetworkFactory, NetworkSpec, network_factory
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.source.class_source import checked_size
 from hf_condense.source.columns import check_dataset
 from hf_condense.source.decode import Size
+from hf_condense.source.load import checked_size
 
 if TYPE_CHECKING:
     from accelerate import Accelerator

@@ -13,10 +13,10 @@ import datasets
 from hf_condense.base.checks import number
 from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
 from hf_condense.condensed.tabular import Column, Tabular
-from hf_condense.evaluation.elsewhere import TensorSet
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.evaluation.request import training_recipe
 from hf_condense.evaluation.subject import has_soft_labels
+from hf_condense.evaluation.tensor_sets import TensorSet
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.networks.training_recipe import TrainingRecipe
 

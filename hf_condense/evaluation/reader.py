@@ -10,8 +10,9 @@ import datasets
 import torch
 
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import find_image_column, find_label_column
+from hf_condense.source.load import load_source
 
 _Shape = tuple[int | None, int, int]  # (C, H, W), where C is None if the pictures say it
 _Key = tuple[str, str, str, _Shape | None]  # fingerprint, image column, label column, shape

@@ -18,13 +18,13 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import eight_bit
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
-from hf_condense.evaluation.elsewhere import TensorSet, check_tensor_set
 from hf_condense.evaluation.reader import Reader, naming
+from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
 from hf_condense.networks.teachers import Teacher
 from hf_condense.networks.training import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
-from hf_condense.source.decode import GREY_MODES, Size, header, raw_batches
+from hf_condense.source.decode import Size, header, is_grey, raw_batches
 from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
@@ -363,7 +363,7 @@ def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:
     with naming(what):
         (_, pictures) = next(raw_batches(ds.select([0]), column))
         mode = ds.features[column].mode or header(pictures[0], 0)[0]
-    if mode not in GREY_MODES and not mode.startswith("I;16"):
+    if not is_grey(mode):
         raise ValueError(
             f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "
             "or make a set from colour pictures"

@@ -19,9 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from hf_condense.base.cache import atomic_file, cache_enabled, cache_folder, content_key
-from hf_condense.base.devices import CompileOption, compiling_pays, is_out_of_memory
+from hf_condense.base.cache import cache_enabled, content_key
+from hf_condense.base.devices import CompileOption, compiling_pays
 from hf_condense.base.errors import plain_text
+from hf_condense.base.files import atomic_file
+from hf_condense.base.memory import is_out_of_memory
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import Key
@@ -29,7 +32,7 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
-from hf_condense.networks.together import NetworkStack, networks_together
+from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import (
     TrainingSet,
     chunk_size,
@@ -47,7 +50,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("hf_condense")
 
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
-VERSION = 4  # increment when the same evaluation starts to give other numbers
+CACHE_VERSION = 4  # increment when the same evaluation starts to give other numbers
 
 
 @dataclass
@@ -214,7 +217,7 @@ class Trials:
             return None
         test = self.test.images
         key = content_key(
-            version=VERSION,
+            version=CACHE_VERSION,
             train=contender.images.content,
             test=test.content_hash,
             outputs=self.test.outputs.tolist(),

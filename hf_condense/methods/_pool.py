@@ -11,8 +11,8 @@ from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.engine.method import option
-from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
 from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
+from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
 from hf_condense.networks.training_recipe import TrainingRecipe
 
@@ -79,7 +79,7 @@ class Pool:
         pairs: The recordings; each has two snapshots, the first and the trained weights.
     """
 
-    pairs: Experts
+    pairs: Recordings
 
     def blend(self, run: Run, draw: int) -> Tensor:
         """Return the weights of a random point between the first and the trained weights of a random network.
@@ -146,9 +146,16 @@ def recorded_pool(run: Run, config: PoolConfig) -> Pool:
         run: The run, which gives network, seed and source.
         config: How many networks there are, and how they are trained.
     """
-    recipe = pool_recipe(config, len(run.source))
-    counts = config.pool_size, 2, config.pool_updates, config.pool_updates
-    return Pool(recorded_networks(run, Training("pool network", "lr_pool", recipe, *counts)))
+    training = Training(
+        noun="pool network",
+        rate_option="lr_pool",
+        recipe=pool_recipe(config, len(run.source)),
+        count=config.pool_size,
+        snapshots=2,
+        every=config.pool_updates,
+        every_key=config.pool_updates,
+    )
+    return Pool(recorded_networks(run, training))
 
 
 def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:

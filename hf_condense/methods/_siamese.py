@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import byte_text
-from hf_condense.base.devices import memory_budget, to_device
+from hf_condense.base.devices import to_device
+from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.plan import Plan

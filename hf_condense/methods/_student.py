@@ -21,8 +21,9 @@ from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import network_logits, teacher_facts
-from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts, snapshot_interval
+from hf_condense.methods._experts import ExpertConfig, check_experts, recorded_experts, snapshot_interval
 from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._recordings import Recordings
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
 from hf_condense.networks.instance_norm import use_closed_forms
@@ -288,7 +289,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
     exchanges_in_losses: ClassVar[bool] = True
     cost_in_forwards: ClassVar[int] = 4
-    experts: Experts
+    experts: Recordings
 
     @property
     def cuts(self) -> tuple[str, ...]:

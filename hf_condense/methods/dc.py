@@ -18,8 +18,8 @@ from hf_condense.condensed.decoders.dct import FEW_IMAGES
 from hf_condense.engine.forms import form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._experts import check_trainable
 from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.instance_norm import use_closed_forms

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.checks import integer
-from hf_condense.base.devices import graph_bytes
 from hf_condense.base.errors import did_you_mean
+from hf_condense.base.memory import graph_bytes
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.architectures import (
     TORCHVISION,
@@ -25,7 +25,7 @@ from hf_condense.networks.architectures import (
     mlp,
     torchvision_network,
 )
-from hf_condense.networks.own import OwnNetwork, check_own
+from hf_condense.networks.user_networks import OwnNetwork, check_own
 
 NetworkSpec = str | Callable[..., nn.Module]
 

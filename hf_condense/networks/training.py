@@ -15,13 +15,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_condense.base.devices import is_out_of_memory, memory_budget, to_device
+from hf_condense.base.devices import to_device
+from hf_condense.base.memory import is_out_of_memory, memory_budget
 from hf_condense.base.processes import reduce
 from hf_condense.base.rng import Key, key_seed, keyed_generator, seeded_globals
 from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
-from hf_condense.networks.together import NetworkStack
+from hf_condense.networks.network_stack import NetworkStack
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
 

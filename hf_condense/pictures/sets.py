@@ -19,7 +19,8 @@ from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.tensors import check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 _FLOW = 5  # images in a row where each class has one
 _LINE = 20  # pixels

@@ -73,14 +73,14 @@ def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
         ValueError: If the column is missing or holds something else, or if no name is given and there is no Image
             column or there are several; the message lists what there is.
     """
-    try:
-        return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image")
-    except ValueError as error:
-        if given is None and "no column" in str(error):
-            for name in ds.features:
-                if not _is_text(ds.features[name]) and (hint := image_hint(ds, name)):
-                    raise ValueError(f"{error}; if {name!r} is the image column: {hint.removeprefix('; ')}") from None
-        raise
+
+    def hint_if_none() -> str:
+        for name in ds.features:
+            if not _is_text(ds.features[name]) and (hint := image_hint(ds, name)):
+                return f"; if {name!r} is the image column: {hint.removeprefix('; ')}"
+        return ""
+
+    return _find(ds, given, "image", lambda feature: isinstance(feature, datasets.Image), "an Image", hint_if_none)
 
 
 def _is_text(feature: Any) -> bool:
@@ -98,15 +98,17 @@ def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
         ValueError: If the column is missing or holds something else, or if no name is given and there is no ClassLabel
             column or there are several; the message lists what there is.
     """
-    if given is not None:
-        return _find(ds, given, "label", _is_label, "a ClassLabel, text, integers or booleans")
-    try:
-        return _find(ds, None, "label", lambda feature: isinstance(feature, datasets.ClassLabel), "a ClassLabel")
-    except ValueError as error:
+
+    def hint_if_none() -> str:
         others = [name for name, feature in ds.features.items() if _is_label(feature)]
-        if "no column" in str(error) and others:
-            raise ValueError(f"{error}; pass label_column=, which may be {' or '.join(map(repr, others))}") from None
-        raise
+        return f"; pass label_column=, which may be {' or '.join(map(repr, others))}" if others else ""
+
+    def is_class(feature: Any) -> bool:
+        return isinstance(feature, datasets.ClassLabel)
+
+    if given is not None:
+        return _find(ds, given, "label", _is_label, "a ClassLabel, text, integers or booleans", hint_if_none)
+    return _find(ds, None, "label", is_class, "a ClassLabel", hint_if_none)
 
 
 def _is_label(feature: Any) -> bool:
@@ -117,8 +119,24 @@ def _is_label(feature: Any) -> bool:
     return dtype.startswith(("int", "uint")) or dtype in ("string", "large_string", "bool")
 
 
-def _find(ds: datasets.Dataset, given: str | None, role: str, suits: Callable[[Any], bool], kind: str) -> str:
-    """Return the column given, else the only one whose feature suits; errors list the columns that there are."""
+def _find(
+    ds: datasets.Dataset,
+    given: str | None,
+    role: str,
+    suits: Callable[[Any], bool],
+    kind: str,
+    hint_if_none: Callable[[], str],
+) -> str:
+    """Return the column given, else the only one whose feature suits; errors list the columns that there are.
+
+    Args:
+        ds: The dataset.
+        given: Name of a column, or None.
+        role: What the column is for: `"image"` or `"label"`.
+        suits: Whether a column with some feature may be it.
+        kind: What the column should be, for error messages.
+        hint_if_none: What to do if no name is given and no column suits: the end of the error message.
+    """
     columns = f"columns: {', '.join(f'{name!r} ({_kind(feature)})' for name, feature in ds.features.items())}"
     if given is not None:
         if not isinstance(given, str):
@@ -135,7 +153,7 @@ def _find(ds: datasets.Dataset, given: str | None, role: str, suits: Callable[[A
     if len(candidates) == 1:
         return candidates[0]
     if not candidates:
-        raise ValueError(f"no column holds {kind}; {columns}")
+        raise ValueError(f"no column holds {kind}; {columns}{hint_if_none()}")
     raise ValueError(f"several columns hold {kind}: {', '.join(map(repr, candidates))}; pass {role}_column=")
 
 

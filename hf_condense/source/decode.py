@@ -17,8 +17,8 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 Size = tuple[int, int]  # (height, width)
 
-GREY_MODES = ("1", "L", "LA", "La")
-MODES = (*GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+_GREY_MODES = ("1", "L", "LA", "La")
+_MODES = (*_GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 MAX_SIDE = 4096  # pixels; images are condensed up to this height and width
 _CLEAR_MODES = ("LA", "La", "P", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112
@@ -169,6 +169,21 @@ def _may_be_turned_late(png: bytes) -> bool:
     return any(png.find(chunk, pixels) >= 0 for chunk in _PNG_ORIENTATION)
 
 
+def is_16_bit(mode: str) -> bool:
+    """Return whether pictures of a mode of Pillow are grey with 16 bits per pixel."""
+    return mode.startswith("I;16")
+
+
+def is_grey(mode: str) -> bool:
+    """Return whether pictures of a mode are grey, with 8 or 16 bits per pixel."""
+    return mode in _GREY_MODES or is_16_bit(mode)
+
+
+def is_readable(mode: str) -> bool:
+    """Return whether pictures of a mode can be read as 8-bit pixels; the others have no fixed range."""
+    return mode in _MODES or is_16_bit(mode)
+
+
 def common_shape(
     headers: list[tuple[str, Size]], image_size: Size | None, channels: int | None
 ) -> tuple[int, int, int]:
@@ -184,12 +199,12 @@ def common_shape(
             longer than `MAX_SIDE`.
     """
     for row, (mode, _) in enumerate(headers):
-        if mode not in MODES and not mode.startswith("I;16"):
+        if not is_readable(mode):
             raise ValueError(
                 f"row {row} has a picture of mode {mode!r}, which has no fixed range of pixels; convert to 'L' or "
                 "'RGB'. If all values are in 0..255, cast the column to datasets.Image(mode='L')"
             )
-    grey = all(mode in GREY_MODES or mode.startswith("I;16") for mode, _ in headers)
+    grey = all(is_grey(mode) for mode, _ in headers)
     sizes = Counter(size for _, size in headers)
     if image_size is None and len(sizes) > 1:
         common = ", ".join(f"{h}x{w} ({n} rows)" for (h, w), n in sizes.most_common(3))
@@ -242,7 +257,7 @@ def has_16_bits(data: bytes) -> bool:
         return data[24] == 16
     with Image.open(io.BytesIO(data)) as image:
         bits = image.tag_v2.get(_BITS_PER_SAMPLE, ()) if isinstance(image, TiffImagePlugin.TiffImageFile) else ()
-        return image.mode.startswith("I;16") or 16 in bits
+        return is_16_bit(image.mode) or 16 in bits
 
 
 @contextmanager
@@ -282,7 +297,7 @@ def _remedy(error: Exception) -> str:
 
 def _is_transparent(image: Image.Image, feature_mode: str | None) -> bool:
     """Return whether some pixels of a picture that an Image feature has decoded may be transparent."""
-    if image.mode.startswith("I;16"):
+    if is_16_bit(image.mode):
         return False
     # In a feature that converts to a mode without transparency, all pixels are seen, whichever colour was clear before.
     return (feature_mode is None or image.mode in _CLEAR_MODES) and image.has_transparency_data
@@ -296,7 +311,7 @@ def _on_white(image: Image.Image) -> Image.Image:
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
     """Convert an opaque picture to L or RGB."""
-    if image.mode.startswith("I;16"):
+    if is_16_bit(image.mode):
         return Image.fromarray((np.asarray(image, dtype=np.uint16) >> 8).astype(np.uint8)).convert(mode)
     if image.mode == "LAB":  # Pillow does not convert it to grey directly
         image = image.convert("RGB")

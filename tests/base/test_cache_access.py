@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_condense.base.cache import atomic_file, new_folder
+from hf_condense.base.files import atomic_file, new_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65534
@@ -71,7 +71,7 @@ READER = """
 import os, sys
 import datasets
 from hf_condense.testing import toy_dataset
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 ds = toy_dataset(names=("a", "b", "c"))
 load_source(ds, progress=False, cache=False)  # another user may not be able to import what this one needs
 os.umask(0o022)
@@ -123,7 +123,7 @@ CASES: dict[str, tuple[Callable[[Path], object], ...]] = {
 @pytest.fixture(scope="module")
 def outcomes() -> Iterator[dict[str, tuple[Path, str]]]:
     """What another user gets from the caches that root has filled: for each case the cache, and the sum or error."""
-    from hf_condense.source.class_source import load_source
+    from hf_condense.source.load import load_source
     from hf_condense.testing import toy_dataset
 
     top = Path(tempfile.mkdtemp(prefix="hf_condense-homes-"))  # pytest keeps its own folders to their owner

@@ -1,13 +1,16 @@
-"""Files that callers name are whole or not there."""
+"""Files are whole or not there, and errors say what to do."""
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
 from pathlib import Path
 
 import pytest
+import torch
 
-from hf_condense.base.files import output_file
+from hf_condense.base.files import check_place, output_file, write_tensors
 
 
 def test_earlier_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
@@ -47,3 +50,25 @@ def test_what_is_no_regular_file_is_written_to_as_it_is(tmp_path: Path) -> None:
     with output_file(pipe) as work:
         assert work == pipe
     assert pipe.is_fifo()
+
+
+def test_system_error_of_a_library_is_one_of_python(tmp_path: Path) -> None:
+    """The failure is real: the process may not write a file of that size."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="too large") as caught:
+            write_tensors(tmp_path / "large.safetensors", {"a": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert caught.value.errno == errno.EFBIG
+    assert not list(tmp_path.iterdir())
+
+
+def test_place_is_checked_without_making_it(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "folder")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file", tmp_path / "file" / "folder"):
+        with pytest.raises(NotADirectoryError, match=r"cannot be read or written .* choose another place"):
+            check_place(place)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.decoders import PIXELS, Frame, Origin
 from hf_condense.condensed.decoders.siren import Siren, _size
 from hf_condense.engine.checkpoint import load_optimiser, optimiser_tensors
@@ -218,7 +218,7 @@ def test_second_fit_reads_the_file_of_the_first(fits: list[int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("torch.__version__", "9.9.9"), ("hf_condense.condensed.decoders.siren.FORMAT", -1)]
+    ("name", "value"), [("torch.__version__", "9.9.9"), ("hf_condense.condensed.decoders.siren.CACHE_VERSION", -1)]
 )
 def test_fits_of_another_version_are_not_read(
     name: str, value: object, fits: list[int], monkeypatch: pytest.MonkeyPatch

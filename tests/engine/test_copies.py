@@ -12,7 +12,7 @@ from hf_condense import condense_dataset
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.copies import nearest_real
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.condensed_sets import make_recipe
 from tests.support.pretend_device import pretend_device
 

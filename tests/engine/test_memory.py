@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hf_condense.base.checks import byte_count
-from hf_condense.base.devices import free_memory, is_out_of_memory, limited_memory, memory_budget
+from hf_condense.base.memory import free_memory, is_out_of_memory, limited_memory, memory_budget
 from hf_condense.condensed.decoders import DECODERS, base
 from hf_condense.engine.checkpoint import FILE_NAME
 from hf_condense.engine.plan import Plan
@@ -20,7 +20,7 @@ from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import dc
 from hf_condense.networks import training
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same
 

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_condense.base.devices import memory_budget
+from hf_condense.base.memory import memory_budget
 from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same

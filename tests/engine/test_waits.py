@@ -22,7 +22,7 @@ from hf_condense.networks.flat import copy_state
 from hf_condense.networks.training import TrainingSet, accuracy, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source import class_source
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.pretend_device import Counts, pretend_device
 

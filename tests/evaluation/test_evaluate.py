@@ -15,13 +15,13 @@ import torch
 import hf_condense.evaluation.trials
 import hf_condense.networks.training
 from hf_condense import condense_dataset, register_method
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
 from hf_condense.engine.registry import unregister_method
 from hf_condense.methods.random import RandomRowsConfig
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.short_evaluations import relabelled, rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -245,7 +245,7 @@ def refuse_to_sync(handle: int) -> None:
 
 @pytest.mark.parametrize("together", [False, True])
 def test_networks_that_diverge_are_told(toy, small, together, monkeypatch, caplog):
-    monkeypatch.setattr("hf_condense.networks.together._SLOWER_TOGETHER", set() if together else {"cpu"})
+    monkeypatch.setattr("hf_condense.networks.network_stack._SLOWER_TOGETHER", set() if together else {"cpu"})
     diverging = TrainingRecipe("wild", epochs=20, batch_size=256, lr=1e30, momentum=0.9)
     run(small, toy, recipe=diverging, epochs=None, seeds=2, baselines=(), cache=False)
     told = [message for message in caplog.messages if "diverged" in message]

@@ -14,7 +14,8 @@ from hf_condense import CondensedDataset, condense_dataset, load_condensed
 from hf_condense.condensed.decoders import Frame, Origin, decoder_class
 from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.networks.training import TrainingSet
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 from tests.support.short_evaluations import Training, relabelled, rows_of, run, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -12,7 +12,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.evaluation.request import Request
 from hf_condense.networks.factory import list_networks
 from hf_condense.networks.training_recipe import TrainingRecipe
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.short_evaluations import run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -9,7 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_condense import condense_dataset
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.short_evaluations import rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from hf_condense.condensed.scores import Evaluation, Score
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.reference.intervals import confusion
 from tests.support.short_evaluations import relabelled, rows_of, run, watch_trainings
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import hf_condense.evaluation.trials as trials
-from hf_condense.networks import together
+from hf_condense.networks import network_stack
 from hf_condense.networks.training_recipe import TrainingRecipe
 from tests.support.short_evaluations import run, synthetic, watch_trainings
 
@@ -30,7 +30,7 @@ def stacks(monkeypatch) -> list[list[int]]:
         return original(stack, sets, recipe, keys, *args)
 
     monkeypatch.setattr(trials, "train_stack", watched)
-    monkeypatch.setattr(together, "_SLOWER_TOGETHER", set())
+    monkeypatch.setattr(network_stack, "_SLOWER_TOGETHER", set())
     return seeds
 
 
@@ -63,7 +63,7 @@ class Bar:
 
 def alone(monkeypatch, *args, **options):
     with monkeypatch.context() as patch:
-        patch.setattr(together, "_SLOWER_TOGETHER", {"cpu"})
+        patch.setattr(network_stack, "_SLOWER_TOGETHER", {"cpu"})
         return run(*args, **options)
 
 

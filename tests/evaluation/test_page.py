@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from hf_condense import condense_dataset
-from hf_condense.base.cache import cache_folder
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.page.render import MARK
 from hf_condense.evaluation.page import write_page
 from tests.condensed.test_page import Reader, measured

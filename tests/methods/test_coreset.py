@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense import condense_dataset
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task
@@ -18,7 +18,7 @@ from hf_condense.methods.kcenter import k_center
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference
 

@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-import hf_condense.methods._experts as experts_module
-from hf_condense.base.cache import cache_folder
+import hf_condense.methods._recordings as recordings_module
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine.run import Run
-from hf_condense.methods._experts import ExpertConfig, Experts, recorded_experts
+from hf_condense.methods._experts import ExpertConfig, recorded_experts
+from hf_condense.methods._recordings import Recordings
 from hf_condense.methods.mtt import TrajectoryMatching
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
@@ -34,7 +35,7 @@ def run(tmp_path, monkeypatch) -> Run:
     ).run
 
 
-def recorded(run: Run, config: ExpertConfig = CONFIG, *, cache: bool = True) -> Experts:
+def recorded(run: Run, config: ExpertConfig = CONFIG, *, cache: bool = True) -> Recordings:
     return recorded_experts(dataclasses.replace(run, cache=cache), config)
 
 
@@ -65,8 +66,8 @@ def test_snapshots_differ_from_each_other_and_from_expert_to_expert(run: Run) ->
 
 def test_snapshots_are_an_epoch_apart_by_default(run: Run, monkeypatch) -> None:
     updates: list[int] = []
-    original = experts_module.train_network
-    monkeypatch.setattr(experts_module, "train_network", lambda *a, **k: updates.append(original(*a, **k)))
+    original = recordings_module.train_network
+    monkeypatch.setattr(recordings_module, "train_network", lambda *a, **k: updates.append(original(*a, **k)))
     recorded(run, dataclasses.replace(CONFIG, snapshot_every=None, experts=1))
     assert updates == [9]  # 36 images in batches of 12, three times
 
@@ -132,7 +133,7 @@ def test_frozen_parameters_raise_value_error(trained: list[int]) -> None:
 
 @pytest.mark.parametrize("failing", [False, True])
 def test_temporary_folder_is_removed_after_a_run_without_cache(failing: bool, tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(experts_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
+    monkeypatch.setattr(recordings_module, "mkdtemp", lambda prefix: str(tmp_path / prefix))
     options = {"lr_expert": 1e30, "snapshots": 8} if failing else {}
     with pytest.raises(NonFiniteLossError) if failing else contextlib.nullcontext():
         quick_method("esp", cache=False, **options).condense(toy_dataset())
@@ -142,7 +143,7 @@ def test_temporary_folder_is_removed_after_a_run_without_cache(failing: bool, tm
 
 def test_decision_to_compile_does_not_depend_on_the_number_of_experts(run: Run, monkeypatch) -> None:
     amounts_of_work = []
-    monkeypatch.setattr(experts_module, "compiling_pays", lambda work, device: amounts_of_work.append(work) or False)
+    monkeypatch.setattr(recordings_module, "compiling_pays", lambda work, device: amounts_of_work.append(work) or False)
     for count in (1, 2):
         recorded(dataclasses.replace(run, compile="auto"), dataclasses.replace(CONFIG, experts=count))
     assert amounts_of_work[0] == amounts_of_work[1] > 0
@@ -183,7 +184,7 @@ def test_expert_that_another_run_records_in_the_meantime_is_not_trained(
     run: Run, trained: list[int], monkeypatch
 ) -> None:
     files = recorded(run).files
-    second, record = files[1].read_bytes(), experts_module._Recorder.record
+    second, record = files[1].read_bytes(), recordings_module._Recorder.record
     for file in files:
         file.unlink()
 
@@ -191,7 +192,7 @@ def test_expert_that_another_run_records_in_the_meantime_is_not_trained(
         record(recorder, file, advance)
         files[1].write_bytes(second)
 
-    monkeypatch.setattr(experts_module._Recorder, "record", record_while_another_run_writes)
+    monkeypatch.setattr(recordings_module._Recorder, "record", record_while_another_run_writes)
     recorded(run)
     assert trained == [0, 1, 2, 0, 2]
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-import hf_condense.methods._experts as experts_module
+import hf_condense.methods._recordings as recordings_module
 import hf_condense.methods._siamese as siamese_module
-from hf_condense.base.cache import cache_folder
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.paths import cache_folder
 from hf_condense.engine import build
 from hf_condense.engine.run import Run
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, pool_recipe, recorded_pool
@@ -171,13 +171,13 @@ def test_experts_and_pools_with_equal_numbers_are_kept_apart(trained: list[int])
 
 def test_recording_is_logged_and_shown_under_its_own_name(run: Run, caplog, monkeypatch) -> None:
     titles: list[str] = []
-    original = experts_module.progress_bar
+    original = recordings_module.progress_bar
 
     def spy(total, title, *args, **options):
         titles.append(title)
         return original(total, title, *args, **options)
 
-    monkeypatch.setattr(experts_module, "progress_bar", spy)
+    monkeypatch.setattr(recordings_module, "progress_bar", spy)
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         recorded(run)
     assert titles == ["Recording pool networks"]

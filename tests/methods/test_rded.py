@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.rng import keyed_generator
 from hf_condense.cli_text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
@@ -20,7 +20,7 @@ from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, cro
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.rded import best_crops, mosaics
 from tests.support.short_evaluations import watch_trainings

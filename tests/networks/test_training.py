@@ -25,7 +25,7 @@ from hf_condense.networks.training import (
     train_network,
 )
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 
 PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
 pytestmark = pytest.mark.usefixtures("one_thread")

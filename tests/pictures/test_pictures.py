@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from hf_condense import condense_dataset
-from hf_condense.base.cache import cache_folder
+from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.pictures import (
     Snapshots,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_condense.source.class_source import batches, load_source
+from hf_condense.source.load import load_source
 from hf_condense.source.whitening import fit_whitening
 from hf_condense.testing import toy_dataset
 from tests.support.torch_states import default_device, default_dtype
@@ -33,7 +33,7 @@ def values(state: Any, *, cache: bool) -> dict[str, torch.Tensor]:
     context: AbstractContextManager[Any] = state()
     with context:
         source = load_source(TOY, cache=cache, progress=False)
-        images, labels = next(batches(source, 10))
+        images = next(source.all_images(10))
         return {
             "images": source.images,
             "labels": source.labels,
@@ -41,7 +41,6 @@ def values(state: Any, *, cache: bool) -> dict[str, torch.Tensor]:
             "mean": source.mean,
             "std": source.std,
             "batch": images,
-            "batch labels": labels,
             "sample": source.sample([2, 0], 14, 0, "real"),
             "positions": torch.tensor(source.positions(1), device="cpu"),
             "whitening": fit_whitening(source.images).matrix,

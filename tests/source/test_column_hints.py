@@ -11,7 +11,7 @@ import PIL.Image
 import pytest
 from datasets import Array2D, Array3D, ClassLabel, Dataset, Features, Image, List, Value
 
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.picture_sets import encoded, noise, read
 
 COLOUR, GREY = noise(5, 7, 3), noise(5, 7)

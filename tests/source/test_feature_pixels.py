@@ -19,8 +19,8 @@ from PIL import Image as Pictures
 from PIL import features as built_with
 
 from hf_condense import condense_dataset
-from hf_condense.source.class_source import load_source
 from hf_condense.source.decode import decode_picture, header
+from hf_condense.source.load import load_source
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 GREY, COLOUR, ALPHA = noise(5, 7), noise(5, 7, 3), noise(5, 7, seed=1)

@@ -16,9 +16,9 @@ import pytest
 import torch
 from datasets import Dataset
 
-from hf_condense.source import class_source, decode
-from hf_condense.source.class_source import load_source
+from hf_condense.source import decode, load
 from hf_condense.source.decode import EncodedPictures, raw_batches
+from hf_condense.source.load import load_source
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 ROWS = 2500  # three batches
@@ -103,7 +103,7 @@ def test_a_dataset_is_passed_through_once(cache: Path, first_rows: list[int]) ->
 def test_a_warm_cache_parses_no_header(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ds = large_set()
     load_source(ds, progress=False)
-    monkeypatch.delattr(class_source, "header")
+    monkeypatch.delattr(load, "header")
     assert len(load_source(ds, progress=False)) == ROWS
 
 
@@ -112,7 +112,7 @@ def test_rows_beyond_the_limit_are_read_again(monkeypatch: pytest.MonkeyPatch, f
     whole = read(ds)
     first_rows.clear()
     size = sum(len(data) for _, batch in raw_batches(ds, "image") for data in batch)
-    monkeypatch.setattr(class_source, "_KEPT_BYTES", size // 2)  # one batch of 1000 rows fits, two do not
+    monkeypatch.setattr(load, "_KEPT_BYTES", size // 2)  # one batch of 1000 rows fits, two do not
     limited = read(ds)
     assert first_rows == [0, 1000, 2000, 1000, 2000, 1000, 2000]
     assert torch.equal(limited.images, whole.images)
@@ -122,7 +122,7 @@ def test_rows_beyond_the_limit_are_read_again(monkeypatch: pytest.MonkeyPatch, f
 @pytest.mark.parametrize("kept_bytes", [0, 2**30])
 @pytest.mark.parametrize("damaged", [1, 1700])
 def test_errors_name_the_row_whatever_is_kept(monkeypatch: pytest.MonkeyPatch, kept_bytes: int, damaged: int) -> None:
-    monkeypatch.setattr(class_source, "_KEPT_BYTES", kept_bytes)
+    monkeypatch.setattr(load, "_KEPT_BYTES", kept_bytes)
     cells: list[Any] = [encoded(noise(40, 40))] * 1800
     for bad, message in ((cells[0][:20], "cannot be decoded"), (cells[0][:-60], "truncated"), (None, "no picture")):
         cells[damaged] = bad

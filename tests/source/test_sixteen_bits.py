@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from datasets import Image
 
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from hf_condense import condense_dataset, evaluate
 from hf_condense.source import streamed
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 
 SIDE = 66
 
@@ -62,7 +62,7 @@ def test_pictures_of_up_to_64_pixels_are_decoded_in_advance() -> None:
 
 
 def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 3)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 3)
     source = load_source(pictures(), streams=True, cache=False, progress=False)
     assert sorted(decoded) == [0, 6, 11], "three rows, evenly spread, give mean and std"
     decoded.clear()
@@ -71,7 +71,7 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
 
 
 def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
     source = load_source(pictures(broken=4), streams=True, cache=False, progress=False)
     with pytest.raises(ValueError, match="row 4 has a picture that cannot be decoded"):
         _ = source.images[torch.arange(12)]
@@ -79,7 +79,7 @@ def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> N
 
 @pytest.mark.parametrize("method", ["random", "rded"])
 def test_method_never_decodes_more_than_it_looks_at(method: str, decoded: Counter[int], monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
     options = {
         "pictures": 1,
         "mosaic": 1,
@@ -96,7 +96,7 @@ def test_method_never_decodes_more_than_it_looks_at(method: str, decoded: Counte
 
 
 def test_random_rows_of_an_evaluation_are_all_that_is_decoded(decoded: Counter[int], monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 2)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
     ds = pictures(30)
     small = condense_dataset(ds, "random", 1, progress=False, cache=False)
     decoded.clear()

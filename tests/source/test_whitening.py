@@ -7,7 +7,7 @@ import torch
 
 from hf_condense.condensed.loading import load_condensed
 from hf_condense.evaluation.evaluate import evaluate
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.source.whitening import EPSILON, Whitening, fit_whitening
 from hf_condense.testing import quick_method, toy_dataset
 

@@ -19,7 +19,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine import build
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
-from hf_condense.methods import _experts
+from hf_condense.methods import _recordings
 from hf_condense.testing import toy_dataset
 from tests.support import half_size
 
@@ -204,7 +204,7 @@ def condense_all(folder: Path, rank: int) -> None:
     for error in (NonFiniteLossError("the weights of an expert of process 1 are not finite"), OSError("disk full")):
         message = "no error"
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(_experts._Recorder, "record", failing_on_process_1(error, rank))
+            patched.setattr(_recordings._Recorder, "record", failing_on_process_1(error, rank))
             try:
                 run_scenario("trajectories", rank)
             except (NonFiniteLossError, RuntimeError, OSError) as caught:
@@ -214,9 +214,9 @@ def condense_all(folder: Path, rank: int) -> None:
 
 def failing_on_process_1(error: Exception, rank: int) -> Callable[..., None]:
     """Return a `record` method that fails on process 1 alone."""
-    record = _experts._Recorder.record
+    record = _recordings._Recorder.record
 
-    def record_or_fail(recorder: _experts._Recorder, file: Path, advance: object) -> None:
+    def record_or_fail(recorder: _recordings._Recorder, file: Path, advance: object) -> None:
         if rank == 1:
             raise error
         record(recorder, file, lambda: None)

@@ -10,7 +10,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as Pictures
 
-from hf_condense.source.class_source import ClassSource, load_source
+from hf_condense.source.class_source import ClassSource
+from hf_condense.source.load import load_source
 
 
 def encoded(picture: Pictures.Image | np.ndarray, kind: str = "PNG", **options: Any) -> bytes:

@@ -25,7 +25,7 @@ from hf_condense.condensed.loading import load_condensed
 from hf_condense.engine import checkpoint, teacher
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
-from hf_condense.methods import _experts
+from hf_condense.methods import _recordings
 from hf_condense.testing import toy_dataset
 
 DS = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
@@ -83,21 +83,21 @@ class Cases:
     def slow_experts(self) -> Any:
         """The experts that are missing are those whose numbers fall to one process; each takes long."""
         self.condense("mtt", 1, steps=1, seed=7, **EXPERTS)
-        folder = max(_experts.cache_folder("experts").iterdir(), key=lambda path: path.stat().st_mtime)
+        folder = max(_recordings.cache_folder("experts").iterdir(), key=lambda path: path.stat().st_mtime)
         self.accelerator.wait_for_everyone()
         if self.rank == 0:
             for number in (0, 2):
                 (folder / f"{number:04}.safetensors").unlink()
         self.accelerator.wait_for_everyone()
         recorded: list[str] = []
-        record = _experts._Recorder.record
+        record = _recordings._Recorder.record
 
-        def slow(recorder: _experts._Recorder, file: Path, advance: Callable[[], object]) -> None:
+        def slow(recorder: _recordings._Recorder, file: Path, advance: Callable[[], object]) -> None:
             recorded.append(file.stem)
             time.sleep(LONG_SECONDS if self.rank == 0 else 0)
             record(recorder, file, advance)
 
-        self.patch.setattr(_experts._Recorder, "record", slow)
+        self.patch.setattr(_recordings._Recorder, "record", slow)
         self.condense("mtt", 1, steps=1, seed=7, **EXPERTS)
         return recorded
 

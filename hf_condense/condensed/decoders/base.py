@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.devices import graph_bytes
+from hf_condense.base.memory import graph_bytes
 
 _DECODED_AT_ONCE = 2**24  # bytes of the largest tensor while rows are decoded; several such tensors are alive
 

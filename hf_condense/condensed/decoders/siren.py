@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.cache import cache_enabled, cache_folder, cached_tensors, content_key
+from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
 from hf_condense.base.devices import to_device
+from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
-FORMAT = 1  # version of the cached fits; increment when the same rows start to give other networks
+CACHE_VERSION = 1  # version of the cached fits; increment when the same rows start to give other networks
 
 _LEAST_WIDTH, _DEFAULT_WIDTH, _LARGE_WIDTH = 2, 6, 20
 _LARGE_SIDE = 64  # pixels; from here on networks have three hidden layers and a higher frequency
@@ -113,7 +114,7 @@ class Siren(Decoder):
             return {"weights": self._fitted(weights, real, origin.progress)}
         digest = hashlib.sha256(real.cpu().contiguous().numpy().tobytes() + weights.cpu().numpy().tobytes())
         key = content_key(
-            format=FORMAT,
+            format=CACHE_VERSION,
             content=digest.hexdigest(),
             shape=list(real.shape),
             steps=_FIT_STEPS,

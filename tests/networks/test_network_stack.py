@@ -10,15 +10,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.devices import limited_memory
+from hf_condense.base.memory import limited_memory
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.views import ViewLabels, random_crops
-from hf_condense.networks import together
+from hf_condense.networks import network_stack
 from hf_condense.networks.factory import activation_bytes, network_factory
-from hf_condense.networks.together import NetworkStack, networks_together
+from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import TrainingSet, predictions, train_network, train_stack
 from hf_condense.networks.training_recipe import RECIPES
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from tests.support.pretend_device import pretend_device
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -131,7 +131,7 @@ def test_small_batches_on_a_gpu_are_trained_together_and_large_ones_alone():
     make = partial(factory().build, 0)
     assert how_many(make) > 100
     per_image = activation_bytes(NetworkStack([make(), make()]), (2, 3, 8, 8)) / 2
-    limit = int(together._SMALL_BATCH_BYTES / per_image)
+    limit = int(network_stack._SMALL_BATCH_BYTES / per_image)
     assert how_many(make, batch=limit) > 1
     assert how_many(make, batch=limit + 1) == 1
 

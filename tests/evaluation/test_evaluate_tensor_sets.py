@@ -9,8 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from hf_condense.evaluation.elsewhere import read_tensor_set
-from hf_condense.source.class_source import load_source
+from hf_condense.evaluation.tensor_sets import read_tensor_set
+from hf_condense.source.load import load_source
 from tests.support.condensed_sets import make_set
 from tests.support.short_evaluations import rows_of, run, watch_trainings
 

@@ -1,0 +1,269 @@
+"""Recorded networks: their weights before, during and after training on the real set, on disk. Methods share them."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import shutil
+import weakref
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from hf_condense.base.cache import cache_enabled, content_key
+from hf_condense.base.devices import compiling_pays
+from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.files import write_tensors
+from hf_condense.base.paths import cache_folder
+from hf_condense.base.processes import from_main, together
+from hf_condense.base.progress import progress_bar
+from hf_condense.networks.factory import activation_bytes
+from hf_condense.networks.flat import copy_state, parameter_vector
+from hf_condense.networks.training import TrainingSet, chunk_size, train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
+
+if TYPE_CHECKING:
+    from hf_condense.engine.run import Run
+
+logger = logging.getLogger("hf_condense")
+
+CACHE_VERSION = 1  # increment when the same options start to give other weights
+# The decision whether to compile assumes this number of networks. With the true one, weights would depend on it.
+_USUAL_NUMBER = 20
+
+
+@dataclass(frozen=True)
+class Recordings:
+    """Recorded networks, one file each. Only the windows that are asked for are read into memory.
+
+    Attributes:
+        files: One safetensors file per network, with the tensor `snapshots`, float32 (S, P).
+        snapshots: Number S of snapshots per network.
+    """
+
+    files: list[Path]
+    snapshots: int
+
+    def __len__(self) -> int:
+        """Return the number of networks."""
+        return len(self.files)
+
+    def window(self, number: int, start: int, length: int) -> Tensor:
+        """Read consecutive snapshots of a network: float32 (length, P), on the CPU."""
+        with safe_open(self.files[number], framework="pt") as opened:
+            snapshots: Tensor = opened.get_slice("snapshots")[start : start + length]
+        return snapshots
+
+
+@dataclass(frozen=True)
+class Training:
+    """How networks are trained whose weights are recorded.
+
+    Attributes:
+        noun: What messages call one of the networks.
+        rate_option: Option that gives their learning rate, for the message when a training diverges.
+        recipe: The training recipe.
+        count: Number of networks.
+        snapshots: Snapshots per network, including the initial weights, >= 2.
+        every: Updates between two snapshots.
+        every_key: What stands for `every` in the cache key: the option as it was given.
+    """
+
+    noun: str
+    rate_option: str
+    recipe: TrainingRecipe
+    count: int
+    snapshots: int
+    every: int
+    every_key: int | None
+
+    @property
+    def updates(self) -> int:
+        """Number of training updates of a network."""
+        return (self.snapshots - 1) * self.every
+
+
+def recorded_networks(run: Run, training: Training) -> Recordings:
+    """Return networks that were trained on the real set; record those that are not in the cache yet.
+
+    Every process of the run must call this function. The processes share the recording. A process that does not see
+    the files of the others, because they have no common disk, records those networks itself. The weights of a network
+    depend on its number and the options, but not on how many networks there are, so that more can be added later. After
+    a kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
+    network without a name, each run records its own and deletes them at its end.
+
+    Args:
+        run: The run, which gives network, seed and source.
+        training: How many networks there are, and how they are trained.
+
+    Raises:
+        NonFiniteLossError: If the weights of a network become NaN or infinite.
+        OSError: If a file cannot be written.
+    """
+    compiled = _compiled(run, training)
+    cached = cache_enabled(run.cache and run.factory.named)
+    folder = _cache_folder(run, training, compiled) if cached else _temporary_folder(run)
+    files = [folder / f"{number:04}.safetensors" for number in range(training.count)]
+    recordings = Recordings(files, training.snapshots)
+    if not cached and run.accelerator.is_local_main_process:
+        weakref.finalize(recordings, shutil.rmtree, folder, ignore_errors=True)
+    recorder = _Recorder(run, training, compiled)
+    # The main process says what is missing, because a list of each process's own would change while others record.
+    missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
+    share = missing[run.accelerator.process_index :: run.accelerator.num_processes]
+    # In the second pass, a process without a common disk records what it does not see.
+    for needed in (share, files):
+        together(run.accelerator, partial(_record_missing, run, needed, recorder))
+    return recordings
+
+
+def check_trainable(run: Run) -> None:
+    """Raise `ValueError` if the network has frozen parameters."""
+    frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
+    if frozen:
+        raise ValueError(
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
+            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
+        )
+
+
+def _compiled(run: Run, training: Training) -> bool:
+    """Return whether compiled code trains the networks: as the caller says, else by a rule from shapes and counts."""
+    if run.compile != "auto":
+        return run.compile
+    images = _USUAL_NUMBER * training.updates * training.recipe.batch_size
+    bytes_per_image = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
+    return compiling_pays(images * bytes_per_image, run.device)
+
+
+def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
+    """Return the cache folder of the networks with these options. Their number is not part of the key."""
+    key = content_key(
+        format=CACHE_VERSION,
+        content=run.source.content_hash,
+        shape=list(run.source.image_shape),
+        whitened=run.source.whitening is not None,
+        network=run.factory.name,
+        seed=run.seed,
+        recipe=dataclasses.asdict(training.recipe),
+        snapshots=training.snapshots,
+        every=training.every_key,
+        compiled=compiled,
+        device=run.device.type,
+        torch=torch.__version__,
+    )
+    return cache_folder("experts") / key
+
+
+def _temporary_folder(run: Run) -> Path:
+    """Make a folder for this run alone; all processes of a machine get the same one."""
+    # Another machine makes the folder when it writes.
+    return Path(from_main(run.accelerator, partial(mkdtemp, prefix="hf_condense-experts-")))
+
+
+def _is_whole(file: Path, shape: tuple[int, int]) -> bool:
+    """Return whether a recorded file exists, is not cut off and has the right shape."""
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return tuple(opened.get_slice("snapshots").get_shape()) == shape
+    except (OSError, SafetensorError):
+        return False
+
+
+def _missing(files: list[Path], shape: tuple[int, int]) -> list[Path]:
+    """Return the files that are missing or damaged."""
+    return [file for file in files if not _is_whole(file, shape)]
+
+
+def _record_missing(run: Run, files: list[Path], recorder: _Recorder) -> None:
+    """Record the networks whose files are missing or damaged."""
+    missing = _missing(files, recorder.shape)
+    if not missing:
+        return
+    noun, total = recorder.training.noun, len(missing) * recorder.training.updates
+    with progress_bar(total, f"Recording {noun}s", "update", shown=run.shows_progress) as bar:
+        for file in missing:
+            bar.set_postfix_str(f"{noun} {int(file.stem) + 1}", refresh=False)
+            if not _is_whole(file, recorder.shape):  # another run may have recorded it in the meantime
+                recorder.record(file, bar.update)
+    size = sum(file.stat().st_size for file in missing) / 1e6
+    logger.info("recorded %d %ss in %s (%.1f MB)", len(missing), noun, files[0].parent, size)
+
+
+@dataclass
+class _Recorder:
+    """Trains networks and writes their snapshots.
+
+    Attributes:
+        run: The run.
+        training: How the networks are trained.
+        compiled: Whether compiled code trains them.
+    """
+
+    run: Run
+    training: Training
+    compiled: bool
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Shape (S, P) of the snapshots of a network."""
+        return self.training.snapshots, sum(p.numel() for p in self.net.parameters())
+
+    @cached_property
+    def net(self) -> nn.Module:
+        """One module for all networks, so that code is compiled once. Each overwrites its weights."""
+        return self.run.factory.build(self.run.seed, "template").to(self.run.device)
+
+    @cached_property
+    def trainee(self) -> nn.Module:
+        """The module in the form that is trained, compiled or not."""
+        compiled: Any = torch.compile(self.net, dynamic=False) if self.compiled else self.net
+        trainee: nn.Module = compiled
+        return trainee
+
+    @cached_property
+    def whole(self) -> TrainingSet:
+        """The whole real set."""
+        return TrainingSet(self.run.source, self.run.source.labels, self.run.num_classes)
+
+    def record(self, file: Path, advance: Callable[[], object]) -> None:
+        """Train the network whose number is the name of the file, and write its snapshots."""
+        number, training = int(file.stem), self.training
+        copy_state(self.net, self.run.factory.build(self.run.seed, "expert", number))
+        snapshots = torch.empty(self.shape)
+        snapshots[0] = parameter_vector(self.net)
+        done = 0
+
+        def take_snapshot() -> None:
+            nonlocal done
+            done += 1
+            if done % training.every == 0:
+                snapshots[done // training.every] = vector = parameter_vector(self.net)
+                if not bool(torch.isfinite(vector).all()):
+                    raise NonFiniteLossError(
+                        f"the weights of {training.noun} {number} are not finite after {done} updates at a learning "
+                        f"rate of {training.recipe.lr}; a smaller {training.rate_option} usually helps"
+                    )
+            advance()
+
+        batch = min(training.recipe.batch_size, len(self.whole))
+        with torch.enable_grad():
+            train_network(
+                self.trainee,
+                self.whole,
+                training.recipe,
+                self.run.seed,
+                "expert",
+                number,
+                max_updates=training.updates,
+                chunk=chunk_size(self.net, self.run.source.image_shape, batch),
+                on_update=take_snapshot,
+            )
+        write_tensors(file, {"snapshots": snapshots})
