@@ -289,3 +289,22 @@ def _nearest_folder(path: Path) -> Path:
 def folder_size(folder: Path) -> int:
     """Return the size of all files in a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def cached_or_made(
+    kind: str, key: str, make: Callable[[], dict[str, Tensor]], *, enabled: bool = True
+) -> dict[str, Tensor]:
+    """Return tensors from the cache, where they are put first if need be; or just make them, if it is not to be used.
+
+    Args:
+        kind: The kind of cached files, for example `"networks"`.
+        key: Their `content_key`.
+        make: Function that returns the tensors, on the CPU.
+        enabled: Whether the caller asks for the cache; it is not used, either, if caching is disabled in `datasets`.
+
+    Raises:
+        OSError: If there is a file that cannot be read; the message says what to do.
+    """
+    if not cache_enabled(enabled):
+        return make()
+    return cached_tensors(cache_folder(kind) / f"{key}.safetensors", make)

@@ -14,7 +14,7 @@ from hf_condense.engine.method import option
 from hf_condense.methods._experts import Experts, Training, check_trainable, recorded_networks
 from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
 from hf_condense.networks.augment import Augmentation, families_of
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -156,7 +156,7 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     augment = config.augment_pool if families_of(config.augment_pool) else None
     return TrainingRecipe(
         "pool",
-        epochs=math.ceil(config.pool_updates / math.ceil(rows / config.batch_pool)),
+        epochs=epochs_for(config.pool_updates, rows, config.batch_pool),
         batch_size=config.batch_pool,
         lr=config.lr_pool,
         milestones=(2 / 3, 5 / 6),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -13,7 +12,7 @@ from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import TrainingSet
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -141,7 +140,7 @@ class MultiFormationMatching(GradientMatching):
             families = [name for name in families if name != "cutout"]
         recipe = TrainingRecipe(
             "inner",
-            epochs=math.ceil(self._inner / math.ceil(len(data) / config.batch_net)),
+            epochs=epochs_for(self._inner, len(data), config.batch_net),
             batch_size=config.batch_net,
             lr=config.lr_net,
             milestones=(),

@@ -111,6 +111,16 @@ class TrainingRecipe:
         return updates if cap is None else min(updates, cap)
 
 
+def epochs_for(updates: int, rows: int, batch_size: int) -> int:
+    """Return how many epochs a number of updates takes, rounded up.
+
+    Example:
+        >>> epochs_for(10, rows=100, batch_size=30)
+        3
+    """
+    return math.ceil(updates / math.ceil(rows / batch_size))
+
+
 def _families(name: str, families: Any) -> tuple[str, ...]:
     """Return names of families of augmentations.
 

@@ -11,10 +11,19 @@ import subprocess
 import sys
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
-from hf_condense.base.cache import atomic_file, cache_folder, cached_tensors, check_place, new_folder, write_tensors
+from hf_condense.base.cache import (
+    atomic_file,
+    cache_folder,
+    cached_or_made,
+    cached_tensors,
+    check_place,
+    new_folder,
+    write_tensors,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 KILLED = """
@@ -175,3 +184,24 @@ def test_a_damaged_file_of_tensors_is_made_again_once(
     assert file.read_bytes() == whole
     (record,) = caplog.records
     assert f"{file} in the cache is damaged" in record.getMessage()
+
+
+@pytest.mark.parametrize(("enabled", "disabled", "made"), [(True, False, 1), (False, False, 2), (True, True, 2)])
+def test_tensors_are_cached_unless_that_is_switched_off(
+    enabled: bool, disabled: bool, made: int, request: pytest.FixtureRequest
+) -> None:
+    calls: list[None] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        calls.append(None)
+        return {"features": torch.arange(4.0)}
+
+    if disabled:
+        datasets.disable_caching()
+        request.addfinalizer(datasets.enable_caching)
+    key = f"switched-{enabled}-{disabled}"
+    for _ in range(2):
+        tensors = cached_or_made("features", key, make, enabled=enabled)
+        assert torch.equal(tensors["features"], torch.arange(4.0))
+    assert len(calls) == made
+    assert (cache_folder("features") / f"{key}.safetensors").exists() == (made == 1)
