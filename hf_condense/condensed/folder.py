@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from hf_condense.base.cache import abandoned, temporary_prefix
+from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import is_main_process
@@ -106,8 +107,8 @@ def check_level(folder: Path) -> None:
     if (folder / FACTS).exists() or list_sets(folder):
         return
     if places := sorted({str(facts.parent.parent) for facts in folder.glob(f"*/*/{FACTS}")}):
-        listed = ", ".join(places[:_MAX_PLACES]) + (", ..." if len(places) > _MAX_PLACES else "")
-        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {listed}")
+        names = listed(places, _MAX_PLACES, quoted=False)
+        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {names}")
 
 
 def is_name(name: str) -> bool:

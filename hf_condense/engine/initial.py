@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import one_of
+from hf_condense.base.checks import listed, one_of
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.base.processes import from_main
 from hf_condense.condensed.decoders import Origin
@@ -97,7 +97,7 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
     logger.warning(
         "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
         "little noise; a smaller expand or ipc takes every row once",
-        ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else ""),
+        listed(few, _NAMED, quoted=False),
     )
     numbers = to_device(torch.tensor(list(noise)), rows.device)
     noisy = rows.index_select(0, numbers) + to_device(torch.stack(list(noise.values())), rows.device)

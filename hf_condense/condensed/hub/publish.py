@@ -16,6 +16,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
@@ -197,10 +198,9 @@ def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | Non
     sets = tuple(f"{name}/" for name in set_names(files))
     foreign = sorted(path for path in files if not path.startswith(sets) and not _HARMLESS.fullmatch(path))
     if foreign:
-        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise FileExistsError(
-            f"{repo_id} holds other data ({foreign[0]}{more}) and no card that lists it under `configs:`; nothing was "
-            "changed: push the set to a repository of its own"
+            f"{repo_id} holds other data ({listed(foreign, 1, quoted=False)}) and no card that lists it under "
+            "`configs:`; nothing was changed: push the set to a repository of its own"
         )
 
 
