@@ -131,12 +131,27 @@ class CondensedTensors:
         """Return every tensor of a file by name."""
         return {**self.stored, "labels": self.labels, **self.optional()}
 
+    def equals(self, other: CondensedTensors) -> bool:
+        """Return whether the other set has the same tensors, to the last bit."""
+        tensors, others = self.all(), other.all()
+        return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+
 
 def _as_numbers(tensor: Tensor) -> Tensor:
     """Return stored numbers as float32, 8-bit images in [0, 1]; positions stay integers."""
     if tensor.dtype == torch.uint8:
         return tensor.float() / 255
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def eight_bit_pixels(pixels: Tensor) -> Tensor:
+    """Return pixels, 0 for black and 1 for white, as the nearest 8-bit numbers: uint8 of the same shape."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def are_alone(labels: Tensor) -> bool:
+    """Return whether every image is the only one of its class."""
+    return len(labels.unique()) == len(labels)
 
 
 def round_robin(labels: Sequence[int]) -> list[int]:

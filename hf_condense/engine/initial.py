@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import Any
 
@@ -175,8 +176,17 @@ def _real_rows(run: Run, init: str) -> Tensor:
     cls = get_method(name)
     assert issubclass(cls, Selector)
     rows_by_class = select_rows(run, cls(cls.Config()), run.counts)
-    counts = run.counts
-    return torch.cat([rows.repeat(-(-counts[c] // len(rows)))[: counts[c]] for c, rows in rows_by_class.items()])
+    return torch.cat([repeated(rows, run.counts[c]) for c, rows in rows_by_class.items()])
+
+
+def repeated(numbers: Tensor, n: int) -> Tensor:
+    """Return `n` numbers: some (m,), from the first to the last again and again, and cut off.
+
+    Example:
+        >>> repeated(torch.tensor([3, 1, 4]), 5)
+        tensor([3, 1, 4, 3, 1])
+    """
+    return numbers.repeat(math.ceil(n / len(numbers)))[:n]
 
 
 def _coresets() -> list[str]:

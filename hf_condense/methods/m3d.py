@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
+from hf_condense.engine.initial import repeated
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
@@ -335,7 +336,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             normal = torch.randn(
                 self.config.frequencies, dimension, generator=run.rng("frequencies", chunk.draw)
             )  # (F, D)
-            scales = self._scales.repeat(-(-len(normal) // len(self._scales)))[: len(normal), None]  # (F, 1)
+            scales = repeated(self._scales, len(normal))[:, None]  # (F, 1)
             self._frequencies = to_device((scales * normal).to(embeddings.dtype), embeddings.device)
             self._frequencies_draw = chunk.draw
         names = run.source.class_names

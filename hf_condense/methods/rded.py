@@ -198,7 +198,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         positions = source.positions(c)
         generator = run.rng("crops", name)
         order = torch.randperm(len(positions), generator=generator)[: max(self.config.pictures, needed)]
-        each = -(-needed // len(order))  # crops that a picture gives
+        each = math.ceil(needed / len(order))  # crops that a picture gives
         crops = max(self.config.crops, each)
         boxes = crop_boxes(len(order) * crops, source.image_shape[1:], self.config.crop_area, generator)
         losses, pixels = [], []
