@@ -67,7 +67,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
-    facts = facts.with_extra_splits_of(old).with_accuracies_of(old)
+    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
@@ -159,7 +159,7 @@ def pick(folder: Path, name: str | None) -> Path:
         return folder
     check_level(folder)
     names = list_sets(folder)
-    default = default_config(read_card(folder) or "") if name is None and len(names) > 1 else None
+    default = default_config(read_card(folder)) if name is None and len(names) > 1 else None
     return folder / choose(str(folder), names, name, default)
 
 
