@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.decoders import Decoder, decoder_class
-from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.views import ViewLabels
 
 _CHUNK_NUMBERS = 2**24  # of the images that are decoded at a time
@@ -46,19 +44,15 @@ class CondensedTensors:
     view_labels: ViewLabels | None = None
 
     @classmethod
-    def of_images(cls, images: Tensor, labels: Tensor, *, factor: int = 1, **optional: Any) -> CondensedTensors:
-        """Return the tensors of a set that stores images.
+    def of_images(cls, images: Tensor, labels: Tensor) -> CondensedTensors:
+        """Return the tensors of a set that stores whole images.
 
         Args:
             images: In pixel units, sorted by class. float32 (N, C, H, W).
             labels: Class of each image. int64 (N,).
-            factor: Patches along each side of an image; 1 stores whole images.
-            **optional: The other attributes by name.
         """
         channels, height, width = images.shape[1:]
-        storage, expand = form_of_factor(factor)
-        decoder = decoder_class(storage)((channels, height, width), expand)
-        return cls({"images": images}, labels, decoder, **optional)
+        return cls({"images": images}, labels, decoder_class("pixels")((channels, height, width), 1))
 
     @property
     def images(self) -> Tensor:

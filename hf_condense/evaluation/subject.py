@@ -63,11 +63,6 @@ class RealImages:
         """Return the images at some positions, sorted, int64 (n,)."""
         return RealImages(self.images.part(positions), self.outputs, self.own.part(positions))
 
-    def known(self, classes: Iterable[int]) -> RealImages:
-        """Return the images of those classes that stand for one of some outputs."""
-        outputs = set(classes)
-        return self.of_classes(c for c in self.images.classes if int(self.outputs[c]) in outputs)
-
 
 @dataclass(frozen=True)
 class Subject:
