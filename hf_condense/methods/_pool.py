@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,7 +27,7 @@ CALIBRATION_HELP = (
     "pair. It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
     "otherwise a step makes a second forward and backward pass of the synthetic rows."
 )
-PAPER_POOL: dict[str, object] = {
+PAPER_POOL: dict[str, Any] = {
     "pool_size": 20,
     "pool_updates": 23_400,
     "batch_pool": 128,

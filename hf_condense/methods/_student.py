@@ -22,8 +22,8 @@ from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, Experts, check_experts, recorded_experts, snapshot_interval
-from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
-from hf_condense.networks.augment import Transform
+from hf_condense.methods._images import ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.networks.augment import ALL_FAMILIES, Transform
 from hf_condense.networks.flat import FlatNetwork
 from hf_condense.networks.instance_norm import use_closed_forms
 from hf_condense.networks.training import chunk_size

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
+from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, INIT_HELP
 from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
@@ -24,7 +24,7 @@ _USUAL_IPC = 10  # for which the authors' code states the image rates
 class MultiFormationConfig(GradientMatchingConfig):
     """Options of IDC."""
 
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    init: str = option("real", INIT_HELP, role="init")
     augment: str = option(
         "color_crop_cutout", f"{AUGMENT_HELP} All families are applied, one after the other.", role="augment"
     )

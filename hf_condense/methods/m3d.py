@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -230,17 +230,17 @@ def _rate(task: Task) -> float:
     return task.ipc / task.std**2
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     """Return the options of derived configurations; the authors did not publish their own."""
     shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
     return {**shared, "lr_img": _rate(task), "reuse_real": False}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     return {"steps": 2000, "lr_img": _rate(task)}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     rate = _rate(task) * form_rate(task)
     return {"steps": 1000, "lr_img": rate, "network": "convnet-w32", "decay": True, **form_values(task)}
 

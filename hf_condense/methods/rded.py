@@ -110,7 +110,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         venue="CVPR",
         year=2024,
         link="https://arxiv.org/abs/2312.03526",
-        cost="The training of a teacher, unless one is given, and a forward pass for each crop; no updates of images.",
+        cost="the training of a teacher, unless one is given, and a forward pass for each crop; no updates of images",
     )
     Config = RealisticConfig
     streams: ClassVar[bool] = True

@@ -16,6 +16,7 @@ from hf_condense.base.devices import to_device
 from hf_condense.base.errors import did_you_mean
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+ALL_FAMILIES = "_".join(FAMILIES)
 Mode = Literal["single", "all"]
 
 _FLIP_PROBABILITY: Final = 0.5

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from hf_condense.base.checks import integer, number, one_of
-from hf_condense.networks.augment import FAMILIES, Augmentation, Mode
+from hf_condense.networks.augment import ALL_FAMILIES, FAMILIES, Augmentation, Mode
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         TrainingRecipe("dc", epochs=300),
-        TrainingRecipe("dsa", epochs=1000, augment="color_crop_cutout_flip_scale_rotate"),
+        TrainingRecipe("dsa", epochs=1000, augment=ALL_FAMILIES),
         TrainingRecipe(
             "idc",
             epochs=1000,
