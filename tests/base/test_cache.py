@@ -124,7 +124,7 @@ def test_tensors_that_cannot_be_cached_are_returned_all_the_same(
     assert not file.exists()
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(f"no space left while writing {file} (")
-    assert "HF_HOME moves it, cache=False does not use it" in message
+    assert "use another cache (set HF_HOME, or pass cache=False)" in message
     assert message.endswith("What was computed is used, but not cached")
 
 
