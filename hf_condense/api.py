@@ -16,7 +16,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, integer
+from hf_condense.base.checks import byte_count, integer, listed
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
@@ -352,4 +352,4 @@ def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, An
 def _warn_of_absent(source: ClassSource) -> None:
     """Log one warning that names the classes without rows."""
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
-        logger.warning("classes without rows, which the condensed set lacks too: %s", ", ".join(map(repr, absent)))
+        logger.warning("classes without rows, which the condensed set lacks too: %s", listed(absent))

@@ -772,13 +772,10 @@ def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Eval
 
 def _check_equal(small: CondensedDataset, folder: Path) -> None:
     """Load a set that was just saved and compare it, bit by bit."""
-    import torch
-
     from hf_condense import load_condensed
 
     loaded = load_condensed(folder)
-    tensors, expected = loaded.synthetic.all(), small.synthetic.all()
-    same = tensors.keys() == expected.keys() and all(torch.equal(tensors[name], expected[name]) for name in expected)
+    same = loaded.synthetic.equals(small.synthetic)
     if not same or loaded.recipe.without_times() != small.recipe.without_times():
         raise CondensedFormatError(f"{folder} does not hold what was saved; please report this")
 

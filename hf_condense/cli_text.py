@@ -42,6 +42,8 @@ def command_line(command: str, *arguments: object, **options: object) -> str:
 def as_options(text: str, command: click.Command) -> str:
     """Return a message of the library in which arguments are spelled as the options of a command.
 
+    False stands for the other side of a flag with two, such as `--cache/--no-cache`.
+
     Example:
         >>> @click.command()
         ... @click.option("--image-size")
@@ -49,8 +51,6 @@ def as_options(text: str, command: click.Command) -> str:
         ... def run(image_size, overwrite): ...
         >>> as_options("pass image_size=, overwrite=True or lr_img=5; image_size='32' is small", run)
         'pass --image-size, --overwrite or lr_img=5; --image-size 32 is small'
-
-    False stands for the other side of a flag with two, such as `--cache/--no-cache`.
     """
     options = [option for option in command.params if isinstance(option, click.Option)]
     flags = {option.name: max(option.opts, key=len) for option in options}

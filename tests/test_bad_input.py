@@ -294,7 +294,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"network": "convnet-w0"}, ("width", "at least 1", "0")),
     (ValueError, {"network": "convnet-q3"}, ("'q3'", "'convnet-q3'", "w<filters>, d<blocks>")),
     (ValueError, {"network": "convnet-d9"}, ("8x8", "smaller depth")),
-    (TypeError, {"network": 5}, ("network must be a name or a callable", "int")),
+    (TypeError, {"network": 5}, ("network should be a name or a callable", "int")),
     (TypeError, {"network": makes_a_number}, ("'makes_a_number'", "torch.nn.Module", "int")),
     (ValueError, {"network": makes_no_head}, ("Flatten", "no nn.Linear", "embed(x)")),
     (ValueError, {"network": makes_seven_logits}, ("'makes_seven_logits'", "(2, 3)", "(2, 7)")),

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hf_condense.base.errors import plain_text
 from hf_condense.base.files import explained_access, write_tensors
+from hf_condense.base.paths import cache_folder
 
 logger = logging.getLogger("hf_condense")
 
@@ -61,3 +62,22 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
         return tensors
     logger.info("cached %s in %s (%.1f MB)", ", ".join(tensors), file, file.stat().st_size / 1e6)
     return load_file(file)
+
+
+def cached_or_made(
+    kind: str, key: str, make: Callable[[], dict[str, Tensor]], *, enabled: bool = True
+) -> dict[str, Tensor]:
+    """Return tensors from the cache, where they are put first if need be; or just make them, if it is not to be used.
+
+    Args:
+        kind: The kind of cached files, for example `"networks"`.
+        key: Their `content_key`.
+        make: Function that returns the tensors, on the CPU.
+        enabled: Whether the caller asks for the cache; it is not used, either, if caching is disabled in `datasets`.
+
+    Raises:
+        OSError: If there is a file that cannot be read; the message says what to do.
+    """
+    if not cache_enabled(enabled):
+        return make()
+    return cached_tensors(cache_folder(kind) / f"{key}.safetensors", make)

@@ -140,6 +140,22 @@ def byte_text(count: float) -> str:
     return f"{count / 1024**power:.{min(power, 1)}f} {('B', 'KiB', 'MiB', 'GiB', 'TiB')[power]}"
 
 
+def listed(names: Iterable[object], most: int = 10, *, quoted: bool = True) -> str:
+    """Return names for a message, the first ones alone if there are many.
+
+    Args:
+        names: The names.
+        most: Names to show, at most; >= 1.
+        quoted: Whether each stands in quotation marks, if it is text.
+
+    Example:
+        >>> listed(["cat", "dog", "eel"], 2)
+        "'cat', 'dog' and 1 more"
+    """
+    texts = [repr(name) if quoted else str(name) for name in names]
+    return ", ".join(texts[:most]) + (f" and {len(texts) - most} more" if len(texts) > most else "")
+
+
 def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     """Raise `ValueError` if a value is not one of the choices; the message lists them.
 
@@ -148,6 +164,5 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     """
     choices = list(choices)
     if value not in choices:
-        listed = ", ".join(map(repr, choices))
         hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
-        raise ValueError(f"{name} should be one of {listed}; got {value!r}{hint}")
+        raise ValueError(f"{name} should be one of {listed(choices, len(choices))}; got {value!r}{hint}")

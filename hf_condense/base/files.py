@@ -93,8 +93,8 @@ def new_folder(target: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name beside `target`, then rename it to `target` in one step.
 
     If another process has put its folder there first, that one stays. If anything fails, nothing is left behind. If
-    the process is killed, the next one that fills `target` removes what is left. Who may read it is for the umask and
-    the parent folder to say, as for other files.
+    the process is killed, the next one that fills `target` removes what is left. Its permissions follow the umask
+    and the parent folder.
 
     Args:
         target: The folder to make; its parent is made if it is missing.
@@ -245,7 +245,7 @@ def _other_place(target: Path) -> str:
     """Say how to have a file elsewhere, as the end of a sentence."""
     if cache_folder("") not in target.parents:
         return "choose another place"
-    return "have another cache (HF_HOME moves it, cache=False does not use it)"
+    return "use another cache (set HF_HOME, or pass cache=False)"
 
 
 def check_place(folder: Path) -> None:

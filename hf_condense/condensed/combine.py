@@ -17,7 +17,7 @@ from torch import Tensor
 
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.recipe import Recipe, common
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
 from hf_condense.condensed.views import ViewLabels
@@ -112,12 +112,7 @@ def _check(sets: list[CondensedDataset]) -> None:
 def _warn_of_repeats(sets: list[CondensedDataset]) -> None:
     """Warn of sets that are equal, because their rows say nothing new."""
     for (i, first), (j, second) in itertools.combinations(enumerate(sets, 1), 2):
-        tensors, others = first.synthetic.all(), second.synthetic.all()
-        if (
-            first.recipe.class_names == second.recipe.class_names
-            and tensors.keys() == others.keys()
-            and all(torch.equal(tensor, others[name]) for name, tensor in tensors.items())
-        ):
+        if first.recipe.class_names == second.recipe.class_names and first.synthetic.equals(second.synthetic):
             logger.warning("sets %d and %d are equal, so that the combined set has the same rows twice", i, j)
 
 
@@ -162,7 +157,7 @@ def _combined_tensors(
         decoder=recipe.tensor_decoder,
         soft_labels=torch.cat(soft_labels)[rows] if soft_labels else None,
         view_labels=ViewLabels.joined(view_labels).part(rows) if view_labels else None,
-        student_lr=_common([s.synthetic.student_lr for s in sets]),
+        student_lr=common([s.synthetic.student_lr for s in sets]),
         zca_matrix=first.zca_matrix,
         zca_mean=first.zca_mean,
     )
@@ -208,17 +203,17 @@ def _combined_recipe(sets: list[CondensedDataset], names: list[str], values: lis
         method_version=1,
         ipc={name: ipc[name] for name in names if name in ipc},
         steps=None if first.steps is None else sum(recipe.steps or 0 for recipe in recipes),
-        preset=_common([recipe.preset for recipe in recipes]),
+        preset=common([recipe.preset for recipe in recipes]),
         network=" + ".join(dict.fromkeys(recipe.network for recipe in recipes)),
         options={
             name: value
             for name, value in first.options.items()
             if all(name in recipe.options and recipe.options[name] == value for recipe in recipes)
         },
-        augment=_common([recipe.augment for recipe in recipes]),
+        augment=common([recipe.augment for recipe in recipes]),
         class_names=names,
         label_values=values,
-        image_size=_common([recipe.image_size for recipe in recipes]),
+        image_size=common([recipe.image_size for recipe in recipes]),
         mean=mean,
         std=std,
         source=_source_facts(recipes),
@@ -270,7 +265,7 @@ def _source_facts(recipes: list[Recipe]) -> dict[str, Any]:
     if len(sources) == 1:
         return sources[0]
     counts = [source.get("num_examples") for source in sources]
-    facts = {name: _common([source.get(name) for source in sources]) for name in sources[0]}
+    facts = {name: common([source.get(name) for source in sources]) for name in sources[0]}
     return {**facts, "num_examples": sum(counts) if all(isinstance(n, int) for n in counts) else None}
 
 
@@ -281,8 +276,3 @@ def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
     if any(s.source is None for s in sets) or any(other != features[0] for other in features):
         return None
     return datasets.concatenate_datasets([source.with_format(None) for source in sources.values()])
-
-
-def _common(values: list[Any]) -> Any:
-    """Return the value that all have in common, or None."""
-    return values[0] if all(value == values[0] for value in values) else None

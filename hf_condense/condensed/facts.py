@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.untrusted import (
@@ -20,6 +22,8 @@ from hf_condense.condensed.untrusted import (
     parse_json,
     read_bytes,
 )
+
+logger = logging.getLogger("hf_condense")
 
 TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
 MAX_README_BYTES = 1 << 20
@@ -205,11 +209,24 @@ class Facts:
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
 
-    def with_extra_splits_of(self, other: Facts | None) -> Facts:
-        """Return these facts with the splits beside the other set, if that has the same columns."""
-        if other is None or other.features != self.features or not other.extra_splits:
+    def with_extra_splits_of(self, other: Facts | None, name: str) -> Facts:
+        """Return these facts with the splits beside the set that they replace, or warn if its columns are others.
+
+        Args:
+            other: Facts of that set, or None if there is none.
+            name: Name of the set, for the warning.
+        """
+        if other is None or not other.extra_splits:
             return self
-        return self.with_extra_splits({name: other.values[EXTRA_SPLITS][name] for name in other.extra_splits})
+        if other.features != self.features:
+            logger.warning(
+                "the splits %s beside %r lack the columns of the new set and are removed; pass extra_splits= to "
+                "push_to_hub to publish them again",
+                listed(other.extra_splits, quoted=False),
+                name,
+            )
+            return self
+        return self.with_extra_splits({split: other.values[EXTRA_SPLITS][split] for split in other.extra_splits})
 
     def with_accuracies_of(self, other: Facts | None) -> Facts:
         """Return these facts with the accuracies of the same set, if it was measured and this one was not."""

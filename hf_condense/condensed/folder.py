@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
+from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.files import abandoned, temporary_prefix
 from hf_condense.base.paths import local_path
@@ -66,7 +67,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
-    facts = facts.with_extra_splits_of(old).with_accuracies_of(old)
+    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
@@ -106,8 +107,8 @@ def check_level(folder: Path) -> None:
     if (folder / FACTS).exists() or list_sets(folder):
         return
     if places := sorted({str(facts.parent.parent) for facts in folder.glob(f"*/*/{FACTS}")}):
-        listed = ", ".join(places[:_MAX_PLACES]) + (", ..." if len(places) > _MAX_PLACES else "")
-        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {listed}")
+        names = listed(places, _MAX_PLACES, quoted=False)
+        raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {names}")
 
 
 def is_name(name: str) -> bool:
@@ -158,7 +159,7 @@ def pick(folder: Path, name: str | None) -> Path:
         return folder
     check_level(folder)
     names = list_sets(folder)
-    default = default_config(read_card(folder) or "") if name is None and len(names) > 1 else None
+    default = default_config(read_card(folder)) if name is None and len(names) > 1 else None
     return folder / choose(str(folder), names, name, default)
 
 

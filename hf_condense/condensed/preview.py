@@ -14,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
+from hf_condense.condensed.tensors import CondensedTensors, are_alone, check_shown, first_rows
 
 _SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
 _LONGEST_SIDE = 8192  # pixels; no image is enlarged beyond this, so that long and narrow ones fit into memory
@@ -90,7 +90,7 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
     check_shown(per_class, max_classes)
     rows = first_rows(tensors.row_labels.tolist(), per_class, max_classes)
     images, labels = tensors.decoded(torch.tensor([*chain(*rows.values())], dtype=torch.int64))
-    if _are_alone(tensors.row_labels):
+    if are_alone(tensors.row_labels):
         return grid(images, per_class=min(_FLOW, len(images)))
     return grid(images, labels, per_class=per_class, max_classes=max_classes)
 
@@ -102,12 +102,7 @@ def grid_of(images: Tensor, labels: Tensor) -> Image.Image:
         images: In pixel units. (N, C, H, W).
         labels: Class of every image. (N,).
     """
-    return grid(images, per_class=_SHORT_FLOW) if _are_alone(labels) else grid(images, labels)
-
-
-def _are_alone(labels: Tensor) -> bool:
-    """Return whether every image is the only one of its class."""
-    return len(labels.unique()) == len(labels)
+    return grid(images, per_class=_SHORT_FLOW) if are_alone(labels) else grid(images, labels)
 
 
 def comparison(panels: Sequence[Panel], note: str = "") -> Image.Image:

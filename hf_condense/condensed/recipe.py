@@ -138,7 +138,10 @@ class Recipe:
 
     def number_of_classes(self, entries: int) -> int:
         """Return how many classes a set of this recipe has, if it has so many entries."""
-        return len(self.ipc) if isinstance(self.ipc, dict) else -(-entries // self.decoder.entries(self.ipc))
+        if isinstance(self.ipc, dict):
+            return len(self.ipc)
+        # Exact whatever number a stranger's file claims, where a quotient of floats would be rounded.
+        return -(-entries // self.decoder.entries(self.ipc))
 
     @property
     def format_version(self) -> str:
@@ -397,3 +400,8 @@ def _is_a(value: Any, hint: Any) -> bool:
 def _spell(hint: Any) -> str:
     """Spell a type hint for an error message."""
     return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
+
+
+def common(values: list[Any]) -> Any:
+    """Return the value that all have in common, or None."""
+    return values[0] if all(value == values[0] for value in values) else None

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.tensors import CondensedTensors, round_robin
+from hf_condense.condensed.tensors import CondensedTensors, eight_bit_pixels, round_robin
 from hf_condense.condensed.views import CROP_NUMBERS
 
 
@@ -127,7 +127,7 @@ def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
     for pixels in tensors.chunks():
         if not bool(torch.isfinite(pixels).all()):
             raise ValueError("some stored numbers are so large that the images decoded from them hold NaN or infinity")
-        yield pixels, (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+        yield pixels, eight_bit_pixels(pixels)
 
 
 def _png(pixels: Tensor) -> bytes:

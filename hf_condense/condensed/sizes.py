@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
+
 from hf_condense.condensed.facts import Facts
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
+from hf_condense.condensed.untrusted import ITEM_BYTES
 from hf_condense.condensed.views import CROP_NUMBERS
 
-_INTEGER_BYTES = {"I32": 4, "I64": 8}
-_FLOAT_BYTES = {"float32": 4, "float16": 2, "uint8": 1}
+_INTEGERS = ("I32", "I64")  # types of what a storage form keeps beside its numbers
 _LABEL_BYTES = 8
 # For a view, the number and the class of each logit that is stored, and the numbers of its crop, in 16 bits each.
 _LOGIT_BYTES, _CROP_BYTES = 4, 2 * CROP_NUMBERS
@@ -57,13 +59,13 @@ class Sizes:
         classes = recipe.number_of_classes(entries)
         images = sum(recipe.ipc.values()) if isinstance(recipe.ipc, dict) else classes * recipe.ipc
         layout = [(kind, math.prod(shape)) for kind, shape in decoder.layout(entries, classes).values()]
-        stored = sum(amount for kind, amount in layout if kind not in _INTEGER_BYTES)
-        integers = sum(_INTEGER_BYTES[kind] * amount for kind, amount in layout if kind in _INTEGER_BYTES)
+        stored = sum(amount for kind, amount in layout if kind not in _INTEGERS)
+        integers = sum(ITEM_BYTES[kind] * amount for kind, amount in layout if kind in _INTEGERS)
         source_images = recipe.source.get("num_examples")
         sizes = cls(
             budget=images * pixels,
             stored=stored,
-            stored_bytes=stored * _FLOAT_BYTES[recipe.store_dtype],
+            stored_bytes=stored * getattr(torch, recipe.store_dtype).itemsize,
             integer_bytes=integers + _LABEL_BYTES * entries,
             soft_label_bytes=_soft_label_bytes(facts),
             whitening_bytes=4 * pixels * (pixels + 1) if facts.is_whitened else 0,

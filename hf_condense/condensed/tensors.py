@@ -5,14 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.decoders import Decoder, decoder_class
-from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.views import ViewLabels
 
 _CHUNK_NUMBERS = 2**24  # of the images that are decoded at a time
@@ -46,19 +44,15 @@ class CondensedTensors:
     view_labels: ViewLabels | None = None
 
     @classmethod
-    def of_images(cls, images: Tensor, labels: Tensor, *, factor: int = 1, **optional: Any) -> CondensedTensors:
-        """Return the tensors of a set that stores images.
+    def of_images(cls, images: Tensor, labels: Tensor) -> CondensedTensors:
+        """Return the tensors of a set that stores whole images.
 
         Args:
             images: In pixel units, sorted by class. float32 (N, C, H, W).
             labels: Class of each image. int64 (N,).
-            factor: Patches along each side of an image; 1 stores whole images.
-            **optional: The other attributes by name.
         """
         channels, height, width = images.shape[1:]
-        storage, expand = form_of_factor(factor)
-        decoder = decoder_class(storage)((channels, height, width), expand)
-        return cls({"images": images}, labels, decoder, **optional)
+        return cls({"images": images}, labels, decoder_class("pixels")((channels, height, width), 1))
 
     @property
     def images(self) -> Tensor:
@@ -131,12 +125,27 @@ class CondensedTensors:
         """Return every tensor of a file by name."""
         return {**self.stored, "labels": self.labels, **self.optional()}
 
+    def equals(self, other: CondensedTensors) -> bool:
+        """Return whether the other set has the same tensors, to the last bit."""
+        tensors, others = self.all(), other.all()
+        return tensors.keys() == others.keys() and all(torch.equal(tensors[name], others[name]) for name in tensors)
+
 
 def _as_numbers(tensor: Tensor) -> Tensor:
     """Return stored numbers as float32, 8-bit images in [0, 1]; positions stay integers."""
     if tensor.dtype == torch.uint8:
         return tensor.float() / 255
     return tensor.float() if tensor.is_floating_point() else tensor
+
+
+def eight_bit_pixels(pixels: Tensor) -> Tensor:
+    """Return pixels, 0 for black and 1 for white, as the nearest 8-bit numbers: uint8 of the same shape."""
+    return (pixels.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def are_alone(labels: Tensor) -> bool:
+    """Return whether every image is the only one of its class."""
+    return len(labels.unique()) == len(labels)
 
 
 def round_robin(labels: Sequence[int]) -> list[int]:

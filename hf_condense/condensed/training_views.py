@@ -68,7 +68,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """Return `pixel_values`, float32 (C, H, W), and `labels`, the class probabilities, float32 (K,)."""
         if not -len(self) <= row < len(self):
-            raise IndexError(f"row {row} of {len(self)}")
+            raise IndexError(f"row should be in {-len(self)}..{len(self) - 1}; got {row}")
         (item,) = self.__getitems__([row % len(self)])
         return item
 

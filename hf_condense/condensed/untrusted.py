@@ -24,7 +24,6 @@ FORMAT = "hf_condense"
 # Version 2 has storage forms other than pixels and patches. Version 3 has 8-bit images, soft labels of views, and parts
 # with normalisations of their own.
 FORMAT_VERSIONS = ("1", "2", "3")
-_STORED_TYPES = {"float32": "F32", "float16": "F16", "uint8": "U8"}
 MAX_JSON_BYTES = 1 << 23
 MAX_FILE_BYTES = 1 << 35
 _MAX_DECODED_BYTES = 1 << 37  # of all images of a set in float32; a small file may describe many
@@ -35,7 +34,7 @@ _MAX_TENSORS = 32
 _MAX_VALUES, _MAX_CONTAINERS = 1 << 20, 1 << 17
 _MAX_DEPTH = 32
 _MAX_DIGITS = 20  # of an integer, which is enough for any 64-bit number
-_TYPES = {
+_TYPES = {  # how safetensors files call them
     torch.float32: "F32",
     torch.float16: "F16",
     torch.uint8: "U8",
@@ -43,7 +42,8 @@ _TYPES = {
     torch.int32: "I32",
     torch.int64: "I64",
 }
-_ITEM_BYTES = {"F32": 4, "F16": 2, "U8": 1, "I16": 2, "I32": 4, "I64": 8}
+ITEM_BYTES = {name: dtype.itemsize for dtype, name in _TYPES.items()}
+"""Bytes of a number, by what safetensors files call its type."""
 
 
 def read_bytes(path: Path, limit: int) -> bytes:
@@ -222,7 +222,7 @@ def _layout(recipe: Recipe, entries: int) -> Layout:
 
 def _stored_type(kind: str, recipe: Recipe) -> str:
     """Return the type of a stored tensor in the file: floating-point numbers may be stored in fewer bits."""
-    return _STORED_TYPES[recipe.store_dtype] if kind == "F32" else kind
+    return _TYPES[getattr(torch, recipe.store_dtype)] if kind == "F32" else kind
 
 
 def _check_header(data: bytes, recipe: Recipe) -> None:
@@ -246,7 +246,7 @@ def _check_header(data: bytes, recipe: Recipe) -> None:
         offsets = entry.get("data_offsets")
         if not isinstance(offsets, list) or len(offsets) != 2 or not all(isinstance(at, int) for at in offsets):
             raise CondensedFormatError(f"{name} should have two offsets; got {offsets!r:.80}")
-        spans.append((*offsets, math.prod(shape) * _ITEM_BYTES[dtype]))
+        spans.append((*offsets, math.prod(shape) * ITEM_BYTES[dtype]))
     _check_spans(spans, len(data) - 8 - size)
 
 

@@ -171,7 +171,7 @@ def _parameter_bytes(network: nn.Module) -> int:
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
     keeps_all = plan.keep_graphs or not method.cuts
-    share = -(-len(run.ipc) // run.accelerator.num_processes)
+    share = math.ceil(len(run.ipc) / run.accelerator.num_processes)
     rows = sorted(method.rows_per_step(run).values())[-(share if keeps_all else plan.classes_per_chunk) :]
     network = run.factory.build(run.seed, "template")
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import one_of
+from hf_condense.base.checks import listed, one_of
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.base.processes import from_main
 from hf_condense.condensed.decoders import Origin
@@ -97,7 +98,7 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
     logger.warning(
         "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
         "little noise; a smaller expand or ipc takes every row once",
-        ", ".join(few[:_NAMED]) + (", ..." if len(few) > _NAMED else ""),
+        listed(few, _NAMED, quoted=False),
     )
     numbers = to_device(torch.tensor(list(noise)), rows.device)
     noisy = rows.index_select(0, numbers) + to_device(torch.stack(list(noise.values())), rows.device)
@@ -175,8 +176,17 @@ def _real_rows(run: Run, init: str) -> Tensor:
     cls = get_method(name)
     assert issubclass(cls, Selector)
     rows_by_class = select_rows(run, cls(cls.Config()), run.counts)
-    counts = run.counts
-    return torch.cat([rows.repeat(-(-counts[c] // len(rows)))[: counts[c]] for c, rows in rows_by_class.items()])
+    return torch.cat([repeated(rows, run.counts[c]) for c, rows in rows_by_class.items()])
+
+
+def repeated(numbers: Tensor, n: int) -> Tensor:
+    """Return `n` numbers: some (m,), from the first to the last again and again, and cut off.
+
+    Example:
+        >>> repeated(torch.tensor([3, 1, 4]), 5)
+        tensor([3, 1, 4, 3, 1])
+    """
+    return numbers.repeat(math.ceil(n / len(numbers)))[:n]
 
 
 def _coresets() -> list[str]:

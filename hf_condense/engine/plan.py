@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -54,10 +55,10 @@ class Plan:
         if self.keep_graphs and "keep_graphs" in cuts:
             return replace(self, keep_graphs=False)
         if self.classes_per_chunk > 1 and "classes_per_chunk" in cuts:
-            return replace(self, classes_per_chunk=-(-self.classes_per_chunk // 2))
+            return replace(self, classes_per_chunk=math.ceil(self.classes_per_chunk / 2))
         present = min(self.images_per_forward or images, images)
         if present > 1 and "images_per_forward" in cuts:
-            return replace(self, images_per_forward=-(-present // 2))
+            return replace(self, images_per_forward=math.ceil(present / 2))
         return None
 
 
@@ -107,7 +108,7 @@ def make_plan(
     if device.type == "cpu":
         budget //= num_processes
     bytes_per_row = cost_in_forwards * activation_bytes + decoding_bytes
-    share = -(-num_classes // num_processes)
+    share = math.ceil(num_classes / num_processes)
     most_rows = min(share * rows_per_class, most_rows or share * rows_per_class)
     classes_that_fit = budget // max(1, rows_per_class * bytes_per_row + real_bytes)
     if most_rows * bytes_per_row + share * real_bytes <= budget:  # a batch that is smaller than the rows of its classes

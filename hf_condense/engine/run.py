@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -154,7 +155,7 @@ class Run:
     def split_for_forward(self, images: Tensor) -> Sequence[Tensor]:
         """Split a batch into equal parts of at most the planned size, so that compiled code sees few shapes."""
         limit = self.plan.images_per_forward or len(images)
-        parts: Sequence[Tensor] = images.split(-(-len(images) // -(-len(images) // limit)))
+        parts: Sequence[Tensor] = images.split(math.ceil(len(images) / math.ceil(len(images) / limit)))
         return parts
 
     def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:

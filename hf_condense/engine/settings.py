@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any
 
-from hf_condense.base.checks import integer, one_of
+from hf_condense.base.checks import integer, listed, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_factor
@@ -275,7 +275,7 @@ def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
         if name not in index:
             raise ValueError(
                 f"ipc names {name!r}, which is not a class{did_you_mean(str(name), source.class_names)}; "
-                f"classes: {', '.join(source.class_names)}"
+                f"classes: {listed(source.class_names, quoted=False)}"
             )
         if index[name] not in source.counts:
             raise ValueError(f"ipc names class {name!r}, which has no rows; leave it out")
@@ -283,5 +283,5 @@ def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
             raise ValueError(f"ipc names class {source.class_names[index[name]]!r} twice, by name and by value")
         amounts[index[name]] = n
     if missing := [source.class_names[c] for c in source.counts if c not in amounts]:
-        raise ValueError(f"ipc leaves out {', '.join(map(repr, missing))}; give a number for every class that has rows")
+        raise ValueError(f"ipc leaves out {listed(missing)}; give a number for every class that has rows")
     return amounts

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.condensed.decoders import Decoder
-from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.tensors import CondensedTensors, eight_bit_pixels
 from hf_condense.condensed.views import ViewLabels
 from hf_condense.source.whitening import Whitening
 
@@ -192,7 +192,7 @@ class SyntheticSet:
 def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return a tensor in another type; raise if that cannot hold its numbers. Pixels become 8-bit numbers."""
     if dtype == torch.uint8:
-        return torch.cat([(255 * part.clamp(0, 1)).round().to(dtype) for part in tensor.split(_ROWS)])
+        return torch.cat([eight_bit_pixels(part) for part in tensor.split(_ROWS)])
     largest, most = float(tensor.abs().max()), torch.finfo(dtype).max
     if largest > most:
         kind = str(dtype).removeprefix("torch.")

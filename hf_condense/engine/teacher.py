@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
-from hf_condense.base.paths import cache_folder
+from hf_condense.base.cache import cached_or_made, content_key
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -68,17 +66,18 @@ def trained_network(run: Run, updates: int, batch: int = _BATCH_SIZE) -> nn.Modu
         batch: Rows per update, >= 1.
     """
     net = run.factory.build(run.seed, "features").to(run.device)
-    if not cache_enabled(run.cache and run.factory.named):
-        _train(run, net, updates, batch)
-        return net.eval()
-    file = cache_folder("networks") / f"{network_key(run, updates, batch)}.safetensors"
 
     def make() -> dict[str, Tensor]:
         _train(run, net, updates, batch)
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
-    net.load_state_dict(cached_tensors(file, make))
+    net.load_state_dict(_cached(run, "networks", network_key(run, updates, batch), make))
     return net.eval()
+
+
+def _cached(run: Run, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
+    """Return tensors from the cache, or made anew if the run does not use it or its network has no name."""
+    return cached_or_made(kind, key, make, enabled=run.cache and run.factory.named)
 
 
 def _train(run: Run, net: nn.Module, updates: int, batch: int) -> None:
@@ -141,12 +140,19 @@ def teacher_facts(run: Run, weights: Iterable[dict[str, Tensor]], updates: int, 
         held_out: Training rows that the networks did not see, because they served to choose the updates.
     """
     states = list(weights)
+    return _facts(run, run.factory.name, weights_hash(states), len(states), updates, held_out)
+
+
+def _facts(
+    run: Run, network: str, content_hash: str, networks: int = 1, updates: int = 0, held_out: int = 0
+) -> dict[str, Any]:
+    """Return what `Recipe.teacher` describes, but for the accuracy."""
     return {
-        "network": run.factory.name,
-        "networks": len(states),
+        "network": network,
+        "networks": networks,
         "updates": updates,
         "seed": run.seed,
-        "content_hash": weights_hash(states),
+        "content_hash": content_hash,
         "held_out": held_out,
         "classes": list(run.source.class_names),
     }
@@ -174,16 +180,7 @@ def settle_teacher(
         return _trained_teacher(run, side, updates, augment)
     given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
     measured = from_main(run.accelerator, partial(_measured, run, given))
-    return given, {
-        "network": given.name,
-        "networks": 1,
-        "updates": 0,
-        "seed": run.seed,
-        "content_hash": given.content_hash,
-        "held_out": 0,
-        "classes": list(run.source.class_names),
-        **measured,
-    }
+    return given, {**_facts(run, given.name, given.content_hash), **measured}
 
 
 def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
@@ -202,10 +199,8 @@ def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[T
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
     def state_of_teacher() -> dict[str, Tensor]:
-        if not cache_enabled(run.cache and run.factory.named):
-            return train()
         key = content_key(whole=network_key(run, updates), shape=source.image_shape, recipe=dataclasses.asdict(recipe))
-        return cached_tensors(cache_folder("networks") / f"{key}.safetensors", train)
+        return _cached(run, "networks", key, train)
 
     net.load_state_dict(from_main(run.accelerator, state_of_teacher))
     teacher = Teacher(
@@ -302,28 +297,12 @@ def _held_out(run: Run) -> Tensor:
     return run.source.held_out(run.seed, "held out")
 
 
-@dataclass(frozen=True)
-class _Part(TrainingSet):
-    """Some rows of a training set.
-
-    Attributes:
-        positions: Their positions in that set. int64 (n,).
-    """
-
-    positions: Tensor = dataclasses.field(kw_only=True)
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-    def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
-        return super().batch(self.positions[index])
-
-
-def _without(source: ClassSource, held_out: Tensor) -> _Part:
+def _without(source: ClassSource, held_out: Tensor) -> TrainingSet:
     """Return a source as training data, without the rows at some positions."""
     is_seen = torch.ones(len(source), dtype=torch.bool)
     is_seen[held_out] = False
-    return _Part(source, source.labels, len(source.class_names), positions=is_seen.nonzero()[:, 0])
+    seen = source.part(is_seen.nonzero()[:, 0], decoded=False)
+    return TrainingSet(seen, seen.labels, len(source.class_names))
 
 
 def _early_states(run: Run, updates: int, held_out: Tensor) -> dict[int, dict[str, Tensor]]:
@@ -347,11 +326,8 @@ def _early_states(run: Run, updates: int, held_out: Tensor) -> dict[int, dict[st
             train_network(net, data, recipe, run.seed, "early teacher", max_updates=most, on_update=keep_state)
         return tensors
 
-    if cache_enabled(run.cache and run.factory.named):
-        key = content_key(whole=network_key(run, most), held_out=held_out.tolist())
-        tensors = cached_tensors(cache_folder("networks") / f"{key}.safetensors", make)
-    else:
-        tensors = make()
+    key = content_key(whole=network_key(run, most), held_out=held_out.tolist())
+    tensors = _cached(run, "networks", key, make)
     named = [(int(count), name, tensor) for path, tensor in tensors.items() for count, name in [path.split("/", 1)]]
     return {count: {name: tensor for n, name, tensor in named if n == count} for count in counts}
 
@@ -384,10 +360,8 @@ def features_of(run: Run, kind: str, updates: int, batch: int = _BATCH_SIZE) -> 
         return _joined((images.flatten(1) for images in run.source.all_images(_BATCH)), len(run.source))
     if kind != "network":
         return run.numeric_column(kind)
-    if not cache_enabled(run.cache and run.factory.named):
-        return _embedded(run, updates, batch)
-    file = cache_folder("features") / f"{network_key(run, updates, batch)}.safetensors"
-    return cached_tensors(file, lambda: {"features": _embedded(run, updates, batch)})["features"]
+    key = network_key(run, updates, batch)
+    return _cached(run, "features", key, lambda: {"features": _embedded(run, updates, batch)})["features"]
 
 
 @torch.no_grad()

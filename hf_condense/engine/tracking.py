@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -111,7 +112,7 @@ class _Report:
 
     def _report(self, run: Run, done: int, loss: float) -> None:
         is_first, is_last = self._last is None, done == self.steps
-        if is_first or is_last or done % -(-self.steps // _REPORTS) == 0:
+        if is_first or is_last or done % math.ceil(self.steps / _REPORTS) == 0:
             self._log_scalars(done, loss)
         if run.accelerator.is_main_process and (is_first or is_last or done % self.every == 0):
             self._log_picture(run, done)

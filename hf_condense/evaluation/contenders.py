@@ -7,10 +7,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+from hf_condense.base.checks import listed
 from hf_condense.condensed.scores import SOFT_LABELS
 from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
-from hf_condense.evaluation.subject import RealImages, Subject, listed
+from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe
 

@@ -13,7 +13,7 @@ from hf_condense.base.rng import Key, keyed_generator
 from hf_condense.condensed.decoders import Decoder, Origin
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import ViewLabels
-from hf_condense.engine.initial import labels_of
+from hf_condense.engine.initial import labels_of, repeated
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training import TrainingSet
@@ -158,7 +158,7 @@ class StoredRows:
         counts = self._counts(self.decoder.rows)
         drawn = {c: positions[own_class[c]] for c in counts}  # in the order of the set's classes
         # A class with fewer rows repeats them, as the start of a run does, but for the noise of copies.
-        repeated = [drawn[c].repeat(-(-n // len(drawn[c])))[:n] for c, n in counts.items()]
+        chosen = [repeated(drawn[c], n) for c, n in counts.items()]
         origin = Origin(
             rows_of=lambda c: source.batches(own_class[c]),
             generator=keyed_generator(self.rows.seed, "evaluate", "form", network_seed),
@@ -166,7 +166,7 @@ class StoredRows:
             progress=self.progress,
             memo=self._memo,
         )
-        stored = self.decoder.start(source.at(torch.cat(repeated)), labels_of(counts, source.device), origin)
+        stored = self.decoder.start(source.at(torch.cat(chosen)), labels_of(counts, source.device), origin)
         labels = labels_of(self._counts(self.decoder.entries), source.device)
         synthetic = SyntheticSet(stored, labels, self.decoder, whitening=source.whitening)
         synthetic.project_()

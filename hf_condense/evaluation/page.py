@@ -105,7 +105,7 @@ def write_page(
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
     }
     where = {"place": str(path_or_repo), "revision": revision} if is_remote else {}
-    page = render_page(sets, default=default_config(card or ""), per_class=per_class, max_classes=max_classes, **where)
+    page = render_page(sets, default=default_config(card), per_class=per_class, max_classes=max_classes, **where)
     with output_file(file) as work:
         work.write_text(page, encoding="utf-8")
     return local_path(file)

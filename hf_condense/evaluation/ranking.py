@@ -17,6 +17,7 @@ from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.evaluation.request import training_recipe
 from hf_condense.evaluation.subject import has_soft_labels
 from hf_condense.evaluation.tensor_sets import TensorSet
+from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.networks.factory import NetworkSpec
 from hf_condense.networks.training_recipe import TrainingRecipe
 
@@ -134,7 +135,7 @@ def dd_ranking(
     if not (training.augmentations() or training.cutmix_probability or training.view_area):
         raise ValueError(
             "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
-            "augment='color_crop_cutout_flip_scale_rotate'"
+            f"augment={ALL_FAMILIES!r}"
         )
     teacher = options.get("teacher")
     is_at_hand = (getattr(train, "teacher", None) if teacher is None else teacher) is not None

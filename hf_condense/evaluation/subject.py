@@ -12,6 +12,7 @@ import datasets
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import listed
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
@@ -61,11 +62,6 @@ class RealImages:
     def part(self, positions: Tensor) -> RealImages:
         """Return the images at some positions, sorted, int64 (n,)."""
         return RealImages(self.images.part(positions), self.outputs, self.own.part(positions))
-
-    def known(self, classes: Iterable[int]) -> RealImages:
-        """Return the images of those classes that stand for one of some outputs."""
-        outputs = set(classes)
-        return self.of_classes(c for c in self.images.classes if int(self.outputs[c]) in outputs)
 
 
 @dataclass(frozen=True)
@@ -368,9 +364,3 @@ def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:
             f"{what} has pictures of mode {mode!r}, but the set's are grey (one channel); convert them to 'L', "
             "or make a set from colour pictures"
         )
-
-
-def listed(names: Iterable[str], most: int = 10) -> str:
-    """Write names for a message, at most `most` of them."""
-    quoted = [repr(name) for name in names]
-    return ", ".join(quoted[:most]) + (f" and {len(quoted) - most} more" if len(quoted) > most else "")

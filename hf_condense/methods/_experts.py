@@ -10,7 +10,7 @@ from hf_condense.engine.method import option
 from hf_condense.methods._images import ImageConfig
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -94,7 +94,7 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
     updates = (config.snapshots - 1) * every
     return TrainingRecipe(
         "expert",
-        epochs=math.ceil(updates / math.ceil(rows / config.batch_expert)),
+        epochs=epochs_for(updates, rows, config.batch_expert),
         batch_size=config.batch_expert,
         lr=config.lr_expert,
         momentum=config.momentum_expert,

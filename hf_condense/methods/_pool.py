@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,7 +13,7 @@ from hf_condense.engine.method import option
 from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -28,7 +27,7 @@ CALIBRATION_HELP = (
     "pair. It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
     "otherwise a step makes a second forward and backward pass of the synthetic rows."
 )
-PAPER_POOL: dict[str, object] = {
+PAPER_POOL: dict[str, Any] = {
     "pool_size": 20,
     "pool_updates": 23_400,
     "batch_pool": 128,
@@ -163,7 +162,7 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     augment = config.augment_pool if families_of(config.augment_pool) else None
     return TrainingRecipe(
         "pool",
-        epochs=math.ceil(config.pool_updates / math.ceil(rows / config.batch_pool)),
+        epochs=epochs_for(config.pool_updates, rows, config.batch_pool),
         batch_size=config.batch_pool,
         lr=config.lr_pool,
         milestones=(2 / 3, 5 / 6),

@@ -16,15 +16,16 @@ from hf_condense.base.checks import one_of
 from hf_condense.base.devices import to_device
 from hf_condense.base.processes import broadcast, broadcast_object, reduce
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.forms import form_values
-from hf_condense.engine.initial import start_names
+from hf_condense.condensed.decoders.dct import FEW_IMAGES
+from hf_condense.engine.forms import few_images, form_values
+from hf_condense.engine.initial import repeated, start_names
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, check_experts, recorded_experts, snapshot_interval
-from hf_condense.methods._images import ALL_FAMILIES, ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings
-from hf_condense.networks.augment import Transform
+from hf_condense.networks.augment import ALL_FAMILIES, Transform
 from hf_condense.networks.flat import FlatNetwork
 from hf_condense.networks.instance_norm import use_closed_forms
 from hf_condense.networks.training import chunk_size
@@ -37,16 +38,10 @@ logger = logging.getLogger("hf_condense")
 
 _CPU = torch.device("cpu")
 _CORRECT = "correct"  # the start from rows that experts classify right
-_FEW = 3  # images per class
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
 _WALK = 256  # rows of a class that an expert classifies at a time
-_TOLD = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
+_LOGGED_COUNTS = (1, 10, 100, 1000)  # numbers of skipped updates that are logged
 _STATISTICS_ROWS = 16  # real rows per class from which batch norm takes its statistics
-
-
-def few_images(task: Task) -> bool:
-    """Return whether presets follow an expert over a short window only; measured at 1 and 10 images per class."""
-    return task.ipc <= _FEW
 
 
 def short_experts(task: Task) -> dict[str, Any]:
@@ -63,7 +58,7 @@ def short_experts(task: Task) -> dict[str, Any]:
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
-def form_of_students(task: Task, most_ipc: int = _FEW) -> dict[str, Any]:
+def form_of_students(task: Task, most_ipc: int = FEW_IMAGES - 1) -> dict[str, Any]:
     """Return the storage form of presets `quick`: the one that measured best up to some ipc, else pixels.
 
     Every student step pays for its rows, so that it takes four rows for each image of the budget, of 16 (few colour
@@ -207,7 +202,7 @@ def correct_rows(order: Tensor, n: int, judges: Iterable[Callable[[Tensor], Tens
         if not len(rest):
             break
     rows = torch.cat([chosen, rest])
-    return rows.repeat(-(-n // len(rows)))[:n]
+    return repeated(rows, n)
 
 
 def mean_of_correct(logits: Iterable[Tensor], labels: Tensor) -> Tensor:
@@ -338,7 +333,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         if most is None or values[-1] <= most:
             return super().rate(t, values)
         skipped = sum(not value <= most for value in values)  # a value that is not a number is skipped, too
-        if skipped in _TOLD:
+        if skipped in _LOGGED_COUNTS:
             logger.warning(
                 "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "
                 "%d updates so far. If this happens often, a smaller rate, %s, helps%s",

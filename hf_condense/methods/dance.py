@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset, option
@@ -27,16 +27,16 @@ def _rate(task: Task) -> float:
     return 0.01 * task.ipc / task.std**2
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
     return {**shared, "lr_img": _rate(task), **PAPER_POOL}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     return {"steps": 2000, "lr_img": _rate(task), "ipm": 5}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     rate = {"lr_img": _rate(task) * form_rate(task), "decay": True}
     return {"steps": 1000, **rate, "ipm": 5, "network": "convnet-w32", **form_values(task)}
 

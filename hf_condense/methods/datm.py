@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
+from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._student import few_images, form_of_students, usual_width
+from hf_condense.methods._student import form_of_students, usual_width
 from hf_condense.methods.mtt import paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
+from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.source.whitening import LARGEST_WHITENED
 
 # The table of the authors' code: options by kind of task and images per class, as in the table of MTT. A batch of None
@@ -57,7 +59,7 @@ def _paper(task: Task) -> dict[str, Any]:
         "pixel_range": "free",
         "experts": 100,
         "snapshots": 101,
-        "augment_expert": "color_crop_cutout_flip_scale_rotate",
+        "augment_expert": ALL_FAMILIES,
         "flatness": 0.01,
         "surrogate_gap": 0.3,
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,11 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
 from hf_condense.base.torch_state import exact_convolutions
-from hf_condense.condensed.decoders.dct import FEW_IMAGES
-from hf_condense.engine.forms import form_values
+from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import AUGMENT_HELP, INIT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
@@ -191,7 +190,7 @@ class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     """Options of DC."""
 
     lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
-    init: str = option("noise", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    init: str = option("noise", INIT_HELP, role="init")
     augment: str = option("none", AUGMENT_HELP, role="augment")
     distance: str = option(
         "layerwise",
@@ -219,19 +218,19 @@ class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     )
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     return {"steps": 1000 * loops(task.ipc)[0], "pixel_range": "free"}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     return {"steps": 200 * loops(task.ipc)[0]}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
     # The form was measured for few images alone.
-    form = form_values(task, most=16) if task.ipc < FEW_IMAGES else {}
+    form = form_values(task, most=16) if few_images(task) else {}
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
 

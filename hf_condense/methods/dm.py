@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -47,17 +47,17 @@ class DistributionMatchingConfig(EmbeddingConfig):
     """Options of DM."""
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     """Return the options of the authors' code for an ipc."""
     return {"steps": 20_000, "lr_img": 10.0 if task.ipc >= 100 else 1.0, "pixel_range": "free"}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     short = {"steps": 1000, "ipm": 5, "decay": True, "network": "convnet-w32"}
     return {**short, "lr_img": task.ipc * form_rate(task), **form_values(task)}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     # The mean over ipc images divides the gradient of each image by ipc, so the rate grows with ipc.
     return {"steps": 1000, "lr_img": float(task.ipc)}
 

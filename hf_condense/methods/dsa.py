@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset, option
-from hf_condense.methods._images import ALL_FAMILIES, AUGMENT_HELP
+from hf_condense.methods._images import AUGMENT_HELP, INIT_HELP
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
+from hf_condense.networks.augment import ALL_FAMILIES
 
 
 @dataclass(frozen=True)
 class SiameseGradientMatchingConfig(GradientMatchingConfig):
     """Options of DSA: those of DC, with augmentation and a start from real rows by default."""
 
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    init: str = option("real", INIT_HELP, role="init")
     augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
 
 

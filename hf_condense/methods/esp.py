@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.devices import in_float64, to_device
+from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
@@ -18,7 +19,6 @@ from hf_condense.methods._siamese import EmbeddingMatching
 from hf_condense.methods._student import (
     TrajectoryConfig,
     TrajectoryMethod,
-    few_images,
     form_of_students,
     short_experts,
     usual_width,

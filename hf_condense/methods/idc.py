@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
+from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, INIT_HELP
 from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import TrainingSet
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -25,7 +24,7 @@ _USUAL_IPC = 10  # for which the authors' code states the image rates
 class MultiFormationConfig(GradientMatchingConfig):
     """Options of IDC."""
 
-    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
+    init: str = option("real", INIT_HELP, role="init")
     augment: str = option(
         "color_crop_cutout", f"{AUGMENT_HELP} All families are applied, one after the other.", role="augment"
     )
@@ -138,7 +137,7 @@ class MultiFormationMatching(GradientMatching):
             families = [name for name in families if name != "cutout"]
         recipe = TrainingRecipe(
             "inner",
-            epochs=math.ceil(self._inner / math.ceil(len(data) / config.batch_net)),
+            epochs=epochs_for(self._inner, len(data), config.batch_net),
             batch_size=config.batch_net,
             lr=config.lr_net,
             milestones=(),

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
+from hf_condense.engine.initial import repeated
 from hf_condense.engine.method import MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
@@ -229,17 +230,17 @@ def _rate(task: Task) -> float:
     return task.ipc / task.std**2
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     """Return the options of derived configurations; the authors did not publish their own."""
     shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
     return {**shared, "lr_img": _rate(task), "reuse_real": False}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     return {"steps": 2000, "lr_img": _rate(task)}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     rate = _rate(task) * form_rate(task)
     return {"steps": 1000, "lr_img": rate, "network": "convnet-w32", "decay": True, **form_values(task)}
 
@@ -335,7 +336,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             normal = torch.randn(
                 self.config.frequencies, dimension, generator=run.rng("frequencies", chunk.draw)
             )  # (F, D)
-            scales = self._scales.repeat(-(-len(normal) // len(self._scales)))[: len(normal), None]  # (F, 1)
+            scales = repeated(self._scales, len(normal))[:, None]  # (F, 1)
             self._frequencies = to_device((scales * normal).to(embeddings.dtype), embeddings.device)
             self._frequencies_draw = chunk.draw
         names = run.source.class_names

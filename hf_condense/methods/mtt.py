@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
+from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset, option
 from hf_condense.engine.task import Task
 from hf_condense.methods._student import (
     TrajectoryConfig,
     TrajectoryMethod,
-    few_images,
     form_of_students,
     short_experts,
     summed_with_graph,
     usual_width,
 )
+from hf_condense.networks.augment import ALL_FAMILIES
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -83,7 +84,7 @@ def paper_row(task: Task) -> tuple[str, int]:
     return kind, min((1, 10, 50), key=lambda n: abs(n - task.ipc))
 
 
-def paper_table(task: Task) -> dict[str, object]:
+def paper_table(task: Task) -> dict[str, Any]:
     """Return the options of the paper's table for the row that is nearest to a task."""
     steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(task)]
     return {
@@ -98,7 +99,7 @@ def paper_table(task: Task) -> dict[str, object]:
         "batch_syn": batch,
         "experts": 100,
         "snapshots": 51,
-        "augment_expert": "color_crop_cutout_flip_scale_rotate",
+        "augment_expert": ALL_FAMILIES,
         "pixel_range": "free",
     }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset, option
@@ -44,9 +44,9 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
     )
 
 
-def _paper(task: Task) -> dict[str, object]:
+def _paper(task: Task) -> dict[str, Any]:
     """Return the options of the authors' configurations for CIFAR, in normalised units."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "steps": 20_000,
         "batch_real": 1024,
         "factor": 2,
@@ -59,18 +59,18 @@ def _paper(task: Task) -> dict[str, object]:
     # with a gradient of their own, move a number by about the root of n times the rate. Here, an iteration is one step.
     # It also removes the authors' share of a number: rate times decay, n times.
     longer = math.sqrt(2 * task.num_classes)
-    optimiser: dict[str, object] = {"lr_img": longer * 0.001 / task.std, "weight_decay": longer * 5e-4 * task.std}
+    optimiser: dict[str, Any] = {"lr_img": longer * 0.001 / task.std, "weight_decay": longer * 5e-4 * task.std}
     is_small = min(task.image_shape[1:]) <= 32  # the authors' configurations for Tiny ImageNet keep AdamW
     if task.num_classes >= 50 and task.ipc >= 10 and is_small:  # CIFAR-100
         optimiser = {"optimiser": "form", "momentum": 0.5, "lr_img": 0.01 * _MATCHING_WEIGHT / task.std**2}
     return {**values, **optimiser, **PAPER_POOL, "decay": True}
 
 
-def _default(task: Task) -> dict[str, object]:
+def _default(task: Task) -> dict[str, Any]:
     return {"steps": 2000, "lr_img": 0.01 / task.std, "decay": True}
 
 
-def _quick(task: Task) -> dict[str, object]:
+def _quick(task: Task) -> dict[str, Any]:
     rate = 0.01 / task.std * form_rate(task)
     return {**_default(task), "lr_img": rate, "steps": 1000, "network": "convnet-w32", **form_values(task)}
 

@@ -115,7 +115,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         venue="CVPR",
         year=2024,
         link="https://arxiv.org/abs/2312.03526",
-        cost="The training of a teacher, unless one is given, and a forward pass for each crop; no updates of images.",
+        cost="the training of a teacher, unless one is given, and a forward pass for each crop; no updates of images",
     )
     Config = RealisticConfig
     streams: ClassVar[bool] = True
@@ -203,7 +203,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         positions = source.positions(c)
         generator = run.rng("crops", name)
         order = torch.randperm(len(positions), generator=generator)[: max(self.config.pictures, needed)]
-        each = -(-needed // len(order))  # crops that a picture gives
+        each = math.ceil(needed / len(order))  # crops that a picture gives
         crops = max(self.config.crops, each)
         boxes = crop_boxes(len(order) * crops, source.image_shape[1:], self.config.crop_area, generator)
         losses, pixels = [], []

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
 
-def _tesla_paper(task: Task) -> dict[str, object]:
+def _tesla_paper(task: Task) -> dict[str, Any]:
     """Return MTT's table with more steps and the experts' labels; one row has another image rate and later starts."""
     values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher", "labels_from": "experts"}
     if paper_row(task) == ("few classes", 1):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final, Literal
 
 import torch
@@ -16,6 +16,7 @@ from hf_condense.base.devices import to_device
 from hf_condense.base.errors import did_you_mean
 
 FAMILIES = ("color", "crop", "cutout", "flip", "scale", "rotate")
+ALL_FAMILIES = "_".join(FAMILIES)
 Mode = Literal["single", "all"]
 
 _FLIP_PROBABILITY: Final = 0.5
@@ -179,16 +180,6 @@ class Transform:
             if len(part)
         ]
         return torch.cat(transformed).index_select(0, to_device(order.argsort(), images.device))
-
-    def __getitem__(self, groups: Tensor | slice) -> Transform:
-        """Return the parameters of some groups, renumbered from 0."""
-        choice = None if self.choice is None else self.choice[groups]
-        return replace(self, choice=choice, parameters={name: p[groups] for name, p in self.parameters.items()})
-
-    def to(self, device: torch.device | str) -> Transform:
-        """Return the same parameters on another device."""
-        choice = None if self.choice is None else self.choice.to(device)
-        return replace(self, choice=choice, parameters={name: p.to(device) for name, p in self.parameters.items()})
 
     def _apply(self, name: str, images: Tensor, group: Tensor) -> Tensor:
         return _TRANSFORMS[name](images, to_device(self.parameters[name][group], images.device))

@@ -258,15 +258,15 @@ def _check_built_network(factory: NetworkFactory, own: OwnNetwork) -> None:
         {"channels": factory.channels, "num_classes": factory.num_classes, "image_size": factory.image_size}
     )
     if not any(True for _ in net.parameters()):
-        raise ValueError(f"network {factory.name!r} must have weights to train; {call} returned one without any")
+        raise ValueError(f"network {factory.name!r} should have weights to train; {call} returned one without any")
     if {p.data_ptr() for p in net.parameters()} & {p.data_ptr() for p in other.parameters()}:
         raise ValueError(
-            f"network {factory.name!r} must be a new module with fresh weights on every call; {call} returned one with "
-            "the same weights twice"
+            f"network {factory.name!r} should be a new module with fresh weights on every call; {call} returned one "
+            "with the same weights twice"
         )
     if _layout(net) != _layout(other):
         raise ValueError(
-            f"network {factory.name!r} must be the same on every call but for its weights; {call} returned one with "
+            f"network {factory.name!r} should be the same on every call but for its weights; {call} returned one with "
             "tensors of other shapes the second time"
         )
     images = torch.zeros(2, factory.channels, *factory.image_size, device="cpu")
@@ -279,8 +279,8 @@ def _check_built_network(factory: NetworkFactory, own: OwnNetwork) -> None:
     shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in (logits, embedding)]
     if shapes[0] != (2, factory.num_classes) or len(shapes[1]) != 2 or shapes[1][0] != 2:
         raise ValueError(
-            f"{where} must turn two images into logits (2, {factory.num_classes}) and, with embed, into (2, D); it "
-            f"returned {shapes[0]} and {shapes[1]}"
+            f"{where} should turn two images into logits (2, {factory.num_classes}) and, with embed, into (2, D); "
+            f"got {shapes[0]} and {shapes[1]}"
         )
 
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hf_condense.base.checks import integer
+from hf_condense.base.checks import integer, listed
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 64  # images in one forward pass
@@ -232,7 +232,7 @@ class Teacher:
         if missing := [name for name, column in zip(names, columns, strict=True) if column < 0]:
             raise ValueError(
                 f"the classes of the teacher {self.name!r} are not those of the dataset: it does not know "
-                f"{_listed(missing)}. Classes are matched by name.\n{_side_by_side(names, self.classes)}\n"
+                f"{listed(missing, _MOST_NAMES)}. Classes are matched by name.\n{_side_by_side(names, self.classes)}\n"
                 "Give the teacher the names of its classes in the order of its logits: Teacher(predict, classes=[...])"
             )
         chosen = torch.tensor(columns)
@@ -310,11 +310,6 @@ def _load_weights(net: nn.Module, file: Path, name: str) -> None:
 
 def _plain(name: str) -> str:
     return " ".join(name.casefold().replace("_", " ").replace("-", " ").split())
-
-
-def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_MOST_NAMES]))
-    return shown + (f" and {len(names) - _MOST_NAMES} more" if len(names) > _MOST_NAMES else "") if names else "none"
 
 
 def _side_by_side(names: Sequence[str], others: Sequence[str]) -> str:

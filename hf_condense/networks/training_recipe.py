@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import Any
 
 from hf_condense.base.checks import integer, number, one_of
-from hf_condense.networks.augment import FAMILIES, Augmentation, Mode
+from hf_condense.networks.augment import ALL_FAMILIES, FAMILIES, Augmentation, Mode
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,16 @@ class TrainingRecipe:
         return updates if cap is None else min(updates, cap)
 
 
+def epochs_for(updates: int, rows: int, batch_size: int) -> int:
+    """Return how many epochs a number of updates takes, rounded up.
+
+    Example:
+        >>> epochs_for(10, rows=100, batch_size=30)
+        3
+    """
+    return math.ceil(updates / math.ceil(rows / batch_size))
+
+
 def _families(name: str, families: Any) -> tuple[str, ...]:
     """Return names of families of augmentations.
 
@@ -133,7 +143,7 @@ RECIPES = {
     recipe.name: recipe
     for recipe in (
         TrainingRecipe("dc", epochs=300),
-        TrainingRecipe("dsa", epochs=1000, augment="color_crop_cutout_flip_scale_rotate"),
+        TrainingRecipe("dsa", epochs=1000, augment=ALL_FAMILIES),
         TrainingRecipe(
             "idc",
             epochs=1000,

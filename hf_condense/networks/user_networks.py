@@ -29,7 +29,7 @@ def check_own(spec: object) -> None:
             f"{_ADVICE}, or the class itself"
         )
     if not callable(spec):
-        raise TypeError(f"network must be a name or a callable that returns a module; got {type(spec).__name__}")
+        raise TypeError(f"network should be a name or a callable that returns a module; got {type(spec).__name__}")
 
 
 @dataclass(frozen=True)
@@ -70,10 +70,10 @@ class OwnNetwork:
                 f"network {self.name!r} cannot be made: {self.call(facts)} raised {type(error).__name__}: {error}"
             ) from error
         if not isinstance(net, nn.Module):
-            raise TypeError(f"network {self.name!r} must return a torch.nn.Module; it returned {type(net).__name__}")
+            raise TypeError(f"network {self.name!r} should return a torch.nn.Module; got {type(net).__name__}")
         if any(is_lazy(p) or p.is_meta for p in net.parameters()):
             raise ValueError(
-                f"network {self.name!r} must have weights; {self.call(facts)} returned a {type(net).__name__} with "
+                f"network {self.name!r} should have weights; {self.call(facts)} returned a {type(net).__name__} with "
                 "lazy layers, or with weights on the meta device: give every layer its sizes and a real device"
             )
         if self._from_torchvision:

@@ -17,7 +17,7 @@ from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.preview import grid_of
-from hf_condense.condensed.tensors import first_rows
+from hf_condense.condensed.tensors import eight_bit_pixels, first_rows
 from hf_condense.engine.run import Run
 from hf_condense.pictures.sheet import GAP, TEXT, Sheet, save_figure, short, text_width, tiles
 
@@ -81,7 +81,7 @@ class Snapshots:
             self.images.pop()
         self.steps.append(done)
         pixels = run.synthetic.pixels_at(self._rows)
-        self.images.append((pixels.clamp(0, 1) * 255).round().to(torch.uint8))
+        self.images.append(eight_bit_pixels(pixels))
         self._last_stays = done.bit_count() == 1 if self.at is None else done in self.at
 
 

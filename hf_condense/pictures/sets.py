@@ -16,7 +16,7 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
-from hf_condense.condensed.tensors import check_shown, first_rows, turns_of
+from hf_condense.condensed.tensors import are_alone, check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource
@@ -89,7 +89,7 @@ def real_beside_condensed(
     names = small.recipe.class_names
     right = _panel(sheet, _title("random rows", random), real, labels, names, left=12)
     title = _title(small.recipe.config_name, own)
-    _panel(sheet, title, images, labels, names, left=right + _BETWEEN, with_names=_is_alone(labels))
+    _panel(sheet, title, images, labels, names, left=right + _BETWEEN, with_names=are_alone(labels))
     return save_figure(sheet.figure(), file)
 
 
@@ -217,11 +217,6 @@ def _title(name: str, score: Score | None) -> str:
     return f"{name}: accuracy {per_cent(score.mean, score.std, digits=1)} %"
 
 
-def _is_alone(labels: Tensor) -> bool:
-    """Return whether every image is the only one of its class."""
-    return len(labels.unique()) == len(labels)
-
-
 def _panel(
     sheet: Sheet,
     title: str,
@@ -245,7 +240,7 @@ def _panel(
     """
     top = 12 + round(1.5 * _LINE)
     sheet.write(left, 12 + _LINE / 2, title, size=HEADING)
-    alone = _is_alone(labels)
+    alone = are_alone(labels)
     pictures = tiles(images, alone=alone)
     height, width = pictures.shape[1] + GAP, pictures.shape[2] + GAP
     if alone:

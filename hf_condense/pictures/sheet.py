@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
+from hf_condense.condensed.tensors import eight_bit_pixels
 
 DPI = 100
 TEXT, HEADING = 10, 12  # points
@@ -78,7 +78,7 @@ def tiles(images: Tensor, *, alone: bool = False) -> Pixels:
     """
     side = _ALONE if alone else _SIDE
     factor = max(1, round(side / max(images.shape[2:])))
-    pixels = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+    pixels = eight_bit_pixels(images.detach().float().cpu())
     pixels = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
     return pixels.repeat_interleave(factor, 1).repeat_interleave(factor, 2).numpy()
 

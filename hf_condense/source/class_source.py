@@ -178,17 +178,25 @@ class ClassSource:
             parts.append((order if among is None else order[among[order]])[:count])
         return torch.cat(parts).sort().values
 
-    def part(self, positions: Tensor) -> ClassSource:
+    def part(self, positions: Tensor, *, decoded: bool = True) -> ClassSource:
         """Return a source of the images at some positions, sorted, int64 (n,). It keeps the constants.
 
-        The images stay where they are, in a mapped file for example, but for pictures that would be decoded whenever
-        they are asked for: those are decoded now, and held in memory.
+        The images stay where they are, in a mapped file for example.
+
+        Args:
+            positions: Positions in `images`.
+            decoded: Whether pictures that would be decoded whenever they are asked for are decoded now, and held in
+                memory.
         """
         chosen = hashlib.blake2b(positions.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
-        images = self.images
+        images: Tensor | ChosenImages | StreamedPictures
+        if isinstance(self.images, StreamedPictures):
+            images = self.images[positions] if decoded else self.images.part(positions)
+        else:
+            images = ChosenImages(self.images, positions)
         return replace(
             self,
-            images=images[positions] if isinstance(images, StreamedPictures) else ChosenImages(images, positions),
+            images=images,
             labels=self.labels[positions],
             rows=self.rows[positions],
             content_hash=content_key(content=self.content_hash, positions=chosen),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from concurrent.futures import ThreadPoolExecutor
 
@@ -33,6 +34,12 @@ class StreamedPictures:
     ) -> None:
         self._ds, self._column, self._rows, self._mode = undecoded(ds, column), column, rows, mode
         self._image_shape = shape
+
+    def part(self, positions: Tensor) -> StreamedPictures:
+        """Return what stands for the images at some positions, int64 (n,)."""
+        part = copy.copy(self)
+        part._rows = self._rows[positions]
+        return part
 
     def __len__(self) -> int:
         """Return the number of images."""

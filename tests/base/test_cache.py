@@ -6,10 +6,11 @@ import errno
 import os
 from pathlib import Path
 
+import datasets
 import pytest
 import torch
 
-from hf_condense.base.cache import cached_tensors
+from hf_condense.base.cache import cached_or_made, cached_tensors
 from hf_condense.base.paths import cache_folder
 
 
@@ -25,7 +26,7 @@ def test_tensors_that_cannot_be_cached_are_returned_all_the_same(
     assert not file.exists()
     (message,) = [record.getMessage() for record in caplog.records]
     assert message.startswith(f"no space left while writing {file} (")
-    assert "HF_HOME moves it, cache=False does not use it" in message
+    assert "use another cache (set HF_HOME, or pass cache=False)" in message
     assert message.endswith("What was computed is used, but not cached")
 
 
@@ -63,3 +64,24 @@ def test_a_damaged_file_of_tensors_is_made_again_once(
     assert file.read_bytes() == whole
     (record,) = caplog.records
     assert f"{file} in the cache is damaged" in record.getMessage()
+
+
+@pytest.mark.parametrize(("enabled", "disabled", "made"), [(True, False, 1), (False, False, 2), (True, True, 2)])
+def test_tensors_are_cached_unless_that_is_switched_off(
+    enabled: bool, disabled: bool, made: int, request: pytest.FixtureRequest
+) -> None:
+    calls: list[None] = []
+
+    def make() -> dict[str, torch.Tensor]:
+        calls.append(None)
+        return {"features": torch.arange(4.0)}
+
+    if disabled:
+        datasets.disable_caching()
+        request.addfinalizer(datasets.enable_caching)
+    key = f"switched-{enabled}-{disabled}"
+    for _ in range(2):
+        tensors = cached_or_made("features", key, make, enabled=enabled)
+        assert torch.equal(tensors["features"], torch.arange(4.0))
+    assert len(calls) == made
+    assert (cache_folder("features") / f"{key}.safetensors").exists() == (made == 1)

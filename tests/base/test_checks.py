@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from hf_condense.base.checks import integer, number, one_of
+from hf_condense.base.checks import integer, listed, number, one_of
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3)])
@@ -63,3 +63,11 @@ def test_a_value_that_is_not_a_choice_raises_value_error() -> None:
         one_of("pixel_range", "vald", ["valid", "free"])
     with pytest.raises(ValueError, match=r"channels should be one of 1, 3; got 2$"):
         one_of("channels", 2, iter([1, 3]))
+
+
+def test_names_are_listed_up_to_a_number() -> None:
+    assert listed([]) == ""
+    assert listed(["a", "b"]) == listed(iter("ab"), 2) == "'a', 'b'"
+    assert listed("abcde", 2) == "'a', 'b' and 3 more"
+    assert listed(["a", "b"], 1, quoted=False) == "a and 1 more"
+    assert listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"

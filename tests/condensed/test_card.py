@@ -8,7 +8,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.render import config_names, default_config, render
+from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.card.template import END, START
 from tests.support.card_sets import card_sets, facts_of
 from tests.support.condensed_sets import make_coreset, make_set
@@ -180,3 +180,9 @@ def test_unreadable_features_raise_format_error():
     facts = facts_of(make_set(), features={"image": {"_type": "nothing"}})
     with pytest.raises(CondensedFormatError, match="dm_ipc2: features or sizes"):
         render({"dm_ipc2": facts})
+
+
+def test_missing_card_says_nothing() -> None:
+    assert default_config(None) is None
+    assert config_names(None) == []
+    assert stated_licence(None) is None

@@ -15,6 +15,7 @@ from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import END
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import FACTS, Facts
+from hf_condense.condensed.recipe import common
 from hf_condense.testing import toy_dataset
 from tests.condensed.test_views import viewed_set
 from tests.support.condensed_sets import assert_same, files_below, formed_set, make_coreset, make_set, raw, real_rows
@@ -274,3 +275,8 @@ def test_sources_of_other_features_are_left_out(toy) -> None:
     options = {"network": "convnet-w4-d1", "steps": 1, "progress": False, "compile": False}
     sets = [condense_dataset(ds, "dm", 1, seed=i, **options) for i, ds in enumerate((toy, toy.remove_columns("note")))]
     assert combine_condensed(sets).source is None
+
+
+def test_common_value_is_that_of_all() -> None:
+    assert common([2, 2]) == 2
+    assert common([2, None]) is None

@@ -18,7 +18,7 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed import folder as folder_module
 from hf_condense.condensed.card.render import config_names
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS
+from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, read_facts
 from hf_condense.condensed.folder import check_name, list_sets
 from hf_condense.condensed.loading import list_condensed, load_condensed
 from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set, real_rows
@@ -137,6 +137,18 @@ def test_saving_into_a_copy_of_a_repository_keeps_its_other_splits(hub, tmp_path
     copy = Path(snapshot_download(repo, repo_type="dataset", local_dir=tmp_path / "copy"))
     load_condensed(copy).save_condensed(copy)
     assert len(load_dataset(str(copy), split="test")) == 4
+
+
+def test_other_splits_that_lack_the_columns_of_a_set_are_lost_with_a_warning(tmp_path, caplog):
+    folder = make_set().save_condensed(tmp_path)
+    facts = read_facts(folder).with_extra_splits({"test": {"num_rows": 4, "num_bytes": 9}})
+    (folder / FACTS).write_bytes(facts.to_bytes())
+    make_set(seed=5).save_condensed(tmp_path, folder.name, overwrite=True)
+    assert read_facts(folder).extra_splits == {"test": (4, 9)}
+    assert not caplog.records
+    make_set(soft=True).save_condensed(tmp_path, folder.name, overwrite=True)
+    assert read_facts(folder).extra_splits == {}
+    assert f"the splits test beside {folder.name!r} lack the columns of the new set and are removed" in caplog.text
 
 
 def test_two_processes_that_save_at_once_both_stand_on_the_card(tmp_path, monkeypatch):

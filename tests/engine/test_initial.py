@@ -139,3 +139,13 @@ def test_one_split_of_a_dict_is_condensed_and_the_others_pass_through(toy: Datas
     assert len(result[split]) == 3
     assert all(result[name] is splits[name] for name in splits if name != split)
     assert type(splits[split]) is Dataset
+
+
+def test_numbers_are_repeated_up_to_a_length() -> None:
+    numbers = torch.tensor([3, 1, 4])
+    assert [initial.repeated(numbers, n).tolist() for n in (0, 2, 3, 7)] == [
+        [],
+        [3, 1],
+        [3, 1, 4],
+        [3, 1, 4, 3, 1, 4, 3],
+    ]

@@ -11,10 +11,11 @@ from hf_condense.cli_text import facts_table
 from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine import teacher as teacher_module
-from hf_condense.engine.teacher import teacher_facts
+from hf_condense.engine.teacher import _without, teacher_facts
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source import class_source
+from hf_condense.source.class_source import load_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.support.short_evaluations import run, watch_trainings
 
@@ -159,6 +160,18 @@ def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, m
     assert small.recipe.teacher["held_out"] == len(held_out)
     assert small.recipe.teacher["content_hash"] == hashes[best]
     torch.testing.assert_close(small.synthetic.soft_labels, logits[best], rtol=1e-3, atol=1e-3)
+
+
+def test_rows_that_are_not_held_out_are_a_training_set() -> None:
+    source = load_source(toy_dataset(rows=4, names=("a", "b", "c")), cache=False, progress=False)
+    data = _without(source, torch.tensor([0, 5]))
+    seen = torch.tensor([1, 2, 3, 4, *range(6, 12)])
+    assert len(data) == 10
+    images, targets = data.batch(torch.tensor([3, 0]))
+    assert torch.equal(images, source.at(seen[[3, 0]]))
+    assert targets.argmax(1).tolist() == [1, 0]
+    assert torch.equal(data.part(torch.tensor([5, 1])).images, source.at(seen[[5, 1]]))
+    assert torch.equal(TrainingSet.joined([data, data]).labels, source.labels[seen].repeat(2))
 
 
 def noisy_dataset() -> datasets.Dataset:

@@ -24,7 +24,7 @@ from hf_condense.networks.training import (
     chunk_size,
     train_network,
 )
-from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
+from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe, epochs_for
 from hf_condense.source.load import load_source
 
 PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
@@ -139,6 +139,11 @@ def test_max_updates_caps_and_shrinks_the_schedule(steps):
     assert updates == len(steps) == len(calls) == 10
     assert [lr for lr, _ in steps] == pytest.approx([0.1] * 5 + [0.01] * 5)
     assert PLAIN.updates(20, 1000) == 12, "a cap above the recipe changes nothing"
+
+
+@pytest.mark.parametrize(("updates", "rows", "epochs"), [(0, 20, 0), (3, 20, 1), (4, 20, 2), (9, 20, 3), (5, 1, 5)])
+def test_epochs_are_enough_for_the_updates(updates: int, rows: int, epochs: int) -> None:
+    assert epochs_for(updates, rows, batch_size=8) == epochs
 
 
 def test_every_epoch_visits_every_row_once_in_another_order():

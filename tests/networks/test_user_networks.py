@@ -85,12 +85,12 @@ def test_bad_callables_raise_an_error_that_says_what_is_right() -> None:
             return self.last(self.first(x.flatten(1)))
 
     for spec, error, message in (
-        (3, TypeError, "must be a name or a callable that returns a module; got int"),
-        (lambda **_: "net", TypeError, "network '.*<lambda>' must return a torch.nn.Module; it returned str"),
+        (3, TypeError, "should be a name or a callable that returns a module; got int"),
+        (lambda **_: "net", TypeError, "network '.*<lambda>' should return a torch.nn.Module; got str"),
         (no_head, ValueError, "has no nn.Linear; give it a method embed"),
         (unused, ValueError, "did not use its last linear layer 'extra.spare' in forward"),
-        (lambda **size: plain(**{**size, "num_classes": 9}), ValueError, r"logits \(2, 4\) .* returned \(2, 9\)"),
-        (FlatEmbedding, ValueError, r"with embed, into \(2, D\); it returned \(2, 4\) and \(\)"),
+        (lambda **size: plain(**{**size, "num_classes": 9}), ValueError, r"logits \(2, 4\) .* got \(2, 9\)"),
+        (FlatEmbedding, ValueError, r"with embed, into \(2, D\); got \(2, 4\) and \(\)"),
     ):
         with pytest.raises(error, match=message):
             factory(spec, side=8)
@@ -198,7 +198,7 @@ def test_an_error_in_a_forward_says_how_the_network_was_made() -> None:
         ValueError, match=r"alexnet.* failed on .*; the name 'alexnet', as text, gives a version for sm"
     ):
         factory(torchvision.models.alexnet, side=32)
-    with pytest.raises(ValueError, match="it returned GoogLeNetOutputs and"):
+    with pytest.raises(ValueError, match=r"\(2, D\); got GoogLeNetOutputs and"):
         factory(partial(torchvision.models.googlenet, init_weights=False), side=32)
 
 
@@ -213,7 +213,7 @@ def test_networks_that_are_not_new_on_every_call_are_refused() -> None:
 @pytest.mark.parametrize("layer", [nn.LazyLinear(4), nn.Linear(192, 4, device="meta")], ids=["lazy", "meta"])
 def test_weights_without_values_are_refused(layer: nn.Module) -> None:
     with pytest.raises(
-        ValueError, match=r"must have weights; .* returned a Sequential with lazy layers, or with weights"
+        ValueError, match=r"should have weights; .* returned a Sequential with lazy layers, or with weights"
     ):
         factory(lambda: nn.Sequential(nn.Flatten(), copy.deepcopy(layer)), side=8)
 
@@ -223,7 +223,7 @@ def test_a_network_without_weights_is_refused() -> None:
         def embed(self, x: Tensor) -> Tensor:
             return x.flatten(1)
 
-    with pytest.raises(ValueError, match=r"must have weights to train; .*Weightless\(\) returned one without any"):
+    with pytest.raises(ValueError, match=r"should have weights to train; .*Weightless\(\) returned one without any"):
         factory(Weightless, side=2, channels=1)
 
 

@@ -70,6 +70,22 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
     assert decoded == {1: 1}, "position 4 is the first row of the second class"
 
 
+@pytest.mark.parametrize("in_advance", [True, False])
+def test_pictures_of_a_part_are_decoded_now_or_when_they_are_asked_for(
+    in_advance: bool, decoded: Counter[int], monkeypatch
+) -> None:
+    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 3)
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    positions = torch.tensor([1, 4, 6])
+    expected = source.images[positions]
+    decoded.clear()
+    part = source.part(positions, decoded=in_advance)
+    assert sum(decoded.values()) == (3 if in_advance else 0)
+    assert torch.equal(part.images[torch.tensor([2, 0])], expected[[2, 0]])
+    assert part.image_shape == source.image_shape
+    assert len(part) == len(part.images) == 3
+
+
 def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> None:
     monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
     source = load_source(pictures(broken=4), streams=True, cache=False, progress=False)

@@ -13,6 +13,7 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.licences import licence_of
 from hf_condense.condensed.card.sections import title
 from hf_condense.condensed.facts import Facts, is_repository_name
+from hf_condense.condensed.recipe import common
 
 Entry = dict[str, Any]  # about one config, in `configs` or `dataset_info`
 
@@ -90,7 +91,7 @@ def _with_default(configs: list[Entry], candidates: Iterable[str | None]) -> lis
 def _without_inherited_licence(existing: Mapping[str, Any], sets: Mapping[str, Facts]) -> dict[str, Any]:
     """Return the owner's metadata without a licence that only some of the sets have inherited."""
     licences = [licence_of(facts.recipe) for facts in sets.values()]
-    inherited = existing.get("license") in licences and _common(licences) is None
+    inherited = existing.get("license") in licences and common(licences) is None
     return {key: value for key, value in existing.items() if key != "license" or not inherited}
 
 
@@ -105,7 +106,7 @@ def _search_facts(sets: Mapping[str, Facts]) -> dict[str, Any]:
     names = {str(name) for source in sources if is_repository_name(name := source.get("name"))}
     largest = max(facts.num_rows + sum(rows for rows, _ in facts.extra_splits.values()) for facts in sets.values())
     values = {
-        "license": _common([licence_of(facts.recipe) for facts in sets.values()]),
+        "license": common([licence_of(facts.recipe) for facts in sets.values()]),
         "pretty_name": title(sets),
         "annotations_creators": ["machine-generated"],
         "source_datasets": sorted(names) or None,
@@ -113,11 +114,6 @@ def _search_facts(sets: Mapping[str, Facts]) -> dict[str, Any]:
         "size_categories": [next((label for limit, label in _SIZES if largest < limit), "n>1M")],
     }
     return {key: value for key, value in values.items() if value is not None}
-
-
-def _common(values: list[Any]) -> Any:
-    """Return the value that all have in common, or None."""
-    return values[0] if all(value == values[0] for value in values) else None
 
 
 def _dataset_info(name: str, facts: Facts) -> Entry:

@@ -102,31 +102,35 @@ def _has_too_many_entries(card: str) -> bool:
     return sum(map(front.count, _BREAKS)) > _MAX_ENTRIES
 
 
-def default_config(card: str) -> str | None:
-    """Return the config that `load_dataset` takes without a name, or None if the card determines none.
+def default_config(card: str | None) -> str | None:
+    """Return the config that `load_dataset` takes without a name, or None if the card, if any, determines none.
 
     Raises:
         CondensedFormatError: If the card's metadata cannot be read.
     """
-    return default_of(entries(_split(card)[0].get("configs")))
+    return default_of(entries(_metadata(card).get("configs")))
 
 
-def stated_licence(card: str) -> Any:
-    """Return what the metadata of a card says under `license`, or None.
-
-    Raises:
-        CondensedFormatError: If the card's metadata cannot be read.
-    """
-    return _split(card)[0].get("license")
-
-
-def config_names(card: str) -> list[str]:
-    """Return the configs that a card lists, whoever wrote them.
+def stated_licence(card: str | None) -> Any:
+    """Return what the metadata of a card, if there is one, says under `license`, or None.
 
     Raises:
         CondensedFormatError: If the card's metadata cannot be read.
     """
-    return [config_of(entry) for entry in entries(_split(card)[0].get("configs"))]
+    return _metadata(card).get("license")
+
+
+def config_names(card: str | None) -> list[str]:
+    """Return the configs that a card lists, whoever wrote them; none if there is no card.
+
+    Raises:
+        CondensedFormatError: If the card's metadata cannot be read.
+    """
+    return [config_of(entry) for entry in entries(_metadata(card).get("configs"))]
+
+
+def _metadata(card: str | None) -> dict[str, Any]:
+    return {} if card is None else _split(card)[0]
 
 
 def _split(card: str) -> tuple[dict[str, Any], str]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_condense.base.checks import integer
+from hf_condense.base.checks import integer, listed
 from hf_condense.condensed.decoders.base import Origin
 from hf_condense.condensed.decoders.pixels import Pixels
 
@@ -58,7 +58,7 @@ class Patches(Pixels):
             raise ValueError(
                 f"storage='patches' cuts images of {image_shape[1]}x{image_shape[2]} into a square number of patches, "
                 f"each with at least two pixels along a side and none outside the image; expand should be one of "
-                f"{_listed(squares)}; got {expand!r}"
+                f"{listed(squares)}; got {expand!r}"
             )
         return expand
 
@@ -139,11 +139,6 @@ def allowed_factors(image_shape: tuple[int, int, int]) -> list[int]:
     return [1, *some_inside]
 
 
-def _listed(numbers: list[int], most: int = 10) -> str:
-    """Return numbers as text, the first ones alone if there are many."""
-    return ", ".join(map(str, numbers[:most])) + (", ..." if len(numbers) > most else "")
-
-
 def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tuple[str, int]:
     """Return the storage form and the `expand` for which `factor=` is short: pixels for 1, else patches.
 
@@ -154,7 +149,7 @@ def storage_of_factor(factor: object, image_shape: tuple[int, int, int]) -> tupl
     checked, factors = integer("factor", factor), allowed_factors(image_shape)
     if checked not in factors:
         raise ValueError(
-            f"factor should be one of {_listed(factors)} for images of {image_shape[1]}x{image_shape[2]} pixels; got "
+            f"factor should be one of {listed(factors)} for images of {image_shape[1]}x{image_shape[2]} pixels; got "
             f"{factor!r}"
         )
     return form_of_factor(checked)

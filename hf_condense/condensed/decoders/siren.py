@@ -11,9 +11,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.cache import cache_enabled, cached_tensors, content_key
+from hf_condense.base.cache import cached_or_made, content_key
 from hf_condense.base.devices import to_device
-from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders.base import Decoder, Layout, Origin
 
@@ -110,8 +109,6 @@ class Siren(Decoder):
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return networks that are fitted to the rows by their mean squared error."""
         weights = self._fresh(len(real), origin.generator).to(real)
-        if not cache_enabled(origin.cache):
-            return {"weights": self._fitted(weights, real, origin.progress)}
         digest = hashlib.sha256(real.cpu().contiguous().numpy().tobytes() + weights.cpu().numpy().tobytes())
         key = content_key(
             format=CACHE_VERSION,
@@ -122,9 +119,11 @@ class Siren(Decoder):
             device=real.device.type,
             torch=torch.__version__,
         )
-        file = cache_folder("siren") / f"{key}.safetensors"
-        fits = cached_tensors(file, lambda: {"weights": self._fitted(weights, real, origin.progress).cpu()})
-        return {"weights": fits["weights"].to(real)}
+
+        def fit() -> dict[str, Tensor]:
+            return {"weights": self._fitted(weights, real, origin.progress).cpu()}
+
+        return {"weights": cached_or_made("siren", key, fit, enabled=origin.cache)["weights"].to(real)}
 
     def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return fresh networks: no network of this size can show noise."""

@@ -16,11 +16,11 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelet
 from huggingface_hub.errors import HfHubHTTPError, HTTPError, RevisionNotFoundError
 from huggingface_hub.hf_api import RepoFile
 
+from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.facts import (
-    EXTRA_SPLITS,
     FACTS,
     README,
     TENSORS,
@@ -148,7 +148,7 @@ def _with_licence(parts: Parts, api: HfApi) -> Parts:
         return parts
     try:
         readme = Repository(api, source["name"], source.get("revision") or MAIN).fetch(README)
-        licence = stated_licence(read_card(readme.parent) or "")
+        licence = stated_licence(read_card(readme.parent))
     except (HTTPError, CondensedFormatError, OSError, ValueError) as error:  # private, damaged, ...
         logger.info("the card of the source %s cannot be read: %s", source["name"], error)
         return parts
@@ -192,15 +192,14 @@ def _branch_commit(api: HfApi, repo_id: str, how: Publication) -> str:
 
 def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | None) -> None:
     """Raise if there is other data whose layout only `datasets` knows: with `configs:` it would no longer be read."""
-    if card is not None and config_names(card):
+    if config_names(card):
         return
     sets = tuple(f"{name}/" for name in set_names(files))
     foreign = sorted(path for path in files if not path.startswith(sets) and not _HARMLESS.fullmatch(path))
     if foreign:
-        more = f" and {len(foreign) - 1} more" if len(foreign) > 1 else ""
         raise FileExistsError(
-            f"{repo_id} holds other data ({foreign[0]}{more}) and no card that lists it under `configs:`; nothing was "
-            "changed: push the set to a repository of its own"
+            f"{repo_id} holds other data ({listed(foreign, 1, quoted=False)}) and no card that lists it under "
+            "`configs:`; nothing was changed: push the set to a repository of its own"
         )
 
 
@@ -209,7 +208,11 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     if not how.overwrite:
         _refuse_replacing(contents, new)
     old = contents.sets.get(new.name)
-    facts = new.facts.with_extra_splits(_published_splits(contents, new)).with_accuracies_of(old)
+    if new.splits is None:
+        facts = new.facts.with_extra_splits_of(old, new.name)
+    else:
+        facts = new.facts.with_extra_splits(new.splits)
+    facts = facts.with_accuracies_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))
@@ -243,7 +246,7 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
 
 def _refuse_replacing(contents: _Contents, new: _NewSet) -> None:
     """Raise unless the same set, or nothing, is published under the name."""
-    in_card = new.name in config_names(contents.card or "")
+    in_card = new.name in config_names(contents.card)
     refuse_replacing(
         contents.repository.name,
         new.name,
@@ -254,32 +257,13 @@ def _refuse_replacing(contents: _Contents, new: _NewSet) -> None:
     )
 
 
-def _published_splits(contents: _Contents, new: _NewSet) -> Mapping[str, Mapping[str, int]]:
-    """Return the sizes of the splits beside the set; without new ones, those stay that still have its columns."""
-    if new.splits is not None:
-        return new.splits
-    old = contents.sets.get(new.name)
-    if old is None:
-        return {}
-    if old.features != new.facts.features:
-        if old.extra_splits:
-            logger.warning(
-                "the splits %s beside %r lack the columns of the new set and are removed; pass extra_splits= to "
-                "publish them again",
-                ", ".join(old.extra_splits),
-                new.name,
-            )
-        return {}
-    return {name: old.values[EXTRA_SPLITS][name] for name in old.extra_splits}
-
-
 def _files_to_store(contents: _Contents, new: _NewSet, facts: Facts, how: Publication) -> Files:
     """Return what the set's folder, the card and the page, if there is one, should hold, by path."""
     sets = {**contents.sets, new.name: facts}
     card = render(
         sets,
         None if how.replace_card else contents.card,
-        default=new.name if how.set_default else default_config(contents.card or ""),
+        default=new.name if how.set_default else default_config(contents.card),
         license=how.license,
         place=contents.repository.name,
     )

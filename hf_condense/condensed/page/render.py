@@ -122,12 +122,10 @@ def render_page(
 
 def _body(heading: str, sets: Mapping[str, Shown], default: str | None, place: _Place, **limits: int) -> Html:
     """Return what a reader sees of the page."""
+    subject = "A condensed set" if len(sets) == 1 else f"{len(sets)} condensed sets"
     sentence = (
-        "A condensed set: few images that stand for a large training set. Train on them as on any labelled image "
-        "dataset, and test on real images."
-        if len(sets) == 1
-        else f"{len(sets)} condensed sets: few images that stand for a large training set. Train on them as on any "
-        "labelled image dataset, and test on real images."
+        f"{subject}: few images that stand for a large training set. Train on them as on any labelled image dataset, "
+        "and test on real images."
     )
     return markup(
         element("h1", heading),
