@@ -6,7 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -88,11 +88,25 @@ def _train(run: Run, net: nn.Module, updates: int, batch: int) -> None:
             train_network(net, whole, recipe, run.seed, "features", max_updates=updates)
 
 
+class Labels(NamedTuple):
+    """Soft labels of a set, and what gave them.
+
+    Attributes:
+        logits: Logits of the decoded rows. float32 (rows, K).
+        facts: What `Recipe.teacher` describes.
+        labeller: What gives logits for other images, as `SyntheticSet.labeller` does; None if it takes no pixels.
+    """
+
+    logits: Tensor
+    facts: dict[str, Any]
+    labeller: Callable[[Tensor], Tensor] | None = None
+
+
 @torch.no_grad()
-def teacher_logits(
+def teacher_labels(
     run: Run, synthetic: SyntheticSet, updates: int, *, early: bool = False, temperature: float = 1.0
-) -> tuple[Tensor, dict[str, Any]]:
-    """Return the logits of a trained network for the decoded rows of a set, and the facts about that network.
+) -> Labels:
+    """Return the soft labels that a trained network gives to the decoded rows of a set.
 
     Args:
         run: The run.
@@ -104,25 +118,33 @@ def teacher_logits(
             accuracy on the held-out rows is chosen.
         temperature: Temperature of the labels in training.
 
-    Returns:
-        The logits, float32 (rows, K), and the facts that `Recipe.teacher` describes.
-
     Raises:
         ValueError: If no class has a row to hold out.
     """
 
-    def label() -> tuple[Tensor, dict[str, Any]]:
+    def label() -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
         if early:
-            logits, facts = _early_teacher_logits(run, synthetic, updates, temperature)
+            logits, facts, state = _labels_of_early_teacher(run, synthetic, updates, temperature)
         else:
             teacher = trained_network(run, updates)
-            logits = network_logits(teacher, synthetic.all()[0])
-            facts = teacher_facts(run, [teacher.state_dict()], RECIPES["dc"].updates(len(run.source), updates))
-        return logits.cpu(), facts
+            logits, state = network_logits(teacher, synthetic.all()[0]), teacher.state_dict()
+            facts = teacher_facts(run, [state], RECIPES["dc"].updates(len(run.source), updates))
+        return logits.cpu(), facts, {name: tensor.cpu() for name, tensor in state.items()}
 
     # Only the main process trains teachers.
-    logits, facts = from_main(run.accelerator, label)
-    return logits.to(run.device), facts
+    logits, facts, state = from_main(run.accelerator, label)
+    return Labels(logits.to(run.device), facts, _labeller(run, state))
+
+
+def _labeller(run: Run, state: dict[str, Tensor]) -> Callable[[Tensor], Tensor] | None:
+    """Return what gives the logits of a network with these weights for pixels; None if it takes whitened images."""
+    source = run.source
+    if source.whitening is not None:
+        return None
+    net = run.factory.build(run.seed, "features")
+    net.load_state_dict(state)
+    names, mean, std = source.class_names, source.mean.tolist(), source.std.tolist()
+    return Teacher(net, names, name=run.factory.name, mean=mean, std=std).logits
 
 
 def network_logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -266,10 +288,10 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     return {"accuracy": share, "accuracy_rows": len(labels)}
 
 
-def _early_teacher_logits(
+def _labels_of_early_teacher(
     run: Run, synthetic: SyntheticSet, updates: int, temperature: float
-) -> tuple[Tensor, dict[str, Any]]:
-    """Return the logits and the facts of a teacher that is stopped early."""
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+    """Return the logits, the facts and the weights of a teacher that is stopped early."""
     held_out = _held_out(run)
     if not len(held_out):
         raise ValueError(
@@ -289,7 +311,8 @@ def _early_teacher_logits(
     chosen = max(trials, key=lambda count: trials[count][0])  # the earliest of equals
     listing = ", ".join(f"{score:.1%} after {count:,}" for count, (score, _) in trials.items())
     logger.info("the teacher stops after %d updates; held-out accuracies of students: %s", chosen, listing)
-    return trials[chosen][1], teacher_facts(run, [states[chosen]], chosen, held_out=len(held_out))
+    facts = teacher_facts(run, [states[chosen]], chosen, held_out=len(held_out))
+    return trials[chosen][1], facts, states[chosen]
 
 
 def _held_out(run: Run) -> Tensor:

@@ -120,7 +120,7 @@ def evaluate(
             was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
         teacher: The `Teacher` that labelled the set: `"random"` then also gives random rows with its soft labels, at
             the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set
-            that `rded` has just made still has its own in memory.
+            that was just made still has its own in memory (but not the experts that labelled one).
         relabel: Whether the teacher labels the images of every update, after they were augmented and mixed, in place of
             the stored labels.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their

@@ -95,7 +95,7 @@ def dd_ranking(
 
     Args:
         train: The set, as `evaluate` takes it. If it has soft labels, its teacher labels random rows alike:
-            pass `teacher=`, unless `rded` has just made the set.
+            pass `teacher=`, unless the set was just made and labelled by a teacher.
         test: Real images.
         network: The kind of network, one.
         recipe: How networks are trained; it must have an augmentation.

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.engine.method import Method, MethodConfig, option
-from hf_condense.engine.teacher import teacher_logits
+from hf_condense.engine.teacher import Labels, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 
 if TYPE_CHECKING:
@@ -123,7 +123,8 @@ class ImageMethod(Method[ImageT]):
         """Return the first images, with soft labels if the method uses them while condensing."""
         synthetic = self.first_images(run)
         if self.config.soft_labels in self.trained_labels:
-            synthetic.soft_labels, synthetic.teacher = self.label(run, synthetic)
+            self._label(run, synthetic)
+            assert synthetic.soft_labels is not None
             synthetic.soft_labels.requires_grad_(self.config.soft_labels == "learned")
         return synthetic
 
@@ -131,12 +132,15 @@ class ImageMethod(Method[ImageT]):
         """Return the set that optimisation starts from, without soft labels."""
         return super().initialise(run)
 
-    def label(self, run: Run, synthetic: SyntheticSet) -> tuple[Tensor, dict[str, Any]]:
-        """Return the teacher's logits for the decoded rows of a set, and the facts about the teacher."""
+    def labels(self, run: Run, synthetic: SyntheticSet) -> Labels:
+        """Return the soft labels that the teacher gives to the decoded rows of a set."""
         config = self.config
-        return teacher_logits(
+        return teacher_labels(
             run, synthetic, config.teacher_updates, early=config.early_teacher, temperature=config.temperature
         )
+
+    def _label(self, run: Run, synthetic: SyntheticSet) -> None:
+        synthetic.soft_labels, synthetic.teacher, synthetic.labeller = self.labels(run, synthetic)
 
     def optimiser(self, run: Run) -> torch.optim.Optimizer:
         """Return the optimiser of the images and of learned soft labels."""
@@ -157,7 +161,7 @@ class ImageMethod(Method[ImageT]):
     def finish(self, run: Run) -> None:
         """Label the finished images with the teacher, if the options ask for it."""
         if self.config.soft_labels == "teacher" and run.synthetic.soft_labels is None:
-            run.synthetic.soft_labels, run.synthetic.teacher = self.label(run, run.synthetic)
+            self._label(run, run.synthetic)
 
     @property
     def loss_temperature(self) -> float:

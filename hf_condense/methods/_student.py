@@ -21,7 +21,7 @@ from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.initial import repeated, start_names
 from hf_condense.engine.method import Loss, option
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import network_logits, teacher_facts
+from hf_condense.engine.teacher import Labels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, check_experts, recorded_experts, snapshot_interval
 from hf_condense.methods._images import ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings
@@ -387,16 +387,16 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return network.eval()
 
     @torch.no_grad()
-    def label(self, run: Run, synthetic: SyntheticSet) -> tuple[Tensor, dict[str, Any]]:
-        """Return the logits of the teacher or of the experts for the decoded rows, and the facts about them."""
+    def labels(self, run: Run, synthetic: SyntheticSet) -> Labels:
+        """Return the soft labels that the teacher or the experts give to the decoded rows of a set."""
         if self.config.labels_from == "teacher":
-            return super().label(run, synthetic)
+            return super().labels(run, synthetic)
         images, labels = synthetic.all()
         experts = range(len(self.experts))
         logits = mean_of_correct((network_logits(self._trained_expert(run, e), images) for e in experts), labels)
         updates = (self.config.snapshots - 1) * snapshot_interval(self.config, len(run.source))
         facts = teacher_facts(run, ({"weights": self._last_weights(e)} for e in experts), updates)
-        return broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts)
+        return Labels(broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts))
 
     def initialise(self, run: Run) -> SyntheticSet:
         """Return the first images and start their average with them."""

@@ -15,7 +15,7 @@ from hf_condense.engine.teacher import _without, teacher_facts
 from hf_condense.networks.training import TrainingSet, train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source import class_source
-from hf_condense.source.class_source import load_source
+from hf_condense.source.load import load_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.support.short_evaluations import run, watch_trainings
 
@@ -198,3 +198,20 @@ def test_early_teacher_gives_the_first_labels_of_a_resumed_run(method: str, monk
     law_resume(
         quick_method(method, soft_labels="learned", teacher_updates=20, steps=3, early_teacher=True, temperature=2.0)
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"early_teacher": True}, {"soft_labels": "learned"}])
+def test_random_rows_with_labels_of_the_same_teacher_stand_beside_the_set(options: dict) -> None:
+    ds = toy_dataset(names=("a", "b", "c"), rows=20)
+    small = quick_method("dsa", **{**SOFT, **options}, steps=1).condense(ds, 1)
+    if options.get("soft_labels") != "learned":
+        labels = small.teacher(small.synthetic.decoded()[0])
+        torch.testing.assert_close(labels, small.synthetic.soft_labels, atol=1e-4, rtol=1e-4)
+    table = run(small, ds, seeds=1, epochs=1, cache=False, compile=False)
+    assert [score.set for score in table.scores][2:] == ["random", "random (soft labels)"]
+
+
+def test_teacher_of_whitened_images_labels_no_pixels() -> None:
+    small = quick_method("mtt", **SOFT, zca=True, pixel_range="free").condense(toy_dataset(), 1)
+    assert small.synthetic.soft_labels is not None
+    assert small.teacher is None

@@ -74,7 +74,7 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
 def test_pictures_of_a_part_are_decoded_now_or_when_they_are_asked_for(
     in_advance: bool, decoded: Counter[int], monkeypatch
 ) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 3)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 3)
     source = load_source(pictures(), streams=True, cache=False, progress=False)
     positions = torch.tensor([1, 4, 6])
     expected = source.images[positions]
