@@ -89,8 +89,9 @@ def condense_dataset(
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
         method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image
             size, network, device, cores, processes and `budget` by a rule, and logs its choice and the reason. It
-            composes large images (more than 64 pixels high and wide) of real ones and learns smaller ones, with a pool
-            of trained networks if training it takes at most a third of the budget and `steps` is not given.
+            composes large images (more than 64 pixels high and wide) of real ones by `rded` and learns smaller ones by
+            `m3d`, with a pool of trained networks if training it takes at most a third of the budget and `steps` is not
+            given; of few whole colour images (`storage="pixels"`, ipc below 4), by `esp` on the same conditions.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.

@@ -12,14 +12,14 @@ from torch import nn
 
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
-from hf_condense.engine.forms import best_form
+from hf_condense.engine.forms import best_form, few_images
 from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import TEACHER_SIDE
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 from hf_condense.source.streamed import LARGE_SIDE
 
-CANDIDATES = ("m3d", "rded")
+CANDIDATES = ("m3d", "rded", "esp")
 """Methods that `choose` may pick. The options that are passed with `method="auto"` must suit one of them."""
 
 # A step processes about this many bytes of activations per second, forward and backward: with compiled code on one CPU
@@ -38,6 +38,12 @@ _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
 # taken where its training leaves most of the budget, and as many steps as were measured.
 _POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
 _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
+# Few whole colour images, learned along experts for a minute, led those of `m3d` by six points, but not with ten images
+# per class. The experts of the preset, and the steps of the shortest run that was measured:
+_EXPERTS = {"pool_size": 24, "pool_updates": 48, "batch_pool": 128}
+_FEWEST_STEPS_WITH_EXPERTS = 500
+_PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as long as, with its second derivatives
+_FORM = {"storage", "expand", "factor"}
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
 _SECONDS_PER_UPDATE = 0.002  # of the pool, beside its pixels
@@ -95,9 +101,13 @@ def choose(
     caller_values = {name: value for name, value in (given or {}).items() if value is not None}
     # Learning large images takes hours, composing them takes minutes. But rded needs two classes, because it trains a
     # network to tell them apart.
-    if "m3d" not in candidates or (is_large and "rded" in candidates and task.num_classes > 1):
-        return _composed(task, minutes, spec, rate, processes, caller_values)
-    return _learned(task, minutes, spec, rate, processes, caller_values)
+    learns = "m3d" in candidates or "esp" in candidates
+    facts = (task, minutes, spec, rate, processes, caller_values)
+    if not learns or (is_large and "rded" in candidates and task.num_classes > 1):
+        return _composed(*facts)
+    if "esp" in candidates and ("m3d" not in candidates or _experts_pay(*facts)):
+        return _followed(*facts)
+    return _learned(*facts)
 
 
 def checked_minutes(budget: float | None) -> float:
@@ -140,8 +150,7 @@ def _learned(
     task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
 ) -> Choice:
     """Return how images are learned; `rate` is in bytes of activations per second and process."""
-    best = best_form(task)
-    storage, expand = settled_form(given, {"storage": best[0], "expand": best[1]}, task)
+    storage, expand = _form(given, task)
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn = min(given.get("batch_syn", rows), rows)
     batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
@@ -179,8 +188,60 @@ def _learned(
     if "steps" in given:
         values["steps"] = given["steps"]
         steps_text = f"{given['steps']} steps (as asked for, whatever the budget of {minutes:g} minutes)"
-    reason = f"m3d, {_form_text((storage, expand), best)}, {networks}, {steps_text}"
+    reason = f"m3d, {_form_text((storage, expand), best_form(task))}, {networks}, {steps_text}"
     return Choice("m3d", "quick", values, reason)
+
+
+def _experts_pay(
+    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
+) -> bool:
+    """Return whether a task is like those where experts led, and leaves most of the budget for the steps."""
+    asks_for_pixels = given.keys() & _FORM and _form(given, task)[0] == "pixels"
+    is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
+    # The caller's steps may be few, and real rows matter to `m3d` alone.
+    if not asks_for_pixels or not is_alike or task.num_classes < 2 or given.keys() & {"steps", "batch_real"}:
+        return False
+    seconds = _seconds_of_experts(spec, task, rate, processes)
+    if seconds > _SHARE_OF_POOL * 60 * minutes or not _is_trainable(spec, task):
+        return False
+    steps: int = _followed(task, minutes, spec, rate, processes, given).values["steps"]
+    return steps >= _FEWEST_STEPS_WITH_EXPERTS
+
+
+def _followed(
+    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
+) -> Choice:
+    """Return how images are learned along experts; `rate` is in bytes of activations per second and process."""
+    storage, expand = _form(given, task)
+    # Of forms with more rows, the preset takes four for each image of the budget in a step.
+    rows = 4 * task.ipc if expand > 1 else decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
+    drawn = given.get("batch_syn", task.num_classes * rows)
+    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
+    left = 60 * minutes - _SECONDS_OF_SETUP - _seconds_of_experts(spec, task, rate, processes)
+    affordable = left / (_SECONDS_PER_STEP + _PASSES_OF_STUDENT * drawn * seconds_of_forward)
+    steps = given.get("steps", int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable))))
+    values = {"network": spec, "steps": steps}
+    form = "in the storage form of the preset"
+    if given.keys() & _FORM:
+        values |= {"storage": storage, "expand": expand}
+        form = _form_text((storage, expand), ("", 0))
+    reason = (
+        f"esp, {form}, along {_EXPERTS['pool_size']} networks in training, {steps:,} steps (about {minutes:g} minutes "
+        "on this kind of device)"
+    )
+    return Choice("esp", "quick", values, reason)
+
+
+def _seconds_of_experts(spec: NetworkSpec, task: Task, rate: float, processes: int) -> float:
+    """Return what the training of the experts takes; the processes share them."""
+    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
+    return _seconds_of_pool(_EXPERTS, seconds_of_forward) / processes
+
+
+def _form(given: Mapping[str, Any], task: Task) -> tuple[str, int]:
+    """Return the storage form that the caller asks for, else the best one, and its `expand`."""
+    storage, expand = best_form(task)
+    return settled_form(given, {"storage": storage, "expand": expand}, task)
 
 
 def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:

@@ -134,9 +134,48 @@ def test_teacher_and_pictures_of_composed_images_grow_with_the_budget() -> None:
     assert choose_for(size=224, budget=1e6).values["pictures"] == 300
 
 
-@pytest.mark.parametrize("given", [{"steps": 2}, {"preset": "quick"}, {"ipm": 2}])
-def test_options_of_learning_are_followed_for_large_images(given: dict) -> None:
-    assert check_request("auto", given.pop("preset", None), given, {"steps": given.pop("steps", None)}) == ("m3d",)
+@pytest.mark.parametrize(
+    ("given", "suitable"),
+    [
+        ({"steps": 2}, ("m3d", "esp")),
+        ({"preset": "quick"}, ("m3d", "esp")),
+        ({"ipm": 2}, ("m3d",)),
+        ({"student_steps": 5}, ("esp",)),
+    ],
+)
+def test_options_of_learning_are_followed_for_large_images(given: dict, suitable: tuple[str, ...]) -> None:
+    chosen = check_request("auto", given.pop("preset", None), given, {"steps": given.pop("steps", None)})
+    assert chosen == suitable
+    assert choose_for(size=224, candidates=suitable).method == suitable[0]
+
+
+def test_few_whole_colour_images_are_learned_along_experts() -> None:
+    pixels = {"storage": "pixels"}
+    choice = choose_for(ipc=1, budget=5, given=pixels)
+    assert (choice.method, choice.preset, choice.values["storage"]) == ("esp", "quick", "pixels")
+    assert "whole images (as asked for), along 24 networks in training" in choice.reason
+    assert choose_for(ipc=3, budget=15, given={"factor": 1}).method == "esp"
+    assert choose_for(ipc=1, budget=4, given=pixels).values["steps"] < choice.values["steps"]
+    for changes in (
+        {"given": {}},
+        {"given": {**pixels, "steps": 1000}},
+        {"given": {**pixels, "batch_real": 64}},
+        {"ipc": 10},
+        {"budget": 1},
+        {"classes": 1},
+        {"size": 96, "candidates": ("m3d", "esp")},
+        {"candidates": ("m3d", "rded")},
+    ):
+        assert choose_for(**{"ipc": 1, "budget": 5, "given": pixels, **changes}).method == "m3d", changes
+    grey = choose(Task(1, 10, (1, 28, 28)), 5, None, device=CPU, workers=2, given=pixels)
+    assert grey.method == "m3d"
+
+
+def test_choice_of_experts_runs() -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=16).remove_columns("note")
+    options = {"experts": 1, "snapshots": 4, "expert_span": 2, "max_start": 1, "student_steps": 2, "steps": 2}
+    small = condense_dataset(ds, ipc=1, network="convnet-w4-d1", progress=False, cache=False, compile=False, **options)
+    assert (small.recipe.method, small.recipe.preset, small.recipe.storage) == ("esp", None, "dct")
 
 
 def test_options_of_composing_are_followed_for_small_images() -> None:
