@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -38,7 +40,12 @@ def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
         device: The device it runs on.
         shapes: Number of different batch shapes; code is compiled for each of them.
     """
-    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None
+    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Return whether torch can compile code for a CPU: it needs g++, and the headers of Python, which it includes."""
+    return shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
