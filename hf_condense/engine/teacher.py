@@ -247,7 +247,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     if not len(positions):
         positions = torch.tensor([source.positions(c).start for c in source.classes])
     logits_of = teacher.in_order(source.class_names)
-    parts = [source.images[index.to(source.images.device)] for index in positions.split(_BATCH)]
+    # One part after the other: all pictures at their full size may not fit into memory.
+    parts = (source.images[index.to(source.images.device)] for index in positions.split(_BATCH))
     chosen = torch.cat([logits_of(part.to(run.device).float() / 255).argmax(1).cpu() for part in parts])
     labels = source.labels[positions]
     share = float((chosen == labels).float().mean())

@@ -296,7 +296,7 @@ def _streamed(
     in_row_order = StreamedPictures(ds, column, torch.arange(len(order), device="cpu"), shape, mode)
     sampled = torch.linspace(0, len(order) - 1, min(_SAMPLED, len(order)), device="cpu").round().long()
     histogram = np.zeros((shape[0], 256), dtype=np.int64)
-    for rows in sampled.split(_SLICE):
+    for rows in sampled.split(max(1, min(_SLICE, _DECODED_BYTES // math.prod(shape)))):
         pixels = in_row_order[rows].numpy()
         for c in range(shape[0]):
             histogram[c] += np.bincount(pixels[:, c].ravel(), minlength=256)

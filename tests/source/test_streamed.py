@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import Teacher, condense_dataset, evaluate
+from hf_condense.engine.teacher import _measured
 from hf_condense.source import streamed
 from hf_condense.source.load import load_source
 
@@ -70,11 +72,50 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
     assert decoded == {1: 1}, "position 4 is the first row of the second class"
 
 
+@pytest.mark.parametrize(("most", "together"), [(1, 1), (3 * SIDE * (SIDE + 4) * 5, 5), (2**28, 8)])
+def test_pictures_for_the_mean_are_decoded_a_few_at_a_time(most: int, together: int, monkeypatch) -> None:
+    decoded, plain = [], streamed.StreamedPictures.__getitem__
+
+    def noting(images, index):
+        decoded.append(len(index))
+        return plain(images, index)
+
+    whole = load_source(pictures(), streams=True, cache=False, progress=False)
+    monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
+    monkeypatch.setattr("hf_condense.source.load._SLICE", 8)
+    monkeypatch.setattr("hf_condense.source.load._DECODED_BYTES", most)
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    assert max(decoded) == together
+    assert sum(decoded) == 12
+    assert torch.equal(source.mean, whole.mean)
+    assert torch.equal(source.std, whole.std)
+
+
+def test_teacher_sees_held_out_pictures_before_the_next_ones_are_decoded(monkeypatch) -> None:
+    events, plain = [], streamed.StreamedPictures.__getitem__
+
+    def noting(images, index):
+        events.append("decoded")
+        return plain(images, index)
+
+    def predict(images):
+        events.append("seen")
+        return torch.eye(3)[[0] * len(images)]
+
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
+    monkeypatch.setattr("hf_condense.engine.teacher._BATCH", 1)
+    run = SimpleNamespace(source=source, device=torch.device("cpu"), seed=0)
+    facts = _measured(run, Teacher(predict, ["a", "b", "c"]))
+    assert events == ["decoded", "seen"] * 3
+    assert facts == {"accuracy": pytest.approx(1 / 3), "accuracy_rows": 3}
+
+
 @pytest.mark.parametrize("in_advance", [True, False])
 def test_pictures_of_a_part_are_decoded_now_or_when_they_are_asked_for(
     in_advance: bool, decoded: Counter[int], monkeypatch
 ) -> None:
-    monkeypatch.setattr("hf_condense.source.class_source._SAMPLED", 3)
+    monkeypatch.setattr("hf_condense.source.load._SAMPLED", 3)
     source = load_source(pictures(), streams=True, cache=False, progress=False)
     positions = torch.tensor([1, 4, 6])
     expected = source.images[positions]
