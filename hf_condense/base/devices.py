@@ -32,6 +32,13 @@ def convolution_precision(device: torch.device) -> str:
     return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
 
 
+def device_facts(device: torch.device) -> dict[str, str]:
+    """Return what a cache key says about the device that networks are trained on: whatever changes their weights."""
+    facts = {"device": device.type}
+    # A CPU rounds in one way alone.
+    return facts if device.type == "cpu" else {**facts, "convolutions": convolution_precision(device)}
+
+
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
     """Return whether compiling a network takes less time than it saves. This is a rule for CPUs; elsewhere, never.
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cached_or_made, content_key
+from hf_condense.base.devices import device_facts
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -49,9 +50,9 @@ def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
         updates=updates,
         batch=batch,
         seed=run.seed,
-        device=run.device.type,
         torch=torch.__version__,
         whitened=run.source.whitening is not None,
+        **device_facts(run.device),
     )
 
 

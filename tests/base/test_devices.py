@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_condense.base.devices import compiling_pays, convolution_precision, in_float64
+from hf_condense.base.devices import compiling_pays, convolution_precision, device_facts, in_float64
 from tests.support.pretend_device import pretend_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
@@ -31,6 +31,13 @@ def test_precision_of_convolutions_is_that_of_the_device_and_the_callers_setting
     assert convolution_precision(GPU) == "tf32"  # where torch starts
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     assert convolution_precision(GPU) == "float32"
+
+
+def test_cache_keys_of_networks_of_a_cpu_do_not_change_with_settings_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert device_facts(GPU) == {"device": "cuda", "convolutions": "tf32"}
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert device_facts(GPU) == {"device": "cuda", "convolutions": "float32"}
+    assert device_facts(CPU) == {"device": "cpu"}
 
 
 def test_compiling_pays_only_with_a_compiler_and_the_headers_of_python(
