@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,8 +14,14 @@ from torch import nn
 from torch.func import grad, vmap
 
 from hf_condense.base.devices import convolution_precision
+from hf_condense.engine.teacher import network_key
+from hf_condense.evaluation.subject import RealImages
+from hf_condense.evaluation.trials import Trials
+from hf_condense.methods._recordings import Training, _cache_folder
 from hf_condense.methods._siamese import SiameseMethod
 from hf_condense.methods.dc import GradientMatching
+from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.pretend_device import DeviceError, pretend_device
 
@@ -196,3 +204,24 @@ def test_labels_left_on_the_cpu_by_a_method_end_its_run(monkeypatch: pytest.Monk
     quick_method("dc", steps=1, inner_loop=0).condense(TOY)
     with pretend_device(), pytest.raises(DeviceError, match="same device"):
         quick_method("dc", steps=1, inner_loop=0).condense(TOY)
+
+
+def cache_keys(device: torch.device) -> tuple[str, str, str]:
+    """Return the keys of a network of the source, of recorded networks and of a score, all trained on a device."""
+    source = dataclasses.replace(load_source(TOY, cache=False, progress=False), device=device)
+    factory = SimpleNamespace(name="convnet-w4", num_classes=3)
+    run = SimpleNamespace(source=source, factory=factory, seed=0, device=device)
+    training = Training("expert", "lr", RECIPES["dc"], count=1, snapshots=2, every=1, every_key=None)
+    trials = SimpleNamespace(test=RealImages(source, torch.arange(3), source), factory=factory, seed=0, cache=True)
+    contender = SimpleNamespace(images=SimpleNamespace(content="rows"), training=RECIPES["dc"], updates=1)
+    recorded, score = _cache_folder(run, training, False), Trials.cache_file(trials, contender, 0)
+    assert score is not None
+    return network_key(run, 1), recorded.name, score.stem
+
+
+def test_networks_of_a_gpu_that_rounds_in_another_way_have_other_cache_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    rounded, on_cpu = cache_keys(GPU), cache_keys(torch.device("cpu"))
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    exact = cache_keys(GPU)
+    assert all(len({*keys}) == 3 for keys in zip(rounded, exact, on_cpu, strict=True))
+    assert cache_keys(torch.device("cpu")) == on_cpu

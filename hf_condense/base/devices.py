@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -30,6 +32,13 @@ def convolution_precision(device: torch.device) -> str:
     return "tf32" if torch.backends.cudnn.allow_tf32 else "float32"
 
 
+def device_facts(device: torch.device) -> dict[str, str]:
+    """Return what a cache key says about the device that networks are trained on: whatever changes their weights."""
+    facts = {"device": device.type}
+    # A CPU rounds in one way alone.
+    return facts if device.type == "cpu" else {**facts, "convolutions": convolution_precision(device)}
+
+
 def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
     """Return whether compiling a network takes less time than it saves. This is a rule for CPUs; elsewhere, never.
 
@@ -38,7 +47,12 @@ def compiling_pays(work: float, device: torch.device, shapes: int = 1) -> bool:
         device: The device it runs on.
         shapes: Number of different batch shapes; code is compiled for each of them.
     """
-    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and shutil.which("g++") is not None
+    return device.type == "cpu" and work >= shapes * _COMPILE_PAYS_BYTES and has_compiler()
+
+
+def has_compiler() -> bool:
+    """Return whether torch can compile code for a CPU: it needs g++, and the headers of Python, which it includes."""
+    return shutil.which("g++") is not None and Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:

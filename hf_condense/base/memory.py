@@ -7,11 +7,41 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import NamedTuple
 
 import psutil
 import torch
 from torch import Tensor
 
+
+class _GroupFiles(NamedTuple):
+    """Where Linux shows the memory of control groups.
+
+    Attributes:
+        controller: What stands before the path of the group in `/proc/self/cgroup`.
+        top: Folder of the uppermost group that this process sees.
+        limit: File with the most bytes that a group may use.
+        used: File with the bytes that it uses.
+        cached: Name in `memory.stat` of those bytes that are copies of files and are not in use.
+    """
+
+    controller: str
+    top: str
+    limit: str
+    used: str
+    cached: str
+
+
+_CONTROL_GROUPS = (
+    _GroupFiles("", "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),  # version 2
+    _GroupFiles(
+        "memory",
+        "sys/fs/cgroup/memory",
+        "memory.limit_in_bytes",
+        "memory.usage_in_bytes",
+        "total_inactive_file",  # with that of the groups below, as the bytes in use are
+    ),
+)
 _most_memory: ContextVar[int | None] = ContextVar("most_memory", default=None)
 
 
@@ -38,16 +68,43 @@ def free_memory(device: torch.device) -> int:
     return torch.cuda.mem_get_info(device)[0] + kept
 
 
-def _room_of_container(root: Path = Path("/sys/fs/cgroup")) -> int:
-    """Return how many bytes a container leaves this process, or very many without a limit that can be read.
+def _room_of_container(root: Path = Path("/")) -> int:
+    """Return how many bytes the control groups of Linux leave this process, or very many without a limit.
+
+    A limit holds for all groups below it: that of a job, for example, for each of its tasks. So the smallest counts.
 
     Args:
-        root: Where Linux shows the control group (version 2) that this process sees as the top.
+        root: Where `proc` and `sys` are.
     """
+    try:  # lines such as "4:memory:/slurm/job_7" (version 1) and "0::/system.slice" (version 2)
+        lines = [line.split(":", 2) for line in (root / "proc/self/cgroup").read_text().splitlines()]
+        paths = {name: path for _, names, path in lines for name in names.split(",")}
+    except (OSError, ValueError):
+        paths = {}
+    rooms = [
+        _room_of_group(folder, files)
+        for files in _CONTROL_GROUPS
+        for folder in _folders(root / files.top, paths.get(files.controller, "/"))
+    ]
+    return min(rooms)
+
+
+def _folders(top: Path, path: str) -> Iterator[Path]:
+    """Yield the folder of the uppermost control group, and of each one on the way from there to a path."""
+    yield top
+    names = [name for name in path.split("/") if name]
+    if ".." not in names:  # else the group is outside of what this process sees
+        for name in names:
+            top /= name
+            yield top
+
+
+def _room_of_group(folder: Path, files: _GroupFiles) -> int:
+    """Return how many bytes the limit of a control group leaves, or very many without a limit that can be read."""
     try:
-        most = int((root / "memory.max").read_text())  # "max" is no number
-        facts = dict(line.split() for line in (root / "memory.stat").read_text().splitlines())
-        used = int((root / "memory.current").read_text()) - int(facts["inactive_file"])  # what is cached can be freed
+        most = int((folder / files.limit).read_text())  # "max" is no number
+        facts = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+        used = int((folder / files.used).read_text()) - int(facts[files.cached])  # what is cached can be freed
     except (OSError, ValueError, KeyError):
         return sys.maxsize
     return max(0, most - used)

@@ -101,7 +101,7 @@ def make_plan(
         parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
         most_rows: Decoded synthetic images whose graph is kept, of all classes together at most; None: as many as there
             are of every class.
-        compile: True, False, or "auto", which compiles on a CPU with a C++ compiler when it saves time.
+        compile: True, False, or "auto", which compiles on a CPU with g++ and Python's headers when it saves time.
     """
     if batch_statistics:
         return Plan(num_classes, 0, compile=compile is True)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cached_or_made, content_key
+from hf_condense.base.devices import device_facts
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -49,9 +50,9 @@ def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
         updates=updates,
         batch=batch,
         seed=run.seed,
-        device=run.device.type,
         torch=torch.__version__,
         whitened=run.source.whitening is not None,
+        **device_facts(run.device),
     )
 
 
@@ -269,7 +270,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     if not len(positions):
         positions = torch.tensor([source.positions(c).start for c in source.classes])
     logits_of = teacher.in_order(source.class_names)
-    parts = [source.images[index.to(source.images.device)] for index in positions.split(_BATCH)]
+    # One part after the other: all pictures at their full size may not fit into memory.
+    parts = (source.images[index.to(source.images.device)] for index in positions.split(_BATCH))
     chosen = torch.cat([logits_of(part.to(run.device).float() / 255).argmax(1).cpu() for part in parts])
     labels = source.labels[positions]
     share = float((chosen == labels).float().mean())

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, content_key
-from hf_condense.base.devices import CompileOption, compiling_pays
+from hf_condense.base.devices import CompileOption, compiling_pays, device_facts
 from hf_condense.base.errors import plain_text
 from hf_condense.base.files import atomic_file
 from hf_condense.base.memory import is_out_of_memory
@@ -230,8 +230,8 @@ class Trials:
             updates=contender.updates,
             seeds=[self.seed, network_seed],
             torch=torch.__version__.split("+")[0],
-            device=test.device.type,
             whitening=test.whitening and test.whitening.digest,
+            **device_facts(test.device),
         )
         return cache_folder("evaluations") / f"{key}.json"
 

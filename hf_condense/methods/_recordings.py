@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, content_key
-from hf_condense.base.devices import compiling_pays
+from hf_condense.base.devices import compiling_pays, device_facts
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.files import write_tensors
 from hf_condense.base.paths import cache_folder
@@ -156,8 +156,8 @@ def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
         snapshots=training.snapshots,
         every=training.every_key,
         compiled=compiled,
-        device=run.device.type,
         torch=torch.__version__,
+        **device_facts(run.device),
     )
     return cache_folder("experts") / key
 

@@ -18,6 +18,12 @@ from hf_condense.base.checks import integer, listed
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 64  # images in one forward pass
 _MOST_NAMES = 12  # of each list in a message
+_NAME_LOGITS = "Give the teacher the names of its classes in the order of its logits: Teacher(predict, classes=[...])"
+_LEAVE_OUT_NAMES = (
+    "If the dataset has no rows of the unknown classes, leave these names out of the ClassLabel: "
+    "names = ds.features['label'].int2str(ds['label'][:]); "
+    "ds = ds.remove_columns('label').add_column('label', names).class_encode_column('label')"
+)
 
 
 class Teacher:
@@ -230,10 +236,12 @@ class Teacher:
         """
         columns = self._columns(names)
         if missing := [name for name, column in zip(names, columns, strict=True) if column < 0]:
+            names_are_right = set(range(len(self.classes))) <= set(columns)  # the dataset has them all, and more
+            advice = _LEAVE_OUT_NAMES if names_are_right else _NAME_LOGITS
             raise ValueError(
                 f"the classes of the teacher {self.name!r} are not those of the dataset: it does not know "
                 f"{listed(missing, _MOST_NAMES)}. Classes are matched by name.\n{_side_by_side(names, self.classes)}\n"
-                "Give the teacher the names of its classes in the order of its logits: Teacher(predict, classes=[...])"
+                f"{advice}"
             )
         chosen = torch.tensor(columns)
         if columns == list(range(len(self.classes))):

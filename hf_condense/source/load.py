@@ -294,13 +294,18 @@ def _streamed(
 ) -> Decoded:
     """Return pictures that are decoded when they are asked for, with the pixel values of some of them."""
     in_row_order = StreamedPictures(ds, column, torch.arange(len(order), device="cpu"), shape, mode)
-    sampled = torch.linspace(0, len(order) - 1, min(_SAMPLED, len(order)), device="cpu").round().long()
     histogram = np.zeros((shape[0], 256), dtype=np.int64)
-    for rows in sampled.split(_SLICE):
+    for rows in _spread_rows(len(order)).split(max(1, min(_SLICE, _DECODED_BYTES // math.prod(shape)))):
         pixels = in_row_order[rows].numpy()
         for c in range(shape[0]):
             histogram[c] += np.bincount(pixels[:, c].ravel(), minlength=256)
     return Decoded(StreamedPictures(ds, column, order, shape, mode), histogram, 0, 0)
+
+
+def _spread_rows(count: int) -> Tensor:
+    """Return at most 1,000 row numbers of `count`, evenly spread, with the first and the last one: int64 (n,)."""
+    # float32 has no odd numbers above 2**24, so that it would name rows that do not exist.
+    return torch.linspace(0, count - 1, min(_SAMPLED, count), dtype=torch.float64, device="cpu").round().long()
 
 
 def _map_slices(

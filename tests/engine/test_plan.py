@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections import Counter
 from typing import Any
 
@@ -12,6 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from hf_condense.base.devices import has_compiler
 from hf_condense.base.memory import memory_budget
 from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.testing import toy_dataset
@@ -130,7 +130,7 @@ def test_processes_share_the_memory_of_a_cpu_only() -> None:
 
 
 def test_auto_compiles_on_a_cpu_if_it_saves_time() -> None:
-    compiler = shutil.which("g++") is not None
+    compiler = has_compiler()
     assert plan(compile="auto").compile is compiler
     assert plan(compile="auto", steps=10).compile is False
     assert plan(compile="auto", steps=60, cost_in_forwards=4).compile is compiler

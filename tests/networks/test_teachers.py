@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Value
 from torch import nn
 
 from hf_condense import Teacher
@@ -46,7 +47,25 @@ class TestClasses:
     def test_unknown_class_raises_value_error_with_both_lists_side_by_side(self) -> None:
         with pytest.raises(ValueError, match=r"it does not know 'pink'\. Classes are matched by name") as error:
             Teacher(means, COLOURS, name="eye").in_order(["red", "pink"])
+        assert "Teacher(predict, classes=[...])" in str(error.value)
         assert "dataset | teacher\nred     | red\npink    | green\n        | blue" in str(error.value)
+
+    def test_names_without_rows_are_left_out_as_the_message_says(self) -> None:
+        """A dataset that was filtered keeps the names of all classes."""
+        features = Features({"image": Value("int8"), "label": ClassLabel(names=["red", "pink", "green", "blue"])})
+        ds = Dataset.from_dict({"image": [7, 5, 6, 8], "label": [3, 0, 2, 3]}, features=features).filter(
+            lambda row: row["label"] != 2
+        )
+        teacher = Teacher(means, ["blue", "red"])
+        with pytest.raises(ValueError, match="it does not know 'pink', 'green'") as error:
+            teacher.in_order(ds.features["label"].names)
+        assert "classes=[...]" not in str(error.value), "the names of the teacher are right"
+        code = str(error.value).partition("leave these names out of the ClassLabel: ")[2]
+        scope = {"ds": ds}
+        exec(code, scope)
+        assert scope["ds"].features["label"].names == ["blue", "red"]
+        assert scope["ds"].to_dict() == {"image": [7, 5, 8], "label": [0, 1, 0]}
+        teacher.in_order(scope["ds"].features["label"].names)
 
     def test_numbers_in_place_of_names_raise_value_error(self) -> None:
         with pytest.raises(ValueError, match="the classes of the teacher 'means' are not those of the dataset"):

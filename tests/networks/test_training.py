@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from hf_condense.base.devices import has_compiler
 from hf_condense.base.rng import keyed_generator
 from hf_condense.networks import training
 from hf_condense.networks.factory import activation_bytes, network_factory
@@ -377,7 +377,7 @@ def test_accuracy_runs_in_evaluation_mode(toy):
     assert not net.training
 
 
-@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs a C++ compiler; g++ was not found")
+@pytest.mark.skipif(not has_compiler(), reason="compiling needs g++ and Python.h; one of them was not found")
 @pytest.mark.filterwarnings("default")  # those of the compiler are not ours
 def test_compiled_training_agrees(toy):
     source = load_source(toy, cache=False, progress=False)

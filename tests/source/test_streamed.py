@@ -2,6 +2,7 @@
 
 import io
 from collections import Counter
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
@@ -9,9 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import Teacher, condense_dataset, evaluate
+from hf_condense.engine.teacher import _measured
 from hf_condense.source import streamed
-from hf_condense.source.load import load_source
+from hf_condense.source.load import _spread_rows, load_source
 
 SIDE = 66
 
@@ -68,6 +70,59 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
     decoded.clear()
     _ = source.at(torch.tensor([4]))
     assert decoded == {1: 1}, "position 4 is the first row of the second class"
+
+
+def test_rows_for_the_mean_are_spread_over_all_of_a_large_dataset() -> None:
+    rows = _spread_rows(20_000_000)
+    assert (len(rows), int(rows[0]), int(rows[-1])) == (1000, 0, 19_999_999)
+    assert set(rows.diff().tolist()) == {20_020, 20_021}, "they are 20,020.02 rows apart"
+    assert _spread_rows(3).tolist() == [0, 1, 2]
+    assert _spread_rows(1).tolist() == [0]
+
+
+@pytest.mark.parametrize("rows", [2, 999, 1001, 3925, 5000])
+def test_rows_for_the_mean_of_a_small_dataset_are_those_that_float32_gives(rows: int) -> None:
+    """Sets of earlier versions keep their normalisation."""
+    assert torch.equal(_spread_rows(rows), torch.linspace(0, rows - 1, min(1000, rows)).round().long())
+
+
+@pytest.mark.parametrize(("most", "together"), [(1, 1), (3 * SIDE * (SIDE + 4) * 5, 5), (2**28, 8)])
+def test_pictures_for_the_mean_are_decoded_a_few_at_a_time(most: int, together: int, monkeypatch) -> None:
+    decoded, plain = [], streamed.StreamedPictures.__getitem__
+
+    def noting(images, index):
+        decoded.append(len(index))
+        return plain(images, index)
+
+    whole = load_source(pictures(), streams=True, cache=False, progress=False)
+    monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
+    monkeypatch.setattr("hf_condense.source.load._SLICE", 8)
+    monkeypatch.setattr("hf_condense.source.load._DECODED_BYTES", most)
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    assert max(decoded) == together
+    assert sum(decoded) == 12
+    assert torch.equal(source.mean, whole.mean)
+    assert torch.equal(source.std, whole.std)
+
+
+def test_teacher_sees_held_out_pictures_before_the_next_ones_are_decoded(monkeypatch) -> None:
+    events, plain = [], streamed.StreamedPictures.__getitem__
+
+    def noting(images, index):
+        events.append("decoded")
+        return plain(images, index)
+
+    def predict(images):
+        events.append("seen")
+        return torch.eye(3)[[0] * len(images)]
+
+    source = load_source(pictures(), streams=True, cache=False, progress=False)
+    monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
+    monkeypatch.setattr("hf_condense.engine.teacher._BATCH", 1)
+    run = SimpleNamespace(source=source, device=torch.device("cpu"), seed=0)
+    facts = _measured(run, Teacher(predict, ["a", "b", "c"]))
+    assert events == ["decoded", "seen"] * 3
+    assert facts == {"accuracy": pytest.approx(1 / 3), "accuracy_rows": 3}
 
 
 @pytest.mark.parametrize("in_advance", [True, False])
