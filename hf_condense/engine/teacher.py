@@ -26,7 +26,8 @@ logger = logging.getLogger("hf_condense")
 
 CACHE_VERSION = 1  # version of the cached networks; increment when the same options start to give other weights
 
-TEACHER_SIDE = 64  # pixels; of the images on which a teacher is trained, if those of the source are not smaller
+# Pixels; the shorter side of the images on which a teacher is trained, if those of the source are not smaller.
+TEACHER_SIDE = 64
 
 _BATCH = 64  # images in one forward pass
 _BATCH_SIZE = RECIPES["dc"].batch_size  # rows per training update
@@ -167,8 +168,8 @@ def settle_teacher(
         run: The run.
         teacher: The caller's; or the folder of an image classifier of `transformers`; or None, to train the run's
             network on the source, of which a tenth is held out to measure its accuracy.
-        size: Side, in pixels, of the images on which it is trained. None: 64, or the side of the images if they are
-            smaller.
+        size: Shorter side, in pixels, of the images on which it is trained; they keep the shape of the run's. None: 64,
+            or the shorter side of the run's images if they are smaller.
         updates: Updates of its training, >= 1.
         augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
@@ -177,14 +178,22 @@ def settle_teacher(
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
-        return _trained_teacher(run, side, updates, augment)
+        return _trained_teacher(run, _scaled(run.source.image_shape[1:], side), updates, augment)
     given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
     measured = from_main(run.accelerator, partial(_measured, run, given))
     return given, {**_facts(run, given.name, given.content_hash), **measured}
 
 
-def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
-    """Return the run's network, trained on the source at a size, and its facts."""
+def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (height, width) in the ratio of a size, so that its shorter side is `side`."""
+    height, width = (round(side * length / min(size)) for length in size)
+    return height, width
+
+
+def _trained_teacher(
+    run: Run, size: tuple[int, int], updates: int, augment: str
+) -> tuple[Teacher, dict[str, Any]]:
+    """Return the run's network, trained on the source at a (height, width), and its facts."""
     families = families_of(augment)
     recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
@@ -221,9 +230,9 @@ def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[T
     return teacher, facts
 
 
-def _at_size(run: Run, size: int) -> ClassSource:
-    """Return the run's source with square images of a size."""
-    if run.source.image_shape[1:] == (size, size):
+def _at_size(run: Run, size: tuple[int, int]) -> ClassSource:
+    """Return the run's source with images of a (height, width)."""
+    if run.source.image_shape[1:] == size:
         return run.source
     return load_source(
         run.dataset,

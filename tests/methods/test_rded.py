@@ -263,6 +263,14 @@ class TestTeacher:
         small = quick_method("rded", teacher_size=8, cache=False).condense(TOY)
         assert small.teacher.__self__.image_size == (8, 8)
 
+    @pytest.mark.parametrize(
+        ("image_size", "teacher_size", "expected"),
+        [((16, 32), 8, (8, 16)), ((12, 8), None, (12, 8)), ((8, 12), 16, (16, 24)), (16, 10, (10, 10))],
+    )
+    def test_teacher_sees_images_in_their_own_ratio(self, image_size, teacher_size, expected) -> None:
+        bench = quick_method("rded", teacher_size=teacher_size, image_size=image_size, soft_labels="none", cache=False)
+        assert bench.condense(TOY).teacher.__self__.image_size == expected
+
     def test_own_teacher_is_named_with_its_accuracy(self, tmp_path: Path) -> None:
         small = quick_method("rded", teacher=Teacher(nearest_class, NAMES, name="mine"), cache=False).condense(TOY)
         assert (small.recipe.teacher["network"], small.recipe.teacher["accuracy"]) == ("mine", 1.0)
