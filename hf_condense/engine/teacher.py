@@ -39,14 +39,21 @@ _TEACHER = TrainingRecipe(
 )
 
 
-def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
-    """Return the cache key of a trained network and of its features."""
+def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE, *, network: str | None = None) -> str:
+    """Return the cache key of a trained network and of its features.
+
+    Args:
+        run: The run.
+        updates: Training updates of the network.
+        batch: Rows per update.
+        network: Canonical name of the network; None: that of the run's.
+    """
     return content_key(
         format=CACHE_VERSION,
         recipe=dataclasses.asdict(RECIPES["dc"]),
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
-        network=run.factory.name,
+        network=run.factory.name if network is None else network,
         updates=updates,
         batch=batch,
         seed=run.seed,
@@ -190,17 +197,15 @@ def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
     return height, width
 
 
-def _trained_teacher(
-    run: Run, size: tuple[int, int], updates: int, augment: str
-) -> tuple[Teacher, dict[str, Any]]:
+def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the run's network, trained on the source at a (height, width), and its facts."""
     families = families_of(augment)
     recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
     held_out = _held_out(run)
     data = _without(source, held_out)
-    net = dataclasses.replace(run.factory, image_size=source.image_shape[1:]).build(run.seed, "teacher")
-    net.to(run.device)
+    factory = run.factory.at_size(source.image_shape[1:])
+    net = factory.build(run.seed, "teacher").to(run.device)
 
     def train() -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -208,19 +213,21 @@ def _trained_teacher(
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
     def state_of_teacher() -> dict[str, Tensor]:
-        key = content_key(whole=network_key(run, updates), shape=source.image_shape, recipe=dataclasses.asdict(recipe))
+        whole = network_key(run, updates, network=factory.name)
+        key = content_key(whole=whole, shape=source.image_shape, recipe=dataclasses.asdict(recipe))
         return _cached(run, "networks", key, train)
 
     net.load_state_dict(from_main(run.accelerator, state_of_teacher))
     teacher = Teacher(
         net,
         source.class_names,
-        name=run.factory.name,
+        name=factory.name,
         mean=source.mean.tolist(),
         std=source.std.tolist(),
         image_size=source.image_shape[1:],
     )
-    facts = teacher_facts(run, [net.state_dict()], recipe.updates(len(data), updates), held_out=len(held_out))
+    content_hash, done = weights_hash([net.state_dict()]), recipe.updates(len(data), updates)
+    facts = _facts(run, factory.name, content_hash, updates=done, held_out=len(held_out))
     if len(held_out):
         held_out_source = source.part(held_out)
         facts["accuracy"] = from_main(
