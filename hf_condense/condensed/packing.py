@@ -26,6 +26,7 @@ from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.untrusted import (
     FORMAT,
     MAX_FILE_BYTES,
+    check_file_size,
     check_tensors,
     parse_json,
     parse_tensors,
@@ -61,7 +62,8 @@ def pack(parts: Parts) -> Packed:
         parts: The set.
 
     Raises:
-        ValueError: If recipe, tensors and rows contradict each other, or hold what the format cannot.
+        ValueError: If recipe, tensors and rows contradict each other, hold what the format cannot, or take more bytes
+            than readers accept.
     """
     recipe, tensors = Recipe.from_dict(as_read("recipe", parts.recipe.to_dict())), parts.tensors
     check_tensors(tensors, recipe)
@@ -70,7 +72,10 @@ def pack(parts: Parts) -> Packed:
         {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.all().items()},
         metadata={FORMAT: version},  # one key only: with more, their order, so the bytes, differs by process
     )
+    check_file_size(TENSORS, len(exact))
     parquet = to_parquet(table)
+    if recipe.kind == "coreset":  # the exact images of other sets are tensors, and this file is not read
+        check_file_size(PARQUET, len(parquet))
     values = {
         "format": FORMAT,
         "format_version": version,

@@ -29,6 +29,7 @@ MAX_FILE_BYTES = 1 << 35
 _MAX_DECODED_BYTES = 1 << 37  # of all images of a set in float32; a small file may describe many
 _MAX_ROW_BYTES = 1 << 30  # of the largest tensor while a row is decoded
 _MAX_HEADER_BYTES = 1 << 20
+_WRITTEN_HEADER_BYTES = 1 << 12  # more than the header of any set that is written has, with a learned rate
 _MAX_TENSORS = 32
 # In memory a value takes up to 60 bytes beyond its text, and an object or a list up to 250 bytes.
 _MAX_VALUES, _MAX_CONTAINERS = 1 << 20, 1 << 17
@@ -262,6 +263,34 @@ def check_decoded_size(recipe: Recipe, entries: int) -> None:
             f"storage {recipe.storage!r} with expand={recipe.expand} takes tensors of {one_row:,} bytes to decode a "
             f"row of shape {recipe.image_shape}; readers accept {_MAX_ROW_BYTES:,}. A larger expand takes less"
         )
+
+
+def check_file_size(file: str, size: int) -> None:
+    """Raise `CondensedFormatError` if a file has more bytes than readers accept. It is for writers."""
+    if size > MAX_FILE_BYTES:
+        raise CondensedFormatError(
+            f"{file} would have {size:,} bytes; readers accept {MAX_FILE_BYTES:,}. A smaller ipc or smaller images "
+            "take less, and so do learned images in 16 or 8 bits (store_dtype)"
+        )
+
+
+def tensor_file_bytes(recipe: Recipe, entries: int) -> int:
+    """Return how many bytes the tensors of a set are going to take in a file, at most; its header is estimated.
+
+    Args:
+        recipe: The recipe of the set, as it is known before the set is made.
+        entries: Number of its entries.
+    """
+    layout = _layout(recipe, entries)
+    names = {"labels", *recipe.decoder.layout(1, 1)}
+    if recipe.label_views is not None:
+        names |= {VALUES, CLASSES, CROPS}
+    elif recipe.temperature is not None:
+        names.add("soft_labels")
+    if recipe.options.get("zca") is True:
+        names |= {"zca_matrix", "zca_mean"}
+    numbers = sum(ITEM_BYTES[dtype] * math.prod(shape) for dtype, shape in (layout[name] for name in names))
+    return _WRITTEN_HEADER_BYTES + numbers
 
 
 def _read_header(data: bytes, recipe: Recipe) -> tuple[dict[str, Any], int]:

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.features.features import require_storage_embed
 
-from hf_condense.condensed.facts import PARQUET, Facts
+from hf_condense.condensed.facts import PARQUET, TENSORS, Facts
 from hf_condense.condensed.folder import check_name
 from hf_condense.condensed.packing import as_read, rows_of_table, stored_features, stored_table
 from hf_condense.condensed.parquet import check_paths, from_parquet, to_parquet
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import row_features
-from hf_condense.condensed.untrusted import check_decoded_size
+from hf_condense.condensed.untrusted import check_decoded_size, check_file_size, tensor_file_bytes
 
 _RESERVE = 1 << 16  # bytes of condense_config.json for what is known only when a set is made and measured
 _BATCH = 10_000  # rows that are looked at together
@@ -31,11 +31,13 @@ def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
 
     Raises:
         ValueError: If the name of the set cannot be that of a folder, the recipe holds more than JSON or readers
-            accept, or a column has a name or a type that a set cannot have.
+            accept, the tensors take more than readers accept, or a column has a name or a type that a set cannot have.
     """
     check_name(recipe.config_name)
     budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * len(recipe.class_names)
-    check_decoded_size(recipe, sum(map(recipe.decoder.entries, budgets)))
+    entries = sum(map(recipe.decoder.entries, budgets))
+    check_decoded_size(recipe, entries)
+    check_file_size(TENSORS, tensor_file_bytes(recipe, entries))
     if recipe.kind == "coreset":
         recipe = replace(recipe, rows=[len(source) - 1] * sum(budgets))  # no row number has more digits
         features = source.features

@@ -78,6 +78,13 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     has_bytes = decoder_class(storage).stores_images and pixel_range == "valid"
     if store_dtype == "uint8" and not has_bytes and "store_dtype" not in caller_values:
         store_dtype = RUN_DEFAULTS["store_dtype"]  # the preset's does not go with what the caller gave
+        logger.warning(
+            "the preset stores images in [0, 1] as 'uint8'; with storage=%r and pixel_range=%r, it stores %r, which "
+            "takes more bytes",
+            storage,
+            pixel_range,
+            store_dtype,
+        )
     if store_dtype == "uint8" and not has_bytes:
         raise ValueError(
             f"store_dtype='uint8' is for images in [0, 1]; got storage={storage!r} and pixel_range={pixel_range!r}. "

@@ -27,7 +27,8 @@ logger = logging.getLogger("hf_condense")
 
 CACHE_VERSION = 1  # version of the cached networks; increment when the same options start to give other weights
 
-TEACHER_SIDE = 64  # pixels; of the images on which a teacher is trained, if those of the source are not smaller
+# Pixels; the shorter side of the images on which a teacher is trained, if those of the source are not smaller.
+TEACHER_SIDE = 64
 
 _BATCH = 64  # images in one forward pass
 _BATCH_SIZE = RECIPES["dc"].batch_size  # rows per training update
@@ -39,14 +40,21 @@ _TEACHER = TrainingRecipe(
 )
 
 
-def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE) -> str:
-    """Return the cache key of a trained network and of its features."""
+def network_key(run: Run, updates: int, batch: int = _BATCH_SIZE, *, network: str | None = None) -> str:
+    """Return the cache key of a trained network and of its features.
+
+    Args:
+        run: The run.
+        updates: Training updates of the network.
+        batch: Rows per update.
+        network: Canonical name of the network; None: that of the run's.
+    """
     return content_key(
         format=CACHE_VERSION,
         recipe=dataclasses.asdict(RECIPES["dc"]),
         content=run.source.content_hash,
         shape=list(run.source.image_shape),
-        network=run.factory.name,
+        network=run.factory.name if network is None else network,
         updates=updates,
         batch=batch,
         seed=run.seed,
@@ -190,8 +198,8 @@ def settle_teacher(
         run: The run.
         teacher: The caller's; or the folder of an image classifier of `transformers`; or None, to train the run's
             network on the source, of which a tenth is held out to measure its accuracy.
-        size: Side, in pixels, of the images on which it is trained. None: 64, or the side of the images if they are
-            smaller.
+        size: Shorter side, in pixels, of the images on which it is trained; they keep the shape of the run's. None: 64,
+            or the shorter side of the run's images if they are smaller.
         updates: Updates of its training, >= 1.
         augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
@@ -200,21 +208,27 @@ def settle_teacher(
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
-        return _trained_teacher(run, side, updates, augment)
+        return _trained_teacher(run, _scaled(run.source.image_shape[1:], side), updates, augment)
     given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
     measured = from_main(run.accelerator, partial(_measured, run, given))
     return given, {**_facts(run, given.name, given.content_hash), **measured}
 
 
-def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
-    """Return the run's network, trained on the source at a size, and its facts."""
+def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Return (height, width) in the ratio of a size, so that its shorter side is `side`."""
+    height, width = (round(side * length / min(size)) for length in size)
+    return height, width
+
+
+def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
+    """Return the run's network, trained on the source at a (height, width), and its facts."""
     families = families_of(augment)
     recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
     held_out = _held_out(run)
     data = _without(source, held_out)
-    net = dataclasses.replace(run.factory, image_size=source.image_shape[1:]).build(run.seed, "teacher")
-    net.to(run.device)
+    factory = run.factory.at_size(source.image_shape[1:])
+    net = factory.build(run.seed, "teacher").to(run.device)
 
     def train() -> dict[str, Tensor]:
         with torch.enable_grad():
@@ -222,19 +236,21 @@ def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[T
         return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
 
     def state_of_teacher() -> dict[str, Tensor]:
-        key = content_key(whole=network_key(run, updates), shape=source.image_shape, recipe=dataclasses.asdict(recipe))
+        whole = network_key(run, updates, network=factory.name)
+        key = content_key(whole=whole, shape=source.image_shape, recipe=dataclasses.asdict(recipe))
         return _cached(run, "networks", key, train)
 
     net.load_state_dict(from_main(run.accelerator, state_of_teacher))
     teacher = Teacher(
         net,
         source.class_names,
-        name=run.factory.name,
+        name=factory.name,
         mean=source.mean.tolist(),
         std=source.std.tolist(),
         image_size=source.image_shape[1:],
     )
-    facts = teacher_facts(run, [net.state_dict()], recipe.updates(len(data), updates), held_out=len(held_out))
+    content_hash, done = weights_hash([net.state_dict()]), recipe.updates(len(data), updates)
+    facts = _facts(run, factory.name, content_hash, updates=done, held_out=len(held_out))
     if len(held_out):
         held_out_source = source.part(held_out)
         facts["accuracy"] = from_main(
@@ -244,9 +260,9 @@ def _trained_teacher(run: Run, size: int, updates: int, augment: str) -> tuple[T
     return teacher, facts
 
 
-def _at_size(run: Run, size: int) -> ClassSource:
-    """Return the run's source with square images of a size."""
-    if run.source.image_shape[1:] == (size, size):
+def _at_size(run: Run, size: tuple[int, int]) -> ClassSource:
+    """Return the run's source with images of a (height, width)."""
+    if run.source.image_shape[1:] == size:
         return run.source
     return load_source(
         run.dataset,

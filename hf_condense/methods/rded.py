@@ -46,8 +46,8 @@ class RealisticConfig(MethodConfig):
     )
     teacher_size: int | None = option(
         None,
-        f"Side of the images on which a teacher is trained, in pixels; None: {TEACHER_SIDE}, or that of the images if "
-        "they are smaller. Larger ones cost more.",
+        f"Shorter side of the images on which a teacher is trained, in pixels; None: {TEACHER_SIDE}, or that of the "
+        "images if they are smaller. Larger ones cost more.",
         ge=8,
         needs=_OWN_TEACHER,
     )

@@ -58,6 +58,8 @@ class NetworkFactory:
         image_size: Height and width of an image.
         num_classes: Number of logits.
         make: What makes a network, given the keywords `channels`, `num_classes` and `image_size`.
+        spec: What the caller asked for. The name leaves out a depth that is the default at this size, but the caller
+            wants it at other sizes too.
         named: Whether the name alone says what the network is. It does not for a callable, so nothing is cached under
             that name.
     """
@@ -67,6 +69,7 @@ class NetworkFactory:
     image_size: tuple[int, int]
     num_classes: int
     make: Callable[..., nn.Module] = field(repr=False)
+    spec: NetworkSpec = field(repr=False)
     named: bool = True
 
     def build(self, *key: Key) -> nn.Module:
@@ -87,6 +90,14 @@ class NetworkFactory:
             net = self.make(channels=self.channels, num_classes=self.num_classes, image_size=self.image_size)
         net = net if callable(getattr(net, "embed", None)) else WithEmbedding(net)
         return net.cpu().train()
+
+    def at_size(self, image_size: tuple[int, int]) -> NetworkFactory:
+        """Return the factory of the networks that the same spec asks for, for images of another height and width.
+
+        Raises:
+            ValueError: If the network cannot take such images; see `network_factory`.
+        """
+        return network_factory(self.spec, channels=self.channels, image_size=image_size, num_classes=self.num_classes)
 
 
 def network_factory(
@@ -122,13 +133,13 @@ def network_factory(
     builder = _torchvision_builder(spec) if isinstance(spec, str) else spec
     if isinstance(spec, str) and builder is None:
         name, make = _parse(spec, image_size)
-        factory = NetworkFactory(name, channels, image_size, num_classes, make)
+        factory = NetworkFactory(name, channels, image_size, num_classes, make, spec)
         factory.build("check")
         return factory
     check_own(builder)
     own = OwnNetwork(builder)  # type: ignore[arg-type]
     name = spec if isinstance(spec, str) else own.name
-    factory = NetworkFactory(name, channels, image_size, num_classes, own, named=isinstance(spec, str))
+    factory = NetworkFactory(name, channels, image_size, num_classes, own, spec, named=isinstance(spec, str))
     _check_built_network(factory, own)
     return factory
 

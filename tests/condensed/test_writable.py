@@ -24,13 +24,13 @@ from hf_condense import api, condense_dataset, load_condensed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import config_names
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS
+from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.folder import save
 from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
-from hf_condense.condensed.untrusted import MAX_JSON_BYTES, parse_json
+from hf_condense.condensed.untrusted import MAX_JSON_BYTES, parse_json, tensor_file_bytes
 from hf_condense.condensed.writable import check_writable
 from tests.support.condensed_sets import assert_same, make_recipe, make_set, make_tensors
 
@@ -319,6 +319,47 @@ def test_infinite_option_is_refused_before_the_first_step(monkeypatch):
     refused_before_the_first_step(
         monkeypatch, labelled(), "lr_img should be finite; got inf", lr_img=float("inf"), steps=1
     )
+
+
+MAX_FILE = "hf_condense.condensed.untrusted.MAX_FILE_BYTES"
+
+
+def test_tensors_beyond_what_is_read_are_refused_before_the_first_step(monkeypatch):
+    monkeypatch.setattr(MAX_FILE, 4 * 2 * 8 * 8 + 2 * 8 + 4095)  # two images and labels, and nearly the whole header
+    message = r"condensed.safetensors would have 4,624 bytes; readers accept 4,623"
+    for method in ("dm", "random"):
+        refused_before_the_first_step(monkeypatch, labelled(), message, method)
+
+
+@pytest.mark.parametrize(
+    ("tensors", "changes"),
+    [
+        ({}, {}),
+        ({}, {"factor": 2, "store_dtype": "float16"}),
+        ({}, {"store_dtype": "uint8"}),
+        ({}, {"ipc": {"cat": 3}}),
+        ({"soft": True, "student": True}, {"temperature": 4.0}),
+        ({"zca": True}, {"pixel_range": "free", "options": {"zca": True}}),
+        ({}, {"temperature": 4.0, "label_views": 3, "label_top": 2}),
+    ],
+)
+def test_bytes_of_the_tensors_are_known_before_a_set_is_made(tensors, changes):
+    recipe = make_recipe(**changes)
+    made = make_tensors(recipe, **tensors)
+    numbers = sum(tensor.nbytes for name, tensor in made.all().items() if name != "student_lr")
+    assert tensor_file_bytes(recipe, len(made.labels)) == numbers + 4096
+
+
+@pytest.mark.parametrize(("kind", "file"), [("synthetic", TENSORS), ("coreset", PARQUET)])
+def test_files_beyond_what_is_read_are_not_written(kind, file, tmp_path, monkeypatch):
+    recipe = make_recipe(kind=kind, image_shape=[1, 1, 1])  # so small that the rows take more than the tensors
+    small = made_set(recipe, source_of(recipe, Image(), COUNTED, {}), soft_labels=False, student=False)
+    size = (small.save_condensed(tmp_path / "good") / file).stat().st_size
+    monkeypatch.setattr(MAX_FILE, size - 1)
+    with pytest.raises(CondensedFormatError, match=f"{file} would have {size:,} bytes; readers accept {size - 1:,}"):
+        small.save_condensed(tmp_path / "bad")
+    monkeypatch.setattr(MAX_FILE, size)
+    small.save_condensed(tmp_path / "other")
 
 
 MISSING = {"bytes": None, "path": "/missing/x.png"}

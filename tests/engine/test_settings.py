@@ -222,6 +222,28 @@ def test_image_rate_of_the_caller_that_moves_nothing_is_told(
     assert [record.getMessage() for record in caplog.records] == expected
 
 
+@pytest.mark.parametrize("preset", [None, "paper"])
+@pytest.mark.parametrize(
+    ("given", "store_dtype", "told"),
+    [
+        ({}, "uint8", False),
+        ({"storage": "dct"}, "float32", False),  # the preset has no bytes for this form
+        ({"pixel_range": "free"}, "float32", True),
+        ({"pixel_range": "free", "store_dtype": "float16"}, "float16", False),
+    ],
+)
+def test_bytes_of_the_preset_that_do_not_hold_the_images_are_told(
+    preset: str | None, given: dict[str, Any], store_dtype: str, told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = settle(get_method("rded"), preset, given, Task(ipc=2, num_classes=3, image_shape=(3, 16, 16)))
+    assert settings.store_dtype == store_dtype
+    message = (
+        "the preset stores images in [0, 1] as 'uint8'; with storage='pixels' and pixel_range='free', it stores "
+        "'float32', which takes more bytes"
+    )
+    assert [record.getMessage() for record in caplog.records] == [message] * told
+
+
 def test_coreset_given_store_dtype_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"store_dtype.*'float16'.*a coreset"):
         settle(RandomRows, None, {"store_dtype": "float16"}, TASK)

@@ -263,6 +263,26 @@ class TestTeacher:
         small = quick_method("rded", teacher_size=8, cache=False).condense(TOY)
         assert small.teacher.__self__.image_size == (8, 8)
 
+    @pytest.mark.parametrize(
+        ("image_size", "teacher_size", "expected"),
+        [((16, 32), 8, (8, 16)), ((12, 8), None, (12, 8)), ((8, 12), 16, (16, 24)), (16, 10, (10, 10))],
+    )
+    def test_teacher_sees_images_in_their_own_ratio(self, image_size, teacher_size, expected) -> None:
+        bench = quick_method("rded", teacher_size=teacher_size, image_size=image_size, soft_labels="none", cache=False)
+        assert bench.condense(TOY).teacher.__self__.image_size == expected
+
+    def test_teacher_keeps_a_depth_that_is_the_default_at_the_size_of_the_images(self, tmp_path, monkeypatch) -> None:
+        """At 16 pixels the default depth is 2, at 8 pixels it is 1."""
+        monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
+        options = {"teacher_size": 8, "soft_labels": "none"}
+        names = {"convnet-w4": "convnet-w4", "convnet-w4-d2": "convnet-w4-d2", "convnet-w4-d1": "convnet-w4"}
+        for network, expected in names.items():
+            small = quick_method("rded", network=network, **options).condense(TOY)
+            blocks = sum(isinstance(m, torch.nn.Conv2d) for m in small.teacher.__self__.predict.modules())
+            assert blocks == (2 if expected == "convnet-w4-d2" else 1)
+            assert small.recipe.teacher["network"] == small.teacher.__self__.name == expected
+        assert len(list(cache_folder("networks").glob("*.safetensors"))) == 2, "equal teachers share a file"
+
     def test_own_teacher_is_named_with_its_accuracy(self, tmp_path: Path) -> None:
         small = quick_method("rded", teacher=Teacher(nearest_class, NAMES, name="mine"), cache=False).condense(TOY)
         assert (small.recipe.teacher["network"], small.recipe.teacher["accuracy"]) == ("mine", 1.0)

@@ -117,6 +117,24 @@ def test_names_are_canonical(given: str, canonical: str) -> None:
     assert factory(given, side=32).name == canonical
 
 
+@pytest.mark.parametrize(
+    ("spec", "at_64", "blocks", "at_128"),
+    [
+        ("convnet-w4", "convnet-w4", 4, "convnet-w4"),
+        ("convnet-w4-d5", "convnet-w4-d5", 5, "convnet-w4"),
+        ("convnet-w4-d4", "convnet-w4", 4, "convnet-w4-d4"),
+    ],
+)
+def test_network_at_another_size_is_what_the_spec_asks_for_there(
+    spec: str, at_64: str, blocks: int, at_128: str
+) -> None:
+    large = factory(spec, side=128)
+    small = large.at_size((64, 64))
+    assert (large.name, small.name, small.image_size) == (at_128, at_64, (64, 64))
+    assert sum(isinstance(m, nn.Conv2d) for m in small.build(0).modules()) == blocks
+    assert small.at_size((128, 128)).name == at_128
+
+
 def test_second_derivatives_reach_the_images() -> None:
     """What gradient matching needs: the gradient, for the images, of the gradient for the weights."""
     for norm in NORMS:

@@ -131,6 +131,20 @@ def test_schedule_of_idc_keeps_momentum(steps):
     assert [momentum for _, momentum in steps] == [False] + [True] * 11
 
 
+@pytest.mark.parametrize(
+    ("milestones", "updates", "rates"),
+    [
+        ((0.5, 0.6), 3, [1, 0.25, 0.25]),  # both after one update
+        ((0.1, 0.2, 0.9), 4, [1, 0.25, 0.25, 0.125]),  # none before the first update
+        ((0.1, 0.5), 1, [1]),  # beyond the only one
+    ],
+)
+def test_milestones_of_a_short_training_lower_the_rate_once_each_and_never_before_it(milestones, updates, rates, steps):
+    recipe = replace(PLAIN, lr=1.0, epochs=100, milestones=milestones, gamma=0.5)
+    train_network(build(), toy_set(20), recipe, "a", max_updates=updates)
+    assert [lr for lr, _ in steps] == rates
+
+
 def test_max_updates_caps_and_shrinks_the_schedule(steps):
     calls = []
     updates = train_network(
