@@ -15,7 +15,7 @@ from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
 from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import TEACHER_SIDE
+from hf_condense.engine.teacher import TEACHER_SIDE, scaled
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 from hf_condense.source.streamed import LARGE_SIDE
 
@@ -39,8 +39,7 @@ _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
 _POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
 _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
 # Few whole colour images, learned along experts for a minute, led those of `m3d` by six points, but not with ten images
-# per class. The experts of the preset, and the steps of the shortest run that was measured:
-_EXPERTS = {"pool_size": 24, "pool_updates": 48, "batch_pool": 128}
+# per class. A run should leave a third of the steps of those that were measured.
 _FEWEST_STEPS_WITH_EXPERTS = 500
 _PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as long as, with its second derivatives
 _FORM = {"storage", "expand", "factor"}
@@ -124,7 +123,8 @@ def _composed(
     """Return how images are composed of crops; `rate` is in bytes of activations per second and process."""
     # The side at which the teacher is trained and sees crops.
     side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
-    seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], side, side), task.num_classes) / rate
+    size = scaled(task.image_shape[1:], side)
+    seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], *size), task.num_classes) / rate
     batch, crops = 128, given.get("crops", 5)
     affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(5000, max(100, affordable)))
@@ -178,17 +178,13 @@ def _learned(
         "network": spec,
         "storage": storage,
         "expand": expand,
-        "steps": steps,
+        "steps": given.get("steps", steps),
         "batch_real": batch,
         "ipm": ipm,
     }
     values |= pool if has_pool else {}
     networks = f"a pool of {pool['pool_size']} trained networks" if has_pool else "random networks"
-    steps_text = f"{steps:,} steps (about {minutes:g} minutes on this kind of device)"
-    if "steps" in given:
-        values["steps"] = given["steps"]
-        steps_text = f"{given['steps']} steps (as asked for, whatever the budget of {minutes:g} minutes)"
-    reason = f"m3d, {_form_text((storage, expand), best_form(task))}, {networks}, {steps_text}"
+    reason = f"m3d, {_form_text((storage, expand), best_form(task))}, {networks}, {_steps_text(steps, minutes, given)}"
     return Choice("m3d", "quick", values, reason)
 
 
@@ -198,10 +194,11 @@ def _experts_pay(
     """Return whether a task is like those where experts led, and leaves most of the budget for the steps."""
     asks_for_pixels = given.keys() & _FORM and _form(given, task)[0] == "pixels"
     is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
-    # The caller's steps may be few, and real rows matter to `m3d` alone.
-    if not asks_for_pixels or not is_alike or task.num_classes < 2 or given.keys() & {"steps", "batch_real"}:
+    # Some options mean something else to the two methods, or nothing; and the caller's steps may be few.
+    is_of_m3d = given.keys() & {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored"}
+    if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d:
         return False
-    seconds = _seconds_of_experts(spec, task, rate, processes)
+    seconds = _seconds_of_experts(spec, task, rate, processes, given)
     if seconds > _SHARE_OF_POOL * 60 * minutes or not _is_trainable(spec, task):
         return False
     steps: int = _followed(task, minutes, spec, rate, processes, given).values["steps"]
@@ -217,25 +214,42 @@ def _followed(
     rows = 4 * task.ipc if expand > 1 else decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn = given.get("batch_syn", task.num_classes * rows)
     seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    left = 60 * minutes - _SECONDS_OF_SETUP - _seconds_of_experts(spec, task, rate, processes)
+    left = 60 * minutes - _SECONDS_OF_SETUP - _seconds_of_experts(spec, task, rate, processes, given)
     affordable = left / (_SECONDS_PER_STEP + _PASSES_OF_STUDENT * drawn * seconds_of_forward)
-    steps = given.get("steps", int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable))))
-    values = {"network": spec, "steps": steps}
+    steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
+    values: dict[str, Any] = {"network": spec, "steps": given.get("steps", steps)}
     form = "in the storage form of the preset"
     if given.keys() & _FORM:
         values |= {"storage": storage, "expand": expand}
         form = _form_text((storage, expand), ("", 0))
-    reason = (
-        f"esp, {form}, along {_EXPERTS['pool_size']} networks in training, {steps:,} steps (about {minutes:g} minutes "
-        "on this kind of device)"
-    )
-    return Choice("esp", "quick", values, reason)
+    networks = f"along {_experts(task, given)['pool_size']} networks in training"
+    return Choice("esp", "quick", values, f"esp, {form}, {networks}, {_steps_text(steps, minutes, given)}")
 
 
-def _seconds_of_experts(spec: NetworkSpec, task: Task, rate: float, processes: int) -> float:
+def _experts(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the experts of the preset with the caller's options, in the terms of a pool."""
+    are_longer = not few_images(task) or _form(given, task)[1] >= 8
+    count, snapshots = (16, 25) if are_longer else (24, 13)
+    updates = (given.get("snapshots", snapshots) - 1) * given.get("snapshot_every", 4)
+    return {
+        "pool_size": given.get("experts", count),
+        "pool_updates": updates,
+        "batch_pool": given.get("batch_expert", 128),
+    }
+
+
+def _seconds_of_experts(spec: NetworkSpec, task: Task, rate: float, processes: int, given: Mapping[str, Any]) -> float:
     """Return what the training of the experts takes; the processes share them."""
+    experts = _experts(task, given)
     seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    return _seconds_of_pool(_EXPERTS, seconds_of_forward) / processes
+    return _seconds_of_pool(experts, seconds_of_forward) / max(1, min(processes, int(experts["pool_size"])))
+
+
+def _steps_text(steps: int, minutes: float, given: Mapping[str, Any]) -> str:
+    """Say how many steps a run makes, and why."""
+    if "steps" in given:
+        return f"{given['steps']} steps (as asked for, whatever the budget of {minutes:g} minutes)"
+    return f"{steps:,} steps (about {minutes:g} minutes on this kind of device)"
 
 
 def _form(given: Mapping[str, Any], task: Task) -> tuple[str, int]:

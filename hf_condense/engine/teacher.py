@@ -208,13 +208,13 @@ def settle_teacher(
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
-        return _trained_teacher(run, _scaled(run.source.image_shape[1:], side), updates, augment)
+        return _trained_teacher(run, scaled(run.source.image_shape[1:], side), updates, augment)
     given = Teacher.from_transformers(teacher) if isinstance(teacher, str) else teacher
     measured = from_main(run.accelerator, partial(_measured, run, given))
     return given, {**_facts(run, given.name, given.content_hash), **measured}
 
 
-def _scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
+def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
     """Return (height, width) in the ratio of a size, so that its shorter side is `side`."""
     height, width = (round(side * length / min(size)) for length in size)
     return height, width

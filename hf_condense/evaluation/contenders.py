@@ -98,9 +98,10 @@ class Baselines:
 
         If it decodes into more, also return as many as that, and these in the form of the set.
         """
-        contenders = [self._drawn("random", self._random_rows(1))]
+        rows = self._random_rows(1)
+        contenders = [self._drawn("random", rows)]
         if self.subject.logits_of is not None:
-            labelled = LabelledRows(self._random_rows(1), self.subject.logits_of, self.subject.data)
+            labelled = LabelledRows(rows, self.subject.logits_of, self.subject.data)
             contenders.append(self._drawn("random" + SOFT_LABELS, labelled))
         decoder = self.subject.decoder
         if decoder is not None and decoder.expand > 1:

@@ -206,6 +206,7 @@ def evaluate(
     held_out = None
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
+    factories = _factories(request.networks, subject)  # first: coresets may take long
     contenders = _contenders(subject, real, request, training, accelerator, cache, show_progress)
     trials = [
         Trials(
@@ -217,7 +218,7 @@ def evaluate(
             request.compile,
             cache and factory.named,
         )
-        for factory in _factories(request.networks, subject)
+        for factory in factories
     ]
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)

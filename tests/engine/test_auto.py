@@ -160,6 +160,8 @@ def test_few_whole_colour_images_are_learned_along_experts() -> None:
         {"given": {}},
         {"given": {**pixels, "steps": 1000}},
         {"given": {**pixels, "batch_real": 64}},
+        {"given": {**pixels, "batch_syn": 1}},
+        {"given": {**pixels, "lr_img": 20.0}},
         {"ipc": 10},
         {"budget": 1},
         {"classes": 1},
@@ -254,6 +256,9 @@ def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:
     reason = choose_for(budget=2, given={"steps": 3}).reason
     assert "3 steps (as asked for, whatever the budget of 2 minutes)" in reason
     assert "about 2 minutes" not in reason
+    choice = choose_for(budget=2, candidates=("esp",), given={"steps": 3, "experts": 7})
+    assert "along 7 networks in training, 3 steps (as asked for, whatever the budget of 2 minutes)" in choice.reason
+    assert choice.values["steps"] == 3
 
 
 def test_teacher_of_the_caller_is_not_told_as_one_that_is_trained() -> None:

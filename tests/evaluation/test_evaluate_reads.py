@@ -9,6 +9,7 @@ import torch
 from datasets import Dataset
 
 from hf_condense import condense_dataset
+from hf_condense.evaluation.selection import Selection
 from hf_condense.source.load import load_source
 from tests.support.short_evaluations import rows_of, run, synthetic, watch_trainings
 
@@ -69,8 +70,17 @@ def test_a_coreset_baseline_has_the_rows_that_condensing_gives(toy, monkeypatch,
 
 def test_a_coreset_that_asks_for_more_rows_than_a_class_has_is_refused(toy, small):
     source = toy.filter(lambda row: row["note"] not in {f"cross number {n}" for n in range(1, 12)})
-    with pytest.raises(ValueError, match="'herding' should choose 2 rows of class 'cross', but source has 1; leave it"):
+    with pytest.raises(ValueError, match="'herding' should choose 2 rows of class 'cross', but source has 1 to choose from; leave it"):
         run(small, toy, source=source, baselines="herding")
+
+
+def test_a_network_that_cannot_be_built_is_refused_before_coresets_are_chosen(toy, small, monkeypatch):
+    def choose(self: Selection, method: str, rows_per_class: dict[int, int]) -> torch.Tensor:
+        raise AssertionError("too early")
+
+    monkeypatch.setattr(Selection, "positions", choose)
+    with pytest.raises(ValueError, match="pooling"):
+        run(small, toy, networks=["convnet-w8-d1", "convnet-w8-d9"], baselines="herding")
 
 
 def test_a_set_of_some_classes_is_compared_with_rows_of_these(toy):
