@@ -70,7 +70,8 @@ def test_a_coreset_baseline_has_the_rows_that_condensing_gives(toy, monkeypatch,
 
 def test_a_coreset_that_asks_for_more_rows_than_a_class_has_is_refused(toy, small):
     source = toy.filter(lambda row: row["note"] not in {f"cross number {n}" for n in range(1, 12)})
-    with pytest.raises(ValueError, match="'herding' should choose 2 rows of class 'cross', but source has 1 to choose from; leave it"):
+    message = "'herding' should choose 2 rows of class 'cross', but source has 1 to choose from; leave it out"
+    with pytest.raises(ValueError, match=message):
         run(small, toy, source=source, baselines="herding")
 
 
