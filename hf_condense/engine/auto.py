@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -65,6 +66,58 @@ class Choice:
     reason: str
 
 
+@dataclass(frozen=True)
+class _Case:
+    """What the choice depends on: the task, the machine, and what the caller has decided.
+
+    Attributes:
+        task: ipc, classes and image shape.
+        minutes: Minutes that the condensation may take.
+        network: The network.
+        rate: Bytes of activations that a process goes through per second, forward and backward.
+        processes: Processes that share the work.
+        given: The caller's options, steps and storage form by name; none is None.
+    """
+
+    task: Task
+    minutes: float
+    network: NetworkSpec
+    rate: float
+    processes: int
+    given: Mapping[str, Any]
+
+    @property
+    def classes_in_turn(self) -> int:
+        """How many classes a process goes through, one after the other."""
+        return math.ceil(self.task.num_classes / self.processes)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether learning the images would take hours, and composing them minutes."""
+        return min(self.task.image_shape[1:]) > LARGE_SIDE
+
+    @cached_property
+    def seconds_of_forward(self) -> float:
+        """What the forward pass of an image takes."""
+        return self.seconds_of_forward_at(self.task.image_shape[1:])
+
+    def seconds_of_forward_at(self, size: tuple[int, int]) -> float:
+        """Return what the forward pass of an image of this (height, width) takes."""
+        shape = (self.task.image_shape[0], *size)
+        return _bytes_of_forward(self.network, shape, self.task.num_classes) / self.rate
+
+    def form(self) -> tuple[str, int]:
+        """Return the storage form that the caller asks for, else the best one, and its `expand`."""
+        storage, expand = best_form(self.task)
+        return settled_form(self.given, {"storage": storage, "expand": expand}, self.task)
+
+    def steps_text(self, steps: int) -> str:
+        """Say how many steps the run makes, and why."""
+        if "steps" in self.given:
+            return f"{self.given['steps']} steps (as asked for, whatever the budget of {self.minutes:g} minutes)"
+        return f"{steps:,} steps (about {self.minutes:g} minutes on this kind of device)"
+
+
 def choose(
     task: Task,
     budget: float | None,
@@ -96,17 +149,15 @@ def choose(
     minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * workers
-    is_large = min(task.image_shape[1:]) > LARGE_SIDE
     caller_values = {name: value for name, value in (given or {}).items() if value is not None}
-    # Learning large images takes hours, composing them takes minutes. But rded needs two classes, because it trains a
-    # network to tell them apart.
+    case = _Case(task, minutes, spec, rate, processes, caller_values)
+    # rded needs two classes, because it trains a network to tell them apart.
     learns = "m3d" in candidates or "esp" in candidates
-    facts = (task, minutes, spec, rate, processes, caller_values)
-    if not learns or (is_large and "rded" in candidates and task.num_classes > 1):
-        return _composed(*facts)
-    if "esp" in candidates and ("m3d" not in candidates or _experts_pay(*facts)):
-        return _followed(*facts)
-    return _learned(*facts)
+    if not learns or (case.is_large and "rded" in candidates and task.num_classes > 1):
+        return _composed(case)
+    if "esp" in candidates and ("m3d" not in candidates or _experts_pay(case)):
+        return _followed(case)
+    return _learned(case)
 
 
 def checked_minutes(budget: float | None) -> float:
@@ -117,65 +168,57 @@ def checked_minutes(budget: float | None) -> float:
     return minutes
 
 
-def _composed(
-    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
-) -> Choice:
-    """Return how images are composed of crops; `rate` is in bytes of activations per second and process."""
+def _composed(case: _Case) -> Choice:
+    """Return how images are composed of crops."""
+    task, given = case.task, case.given
     # The side at which the teacher is trained and sees crops.
     side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
-    size = scaled(task.image_shape[1:], side)
-    seconds_of_forward = _bytes_of_forward(spec, (task.image_shape[0], *size), task.num_classes) / rate
+    seconds_of_forward = case.seconds_of_forward_at(scaled(task.image_shape[1:], side))
     batch, crops = 128, given.get("crops", 5)
-    affordable = 60 * minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
+    affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(5000, max(100, affordable)))
-    classes_in_turn = math.ceil(task.num_classes / processes)
-    affordable = 60 * minutes * _SHARE_OF_CROPS / (classes_in_turn * crops * seconds_of_forward)
+    affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
     pictures = int(min(300, max(4 * task.ipc, affordable)))
-    values: dict[str, Any] = {"network": spec, "teacher_updates": updates, "pictures": pictures, "crops": crops}
+    values: dict[str, Any] = {"network": case.network, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     if "teacher" in given:
         trained = "the teacher that was passed"
         del values["teacher_updates"]
-    is_large = min(task.image_shape[1:]) > LARGE_SIDE
-    why = "pictures are large, and learning images would take hours" if is_large else "as the options ask for"
+    why = "pictures are large, and learning images would take hours" if case.is_large else "as the options ask for"
     reason = (
         f"rded, which composes images of crops of {values['pictures']} pictures per class ({why}), and "
-        f"{trained} (about {minutes:g} minutes on this kind of device)"
+        f"{trained} (about {case.minutes:g} minutes on this kind of device)"
     )
     return Choice("rded", "default", values, reason)
 
 
-def _learned(
-    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
-) -> Choice:
-    """Return how images are learned; `rate` is in bytes of activations per second and process."""
-    storage, expand = _form(given, task)
+def _learned(case: _Case) -> Choice:
+    """Return how images are learned from embeddings."""
+    task, given = case.task, case.given
+    storage, expand = case.form()
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn = min(given.get("batch_syn", rows), rows)
     batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
-    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
-    seconds_of_pool = _seconds_of_pool(pool, seconds_of_forward) / min(processes, max(1, pool["pool_size"]))
+    seconds_of_pool = _seconds_of_pool(case, pool)
 
     def affordable(seconds: float, passes: float) -> int:
         """Return the steps for the rest of the budget, if each makes so many forward passes of the synthetic rows."""
         # Real rows are embedded once in `ipm` steps.
-        classes_in_turn = math.ceil(task.num_classes / processes)
-        forwards = classes_in_turn * (batch / ipm + passes * drawn)
-        left = 60 * minutes - _SECONDS_OF_SETUP - seconds
-        return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / (_SECONDS_PER_STEP + forwards * seconds_of_forward))))
+        forwards = case.classes_in_turn * (batch / ipm + passes * drawn)
+        return _affordable_steps(case, seconds, forwards)
 
     # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
     steps, steps_with_pool = affordable(0, 3), affordable(seconds_of_pool, 4.5 if pool["calibration"] else 3)
-    pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
+    pays = seconds_of_pool <= _SHARE_OF_POOL * 60 * case.minutes and steps_with_pool >= _FEWEST_STEPS_WITH_POOL
     if any(given.get(name) for name in _ASKS_FOR_POOL):  # calibration=0 does not
         has_pool = pool["networks"] == "pool"
     else:
-        has_pool = pays and "steps" not in given and task.num_classes > 1 and _is_trainable(spec, task)
+        has_pool = pays and "steps" not in given and task.num_classes > 1 and _is_trainable(case)
     steps = steps_with_pool if has_pool else steps
     values: dict[str, Any] = {
-        "network": spec,
+        "network": case.network,
         "storage": storage,
         "expand": expand,
         "steps": given.get("steps", steps),
@@ -184,78 +227,59 @@ def _learned(
     }
     values |= pool if has_pool else {}
     networks = f"a pool of {pool['pool_size']} trained networks" if has_pool else "random networks"
-    reason = f"m3d, {_form_text((storage, expand), best_form(task))}, {networks}, {_steps_text(steps, minutes, given)}"
-    return Choice("m3d", "quick", values, reason)
+    form = _form_text((storage, expand), best_form(task))
+    return Choice("m3d", "quick", values, f"m3d, {form}, {networks}, {case.steps_text(steps)}")
 
 
-def _experts_pay(
-    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
-) -> bool:
+def _experts_pay(case: _Case) -> bool:
     """Return whether a task is like those where experts led, and leaves most of the budget for the steps."""
-    asks_for_pixels = given.keys() & _FORM and _form(given, task)[0] == "pixels"
+    task, given = case.task, case.given
     is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
+    asks_for_pixels = given.keys() & _FORM and case.form()[0] == "pixels"
     # Some options mean something else to the two methods, or nothing; and the caller's steps may be few.
     is_of_m3d = given.keys() & {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored"}
     if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d:
         return False
-    seconds = _seconds_of_experts(spec, task, rate, processes, given)
-    if seconds > _SHARE_OF_POOL * 60 * minutes or not _is_trainable(spec, task):
+    if _seconds_of_pool(case, _experts(case)) > _SHARE_OF_POOL * 60 * case.minutes or not _is_trainable(case):
         return False
-    steps: int = _followed(task, minutes, spec, rate, processes, given).values["steps"]
+    steps: int = _followed(case).values["steps"]
     return steps >= _FEWEST_STEPS_WITH_EXPERTS
 
 
-def _followed(
-    task: Task, minutes: float, spec: NetworkSpec, rate: float, processes: int, given: Mapping[str, Any]
-) -> Choice:
-    """Return how images are learned along experts; `rate` is in bytes of activations per second and process."""
-    storage, expand = _form(given, task)
+def _followed(case: _Case) -> Choice:
+    """Return how images are learned along experts."""
+    task, given = case.task, case.given
+    storage, expand = case.form()
     # Of forms with more rows, the preset takes four for each image of the budget in a step.
     rows = 4 * task.ipc if expand > 1 else decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    drawn = given.get("batch_syn", task.num_classes * rows)
-    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    left = 60 * minutes - _SECONDS_OF_SETUP - _seconds_of_experts(spec, task, rate, processes, given)
-    affordable = left / (_SECONDS_PER_STEP + _PASSES_OF_STUDENT * drawn * seconds_of_forward)
-    steps = int(min(_MOST_STEPS, max(_FEWEST_STEPS, affordable)))
-    values: dict[str, Any] = {"network": spec, "steps": given.get("steps", steps)}
+    drawn, experts = given.get("batch_syn", task.num_classes * rows), _experts(case)
+    steps = _affordable_steps(case, _seconds_of_pool(case, experts), _PASSES_OF_STUDENT * drawn)
+    values: dict[str, Any] = {"network": case.network, "steps": given.get("steps", steps)}
     form = "in the storage form of the preset"
     if given.keys() & _FORM:
         values |= {"storage": storage, "expand": expand}
         form = _form_text((storage, expand), ("", 0))
-    networks = f"along {_experts(task, given)['pool_size']} networks in training"
-    return Choice("esp", "quick", values, f"esp, {form}, {networks}, {_steps_text(steps, minutes, given)}")
+    networks = f"along {experts['pool_size']} networks in training"
+    return Choice("esp", "quick", values, f"esp, {form}, {networks}, {case.steps_text(steps)}")
 
 
-def _experts(task: Task, given: Mapping[str, Any]) -> dict[str, Any]:
+def _experts(case: _Case) -> dict[str, Any]:
     """Return the experts of the preset with the caller's options, in the terms of a pool."""
-    are_longer = not few_images(task) or _form(given, task)[1] >= 8
+    given = case.given
+    are_longer = not few_images(case.task) or case.form()[1] >= 8
     count, snapshots = (16, 25) if are_longer else (24, 13)
-    updates = (given.get("snapshots", snapshots) - 1) * given.get("snapshot_every", 4)
     return {
         "pool_size": given.get("experts", count),
-        "pool_updates": updates,
+        "pool_updates": (given.get("snapshots", snapshots) - 1) * given.get("snapshot_every", 4),
         "batch_pool": given.get("batch_expert", 128),
     }
 
 
-def _seconds_of_experts(spec: NetworkSpec, task: Task, rate: float, processes: int, given: Mapping[str, Any]) -> float:
-    """Return what the training of the experts takes; the processes share them."""
-    experts = _experts(task, given)
-    seconds_of_forward = _bytes_of_forward(spec, task.image_shape, task.num_classes) / rate
-    return _seconds_of_pool(experts, seconds_of_forward) / max(1, min(processes, int(experts["pool_size"])))
-
-
-def _steps_text(steps: int, minutes: float, given: Mapping[str, Any]) -> str:
-    """Say how many steps a run makes, and why."""
-    if "steps" in given:
-        return f"{given['steps']} steps (as asked for, whatever the budget of {minutes:g} minutes)"
-    return f"{steps:,} steps (about {minutes:g} minutes on this kind of device)"
-
-
-def _form(given: Mapping[str, Any], task: Task) -> tuple[str, int]:
-    """Return the storage form that the caller asks for, else the best one, and its `expand`."""
-    storage, expand = best_form(task)
-    return settled_form(given, {"storage": storage, "expand": expand}, task)
+def _affordable_steps(case: _Case, seconds: float, forwards: float) -> int:
+    """Return the steps for what is left of the budget after some seconds, if each takes so many forward passes."""
+    left = 60 * case.minutes - _SECONDS_OF_SETUP - seconds
+    per_step = _SECONDS_PER_STEP + forwards * case.seconds_of_forward
+    return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / per_step)))
 
 
 def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
@@ -269,15 +293,18 @@ def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
     return f"{text} ({why if form == best else 'as asked for'})"
 
 
-def _seconds_of_pool(pool: Mapping[str, Any], seconds_of_forward: float) -> float:
-    """Return what the training of a pool takes; the method refuses options that are no numbers."""
+def _seconds_of_pool(case: _Case, pool: Mapping[str, Any]) -> float:
+    """Return what the training of a pool takes. The processes share it; methods refuse options that are no numbers."""
     size, updates, batch = (pool[name] for name in ("pool_size", "pool_updates", "batch_pool"))
-    return float(size * updates * (_SECONDS_PER_UPDATE + 3 * batch * seconds_of_forward))
+    seconds = size * updates * (_SECONDS_PER_UPDATE + 3 * batch * case.seconds_of_forward)
+    return float(seconds / max(1, min(case.processes, size)))
 
 
-def _is_trainable(spec: NetworkSpec, task: Task) -> bool:
-    """Return whether all parameters of a network can be trained, as those of a pool are."""
-    return all(parameter.requires_grad for parameter in _network(spec, task.image_shape, task.num_classes).parameters())
+def _is_trainable(case: _Case) -> bool:
+    """Return whether all parameters of the network can be trained, as those of a pool and of experts are."""
+    task = case.task
+    network = _network(case.network, task.image_shape, task.num_classes)
+    return all(parameter.requires_grad for parameter in network.parameters())
 
 
 def _network(spec: NetworkSpec, image_shape: tuple[int, int, int], num_classes: int) -> nn.Module:
