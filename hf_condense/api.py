@@ -83,15 +83,18 @@ def condense_dataset(
 ) -> CondensedDataset | datasets.DatasetDict:
     """Condense a labelled image dataset into a few images per class to train on. `ds` itself is never changed.
 
-    If an option is None, the preset decides, else the method's default. What the caller gives always wins.
+    An argument below that is None is left open: the preset decides, else the default. What the caller gives always
+    wins.
 
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
         method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image
             size, network, device, cores, processes and `budget` by a rule, and logs its choice and the reason. It
             composes large images (more than 64 pixels high and wide) of real ones by `rded` and learns smaller ones by
-            `m3d`, with a pool of trained networks if training it takes at most a third of the budget and `steps` is not
-            given; of few whole colour images (`storage="pixels"`, ipc below 4), by `esp` on the same conditions.
+            `m3d`, with a pool of trained networks if training it takes at most a third of the budget and leaves 150
+            steps, and `steps` is not given. Few whole colour images (`storage="pixels"` given, ipc below 4) are learned
+            by `esp` if its experts take at most a third of the budget and leave 500 steps, and no steps, batch sizes or
+            image rates are given.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
@@ -115,10 +118,11 @@ def condense_dataset(
             by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
             6, or 20 for images of 64 pixels or more.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
-        pixel_range: `"valid"`, the default, keeps pixels within [0, 1]; `"free"` does not, as in several papers.
-        store_dtype: Type of the stored numbers in the result: `"float32"`, the default, or `"float16"`, to which they
-            are rounded at the end. Pixels and patches in the valid range may also be stored as `"uint8"`, with 8 bits
-            per channel.
+        pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers. Default: the
+            preset's, else `"valid"`.
+        store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded at
+            the end. Pixels and patches in the valid range may also be stored as `"uint8"`, with 8 bits per channel.
+            Default: the preset's, else `"float32"`.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
             Default: a quarter to half of what is free. A step that does not fit all the same is cut smaller and
@@ -146,7 +150,8 @@ def condense_dataset(
         logging_dir: Folder of trackers that write files, such as TensorBoard.
         budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
-            the values of the preset; None does so only where an option may be None.
+            the values of the preset. None is a value like any other where the option may be None; elsewhere it leaves
+            the option open.
 
     Returns:
         A `CondensedDataset` (a `datasets.Dataset`), or a `DatasetDict` whose `split` is one. Save or publish the set by

@@ -94,8 +94,8 @@ def dd_ranking(
     crops are off. Views that have soft labels of their own are part of the set, and stay.
 
     Args:
-        train: The set, as `evaluate` takes it. If it has soft labels, its teacher labels random rows alike:
-            pass `teacher=`, unless the set was just made and labelled by a teacher.
+        train: The set, as `evaluate` takes it. If it has soft labels, the same teacher must label the random
+            rows: pass `teacher=`, unless the set was just made and still has its teacher in memory.
         test: Real images.
         network: The kind of network, one.
         recipe: How networks are trained; it must have an augmentation.
