@@ -133,7 +133,7 @@ def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
         try:
             save_file(tensors, work)
         except SafetensorError as error:  # no OSError, although it tells of one
-            number = re.search(r"os error (\d+)", str(error))
+            number = re.search(r"(?:os error |code: )(\d+)", str(error))  # the second form is that of safetensors 0.4
             raise OSError(int(number[1]) if number else errno.EIO, str(error)) from error
 
 
