@@ -47,9 +47,7 @@ def atomic_file(target: Path) -> Iterator[Path]:
         OSError: If the disk is full, or the file cannot be made; the message says what to do.
     """
     with explained_access(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        work = _temporary_path(target)
+        work = _new_path_beside(target)
         work.touch(exist_ok=False)
         mode = stat.S_IMODE(work.stat().st_mode)
     try:
@@ -106,9 +104,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         OSError: If the disk is full, or the folder cannot be made; the message says what to do.
     """
     with explained_access(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(target)
-        work = _temporary_path(target)
+        work = _new_path_beside(target)
         work.mkdir()
     try:
         with explained_disk_errors(target):
@@ -172,8 +168,10 @@ def abandoned(target: Path) -> list[Path]:
     ]
 
 
-def _temporary_path(target: Path) -> Path:
-    """Return a new name beside `target`."""
+def _new_path_beside(target: Path) -> Path:
+    """Make the folder of `target`, remove what killed processes left there, and return a new name beside `target`."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _sweep(target)
     return target.with_name(f"{temporary_prefix(target)}{secrets.token_hex(4)}")
 
 
