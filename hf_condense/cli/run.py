@@ -137,6 +137,7 @@ def run(
     from hf_condense.base.files import check_place
 
     place = out or Path("condensed") / Path(dataset).resolve().name
+    _check_outside(place, dataset)
     if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves
         check_place(local_path(place))
     started = time.perf_counter()
@@ -156,6 +157,16 @@ def run(
     echo(f"To see what the set is worth:  {measure}")
     if repo is not None:
         _publish(small, folder, repo, name, private=private, overwrite=overwrite)
+
+
+def _check_outside(place: Path, dataset: str) -> None:
+    """Refuse a place inside the folder of the dataset, which would be read with the set as a part of it."""
+    folder = local_path(dataset).resolve()
+    if folder.is_dir() and local_path(place).resolve().is_relative_to(folder):
+        raise click.UsageError(
+            f"the set would be saved in {place}, which is inside the dataset {dataset!r}, so it would become a part of "
+            "that; pass --out with a folder elsewhere"
+        )
 
 
 def _method_options(texts: Sequence[str], reserved: Collection[str], method: str) -> dict[str, Any]:

@@ -43,8 +43,12 @@ FORMS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"method": method, "classes": 3, "storage": storage, **OWN_OPTIONS.get(method, {})},
         [1, PLENTY],
     )
-    for storage in ("patches", "dct", "siren")
-    for method in ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm")
+    for storage, methods in {
+        "patches": ("dc", "mtt", "tesla", "datm", "ncfm"),  # those that no scenario below has with patches
+        "dct": ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm"),
+        "siren": ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm"),
+    }.items()
+    for method in methods
 }
 # The inner loop of gradient matching takes this many images at a time, so that processes share a batch of ten rows.
 SHARED_INNER_LOOPS = {
