@@ -205,6 +205,31 @@ def test_padded_crops_stand_in_the_middle_of_an_empty_image() -> None:
     torch.testing.assert_close(seen[0][0, :, 4, 4], torch.tensor([0.8, 0.6, 0.4]))
 
 
+@pytest.mark.parametrize(("mean", "channels", "border"), [([0.2, 0.4, 0.6], 1, [0.4]), ([0.3], 3, [0.3, 0.3, 0.3])])
+def test_empty_image_around_a_crop_has_the_channels_of_the_crop(
+    mean: list[float], channels: int, border: list[float]
+) -> None:
+    seen = []
+
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return torch.zeros(len(images), len(NAMES))
+
+    teacher = Teacher(logits_of, NAMES, mean=mean)
+    score = RealisticDistillation(RealisticConfig())._padded(logits_of, teacher, (channels, 8, 8))
+    score(torch.ones(2, channels, 4, 4))
+    assert seen[0].shape == (2, channels, 8, 8)
+    torch.testing.assert_close(seen[0][1, :, 0, 0], torch.tensor(border))
+    assert bool((seen[0][:, :, 2:6, 2:6] == 1).all())
+
+
+def test_views_of_more_classes_than_their_labels_can_name_are_refused() -> None:
+    method = RealisticDistillation(RealisticConfig())
+    assert method.label_views(2**15)[0] == method.config.views
+    with pytest.raises(ValueError, match=r"at most 32,768 classes; got 32,769\. Pass soft_labels='none'"):
+        method.label_views(2**15 + 1)
+
+
 class TestTeacher:
     def test_recipe_has_the_teacher_its_accuracy_and_its_class_order(self, tmp_path: Path) -> None:
         small = quick_method("rded", teacher_updates=30, cache=False).condense(TOY)
