@@ -24,7 +24,7 @@ from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
 from hf_condense.networks.factory import has_batch_statistics
-from hf_condense.networks.training import gradient_of
+from hf_condense.networks.sharpness import gradient_of
 
 logger = logging.getLogger("hf_condense")
 

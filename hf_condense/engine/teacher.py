@@ -16,10 +16,12 @@ from hf_condense.base.devices import device_facts
 from hf_condense.base.processes import from_main, main_first
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
+from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.augment import families_of
 from hf_condense.networks.teachers import Teacher, weights_hash
-from hf_condense.networks.training import TrainingSet, accuracy, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source
 

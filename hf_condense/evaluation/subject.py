@@ -22,7 +22,7 @@ from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
 from hf_condense.networks.teachers import Teacher
-from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
 from hf_condense.source.decode import Size, header, is_grey, raw_batches

@@ -26,8 +26,9 @@ from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.networks.factory import activation_bytes
 from hf_condense.networks.flat import copy_state, parameter_vector
-from hf_condense.networks.training import TrainingSet, chunk_size, train_network
+from hf_condense.networks.training import chunk_size, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

@@ -12,8 +12,9 @@ from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine import teacher as teacher_module
 from hf_condense.engine.teacher import _without, teacher_facts
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source import class_source
 from hf_condense.source.load import load_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset

@@ -18,8 +18,9 @@ from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.views import random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.rded import best_crops, mosaics
