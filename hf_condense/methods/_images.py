@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.engine.method import Method, MethodConfig, option
-from hf_condense.engine.teacher import Labels, teacher_labels
+from hf_condense.engine.soft_labels import Labels, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 
 if TYPE_CHECKING:

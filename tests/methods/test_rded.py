@@ -232,7 +232,7 @@ class TestTeacher:
             trained.append(data)
             return train_network(net, data, *args, **kwargs)
 
-        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        monkeypatch.setattr("hf_condense.engine.picture_teacher.train_network", record)
         quick_method("rded", cache=False).condense(TOY)
         (data,) = trained
         assert len(data) == 33
@@ -247,7 +247,7 @@ class TestTeacher:
             recipes.append(recipe)
             return train_network(net, data, recipe, *args, **kwargs)
 
-        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        monkeypatch.setattr("hf_condense.engine.picture_teacher.train_network", record)
         quick_method("rded", augment=augment, cache=False).condense(TOY)
         assert [recipe.augmentations() for recipe in recipes] == [stages]
 
