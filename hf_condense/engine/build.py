@@ -9,8 +9,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
-
 from hf_condense.base.checks import byte_text
 from hf_condense.base.memory import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
@@ -23,6 +21,7 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, check_learning, check_preset, check_values
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics, network_factory
+from hf_condense.networks.flat import parameter_bytes
 from hf_condense.source.class_source import ClassSource
 
 logger = logging.getLogger("hf_condense")
@@ -141,7 +140,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         decoding_bytes=run.decoder.row_bytes(),
         real_bytes=_real_bytes(run, method),
         passes=method.passes if "keep_graphs" in method.cuts else 1,
-        parameter_bytes=_parameter_bytes(network),
+        parameter_bytes=parameter_bytes(network),
         most_rows=method.most_rows(run),
         compile=run.compile,
     )
@@ -164,10 +163,6 @@ def _real_bytes(run: Run, method: Method[Any]) -> int:
     return 4 * 4 * math.prod(run.source.image_shape) * run.most_real(method.batch_real)
 
 
-def _parameter_bytes(network: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-
-
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
     keeps_all = plan.keep_graphs or not method.cuts
@@ -177,7 +172,7 @@ def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
     graph = min(sum(rows), method.most_rows(run)) * (activations + run.decoder.row_bytes())
     real = len(rows) * _real_bytes(run, method)
-    return method.passes * (graph + 2 * _parameter_bytes(network)) + real if keeps_all else graph + real
+    return method.passes * (graph + 2 * parameter_bytes(network)) + real if keeps_all else graph + real
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:

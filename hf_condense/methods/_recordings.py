@@ -25,7 +25,7 @@ from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
 from hf_condense.networks.factory import activation_bytes
-from hf_condense.networks.flat import copy_state, parameter_vector
+from hf_condense.networks.flat import copy_state, parameter_count, parameter_vector
 from hf_condense.networks.training import chunk_size, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.networks.training_set import TrainingSet
@@ -215,7 +215,7 @@ class _Recorder:
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Shape (S, P) of the snapshots of a network."""
-        return self.training.snapshots, sum(p.numel() for p in self.net.parameters())
+        return self.training.snapshots, parameter_count(self.net)
 
     @cached_property
     def net(self) -> nn.Module:
