@@ -11,7 +11,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.base.memory import is_out_of_memory, memory_budget
@@ -19,6 +18,7 @@ from hf_condense.base.processes import reduce
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.batches import rows_of_updates, training_batch, with_last_row_repeated, with_zero_rows
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
+from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.network_stack import NetworkStack
 from hf_condense.networks.sharpness import sharpen
 from hf_condense.networks.training_recipe import TrainingRecipe
@@ -207,9 +207,7 @@ def accumulate_gradient(
     temperature: float = 1.0,
     rows: int | None = None,
 ) -> None:
-    """Add the gradient of the mean cross-entropy of a batch to the network's, `chunk` images at a time.
-
-    The loss is multiplied by the square of the temperature, which keeps the size of the gradient.
+    """Add the gradient of the mean `tempered_cross_entropy` of a batch to the network's, `chunk` images at a time.
 
     Args:
         net: The network, or a stack of M networks.
@@ -218,18 +216,14 @@ def accumulate_gradient(
         chunk: Number of images that go through the network at a time, >= 1.
         temperature: The network's logits are divided by it, > 0.
         rows: Number of images over which the mean runs; default: all that are given.
-
-    References:
-        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
     """
-    weight = temperature**2 / (len(images) if rows is None else rows)
+    rows = len(images) if rows is None else rows
     if len(images) > chunk:
         padding = -len(images) % chunk  # rows whose target is zero have no loss and no gradient
         images, targets = with_last_row_repeated(images, padding), with_zero_rows(targets, padding)
     for part, target in zip(images.split(chunk), targets.split(chunk), strict=True):
-        logits = net(part).flatten(0, -2) / temperature  # The networks of a stack stand side by side, as images do.
-        loss = F.cross_entropy(logits, target.flatten(0, -2), reduction="sum") * weight
-        loss.backward()
+        logits = net(part).flatten(0, -2)  # The networks of a stack stand side by side, as images do.
+        tempered_cross_entropy(logits, target.flatten(0, -2), temperature, "sum", rows=rows).backward()
 
 
 @dataclass
