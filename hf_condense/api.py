@@ -16,7 +16,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, integer, listed
+from hf_condense.base.checks import byte_count, compile_option, integer, listed
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
@@ -179,7 +179,8 @@ def condense_dataset(
     started = time.perf_counter()
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
-    _check_kinds(compile, callbacks)
+    compile = compile_option(compile)
+    _check_callbacks(callbacks)
     # What is wrong whatever the data are is said before hours of reading.
     given: dict[str, Any] = {
         "network": network,
@@ -241,7 +242,6 @@ def condense_dataset(
                 given, settled_preset = _filled_in(given, choice.values), choice.preset
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
-        compile = compile if compile == "auto" else bool(compile)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
@@ -342,10 +342,8 @@ def _pick_split(ds: Any, split: str) -> Any:
     return ds[split]
 
 
-def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
-    """Check arguments whose errors would otherwise occur much later."""
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"compile should be True, False or 'auto'; got {compile!r}")
+def _check_callbacks(callbacks: Sequence[object]) -> None:
+    """Check the callbacks, whose errors would otherwise occur much later."""
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
 
