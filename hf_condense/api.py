@@ -37,7 +37,7 @@ from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_amount, class_amounts, settle
+from hf_condense.engine.settings import Settings, check_ipc, ipc_by_class, settle
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -194,7 +194,7 @@ def condense_dataset(
     candidates = check_request(method, preset, method_options, given, budget, arguments=_ARGUMENTS)
     given |= method_options
     for name, amount in ipc.items() if isinstance(ipc, Mapping) else [(None, ipc)]:
-        check_amount(amount, name)
+        check_ipc(amount, name)
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
@@ -219,7 +219,7 @@ def condense_dataset(
         )
         source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
-        amounts = class_amounts(ipc, source)
+        amounts = ipc_by_class(ipc, source)
         task = Task.of(amounts, source)
         settled_preset = preset
         workers: tuple[int, int] | None = None
