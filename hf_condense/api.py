@@ -16,7 +16,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, integer, listed
+from hf_condense.base.checks import byte_count, compile_option, integer, listed
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
@@ -37,7 +37,7 @@ from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
-from hf_condense.engine.settings import Settings, check_amount, class_amounts, settle
+from hf_condense.engine.settings import Settings, check_ipc, ipc_by_class, settle
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -179,7 +179,8 @@ def condense_dataset(
     started = time.perf_counter()
     seed = integer("seed", seed, least=0)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
-    _check_kinds(compile, callbacks)
+    compile = compile_option(compile)
+    _check_callbacks(callbacks)
     # What is wrong whatever the data are is said before hours of reading.
     given: dict[str, Any] = {
         "network": network,
@@ -193,7 +194,7 @@ def condense_dataset(
     candidates = check_request(method, preset, method_options, given, budget, arguments=_ARGUMENTS)
     given |= method_options
     for name, amount in ipc.items() if isinstance(ipc, Mapping) else [(None, ipc)]:
-        check_amount(amount, name)
+        check_ipc(amount, name)
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
@@ -218,7 +219,7 @@ def condense_dataset(
         )
         source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
-        amounts = class_amounts(ipc, source)
+        amounts = ipc_by_class(ipc, source)
         task = Task.of(amounts, source)
         settled_preset = preset
         workers: tuple[int, int] | None = None
@@ -241,7 +242,6 @@ def condense_dataset(
                 given, settled_preset = _filled_in(given, choice.values), choice.preset
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
-        compile = compile if compile == "auto" else bool(compile)
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
@@ -342,10 +342,8 @@ def _pick_split(ds: Any, split: str) -> Any:
     return ds[split]
 
 
-def _check_kinds(compile: object, callbacks: Sequence[object]) -> None:
-    """Check arguments whose errors would otherwise occur much later."""
-    if compile not in (True, False, "auto"):
-        raise ValueError(f"compile should be True, False or 'auto'; got {compile!r}")
+def _check_callbacks(callbacks: Sequence[object]) -> None:
+    """Check the callbacks, whose errors would otherwise occur much later."""
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
 

@@ -18,8 +18,9 @@ from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.network_stack import NetworkStack
-from hf_condense.networks.training import TrainingSet, train_network, train_stack
+from hf_condense.networks.training import train_network, train_stack
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.testing import law_resume, law_seeds, quick_method, toy_dataset
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("gpu", "float32_convolutions")]

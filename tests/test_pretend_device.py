@@ -14,7 +14,7 @@ from torch import nn
 from torch.func import grad, vmap
 
 from hf_condense.base.devices import convolution_precision
-from hf_condense.engine.teacher import network_key
+from hf_condense.engine.trained_networks import network_key
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.evaluation.trials import Trials
 from hf_condense.methods._recordings import Training, _cache_folder

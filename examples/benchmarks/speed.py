@@ -29,8 +29,9 @@ from hf_condense.networks.architectures import HalvingPool
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
-from hf_condense.networks.training import TrainingSet, chunk_size, train_network
+from hf_condense.networks.training import chunk_size, train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source
 

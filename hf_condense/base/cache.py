@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from hf_condense.base.errors import plain_text
-from hf_condense.base.files import explained_access, write_tensors
+from hf_condense.base.files import check_readable, explained_access, write_tensors
 from hf_condense.base.paths import cache_folder
 
 logger = logging.getLogger("hf_condense")
@@ -47,8 +47,7 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
     """
     if file.is_file():
         try:
-            with explained_access(file):
-                file.open("rb").close()  # the reader of tensors does not say why it cannot open a file
+            check_readable(file)
             return load_file(file)
         except SafetensorError as error:
             logger.warning("%s in the cache is damaged (%s), so that it is made again", file, error)

@@ -8,9 +8,12 @@ import operator
 import re
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
-from typing import ParamSpec, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from hf_condense.base.errors import did_you_mean
+
+if TYPE_CHECKING:
+    from hf_condense.base.devices import CompileOption
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -166,3 +169,18 @@ def one_of(name: str, value: object, choices: Iterable[object]) -> None:
     if value not in choices:
         hint = did_you_mean(value, map(str, choices)) if isinstance(value, str) else ""
         raise ValueError(f"{name} should be one of {listed(choices, len(choices))}; got {value!r}{hint}")
+
+
+def compile_option(value: object) -> CompileOption:
+    """Return the caller's choice whether to compile networks: True, False or `"auto"`.
+
+    Raises:
+        ValueError: If it is something else.
+
+    Example:
+        >>> compile_option("auto"), compile_option(1)
+        ('auto', True)
+    """
+    if value not in (True, False, "auto"):
+        raise ValueError(f"compile should be True, False or 'auto'; got {value!r}")
+    return "auto" if value == "auto" else bool(value)

@@ -119,6 +119,16 @@ def new_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(work, ignore_errors=True)
 
 
+def check_readable(file: Path) -> None:
+    """Raise unless a file can be opened to read it: the reader of tensors does not say why it cannot.
+
+    Raises:
+        OSError: If not; the message says what to do.
+    """
+    with explained_access(file):
+        file.open("rb").close()
+
+
 def write_tensors(file: Path, tensors: dict[str, Tensor]) -> None:
     """Write contiguous tensors on the CPU to a file, in one step.
 

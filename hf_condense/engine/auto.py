@@ -14,10 +14,10 @@ from torch import nn
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
+from hf_condense.engine.picture_teacher import TEACHER_SIDE, scaled
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import TEACHER_SIDE, scaled
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 from hf_condense.source.streamed import LARGE_SIDE
 

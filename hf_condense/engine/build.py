@@ -9,8 +9,6 @@ import typing
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from torch import nn
-
 from hf_condense.base.checks import byte_text
 from hf_condense.base.memory import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
@@ -22,7 +20,7 @@ from hf_condense.engine.plan import Plan, make_plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, check_learning, check_preset, check_values
-from hf_condense.networks.factory import activation_bytes, has_batch_statistics, network_factory
+from hf_condense.networks.factory import network_factory
 from hf_condense.source.class_source import ClassSource
 
 logger = logging.getLogger("hf_condense")
@@ -125,7 +123,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
             run.compile,
         )
         return dataclasses.replace(checkpoint.plan, compile=bool(run.compile))
-    network = run.factory.build(run.seed, "template")
+    network = run.network_facts
     rows = method.rows_per_step(run).values()
     plan = make_plan(
         num_classes=len(run.ipc),
@@ -133,15 +131,15 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         rows_per_class=max(rows),
         rows_per_step=run.most_real(method.batch_real) * len(run.ipc) + method.most_rows(run),
         steps=steps,
-        activation_bytes=activation_bytes(network, run.source.image_shape),
-        batch_statistics=has_batch_statistics(network),
+        activation_bytes=network.activation_bytes,
+        batch_statistics=network.batch_statistics,
         device=run.device,
         budget=memory_budget(run.device),
         cost_in_forwards=method.cost_in_forwards,
         decoding_bytes=run.decoder.row_bytes(),
         real_bytes=_real_bytes(run, method),
         passes=method.passes if "keep_graphs" in method.cuts else 1,
-        parameter_bytes=_parameter_bytes(network),
+        parameter_bytes=network.parameter_bytes,
         most_rows=method.most_rows(run),
         compile=run.compile,
     )
@@ -164,25 +162,21 @@ def _real_bytes(run: Run, method: Method[Any]) -> int:
     return 4 * 4 * math.prod(run.source.image_shape) * run.most_real(method.batch_real)
 
 
-def _parameter_bytes(network: nn.Module) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-
-
 def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
     """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
     keeps_all = plan.keep_graphs or not method.cuts
     share = math.ceil(len(run.ipc) / run.accelerator.num_processes)
     rows = sorted(method.rows_per_step(run).values())[-(share if keeps_all else plan.classes_per_chunk) :]
-    network = run.factory.build(run.seed, "template")
-    activations = method.cost_in_forwards * activation_bytes(network, run.source.image_shape)
+    network = run.network_facts
+    activations = method.cost_in_forwards * network.activation_bytes
     graph = min(sum(rows), method.most_rows(run)) * (activations + run.decoder.row_bytes())
     real = len(rows) * _real_bytes(run, method)
-    return method.passes * (graph + 2 * _parameter_bytes(network)) + real if keeps_all else graph + real
+    return method.passes * (graph + 2 * network.parameter_bytes) + real if keeps_all else graph + real
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
     """Return a plan whose steps need less memory than those of the present one, or None if there is none."""
-    if has_batch_statistics(run.factory.build(run.seed, "template")):
+    if run.network_facts.batch_statistics:
         return None
     return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()), method.cuts)
 

@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from hf_condense.base.files import atomic_file, explained_access
+from hf_condense.base.files import atomic_file, check_readable
 from hf_condense.engine.plan import Plan
 
 logger = logging.getLogger("hf_condense")
@@ -93,8 +93,7 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
     file = folder / FILE_NAME
     if not file.is_file():
         return None
-    with explained_access(file):
-        file.open("rb").close()  # the reader of tensors does not say why it cannot open a file
+    check_readable(file)
     try:
         with safe_open(file, framework="pt") as opened:
             facts = json.loads(opened.metadata()[_FACTS])

@@ -23,8 +23,7 @@ from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
-from hf_condense.networks.factory import has_batch_statistics
-from hf_condense.networks.training import gradient_of
+from hf_condense.networks.sharpness import gradient_of
 
 logger = logging.getLogger("hf_condense")
 
@@ -270,7 +269,7 @@ class _Optimisation:
             torch.cuda.empty_cache()
 
     def _memory_error(self, t: int) -> MemoryError:
-        if has_batch_statistics(self.run.factory.build(self.run.seed, "template")):
+        if self.run.network_facts.batch_statistics:
             advice = (
                 "networks with batch norm need whole batches at once; a network with another norm can be cut smaller"
             )

@@ -21,6 +21,7 @@ from hf_condense.engine.method import Composer, Method, Selector
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 from hf_condense.networks.augment import families_of
+from hf_condense.networks.flat import parameter_count
 from hf_condense.networks.teachers import Teacher
 
 # `datasets` caches what it loads from the Hub in such a folder. No attribute of a dataset names its repository.
@@ -116,8 +117,7 @@ def _structure(run: Run) -> str:
     network = run.factory.build(run.seed, "template")
     shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
     modules = [f"{name} {type(module).__name__}" for name, module in network.named_modules()]
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return f"{parameters:,} parameters, {content_key(shapes=shapes, modules=modules)[:8]}"
+    return f"{parameter_count(network):,} parameters, {content_key(shapes=shapes, modules=modules)[:8]}"
 
 
 def completed(recipe: Recipe, run: Run, *, seconds: float, rows: Iterable[int] | None = None) -> Recipe:

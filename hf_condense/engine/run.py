@@ -23,7 +23,8 @@ from hf_condense.engine.plan import Plan
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkFactory
-from hf_condense.networks.flat import copy_state
+from hf_condense.networks.flat import copy_state, parameter_count
+from hf_condense.networks.network_facts import NetworkFacts
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.whitening import Whitening, fit_whitening
 
@@ -105,6 +106,11 @@ class Run:
     def task(self) -> Task:
         """The facts that a preset may depend on."""
         return replace(Task.of(self.ipc, self.source), storage=self.decoder.name, expand=self.decoder.expand)
+
+    @cached_property
+    def network_facts(self) -> NetworkFacts:
+        """What is true of all networks of the run. One is built for it, and not kept."""
+        return NetworkFacts.of(self.factory.build(self.seed, "template"), self.source.image_shape)
 
     def chunks(self) -> Iterator[tuple[int, ...]]:
         """Yield the chunks of classes that this process works on."""
@@ -275,9 +281,9 @@ class _Network:
 @torch.no_grad()
 def _copy_weights(module: nn.Module, weights: Tensor) -> None:
     """Overwrite a network's parameters with a vector (P,)."""
-    parameters = list(module.parameters())
-    if weights.shape != (size := sum(parameter.numel() for parameter in parameters),):
+    if weights.shape != (size := parameter_count(module),):
         raise ValueError(f"weights should be a vector of the network's {size} parameters; got {tuple(weights.shape)}")
+    parameters = list(module.parameters())
     parts = to_device(weights, parameters[0].device).split([p.numel() for p in parameters])
     for parameter, values in zip(parameters, parts, strict=True):
         parameter.copy_(values.view_as(parameter))

@@ -227,7 +227,7 @@ def check_values(given: Mapping[str, Any]) -> None:
         integer("steps", given["steps"], least=1)
 
 
-def check_amount(n: object, name: object = None) -> None:
+def check_ipc(n: object, name: object = None) -> None:
     """Check a number of images per class, of the class of this name or of all.
 
     Raises:
@@ -244,7 +244,7 @@ def check_amount(n: object, name: object = None) -> None:
         raise ValueError(f"ipc should be at least 1; got {n}{where}")
 
 
-def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
+def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
     """Return the budget in images of every class that has rows, by class index.
 
     Args:
@@ -258,7 +258,7 @@ def class_amounts(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int
     counts = source.counts
     amounts = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
     for c, n in amounts.items():
-        check_amount(n, source.class_names[c])
+        check_ipc(n, source.class_names[c])
     small = {source.class_names[c]: (n, counts[c]) for c, n in amounts.items() if n > counts[c]}
     if small:
         name, (n, rows) = next(iter(small.items()))

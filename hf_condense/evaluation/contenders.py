@@ -12,8 +12,8 @@ from hf_condense.condensed.scores import SOFT_LABELS
 from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject
-from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 
 logger = logging.getLogger("hf_condense")
 

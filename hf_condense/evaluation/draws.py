@@ -16,7 +16,7 @@ from hf_condense.condensed.views import ViewLabels
 from hf_condense.engine.initial import labels_of, repeated
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
-from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_set import TrainingSet
 
 _BATCH = 64  # images that a teacher labels at a time
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_condense.base.checks import integer, number, one_of
+from hf_condense.base.checks import compile_option, integer, number, one_of
 from hf_condense.base.devices import CompileOption
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.registry import list_methods
@@ -81,8 +81,7 @@ class Request:
             training = dataclasses.replace(training, lr=rates[0])
         if max_updates is not None:
             max_updates = integer("max_updates", max_updates, least=1)
-        if compile not in (True, False, "auto"):
-            raise ValueError(f"compile should be True, False or 'auto'; got {compile!r}")
+        compile = compile_option(compile)
         return cls(
             networks=_networks(networks),
             training=training,
@@ -93,7 +92,7 @@ class Request:
             ipc=_ipc(ipc),
             network_seeds=_network_seeds(seeds),
             baselines=_baselines(baselines),
-            compile=compile if compile == "auto" else bool(compile),
+            compile=compile,
             seed=integer("seed", seed, least=0),
         )
 

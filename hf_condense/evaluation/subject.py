@@ -22,7 +22,7 @@ from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
 from hf_condense.networks.teachers import Teacher
-from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
 from hf_condense.source.decode import Size, header, is_grey, raw_batches
@@ -336,8 +336,7 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
 
 def _labelled(of_pixels: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, images: Tensor) -> Tensor:
     """Return the logits of normalised images (n, C, H, W) by a teacher that takes pixels."""
-    pixels = images * std.to(images).reshape(-1, 1, 1) + mean.to(images).reshape(-1, 1, 1)
-    return of_pixels(pixels.clamp(0, 1))
+    return of_pixels(Frame(mean.to(images), std.to(images), clip=True).to_pixels(images))
 
 
 def _eight_bit_view(train: CondensedDataset, subject: Subject) -> TrainingSet | None:
@@ -351,7 +350,7 @@ def _eight_bit_view(train: CondensedDataset, subject: Subject) -> TrainingSet | 
 
 def _normalised(pixels: Tensor, mean: Tensor, std: Tensor, whitening: Whitening | None) -> Tensor:
     """Normalise pixels (N, C, H, W), or whiten them if the set is whitened."""
-    return (pixels - mean.reshape(-1, 1, 1)) / std.reshape(-1, 1, 1) if whitening is None else whitening(pixels)
+    return Frame(mean, std).from_pixels(pixels) if whitening is None else whitening(pixels)
 
 
 def _check_grey(ds: datasets.Dataset, column: str, what: str) -> None:

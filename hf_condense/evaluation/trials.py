@@ -31,17 +31,12 @@ from hf_condense.base.rng import Key
 from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
+from hf_condense.networks.accuracy import predictions, share_correct
 from hf_condense.networks.factory import NetworkFactory, activation_bytes
 from hf_condense.networks.network_stack import NetworkStack, networks_together
-from hf_condense.networks.training import (
-    TrainingSet,
-    chunk_size,
-    predictions,
-    share_correct,
-    train_network,
-    train_stack,
-)
+from hf_condense.networks.training import chunk_size, train_network, train_stack
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:

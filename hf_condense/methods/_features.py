@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from torch import Tensor
 
+from hf_condense.engine.features import features_of
 from hf_condense.engine.method import MethodConfig, Preset, Selector, option
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import features_of
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

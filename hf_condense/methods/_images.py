@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from hf_condense.engine.method import Method, MethodConfig, option
-from hf_condense.engine.teacher import Labels, teacher_labels
+from hf_condense.engine.soft_labels import Labels, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
+from hf_condense.networks.losses import tempered_cross_entropy
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -184,21 +184,6 @@ def check_two_classes(run: Run, method: str) -> None:
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Return the cross-entropy at a temperature, in float32 or wider.
-
-    The loss is multiplied by the square of the temperature, which keeps the size of gradients.
-
-    Args:
-        logits: (n, K).
-        targets: Labels (n,) or probabilities (n, K).
-        temperature: Divisor of the logits, > 0.
-        reduction: "mean" or "sum" over the rows, or "none".
-
-    Returns:
-        (), or (n,) without a reduction.
-
-    References:
-        Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
-    """
+    """Return what `tempered_cross_entropy` does, in float32 or wider, for networks that may run under autocast."""
     logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return F.cross_entropy(logits / temperature, targets, reduction=reduction) * temperature**2
+    return tempered_cross_entropy(logits, targets, temperature, reduction)

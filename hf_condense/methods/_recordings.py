@@ -24,10 +24,10 @@ from hf_condense.base.files import write_tensors
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
-from hf_condense.networks.factory import activation_bytes
-from hf_condense.networks.flat import copy_state, parameter_vector
-from hf_condense.networks.training import TrainingSet, chunk_size, train_network
+from hf_condense.networks.flat import copy_state, parameter_count, parameter_vector
+from hf_condense.networks.training import chunk_size, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -126,8 +126,7 @@ def recorded_networks(run: Run, training: Training) -> Recordings:
 
 def check_trainable(run: Run) -> None:
     """Raise `ValueError` if the network has frozen parameters."""
-    frozen = [name for name, p in run.factory.build(run.seed, "template").named_parameters() if not p.requires_grad]
-    if frozen:
+    if frozen := run.network_facts.frozen:
         raise ValueError(
             f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
             "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
@@ -139,8 +138,7 @@ def _compiled(run: Run, training: Training) -> bool:
     if run.compile != "auto":
         return run.compile
     images = _USUAL_NUMBER * training.updates * training.recipe.batch_size
-    bytes_per_image = activation_bytes(run.factory.build(run.seed, "template"), run.source.image_shape)
-    return compiling_pays(images * bytes_per_image, run.device)
+    return compiling_pays(images * run.network_facts.activation_bytes, run.device)
 
 
 def _cache_folder(run: Run, training: Training, compiled: bool) -> Path:
@@ -214,7 +212,7 @@ class _Recorder:
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Shape (S, P) of the snapshots of a network."""
-        return self.training.snapshots, sum(p.numel() for p in self.net.parameters())
+        return self.training.snapshots, parameter_count(self.net)
 
     @cached_property
     def net(self) -> nn.Module:

@@ -20,8 +20,8 @@ from hf_condense.condensed.decoders.dct import FEW_IMAGES
 from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.initial import repeated, start_names
 from hf_condense.engine.method import Loss, option
+from hf_condense.engine.soft_labels import Labels, network_logits, teacher_facts
 from hf_condense.engine.task import Task
-from hf_condense.engine.teacher import Labels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, check_experts, recorded_experts, snapshot_interval
 from hf_condense.methods._images import ImageMethod, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings

@@ -22,8 +22,9 @@ from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.instance_norm import use_closed_forms
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

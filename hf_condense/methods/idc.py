@@ -11,8 +11,8 @@ from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, INIT_HELP
 from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
-from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
+from hf_condense.networks.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run

@@ -13,6 +13,7 @@ from torch.func import functional_call, stack_module_state, vmap
 
 from hf_condense.base.memory import memory_budget
 from hf_condense.networks.factory import activation_bytes
+from hf_condense.networks.flat import parameter_bytes
 
 # Measured on one core (images of 32 x 32, five networks): together, they take a tenth to a third less time at width 8
 # and ten images a batch, but about half as much again at width 32.
@@ -86,7 +87,7 @@ def networks_together(
             return 1
     if batch_bytes > _SMALL_BATCH_BYTES:
         return 1
-    weight_bytes = sum(p.numel() * p.element_size() for p in stack.parameters()) // 2
+    weight_bytes = parameter_bytes(stack) // 2
     data_bytes = 4 * rows * math.prod(image_shape)
     # The sets of several networks are there twice while they are joined.
     return max(1, memory_budget(device) // (batch_bytes + _COPIES_OF_WEIGHTS * weight_bytes + 2 * data_bytes))

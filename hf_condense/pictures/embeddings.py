@@ -15,8 +15,9 @@ from hf_condense.base.rng import keyed_generator, seeded_globals
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.networks.factory import NetworkSpec, network_factory
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.pictures.sets import class_positions, real_source
 from hf_condense.pictures.sheet import look, new_figure, save_figure, short
 

@@ -19,7 +19,7 @@ from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import dc
-from hf_condense.networks import training
+from hf_condense.networks.accuracy import accuracy, images_per_test
 from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same
@@ -225,13 +225,13 @@ def source() -> Any:
 def test_images_that_are_tested_at_a_time_obey_the_budget(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 64, 3), torch.nn.Sigmoid())
     outputs = torch.arange(3)
-    assert training.images_per_test(net, source) == len(source)
-    whole = training.accuracy(net, source, outputs)
+    assert images_per_test(net, source) == len(source)
+    whole = accuracy(net, source, outputs)
     with limited_memory(5 * 4 * (3 * 64 + 3) + 1):
-        assert training.images_per_test(net, source) == 5
-        assert training.accuracy(net, source, outputs) == whole
+        assert images_per_test(net, source) == 5
+        assert accuracy(net, source, outputs) == whole
     with limited_memory(1):
-        assert training.images_per_test(net, source) == 1
+        assert images_per_test(net, source) == 1
 
 
 @pytest.mark.parametrize("storage", ["pixels", "patches", "dct", "siren"])

@@ -12,7 +12,7 @@ from hf_condense.cli import main
 from hf_condense.condensed.recipe import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import Method, Preset
 from hf_condense.engine.registry import get_method, register_method, unregister_method
-from hf_condense.engine.settings import Settings, class_amounts, settle
+from hf_condense.engine.settings import Settings, ipc_by_class, settle
 from hf_condense.engine.task import Task
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.random import RandomRows
@@ -286,23 +286,23 @@ def source() -> ClassSource:
 
 
 def test_one_number_applies_to_every_class_with_rows(source: ClassSource) -> None:
-    assert class_amounts(12, source) == {0: 12, 2: 12}
+    assert ipc_by_class(12, source) == {0: 12, 2: 12}
 
 
 @pytest.mark.parametrize("ipc", [{"c": 3, "a": 1}, {2: 3, "a": 1}, {0: 1, 2: 3}])
 def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSource, ipc: dict[Any, int]) -> None:
-    assert list(class_amounts(ipc, source).items()) == [(0, 1), (2, 3)]
+    assert list(ipc_by_class(ipc, source).items()) == [(0, 1), (2, 3)]
 
 
 def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: ClassSource) -> None:
     with pytest.raises(
         ValueError, match=r"ipc=99 is more than the \d+ rows of class 'a' \(2 classes have too few\); ask"
     ) as caught:
-        class_amounts(99, source)
+        ipc_by_class(99, source)
     least = min(source.counts.values())
     assert f"ipc={least} suits all classes, and in Python a dict, such as {{'a': " in str(caught.value)
     with pytest.raises(ValueError, match=r"rows of class 'a'; ask for no more than that$"):
-        class_amounts({"a": 99, "c": 1}, source)
+        ipc_by_class({"a": 99, "c": 1}, source)
 
 
 @pytest.mark.parametrize(("option", "choices"), [("pixel_range", PIXEL_RANGES), ("store_dtype", STORE_DTYPES)])

@@ -10,10 +10,12 @@ from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.cli.text import facts_table
 from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine import teacher as teacher_module
-from hf_condense.engine.teacher import _without, teacher_facts
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.engine import soft_labels
+from hf_condense.engine.soft_labels import teacher_facts
+from hf_condense.engine.trained_networks import training_set_without
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source import class_source
 from hf_condense.source.load import load_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
@@ -123,7 +125,7 @@ def test_teacher_of_another_form_in_a_recipe_raises_format_error() -> None:
 def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, monkeypatch) -> None:
     """Repeat the choice in plain steps: train on the other rows, label, train a student, score it on held-out rows."""
     monkeypatch.setattr(class_source, "_HELD_OUT_SHARE", 2)
-    monkeypatch.setattr(teacher_module, "_STUDENT_UPDATES", 12)
+    monkeypatch.setattr(soft_labels, "_STUDENT_UPDATES", 12)
     runs = []
     bench = quick_method("dm", **EARLY, steps=1, cache=cache, callbacks=[lambda run, done, loss: runs.append(run)])
     small = bench.condense(noisy_dataset())
@@ -164,7 +166,7 @@ def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, m
 
 def test_rows_that_are_not_held_out_are_a_training_set() -> None:
     source = load_source(toy_dataset(rows=4, names=("a", "b", "c")), cache=False, progress=False)
-    data = _without(source, torch.tensor([0, 5]))
+    data = training_set_without(source, torch.tensor([0, 5]))
     seen = torch.tensor([1, 2, 3, 4, *range(6, 12)])
     assert len(data) == 10
     images, targets = data.batch(torch.tensor([3, 0]))
@@ -194,7 +196,7 @@ def test_class_of_one_row_is_seen_by_the_early_teacher() -> None:
 
 @pytest.mark.parametrize("method", ["mtt", "dc"])
 def test_early_teacher_gives_the_first_labels_of_a_resumed_run(method: str, monkeypatch) -> None:
-    monkeypatch.setattr(teacher_module, "_STUDENT_UPDATES", 2)
+    monkeypatch.setattr(soft_labels, "_STUDENT_UPDATES", 2)
     law_resume(
         quick_method(method, soft_labels="learned", teacher_updates=20, steps=3, early_teacher=True, temperature=2.0)
     )

@@ -17,10 +17,12 @@ from hf_condense.engine import loop
 from hf_condense.engine.loop import _Optimisation
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.methods.dm import DistributionMatching
+from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import copy_state
-from hf_condense.networks.training import TrainingSet, accuracy, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source import class_source
 from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import hf_condense.evaluation.trials
-import hf_condense.networks.training
+import hf_condense.networks.accuracy
 from hf_condense import Teacher, condense_dataset, register_method
 from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
@@ -53,7 +53,7 @@ def test_a_test_set_may_lack_classes_and_know_more_names(toy, small):
 
 def test_the_test_set_decides_nothing(toy, small, trainings, monkeypatch):
     tests = []
-    original = hf_condense.networks.training.predictions
+    original = hf_condense.networks.accuracy.predictions
     monkeypatch.setattr(
         hf_condense.evaluation.trials, "predictions", lambda *args: tests.append(len(trainings)) or original(*args)
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_condense import CondensedDataset, condense_dataset, load_condensed
 from hf_condense.condensed.decoders import Frame, Origin, decoder_class
 from hf_condense.condensed.decoders.siren import Siren
-from hf_condense.networks.training import TrainingSet
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source
 from tests.support.short_evaluations import Training, relabelled, rows_of, run, watch_trainings

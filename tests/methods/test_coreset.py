@@ -16,8 +16,9 @@ from hf_condense.engine.task import Task
 from hf_condense.methods.herding import herding
 from hf_condense.methods.kcenter import k_center
 from hf_condense.networks.factory import network_factory
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference

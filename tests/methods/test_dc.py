@@ -23,8 +23,9 @@ from hf_condense.methods.dc import (
 from hf_condense.methods.dsa import SiameseGradientMatching
 from hf_condense.methods.idc import MultiFormationMatching
 from hf_condense.networks.factory import network_factory
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.gradient import convolution_matching, gradient_matching
 from tests.support.observed_step import augmented_rows, objective_of_step

@@ -19,7 +19,7 @@ from hf_condense.methods._recordings import Recordings
 from hf_condense.methods.mtt import TrajectoryMatching
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
-from hf_condense.networks.training import sharpen
+from hf_condense.networks.sharpness import sharpen
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.observed_step import objective_of_step

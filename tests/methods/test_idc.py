@@ -12,8 +12,9 @@ from hf_condense.engine.task import Task
 from hf_condense.methods.dc import batched_gradients, looped_gradients, matched_parameters, squared_distance
 from hf_condense.methods.idc import MultiFormationMatching
 from hf_condense.networks.factory import network_factory
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.reference.gradient import convolution_matching
 from tests.support.observed_step import augmented_rows, objective_of_step

@@ -18,8 +18,9 @@ from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.views import random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.rded import best_crops, mosaics
@@ -256,7 +257,7 @@ class TestTeacher:
             trained.append(data)
             return train_network(net, data, *args, **kwargs)
 
-        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        monkeypatch.setattr("hf_condense.engine.picture_teacher.train_network", record)
         quick_method("rded", cache=False).condense(TOY)
         (data,) = trained
         assert len(data) == 33
@@ -271,7 +272,7 @@ class TestTeacher:
             recipes.append(recipe)
             return train_network(net, data, recipe, *args, **kwargs)
 
-        monkeypatch.setattr("hf_condense.engine.teacher.train_network", record)
+        monkeypatch.setattr("hf_condense.engine.picture_teacher.train_network", record)
         quick_method("rded", augment=augment, cache=False).condense(TOY)
         assert [recipe.augmentations() for recipe in recipes] == [stages]
 

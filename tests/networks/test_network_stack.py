@@ -14,10 +14,12 @@ from hf_condense.base.memory import limited_memory
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.views import ViewLabels, random_crops
 from hf_condense.networks import network_stack
+from hf_condense.networks.accuracy import predictions
 from hf_condense.networks.factory import activation_bytes, network_factory
 from hf_condense.networks.network_stack import NetworkStack, networks_together
-from hf_condense.networks.training import TrainingSet, predictions, train_network, train_stack
+from hf_condense.networks.training import train_network, train_stack
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from tests.support.pretend_device import pretend_device
 

@@ -14,17 +14,12 @@ from torch import nn
 from hf_condense.base.devices import has_compiler
 from hf_condense.base.rng import keyed_generator
 from hf_condense.networks import training
+from hf_condense.networks.accuracy import accuracy
+from hf_condense.networks.batches import _mixed, rows_of_updates
 from hf_condense.networks.factory import activation_bytes, network_factory
-from hf_condense.networks.training import (
-    TrainingSet,
-    _mixed,
-    _order,
-    accumulate_gradient,
-    accuracy,
-    chunk_size,
-    train_network,
-)
+from hf_condense.networks.training import accumulate_gradient, chunk_size, train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe, epochs_for
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 
 PLAIN = TrainingRecipe("plain", epochs=4, batch_size=8, lr=0.1)
@@ -161,7 +156,7 @@ def test_epochs_are_enough_for_the_updates(updates: int, rows: int, epochs: int)
 
 
 def test_every_epoch_visits_every_row_once_in_another_order():
-    order = list(_order(20, 8, 7, "a"))
+    order = list(rows_of_updates(20, 8, 7, "a"))
     assert [len(index) for index in order] == [8, 8, 4, 8, 8, 4, 8]
     first, second = torch.cat(order[:3]), torch.cat(order[3:6])
     assert first.sort().values.tolist() == second.sort().values.tolist() == list(range(20))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hf_condense import Teacher, condense_dataset, evaluate
-from hf_condense.engine.teacher import _measured
+from hf_condense.engine.picture_teacher import _measured
 from hf_condense.source import streamed
 from hf_condense.source.load import _spread_rows, load_source
 
@@ -118,7 +118,7 @@ def test_teacher_sees_held_out_pictures_before_the_next_ones_are_decoded(monkeyp
 
     source = load_source(pictures(), streams=True, cache=False, progress=False)
     monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
-    monkeypatch.setattr("hf_condense.engine.teacher._BATCH", 1)
+    monkeypatch.setattr("hf_condense.engine.picture_teacher.FORWARD_IMAGES", 1)
     run = SimpleNamespace(source=source, device=torch.device("cpu"), seed=0)
     facts = _measured(run, Teacher(predict, ["a", "b", "c"]))
     assert events == ["decoded", "seen"] * 3

@@ -14,8 +14,9 @@ from hf_condense import Loss, Method, MethodConfig, MethodInfo, Run, option, reg
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.flat import parameter_vector
-from hf_condense.networks.training import TrainingSet, train_network
+from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
+from hf_condense.networks.training_set import TrainingSet
 
 
 @dataclass(frozen=True)

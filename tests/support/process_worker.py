@@ -22,7 +22,7 @@ from hf_condense.base.errors import RunInterrupted
 from hf_condense.base.processes import from_main
 from hf_condense.condensed import folder as sets_folder
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.engine import checkpoint, teacher
+from hf_condense.engine import checkpoint, features
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import _recordings
@@ -60,14 +60,14 @@ class Cases:
 
     def drift(self) -> Any:
         """Features differ from process to process."""
-        embedded = teacher._embedded
+        embedded = features._embedded
 
         def drifted(run: Run, *options: int) -> torch.Tensor:
-            features = embedded(run, *options)
-            noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(self.rank))
-            return features + features.std() * noise
+            embeddings = embedded(run, *options)
+            noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(self.rank))
+            return embeddings + embeddings.std() * noise
 
-        self.patch.setattr(teacher, "_embedded", drifted)
+        self.patch.setattr(features, "_embedded", drifted)
         sums: list[float] = []
         options = {"feature_updates": 1, "cache": False}
         rows = self.condense("herding", 3, **options).recipe.rows

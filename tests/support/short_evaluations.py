@@ -14,8 +14,8 @@ from hf_condense import evaluate
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.scores import Evaluation, Score
-from hf_condense.networks.training import TrainingSet
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from tests.support.condensed_sets import make_set
 
 QUICK = {"networks": "convnet-w8-d1", "recipe": "dc", "epochs": 2, "progress": False}

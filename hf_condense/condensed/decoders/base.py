@@ -58,6 +58,10 @@ class Frame:
         """Convert a pixel value to these units, in a shape that broadcasts over images: (..., C, 1, 1)."""
         return ((pixel - self.mean) / self.std)[..., None, None]
 
+    def from_pixels(self, pixels: Tensor) -> Tensor:
+        """Convert images (n, C, H, W) from pixel units to these units."""
+        return (pixels - self.mean[..., None, None]) / self.std[..., None, None]
+
     def to_pixels(self, images: Tensor) -> Tensor:
         """Convert images (n, C, H, W) from these units to pixel units, and clip them to [0, 1] if `clip` is set."""
         pixels = images * self.std[..., None, None]
