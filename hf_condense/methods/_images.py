@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hf_condense.engine.method import Method, MethodConfig, option
+from hf_condense.engine.method import Method
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.teacher import Labels, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.devices import to_device
-from hf_condense.engine.method import option
+from hf_condense.engine.options import option
 from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of

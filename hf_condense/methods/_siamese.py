@@ -16,7 +16,8 @@ from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import to_device
 from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.method import Loss, option
+from hf_condense.engine.method import Loss
+from hf_condense.engine.options import option
 from hf_condense.engine.plan import Plan
 from hf_condense.methods._images import ImageConfig, ImageMethod
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool

@@ -19,7 +19,8 @@ from hf_condense.base.rng import seeded_globals
 from hf_condense.condensed.decoders.dct import FEW_IMAGES
 from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.initial import repeated, start_names
-from hf_condense.engine.method import Loss, option
+from hf_condense.engine.method import Loss
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import Labels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, check_experts, recorded_experts, snapshot_interval

@@ -15,7 +15,8 @@ from torch.nn.modules.conv import _ConvNd
 
 from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.forms import few_images, form_values
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP, INIT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import check_trainable

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.engine.forms import few_images
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, INIT_HELP
 from hf_condense.methods._siamese import scale_by_budgets

@@ -13,7 +13,8 @@ from torch import Tensor
 from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.initial import repeated
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import AUGMENT_HELP
 from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching

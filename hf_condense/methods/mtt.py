@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from hf_condense.engine.forms import few_images
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._student import (
     TrajectoryConfig,

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
 from hf_condense.methods._siamese import OPTIMISER_HELP, OPTIMISERS

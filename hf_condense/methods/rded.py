@@ -14,7 +14,8 @@ from torch import Tensor
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, random_crops
-from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset, option
+from hf_condense.engine.method import Composer, MethodInfo, Preset
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import TEACHER_SIDE, settle_teacher
