@@ -65,6 +65,32 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
+def redefined(config: type[MethodConfig], name: str, default: Any) -> Any:
+    """Declare a field of a base config again with another default; all else is as the base declares it.
+
+    Args:
+        config: The base.
+        name: The field, which the subclass must bear with the same name and type.
+        default: The value that is used if neither the caller nor a preset gives one.
+
+    Raises:
+        ValueError: If the base has no such field.
+
+    Example:
+        >>> @dataclass(frozen=True)
+        ... class Base(MethodConfig):
+        ...     rate: float = option(0.1, "Learning rate.", gt=0)
+        >>> @dataclass(frozen=True)
+        ... class Faster(Base):
+        ...     rate: float = redefined(Base, "rate", 10.0)
+        >>> Faster().rate, Faster.__dataclass_fields__["rate"].metadata["help"]
+        (10.0, 'Learning rate.')
+    """
+    fields = {f.name: f for f in dataclasses.fields(config)}
+    one_of("name", name, fields)
+    return dataclasses.field(default=default, metadata=fields[name].metadata)
+
+
 ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
 
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 # Families that every real image gets while networks are trained on them, if they are listed; of others it gets one.
 ALWAYS = ("flip", "color", "cutout")
 
-INIT_HELP = "Start from 'real' rows, 'noise', or the rows of a coreset method."
 AUGMENT_HELP = (
     "Siamese augmentation: families joined by _, or 'none'. Leave out flip where mirroring changes the meaning of an "
     "image, as for digits."
@@ -59,7 +58,7 @@ class ImageConfig(MethodConfig):
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
-    init: str = option("real", INIT_HELP, role="init")
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
     augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
     soft_labels: str = option(
         "none",

@@ -28,13 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-OPTIMISERS = ("form", "adamw")
-OPTIMISER_HELP = (
-    "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, else "
-    "0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per step, "
-    "however small its gradient. Presets choose lr_img for the method's own optimiser: "
-    "give lr_img with another one."
-)
 _LARGE_ADAMW_RATE = 0.5  # in standard deviations of pixels per step
 
 
@@ -158,7 +151,14 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         "rest is computed again), so that a step costs the synthetic images alone. None: every draw is a new one.",
         ge=1,
     )
-    optimiser: str = option("form", OPTIMISER_HELP, choices=OPTIMISERS)
+    optimiser: str = option(
+        "form",
+        "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, "
+        "else 0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per "
+        "step, however small its gradient. Presets choose lr_img for the method's own optimiser: give lr_img with "
+        "another one.",
+        choices=("form", "adamw"),
+    )
     weight_decay: float = option(
         0.0,
         "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",

@@ -7,10 +7,9 @@ from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset
-from hf_condense.engine.options import option
+from hf_condense.engine.options import redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP
-from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
+from hf_condense.methods._pool import PAPER_POOL
 from hf_condense.methods.dm import DistributionMatching, DistributionMatchingConfig
 
 
@@ -18,9 +17,9 @@ from hf_condense.methods.dm import DistributionMatching, DistributionMatchingCon
 class DualViewConfig(DistributionMatchingConfig):
     """Options of DANCE."""
 
-    networks: str = option("pool", NETWORKS_HELP, choices=("fresh", "pool"))
-    calibration: float = option(1.0, CALIBRATION_HELP, ge=0)
-    augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
+    networks: str = redefined(DistributionMatchingConfig, "networks", "pool")
+    calibration: float = redefined(DistributionMatchingConfig, "calibration", 1.0)
+    augment: str = redefined(DistributionMatchingConfig, "augment", "color_crop_cutout")
 
 
 def _rate(task: Task) -> float:

@@ -14,9 +14,8 @@ from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.initial import repeated
 from hf_condense.engine.method import MethodInfo, Preset
-from hf_condense.engine.options import option
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP
 from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
 
 if TYPE_CHECKING:
@@ -218,8 +217,8 @@ class KernelMomentsConfig(EmbeddingConfig):
         ge=0,
         needs=FREQUENCIES,
     )
-    augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
-    ipm: int = option(5, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
+    augment: str = redefined(EmbeddingConfig, "augment", "color_crop_cutout")
+    ipm: int = redefined(EmbeddingConfig, "ipm", 5)
 
 
 def _rate(task: Task) -> float:
