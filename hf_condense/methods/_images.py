@@ -169,6 +169,11 @@ class ImageMethod(Method[ImageT]):
         return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
 
 
+def batch_rows(run: Run, batch_syn: int | None) -> dict[int, int]:
+    """Return how many rows of every class a batch of `batch_syn` rows has at most; None: of all rows."""
+    return {c: min(batch_syn or n, n) for c, n in run.counts.items()}
+
+
 def check_two_classes(run: Run, method: str) -> None:
     """Raise unless networks have two classes to tell apart: with one class, no gradient of a loss moves them.
 

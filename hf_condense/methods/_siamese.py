@@ -19,7 +19,7 @@ from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss
 from hf_condense.engine.options import option
 from hf_condense.engine.plan import Plan
-from hf_condense.methods._images import ImageConfig, ImageMethod
+from hf_condense.methods._images import ImageConfig, ImageMethod, batch_rows
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool
 from hf_condense.networks.augment import Transform
 
@@ -77,7 +77,7 @@ class SiameseMethod(ImageMethod[ConfigT]):
 
     def rows_per_step(self, run: Run) -> dict[int, int]:
         """Return how many rows of every class a draw has."""
-        return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
+        return batch_rows(run, self.config.batch_syn)
 
     def row_numbers(self, run: Run, classes: Sequence[int], draw: int) -> Tensor | None:
         """Return the numbers of the synthetic rows of a draw, grouped by class, on the CPU: (n,), or None for all."""
@@ -333,7 +333,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         if run.device.type == "cpu":
             limit //= run.accelerator.num_processes
         if self.config.draws is None:  # one draw, so that nothing needs to be said
-            return KeptTensors(limit, lambda count: None)
+            return KeptTensors(limit)
         chunks = max(1, sum(1 for _ in run.chunks()))
 
         def warn(count: int) -> None:

@@ -18,7 +18,7 @@ from hf_condense.engine.method import Loss
 from hf_condense.engine.teacher import Labels
 from hf_condense.methods._expert_rows import correct_positions, expert_labels
 from hf_condense.methods._experts import check_experts, recorded_experts
-from hf_condense.methods._images import ImageMethod, check_two_classes, cross_entropy
+from hf_condense.methods._images import ImageMethod, batch_rows, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._windows import Window, check_windows, random_window
@@ -72,7 +72,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
 
     def rows_per_step(self, run: Run) -> dict[int, int]:
         """Return how many rows of every class a batch has at most: it is drawn from the whole set."""
-        return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
+        return batch_rows(run, self.config.batch_syn)
 
     def most_rows(self, run: Run) -> int:
         """Return how many rows a batch has."""

@@ -349,7 +349,7 @@ def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog: pytest.Log
 def test_memory_of_a_rollout_grows_with_its_steps_and_its_batch() -> None:
     cases: list[dict] = [{"student_steps": 2}, {"student_steps": 6}, {"student_steps": 2, "batch_syn": 3}]
     observed = [observe(TrajectoryMatching, **options) for options in cases]
-    few, many, small = (build.step_bytes(each.run, each.method, each.run.plan) for each in observed)
+    few, many, small = (build.workload_of(each.run, each.method).step_bytes(each.run.plan) for each in observed)
     assert many == 3 * few
     assert small < few
 
