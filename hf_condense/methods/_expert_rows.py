@@ -43,7 +43,7 @@ def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic
     Args:
         run: The run.
         experts: The recorded experts.
-        config: How they were trained, of which the facts about them tell.
+        config: How they were trained, for the facts about them.
         synthetic: The set.
     """
     images, labels = synthetic.all()
@@ -93,7 +93,8 @@ def correct_rows(order: Tensor, n: int, judges: Iterable[Callable[[Tensor], Tens
         int64 (n,).
 
     References:
-        Guo et al., ICLR 2024; the walk is that of the authors' code.
+        Guo et al., "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", ICLR 2024
+        (arXiv:2310.05773); the walk is that of the authors' code.
 
     Example:
         >>> correct_rows(torch.tensor([5, 6, 7, 8]), 3, [lambda rows: rows == 7, lambda rows: rows > 7])

@@ -28,6 +28,7 @@ def _rate(task: Task) -> float:
 
 
 def _paper(task: Task) -> dict[str, Any]:
+    """Return the options of the authors' code for CIFAR, in normalised units."""
     shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
     return {**shared, "lr_img": _rate(task), **PAPER_POOL}
 
@@ -42,7 +43,12 @@ def _quick(task: Task) -> dict[str, Any]:
 
 
 class DualViewAlignment(DistributionMatching):
-    """Dual-view distribution alignment (DANCE)."""
+    """Dual-view distribution alignment (DANCE).
+
+    References:
+        Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024
+        (arXiv:2406.01063), on pseudo long-term distribution alignment and on distribution calibration.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="dance",

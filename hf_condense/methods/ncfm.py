@@ -45,7 +45,12 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
 
 
 def _paper(task: Task) -> dict[str, Any]:
-    """Return the options of the authors' configurations for CIFAR, in normalised units."""
+    """Return the options of the authors' configurations for CIFAR, in normalised units.
+
+    References:
+        Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025
+        (arXiv:2502.20653); the values are those of the authors' code.
+    """
     values: dict[str, Any] = {
         "steps": 20_000,
         "batch_real": 1024,
@@ -80,6 +85,9 @@ class CharacteristicMatching(KernelMoments):
 
     The sampling network would choose the frequencies. The authors' configurations leave it out, and a mixture of scales
     stands in its place.
+
+    References:
+        Wang et al., CVPR 2025, equations 7 and 8.
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
