@@ -190,7 +190,7 @@ def scale_by_budgets(run: Run) -> None:
 
     The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
     rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
-    AdamW divides gradients by their size, so that it moves all classes alike.
+    AdamW divides gradients by their size, so it moves all classes alike.
     """
     most = max(run.ipc.values())
     if min(run.ipc.values()) == most:
@@ -332,7 +332,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         limit = memory_budget(run.device) // 2
         if run.device.type == "cpu":
             limit //= run.accelerator.num_processes
-        if self.config.draws is None:  # one draw, so that nothing needs to be said
+        if self.config.draws is None:  # one draw, so nothing needs to be said
             return KeptTensors(limit)
         chunks = max(1, sum(1 for _ in run.chunks()))
 

@@ -58,7 +58,7 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     )
     most_ratio: float | None = option(
         None,
-        "Updates are skipped in steps whose objective is above this value, because the student went astray there. In "
+        "Updates are skipped in steps whose objective is above this value, because the student diverged there. In "
         "mtt and tesla, a student that does not move has objective 1. None: no update is skipped.",
         gt=0,
     )

@@ -297,9 +297,9 @@ def test_options_that_make_no_sense_raise_value_error(options: dict, message: st
 def test_step_of_a_student_that_overflows_is_skipped() -> None:
     """The update of such a step is not made, so that its gradient may be anything."""
     shared = {"steps": 1, "augment": "none", "cache": False}
-    astray = quick_method("tesla", most_ratio=1.0, lr_student=1e15, **shared).condense(toy_dataset())
+    diverged = quick_method("tesla", most_ratio=1.0, lr_student=1e15, **shared).condense(toy_dataset())
     skipped = quick_method("tesla", most_ratio=1e-30, **shared).condense(toy_dataset())
-    assert torch.equal(astray.synthetic.images, skipped.synthetic.images), "no update was made"
+    assert torch.equal(diverged.synthetic.images, skipped.synthetic.images), "no update was made"
     with pytest.raises(NonFiniteLossError, match="not finite at step 0"):
         quick_method("tesla", lr_student=1e15, **shared).condense(toy_dataset())
 
