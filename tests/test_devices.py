@@ -132,11 +132,12 @@ def test_options_with_paths_of_their_own_run_on_a_gpu(name: str) -> None:
     assert_close(on_cpu, on_gpu)
 
 
+@pytest.mark.parametrize("method", ["dm", "dc", "mtt"])  # the last two differentiate twice
 @pytest.mark.parametrize("storage", [name for name in DECODERS if name != "pixels"])
-def test_storage_form_is_learned_on_a_gpu(storage: str) -> None:
-    on_cpu = condense("dm", storage=storage)
+def test_storage_form_is_learned_on_a_gpu(storage: str, method: str) -> None:
+    on_cpu = condense(method, storage=storage)
     with pretend_device():
-        on_gpu = condense("dm", storage=storage)
+        on_gpu = condense(method, storage=storage)
     assert_close(on_cpu, on_gpu)
 
 

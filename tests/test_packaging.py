@@ -24,7 +24,7 @@ from hf_condense.demo_data import FOLDER, load_demo
 ROOT = Path(__file__).resolve().parents[1]
 TOP_LEVEL = {"LICENSE", "README.md", "examples", "hf_condense", "model_cards", "pyproject.toml", "tests"}
 EXCERPT_MAKER = ROOT / "examples" / "maintenance" / "make_demo_excerpt.py"
-MADE_BY_TOOLS = {"__pycache__", "build", "condensed", "dist"}  # and *.egg-info and dot-files; git ignores them
+MADE_BY_TOOLS = {"__pycache__", "build", "condensed", "dist", "runs"}  # and *.egg-info and dot-files; git ignores them
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,6 @@ FLOORS = {
     "pictures": 7,
     "demo_data": 7,
     "testing": 7,
-    "cli_text": 7,
     "__init__": 7,
     "cli": 8,
 }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from hf_condense.base.checks import number
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
+from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import settled_form
 from hf_condense.engine.task import Task
 from hf_condense.engine.teacher import TEACHER_SIDE, scaled
@@ -249,10 +250,10 @@ def _experts_pay(case: _Case) -> bool:
 def _followed(case: _Case) -> Choice:
     """Return how images are learned along experts."""
     task, given = case.task, case.given
-    storage, expand = case.form()
-    # Of forms with more rows, the preset takes four for each image of the budget in a step.
-    rows = 4 * task.ipc if expand > 1 else decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    drawn, experts = given.get("batch_syn", task.num_classes * rows), _experts(case)
+    storage, expand = _form_along_experts(case)
+    options = _options_along_experts(case)
+    rows = task.num_classes * decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
+    drawn, experts = min(options.get("batch_syn") or rows, rows), _experts(case)
     steps = _affordable_steps(case, _seconds_of_pool(case, experts), _PASSES_OF_STUDENT * drawn)
     values: dict[str, Any] = {"network": case.network, "steps": given.get("steps", steps)}
     form = "in the storage form of the preset"
@@ -263,15 +264,25 @@ def _followed(case: _Case) -> Choice:
     return Choice("esp", "quick", values, f"esp, {form}, {networks}, {case.steps_text(steps)}")
 
 
+def _form_along_experts(case: _Case) -> tuple[str, int]:
+    """Return the storage form of a run along experts, and its `expand`: the caller's, else that of the preset."""
+    return settled_form(case.given, get_method("esp").presets["quick"].values(case.task), case.task)
+
+
+def _options_along_experts(case: _Case) -> dict[str, Any]:
+    """Return the options of a run along experts by name: the caller's, else those of the preset."""
+    storage, expand = _form_along_experts(case)
+    task = replace(case.task, storage=storage, expand=expand)
+    return {**get_method("esp").presets["quick"].values(task), **case.given}
+
+
 def _experts(case: _Case) -> dict[str, Any]:
-    """Return the experts of the preset with the caller's options, in the terms of a pool."""
-    given = case.given
-    are_longer = not few_images(case.task) or case.form()[1] >= 8
-    count, snapshots = (16, 25) if are_longer else (24, 13)
+    """Return the experts of a run along them, in the terms of a pool."""
+    options = _options_along_experts(case)
     return {
-        "pool_size": given.get("experts", count),
-        "pool_updates": (given.get("snapshots", snapshots) - 1) * given.get("snapshot_every", 4),
-        "batch_pool": given.get("batch_expert", 128),
+        "pool_size": options["experts"],
+        "pool_updates": (options["snapshots"] - 1) * options["snapshot_every"],
+        "batch_pool": options["batch_expert"],
     }
 
 

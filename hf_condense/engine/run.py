@@ -153,9 +153,16 @@ class Run:
         return module.train().requires_grad_(trainable)
 
     def split_for_forward(self, images: Tensor) -> Sequence[Tensor]:
-        """Split a batch into equal parts of at most the planned size, so that compiled code sees few shapes."""
-        limit = self.plan.images_per_forward or len(images)
-        parts: Sequence[Tensor] = images.split(math.ceil(len(images) / math.ceil(len(images) / limit)))
+        """Split a batch into parts of at most the planned size.
+
+        They are equal, so that compiled code sees one shape, unless only parts below half that size would be: then the
+        last one is smaller.
+        """
+        limit = min(self.plan.images_per_forward or len(images), len(images))
+        sizes = range(limit, limit // 2, -1)
+        fewest = math.ceil(len(images) / limit)
+        size = next((size for size in sizes if len(images) % size == 0), math.ceil(len(images) / fewest))
+        parts: Sequence[Tensor] = images.split(size)
         return parts
 
     def embed(self, images: Tensor, network: nn.Module | None = None) -> Tensor:

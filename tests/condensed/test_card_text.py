@@ -77,7 +77,7 @@ def test_empty_paragraphs_and_sections_vanish_from_a_filled_template(gaps, text)
 
 
 def test_gap_without_a_text_raises_key_error():
-    with pytest.raises(KeyError, match="a"):
+    with pytest.raises(KeyError, match=r"^'a'$"):
         fill("{a}", {})
 
 

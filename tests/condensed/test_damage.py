@@ -331,7 +331,7 @@ def test_labels_that_the_column_cannot_hold_are_refused(packed, tmp_path):
     facts = json.loads(files[FACTS])
     recipe = {**facts["recipe"], "label_values": [0, 300]}
     features = {**facts["features"], "label": {"_type": "Value", "dtype": "int8"}}
-    with pytest.raises(CondensedFormatError):
+    with pytest.raises(CondensedFormatError, match=r"300|int8|out of"):
         load_condensed(write_set(tmp_path, files, recipe=recipe, features=features))
 
 

@@ -315,3 +315,9 @@ def test_networks_are_not_fitted_to_noise(monkeypatch: pytest.MonkeyPatch) -> No
     ]
     assert torch.equal(starts[0]["weights"], starts[1]["weights"])
     assert not torch.equal(starts[0]["weights"], starts[2]["weights"])
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 3), (1, 2, 40)])
+def test_images_below_four_pixels_are_not_cut_into_patches(shape):
+    with pytest.raises(ValueError, match=r"at least 4x4 pixels; got \d+x\d+\. Pass storage='pixels'"):
+        Patches.settle_expand(None, shape, 1)

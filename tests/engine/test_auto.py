@@ -173,6 +173,14 @@ def test_few_whole_colour_images_are_learned_along_experts() -> None:
     assert grey.method == "m3d"
 
 
+def test_steps_along_experts_are_priced_as_the_preset_makes_them() -> None:
+    # Of 10 images per class, a step takes four rows each in the form dct; of 50, it takes the images themselves.
+    few, many = (choose_for(ipc=ipc, budget=30, candidates=("esp",)).values["steps"] for ipc in (10, 50))
+    assert 0.6 * few < many < few
+    given = {"batch_syn": 100}
+    assert choose_for(ipc=50, budget=30, candidates=("esp",), given=given).values["steps"] > 3 * many
+
+
 def test_choice_of_experts_runs() -> None:
     ds = toy_dataset(names=("a", "b", "c"), size=16).remove_columns("note")
     options = {"experts": 1, "snapshots": 4, "expert_span": 2, "max_start": 1, "student_steps": 2, "steps": 2}

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hf_condense.engine.copies
-from hf_condense import condense_dataset
+from hf_condense import condense_dataset, load_condensed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.copies import nearest_real
@@ -108,6 +108,27 @@ def test_recipes_of_learned_sets_hold_distances_and_those_of_coresets_do_not(toy
     assert learned.recipe.nearest == nearest_real(learned.synthetic.decoded()[0], source, 0)
     assert learned.recipe.nearest["synthetic"]["max"] > 0, "decoded images are compared, not stored ones"
     assert condense_dataset(toy, "random", ipc=1, progress=False).recipe.nearest is None
+
+
+def test_comparison_that_does_not_fit_into_memory_loses_no_set(toy, tmp_path, monkeypatch, caplog):
+    def exhausted(*args):
+        raise torch.OutOfMemoryError("out of memory")
+
+    monkeypatch.setattr("hf_condense.engine.finish.nearest_of_set", exhausted)
+    small = condense_dataset(toy, "dm", ipc=1, steps=1, network="convnet-w4-d1", progress=False)
+    assert small.recipe.nearest is None
+    assert "images were not compared with the nearest source images: out of memory" in caplog.text
+    small.save_condensed(tmp_path)
+    assert load_condensed(tmp_path).synthetic.equals(small.synthetic)
+
+
+def test_comparison_that_fails_otherwise_is_an_error(toy, monkeypatch):
+    def broken(*args):
+        raise RuntimeError("something else")
+
+    monkeypatch.setattr("hf_condense.engine.finish.nearest_of_set", broken)
+    with pytest.raises(RuntimeError, match="something else"):
+        condense_dataset(toy, "dm", ipc=1, steps=1, network="convnet-w4-d1", progress=False)
 
 
 def test_recipe_keeps_distances_and_does_without():

@@ -61,6 +61,21 @@ def test_feature_that_is_not_finite_is_named_with_its_row(monkeypatch: pytest.Mo
         condense_dataset(ds.add_column("vector", column), "kcenter", 2, label_column="label", features="vector")
 
 
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        ("vectors", r"the dataset has no column 'vectors'; columns: image, label, text, ragged"),
+        ("text", r"column 'text' should hold vectors of equal length"),
+        ("ragged", r"column 'ragged' should hold vectors of equal length"),
+    ],
+)
+def test_column_that_cannot_be_features_is_explained(features: str, message: str) -> None:
+    ds = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
+    ds = ds.add_column("text", ["a"] * len(ds)).add_column("ragged", [[1.0] * (1 + i % 2) for i in range(len(ds))])
+    with pytest.raises(ValueError, match=message):
+        condense_dataset(ds, "herding", 2, features=features, cache=False, progress=False)
+
+
 def test_start_is_from_the_rows_that_the_named_coreset_method_chooses() -> None:
     """Choose by hand, by the features of a coreset method without options."""
     runs: list[Run] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -49,7 +50,8 @@ def raising(number: int, at: int) -> Callable[[Run, int, float], None]:
 def test_signal_during_a_step_leaves_a_checkpoint_of_that_step(number: signal.Signals, tmp_path: Path) -> None:
     done: list[int] = []
     callbacks = [raising(number, 4), lambda run, step, loss: done.append(step)]
-    expected = rf"interrupted by {number.name}; the checkpoint of step 4 of 6 is in {tmp_path}\. To go on from there, "
+    folder = re.escape(str(tmp_path))
+    expected = rf"interrupted by {number.name}; the checkpoint of step 4 of 6 is in {folder}\. To go on from there, "
     with pytest.raises(RunInterrupted, match=expected) as caught:
         condense(checkpoint_dir=tmp_path, callbacks=callbacks)
     assert isinstance(caught.value, KeyboardInterrupt)

@@ -197,7 +197,7 @@ def test_falling_learning_rate_halves_the_second_of_two_steps() -> None:
 def test_run_with_falling_rates_refuses_more_steps(tmp_path: Path) -> None:
     ds = toy_dataset()
     quick_method("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match="steps"):
+    with pytest.raises(ValueError, match=r"steps: 2 in the checkpoint, 4 in this run"):
         quick_method("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)
 
 

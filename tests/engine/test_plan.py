@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from hf_condense.base.devices import CompileOption, has_compiler
 from hf_condense.base.memory import memory_budget
 from hf_condense.engine.plan import Plan, Workload, make_plan
+from hf_condense.engine.run import Run
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same
 
@@ -198,3 +200,21 @@ def test_batch_never_repeats_the_rows_of_every_class(method: str) -> None:
     exact = condense(method, steps=2, batch_real=largest)
     assert same(condense(method, steps=2, batch_real=256), exact)
     assert not same(condense(method, steps=2, batch_real=largest - 1), exact)
+
+
+@pytest.mark.parametrize(
+    ("images", "limit", "sizes"),
+    [
+        (800, 64, [50] * 16),
+        (400, 64, [50] * 8),
+        (160, 64, [40] * 4),
+        (128, 64, [64] * 2),
+        (30, 64, [30]),
+        (30, 0, [30]),
+        (67, 64, [34, 33]),  # a prime number: equal parts would be single images
+        (5, 1, [1] * 5),
+    ],
+)
+def test_forward_passes_are_of_one_size(images: int, limit: int, sizes: list[int]) -> None:
+    run = SimpleNamespace(plan=Plan(1, limit, compile=False))
+    assert [len(part) for part in Run.split_for_forward(run, torch.empty(images, 1))] == sizes

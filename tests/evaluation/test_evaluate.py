@@ -14,7 +14,7 @@ import torch
 
 import hf_condense.evaluation.trials
 import hf_condense.networks.training
-from hf_condense import condense_dataset, register_method
+from hf_condense import Teacher, condense_dataset, register_method
 from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.method import MethodInfo, Selector
@@ -291,6 +291,14 @@ def test_scores_of_the_full_source_under_another_whitening_are_not_taken(toy, tr
     for small in sets * 2:
         run(small, toy, baselines="full", seeds=[22])
     assert fulls(trainings) == 4
+
+
+def test_a_teacher_of_pixels_is_refused_for_a_whitened_set(toy):
+    whitening = {"zca_matrix": torch.eye(3 * 8 * 8), "zca_mean": torch.full((3 * 8 * 8,), 0.5)}
+    small = synthetic(toy, **whitening)
+    teacher = Teacher(lambda images: torch.zeros(len(images), 3), small.recipe.class_names)
+    with pytest.raises(ValueError, match=r"the set is whitened \(zca=True\); leave teacher out"):
+        run(small, toy, teacher=teacher, baselines=())
 
 
 def test_scores_of_the_full_source_for_other_outputs_are_not_taken(toy, small, trainings):

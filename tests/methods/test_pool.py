@@ -474,6 +474,14 @@ def test_what_is_kept_of_real_rows_is_forgotten_when_a_step_is_cut_smaller(monke
 # AdamW
 
 
+@pytest.mark.parametrize(("rate", "is_large"), [(1.0, True), (0.03, False)])
+def test_rate_of_adamw_that_looks_like_one_of_sgd_is_warned_of(
+    rate: float, is_large: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick_method("dm", optimiser="adamw", lr_img=rate, steps=1).condense(toy_dataset())
+    assert ("looks like a rate for SGD" in caplog.text) == is_large
+
+
 def test_first_step_of_adamw_moves_every_pixel_by_the_rate_and_decays_it() -> None:
     rate, weight_decay = 0.01, 0.5
     options = {"optimiser": "adamw", "lr_img": rate, "pixel_range": "free", "augment": "none", "steps": 1}

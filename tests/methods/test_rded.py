@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.rng import keyed_generator
-from hf_condense.cli_text import facts_table
+from hf_condense.cli.text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.facts import read_facts
 from hf_condense.condensed.views import random_crops, view
@@ -203,6 +203,31 @@ def test_padded_crops_stand_in_the_middle_of_an_empty_image() -> None:
     score(torch.ones(1, 3, 4, 4))
     assert float(seen[0][:, :, :2].abs().max()) == 0, "the empty part is zero after normalisation"
     torch.testing.assert_close(seen[0][0, :, 4, 4], torch.tensor([0.8, 0.6, 0.4]))
+
+
+@pytest.mark.parametrize(("mean", "channels", "border"), [([0.2, 0.4, 0.6], 1, [0.4]), ([0.3], 3, [0.3, 0.3, 0.3])])
+def test_empty_image_around_a_crop_has_the_channels_of_the_crop(
+    mean: list[float], channels: int, border: list[float]
+) -> None:
+    seen = []
+
+    def logits_of(images: torch.Tensor) -> torch.Tensor:
+        seen.append(images)
+        return torch.zeros(len(images), len(NAMES))
+
+    teacher = Teacher(logits_of, NAMES, mean=mean)
+    score = RealisticDistillation(RealisticConfig())._padded(logits_of, teacher, (channels, 8, 8))
+    score(torch.ones(2, channels, 4, 4))
+    assert seen[0].shape == (2, channels, 8, 8)
+    torch.testing.assert_close(seen[0][1, :, 0, 0], torch.tensor(border))
+    assert bool((seen[0][:, :, 2:6, 2:6] == 1).all())
+
+
+def test_views_of_more_classes_than_their_labels_can_name_are_refused() -> None:
+    method = RealisticDistillation(RealisticConfig())
+    assert method.label_views(2**15)[0] == method.config.views
+    with pytest.raises(ValueError, match=r"at most 32,768 classes; got 32,769\. Pass soft_labels='none'"):
+        method.label_views(2**15 + 1)
 
 
 class TestTeacher:
