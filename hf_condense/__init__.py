@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from hf_condense.condensed.loading import list_condensed, load_condensed
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.training_views import TrainingViews
-    from hf_condense.engine.method import Composer, Loss, Method, MethodConfig, MethodInfo, Preset, Selector, option
+    from hf_condense.engine.method import Composer, Loss, Method, MethodInfo, Preset, Selector
+    from hf_condense.engine.options import MethodConfig, option
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
@@ -42,11 +43,11 @@ _HOME = {
     "Composer": "engine.method",
     "Loss": "engine.method",
     "Method": "engine.method",
-    "MethodConfig": "engine.method",
+    "MethodConfig": "engine.options",
     "MethodInfo": "engine.method",
     "Preset": "engine.method",
     "Selector": "engine.method",
-    "option": "engine.method",
+    "option": "engine.options",
     "list_methods": "engine.registry",
     "register_method": "engine.registry",
     "Teacher": "networks.teachers",

@@ -16,7 +16,7 @@ from hf_condense.engine.auto import CANDIDATES, checked_minutes
 from hf_condense.engine.checkpoint import Checkpoint
 from hf_condense.engine.initial import initial_set
 from hf_condense.engine.method import Method
-from hf_condense.engine.plan import Plan, make_plan
+from hf_condense.engine.plan import Plan, Workload, make_plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, check_learning, check_preset, check_values
@@ -114,7 +114,8 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
             other bits, unless it was made for another number of processes or needs more memory than there is, or the
             caller decides about compiling otherwise.
     """
-    if checkpoint is not None and (reason := _reason_against(checkpoint, run, method)) is None:
+    workload = workload_of(run, method)
+    if checkpoint is not None and (reason := _reason_against(checkpoint, run, workload)) is None:
         if run.compile in ("auto", checkpoint.plan.compile):
             return checkpoint.plan
         logger.warning(
@@ -123,27 +124,9 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
             run.compile,
         )
         return dataclasses.replace(checkpoint.plan, compile=bool(run.compile))
-    network = run.network_facts
-    rows = method.rows_per_step(run).values()
-    plan = make_plan(
-        num_classes=len(run.ipc),
-        num_processes=run.accelerator.num_processes,
-        rows_per_class=max(rows),
-        rows_per_step=run.most_real(method.batch_real) * len(run.ipc) + method.most_rows(run),
-        steps=steps,
-        activation_bytes=network.activation_bytes,
-        batch_statistics=network.batch_statistics,
-        device=run.device,
-        budget=memory_budget(run.device),
-        cost_in_forwards=method.cost_in_forwards,
-        decoding_bytes=run.decoder.row_bytes(),
-        real_bytes=_real_bytes(run, method),
-        passes=method.passes if "keep_graphs" in method.cuts else 1,
-        parameter_bytes=network.parameter_bytes,
-        most_rows=method.most_rows(run),
-        compile=run.compile,
-    )
-    needed, free = step_bytes(run, method, plan), free_memory(run.device)
+    budget = memory_budget(run.device)
+    plan = make_plan(workload, steps=steps, device=run.device, budget=budget, compile=run.compile)
+    needed, free = workload.step_bytes(plan), free_memory(run.device)
     logger.info("plan: %s; a step needs about %s of memory", plan, byte_text(needed))
     if checkpoint is not None:
         logger.warning(
@@ -157,21 +140,24 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
     return plan
 
 
-def _real_bytes(run: Run, method: Method[Any]) -> int:
-    """Return about how many bytes the real images of a class take in a step: float32, and copies that are augmented."""
-    return 4 * 4 * math.prod(run.source.image_shape) * run.most_real(method.batch_real)
-
-
-def step_bytes(run: Run, method: Method[Any], plan: Plan) -> int:
-    """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
-    keeps_all = plan.keep_graphs or not method.cuts
-    share = math.ceil(len(run.ipc) / run.accelerator.num_processes)
-    rows = sorted(method.rows_per_step(run).values())[-(share if keeps_all else plan.classes_per_chunk) :]
+def workload_of(run: Run, method: Method[Any]) -> Workload:
+    """Return what a step of a run works on by a method, from which its plan and its memory follow."""
     network = run.network_facts
-    activations = method.cost_in_forwards * network.activation_bytes
-    graph = min(sum(rows), method.most_rows(run)) * (activations + run.decoder.row_bytes())
-    real = len(rows) * _real_bytes(run, method)
-    return method.passes * (graph + 2 * network.parameter_bytes) + real if keeps_all else graph + real
+    real_rows, most_rows = run.most_real(method.batch_real), method.most_rows(run)
+    return Workload(
+        class_rows=tuple(method.rows_per_step(run).values()),
+        most_rows=most_rows,
+        images_per_step=real_rows * len(run.ipc) + most_rows,
+        num_processes=run.accelerator.num_processes,
+        activation_bytes=network.activation_bytes,
+        batch_statistics=network.batch_statistics,
+        cost_in_forwards=method.cost_in_forwards,
+        decoding_bytes=run.decoder.row_bytes(),
+        real_bytes=4 * 4 * math.prod(run.source.image_shape) * real_rows,  # float32, and copies that are augmented
+        parameter_bytes=network.parameter_bytes,
+        passes=method.passes,
+        cuts=method.cuts,
+    )
 
 
 def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
@@ -181,12 +167,12 @@ def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
     return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()), method.cuts)
 
 
-def _reason_against(checkpoint: Checkpoint, run: Run, method: Method[Any]) -> str | None:
+def _reason_against(checkpoint: Checkpoint, run: Run, workload: Workload) -> str | None:
     """Return why the plan of a checkpoint does not suit a run, or None if it does."""
     processes = run.accelerator.num_processes
     if checkpoint.processes != processes:
         return f"it was made for {checkpoint.processes} processes and there are {processes}"
-    needed, free = step_bytes(run, method, checkpoint.plan), free_memory(run.device)
-    if needed > free and method.cuts:
+    needed, free = workload.step_bytes(checkpoint.plan), free_memory(run.device)
+    if needed > free and workload.cuts:
         return f"it needs about {byte_text(needed)} of memory and may use {byte_text(free)}"
     return None

@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
-import math
-import types
-import typing
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import number, one_of
-from hf_condense.base.errors import did_you_mean
+from hf_condense.engine.options import MethodConfig
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
-from hf_condense.networks.augment import Augmentation
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -36,10 +29,6 @@ class Loss(NamedTuple):
 
     loss: Tensor
     value: Tensor
-
-
-ROLES = ("batch_real", "image_rate", "momentum", "stored_rate", "init", "augment")
-"""Roles that an option can have for the engine; see `option`."""
 
 
 @dataclass(frozen=True)
@@ -77,160 +66,6 @@ class MethodInfo:
     def citation(self) -> str:
         """Return the line that cites the paper: title, authors, paper, venue, year and link."""
         return f'{self.title} ({self.name}): {self.authors}, "{self.paper}", {self.venue} {self.year}, {self.link}'
-
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    ge: float | None = None,
-    gt: float | None = None,
-    le: float | None = None,
-    lt: float | None = None,
-    valid: Callable[[Any], object] | None = None,
-    choices: tuple[Any, ...] | None = None,
-    role: str | None = None,
-    tiny: Any = None,
-    needs: Mapping[str, tuple[Any, ...]] | None = None,
-) -> Any:
-    """Declare a field of a config: its default, its meaning and the values that it accepts.
-
-    Args:
-        default: The value that is used if neither the caller nor a preset gives one.
-        help: One or two sentences: meaning, unit, what a larger value costs.
-        ge: Smallest value allowed.
-        gt: The value must be larger than this.
-        le: Largest value allowed.
-        lt: The value must be smaller than this.
-        valid: Function that raises `ValueError` for a value that cannot be used.
-        choices: The only values allowed.
-        role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
-            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of
-            what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
-            "none", which is checked). The option `steps` needs no role.
-        tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
-        needs: Other options by name, with the values that let this one have an effect. A caller who gives it without
-            them gets an error; what a preset gives is then left without effect.
-
-    Raises:
-        ValueError: If `role` is unknown.
-    """
-    if role is not None:
-        one_of("role", role, ROLES)
-    if role == "augment":
-        valid = valid or Augmentation.parse
-    bounds = {"ge": ge, "gt": gt, "le": le, "lt": lt, "valid": valid, "choices": choices}
-    metadata = {"help": help, **bounds, "role": role, "tiny": tiny, "needs": needs}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
-
-
-@dataclass(frozen=True)
-class MethodConfig:
-    """Base class of the options of a method. Declare each field with `option`; the constructor checks the values.
-
-    Raises:
-        TypeError: If a value has the wrong type.
-        ValueError: If a value is out of its range.
-    """
-
-    def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for f in dataclasses.fields(self):
-            value = _checked_option(f.name, getattr(self, f.name), hints[f.name], f.metadata)
-            object.__setattr__(self, f.name, value)
-
-    @classmethod
-    def build(cls: type[ConfigSelf], options: Mapping[str, Any], arguments: Iterable[str] = ()) -> ConfigSelf:
-        """Make a config from options by name.
-
-        Args:
-            options: The options.
-            arguments: Other names that the caller may have meant, for the message.
-
-        Raises:
-            TypeError: If an option is unknown. The message gives the nearest name and lists all names.
-        """
-        names = [f.name for f in dataclasses.fields(cls)]
-        for name in options:
-            if name not in names:
-                listing = f"options: {', '.join(names)}" if names else "this method has no options"
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, [*names, *arguments])}; {listing}")
-        return cls(**options)
-
-    @classmethod
-    def names_that_may_be_none(cls) -> frozenset[str]:
-        """Return the names of the options, beside `steps`, for which None is a value."""
-        hints = typing.get_type_hints(cls)
-        names = (f.name for f in dataclasses.fields(cls) if type(None) in typing.get_args(hints[f.name]))
-        return frozenset(names) - {"steps"}
-
-    @classmethod
-    def tiny_options(cls) -> dict[str, Any]:
-        """Return the options with which a run on toy images takes seconds, by name."""
-        return {f.name: f.metadata["tiny"] for f in dataclasses.fields(cls) if f.metadata.get("tiny") is not None}
-
-    @classmethod
-    def unmet_need(cls, name: str, options: Mapping[str, Any]) -> tuple[str, tuple[Any, ...]] | None:
-        """Return what makes an option void, if anything: another option, and the values of it that would be right.
-
-        Args:
-            name: The option.
-            options: The values of options by name; one that is missing has its default.
-        """
-        fields = {f.name: f for f in dataclasses.fields(cls)}
-        needs: Mapping[str, tuple[Any, ...]] = fields[name].metadata.get("needs") or {}
-        for other, suitable in needs.items():
-            if other in fields and options.get(other, fields[other].default) not in suitable:
-                choices = fields[other].metadata.get("choices") or suitable
-                return other, tuple(value for value in suitable if value in choices)
-        return None
-
-    def of_role(self, role: str, default: Any = None) -> Any:
-        """Return the value of the option that declares a role, or the default if no option declares it."""
-        name = self.name_of_role(role)
-        return default if name is None else getattr(self, name)
-
-    @classmethod
-    def name_of_role(cls, role: str) -> str | None:
-        """Return the name of the option that declares a role, or None if no option declares it."""
-        return next((f.name for f in reversed(dataclasses.fields(cls)) if f.metadata.get("role") == role), None)
-
-
-def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
-    """Return one value of a config as its declared type, if it is of that type and in its range.
-
-    Numbers of NumPy become Python's own, so that a recipe can be written as JSON.
-    """
-    kinds = typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
-    if value is None and type(None) in kinds:
-        return None
-    value = _plain_number(value)
-    accepted = tuple(kind for kind in kinds if kind is not type(None))
-    fits = type(value) in accepted or (type(value) is int and float in accepted)
-    if not fits and not (isinstance(value, accepted) and not isinstance(value, bool)):
-        spelled = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
-        raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
-    if rules.get("choices") is not None:
-        one_of(name, value, rules["choices"])
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ValueError(f"{name} should be finite; got {value!r}")
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        bounds = {"least": "ge", "above": "gt", "most": "le", "below": "lt"}
-        number(name, value, **{bound: rules.get(rule) for bound, rule in bounds.items()})
-    if rules.get("valid") is not None:
-        try:
-            rules["valid"](value)
-        except ValueError as error:
-            raise ValueError(f"{name}: {error}") from error
-    return value
-
-
-def _plain_number(value: Any) -> Any:
-    """Return a NumPy scalar as Python's own number or truth value, anything else as it is."""
-    return value.item() if isinstance(value, (np.number, np.bool_)) else value
 
 
 @dataclass(frozen=True)

@@ -62,66 +62,90 @@ class Plan:
         return None
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What a step of a run works on, and what that costs.
+
+    Attributes:
+        class_rows: Decoded synthetic rows of every class that a step differentiates at most (`Method.rows_per_step`).
+        most_rows: The same of all classes together (`Method.most_rows`), at most the sum.
+        images_per_step: Real and synthetic images that a step embeds.
+        num_processes: Processes that share the classes.
+        activation_bytes: Bytes that the forward pass of one image keeps.
+        batch_statistics: Whether the network normalises over the batch. If so, batches are not cut.
+        cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
+        decoding_bytes: Bytes that decoding a row keeps.
+        real_bytes: Bytes that the real images of one class take in a step.
+        parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
+        passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
+        cuts: Attributes of a plan that can cut the step (`Method.cuts`).
+    """
+
+    class_rows: tuple[int, ...]
+    most_rows: int
+    images_per_step: int
+    num_processes: int
+    activation_bytes: int
+    batch_statistics: bool
+    cost_in_forwards: int = 1
+    decoding_bytes: int = 0
+    real_bytes: int = 0
+    parameter_bytes: int = 0
+    passes: int = 1
+    cuts: tuple[str, ...] = CUTS
+
+    @property
+    def classes_per_process(self) -> int:
+        """Classes of a process, at most."""
+        return math.ceil(len(self.class_rows) / self.num_processes)
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes that the graph of a synthetic row keeps."""
+        return self.cost_in_forwards * self.activation_bytes + self.decoding_bytes
+
+    def step_bytes(self, plan: Plan) -> int:
+        """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
+        keeps_all = plan.keep_graphs or not self.cuts
+        rows = sorted(self.class_rows)[-(self.classes_per_process if keeps_all else plan.classes_per_chunk) :]
+        graph = min(sum(rows), self.most_rows) * self.row_bytes
+        real = len(rows) * self.real_bytes
+        return self.passes * (graph + 2 * self.parameter_bytes) + real if keeps_all else graph + real
+
+
 def make_plan(
-    *,
-    num_classes: int,
-    num_processes: int,
-    rows_per_class: int,
-    rows_per_step: int,
-    steps: int,
-    activation_bytes: int,
-    batch_statistics: bool,
-    device: torch.device,
-    budget: int,
-    cost_in_forwards: int = 1,
-    decoding_bytes: int = 0,
-    real_bytes: int = 0,
-    passes: int = 1,
-    parameter_bytes: int = 0,
-    most_rows: int | None = None,
-    compile: CompileOption = "auto",
+    workload: Workload, *, steps: int, device: torch.device, budget: int, compile: CompileOption = "auto"
 ) -> Plan:
     """Return the plan of a run. A pure function: the same arguments give the same plan everywhere.
 
     Args:
-        num_classes: Classes that are condensed.
-        num_processes: Processes that share the classes.
-        rows_per_class: Decoded synthetic images per class, whose graph is kept in memory; the largest number if classes
-            differ.
-        rows_per_step: Real and synthetic images that a step embeds.
+        workload: What a step works on.
         steps: Updates of the images.
-        activation_bytes: Bytes that the forward pass of one image keeps.
-        batch_statistics: Whether the network normalises over the batch. If so, batches are not cut.
         device: Where the work runs.
         budget: Bytes that a step may use (`memory_budget`). On a CPU, all processes share them.
-        cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
-        decoding_bytes: Bytes that decoding a row keeps.
-        real_bytes: Bytes that the real images of one class take in a step.
-        passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
-        parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
-        most_rows: Decoded synthetic images whose graph is kept, of all classes together at most; None: as many as there
-            are of every class.
         compile: True, False, or "auto", which compiles on a CPU with g++ and Python's headers when it saves time.
     """
-    if batch_statistics:
-        return Plan(num_classes, 0, compile=compile is True)
+    if workload.batch_statistics:
+        return Plan(len(workload.class_rows), 0, compile=compile is True)
     if device.type == "cpu":
-        budget //= num_processes
-    bytes_per_row = cost_in_forwards * activation_bytes + decoding_bytes
-    share = math.ceil(num_classes / num_processes)
-    most_rows = min(share * rows_per_class, most_rows or share * rows_per_class)
-    classes_that_fit = budget // max(1, rows_per_class * bytes_per_row + real_bytes)
-    if most_rows * bytes_per_row + share * real_bytes <= budget:  # a batch that is smaller than the rows of its classes
-        classes_that_fit = share
-    classes_that_fit = max(1, classes_that_fit)
+        budget //= workload.num_processes
+    share, largest_class_rows = workload.classes_per_process, max(workload.class_rows)
+    row_bytes, real_bytes = workload.row_bytes, workload.real_bytes
+    most_rows = min(share * largest_class_rows, workload.most_rows)
+    whole = most_rows * row_bytes + share * real_bytes
+    # A batch can be smaller than the rows of its classes.
+    fits = share if whole <= budget else budget // max(1, largest_class_rows * row_bytes + real_bytes)
+    classes_that_fit = max(1, fits)
     if device.type == "cpu" and real_bytes:
         classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
-    bytes_per_pass = most_rows * bytes_per_row + share * real_bytes + 2 * parameter_bytes
-    keeps = 1 < passes <= budget // max(1, bytes_per_pass)
+    passes = workload.passes if "keep_graphs" in workload.cuts else 1
+    keeps = 1 < passes <= budget // max(1, whole + 2 * workload.parameter_bytes)
+    activation_bytes, images_per_step = workload.activation_bytes, workload.images_per_step
     if device.type == "cpu":
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
-        pays = compiling_pays(steps * rows_per_step * cost_in_forwards * activation_bytes, device, shapes=2)
+        work = steps * images_per_step * workload.cost_in_forwards * activation_bytes
+        pays = compiling_pays(work, device, shapes=2)
         return Plan(min(classes_that_fit, share), images, pays if compile == "auto" else compile, keeps)
     images = min(budget, _GPU_MOST_BYTES) // max(1, activation_bytes)
-    images = 0 if images >= rows_per_step else max(1, images)
+    images = 0 if images >= images_per_step else max(1, images)
     return Plan(min(classes_that_fit, share), images, compile is True, keeps)

@@ -12,7 +12,8 @@ from typing import Any
 
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.folder import check_name
-from hf_condense.engine.method import AnyMethod, Composer, Method, MethodConfig, MethodInfo, Selector
+from hf_condense.engine.method import AnyMethod, Composer, Method, MethodInfo, Selector
+from hf_condense.engine.options import MethodConfig
 
 logger = logging.getLogger("hf_condense")
 

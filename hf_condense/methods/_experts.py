@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from hf_condense.engine.method import option
+from hf_condense.engine.options import option
 from hf_condense.methods._images import ImageConfig
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of

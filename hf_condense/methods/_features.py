@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from torch import Tensor
 
 from hf_condense.engine.features import features_of
-from hf_condense.engine.method import MethodConfig, Preset, Selector, option
+from hf_condense.engine.method import Preset, Selector
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.task import Task
 
 if TYPE_CHECKING:

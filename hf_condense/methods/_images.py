@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.engine.method import Method, MethodConfig, option
+from hf_condense.engine.method import Method
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.soft_labels import Labels, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 from hf_condense.networks.losses import tempered_cross_entropy
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 # Families that every real image gets while networks are trained on them, if they are listed; of others it gets one.
 ALWAYS = ("flip", "color", "cutout")
 
-INIT_HELP = "Start from 'real' rows, 'noise', or the rows of a coreset method."
 AUGMENT_HELP = (
     "Siamese augmentation: families joined by _, or 'none'. Leave out flip where mirroring changes the meaning of an "
     "image, as for digits."
@@ -58,7 +58,7 @@ class ImageConfig(MethodConfig):
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
     )
-    init: str = option("real", INIT_HELP, role="init")
+    init: str = option("real", "Start from 'real' rows, 'noise', or the rows of a coreset method.", role="init")
     augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
     soft_labels: str = option(
         "none",
@@ -167,6 +167,11 @@ class ImageMethod(Method[ImageT]):
     def loss_temperature(self) -> float:
         """Temperature of losses on the synthetic set; 1 if its labels are hard."""
         return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
+
+
+def batch_rows(run: Run, batch_syn: int | None) -> dict[int, int]:
+    """Return how many rows of every class a batch of `batch_syn` rows has at most; None: of all rows."""
+    return {c: min(batch_syn or n, n) for c, n in run.counts.items()}
 
 
 def check_two_classes(run: Run, method: str) -> None:

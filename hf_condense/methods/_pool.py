@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.devices import to_device
-from hf_condense.engine.method import option
+from hf_condense.engine.options import option
 from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
@@ -18,15 +18,6 @@ from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-NETWORKS_HELP = (
-    "'fresh': random networks. 'pool': blends of the first and the trained weights of networks that are trained on the "
-    "real set once, recorded in the cache, and shared by methods and runs."
-)
-CALIBRATION_HELP = (
-    "With networks='pool': weight of the cross-entropy of the synthetic rows under the trained network of the drawn "
-    "pair. It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
-    "otherwise a step makes a second forward and backward pass of the synthetic rows."
-)
 PAPER_POOL: dict[str, Any] = {
     "pool_size": 20,
     "pool_updates": 23_400,
@@ -44,7 +35,12 @@ _POOL = {"networks": ("pool",)}  # what gives options of the pool an effect
 class PoolConfig(ImageConfig):
     """Options of methods that can compare embeddings under a pool of trained networks."""
 
-    networks: str = option("fresh", NETWORKS_HELP, choices=("fresh", "pool"))
+    networks: str = option(
+        "fresh",
+        "'fresh': random networks. 'pool': blends of the first and the trained weights of networks that are trained on "
+        "the real set once, recorded in the cache, and shared by methods and runs.",
+        choices=("fresh", "pool"),
+    )
     pool_size: int = option(
         10, _WITH_POOL + "number of networks that are trained on the real set.", ge=1, tiny=2, needs=_POOL
     )
@@ -67,7 +63,13 @@ class PoolConfig(ImageConfig):
     cutmix_pool: float = option(
         0.0, _WITH_POOL + "share of the training updates that use CutMix, in [0, 1].", ge=0, le=1, needs=_POOL
     )
-    calibration: float = option(0.0, CALIBRATION_HELP, ge=0)
+    calibration: float = option(
+        0.0,
+        _WITH_POOL + "weight of the cross-entropy of the synthetic rows under the trained network of the drawn pair. "
+        "It is the mean over the rows of a class, summed over classes as the discrepancy is. 0 switches it off; "
+        "otherwise a step makes a second forward and backward pass of the synthetic rows.",
+        ge=0,
+    )
 
 
 @dataclass(frozen=True)

@@ -93,10 +93,10 @@ class Training:
 def recorded_networks(run: Run, training: Training) -> Recordings:
     """Return networks that were trained on the real set; record those that are not in the cache yet.
 
-    Every process of the run must call this function. The processes share the recording. A process that does not see
-    the files of the others, because they have no common disk, records those networks itself. The weights of a network
-    depend on its number and the options, but not on how many networks there are, so that more can be added later. After
-    a kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
+    Every process of the run must call this function. The processes share the recording. A process that does not see the
+    files of the others, because they have no common disk, records those networks itself. The weights of a network
+    depend on its number and the options, but not on how many networks there are, so more can be added later. After a
+    kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
     network without a name, each run records its own and deletes them at its end.
 
     Args:

@@ -16,9 +16,10 @@ from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import to_device
 from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.method import Loss, option
+from hf_condense.engine.method import Loss
+from hf_condense.engine.options import option
 from hf_condense.engine.plan import Plan
-from hf_condense.methods._images import ImageConfig, ImageMethod
+from hf_condense.methods._images import ImageConfig, ImageMethod, batch_rows
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool
 from hf_condense.networks.augment import Transform
 
@@ -27,13 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-OPTIMISERS = ("form", "adamw")
-OPTIMISER_HELP = (
-    "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, else "
-    "0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per step, "
-    "however small its gradient. Presets choose lr_img for the method's own optimiser: "
-    "give lr_img with another one."
-)
 _LARGE_ADAMW_RATE = 0.5  # in standard deviations of pixels per step
 
 
@@ -83,7 +77,7 @@ class SiameseMethod(ImageMethod[ConfigT]):
 
     def rows_per_step(self, run: Run) -> dict[int, int]:
         """Return how many rows of every class a draw has."""
-        return {c: min(self.config.batch_syn or n, n) for c, n in run.counts.items()}
+        return batch_rows(run, self.config.batch_syn)
 
     def row_numbers(self, run: Run, classes: Sequence[int], draw: int) -> Tensor | None:
         """Return the numbers of the synthetic rows of a draw, grouped by class, on the CPU: (n,), or None for all."""
@@ -157,7 +151,14 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         "rest is computed again), so that a step costs the synthetic images alone. None: every draw is a new one.",
         ge=1,
     )
-    optimiser: str = option("form", OPTIMISER_HELP, choices=OPTIMISERS)
+    optimiser: str = option(
+        "form",
+        "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, "
+        "else 0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per "
+        "step, however small its gradient. Presets choose lr_img for the method's own optimiser: give lr_img with "
+        "another one.",
+        choices=("form", "adamw"),
+    )
     weight_decay: float = option(
         0.0,
         "Weight decay of optimiser='adamw': the share of every stored number that a step at rate 1 would remove.",
@@ -189,7 +190,7 @@ def scale_by_budgets(run: Run) -> None:
 
     The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
     rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
-    AdamW divides gradients by their size, so that it moves all classes alike.
+    AdamW divides gradients by their size, so it moves all classes alike.
     """
     most = max(run.ipc.values())
     if min(run.ipc.values()) == most:
@@ -331,8 +332,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         limit = memory_budget(run.device) // 2
         if run.device.type == "cpu":
             limit //= run.accelerator.num_processes
-        if self.config.draws is None:  # one draw, so that nothing needs to be said
-            return KeptTensors(limit, lambda count: None)
+        if self.config.draws is None:  # one draw, so nothing needs to be said
+            return KeptTensors(limit)
         chunks = max(1, sum(1 for _ in run.chunks()))
 
         def warn(count: int) -> None:

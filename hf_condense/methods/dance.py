@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP
-from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
+from hf_condense.methods._pool import PAPER_POOL
 from hf_condense.methods.dm import DistributionMatching, DistributionMatchingConfig
 
 
@@ -17,9 +17,9 @@ from hf_condense.methods.dm import DistributionMatching, DistributionMatchingCon
 class DualViewConfig(DistributionMatchingConfig):
     """Options of DANCE."""
 
-    networks: str = option("pool", NETWORKS_HELP, choices=("fresh", "pool"))
-    calibration: float = option(1.0, CALIBRATION_HELP, ge=0)
-    augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
+    networks: str = redefined(DistributionMatchingConfig, "networks", "pool")
+    calibration: float = redefined(DistributionMatchingConfig, "calibration", 1.0)
+    augment: str = redefined(DistributionMatchingConfig, "augment", "color_crop_cutout")
 
 
 def _rate(task: Task) -> float:
@@ -28,6 +28,7 @@ def _rate(task: Task) -> float:
 
 
 def _paper(task: Task) -> dict[str, Any]:
+    """Return the options of the authors' code for CIFAR, in normalised units."""
     shared = {"steps": 10_000, "batch_real": 128, "batch_syn": 200, "factor": 2}
     return {**shared, "lr_img": _rate(task), **PAPER_POOL}
 
@@ -42,7 +43,12 @@ def _quick(task: Task) -> dict[str, Any]:
 
 
 class DualViewAlignment(DistributionMatching):
-    """Dual-view distribution alignment (DANCE)."""
+    """Dual-view distribution alignment (DANCE).
+
+    References:
+        Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024
+        (arXiv:2406.01063), on pseudo long-term distribution alignment and on distribution calibration.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="dance",

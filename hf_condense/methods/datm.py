@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._student import form_of_students, usual_width
+from hf_condense.methods._student_presets import default_values, student_form
 from hf_condense.methods.mtt import paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.augment import ALL_FAMILIES
@@ -66,8 +66,8 @@ def _paper(task: Task) -> dict[str, Any]:
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    """Return MTT's values with the parts of this method; the experts are the same, so that they are recorded once."""
-    return {**_short(task), **form_of_students(task)}
+    """Return MTT's values with the parts of this method; the experts are the same, so they are recorded once."""
+    return {**_short(task), **student_form(task)}
 
 
 def _short(task: Task) -> dict[str, Any]:
@@ -75,14 +75,14 @@ def _short(task: Task) -> dict[str, Any]:
     changes = {"first_max_start": 4, "most_ratio": 1.0, "init": "correct"}
     if few_images(task):
         # Learned labels cost about three points here (measured with pixels). With hard ones, students at the rate of
-        # `mtt` go astray at first, so that no update would be made.
+        # `mtt` diverge at first, so no update would be made.
         changes |= {"soft_labels": "none", "lr_label": 5.0, "lr_student": 0.012}
         return {**shared, **_LABELS, **changes}
     return {**shared, **_LABELS, **changes, "lr_label": 20.0}
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return usual_width(_short(task))
+    return default_values(_short(task))
 
 
 class DifficultyAlignedMatching(ConstantMemoryMatching):
@@ -90,8 +90,8 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
 
     The method is TESLA with four options: windows come from early training first and from later training afterwards
     (`first_max_start`), the first rows are such that experts classify them right (`init="correct"`), soft labels start
-    from these experts' logits and are learned (`labels_from`, `soft_labels`), and updates of students that went astray
-    are skipped (`most_ratio`).
+    from these experts' logits and are learned (`labels_from`, `soft_labels`), and updates of students that diverged are
+    skipped (`most_ratio`).
 
     References:
         Guo et al., "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", ICLR 2024
@@ -115,9 +115,9 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
             "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
         ),
         "paper": Preset(
-            "100 flat experts of 100 epochs, 10,000 steps; options by classes, ipc and image size, as in the authors' "
-            "table (ICLR 2024). The experts' sharpness-aware steps are not adaptive, gradients are those of TESLA, "
-            "and labels always start from all experts.",
+            "100 experts trained with GSAM for 100 epochs, 10,000 steps; options by classes, ipc and image size, as in "
+            "the authors' table (ICLR 2024). The experts' sharpness-aware steps are not adaptive, gradients are those "
+            "of TESLA, and labels always start from all experts.",
             _paper,
         ),
         "quick": Preset(

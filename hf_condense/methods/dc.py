@@ -15,9 +15,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.forms import few_images, form_values
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP, INIT_HELP, LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, cross_entropy
 from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
@@ -190,9 +191,9 @@ def batched_gradients(
 class GradientMatchingConfig(LearnedLabelConfig, SiameseConfig):
     """Options of DC."""
 
-    lr_img: float = option(0.1, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
-    init: str = option("noise", INIT_HELP, role="init")
-    augment: str = option("none", AUGMENT_HELP, role="augment")
+    lr_img: float = redefined(LearnedLabelConfig, "lr_img", 0.1)
+    init: str = redefined(LearnedLabelConfig, "init", "noise")
+    augment: str = redefined(LearnedLabelConfig, "augment", "none")
     distance: str = option(
         "layerwise",
         "How gradients are compared: 'layerwise' (by output rows of each tensor), or as one vector: 'cosine', 'mse' "

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from hf_condense.engine.method import MethodInfo, Preset, option
-from hf_condense.methods._images import AUGMENT_HELP, INIT_HELP
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import redefined
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import ALL_FAMILIES
 
@@ -15,8 +15,8 @@ from hf_condense.networks.augment import ALL_FAMILIES
 class SiameseGradientMatchingConfig(GradientMatchingConfig):
     """Options of DSA: those of DC, with augmentation and a start from real rows by default."""
 
-    init: str = option("real", INIT_HELP, role="init")
-    augment: str = option(ALL_FAMILIES, AUGMENT_HELP, role="augment")
+    init: str = redefined(GradientMatchingConfig, "init", "real")
+    augment: str = redefined(GradientMatchingConfig, "augment", ALL_FAMILIES)
 
 
 class SiameseGradientMatching(GradientMatching):

@@ -12,17 +12,14 @@ from torch import Tensor
 
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.engine.forms import few_images
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
-from hf_condense.methods._student import (
-    TrajectoryConfig,
-    TrajectoryMethod,
-    form_of_students,
-    short_experts,
-    usual_width,
-)
+from hf_condense.methods._student import TrajectoryMethod
+from hf_condense.methods._student_options import TrajectoryConfig
+from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import KernelMoments
 
@@ -213,16 +210,16 @@ class SubspaceProjectionConfig(TrajectoryConfig):
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return usual_width(_short(task))
+    return default_values(_short(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    return {**_short(task), **form_of_students(task, most_ipc=10)}
+    return {**_short(task), **student_form(task, most_ipc=10)}
 
 
 def _short(task: Task) -> dict[str, Any]:
     lengths = {"steps": 3000, "student_steps": 12} if few_images(task) else {"steps": 1000, "student_steps": 24}
-    return {**short_experts(task), **lengths, "network": "convnet-w32"}
+    return {**shared_quick_values(task), **lengths, "network": "convnet-w32"}
 
 
 class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, INIT_HELP
+from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
 from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
@@ -24,22 +25,18 @@ _USUAL_IPC = 10  # for which the authors' code states the image rates
 class MultiFormationConfig(GradientMatchingConfig):
     """Options of IDC."""
 
-    init: str = option("real", INIT_HELP, role="init")
+    init: str = redefined(GradientMatchingConfig, "init", "real")
     augment: str = option(
         "color_crop_cutout", f"{AUGMENT_HELP} All families are applied, one after the other.", role="augment"
     )
-    batch_real: int = option(64, "Real images per class and step.", ge=1, role="batch_real", tiny=6)
+    batch_real: int = redefined(GradientMatchingConfig, "batch_real", 64)
     distance: str = option(
         "mse",
         "How gradients are compared: as one vector by 'mse' (sum of squares, for colour images), 'l1' (sum of absolute "
         "values, for grey ones) or 'cosine'; or 'layerwise' (by output rows of each tensor).",
         choices=("layerwise", "cosine", "mse", "l1"),
     )
-    matched: str = option(
-        "convolutions",
-        "Parameters whose gradients are compared: 'all', or 'convolutions' (the weights of convolutions alone).",
-        choices=("all", "convolutions"),
-    )
+    matched: str = redefined(GradientMatchingConfig, "matched", "convolutions")
     outer_loop: int = option(100, "Updates of the images per network.", ge=1)
     inner_loop: int = option(
         8, "Updates of the network, with batches of real rows, after each update of the images.", ge=0

@@ -13,9 +13,9 @@ from torch import Tensor
 from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.initial import repeated
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import AUGMENT_HELP
 from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, T
 
     Returns:
         (K, n, n), (K, n, B) and (K, B, B).
+
+    References:
+        Zhang et al., AAAI 2024; widths and bandwidth are those of code that builds on the authors' own.
     """
     within_synthetic = squared_distances(synthetic, synthetic)
     between = squared_distances(synthetic, real)
@@ -80,12 +83,20 @@ def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, T
 
 
 def linear(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return inner products; the squared MMD is then the objective of DM. Shapes as for `gaussian_mixture`."""
+    """Return inner products; the squared MMD is then the objective of DM. Shapes as for `gaussian_mixture`.
+
+    References:
+        Zhang et al., AAAI 2024; code that builds on the authors' own has this kernel.
+    """
     return synthetic @ synthetic.mT, synthetic @ real.mT, real @ real.mT
 
 
 def polynomial(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return (x'y / D + 1)^2 for dimension D: it compares means and covariances. Shapes as for `gaussian_mixture`."""
+    """Return (x'y / D + 1)^2 for dimension D: it compares means and covariances. Shapes as for `gaussian_mixture`.
+
+    References:
+        Zhang et al., AAAI 2024; code that builds on the authors' own has this kernel, without the division by D.
+    """
     within_synthetic, between, within_real = ((gram / real.shape[-1] + 1).square() for gram in linear(synthetic, real))
     return within_synthetic, between, within_real
 
@@ -217,8 +228,8 @@ class KernelMomentsConfig(EmbeddingConfig):
         ge=0,
         needs=FREQUENCIES,
     )
-    augment: str = option("color_crop_cutout", AUGMENT_HELP, role="augment")
-    ipm: int = option(5, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
+    augment: str = redefined(EmbeddingConfig, "augment", "color_crop_cutout")
+    ipm: int = redefined(EmbeddingConfig, "ipm", 5)
 
 
 def _rate(task: Task) -> float:

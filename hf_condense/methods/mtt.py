@@ -10,16 +10,12 @@ import torch
 from torch import Tensor
 
 from hf_condense.engine.forms import few_images
-from hf_condense.engine.method import Loss, MethodInfo, Preset, option
+from hf_condense.engine.method import Loss, MethodInfo, Preset
+from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
-from hf_condense.methods._student import (
-    TrajectoryConfig,
-    TrajectoryMethod,
-    form_of_students,
-    short_experts,
-    summed_with_graph,
-    usual_width,
-)
+from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
+from hf_condense.methods._student_options import TrajectoryConfig
+from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
 from hf_condense.networks.augment import ALL_FAMILIES
 
 if TYPE_CHECKING:
@@ -105,11 +101,11 @@ def paper_table(task: Task) -> dict[str, Any]:
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return usual_width(short_run(task))
+    return default_values(short_run(task))
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    return {**short_run(task), **form_of_students(task)}
+    return {**short_run(task), **student_form(task)}
 
 
 def short_run(task: Task) -> dict[str, Any]:
@@ -119,7 +115,7 @@ def short_run(task: Task) -> dict[str, Any]:
         # A student step is expensive, so there are fewer updates over a shorter window. Each image has a smaller share
         # in the gradient, so the rate is larger.
         changes |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
-    return {**short_experts(task), **changes, "network": "convnet-w32"}
+    return {**shared_quick_values(task), **changes, "network": "convnet-w32"}
 
 
 def student_rate(run: Run) -> Tensor:

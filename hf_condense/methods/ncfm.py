@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
-from hf_condense.engine.method import MethodInfo, Preset, option
+from hf_condense.engine.method import MethodInfo, Preset
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._pool import CALIBRATION_HELP, NETWORKS_HELP, PAPER_POOL
-from hf_condense.methods._siamese import OPTIMISER_HELP, OPTIMISERS
+from hf_condense.methods._pool import PAPER_POOL
 from hf_condense.methods.m3d import FREQUENCIES, KernelMoments, KernelMomentsConfig
 
 _MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the authors' code
@@ -20,22 +20,22 @@ _MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the auth
 class CharacteristicMatchingConfig(KernelMomentsConfig):
     """Options of NCFM."""
 
-    networks: str = option("pool", NETWORKS_HELP, choices=("fresh", "pool"))
+    networks: str = redefined(KernelMomentsConfig, "networks", "pool")
     kernel: str = option(
         "characteristic",
         "What compares embeddings: 'characteristic' (distance of characteristic functions at random frequencies, a "
         "root per frequency), or a kernel of m3d: 'gaussian', 'linear', 'polynomial'.",
         choices=("characteristic", "gaussian", "linear", "polynomial"),
     )
-    normalise: bool = option(True, "Compare embeddings at length 1.")
+    normalise: bool = redefined(KernelMomentsConfig, "normalise", True)
     scales: str = option(
         "0.5_1_2_4",
         "Standard deviations of the frequencies, joined by _; each has an equal share. The scale s compares rows as a "
         "Gaussian kernel of width 1/s does.",
         needs=FREQUENCIES,
     )
-    calibration: float = option(1 / _MATCHING_WEIGHT, CALIBRATION_HELP, ge=0)
-    optimiser: str = option("adamw", OPTIMISER_HELP, choices=OPTIMISERS)
+    calibration: float = redefined(KernelMomentsConfig, "calibration", 1 / _MATCHING_WEIGHT)
+    optimiser: str = redefined(KernelMomentsConfig, "optimiser", "adamw")
     lr_img: float = option(
         0.03,
         "Learning rate of the images, in normalised units: about what a number moves per step.",
@@ -45,7 +45,12 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
 
 
 def _paper(task: Task) -> dict[str, Any]:
-    """Return the options of the authors' configurations for CIFAR, in normalised units."""
+    """Return the options of the authors' configurations for CIFAR, in normalised units.
+
+    References:
+        Wang et al., "Dataset Distillation with Neural Characteristic Function: A Minmax Perspective", CVPR 2025
+        (arXiv:2502.20653); the values are those of the authors' code.
+    """
     values: dict[str, Any] = {
         "steps": 20_000,
         "batch_real": 1024,
@@ -80,6 +85,9 @@ class CharacteristicMatching(KernelMoments):
 
     The sampling network would choose the frequencies. The authors' configurations leave it out, and a mixture of scales
     stands in its place.
+
+    References:
+        Wang et al., CVPR 2025, equations 7 and 8.
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(

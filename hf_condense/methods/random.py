@@ -8,7 +8,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
+from hf_condense.engine.method import MethodInfo, Selector
+from hf_condense.engine.options import MethodConfig
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from torch import Tensor
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, random_crops
-from hf_condense.engine.method import Composer, MethodConfig, MethodInfo, Preset, option
+from hf_condense.engine.method import Composer, MethodInfo, Preset
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.picture_teacher import TEACHER_SIDE, settle_teacher
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
@@ -102,6 +103,10 @@ class RealisticDistillation(Composer[RealisticConfig]):
 
     The method looks at random pictures of a class, a few at a time. It takes random crops of each and keeps the one
     with the lowest cross-entropy, then the best of these crops over the class. An image is a mosaic of them.
+
+    References:
+        Sun et al., "On the Diversity and Realism of Distilled Dataset: An Efficient Dataset Distillation Paradigm",
+        CVPR 2024 (arXiv:2312.03526), on the score of crops, on mosaics and on relabelling.
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(
@@ -177,6 +182,9 @@ class RealisticDistillation(Composer[RealisticConfig]):
             run: The run.
             c: The class.
             score: Returns logits (n, K) of crops (n, C, h, w) in pixel units.
+
+        References:
+            Sun et al., CVPR 2024, on mosaics; the order of the crops is that of the authors' code.
         """
         channels, height, width = run.source.image_shape
         side = self._mosaic(run)
@@ -198,6 +206,9 @@ class RealisticDistillation(Composer[RealisticConfig]):
         """Return the crops of a class that the teacher recognises best, the best one first: uint8 (needed, C, h, w).
 
         Each picture gives one crop, as long as there are enough pictures; otherwise also its second best, and so on.
+
+        References:
+            Sun et al., CVPR 2024, on the score of crops; in the authors' code, no picture gives a second one.
         """
         source, name = run.source, run.source.class_names[c]
         positions = source.positions(c)
@@ -236,7 +247,11 @@ class RealisticDistillation(Composer[RealisticConfig]):
         return score
 
     def _label(self, run: Run, synthetic: SyntheticSet, logits_of: Callable[[Tensor], Tensor]) -> ViewLabels:
-        """Return the teacher's labels of random views of every row."""
+        """Return the teacher's labels of random views of every row.
+
+        References:
+            Sun et al., CVPR 2024, on relabelling; the authors' code labels each batch while a network trains on it.
+        """
         config, size = self.config, run.source.image_shape[1:]
         rows = len(synthetic.row_labels)
         views, top = self.label_views(run.num_classes)

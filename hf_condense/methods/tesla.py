@@ -63,8 +63,8 @@ class ConstantMemoryMatching(StudentMatching):
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the losses of the student's steps, one after the other.
 
-        The weights along the rollout count as constants, so that the objective depends on the images through the
-        gradients of the steps alone.
+        The weights along the rollout count as constants, so the objective depends on the images through the gradients
+        of the steps alone.
 
         References:
             Cui et al., ICML 2023, section 3.2.

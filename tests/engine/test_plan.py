@@ -12,9 +12,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hf_condense.base.devices import has_compiler
+from hf_condense.base.devices import CompileOption, has_compiler
 from hf_condense.base.memory import memory_budget
-from hf_condense.engine.plan import Plan, make_plan
+from hf_condense.engine.plan import Plan, Workload, make_plan
 from hf_condense.engine.run import Run
 from hf_condense.testing import toy_dataset
 from tests.support.engine_methods import condense, same
@@ -23,20 +23,28 @@ CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 MIB, GIB = 2**20, 2**30
 
 
-def plan(device: torch.device = CPU, **changed: Any) -> Plan:
+def plan(
+    device: torch.device = CPU,
+    *,
+    num_classes: int = 10,
+    largest_class_rows: int = 10,
+    steps: int = 1000,
+    budget: int = 8 * GIB,
+    compile: CompileOption = False,
+    **changed: Any,
+) -> Plan:
     """Plan CIFAR-10 at ipc 10 with a network of width 32, except for what is changed."""
+    class_rows = (largest_class_rows,) * num_classes
     defaults: dict[str, Any] = {
-        "num_classes": 10,
+        "class_rows": class_rows,
+        "most_rows": sum(class_rows),
+        "images_per_step": 2660,
         "num_processes": 1,
-        "rows_per_class": 10,
-        "rows_per_step": 2660,
-        "steps": 1000,
         "activation_bytes": MIB // 2,
         "batch_statistics": False,
-        "budget": 8 * GIB,
-        "compile": False,
     }
-    return make_plan(device=device, **{**defaults, **changed})
+    workload = Workload(**{**defaults, **changed})
+    return make_plan(workload, steps=steps, device=device, budget=budget, compile=compile)
 
 
 def test_cpu_plans_small_forward_passes() -> None:
@@ -46,8 +54,8 @@ def test_cpu_plans_small_forward_passes() -> None:
 
 
 def test_real_images_of_many_classes_are_not_in_memory_at_once() -> None:
-    many: dict[str, Any] = {"num_classes": 1000, "rows_per_class": 1, "real_bytes": 12 * MIB}
-    assert plan(num_classes=1000, rows_per_class=1).classes_per_chunk == 1000
+    many: dict[str, Any] = {"num_classes": 1000, "largest_class_rows": 1, "real_bytes": 12 * MIB}
+    assert plan(num_classes=1000, largest_class_rows=1).classes_per_chunk == 1000
     assert plan(**many).classes_per_chunk == 1024 // 12
     assert plan(GPU, **many).classes_per_chunk == 8 * GIB // (MIB // 2 + 12 * MIB)
     assert plan(**{**many, "real_bytes": 2 * GIB}).classes_per_chunk == 1
@@ -86,14 +94,14 @@ def test_gpu_plans_one_forward_pass_if_it_fits() -> None:
 
 
 def test_gpu_cuts_forward_passes_that_do_not_fit() -> None:
-    assert plan(GPU, budget=GIB, rows_per_step=100_000).images_per_forward == 2048
-    assert plan(GPU, budget=1, rows_per_step=100_000).images_per_forward == 1
+    assert plan(GPU, budget=GIB, images_per_step=100_000).images_per_forward == 2048
+    assert plan(GPU, budget=1, images_per_step=100_000).images_per_forward == 1
 
 
 def test_gpu_cuts_forward_passes_of_more_elements_than_kernels_count() -> None:
-    images = plan(GPU, budget=64 * GIB, rows_per_step=100_000).images_per_forward
+    images = plan(GPU, budget=64 * GIB, images_per_step=100_000).images_per_forward
     assert images == 16_384  # of half a MiB each, which is 2^31 numbers in float32
-    assert plan(GPU, budget=64 * GIB, rows_per_step=images).images_per_forward == 0
+    assert plan(GPU, budget=64 * GIB, images_per_step=images).images_per_forward == 0
 
 
 @pytest.mark.parametrize("device", [CPU, GPU])
@@ -151,8 +159,8 @@ def test_callers_choice_to_compile_wins(device: torch.device, batch_statistics: 
     device=st.sampled_from([CPU, GPU]),
     num_classes=st.integers(1, 1000),
     num_processes=st.integers(1, 64),
-    rows_per_class=st.integers(1, 500),
-    rows_per_step=st.integers(1, 10**6),
+    largest_class_rows=st.integers(1, 500),
+    images_per_step=st.integers(1, 10**6),
     steps=st.integers(1, 10**5),
     activation_bytes=st.integers(0, 2**34),
     budget=st.integers(1, 2**40),
@@ -163,7 +171,7 @@ def test_any_plan_is_in_range_and_repeatable(**facts: Any) -> None:
     assert first == plan(**facts)
     assert 1 <= first.classes_per_chunk <= facts["num_classes"]
     assert first.images_per_forward >= 0
-    graph_bytes = first.classes_per_chunk * facts["rows_per_class"] * facts["activation_bytes"]
+    graph_bytes = first.classes_per_chunk * facts["largest_class_rows"] * facts["activation_bytes"]
     assert graph_bytes <= facts["budget"] or first.classes_per_chunk == 1 or facts["batch_statistics"]
 
 

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from hf_condense.api import condense_dataset
-from hf_condense.engine.method import Loss, Method, MethodConfig, MethodInfo, Selector, option
+from hf_condense.engine.method import Loss, Method, MethodInfo, Selector
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.registry import (
     BUILT_IN,
     canonical_name,

@@ -17,7 +17,8 @@ import hf_condense.networks.accuracy
 from hf_condense import Teacher, condense_dataset, register_method
 from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.engine.method import MethodConfig, MethodInfo, Selector
+from hf_condense.engine.method import MethodInfo, Selector
+from hf_condense.engine.options import MethodConfig
 from hf_condense.engine.registry import unregister_method
 from hf_condense.methods.random import RandomRowsConfig
 from hf_condense.networks.training_recipe import TrainingRecipe

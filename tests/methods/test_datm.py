@@ -9,7 +9,8 @@ import torch
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
-from hf_condense.methods._student import correct_rows, latest_start, mean_of_correct
+from hf_condense.methods._expert_rows import correct_rows, mean_of_correct, trained_expert
+from hf_condense.methods._windows import latest_start
 from hf_condense.methods.datm import DifficultyAlignedMatching
 from hf_condense.methods.esp import SubspaceProjection
 from hf_condense.methods.mtt import TrajectoryMatching
@@ -145,7 +146,7 @@ def test_experts_with_batch_norm_label_rows_one_by_one() -> None:
     run, method = observed.run, observed.method
     before = torch.get_rng_state()
     with torch.no_grad():
-        network = method._trained_expert(run, 0)
+        network = trained_expert(run, method.experts, 0)
         rows = run.source.at(torch.arange(30))
         alone = torch.cat([network(row[None]) for row in rows])
         torch.testing.assert_close(network(rows), alone)

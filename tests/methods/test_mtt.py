@@ -297,9 +297,9 @@ def test_options_that_make_no_sense_raise_value_error(options: dict, message: st
 def test_step_of_a_student_that_overflows_is_skipped() -> None:
     """The update of such a step is not made, so that its gradient may be anything."""
     shared = {"steps": 1, "augment": "none", "cache": False}
-    astray = quick_method("tesla", most_ratio=1.0, lr_student=1e15, **shared).condense(toy_dataset())
+    diverged = quick_method("tesla", most_ratio=1.0, lr_student=1e15, **shared).condense(toy_dataset())
     skipped = quick_method("tesla", most_ratio=1e-30, **shared).condense(toy_dataset())
-    assert torch.equal(astray.synthetic.images, skipped.synthetic.images), "no update was made"
+    assert torch.equal(diverged.synthetic.images, skipped.synthetic.images), "no update was made"
     with pytest.raises(NonFiniteLossError, match="not finite at step 0"):
         quick_method("tesla", lr_student=1e15, **shared).condense(toy_dataset())
 
@@ -349,7 +349,7 @@ def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog: pytest.Log
 def test_memory_of_a_rollout_grows_with_its_steps_and_its_batch() -> None:
     cases: list[dict] = [{"student_steps": 2}, {"student_steps": 6}, {"student_steps": 2, "batch_syn": 3}]
     observed = [observe(TrajectoryMatching, **options) for options in cases]
-    few, many, small = (build.step_bytes(each.run, each.method, each.run.plan) for each in observed)
+    few, many, small = (build.workload_of(each.run, each.method).step_bytes(each.run.plan) for each in observed)
     assert many == 3 * few
     assert small < few
 

@@ -31,7 +31,8 @@ CLAUSES: dict[str, Callable[..., bool]] = {
     rf"^{NUMBER} steps on {NUMBER} networks": lambda s, o, steps, n: o.outer_loop * n == steps,
     rf"at width {NUMBER}": lambda s, o, width: s.network == WIDTHS[width],
     rf"^Features of a network of width {NUMBER}": lambda s, o, width: s.network == WIDTHS[width],
-    rf"(?:, |^){NUMBER} (?:flat )?experts": lambda s, o, n: o.experts == n,
+    rf"(?:, |^){NUMBER} experts": lambda s, o, n: o.experts == n,
+    "trained with GSAM": lambda s, o: o.flatness > 0 and o.surrogate_gap > 0,
     rf", {NUMBER} networks of {NUMBER} epochs of {NUMBER} images": lambda s, o, n, epochs, images: (
         (o.networks, o.pool_size, o.pool_updates) == ("pool", n, epochs * (images // o.batch_pool))
     ),

@@ -15,7 +15,8 @@ from torch import Tensor
 from hf_condense.api import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.initial import initial_set
-from hf_condense.engine.method import Loss, Method, MethodConfig, MethodInfo, option
+from hf_condense.engine.method import Loss, Method, MethodInfo
+from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.registry import register_method, unregister_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from hf_condense.condensed.decoders import Frame
 from hf_condense.engine.run import Run
-from hf_condense.methods._student import TrajectoryMethod, Window
+from hf_condense.methods._student import TrajectoryMethod
+from hf_condense.methods._windows import Window
 from tests.reference.trajectory import Step
 from tests.support.observed_step import objective_of_step
 

@@ -1,0 +1,46 @@
+"""Values that presets of methods share whose students follow experts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hf_condense.condensed.decoders.dct import FEW_IMAGES
+from hf_condense.engine.forms import few_images, form_values
+from hf_condense.engine.task import Task
+
+_MANY_ROWS = 8  # of a storage form, for each image of the budget
+
+
+def shared_quick_values(task: Task) -> dict[str, Any]:
+    """Return the values that presets `quick` of all trajectory methods share: experts, windows and learning rates.
+
+    The experts are the same, so they are recorded once. They are many and short, because the images soon overfit to a
+    few. A larger set can follow longer windows. So can a form of many rows follow later ones, which gained mtt and esp
+    one or two points with 'dct'.
+    """
+    shared = {"snapshot_every": 4, "lr_expert": 0.05, "batch_expert": 128, "lr_img": 1000.0, "decay": True}
+    if few_images(task) and task.expand >= _MANY_ROWS:
+        return {**shared, "experts": 16, "snapshots": 25, "expert_span": 4, "max_start": 12, "lr_student": 0.03}
+    if few_images(task):
+        return {**shared, "experts": 24, "snapshots": 13, "expert_span": 4, "max_start": 8, "lr_student": 0.03}
+    return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
+
+
+def student_form(task: Task, most_ipc: int = FEW_IMAGES - 1) -> dict[str, Any]:
+    """Return the storage form of presets `quick`: the one that measured best up to some ipc, else pixels.
+
+    Every student step pays for its rows, so it takes four rows for each image of the budget, of 16 (few colour images)
+    or 8. Batches of the whole set gave lower accuracy.
+
+    Args:
+        task: ipc, classes and image shape.
+        most_ipc: Largest ipc at which the form was measured to gain.
+    """
+    if task.ipc > most_ipc:
+        return {}
+    return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes}
+
+
+def default_values(quick: dict[str, Any]) -> dict[str, Any]:
+    """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps."""
+    return {**quick, "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
