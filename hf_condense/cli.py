@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     from hf_condense.condensed.dataset import CondensedDataset
-    from hf_condense.condensed.facts import Facts
+    from hf_condense.condensed.files.facts import Facts
     from hf_condense.condensed.scores import Evaluation
-    from hf_condense.condensed.tabular import Tabular
+    from hf_condense.condensed.scores.tabular import Tabular
     from hf_condense.engine.profiling import StepProfile
     from hf_condense.evaluation.tensor_sets import TensorSet
 
@@ -504,7 +504,7 @@ def evaluate_command(
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int | None) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
-    from hf_condense.condensed.facts import PREVIEW
+    from hf_condense.condensed.files.names import PREVIEW
 
     if preview is None and per_class is not None:
         raise click.UsageError("--per-class is for the picture of --preview, which is missing")
@@ -671,7 +671,7 @@ def _load_dataset(name: str, config: str | None) -> Any:
 def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
     from hf_condense import list_condensed, load_condensed
-    from hf_condense.condensed.facts import FACTS
+    from hf_condense.condensed.files.names import FACTS
     from hf_condense.condensed.folder import check_level
     from hf_condense.evaluation.tensor_sets import is_tensor_file, read_tensor_set
 
@@ -749,8 +749,8 @@ def _publish(small: CondensedDataset, repo: str, config_name: str | None = None,
 
 def _demo_picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:
     """Return random rows beside condensed ones, with the accuracies that networks reached on each."""
-    from hf_condense.condensed.class_scores import per_cent
     from hf_condense.condensed.preview import Panel, comparison, grid_of
+    from hf_condense.condensed.scores.class_scores import per_cent
 
     own, other = table.scores
     rows = f"{len(small)} {{}} rows of MNIST"
@@ -796,7 +796,7 @@ def _check_run(
     from huggingface_hub.utils import validate_repo_id
 
     from hf_condense.base.checks import byte_count
-    from hf_condense.condensed.folder import check_name
+    from hf_condense.condensed.files.names import check_name
     from hf_condense.engine.build import check_request
     from hf_condense.source.load import checked_size
 
@@ -822,8 +822,8 @@ def _check_picture(file: Path) -> None:
 def _check_card(place: Path) -> None:
     """Refuse to write the card of a set into a folder that is of something else, or under a name that cannot be."""
     from hf_condense.condensed.card.template import START
-    from hf_condense.condensed.facts import README
-    from hf_condense.condensed.folder import check_name, read_card
+    from hf_condense.condensed.files.names import README, check_name
+    from hf_condense.condensed.folder import read_card
 
     check_name(place.name)
     card = read_card(place.parent)
@@ -836,7 +836,7 @@ def _check_card(place: Path) -> None:
 
 def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> Facts:
     """Return the facts of a set that was just loaded; those of a repository are among the files kept from then."""
-    from hf_condense.condensed.facts import read_facts
+    from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.folder import is_repository, pick, resolve_folder
     from hf_condense.condensed.hub.repository import download
 

@@ -13,7 +13,7 @@ from hf_condense.base.tables import plain_table, visible
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
-    from hf_condense.condensed.facts import Facts
+    from hf_condense.condensed.files.facts import Facts
     from hf_condense.engine.method import MethodInfo
 
 

@@ -40,11 +40,12 @@ from hf_condense.condensed.card.accuracy import (
     training_text,
 )
 from hf_condense.condensed.card.render import render
-from hf_condense.condensed.facts import PREVIEW, README, Facts, read_facts
+from hf_condense.condensed.files.facts import Facts, read_facts
+from hf_condense.condensed.files.names import PREVIEW, README
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.folder import list_sets, read_card
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
-from hf_condense.condensed.sizes import Sizes
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method

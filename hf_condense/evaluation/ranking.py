@@ -12,7 +12,7 @@ import datasets
 
 from hf_condense.base.checks import number
 from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.tabular import Column, Tabular
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.evaluation.request import training_recipe
 from hf_condense.evaluation.subject import has_soft_labels

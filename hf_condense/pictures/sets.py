@@ -13,9 +13,9 @@ from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.tensors import are_alone, check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.markdown import escape
 from hf_condense.condensed.card.accuracy import (
     FLOATS,
     RANDOM,
@@ -20,7 +21,6 @@ from hf_condense.condensed.card.accuracy import (
     paired_difference,
     training_text,
 )
-from hf_condense.condensed.card.markdown import escape
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset

@@ -7,11 +7,11 @@ import statistics
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
+from hf_condense.base.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.template import ACCURACY_NOTE, FORM_NOTE, NOT_MEASURED, fill
-from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS, SOFT_LABELS
+from hf_condense.condensed.scores.class_scores import per_cent
 
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 

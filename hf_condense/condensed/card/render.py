@@ -10,11 +10,12 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.markdown import escape
+from hf_condense.base.markdown import escape
 from hf_condense.condensed.card.metadata import Entry, config_of, default_of, entries, merge
 from hf_condense.condensed.card.sections import block, title
 from hf_condense.condensed.card.template import END, PAGE, START, fill
-from hf_condense.condensed.facts import MAX_README_BYTES, Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import MAX_README_BYTES
 
 _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
 _ROW = re.compile(r"^\| ([\w.-]+) \|.*$(?!\n\| ?-)", re.MULTILINE)  # of a table of sets, but not of its head

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from hf_condense.base.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.accuracy import (
     FLOATS,
     VIEW,
@@ -15,12 +16,12 @@ from hf_condense.condensed.card.accuracy import (
     paired_difference,
     unmeasured,
 )
-from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
 from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, WHITEN, fill
-from hf_condense.condensed.class_scores import per_cent
-from hf_condense.condensed.facts import PREVIEW, Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import PREVIEW
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.scores.class_scores import per_cent
 
 _LITTLE = 0.8  # share of the distance between real rows; above, images are only a little closer
 _COPY = 0.01  # an image shows a source row if it is this near: two or three grey levels

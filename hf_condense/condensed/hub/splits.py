@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
-from hf_condense.condensed.facts import is_split, shard_file
+from hf_condense.condensed.files.names import is_split, shard_file
 from hf_condense.condensed.rows import VIEW_COLUMNS
 
 _ROW_GROUP = 100  # a viewer or a stream fetches this many rows at once

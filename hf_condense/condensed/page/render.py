@@ -29,11 +29,11 @@ from hf_condense.condensed.card.accuracy import (
 )
 from hf_condense.condensed.card.sections import amount_text, nearest_verdict, size_text, source_text, title
 from hf_condense.condensed.card.template import ACCURACY_NOTE, DISTANCE_NOTE, WHITEN, fill
-from hf_condense.condensed.class_scores import per_cent
-from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.page.html import Html, element, markup
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.summary import summary
 from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.untrusted import ITEM_BYTES
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
-from hf_condense.condensed.untrusted import ITEM_BYTES
 from hf_condense.condensed.views import CROP_NUMBERS
 
 _INTEGERS = ("I32", "I64")  # types of what a storage form keeps beside its numbers

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.tabular import Column, Tabular
 
 if TYPE_CHECKING:
     import pandas as pd

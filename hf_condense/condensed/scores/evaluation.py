@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_condense.base.intervals import mean_interval
-from hf_condense.condensed.class_scores import ClassScores, per_cent
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.class_scores import ClassScores, per_cent
+from hf_condense.condensed.scores.tabular import Column, Tabular
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.thrift import read_struct
-from hf_condense.condensed.untrusted import MAX_JSON_BYTES, check_amount
+from hf_condense.condensed.files.thrift import read_struct
+from hf_condense.condensed.files.untrusted import MAX_JSON_BYTES, check_amount
 
 _ROW_GROUP, _MAX_GROUPS = 100, 100  # a viewer or a stream fetches 100 rows at once, and more of a long set
 _MAX_FOOTER_BYTES = 4 * MAX_JSON_BYTES  # the footer describes the features twice, once of them in base64
