@@ -79,8 +79,8 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         small: The set.
         stored: What its `condense_config.json` says.
     """
-    from hf_condense.condensed.card.accuracy import accuracy_lines
     from hf_condense.condensed.summary import summary
+    from hf_condense.condensed.wording import accuracy_lines
 
     facts = summary(stored, small.synthetic)
     if measured := accuracy_lines(stored.recipe):
