@@ -92,6 +92,18 @@ def test_run_takes_options_and_reads_what_save_to_disk_wrote(program: Program, t
     assert f"hf-condense eval {tmp_path / 'out' / 'dm_ipc2'}" in out
 
 
+@pytest.mark.parametrize("out", [(), ("--out", "sets"), ("--out", ".")])
+def test_run_refuses_to_save_into_its_dataset(
+    program: Program, folder: Path, out: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = sorted(folder.rglob("*"))
+    monkeypatch.chdir(folder)
+    code, _, err = program("run", ".", "--method", "random", "--ipc", 1, "--quiet", *out)
+    assert code == 2
+    assert "inside the dataset '.'" in err
+    assert sorted(folder.rglob("*")) == before
+
+
 def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folder: Path, tmp_path: Path) -> None:
     again = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
     assert program(*again, "--seed", 1)[0] == 0

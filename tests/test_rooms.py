@@ -24,7 +24,6 @@ FLOORS = {
     "demo_data": 7,
     "testing": 7,
     "web_page": 7,
-    "cli_text": 7,
     "__init__": 8,
     "cli": 9,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -139,9 +140,18 @@ def _png(pixels: Tensor) -> bytes:
 
 
 def _features(recipe: Recipe, source: datasets.Features | None) -> datasets.Features:
-    """Return the features of the image and the label column, in the order of the source."""
+    """Return the features of the image and the label column, in the order of the source.
+
+    They are those that can be rebuilt from the recipe: an `id`, and class names that are no text, are left out.
+    """
     if source is not None:
-        return datasets.Features({n: f for n, f in source.items() if n in (recipe.image_column, recipe.label_column)})
+        features = {n: f for n, f in source.items() if n in (recipe.image_column, recipe.label_column)}
+        for name, feature in features.items():
+            is_class = isinstance(feature, datasets.ClassLabel)
+            features[name] = (
+                datasets.ClassLabel(names=recipe.class_names) if is_class else dataclasses.replace(feature, id=None)
+            )
+        return datasets.Features(features)
     return datasets.Features({recipe.image_column: datasets.Image(), recipe.label_column: _label_feature(recipe)})
 
 

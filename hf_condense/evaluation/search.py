@@ -35,7 +35,8 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
         Both parts.
 
     Raises:
-        ValueError: If no row can be held out, or a coreset was combined from several sources.
+        ValueError: If no row can be held out, or the rows of a coreset cannot be told: it was combined from several
+            sources, or selected from another one.
     """
     source = real.images
     may = torch.isin(real.outputs[source.labels], torch.tensor(sorted(subject.stored_per_class)))
@@ -44,6 +45,11 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
             raise ValueError(
                 "the learning rate is searched on training rows that the set does not have, but rows of a set that was "
                 "combined from several sources are numbered in each of these; pass one rate, such as lr=0.01"
+            )
+        if subject.recipe.sources[0].get("content_hash", source.content_hash) != source.content_hash:
+            raise ValueError(
+                "the learning rate is searched on training rows that the set does not have, but source is not the "
+                "dataset that this coreset was selected from; pass that one as source, or one rate, such as lr=0.01"
             )
         may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
     chosen = source.held_out(seed, "evaluate", "held out", among=may)

@@ -29,7 +29,10 @@ def image_hint(ds: datasets.Dataset, column: str) -> str:
         return f"; cast it first: {_cast(first, column)}"
     if isinstance(feature, (datasets.List, datasets.LargeList)):
         if isinstance(feature.feature, datasets.Image) or _holds_a_picture(feature.feature):
-            first = f"ds.map(lambda row: {{{column!r}: row[{column!r}][0]}})"
+            undecoded = "ds"  # pictures that are decoded would be encoded again: a JPEG loses by that
+            if isinstance(feature.feature, datasets.Image):
+                undecoded = f"ds.cast_column({column!r}, datasets.List(datasets.Image(decode=False)))"
+            first = f"{undecoded}.map(lambda row: {{{column!r}: row[{column!r}][0]}})"
             return f"; it has a list of pictures in each row, so keep one of them: {_cast(first, column)}"
         return _array_hint(ds, column)
     return ""

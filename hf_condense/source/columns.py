@@ -41,7 +41,8 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
         what: The name by which the caller knows it, for error messages.
 
     Returns:
-        The same dataset without any formatting or transform.
+        The same dataset without any formatting or transform. Its features are spelt as a set that is read back spells
+        them: the names of a ClassLabel as a list.
 
     Raises:
         TypeError: If it is a stream, a dict of splits or something else.
@@ -53,7 +54,8 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
     if isinstance(ds, datasets.IterableDataset):
         raise TypeError(
             f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "
-            "or take some of its rows: Dataset.from_list(list(ds.take(10_000)), features=ds.features)"
+            "or take some of its rows, without decoding them: "
+            "Dataset.from_list(list(ds.shuffle(seed=0).decode(False).take(10_000)), features=ds.features)"
         )
     if not isinstance(ds, datasets.Dataset):
         hint = f"; load it first: datasets.load_dataset({ds!r})" if isinstance(ds, str) else ""
@@ -62,7 +64,11 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
         raise ValueError(f"{what} has no rows")
     if ds.format["type"] == "custom":
         logger.warning("%s has a transform, which is ignored: the images are used as they are stored", what)
-    return ds.with_format(None)
+    plain = ds.with_format(None)
+    features = datasets.Features.from_arrow_schema(plain.features.arrow_schema)
+    if features != plain.features:  # ClassLabel(names=("cat", "dog")) is not equal to ClassLabel(names=["cat", "dog"])
+        plain.info.features = features
+    return plain
 
 
 def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
@@ -183,7 +189,7 @@ def read_labels(ds: datasets.Dataset, column: str) -> Labels:
             f"({values[unlabelled[0]]}); filter them out: ds.filter(lambda row: row[{column!r}] {condition})"
         )
     if is_class:
-        names = tuple(feature.names)
+        names = tuple(map(str, feature.names))  # as the datasets library does
         if out_of_range := [row for row, value in enumerate(values) if not 0 <= value < len(names)]:
             raise ValueError(
                 f"row {out_of_range[0]} has the label {values[out_of_range[0]]} in {column!r}, "

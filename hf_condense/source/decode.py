@@ -19,6 +19,8 @@ Size = tuple[int, int]  # (height, width)
 
 _GREY_MODES = ("1", "L", "LA", "La")
 _MODES = (*_GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
+_BATCH_ROWS, _BATCH_BYTES = 1000, 2**26  # of encoded pictures that are read together
+_SIZE_OF_A_FILE = 2**20  # bytes; what is assumed of a picture in a file
 MAX_SIDE = 4096  # pixels; images are condensed up to this height and width
 _CLEAR_MODES = ("LA", "La", "P", "PA", "RGBA", "RGBa")
 _ORIENTATION = 0x0112
@@ -79,29 +81,36 @@ class EncodedPictures:
             yield start, batch
 
 
-def raw_batches(
-    ds: datasets.Dataset, column: str, batch_size: int = 1000, start: int = 0
-) -> Iterator[tuple[int, list[bytes]]]:
+def raw_batches(ds: datasets.Dataset, column: str, start: int = 0) -> Iterator[tuple[int, list[bytes]]]:
     """Read encoded pictures, without decoding them.
 
     Args:
         ds: The dataset.
         column: Name of the image column.
-        batch_size: Rows in a batch, >= 1.
         start: The first row to read.
 
     Yields:
-        The number of the first row of a batch, and the encoded pictures of the batch.
+        The number of the first row of a batch, and the encoded pictures of the batch: at most 1,000 of them, and about
+        64 MiB, or one that is larger.
 
     Raises:
         ValueError: If a row has no picture, or its file cannot be read; the message names the row.
     """
     rows = undecoded(ds, column)
     remaining = rows.select(range(start, len(ds))) if start else rows
-    for table in remaining.iter(batch_size=batch_size):
-        cells = table.column(column)
-        yield start, encoded_cells(cells, range(start, start + len(cells)), column)
-        start += len(cells)
+    for table in remaining.iter(batch_size=_BATCH_ROWS):
+        for cells in _parts(table.column(column)):
+            yield start, encoded_cells(cells, range(start, start + len(cells)), column)
+            start += len(cells)
+
+
+def _parts(cells: pa.ChunkedArray) -> Iterator[pa.ChunkedArray]:
+    """Cut cells of an image column so that the pictures of each part take little memory."""
+    sizes = pc.fill_null(pc.binary_length(pc.struct_field(cells, "bytes")), _SIZE_OF_A_FILE)
+    parts = np.cumsum(sizes.to_numpy(), dtype=np.int64) // _BATCH_BYTES  # the number of the part of every cell
+    for part in np.unique(parts):
+        first, end = np.searchsorted(parts, [part, part + 1])
+        yield cells.slice(first, end - first)
 
 
 def undecoded(ds: datasets.Dataset, column: str) -> datasets.Dataset:
@@ -249,8 +258,15 @@ def decode_picture(
     return pixels[None] if channels == 1 else pixels.transpose(2, 0, 1)
 
 
-def has_16_bits(data: bytes) -> bool:
-    """Return whether a readable picture has 16 bits per channel, of which only the upper 8 are used."""
+def has_16_bits(data: bytes, feature_mode: str | None = None) -> bool:
+    """Return whether a readable picture has 16 bits per channel, of which only the upper 8 are used.
+
+    Args:
+        data: The encoded picture.
+        feature_mode: The mode that the Image feature converts pictures to; None: it leaves them in their own.
+    """
+    if feature_mode is not None and is_16_bit(feature_mode):
+        return True
     if data.startswith(b"\xff\xd8"):  # a JPEG
         return False
     if data.startswith(b"\x89PNG"):

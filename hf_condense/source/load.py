@@ -37,7 +37,6 @@ from hf_condense.source.decode import (
     decode_picture,
     has_16_bits,
     header,
-    is_16_bit,
     is_grey,
     is_readable,
 )
@@ -252,23 +251,42 @@ def _decode(
     """
     position = torch.empty_like(order)  # (N,): where the image of a row is stored
     position[order] = torch.arange(len(order), device="cpu")
-    rows_of_16_bits = brightest = 0
     shape = _shape_of_headers(pictures, size, channels, mode)
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         images = _allocate((len(order), *shape), file)
-        histogram = np.zeros((shape[0], 256), dtype=np.int64)
+        counts = _Counts(shape[0])
         with progress_bar(len(order), "Decoding", "img", shown=progress) as bar:
             for start, batch in _cut(pictures.batches(last=True), max(1, _DECODED_BYTES // math.prod(shape))):
                 parts = list(_map_slices(pool, partial(_decode_slice, shape, mode), start, batch))
                 decoded = np.concatenate([pixels for pixels, _ in parts])  # (n, C, H, W)
-                deep = decoded[list(itertools.chain.from_iterable(flags for _, flags in parts))]
-                rows_of_16_bits += len(deep)
-                brightest = max(brightest, int(deep.max(initial=0)))
+                counts.add(decoded, list(itertools.chain.from_iterable(depths for _, depths in parts)))
                 images[position[start : start + len(batch)]] = torch.from_numpy(decoded)
-                for c in range(shape[0]):
-                    histogram[c] += np.bincount(decoded[:, c].ravel(), minlength=256)
                 bar.update(len(batch))
-    return Decoded(images, histogram, rows_of_16_bits, brightest)
+    return counts.of(images)
+
+
+class _Counts:
+    """Counts the pixel values of images, and the pictures with 16 bits per channel.
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._histogram = np.zeros((channels, 256), dtype=np.int64)
+        self._rows_of_16_bits = self._brightest = 0
+
+    def add(self, images: NDArray[np.uint8], depths: list[bool]) -> None:
+        """Count images (n, C, H, W), of which some have 16 bits per channel."""
+        deep = images[depths]
+        self._rows_of_16_bits += len(deep)
+        self._brightest = max(self._brightest, int(deep.max(initial=0)))
+        for c in range(len(self._histogram)):
+            self._histogram[c] += np.bincount(images[:, c].ravel(), minlength=256)
+
+    def of(self, images: Tensor | StreamedPictures) -> Decoded:
+        """Return images with what was counted."""
+        return Decoded(images, self._histogram, self._rows_of_16_bits, self._brightest)
 
 
 def _cut(batches: Iterable[tuple[int, list[bytes]]], most: int) -> Iterator[tuple[int, list[bytes]]]:
@@ -294,12 +312,11 @@ def _streamed(
 ) -> Decoded:
     """Return pictures that are decoded when they are asked for, with the pixel values of some of them."""
     in_row_order = StreamedPictures(ds, column, torch.arange(len(order), device="cpu"), shape, mode)
-    histogram = np.zeros((shape[0], 256), dtype=np.int64)
+    counts = _Counts(shape[0])
     for rows in _spread_rows(len(order)).split(max(1, min(_SLICE, _DECODED_BYTES // math.prod(shape)))):
-        pixels = in_row_order[rows].numpy()
-        for c in range(shape[0]):
-            histogram[c] += np.bincount(pixels[:, c].ravel(), minlength=256)
-    return Decoded(StreamedPictures(ds, column, order, shape, mode), histogram, 0, 0)
+        images, depths = in_row_order.with_depths(rows)
+        counts.add(images.numpy(), depths)
+    return counts.of(StreamedPictures(ds, column, order, shape, mode))
 
 
 def _spread_rows(count: int) -> Tensor:
@@ -327,8 +344,7 @@ def _decode_slice(
 ) -> tuple[NDArray[np.uint8], list[bool]]:
     """Return the images (n, C, H, W) of some pictures, and whether each of these has 16 bits per channel."""
     images = np.stack([decode_picture(data, row, shape, mode) for row, data in enumerate(pictures, start)])
-    deep_feature = mode is not None and is_16_bit(mode)
-    return images, [deep_feature or has_16_bits(data) for data in pictures]
+    return images, [has_16_bits(data, mode) for data in pictures]
 
 
 def _allocate(shape: tuple[int, ...], file: Path | None) -> Tensor:
@@ -380,11 +396,12 @@ def _warn_of_dark_pictures(decoded: Decoded) -> None:
     if decoded.rows_of_16_bits == 0 or decoded.brightest > 127:
         return
     bits = 8 + decoded.brightest.bit_length()
+    rows = len(decoded.images)
     logger.warning(
         "%d of %d rows have 16-bit pictures that come out dark: the upper 8 bits are used, and the brightest pixel is "
         "%d of 255 (so the largest value is about %d of 65535). If the values have %d bits, multiply them by %d first",
         decoded.rows_of_16_bits,
-        len(decoded.images),
+        rows if isinstance(decoded.images, Tensor) else min(_SAMPLED, rows),  # streamed pictures are not all looked at
         decoded.brightest,
         256 * decoded.brightest + 255,
         bits,

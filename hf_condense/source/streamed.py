@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_condense.source.decode import decode_picture, encoded_cells, undecoded
+from hf_condense.source.decode import decode_picture, encoded_cells, has_16_bits, undecoded
 
 LARGE_SIDE = 64  # pixels; pictures with a longer shorter side are large
 
@@ -56,12 +56,20 @@ class StreamedPictures:
         Raises:
             ValueError: If a picture is damaged; the message names its row.
         """
+        return self.with_depths(index)[0]
+
+    def with_depths(self, index: Tensor) -> tuple[Tensor, list[bool]]:
+        """Return the images at some positions, and for each whether its picture has 16 bits per channel.
+
+        Raises:
+            ValueError: If a picture is damaged; the message names its row.
+        """
         rows = self._rows[index.cpu()].tolist()
         if not rows:
-            return torch.empty(0, *self._image_shape, dtype=torch.uint8)
+            return torch.empty(0, *self._image_shape, dtype=torch.uint8), []
         pictures = encoded_cells(self._ds[rows].column(self._column), rows, self._column)
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             images = list(
                 pool.map(lambda data, row: decode_picture(data, row, self._image_shape, self._mode), pictures, rows)
             )
-        return torch.from_numpy(np.stack(images))
+        return torch.from_numpy(np.stack(images)), [has_16_bits(data, self._mode) for data in pictures]

@@ -291,6 +291,21 @@ def labelled(names: list[str] | None = None, column: str = "label", **extra: tup
     )
 
 
+@pytest.mark.parametrize("method", ["dm", "random"])
+@pytest.mark.parametrize("names", [("cat", "dog"), "ab", [0, 1], [False, True]])
+def test_features_that_are_spelt_in_another_way_come_back(method, names, tmp_path):
+    features = Features({"image": Image(id="picture"), "label": ClassLabel(names=names, id="kind")})
+    rows = [picture(1, 8, 8, row) for row in range(4)]
+    source = Dataset.from_dict({"image": rows, "label": [0, 1, 0, 1]}, features=features)
+    steps = {"steps": 1} if method == "dm" else {}
+    small = condense_dataset(source, method, 1, network="convnet-w4", progress=False, cache=False, **steps)
+    small.save_condensed(tmp_path)
+    loaded = load_condensed(tmp_path)
+    assert loaded.recipe.class_names == list(map(str, names))
+    assert loaded.features == small.features
+    assert source.features == features
+
+
 def test_label_column_called_soft_label_is_refused_before_the_first_step(monkeypatch):
     source = labelled(column="soft_label")
     refused_before_the_first_step(

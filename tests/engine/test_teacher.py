@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hf_condense import CondensedFormatError, load_condensed
-from hf_condense.cli_text import facts_table
+from hf_condense.cli.text import facts_table
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine import teacher as teacher_module

@@ -238,10 +238,18 @@ def test_a_search_for_a_coreset_of_several_sources_is_refused(toy):
         run(combine_condensed(parts), toy, source=toy, lr="search")
 
 
+def test_a_search_for_a_coreset_of_another_source_is_refused(toy):
+    coreset = condense_dataset(toy.select(range(3, len(toy))), "random", 1, progress=False)
+    with pytest.raises(ValueError, match=r"not the dataset that this coreset was selected from; pass that one"):
+        run(coreset, toy, source=toy, lr="search")
+
+
 def test_augmentation_that_is_switched_off_is_recorded_as_none(toy, small):
     assert run(small, toy, recipe="dsa", augment="none", baselines=(), seeds=1).scores[0].augment is None
 
 
-def test_a_source_without_a_row_to_spare_is_refused(toy, small):
+def test_a_source_without_a_row_to_spare_is_refused(toy):
+    source = toy.select(range(3))
+    small = condense_dataset(source, "random", 1, progress=False)
     with pytest.raises(ValueError, match="no class of source has a row to spare"):
-        run(small, toy, source=toy.select(range(3)), lr="search", baselines=())
+        run(small, toy, source=source, lr="search", baselines=())

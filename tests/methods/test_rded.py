@@ -12,7 +12,7 @@ from torch import Tensor
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.rng import keyed_generator
-from hf_condense.cli_text import facts_table
+from hf_condense.cli.text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.views import random_crops, view

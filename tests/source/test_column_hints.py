@@ -73,6 +73,27 @@ def test_following_the_advice_gives_the_right_pixels(case: str) -> None:
     assert np.abs(images[0].numpy().astype(int) - expected).max() == 0
 
 
+def test_following_the_advice_for_lists_keeps_the_bytes_of_a_jpeg() -> None:
+    jpeg = encoded(COLOUR, "JPEG")
+    ds = column_set([{"bytes": jpeg, "path": None}], List(Image()))
+    advice = re.search(r": (ds\..*datasets\.Image\(\)\));", refusal(ds))
+    assert advice is not None
+    mended = eval(advice[1], {"ds": ds, "datasets": datasets})
+    assert mended.cast_column("it's", Image(decode=False))[0]["it's"]["bytes"] == jpeg
+
+
+def test_following_the_advice_for_streams_keeps_the_bytes_of_a_jpeg() -> None:
+    jpeg = encoded(COLOUR, "JPEG")
+    stream = column_set({"bytes": jpeg, "path": None}, Image()).to_iterable_dataset()
+    with pytest.raises(TypeError, match="IterableDataset") as error:
+        load_source(stream)
+    advice = re.search(r"(Dataset\.from_list.*)$", str(error.value))
+    assert advice is not None
+    mended = eval(advice[1], {"ds": stream, "Dataset": Dataset})
+    assert mended.features == stream.features
+    assert mended.cast_column("it's", Image(decode=False))[0]["it's"]["bytes"] == jpeg
+
+
 def test_advice_for_paths_in_a_list_keeps_one_of_them() -> None:
     message = refusal(column_set(["/a.png"], List(Value("string"))))
     assert "list of pictures" in message

@@ -173,3 +173,22 @@ def test_the_last_pass_frees_what_was_decoded(monkeypatch: pytest.MonkeyPatch) -
         gc.collect()
         alive.append(sum(reference() is not None for reference in references))
     assert alive == [3, 2, 1]
+
+
+@pytest.mark.parametrize(("most", "sizes"), [(2**26, [6]), (1, [1] * 6), (2 * 100 + 50, None)])
+def test_batches_take_little_memory(most: int, sizes: list[int] | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    ds = picture_set([encoded(noise(5, 7, 3, seed=row)) for row in range(6)])
+    (whole,) = raw_batches(ds, "image")
+    monkeypatch.setattr(decode, "_BATCH_BYTES", most)
+    batches = list(raw_batches(ds, "image"))
+    assert [data for _, batch in batches for data in batch] == whole[1]
+    lengths = [len(batch) for _, batch in batches]
+    assert [start for start, _ in batches] == [sum(lengths[:i]) for i in range(len(lengths))]
+    assert sizes is None or lengths == sizes
+    assert all(len(batch) == 1 or sum(map(len, batch)) <= most + max(map(len, batch)) for _, batch in batches)
+
+
+def test_pictures_in_files_are_taken_for_a_mebibyte_each(files: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decode, "_BATCH_BYTES", 2**20)
+    batches = list(raw_batches(in_files(files), "image"))
+    assert [len(batch) for _, batch in batches] == [1] * len(files)

@@ -12,6 +12,7 @@ import pytest
 from datasets import Image
 
 from hf_condense.source.load import load_source
+from hf_condense.source.streamed import StreamedPictures
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 
@@ -96,3 +97,13 @@ def test_the_warning_comes_from_the_cache_as_well(
         load_source(picture_set([DARK["PNG"]]), progress=False)
         assert "4095 of 65535" in warning(caplog)
         caplog.clear()
+
+
+def test_streamed_pictures_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (70, 70), dtype=np.uint16)
+    pixels[0, 0] = 4095
+    pictures = picture_set([encoded(pixels), encoded(noise(70, 70)), encoded(pixels)])
+    source = load_source(pictures, cache=False, progress=False, streams=True)
+    assert isinstance(source.images, StreamedPictures)
+    assert "2 of 3 rows" in warning(caplog)
+    assert "4095 of 65535" in warning(caplog)

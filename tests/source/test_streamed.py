@@ -88,14 +88,14 @@ def test_rows_for_the_mean_of_a_small_dataset_are_those_that_float32_gives(rows:
 
 @pytest.mark.parametrize(("most", "together"), [(1, 1), (3 * SIDE * (SIDE + 4) * 5, 5), (2**28, 8)])
 def test_pictures_for_the_mean_are_decoded_a_few_at_a_time(most: int, together: int, monkeypatch) -> None:
-    decoded, plain = [], streamed.StreamedPictures.__getitem__
+    decoded, plain = [], streamed.StreamedPictures.with_depths
 
     def noting(images, index):
         decoded.append(len(index))
         return plain(images, index)
 
     whole = load_source(pictures(), streams=True, cache=False, progress=False)
-    monkeypatch.setattr(streamed.StreamedPictures, "__getitem__", noting)
+    monkeypatch.setattr(streamed.StreamedPictures, "with_depths", noting)
     monkeypatch.setattr("hf_condense.source.load._SLICE", 8)
     monkeypatch.setattr("hf_condense.source.load._DECODED_BYTES", most)
     source = load_source(pictures(), streams=True, cache=False, progress=False)

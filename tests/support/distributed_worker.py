@@ -16,10 +16,11 @@ from safetensors.torch import save_file
 from hf_condense import api
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.engine import build
+from hf_condense.engine import build, plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.methods import _recordings
+from hf_condense.networks import training
 from hf_condense.testing import toy_dataset
 from tests.support import half_size
 
@@ -29,7 +30,8 @@ TRAJECTORIES = {**RECORDINGS, "student_steps": 3}
 POOL = {"pool_size": 3, "pool_updates": 4}
 # With SGD where a method has a choice: AdamW would magnify the rounding of gradients that are nearly zero.
 OWN_OPTIONS: dict[str, dict[str, Any]] = {
-    **{method: {"outer_loop": 3, "inner_loop": 2} for method in ("dc", "dsa", "idc")},
+    **{method: {"outer_loop": 3, "inner_loop": 2} for method in ("dc", "dsa")},
+    "idc": {"outer_loop": 3, "inner_loop": 2, "lr_img": 1.0},  # at its own rate, images would hardly move
     **{method: TRAJECTORIES for method in ("mtt", "tesla", "esp", "datm")},  # noqa: C420 - one dict for each
     # This rate moves coefficients by 0.2 (median) to 1.4; at 1.0, the rounding of larger steps can exceed the bound.
     "dance": {"optimiser": "form", "lr_img": 0.3, **POOL},
@@ -41,8 +43,18 @@ FORMS: dict[str, tuple[dict[str, Any], list[int]]] = {
         {"method": method, "classes": 3, "storage": storage, **OWN_OPTIONS.get(method, {})},
         [1, PLENTY],
     )
-    for storage in ("dct", "siren")
-    for method in ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm")
+    for storage, methods in {
+        "patches": ("dc", "mtt", "tesla", "datm", "ncfm"),  # those that no scenario below has with patches
+        "dct": ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm"),
+        "siren": ("m3d", "dc", "dsa", "idc", "mtt", "tesla", "esp", "datm", "dance", "ncfm"),
+    }.items()
+    for method in methods
+}
+# The inner loop of gradient matching takes this many images at a time, so that processes share a batch of ten rows.
+SHARED_INNER_LOOPS = {
+    "shared inner loop of dc": {"method": "dc", "most_images": 4},  # the last chunk is padded
+    "shared inner loop of dsa": {"method": "dsa", "most_images": 5},
+    "shared inner loop of idc": {"method": "idc", "most_images": 3, "factor": 2, "lr_img": 1.0},
 }
 # Options of each scenario, and the free memory that each process sees.
 SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
@@ -121,10 +133,14 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
         [PLENTY, PLENTY],
     ),
     "training on real rows": (
-        {"method": "idc", "classes": 5, "outer_loop": 3, "inner_loop": 2, "factor": 2, "batch_syn": 3},
+        {"method": "idc", "classes": 5, **OWN_OPTIONS["idc"], "factor": 2, "batch_syn": 3},
         [PLENTY, PLENTY],
     ),
     **FORMS,
+    **{
+        name: ({"classes": 5, "outer_loop": 3, "inner_loop": 2, **options}, [PLENTY, PLENTY])
+        for name, options in SHARED_INNER_LOOPS.items()
+    },
     "early teacher": (
         {"classes": 3, "soft_labels": "teacher", "teacher_updates": 20, "early_teacher": True},
         [PLENTY, PLENTY],
@@ -155,14 +171,28 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
         if option in config.__dataclass_fields__ and config.unmet_need(option, settings) is None:
             settings.setdefault(option, value)
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
-    original, build.memory_budget = build.memory_budget, lambda device: memory[rank]
-    try:
-        with half_size.registered():
-            small = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
-    finally:
-        build.memory_budget = original
+    with pytest.MonkeyPatch.context() as patched, half_size.registered():
+        patched.setattr(build, "memory_budget", lambda device: memory[rank])
+        if "most_images" in settings:
+            patched.setattr(plan, "_CPU_MOST_IMAGES", settings.pop("most_images"))
+        small = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
     assert isinstance(small, CondensedDataset)
     return small
+
+
+def shared_batches(name: str, rank: int) -> int:
+    """Run a scenario again, and return of how many batches the processes shared out the images of a network."""
+    shared: list[int] = []
+    share = training._GradientByChunks._shared
+
+    def count(*arguments: Any) -> None:
+        shared.append(1)
+        share(*arguments)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(training._GradientByChunks, "_shared", count)
+        run_scenario(name, rank)
+    return len(shared)
 
 
 def save(small: CondensedDataset, folder: Path, name: str, rank: int) -> None:
@@ -178,6 +208,8 @@ def condense_all(folder: Path, rank: int) -> None:
     """Run every scenario, a resumed run, and runs that fail on one process alone."""
     for name in SCENARIOS:
         save(run_scenario(name, rank), folder, name, rank)
+    for name in SHARED_INNER_LOOPS:
+        (folder / f"{name}-{rank}.txt").write_text(str(shared_batches(name, rank)))
 
     checkpoints = folder / "checkpoints"
     steps_done: list[int] = []

@@ -50,7 +50,9 @@ def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
     if recipe.kind == "coreset":
         _check_rows(source, recipe.image_column)
     else:
-        stored_features(facts)
+        read_features = row_features(recipe, stored_features(facts), soft_labels=recipe.temperature is not None)
+        if list(read_features.items()) != list(features.items()):
+            raise ValueError(f"the rows of the set would have the columns {features}, and be read with {read_features}")
 
 
 def _check_rows(source: datasets.Dataset, image_column: str) -> None:

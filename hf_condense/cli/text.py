@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import time
 from typing import TYPE_CHECKING
 
 import click
@@ -113,3 +114,8 @@ def method_text(info: MethodInfo) -> str:
             with text.section(title):
                 text.write_dl(rows)
     return "\n".join([*lines, "", text.getvalue()]).rstrip()
+
+
+def seconds(started: float) -> str:
+    """Return the time since a moment, for a message."""
+    return f"{time.perf_counter() - started:.1f} s"

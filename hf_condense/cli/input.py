@@ -1,0 +1,75 @@
+"""Datasets that commands read: from the Hub, from a folder, or from one that `save_to_disk` wrote."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_condense.base.paths import local_path
+
+if TYPE_CHECKING:
+    from datasets import Dataset, DatasetDict
+
+
+def load_split(name: str, config: str | None, split: str, option: str | None = None) -> Dataset | DatasetDict:
+    """Load one split of a dataset; see `load_splits` and `choose_split`."""
+    return choose_split(load_splits(name, config), name, split, option)
+
+
+def load_splits(name: str, config: str | None) -> Dataset | DatasetDict:
+    """Load a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
+    from datasets import load_from_disk
+
+    name = os.path.expanduser(name)
+    if Path(name).is_file():
+        raise ValueError(f"{name!r} is a file; pass the folder that it is in, or the id of a dataset on the Hub")
+    if not Path(name).exists() and (Path(name).is_absolute() or (name.count("/") > 1 and "://" not in name)):
+        raise ValueError(f"there is no folder {name!r}")
+    try:
+        if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+            loaded: Any = load_from_disk(name)
+        else:
+            loaded = _load_dataset(name, config)
+    except Exception as error:  # Whatever a loader raises, the message should name the dataset.
+        missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
+        raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
+    whole: Dataset | DatasetDict = loaded
+    return whole
+
+
+def choose_split(loaded: Dataset | DatasetDict, name: str, split: str, option: str | None) -> Dataset | DatasetDict:
+    """Return one split of a dataset that was loaded; what is a single split is returned as it is.
+
+    `option` is the option of the command line that names the split, if there is one.
+    """
+    from datasets import DatasetDict
+
+    if not isinstance(loaded, DatasetDict):
+        return loaded
+    if split not in loaded:
+        hint = f"; choose one by {option}" if option else ""
+        raise ValueError(f"{name!r} has no split {split!r}; its splits: {', '.join(loaded)}{hint}")
+    return loaded[split]
+
+
+def is_one_split(place: str) -> bool:
+    """Return whether a place is a folder that `Dataset.save_to_disk` wrote: then any split asked for is its own."""
+    return (local_path(place) / "state.json").is_file()
+
+
+def _load_dataset(name: str, config: str | None) -> Any:
+    """Call `load_dataset`; if the Hub does not answer, only for what is cached, as it would ask for half a minute."""
+    import datasets
+
+    from hf_condense.condensed.hub.repository import is_out_of_reach
+
+    if Path(name).exists() or "://" in name or not is_out_of_reach(name):
+        return datasets.load_dataset(name, config)
+    offline, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
+    try:
+        return datasets.load_dataset(name, config)
+    except ConnectionError as error:
+        raise ConnectionError("the Hub cannot be reached, and no such dataset is cached") from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline

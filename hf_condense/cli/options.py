@@ -1,0 +1,54 @@
+"""What the options of several commands share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+DEFAULT_NETWORK = "convnet"  # of `eval`
+
+Command = TypeVar("Command", bound=Callable[..., None])
+
+
+class Integer(click.IntRange):
+    """An integer within bounds, which the help shows anyway."""
+
+    name = "integer"
+
+
+class FilePath(click.Path):
+    """A path, in which `~` stands for the home folder even where the shell leaves it alone, as in `--out=~/sets`."""
+
+    def __init__(self, *, file_okay: bool = True, dir_okay: bool = True) -> None:
+        super().__init__(path_type=Path, file_okay=file_okay, dir_okay=dir_okay)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path."""
+        return super().convert(os.path.expanduser(value), param, ctx)
+
+
+cache_option = click.option(
+    "--cache/--no-cache", default=True, help="Keep what is decoded and trained under $HF_HOME, and use what is there."
+)
+quiet_option = click.option("--quiet", is_flag=True, help="No progress bars.")
+overwrite_option = click.option(
+    "--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe."
+)
+
+
+def column_options(command: Command) -> Command:
+    """Add the options that name the image and the label column."""
+    command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
+    return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
+
+
+def parse_size(text: str) -> int | tuple[int, int]:
+    """Read `32` or `32x48` (height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) > 2 or not all(side.isdecimal() for side in sides):
+        raise click.UsageError(f"--image-size takes a side or HEIGHTxWIDTH, for example 32 or 32x48; got {text!r}")
+    return int(sides[0]) if len(sides) == 1 else (int(sides[0]), int(sides[1]))

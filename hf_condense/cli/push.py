@@ -1,0 +1,44 @@
+"""`hf-condense push`: publish a set on the Hub."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from hf_condense.cli.options import FilePath, overwrite_option
+from hf_condense.cli.output import publish_set
+
+
+@click.command(short_help="Publish a set on the Hub.")
+@click.argument("folder", type=FilePath())
+@click.argument("repo", metavar="USER/REPO")
+@click.option("--name", help="Which set of the folder.  [default: the one its card names]")
+@click.option(
+    "--private", is_flag=True, default=None, help="If the repository is new, make it private.  [default: your settings]"
+)
+@click.option("--revision", metavar="BRANCH", help="Push to this branch; it is created if missing.  [default: main]")
+@click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
+@click.option("--message", "commit_message", help="Title of the commit.  [default: Upload NAME]")
+@click.option("--license", help="Licence on the card.  [default: the source's, if known]")
+@click.option("--set-default", is_flag=True, help="Make this the set that is loaded when no name is given.")
+@click.option("--replace-card", is_flag=True, help="Write a new card instead of keeping the text of the old one.")
+@overwrite_option
+@click.option("--page", is_flag=True, help="Add a page that shows all sets; later pushes renew it.")
+def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
+    """Publish the set in FOLDER on the Hub: tensors, recipe, Parquet and card in one commit.
+
+    This needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
+    """
+    from huggingface_hub.utils import validate_repo_id
+
+    from hf_condense import load_condensed
+    from hf_condense.condensed.folder import pick, resolve_folder
+
+    validate_repo_id(repo)
+    small = load_condensed(folder, name)
+    place = pick(resolve_folder(folder), name)
+    # The folder of one set may have been renamed, so that only a folder of sets names them.
+    own_name = None if place == resolve_folder(folder) else place.name
+    publish_set(small, repo, config_name=name or own_name, **settings)
