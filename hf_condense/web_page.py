@@ -124,8 +124,8 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
         if facts.recipe.kind == "coreset":
             continue
         real = reader.load(source, "source", facts.recipe, (channels, height, width))
-        known = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
-        if known and real.content_hash not in known:
+        hashes = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
+        if hashes and real.content_hash not in hashes:
             logger.warning("%s was made from other images than those of source: none are shown below its own", name)
             continue
         finders[name] = partial(nearest_images, source=real)

@@ -64,8 +64,8 @@ def free_memory(device: torch.device) -> int:
         return most
     if device.type != "cuda":
         return min(int(psutil.virtual_memory().available), _room_of_container())
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def _room_of_container(root: Path = Path("/")) -> int:

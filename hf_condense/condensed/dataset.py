@@ -71,9 +71,10 @@ class CondensedDataset(datasets.Dataset):
         """
         if len(rows) != tensors.num_rows:
             raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
-        made = cls.__new__(cls)
-        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source, "teacher": None})
-        return made
+        condensed = cls.__new__(cls)
+        own = {"synthetic": tensors, "recipe": recipe, "source": source, "teacher": None}
+        condensed.__setstate__({**rows.__dict__, **own})
+        return condensed
 
     def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
         """Return the first images of every class as one picture.

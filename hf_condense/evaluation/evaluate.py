@@ -6,7 +6,8 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
@@ -189,18 +190,8 @@ def evaluate(
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
-    def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(
-            train, test, source, reader, image_size=size, eight_bit=eight_bit, teacher=teacher, relabel=relabel
-        )
-        test_images = read_test(test, subject, reader)
-        real = None
-        if source is not None and (request.baselines or request.rates):
-            reads_all = subject.decoder is not None and subject.decoder.expand > 1 and subject.decoder.reads_classes
-            few = request.baselines == ["random"] and not request.rates and not reads_all
-            real = read_source(source, subject, reader, few=few)
-        return subject, test_images, real
-
+    how: dict[str, Any] = {"image_size": size, "eight_bit": eight_bit, "teacher": teacher, "relabel": relabel}
+    read = partial(_read, train, test, source, reader, request, **how)
     subject, test_images, real = main_first(accelerator, read)
     _warn_of_training_rows(train, test_images)
     held_out = None
@@ -223,6 +214,34 @@ def evaluate(
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)
     return run_trials(trials, subject.class_names, accelerator, show_progress)
+
+
+def _read(
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    source: datasets.Dataset | None,
+    reader: Reader,
+    request: Request,
+    **how: Any,
+) -> tuple[Subject, RealImages, RealImages | None]:
+    """Read the set, the test images and, if something needs it, the real training set.
+
+    Args:
+        train: The set.
+        test: The real images that networks are tested on.
+        source: The real training set, or None.
+        reader: Reads them.
+        request: What the caller asks for.
+        **how: How the set is read; see `read_subject`.
+    """
+    subject = read_subject(train, test, source, reader, **how)
+    test_images = read_test(test, subject, reader)
+    real = None
+    if source is not None and (request.baselines or request.rates):
+        reads_all = subject.decoder is not None and subject.decoder.expand > 1 and subject.decoder.reads_classes
+        few = request.baselines == ["random"] and not request.rates and not reads_all
+        real = read_source(source, subject, reader, few=few)
+    return subject, test_images, real
 
 
 def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages) -> None:

@@ -131,35 +131,38 @@ def dd_ranking(
         full_accuracy = number("full_accuracy", full_accuracy, least=0, most=1)
     _refuse_several(network, options)
     augment = options.pop("augment", None)
-    training = training_recipe(recipe, None, augment)
-    if not (training.augmentations() or training.cutmix_probability or training.view_area):
-        raise ValueError(
-            "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
-            f"augment={ALL_FAMILIES!r}"
-        )
-    teacher = options.get("teacher")
-    is_at_hand = (getattr(train, "teacher", None) if teacher is None else teacher) is not None
-    soft = has_soft_labels(train) or bool(options.get("relabel"))
-    if soft and not is_at_hand:
-        raise ValueError(
-            "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
-        )
-    unaugmented = replace(training, augment="none", cutmix_probability=0.0, view_area=None)
+    unaugmented = _without_augmentation(training_recipe(recipe, None, augment))
+    soft = _has_soft_labels(train, options)
     shared: dict[str, Any] = {"networks": [network], "lr": lr, **options}
     baselines = ["random"] if full_accuracy is not None else ["random", "full"]
     evaluation = evaluate(train, test, recipe=recipe, augment=augment, baselines=baselines, **shared)
+    plain = evaluate(train, test, recipe=unaugmented, baselines="random", **shared)
+    return _ranking(evaluation, plain, full_accuracy, weight, soft=soft)
+
+
+def _ranking(
+    evaluation: Evaluation, plain: Evaluation, full_accuracy: float | None, weight: float, *, soft: bool
+) -> RankingScores:
+    """Return the scores of a set.
+
+    Args:
+        evaluation: Accuracies with augmentation.
+        plain: Accuracies without augmentation.
+        full_accuracy: Accuracy on the whole source; None: that in `evaluation`.
+        weight: Weight of the first term.
+        soft: Whether the set has soft labels.
+    """
     own = evaluation.scores[0]
     random = "random" + SOFT_LABELS if soft else "random"
     hard = evaluation.score(own.set + HARD_LABELS) if soft else own
     full = evaluation.score("full") if full_accuracy is None else _constant(hard, full_accuracy)
-    plain = evaluate(train, test, recipe=unaugmented, baselines="random", **shared)
     hlr, ior = full.over(hard), own.over(evaluation.score(random))
     plain_ior = plain.scores[0].over(plain.score(random))
     return RankingScores(
         hlr=hlr,
         ior=ior,
-        lrs=squashed(weight * ior.mean - (1 - weight) * hlr.mean),
-        ars=squashed(weight * ior.mean + (1 - weight) * plain_ior.mean),
+        lrs=exponential_score(weight * ior.mean - (1 - weight) * hlr.mean),
+        ars=exponential_score(weight * ior.mean + (1 - weight) * plain_ior.mean),
         evaluation=evaluation,
         plain_evaluation=plain,
     )
@@ -177,11 +180,41 @@ def _refuse_several(network: NetworkSpec, options: Mapping[str, Any]) -> None:
         raise TypeError(f"dd_ranking scores one set, so ipc should be one number of images per class; got {ipc!r}")
 
 
-def squashed(value: float) -> float:
+def _without_augmentation(training: TrainingRecipe) -> TrainingRecipe:
+    """Return how networks are trained on whole rows as they are.
+
+    Raises:
+        ValueError: If that is how they are trained anyway.
+    """
+    if not (training.augmentations() or training.cutmix_probability or training.view_area):
+        raise ValueError(
+            "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
+            f"augment={ALL_FAMILIES!r}"
+        )
+    return replace(training, augment="none", cutmix_probability=0.0, view_area=None)
+
+
+def _has_soft_labels(train: datasets.Dataset | TensorSet, options: Mapping[str, Any]) -> bool:
+    """Return whether networks are trained on the soft labels of a teacher.
+
+    Raises:
+        ValueError: If they are, and the teacher is not at hand to label random rows.
+    """
+    soft = has_soft_labels(train) or bool(options.get("relabel"))
+    teacher = options.get("teacher")
+    teacher = getattr(train, "teacher", None) if teacher is None else teacher
+    if soft and teacher is None:
+        raise ValueError(
+            "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
+        )
+    return soft
+
+
+def exponential_score(value: float) -> float:
     """Map [-1, 1] to [0, 1], exponentially.
 
     Example:
-        >>> [round(squashed(value), 3) for value in (-1, -0.5, 0, 0.1, 1)]
+        >>> [round(exponential_score(value), 3) for value in (-1, -0.5, 0, 0.1, 1)]
         [0.0, 0.102, 0.269, 0.314, 1.0]
     """
     return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))

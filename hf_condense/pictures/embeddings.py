@@ -80,9 +80,9 @@ def embedding_scatter(
     groups = []
     for c in classes:
         positions = class_positions(real, names[c])
-        drawn = torch.randperm(len(positions), generator=keyed_generator(seed, "scatter", names[c]))[:per_class]
+        rows = torch.randperm(len(positions), generator=keyed_generator(seed, "scatter", names[c]))[:per_class]
         own = (images[labels == c] - real.mean.reshape(-1, 1, 1)) / real.std.reshape(-1, 1, 1)
-        groups.append((names[c], _embedded(net, real.at(drawn + positions.start)), _embedded(net, own)))
+        groups.append((names[c], _embedded(net, real.at(rows + positions.start)), _embedded(net, own)))
     return save_figure(_drawn(_in_plane(groups), f"{small.recipe.config_name}, as {factory.name} sees it"), file)
 
 

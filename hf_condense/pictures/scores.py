@@ -202,10 +202,11 @@ def _series(
 ) -> tuple[dict[str, Points], dict[str, Points]]:
     """Return the scores of one network by set: those of the evaluated sets, and those of the baselines."""
     scores = [(x, score) for x, table in tables for score in table.scores]
-    known = list(dict.fromkeys(score.network for _, score in scores))
-    network = network or next(iter(known), None)
-    if network not in known:
-        raise ValueError(f"network should be one that the tables name: {', '.join(known) or 'none'}; got {network!r}")
+    networks = list(dict.fromkeys(score.network for _, score in scores))
+    network = network or next(iter(networks), None)
+    if network not in networks:
+        names = ", ".join(networks) or "none"
+        raise ValueError(f"network should be one that the tables name: {names}; got {network!r}")
     condensed = {score.set for _, score in scores if _IPC.search(score.set)}
     evaluated = condensed or {table.scores[0].set for _, table in tables if table.scores}
     own: dict[str, Points] = {}

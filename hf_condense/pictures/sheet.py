@@ -14,12 +14,13 @@ from torch import Tensor
 
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
+from hf_condense.condensed.preview import SIDE
 from hf_condense.condensed.tensors import eight_bit_pixels
 
 DPI = 100
 TEXT, HEADING = 10, 12  # points
 _LONGEST = 28  # characters of a name; longer ones are cut
-_SIDE, _ALONE = 56, 112  # pixels to which a small image is enlarged, and one that stands alone for its class
+_ALONE = 2 * SIDE  # pixels to which a small image is enlarged that stands alone for its class
 GAP = 2
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), or (n, height, width, 3)
@@ -76,7 +77,7 @@ def tiles(images: Tensor, *, alone: bool = False) -> Pixels:
     Returns:
         uint8 (n, height, width, 3).
     """
-    side = _ALONE if alone else _SIDE
+    side = _ALONE if alone else SIDE
     factor = max(1, round(side / max(images.shape[2:])))
     pixels = eight_bit_pixels(images.detach().float().cpu())
     pixels = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)

@@ -64,11 +64,11 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
 
 def _parts(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """Return the recipes, those of its numbered parts in the place of a combined set."""
-    made: dict[str, Recipe] = {}
+    by_name: dict[str, Recipe] = {}
     for name, recipe in recipes.items():
         several = recipe.part_recipes if recipe.parts is not None else []
-        made |= {f"{name}, part {i}": part for i, part in enumerate(several, 1)} or {name: recipe}
-    return made
+        by_name |= {f"{name}, part {i}": part for i, part in enumerate(several, 1)} or {name: recipe}
+    return by_name
 
 
 def _combined(recipes: Mapping[str, Recipe]) -> str:
@@ -76,10 +76,10 @@ def _combined(recipes: Mapping[str, Recipe]) -> str:
     lines = []
     for name, recipe in recipes.items():
         for i, part in enumerate(recipe.parts or [], 1):
-            made = Recipe.from_dict(part["recipe"])
-            origin = f" of {escape(made.source['name'])}" if made.source.get("name") else ""
+            own = Recipe.from_dict(part["recipe"])
+            origin = f" of {escape(own.source['name'])}" if own.source.get("name") else ""
             amounts = ", ".join(f"{label} {amount}" for label, amount in part["ipc"].items())
-            lines.append(f"{name}, part {i}: {_name(made.config_name)}{origin}, images per class: {escape(amounts)}.")
+            lines.append(f"{name}, part {i}: {_name(own.config_name)}{origin}, images per class: {escape(amounts)}.")
     return bullets(lines)
 
 

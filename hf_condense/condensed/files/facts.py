@@ -277,6 +277,6 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     values["source"] = {key: value for key, value in recipe.source.items() if key != "license"}
     if recipe.parts is not None:
         values["parts"] = [
-            {**part, "recipe": _identity(made)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
+            {**part, "recipe": _identity(own)} for part, own in zip(recipe.parts, recipe.part_recipes, strict=True)
         ]
     return values
