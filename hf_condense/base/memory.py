@@ -47,7 +47,7 @@ _most_memory: ContextVar[int | None] = ContextVar("most_memory", default=None)
 
 @contextmanager
 def limited_memory(most: int | None) -> Iterator[None]:
-    """Let steps inside a block use so many bytes, whatever is free; None changes nothing."""
+    """Let steps inside a block use that many bytes, whatever is free; None changes nothing."""
     token = _most_memory.set(_most_memory.get() if most is None else most)
     try:
         yield

@@ -113,7 +113,7 @@ def _warn_of_repeats(sets: list[CondensedDataset]) -> None:
     """Warn of sets that are equal, because their rows say nothing new."""
     for (i, first), (j, second) in itertools.combinations(enumerate(sets, 1), 2):
         if first.recipe.class_names == second.recipe.class_names and first.synthetic.equals(second.synthetic):
-            logger.warning("sets %d and %d are equal, so that the combined set has the same rows twice", i, j)
+            logger.warning("sets %d and %d are equal, so the combined set has the same rows twice", i, j)
 
 
 def _check_equal(what: str, values: list[Any]) -> None:

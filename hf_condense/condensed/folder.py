@@ -89,7 +89,7 @@ def list_sets(folder: Path) -> list[str]:
 
 
 def check_level(folder: Path) -> None:
-    """Raise if a folder holds no sets but its subfolders do, so that one of these is probably meant.
+    """Raise if a folder holds no sets but its subfolders do, so one of these is probably meant.
 
     Raises:
         CondensedFormatError: If that is so; the message names the subfolders.

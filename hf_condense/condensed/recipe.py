@@ -139,7 +139,7 @@ class Recipe:
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
 
     def number_of_classes(self, entries: int) -> int:
-        """Return how many classes a set of this recipe has, if it has so many entries."""
+        """Return how many classes a set of this recipe has, if it has that many entries."""
         if isinstance(self.ipc, dict):
             return len(self.ipc)
         # Exact whatever number a stranger's file claims, where a quotient of floats would be rounded.

@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 SOFT_LABEL_COLUMN = "soft_label"
 VIEW_COLUMNS = (SOFT_LABEL_COLUMN, "soft_label_class", "soft_label_crop")
 """Columns of the soft labels of views: for each view its largest logits, their classes, and the crop."""
-# Modes to which rows of so many channels can be converted without loss; the first one is that of the rows themselves.
+# Modes to which rows of that many channels can be converted without loss; the first one is that of the rows themselves.
 _MODES = {1: ("L", "LA", "RGB", "RGBA"), 3: ("RGB", "RGBA")}
 
 

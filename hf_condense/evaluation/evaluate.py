@@ -107,8 +107,9 @@ def evaluate(
             one more network for each rate (the one that the set would have otherwise is always among them), by the
             accuracy on rows of `source` that are held out: a tenth, at most 1,000. No network or baseline is trained on
             them; a set that was learned from the whole source has seen them.
-        ipc: Images per class: the set is cut down to the first so many images of every class, and so are its baselines.
-            Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default: all.
+        ipc: Images per class: the set is cut down to the first images of every class, this many, and so are its
+            baselines. Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default:
+            all.
         seeds: Networks per set, >= 1, or a list of their seeds.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
@@ -139,7 +140,7 @@ def evaluate(
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        seed: Seed of every draw, beside the networks' own.
+        seed: Seed of every draw, besides the networks' own.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -249,7 +250,7 @@ def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages
     made_from = train.recipe.sources if isinstance(train, CondensedDataset) else []
     if test.images.content_hash in [source.get("content_hash") for source in made_from]:
         logger.warning(
-            "the test images are those that the set was made from, so that the accuracies say little about new ones; "
+            "the test images are those that the set was made from, so the accuracies say little about new ones; "
             "pass the test split as test="
         )
 

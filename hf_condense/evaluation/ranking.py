@@ -86,7 +86,7 @@ def dd_ranking(
     With accuracies as fractions, alpha = weight * IOR - (1 - weight) * HLR, LRS = (e^alpha - 1/e) / (e - 1/e), and ARS
     is the same of weight * (improvement over random rows with augmentation) + (1 - weight) * (that without it).
 
-    The authors' program differs in two points: its accuracies are per cent, so that LRS and ARS leave [0, 1]; and it
+    The authors' program differs in two points: its accuracies are per cent, so LRS and ARS leave [0, 1]; and it
     chooses epochs and learning rates on the test set. Here the last epoch counts, and rates are chosen on held-out
     training rows.
 

@@ -74,7 +74,7 @@ def search_rates(
 
     Args:
         trials: One for every kind of network; their contenders are replaced.
-        rates: Candidates, beside the rate that a contender has, which is kept if no other is better.
+        rates: Candidates, besides the rate that a contender has, which is kept if no other is better.
         held_out: The held-out training rows.
         accelerator: Its processes share the work.
         show_progress: Whether this process shows a progress bar.

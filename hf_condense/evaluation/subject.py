@@ -114,7 +114,7 @@ class Subject:
         """Return the set with the first images of every class that it stores, at most `ipc`, and what they give.
 
         Raises:
-            ValueError: If no class stores so many.
+            ValueError: If no class stores that many.
         """
         if ipc > (most := max(self.stored_per_class.values())):
             raise ValueError(f"ipc should be at most {most}, which is what {self.name!r} stores of a class; got {ipc}")

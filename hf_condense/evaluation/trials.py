@@ -355,7 +355,7 @@ def _read_score(file: Path | None) -> Score | None:
         lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
         return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
     except (OSError, ValueError, KeyError, TypeError) as error:  # it is not ours to read, or damaged
-        logger.warning("%s in the cache cannot be read (%s), so that its network is trained again", file, error)
+        logger.warning("%s in the cache cannot be read (%s), so its network is trained again", file, error)
         return None
 
 

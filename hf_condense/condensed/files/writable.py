@@ -71,7 +71,7 @@ def _check_rows(source: datasets.Dataset, image_column: str) -> None:
 
 
 def _check_nested(source: datasets.Dataset, image_column: str) -> None:
-    """Raise `ValueError` if a column beside the pictures names files that are missing or are not stored with it."""
+    """Raise `ValueError` if a column apart from the pictures names files that are missing or not stored with it."""
     schema = source.features.arrow_schema
     names = [field.name for field in schema if field.type.num_fields and field.name != image_column]
     if not names:
