@@ -90,6 +90,9 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
         tensors: The set.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
+
+    Raises:
+        ValueError: If `per_class` or `max_classes` is below 1.
     """
     check_shown(per_class, max_classes)
     rows = first_rows(tensors.row_labels.tolist(), per_class, max_classes)

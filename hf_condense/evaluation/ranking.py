@@ -35,6 +35,19 @@ class RankingScores(Tabular):
             number, which is .27 where it is zero.
         evaluation: The accuracies with augmentation.
         plain_evaluation: The accuracies without augmentation.
+
+    Example:
+        >>> score = Score("dm_ipc1", 10, "convnet", "dsa", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
+        >>> hlr = Difference("full", "dm_ipc1", "convnet", 0.2, (0.1, 0.3), 2)
+        >>> ior = Difference("dm_ipc1", "random", "convnet", 0.1, (0.0, 0.2), 2)
+        >>> table = Evaluation((score,))
+        >>> print(RankingScores(hlr, ior, lrs=0.2482, ars=0.3137, evaluation=table, plain_evaluation=table))
+        score  % (95 %)                   meaning
+        HLR    +20.00 (+10.00 to +30.00)  full - dm_ipc1; lower is better
+        IOR    +10.00 (+0.00 to +20.00)   dm_ipc1 - random
+        LRS    24.82                      of IOR and HLR; 26.89 where both are zero
+        ARS    31.37                      of IOR with and without augmentation; 26.89
+                                          where it is zero
     """
 
     hlr: Difference

@@ -52,7 +52,7 @@ def embedding_scatter(
         per_class: Real rows to draw per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
         seed: Seed of the weights and of the real rows.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
         cache: Keep decoded images of `source` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
 

@@ -44,7 +44,7 @@ def accuracy_against_ipc(
             that size, as a dict or as pairs, of which several may have the same number. Baselines are dashed.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If the tables are something else.
@@ -87,7 +87,7 @@ def accuracy_against_time(
         unit: Unit of the times.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If the tables are something else.
@@ -112,7 +112,7 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
     Args:
         table: What `evaluate(..., networks=[...])` returned.
         axes: Where to draw. Default: a new figure, which grows with the number of bars.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If it is no such table.

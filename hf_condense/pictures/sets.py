@@ -39,7 +39,7 @@ def class_grid(
         small: The set.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If `per_class` or `max_classes` is below 1.
@@ -76,7 +76,7 @@ def real_beside_condensed(
         seed: Seed of the random rows.
         cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If there is no source, it lacks a class of the set, or a number is below 1.
@@ -116,7 +116,7 @@ def nearest_real_images(
         max_classes: Largest number of classes to show, in label order, >= 1.
         cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If there is no source, its images have another shape, or a number is below 1.
