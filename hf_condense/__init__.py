@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from hf_condense.engine.registry import list_methods, register_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
-    from hf_condense.evaluation.page import write_page
     from hf_condense.evaluation.ranking import RankingScores, dd_ranking
     from hf_condense.networks.teachers import Teacher
     from hf_condense.networks.training_recipe import TrainingRecipe
+    from hf_condense.web_page import write_page
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
 # may bear a public name: importing it would put the module in the place of the function.
@@ -38,7 +38,7 @@ _HOME = {
     "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
-    "write_page": "evaluation.page",
+    "write_page": "web_page",
     "TrainingViews": "condensed.training_views",
     "Composer": "engine.method",
     "Loss": "engine.method",

@@ -27,7 +27,7 @@ from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.writable import check_writable
+from hf_condense.condensed.files.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import read_checkpoint, workers_in

@@ -71,7 +71,7 @@ def test_combine_saves_the_rows_of_all_sets_and_warns_of_equal_ones(
 ) -> None:
     code, out, _ = program("combine", saved, saved / "dm_ipc2", "--out", tmp_path / "both")
     assert code == 0
-    assert "sets 1 and 2 are equal, so that the combined set has the same rows twice" in caplog.text
+    assert "sets 1 and 2 are equal, so the combined set has the same rows twice" in caplog.text
     assert "Combined 2 sets: 12 images of 3 classes." in out
     assert load_condensed(tmp_path / "both").recipe.config_name == "combined_ipc4"
     code, _, err = program("combine", saved, "--out", tmp_path / "one")

@@ -21,7 +21,7 @@ from hf_condense import (
     list_methods,
     load_condensed,
 )
-from hf_condense.condensed.facts import FACTS, README, TENSORS
+from hf_condense.condensed.files.names import FACTS, README, TENSORS
 from hf_condense.condensed.preview import grid
 from hf_condense.engine.copies import nearest_real
 from hf_condense.engine.registry import get_method

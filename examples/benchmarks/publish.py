@@ -26,25 +26,25 @@ from PIL import Image
 
 from hf_condense import CondensedDataset, condense_dataset, evaluate, load_condensed
 from hf_condense.base.tables import markdown_table
-from hf_condense.condensed.card.accuracy import (
+from hf_condense.condensed.card.render import render
+from hf_condense.condensed.files.facts import Facts, read_facts
+from hf_condense.condensed.files.names import PREVIEW, README
+from hf_condense.condensed.files.sizes import Sizes
+from hf_condense.condensed.folder import list_sets, read_card
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
+from hf_condense.condensed.scores.class_scores import per_cent
+from hf_condense.condensed.scores.records import (
     AS_MANY,
+    EIGHT_BIT_ROWS,
     FLOATS,
     HARD,
     RANDOM,
     SAME_FORM,
-    VIEW,
     WHOLE,
-    accuracy_text,
     groups_of,
-    per_cent,
-    training_text,
 )
-from hf_condense.condensed.card.render import render
-from hf_condense.condensed.facts import PREVIEW, README, Facts, read_facts
-from hf_condense.condensed.folder import list_sets, read_card
-from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.wording import accuracy_text, training_text
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method
@@ -394,13 +394,13 @@ def row_of(dataset: str, name: str, facts: Facts) -> list[str]:
     first = next(iter(main_group.values()), {})
     cells = [
         accuracy_text(main_group[role], first) if role in main_group else "-"
-        for role in (VIEW, FLOATS, RANDOM, AS_MANY, "herding", SAME_FORM, WHOLE)
+        for role in (EIGHT_BIT_ROWS, FLOATS, RANDOM, AS_MANY, "herding", SAME_FORM, WHOLE)
     ]
     if HARD in main_group:
         cells[0] += f" (hard labels {accuracy_text(main_group[HARD], first)})"
     others = []
     for group in groups[1:]:
-        record = group.get(FLOATS) or group.get(VIEW)
+        record = group.get(FLOATS) or group.get(EIGHT_BIT_ROWS)
         if record:
             others.append(f"{record['network']} {per_cent(record['mean'], record.get('std'))}")
     steps = "-" if recipe.steps is None else f"{recipe.steps:,}"

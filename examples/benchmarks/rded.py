@@ -20,8 +20,9 @@ from common import peak_of_process
 from PIL import Image
 
 from hf_condense import condense_dataset, evaluate
-from hf_condense.condensed.facts import PARQUET, TENSORS, read_facts
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.files.names import PARQUET, TENSORS
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.demo_data import load_demo
 
 

@@ -50,7 +50,7 @@ def cached_tensors(file: Path, make: Callable[[], dict[str, Tensor]]) -> dict[st
             check_readable(file)
             return load_file(file)
         except SafetensorError as error:
-            logger.warning("%s in the cache is damaged (%s), so that it is made again", file, error)
+            logger.warning("%s in the cache is damaged (%s), so it is made again", file, error)
             with explained_access(file):
                 file.unlink(missing_ok=True)
     tensors = {name: tensor.contiguous() for name, tensor in make().items()}

@@ -46,6 +46,6 @@ def _unfinished(error: Exception) -> Path | None:
     if match is None:
         return None
     path = Path(match["path"]).resolve()
-    chosen = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    root = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
     is_torchs = any(folder.name.startswith("torchinductor_") for folder in path.parents)
-    return path if is_torchs or (chosen and path.is_relative_to(Path(chosen).resolve())) else None
+    return path if is_torchs or (root and path.is_relative_to(Path(root).resolve())) else None

@@ -58,7 +58,7 @@ def has_compiler() -> bool:
 def to_device(tensor: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device. A copy from the CPU to a CUDA device does not wait for what is queued there.
 
-    Only pinned memory can be copied without waiting, so that the tensor is copied into such memory first.
+    Only pinned memory can be copied without waiting, so the tensor is copied into such memory first.
     """
     if device.type == "cuda" and tensor.device.type == "cpu":
         return tensor.pin_memory().to(device, non_blocking=True)

@@ -15,7 +15,7 @@ class NonFiniteLossError(ArithmeticError):
 
 
 class CannotRunError(RuntimeError):
-    """What a run needs beside its arguments is not as it should be; the message says what is wrong and what to do."""
+    """What a run needs besides its arguments is not as it should be; the message says what is wrong and what to do."""
 
 
 class RunInterrupted(KeyboardInterrupt):

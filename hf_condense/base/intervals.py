@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 
-def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, float] | None:
-    """Return the confidence interval of the mean of a normal distribution, from some draws of it.
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % confidence interval of the mean of a normal distribution, from some draws of it.
 
     Args:
         values: The draws.
-        level: Probability that an interval covers the mean, in (0, 1).
 
     Returns:
         Its lower and upper end, or None if there are fewer than two draws.
@@ -27,7 +26,7 @@ def mean_interval(values: Sequence[float], level: float = 0.95) -> tuple[float, 
     if n < 2:
         return None
     mean = statistics.fmean(values)
-    reach = t_quantile(n - 1, level) * statistics.stdev(values) / math.sqrt(n)
+    reach = t_quantile(n - 1) * statistics.stdev(values) / math.sqrt(n)
     return mean - reach, mean + reach
 
 

@@ -47,7 +47,7 @@ _most_memory: ContextVar[int | None] = ContextVar("most_memory", default=None)
 
 @contextmanager
 def limited_memory(most: int | None) -> Iterator[None]:
-    """Let steps inside a block use so many bytes, whatever is free; None changes nothing."""
+    """Let steps inside a block use that many bytes, whatever is free; None changes nothing."""
     token = _most_memory.set(_most_memory.get() if most is None else most)
     try:
         yield
@@ -64,8 +64,8 @@ def free_memory(device: torch.device) -> int:
         return most
     if device.type != "cuda":
         return min(int(psutil.virtual_memory().available), _room_of_container())
-    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + kept
+    cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + cached
 
 
 def _room_of_container(root: Path = Path("/")) -> int:

@@ -281,7 +281,7 @@ def _hosts() -> Any:
 
 
 def _leave_hosts() -> None:
-    """End the threads of the group for waits. They end with its last reference, so that none may remain here."""
+    """End the threads of the group for waits. They end with its last reference, so none may remain here."""
     global _host_group
     if _host_group is not None:
         hosts, _host_group = _host_group[1], None

@@ -75,7 +75,7 @@ def exact_convolutions(device: torch.device) -> Iterator[None]:
 @contextmanager
 def _exact_products() -> Iterator[None]:
     """Compute matrix products of float32 in float32 inside a block: distances are differences of large products."""
-    # Since torch 2.9 each backend has a setting of its own, beside the one for all of them.
+    # Since torch 2.9 each backend has a setting of its own, besides the one for all of them.
     backends: list[Any] = [torch.backends.cuda.matmul, getattr(torch.backends.mkldnn, "matmul", None)]
     settings = {backend: backend.fp32_precision for backend in backends if hasattr(backend, "fp32_precision")}
     try:

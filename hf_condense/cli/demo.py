@@ -82,8 +82,8 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
 
 def _picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:
     """Return random rows beside condensed ones, with the accuracies that networks reached on each."""
-    from hf_condense.condensed.class_scores import per_cent
     from hf_condense.condensed.preview import Panel, comparison, grid_of
+    from hf_condense.condensed.scores.class_scores import per_cent
 
     own, other = table.scores
     rows = f"{len(small)} {{}} rows of MNIST"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
     from hf_condense.condensed.scores import Evaluation
-    from hf_condense.condensed.tabular import Tabular
+    from hf_condense.condensed.scores.tabular import Tabular
     from hf_condense.evaluation.tensor_sets import TensorSet
 
 
@@ -160,7 +160,7 @@ def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
 def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
     from hf_condense import list_condensed, load_condensed
-    from hf_condense.condensed.facts import FACTS
+    from hf_condense.condensed.files.names import FACTS
     from hf_condense.condensed.folder import check_level
     from hf_condense.evaluation.tensor_sets import is_tensor_file, read_tensor_set
 
@@ -184,8 +184,8 @@ def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet
 def _check_card(place: Path) -> None:
     """Refuse to write the card of a set into a folder that is of something else, or under a name that cannot be."""
     from hf_condense.condensed.card.template import START
-    from hf_condense.condensed.facts import README
-    from hf_condense.condensed.folder import check_name, read_card
+    from hf_condense.condensed.files.names import README, check_name
+    from hf_condense.condensed.folder import read_card
 
     check_name(place.name)
     card = read_card(place.parent)

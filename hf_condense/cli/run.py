@@ -215,7 +215,7 @@ def _check_run(
     from huggingface_hub.utils import validate_repo_id
 
     from hf_condense.base.checks import byte_count
-    from hf_condense.condensed.folder import check_name
+    from hf_condense.condensed.files.names import check_name
     from hf_condense.engine.build import check_request
     from hf_condense.source.load import checked_size
 

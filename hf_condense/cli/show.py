@@ -12,7 +12,7 @@ from hf_condense.cli.options import FilePath, Integer
 from hf_condense.cli.text import command_line, facts_table
 
 if TYPE_CHECKING:
-    from hf_condense.condensed.facts import Facts
+    from hf_condense.condensed.files.facts import Facts
 
 
 @click.command(short_help="Print how a set was made, and save a picture of it.")
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int | None) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
-    from hf_condense.condensed.facts import PREVIEW
+    from hf_condense.condensed.files.names import PREVIEW
 
     if preview is None and per_class is not None:
         raise click.UsageError("--per-class is for the picture of --preview, which is missing")
@@ -55,7 +55,7 @@ def _check_picture(file: Path) -> None:
 
 def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> Facts:
     """Return the facts of a set that was just loaded; those of a repository are among the files kept from then."""
-    from hf_condense.condensed.facts import read_facts
+    from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.folder import is_repository, pick, resolve_folder
     from hf_condense.condensed.hub.repository import download
 

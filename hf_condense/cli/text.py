@@ -14,7 +14,7 @@ from hf_condense.base.tables import plain_table, visible
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
-    from hf_condense.condensed.facts import Facts
+    from hf_condense.condensed.files.facts import Facts
     from hf_condense.engine.method import MethodInfo
 
 
@@ -80,8 +80,8 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
         small: The set.
         stored: What its `condense_config.json` says.
     """
-    from hf_condense.condensed.card.accuracy import accuracy_lines
     from hf_condense.condensed.summary import summary
+    from hf_condense.condensed.wording import accuracy_lines
 
     facts = summary(stored, small.synthetic)
     if measured := accuracy_lines(stored.recipe):

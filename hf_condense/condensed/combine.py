@@ -113,7 +113,7 @@ def _warn_of_repeats(sets: list[CondensedDataset]) -> None:
     """Warn of sets that are equal, because their rows say nothing new."""
     for (i, first), (j, second) in itertools.combinations(enumerate(sets, 1), 2):
         if first.recipe.class_names == second.recipe.class_names and first.synthetic.equals(second.synthetic):
-            logger.warning("sets %d and %d are equal, so that the combined set has the same rows twice", i, j)
+            logger.warning("sets %d and %d are equal, so the combined set has the same rows twice", i, j)
 
 
 def _check_equal(what: str, values: list[Any]) -> None:
@@ -178,14 +178,14 @@ def _combined_rows(
         start += len(own)
         features = {column: features[column] for column in columns}
         value_of = dict(zip(recipe.class_names, recipe.label_values, strict=True))
-        renamed = dict(zip(s.recipe.label_values, map(value_of.__getitem__, s.recipe.class_names), strict=True))
+        new_value = dict(zip(s.recipe.label_values, map(value_of.__getitem__, s.recipe.class_names), strict=True))
         table = rows[:].select(columns)
-        values = [renamed[value] for value in table[recipe.label_column].to_pylist()]
+        values = [new_value[value] for value in table[recipe.label_column].to_pylist()]
         kind = datasets.Features(features).arrow_schema.field(recipe.label_column)
         table = table.set_column(table.schema.get_field_index(recipe.label_column), kind, pa.array(values, kind.type))
         tables.append(table.replace_schema_metadata(datasets.Features(features).arrow_schema.metadata))
-    chosen = torch.cat(places)[order][round_robin(labels.tolist())]
-    return datasets.Dataset(InMemoryTable(pa.concat_tables(tables).take(chosen.numpy()).combine_chunks()))
+    positions = torch.cat(places)[order][round_robin(labels.tolist())]
+    return datasets.Dataset(InMemoryTable(pa.concat_tables(tables).take(positions.numpy()).combine_chunks()))
 
 
 def _combined_recipe(sets: list[CondensedDataset], names: list[str], values: list[Any]) -> Recipe:

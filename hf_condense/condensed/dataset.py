@@ -47,6 +47,15 @@ class CondensedDataset(datasets.Dataset):
         source: The real training set from which the set was made. It exists in memory only and is not pickled or saved.
         teacher: What gave the soft labels, a function from pixels (n, C, H, W) to logits (n, K) in label order, or
             None. It exists in memory only, like `source`.
+
+    Example:
+        >>> from hf_condense import condense_dataset
+        >>> from hf_condense.demo_data import load_demo
+        >>> small = condense_dataset(load_demo()["train"], "random", ipc=2, progress=False)
+        >>> small.num_rows, small.column_names, small.synthetic.images.shape
+        (20, ['image', 'label'], torch.Size([20, 1, 28, 28]))
+        >>> type(small.with_format("torch")).__name__, type(small.select([0])).__name__
+        ('CondensedDataset', 'Dataset')
     """
 
     synthetic: CondensedTensors
@@ -71,9 +80,10 @@ class CondensedDataset(datasets.Dataset):
         """
         if len(rows) != tensors.num_rows:
             raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
-        made = cls.__new__(cls)
-        made.__setstate__({**rows.__dict__, "synthetic": tensors, "recipe": recipe, "source": source, "teacher": None})
-        return made
+        condensed = cls.__new__(cls)
+        own = {"synthetic": tensors, "recipe": recipe, "source": source, "teacher": None}
+        condensed.__setstate__({**rows.__dict__, **own})
+        return condensed
 
     def preview(self, per_class: int = 10, *, max_classes: int = 100) -> Image.Image:
         """Return the first images of every class as one picture.
@@ -83,6 +93,9 @@ class CondensedDataset(datasets.Dataset):
         Args:
             per_class: Images to show per class, at most; >= 1.
             max_classes: Largest number of classes to show, in label order, >= 1.
+
+        Raises:
+            ValueError: If `per_class` or `max_classes` is below 1.
         """
         return first_images(self.synthetic, per_class, max_classes=max_classes)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -17,26 +16,17 @@ from hf_condense.base.files import abandoned, temporary_prefix
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
-from hf_condense.condensed.facts import (
-    FACTS,
-    MAX_README_BYTES,
-    README,
-    Facts,
-    is_repository_name,
-    read_facts,
-    refuse_replacing,
-)
-from hf_condense.condensed.packing import pack
+from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
+from hf_condense.condensed.files.names import FACTS, MAX_README_BYTES, README, check_name, is_name, is_repository_name
+from hf_condense.condensed.files.packing import pack
+from hf_condense.condensed.files.untrusted import read_bytes
 from hf_condense.condensed.rows import Parts
-from hf_condense.condensed.untrusted import read_bytes
 
 logger = logging.getLogger("hf_condense")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MAX_PLACES = 8  # in a message
 _SCRATCH = "hf_condense"  # temporary folders are named after it
 _BACKUPS = "old"  # in a temporary folder
-_SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
 def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite: bool = False) -> Path:
@@ -99,7 +89,7 @@ def list_sets(folder: Path) -> list[str]:
 
 
 def check_level(folder: Path) -> None:
-    """Raise if a folder holds no sets but its subfolders do, so that one of these is probably meant.
+    """Raise if a folder holds no sets but its subfolders do, so one of these is probably meant.
 
     Raises:
         CondensedFormatError: If that is so; the message names the subfolders.
@@ -109,25 +99,6 @@ def check_level(folder: Path) -> None:
     if places := sorted({str(facts.parent.parent) for facts in folder.glob(f"*/*/{FACTS}")}):
         names = listed(places, _MAX_PLACES, quoted=False)
         raise CondensedFormatError(f"{folder} has no condensed set, but its subfolders have; pass one: {names}")
-
-
-def is_name(name: str) -> bool:
-    """Return whether a name can be that of a set: one folder, never a path."""
-    return _NAME.fullmatch(name) is not None
-
-
-def check_name(name: str) -> str:
-    """Return a config name if it is safe as a folder and cannot be mistaken for a split.
-
-    Raises:
-        ValueError: If it is not usable.
-    """
-    if not is_name(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
-        raise ValueError(
-            f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "
-            f"and have no part that names a split ({', '.join(sorted(_SPLIT_WORDS))})"
-        )
-    return name
 
 
 def resolve_folder(path_or_repo: str | Path) -> Path:

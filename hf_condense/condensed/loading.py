@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.files.packing import unpack
 from hf_condense.condensed.folder import is_repository, list_sets, pick, refuse_revision, resolve_folder
 from hf_condense.condensed.hub.repository import download, list_names
-from hf_condense.condensed.packing import unpack
 
 
 def load_condensed(

@@ -16,11 +16,15 @@ from torchvision.utils import make_grid
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.tensors import CondensedTensors, are_alone, check_shown, first_rows
 
-_SIDE = 56  # pixels; smaller images are enlarged by an integer factor to about this side
+SIDE = 56
+"""Pixels of the side to about which smaller images are enlarged, by an integer factor."""
+SHORT_FLOW = 5
+"""Images in a row beside or among other pictures, if no class has several."""
+
 _LONGEST_SIDE = 8192  # pixels; no image is enlarged beyond this, so that long and narrow ones fit into memory
 _GAP = 2
 _BLANK = 1.0  # white, in pixel units
-_FLOW, _SHORT_FLOW = 10, 5  # images in a row if no class has several: alone, and beside or among other pictures
+_FLOW = 10  # images in a row of a picture that stands alone, if no class has several
 _PANEL = 584  # pixels; pictures side by side are enlarged by an integer factor to about this width
 _MARGIN, _BETWEEN = 36, 48  # pixels around and between pictures side by side
 _TITLE, _SCORE, _NOTE, _LINE = 34, 42, 21, 1.35  # sizes of the fonts, and the height of a line in font sizes
@@ -70,7 +74,7 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         classes, counts = labels.unique(return_counts=True)
         per_class = min(per_class, int(counts[:max_classes].max()))
         images = torch.cat([_row(images[labels == c], per_class) for c in classes[:max_classes]])
-    scale = max(1, min(round(_SIDE / min(images.shape[2:])), _LONGEST_SIDE // max(images.shape[2:])))
+    scale = max(1, min(round(SIDE / min(images.shape[2:])), _LONGEST_SIDE // max(images.shape[2:])))
     enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
     picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
     return picture
@@ -86,6 +90,9 @@ def first_images(tensors: CondensedTensors, per_class: int = 10, *, max_classes:
         tensors: The set.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
+
+    Raises:
+        ValueError: If `per_class` or `max_classes` is below 1.
     """
     check_shown(per_class, max_classes)
     rows = first_rows(tensors.row_labels.tolist(), per_class, max_classes)
@@ -102,7 +109,7 @@ def grid_of(images: Tensor, labels: Tensor) -> Image.Image:
         images: In pixel units. (N, C, H, W).
         labels: Class of every image. (N,).
     """
-    return grid(images, per_class=_SHORT_FLOW) if are_alone(labels) else grid(images, labels)
+    return grid(images, per_class=SHORT_FLOW) if are_alone(labels) else grid(images, labels)
 
 
 def comparison(panels: Sequence[Panel], note: str = "") -> Image.Image:

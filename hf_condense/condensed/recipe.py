@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-import math
-import types
 import typing
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import torch
 
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.base.json_types import is_a, spelled
 from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
 from hf_condense.condensed.decoders.patches import LARGEST_FACTOR, factor_of_form, form_of_factor
-from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
-
-PIXEL_RANGES = ("valid", "free")
-STORE_DTYPES = ("float32", "float16", "uint8")
+from hf_condense.condensed.recipe_checks import (
+    check_amounts,
+    check_classes,
+    check_form,
+    check_images,
+    check_provenance,
+    check_soft_labels,
+)
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ class Recipe:
         return self.ipc[name] if isinstance(self.ipc, dict) else self.ipc
 
     def number_of_classes(self, entries: int) -> int:
-        """Return how many classes a set of this recipe has, if it has so many entries."""
+        """Return how many classes a set of this recipe has, if it has that many entries."""
         if isinstance(self.ipc, dict):
             return len(self.ipc)
         # Exact whatever number a stranger's file claims, where a quotient of floats would be rounded.
@@ -250,8 +252,8 @@ class Recipe:
         if missing := sorted(required - values.keys()):
             raise CondensedFormatError(f"recipe: missing {', '.join(missing)}")
         for name in names:
-            if name in values and not _is_a(values[name], hints[name]):
-                raise CondensedFormatError(f"recipe: {name} should be {_spell(hints[name])}; got {values[name]!r:.80}")
+            if name in values and not is_a(values[name], hints[name]):
+                raise CondensedFormatError(f"recipe: {name} should be {spelled(hints[name])}; got {values[name]!r:.80}")
         recipe = cls(
             **{name: values[name] for name in names if name in values},
             extra={name: value for name, value in values.items() if name not in names},
@@ -261,46 +263,13 @@ class Recipe:
 
     def _check(self) -> None:
         """Raise `CondensedFormatError` for values that contradict each other."""
-        counts = self._budgets
-        names, values = self.class_names, self.label_values
-        rules = {
-            "kind should be synthetic, composed or coreset": self.kind in ("synthetic", "composed", "coreset"),
-            "pixel_range should be valid or free": self.pixel_range in PIXEL_RANGES,
-            "store_dtype should be float32, float16 or uint8": self.store_dtype in STORE_DTYPES,
-            "store_dtype uint8 should be that of images in [0, 1]": self.store_dtype != "uint8"
-            or (decoder_class(self.storage).stores_images and self.pixel_range == "valid"),
-            "soft labels of views should have a temperature": self.label_views is None or self.temperature is not None,
-            f"label_views should be in 1..{MOST_VIEWS}, and label_top in 1..{MOST_CLASSES} and at most the classes": (
-                (self.label_views is None and self.label_top is None)
-                or (
-                    1 <= (self.label_views or 0) <= MOST_VIEWS
-                    and 1 <= (self.label_top or 0) <= len(names) <= MOST_CLASSES
-                )
-            ),
-            "ipc should be >= 1": all(n >= 1 for n in counts) and bool(counts),
-            "ipc should name classes of class_names": isinstance(self.ipc, int) or self.ipc.keys() <= {*names},
-            "rows should be given for a coreset, and be >= 0": (self.rows is not None) == (self.kind == "coreset")
-            and all(row >= 0 for row in self.rows or ()),
-            "a coreset should be stored as pixels": self.kind != "coreset" or self.storage == "pixels",
-            "there should be one label value for each class name": len(values) == len(names) > 0,
-            "class names and label values should differ": len(set(names)) == len(names)
-            and len({(type(v), v) for v in values}) == len(values),
-            "image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..4096": len(self.image_shape) == 3
-            and self.image_shape[0] in (1, 3)
-            and all(1 <= s <= 4096 for s in self.image_shape[1:]),
-            "there should be one mean and one positive std per channel": [len(self.mean)]
-            == [len(self.std)]
-            == self.image_shape[:1]
-            and all(s > 0 for s in self.std)
-            and all(map(math.isfinite, [*self.mean, *self.std])),
-            "nearest should have rows >= 1, and synthetic and real with 0 <= min <= median <= max": self.nearest is None
-            or _are_distances(self.nearest),
-            "teacher should have network, networks >= 1, updates, seed, content_hash, held_out, and classes in the "
-            "order of class_names": self.teacher is None or _is_teacher(self.teacher, names),
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise CondensedFormatError(f"recipe: {rule}")
+        names = self.class_names
+        check_form(self.kind, self.pixel_range, self.store_dtype, self.storage)
+        check_soft_labels(self.temperature, self.label_views, self.label_top, len(names))
+        check_amounts(self.ipc, names, self.kind, self.rows, self.storage)
+        check_classes(names, self.label_values)
+        check_images(self.image_shape, self.mean, self.std)
+        check_provenance(self.nearest, self.teacher, names)
         try:
             _ = self.decoder
         except ValueError as error:
@@ -313,7 +282,7 @@ class Recipe:
         form = (self.kind, self.storage, self.expand, self.image_shape)
         totals: Counter[str] = Counter()
         for i, part in enumerate(parts):
-            if not (_is_a(part.get("recipe"), dict[str, Any]) and _is_a(part.get("ipc"), dict[str, int])):
+            if not (is_a(part.get("recipe"), dict[str, Any]) and is_a(part.get("ipc"), dict[str, int])):
                 raise CondensedFormatError(f"recipe: part {i} should have recipe and ipc by class; got {part!r:.80}")
             try:
                 if part["recipe"].get("parts") is not None:
@@ -347,7 +316,7 @@ def _with_storage(values: dict[str, Any]) -> dict[str, Any]:
     values = dict(values)
     factor = values.pop("factor", None)
     if factor is not None:
-        if not _is_a(factor, int) or not 1 <= factor <= LARGEST_FACTOR:
+        if not is_a(factor, int) or not 1 <= factor <= LARGEST_FACTOR:
             raise CondensedFormatError(
                 f"recipe: factor should be an integer in 1..{LARGEST_FACTOR}; got {factor!r:.40}"
             )
@@ -358,48 +327,6 @@ def _with_storage(values: dict[str, Any]) -> dict[str, Any]:
                 f"{values['expand']!r:.40}"
             )
     return values
-
-
-def _are_distances(nearest: dict[str, Any]) -> bool:
-    """Return whether a value has the form of what `nearest_real` returns."""
-    groups = [nearest.get(name) for name in ("synthetic", "real")]
-    if not _is_a(groups, list[dict[str, float]]) or not _is_a(nearest.get("rows"), int) or nearest["rows"] < 1:
-        return False
-    ordered = [[0.0, *(group.get(name, math.nan) for name in ("min", "median", "max"))] for group in groups if group]
-    return len(ordered) == 2 and all(a <= b < math.inf for values in ordered for a, b in pairwise(values))
-
-
-def _is_teacher(teacher: dict[str, Any], class_names: list[str]) -> bool:
-    """Return whether a value has the form of the facts about a teacher."""
-    hints = {"network": str, "networks": int, "updates": int, "seed": int, "content_hash": str, "held_out": int}
-    has_form = all(_is_a(teacher.get(name), hint) for name, hint in hints.items())
-    optional = {"accuracy": float, "accuracy_rows": int}
-    has_form &= all(_is_a(teacher[name], hint) for name, hint in optional.items() if name in teacher)
-    has_form &= "accuracy" in teacher or "accuracy_rows" not in teacher
-    return has_form and teacher["networks"] >= 1 and teacher.get("classes") == class_names
-
-
-def _is_a(value: Any, hint: Any) -> bool:
-    """Return whether a JSON value fits a type hint of scalars, lists, dicts and unions."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if hint is Any:
-        return True
-    if origin in (typing.Union, types.UnionType):
-        return any(_is_a(value, arg) for arg in args)
-    if origin is list:
-        return isinstance(value, list) and all(_is_a(item, args[0]) for item in value)
-    if origin is dict:
-        return isinstance(value, dict) and all(isinstance(k, str) and _is_a(v, args[1]) for k, v in value.items())
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def _spell(hint: Any) -> str:
-    """Spell a type hint for an error message."""
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint).replace("typing.", "")
 
 
 def common(values: list[Any]) -> Any:

@@ -35,7 +35,7 @@ class Parts(NamedTuple):
 SOFT_LABEL_COLUMN = "soft_label"
 VIEW_COLUMNS = (SOFT_LABEL_COLUMN, "soft_label_class", "soft_label_crop")
 """Columns of the soft labels of views: for each view its largest logits, their classes, and the crop."""
-# Modes to which rows of so many channels can be converted without loss; the first one is that of the rows themselves.
+# Modes to which rows of that many channels can be converted without loss; the first one is that of the rows themselves.
 _MODES = {1: ("L", "LA", "RGB", "RGBA"), 3: ("RGB", "RGBA")}
 
 
@@ -60,8 +60,8 @@ def decoded_rows(
     Raises:
         ValueError: If the set has soft labels, and the image or label column is called `soft_label`.
     """
-    kept = row_features(recipe, features, soft_labels=tensors.soft_labels is not None)
-    kind = kept.arrow_schema.field(recipe.label_column).type
+    row_columns = row_features(recipe, features, soft_labels=tensors.soft_labels is not None)
+    kind = row_columns.arrow_schema.field(recipe.label_column).type
     labels = tensors.row_labels.tolist()
     order = round_robin(labels)
     pictures = [_png(pixels) for _, coded in eight_bit(tensors) for pixels in coded]
@@ -75,7 +75,7 @@ def decoded_rows(
     if tensors.view_labels is not None:
         for name, tensor in zip(VIEW_COLUMNS, tensors.view_labels.tensors().values(), strict=True):
             columns[name] = _nested(tensor[order])
-    return datasets.Dataset.from_dict({name: columns[name] for name in kept}, features=kept)
+    return datasets.Dataset.from_dict({name: columns[name] for name in row_columns}, features=row_columns)
 
 
 def row_features(

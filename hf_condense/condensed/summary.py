@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from hf_condense.condensed.facts import Facts
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.tensors import CondensedTensors
 
 

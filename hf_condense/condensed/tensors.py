@@ -13,7 +13,7 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.decoders import Decoder, decoder_class
 from hf_condense.condensed.views import ViewLabels
 
-_CHUNK_NUMBERS = 2**24  # of the images that are decoded at a time
+_CHUNK_ENTRIES, _CHUNK_NUMBERS = 64, 2**24  # entries that are decoded at a time, and numbers of their images
 _OPTIONAL = ("soft_labels", "student_lr", "zca_matrix", "zca_mean")
 
 
@@ -109,10 +109,10 @@ class CondensedTensors:
             images = frame.to_pixels(images)
         return images, labels
 
-    def chunks(self, size: int = 64) -> Iterator[Tensor]:
-        """Yield all decoded images in pixel units, from at most `size` entries at a time: (n, C, H, W)."""
+    def chunks(self) -> Iterator[Tensor]:
+        """Yield all decoded images in pixel units, from a few entries at a time: (n, C, H, W)."""
         most = max(1, _CHUNK_NUMBERS // math.prod(self.decoder.image_shape))
-        rows_at_once = min(size * self.decoder.rows_per_entry, most)
+        rows_at_once = min(_CHUNK_ENTRIES * self.decoder.rows_per_entry, most)
         for rows in torch.arange(self.num_rows, device=self.labels.device).split(rows_at_once):
             yield self.decoded(rows)[0]
 

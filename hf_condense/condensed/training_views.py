@@ -78,8 +78,8 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         index = torch.as_tensor(rows)
         images, labels = self._tensors.decoded(index)
         if self._views is not None:
-            chosen = torch.randint(self._views.num_views, (len(index),))
-            images, targets = self._views.seen(images, index, chosen, self.temperature)
+            numbers = torch.randint(self._views.num_views, (len(index),))
+            images, targets = self._views.seen(images, index, numbers, self.temperature)
         elif self._soft_labels is not None:
             targets = (self._soft_labels[index] / self.temperature).softmax(1)
         else:

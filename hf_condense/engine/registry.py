@@ -11,7 +11,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from hf_condense.base.errors import did_you_mean
-from hf_condense.condensed.folder import check_name
+from hf_condense.condensed.files.names import check_name
 from hf_condense.engine.method import AnyMethod, Composer, Method, MethodInfo, Selector
 from hf_condense.engine.options import MethodConfig
 

@@ -13,7 +13,7 @@ from hf_condense.base.checks import integer, listed, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_factor
-from hf_condense.condensed.recipe import PIXEL_RANGES, STORE_DTYPES
+from hf_condense.condensed.recipe_checks import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import AnyMethod, Method, Selector
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, check_network

@@ -9,7 +9,7 @@ from functools import cached_property
 
 from hf_condense.base.checks import listed
 from hf_condense.condensed.scores import SOFT_LABELS
-from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomRows, StoredRows
+from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomDraws, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training_recipe import TrainingRecipe
@@ -31,7 +31,7 @@ class Contender:
     """
 
     name: str
-    images: Fixed | RandomRows | LabelledRows | StoredRows
+    images: Fixed | RandomDraws | LabelledRows | StoredRows
     training: TrainingRecipe
     max_updates: int | None
     ipc: int | None = None
@@ -52,8 +52,8 @@ def subject_contenders(
 ) -> list[Contender]:
     """Return the evaluated set as contenders: as it is, and, where that differs, in 8 bits and with hard labels."""
     return [
-        Contender(subject.name + ending, Fixed(view), training, max_updates, ipc)
-        for ending, view in subject.views().items()
+        Contender(subject.name + ending, Fixed(data), training, max_updates, ipc)
+        for ending, data in subject.variants().items()
     ]
 
 
@@ -111,7 +111,7 @@ class Baselines:
             contenders.append(self._drawn(f"random as {decoder.name}{decoder.expand}", stored))
         return contenders
 
-    def _random_rows(self, times: int) -> RandomRows:
+    def _random_rows(self, times: int) -> RandomDraws:
         """Return some times as many random rows of each class as the set stores, or all that the class has."""
         available = self.real.images.counts
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
@@ -123,9 +123,9 @@ class Baselines:
                 len(rows),
                 times,
             )
-        return RandomRows(self.real, rows, self._num_classes, self.seed)
+        return RandomDraws(self.real, rows, self._num_classes, self.seed)
 
-    def _drawn(self, name: str, images: RandomRows | LabelledRows | StoredRows) -> Contender:
+    def _drawn(self, name: str, images: RandomDraws | LabelledRows | StoredRows) -> Contender:
         return Contender(name, images, self.training, self.max_updates, self.ipc)
 
     def _full(self) -> Contender:

@@ -43,7 +43,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class RandomRows:
+class RandomDraws:
     """Random real rows, drawn anew for every network.
 
     Attributes:
@@ -90,7 +90,7 @@ class LabelledRows:
         content: None, because scores of rows that are drawn anew are not cached.
     """
 
-    rows: RandomRows
+    rows: RandomDraws
     logits_of: Callable[[Tensor], Tensor]
     like: TrainingSet
     content: ClassVar[None] = None
@@ -102,17 +102,15 @@ class LabelledRows:
     @torch.no_grad()
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
-        drawn = self.rows.for_seed(network_seed)
-        images, _ = drawn.batch(torch.arange(len(drawn)))
-        drawn = replace(drawn, images=images, temperature=self.like.temperature)
+        rows = self.rows.for_seed(network_seed)
+        images, _ = rows.batch(torch.arange(len(rows)))
+        rows = replace(rows, images=images, temperature=self.like.temperature)
         if self.like.relabel is not None:
-            return replace(drawn, relabel=self.like.relabel)
+            return replace(rows, relabel=self.like.relabel)
         if (views := self.like.views) is not None:
             # Views are cut as those of the set are, which has at least as many rows.
-            return replace(
-                drawn, views=ViewLabels.of_images(images, self.logits_of, views.crops[: len(drawn)], views.k)
-            )
-        return replace(drawn, labels=torch.cat([self.logits_of(part).float() for part in images.split(_BATCH)]))
+            return replace(rows, views=ViewLabels.of_images(images, self.logits_of, views.crops[: len(rows)], views.k))
+        return replace(rows, labels=torch.cat([self.logits_of(part).float() for part in images.split(_BATCH)]))
 
 
 @dataclass(frozen=True)
@@ -131,14 +129,14 @@ class StoredRows:
         content: None, because scores of rows that are drawn anew are not cached.
     """
 
-    rows: RandomRows
+    rows: RandomDraws
     subject: Subject
     decoder: Decoder
     cache: bool
     progress: bool
     content: ClassVar[None] = None
     _memo: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
-    _made: dict[Key, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
+    _stored: dict[Key, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -146,19 +144,19 @@ class StoredRows:
 
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""
-        if network_seed not in self._made:  # the network of another kind has asked for them otherwise
-            self._made[network_seed] = self._stored(network_seed)
-        tensors = self._made[network_seed]
+        if network_seed not in self._stored:  # the network of another kind has asked for them otherwise
+            self._stored[network_seed] = self._store(network_seed)
+        tensors = self._stored[network_seed]
         return TrainingSet(self.subject.images_of(tensors), tensors.row_labels, self.rows.num_classes)
 
-    def _stored(self, network_seed: Key) -> CondensedTensors:
+    def _store(self, network_seed: Key) -> CondensedTensors:
         """Draw the rows for a seed and store them."""
         real, positions = self.rows.real, self.rows.positions(network_seed)
         source, own_class = real.images, {int(real.outputs[c]): c for c in positions}
         counts = self._counts(self.decoder.rows)
-        drawn = {c: positions[own_class[c]] for c in counts}  # in the order of the set's classes
-        # A class with fewer rows repeats them, as the start of a run does, but for the noise of copies.
-        chosen = [repeated(drawn[c], n) for c, n in counts.items()]
+        # In the order of the set's classes. A class with fewer rows repeats them, as the start of a run does, but for
+        # the noise of copies.
+        rows = [repeated(positions[own_class[c]], n) for c, n in counts.items()]
         origin = Origin(
             rows_of=lambda c: source.batches(own_class[c]),
             generator=keyed_generator(self.rows.seed, "evaluate", "form", network_seed),
@@ -166,7 +164,7 @@ class StoredRows:
             progress=self.progress,
             memo=self._memo,
         )
-        stored = self.decoder.start(source.at(torch.cat(chosen)), labels_of(counts, source.device), origin)
+        stored = self.decoder.start(source.at(torch.cat(rows)), labels_of(counts, source.device), origin)
         labels = labels_of(self._counts(self.decoder.entries), source.device)
         synthetic = SyntheticSet(stored, labels, self.decoder, whitening=source.whitening)
         synthetic.project_()

@@ -6,7 +6,8 @@ import dataclasses
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import datasets
 
@@ -106,8 +107,9 @@ def evaluate(
             one more network for each rate (the one that the set would have otherwise is always among them), by the
             accuracy on rows of `source` that are held out: a tenth, at most 1,000. No network or baseline is trained on
             them; a set that was learned from the whole source has seen them.
-        ipc: Images per class: the set is cut down to the first so many images of every class, and so are its baselines.
-            Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default: all.
+        ipc: Images per class: the set is cut down to the first images of every class, this many, and so are its
+            baselines. Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default:
+            all.
         seeds: Networks per set, >= 1, or a list of their seeds.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
@@ -138,7 +140,7 @@ def evaluate(
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        seed: Seed of every draw, beside the networks' own.
+        seed: Seed of every draw, besides the networks' own.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -189,18 +191,8 @@ def evaluate(
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
-    def read() -> tuple[Subject, RealImages, RealImages | None]:
-        subject = read_subject(
-            train, test, source, reader, image_size=size, eight_bit=eight_bit, teacher=teacher, relabel=relabel
-        )
-        test_images = read_test(test, subject, reader)
-        real = None
-        if source is not None and (request.baselines or request.rates):
-            reads_all = subject.decoder is not None and subject.decoder.expand > 1 and subject.decoder.reads_classes
-            few = request.baselines == ["random"] and not request.rates and not reads_all
-            real = read_source(source, subject, reader, few=few)
-        return subject, test_images, real
-
+    how: dict[str, Any] = {"image_size": size, "eight_bit": eight_bit, "teacher": teacher, "relabel": relabel}
+    read = partial(_read, train, test, source, reader, request, **how)
     subject, test_images, real = main_first(accelerator, read)
     _warn_of_training_rows(train, test_images)
     held_out = None
@@ -225,12 +217,40 @@ def evaluate(
     return run_trials(trials, subject.class_names, accelerator, show_progress)
 
 
+def _read(
+    train: datasets.Dataset | TensorSet,
+    test: datasets.Dataset,
+    source: datasets.Dataset | None,
+    reader: Reader,
+    request: Request,
+    **how: Any,
+) -> tuple[Subject, RealImages, RealImages | None]:
+    """Read the set, the test images and, if something needs it, the real training set.
+
+    Args:
+        train: The set.
+        test: The real images that networks are tested on.
+        source: The real training set, or None.
+        reader: Reads them.
+        request: What the caller asks for.
+        **how: How the set is read; see `read_subject`.
+    """
+    subject = read_subject(train, test, source, reader, **how)
+    test_images = read_test(test, subject, reader)
+    real = None
+    if source is not None and (request.baselines or request.rates):
+        reads_all = subject.decoder is not None and subject.decoder.expand > 1 and subject.decoder.reads_classes
+        few = request.baselines == ["random"] and not request.rates and not reads_all
+        real = read_source(source, subject, reader, few=few)
+    return subject, test_images, real
+
+
 def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages) -> None:
     """Log a warning if the test images are those that a condensed set was made from."""
     made_from = train.recipe.sources if isinstance(train, CondensedDataset) else []
     if test.images.content_hash in [source.get("content_hash") for source in made_from]:
         logger.warning(
-            "the test images are those that the set was made from, so that the accuracies say little about new ones; "
+            "the test images are those that the set was made from, so the accuracies say little about new ones; "
             "pass the test split as test="
         )
 

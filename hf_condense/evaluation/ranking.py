@@ -12,7 +12,7 @@ import datasets
 
 from hf_condense.base.checks import number
 from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.tabular import Column, Tabular
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.evaluation.request import training_recipe
 from hf_condense.evaluation.subject import has_soft_labels
@@ -35,6 +35,19 @@ class RankingScores(Tabular):
             number, which is .27 where it is zero.
         evaluation: The accuracies with augmentation.
         plain_evaluation: The accuracies without augmentation.
+
+    Example:
+        >>> score = Score("dm_ipc1", 10, "convnet", "dsa", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)
+        >>> hlr = Difference("full", "dm_ipc1", "convnet", 0.2, (0.1, 0.3), 2)
+        >>> ior = Difference("dm_ipc1", "random", "convnet", 0.1, (0.0, 0.2), 2)
+        >>> table = Evaluation((score,))
+        >>> print(RankingScores(hlr, ior, lrs=0.2482, ars=0.3137, evaluation=table, plain_evaluation=table))
+        score  % (95 %)                   meaning
+        HLR    +20.00 (+10.00 to +30.00)  full - dm_ipc1; lower is better
+        IOR    +10.00 (+0.00 to +20.00)   dm_ipc1 - random
+        LRS    24.82                      of IOR and HLR; 26.89 where both are zero
+        ARS    31.37                      of IOR with and without augmentation; 26.89
+                                          where it is zero
     """
 
     hlr: Difference
@@ -86,7 +99,7 @@ def dd_ranking(
     With accuracies as fractions, alpha = weight * IOR - (1 - weight) * HLR, LRS = (e^alpha - 1/e) / (e - 1/e), and ARS
     is the same of weight * (improvement over random rows with augmentation) + (1 - weight) * (that without it).
 
-    The authors' program differs in two points: its accuracies are per cent, so that LRS and ARS leave [0, 1]; and it
+    The authors' program differs in two points: its accuracies are per cent, so LRS and ARS leave [0, 1]; and it
     chooses epochs and learning rates on the test set. Here the last epoch counts, and rates are chosen on held-out
     training rows.
 
@@ -131,35 +144,38 @@ def dd_ranking(
         full_accuracy = number("full_accuracy", full_accuracy, least=0, most=1)
     _refuse_several(network, options)
     augment = options.pop("augment", None)
-    training = training_recipe(recipe, None, augment)
-    if not (training.augmentations() or training.cutmix_probability or training.view_area):
-        raise ValueError(
-            "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
-            f"augment={ALL_FAMILIES!r}"
-        )
-    teacher = options.get("teacher")
-    is_at_hand = (getattr(train, "teacher", None) if teacher is None else teacher) is not None
-    soft = has_soft_labels(train) or bool(options.get("relabel"))
-    if soft and not is_at_hand:
-        raise ValueError(
-            "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
-        )
-    unaugmented = replace(training, augment="none", cutmix_probability=0.0, view_area=None)
+    unaugmented = _without_augmentation(training_recipe(recipe, None, augment))
+    soft = _has_soft_labels(train, options)
     shared: dict[str, Any] = {"networks": [network], "lr": lr, **options}
     baselines = ["random"] if full_accuracy is not None else ["random", "full"]
     evaluation = evaluate(train, test, recipe=recipe, augment=augment, baselines=baselines, **shared)
+    plain = evaluate(train, test, recipe=unaugmented, baselines="random", **shared)
+    return _ranking(evaluation, plain, full_accuracy, weight, soft=soft)
+
+
+def _ranking(
+    evaluation: Evaluation, plain: Evaluation, full_accuracy: float | None, weight: float, *, soft: bool
+) -> RankingScores:
+    """Return the scores of a set.
+
+    Args:
+        evaluation: Accuracies with augmentation.
+        plain: Accuracies without augmentation.
+        full_accuracy: Accuracy on the whole source; None: that in `evaluation`.
+        weight: Weight of the first term.
+        soft: Whether the set has soft labels.
+    """
     own = evaluation.scores[0]
     random = "random" + SOFT_LABELS if soft else "random"
     hard = evaluation.score(own.set + HARD_LABELS) if soft else own
     full = evaluation.score("full") if full_accuracy is None else _constant(hard, full_accuracy)
-    plain = evaluate(train, test, recipe=unaugmented, baselines="random", **shared)
     hlr, ior = full.over(hard), own.over(evaluation.score(random))
     plain_ior = plain.scores[0].over(plain.score(random))
     return RankingScores(
         hlr=hlr,
         ior=ior,
-        lrs=squashed(weight * ior.mean - (1 - weight) * hlr.mean),
-        ars=squashed(weight * ior.mean + (1 - weight) * plain_ior.mean),
+        lrs=exponential_score(weight * ior.mean - (1 - weight) * hlr.mean),
+        ars=exponential_score(weight * ior.mean + (1 - weight) * plain_ior.mean),
         evaluation=evaluation,
         plain_evaluation=plain,
     )
@@ -177,11 +193,41 @@ def _refuse_several(network: NetworkSpec, options: Mapping[str, Any]) -> None:
         raise TypeError(f"dd_ranking scores one set, so ipc should be one number of images per class; got {ipc!r}")
 
 
-def squashed(value: float) -> float:
+def _without_augmentation(training: TrainingRecipe) -> TrainingRecipe:
+    """Return how networks are trained on whole rows as they are.
+
+    Raises:
+        ValueError: If that is how they are trained anyway.
+    """
+    if not (training.augmentations() or training.cutmix_probability or training.view_area):
+        raise ValueError(
+            "dd_ranking compares training with and without augmentation, but the recipe has none; pass recipe='dsa' or "
+            f"augment={ALL_FAMILIES!r}"
+        )
+    return replace(training, augment="none", cutmix_probability=0.0, view_area=None)
+
+
+def _has_soft_labels(train: datasets.Dataset | TensorSet, options: Mapping[str, Any]) -> bool:
+    """Return whether networks are trained on the soft labels of a teacher.
+
+    Raises:
+        ValueError: If they are, and the teacher is not at hand to label random rows.
+    """
+    soft = has_soft_labels(train) or bool(options.get("relabel"))
+    teacher = options.get("teacher")
+    teacher = getattr(train, "teacher", None) if teacher is None else teacher
+    if soft and teacher is None:
+        raise ValueError(
+            "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
+        )
+    return soft
+
+
+def exponential_score(value: float) -> float:
     """Map [-1, 1] to [0, 1], exponentially.
 
     Example:
-        >>> [round(squashed(value), 3) for value in (-1, -0.5, 0, 0.1, 1)]
+        >>> [round(exponential_score(value), 3) for value in (-1, -0.5, 0, 0.1, 1)]
         [0.0, 0.102, 0.269, 0.314, 1.0]
     """
     return (math.exp(value) - math.exp(-1)) / (math.e - math.exp(-1))

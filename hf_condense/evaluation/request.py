@@ -38,7 +38,7 @@ class Request:
         network_seeds: Seed of every network.
         baselines: Names of the baselines, each once.
         compile: Whether to compile the networks.
-        seed: Seed of every draw, beside the networks' own.
+        seed: Seed of every draw, besides the networks' own.
     """
 
     networks: tuple[NetworkSpec, ...]

@@ -52,15 +52,15 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
                 "dataset that this coreset was selected from; pass that one as source, or one rate, such as lr=0.01"
             )
         may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
-    chosen = source.held_out(seed, "evaluate", "held out", among=may)
-    if not len(chosen):
+    positions = source.held_out(seed, "evaluate", "held out", among=may)
+    if not len(positions):
         raise ValueError(
             "the learning rate is searched on held-out training rows, but no class of source has a row to spare; pass "
             "one rate, such as lr=0.01, or a larger source"
         )
     is_left = torch.ones(len(source), dtype=torch.bool)
-    is_left[chosen] = False
-    return real.part(is_left.nonzero()[:, 0]), real.part(chosen)
+    is_left[positions] = False
+    return real.part(is_left.nonzero()[:, 0]), real.part(positions)
 
 
 def search_rates(
@@ -74,7 +74,7 @@ def search_rates(
 
     Args:
         trials: One for every kind of network; their contenders are replaced.
-        rates: Candidates, beside the rate that a contender has, which is kept if no other is better.
+        rates: Candidates, besides the rate that a contender has, which is kept if no other is better.
         held_out: The held-out training rows.
         accelerator: Its processes share the work.
         show_progress: Whether this process shows a progress bar.
@@ -98,9 +98,9 @@ def search_rates(
     for kind in trials:
         contenders = []
         for number, contender in enumerate(kind.contenders):
-            tried = {rate: accuracies[i] for i, (k, n, rate) in enumerate(jobs) if k is kind and n == number}
-            best = max(tried, key=lambda rate: tried[rate])
-            listing = ", ".join(f"{accuracy:.1%} at {rate:g}" for rate, accuracy in tried.items())
+            by_rate = {rate: accuracies[i] for i, (k, n, rate) in enumerate(jobs) if k is kind and n == number}
+            best = max(by_rate, key=lambda rate: by_rate[rate])
+            listing = ", ".join(f"{accuracy:.1%} at {rate:g}" for rate, accuracy in by_rate.items())
             logger.info("%s, %s: held-out accuracies %s", contender.name, kind.factory.name, listing)
             contenders.append(dataclasses.replace(contender, training=dataclasses.replace(contender.training, lr=best)))
         kind.contenders = contenders

@@ -99,22 +99,22 @@ class Subject:
     eight_bit: TrainingSet | None = None
     logits_of: Callable[[Tensor], Tensor] | None = None
 
-    def views(self) -> dict[str, TrainingSet]:
+    def variants(self) -> dict[str, TrainingSet]:
         """Return what networks are trained on, by what stands behind the set's name in the table."""
-        views = {"": self.data}
+        variants = {"": self.data}
         if self.eight_bit is not None:
-            views[EIGHT_BIT] = self.eight_bit
+            variants[EIGHT_BIT] = self.eight_bit
         if self.data.soft:
-            views[HARD_LABELS] = dataclasses.replace(
+            variants[HARD_LABELS] = dataclasses.replace(
                 self.data, labels=self.row_classes, temperature=1.0, views=None, relabel=None
             )
-        return views
+        return variants
 
     def first(self, ipc: int) -> Subject:
         """Return the set with the first images of every class that it stores, at most `ipc`, and what they give.
 
         Raises:
-            ValueError: If no class stores so many.
+            ValueError: If no class stores that many.
         """
         if ipc > (most := max(self.stored_per_class.values())):
             raise ValueError(f"ipc should be at most {most}, which is what {self.name!r} stores of a class; got {ipc}")
@@ -234,7 +234,7 @@ def read_subject(
     """
     subject = _subject_of(train, test, source, reader, image_size)
     if eight_bit and isinstance(train, CondensedDataset):
-        subject = dataclasses.replace(subject, eight_bit=_eight_bit_view(train, subject))
+        subject = dataclasses.replace(subject, eight_bit=_eight_bit_rows(train, subject))
     of_pixels = None if teacher is None else teacher.in_order(subject.class_names)
     if of_pixels is None and isinstance(train, CondensedDataset) and subject.data.soft:
         of_pixels = train.teacher
@@ -245,11 +245,11 @@ def read_subject(
     if subject.whitening is not None:
         raise ValueError("a teacher labels pixels, but the set is whitened (zca=True); leave teacher out")
     logits_of = partial(_labelled, of_pixels, subject.mean, subject.std)
-    data, view = subject.data, subject.eight_bit
+    data, rows = subject.data, subject.eight_bit
     if relabel:
         data = dataclasses.replace(data, relabel=logits_of)
-        view = None if view is None else dataclasses.replace(view, relabel=logits_of)
-    return dataclasses.replace(subject, data=data, eight_bit=view, logits_of=logits_of)
+        rows = None if rows is None else dataclasses.replace(rows, relabel=logits_of)
+    return dataclasses.replace(subject, data=data, eight_bit=rows, logits_of=logits_of)
 
 
 def _subject_of(
@@ -339,7 +339,7 @@ def _labelled(of_pixels: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, 
     return of_pixels(Frame(mean.to(images), std.to(images), clip=True).to_pixels(images))
 
 
-def _eight_bit_view(train: CondensedDataset, subject: Subject) -> TrainingSet | None:
+def _eight_bit_rows(train: CondensedDataset, subject: Subject) -> TrainingSet | None:
     """Return a learned set as viewers and `load_dataset` get it; None for real rows, which are 8-bit images anyway."""
     if train.recipe.kind == "coreset":
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.paths import local_path
-from hf_condense.condensed.facts import FACTS
+from hf_condense.condensed.files.names import FACTS
 
 TensorSet = tuple[Tensor, Tensor]  # images and labels
 

@@ -270,7 +270,7 @@ def _cached_scores(trials: Trials, contender: Contender, network_seeds: list[int
     """Return the scores of the networks of some seeds: from the cache those that are there, and train the others."""
     scores, missing = {}, []
     for seed in network_seeds:
-        score = _kept(trials.cache_file(contender, seed))
+        score = _read_score(trials.cache_file(contender, seed))
         if score is None:
             missing.append(seed)
         else:
@@ -281,7 +281,7 @@ def _cached_scores(trials: Trials, contender: Contender, network_seeds: list[int
         seeds = missing[start : start + most]
         for seed, score in zip(seeds, _trained_scores(trials, contender, seeds, bar), strict=True):
             scores[seed] = score
-            _keep(score, trials.cache_file(contender, seed))
+            _write_score(score, trials.cache_file(contender, seed))
     return [scores[seed] for seed in network_seeds]
 
 
@@ -325,7 +325,7 @@ def _warn_of_divergence(trained: nn.Module, networks: int, name: str) -> None:
         )
 
 
-def _keep(score: Score, file: Path | None) -> None:
+def _write_score(score: Score, file: Path | None) -> None:
     """Write the score of a network to its file in the cache, if it has one; it is no loss if that fails."""
     if file is None:
         return
@@ -339,7 +339,7 @@ def _keep(score: Score, file: Path | None) -> None:
         logger.warning("%s. The score is used, but not cached", plain_text(error))
 
 
-def _kept(file: Path | None) -> Score | None:
+def _read_score(file: Path | None) -> Score | None:
     """Return the score in a file of the cache, or None if there is none that can be read."""
     if file is None:
         return None
@@ -350,7 +350,7 @@ def _kept(file: Path | None) -> Score | None:
         lists = {name: tuple(values[name]) for name in ("accuracies", "seeds")}
         return Score(**{**values, **lists, "predictions": np.array(values["predictions"], np.int32)})
     except (OSError, ValueError, KeyError, TypeError) as error:  # it is not ours to read, or damaged
-        logger.warning("%s in the cache cannot be read (%s), so that its network is trained again", file, error)
+        logger.warning("%s in the cache cannot be read (%s), so its network is trained again", file, error)
         return None
 
 

@@ -53,7 +53,7 @@ def embedding_scatter(
         per_class: Real rows to draw per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
         seed: Seed of the weights and of the real rows.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
         cache: Keep decoded images of `source` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
 
@@ -81,9 +81,9 @@ def embedding_scatter(
     groups = []
     for c in classes:
         positions = class_positions(real, names[c])
-        drawn = torch.randperm(len(positions), generator=keyed_generator(seed, "scatter", names[c]))[:per_class]
+        rows = torch.randperm(len(positions), generator=keyed_generator(seed, "scatter", names[c]))[:per_class]
         own = (images[labels == c] - real.mean.reshape(-1, 1, 1)) / real.std.reshape(-1, 1, 1)
-        groups.append((names[c], _embedded(net, real.at(drawn + positions.start)), _embedded(net, own)))
+        groups.append((names[c], _embedded(net, real.at(rows + positions.start)), _embedded(net, own)))
     return save_figure(_drawn(_in_plane(groups), f"{small.recipe.config_name}, as {factory.name} sees it"), file)
 
 

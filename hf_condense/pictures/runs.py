@@ -40,6 +40,10 @@ class Snapshots:
         class_names: Names of all classes; empty before the first copy.
         labels: Class of every image that is copied, (n,).
 
+    Raises:
+        TypeError: If `at` is a single number.
+        ValueError: If `per_class` is below 1.
+
     Example:
         >>> from hf_condense import condense_dataset
         >>> from hf_condense.demo_data import load_demo
@@ -95,7 +99,7 @@ def evolution_strip(
         snapshots: What was passed in `callbacks=` of the run.
         max_steps: Largest number of steps to show, spread evenly over the copies, the last one included; >= 2.
         max_classes: Largest number of classes to show, in label order, >= 1.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If there are no copies, or a number is too small.

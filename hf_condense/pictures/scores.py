@@ -44,7 +44,7 @@ def accuracy_against_ipc(
             that size, as a dict or as pairs, of which several may have the same number. Baselines are dashed.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If the tables are something else.
@@ -87,7 +87,7 @@ def accuracy_against_time(
         unit: Unit of the times.
         network: Which of the networks, as the tables name it. Default: the first.
         axes: Where to draw. Default: a new figure.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If the tables are something else.
@@ -112,7 +112,7 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
     Args:
         table: What `evaluate(..., networks=[...])` returned.
         axes: Where to draw. Default: a new figure, which grows with the number of bars.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         TypeError: If it is no such table.
@@ -202,10 +202,11 @@ def _series(
 ) -> tuple[dict[str, Points], dict[str, Points]]:
     """Return the scores of one network by set: those of the evaluated sets, and those of the baselines."""
     scores = [(x, score) for x, table in tables for score in table.scores]
-    known = list(dict.fromkeys(score.network for _, score in scores))
-    network = network or next(iter(known), None)
-    if network not in known:
-        raise ValueError(f"network should be one that the tables name: {', '.join(known) or 'none'}; got {network!r}")
+    networks = list(dict.fromkeys(score.network for _, score in scores))
+    network = network or next(iter(networks), None)
+    if network not in networks:
+        names = ", ".join(networks) or "none"
+        raise ValueError(f"network should be one that the tables name: {names}; got {network!r}")
     condensed = {score.set for _, score in scores if _IPC.search(score.set)}
     evaluated = condensed or {table.scores[0].set for _, table in tables if table.scores}
     own: dict[str, Points] = {}

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.class_scores import per_cent
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.preview import SHORT_FLOW
 from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.tensors import are_alone, check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source
 
-_FLOW = 5  # images in a row where each class has one
 _LINE = 20  # pixels
 _SMALL = 8  # points
 _BETWEEN = 32
@@ -39,7 +39,7 @@ def class_grid(
         small: The set.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show, in label order, >= 1.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If `per_class` or `max_classes` is below 1.
@@ -76,14 +76,14 @@ def real_beside_condensed(
         seed: Seed of the random rows.
         cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If there is no source, it lacks a class of the set, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
-    known = real_source(small, source, cache=cache, progress=progress)
-    real = _random_rows(known, labels, small.recipe.class_names, seed)
+    real_rows = real_source(small, source, cache=cache, progress=progress)
+    real = _random_rows(real_rows, labels, small.recipe.class_names, seed)
     own, random = (_score_of(table, name) for name in (small.recipe.config_name, "random"))
     sheet = Sheet()
     names = small.recipe.class_names
@@ -116,7 +116,7 @@ def nearest_real_images(
         max_classes: Largest number of classes to show, in label order, >= 1.
         cache: Keep the decoded real images under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while they are decoded.
-        file: File to save the figure to, or None.
+        file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
         ValueError: If there is no source, its images have another shape, or a number is below 1.
@@ -198,8 +198,8 @@ def _random_rows(source: ClassSource, labels: Tensor, names: Sequence[str], seed
     rows = []
     for c, count in zip(*(t.tolist() for t in labels.unique(return_counts=True)), strict=True):
         positions = class_positions(source, names[c])
-        drawn = torch.randperm(len(positions), generator=keyed_generator(seed, "picture", names[c]))
-        rows.append(source.images[drawn[torch.arange(count) % len(positions)] + positions.start])
+        order = torch.randperm(len(positions), generator=keyed_generator(seed, "picture", names[c]))
+        rows.append(source.images[order[torch.arange(count) % len(positions)] + positions.start])
     return torch.cat(rows).float() / 255
 
 
@@ -264,7 +264,7 @@ def _draw_singles(sheet: Sheet, pictures: Pixels, names: Sequence[str], left: in
     height, width = pictures[0].shape[0] + GAP + _LINE + 4, pictures[0].shape[1] + GAP
     width = max(width, max(text_width(name, TEXT) for name in names) + 8)
     for number, (picture, name) in enumerate(zip(pictures, names, strict=True)):
-        x, y = left + number % _FLOW * width, top + number // _FLOW * height
+        x, y = left + number % SHORT_FLOW * width, top + number // SHORT_FLOW * height
         sheet.paste(x, y, picture)
         sheet.write(x + picture.shape[1] / 2, y + picture.shape[0] + _LINE / 2, name, align="center")
-    return int(left + min(_FLOW, len(names)) * width)
+    return int(left + min(SHORT_FLOW, len(names)) * width)

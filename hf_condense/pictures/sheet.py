@@ -14,13 +14,15 @@ from torch import Tensor
 
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
+from hf_condense.condensed.preview import SIDE
 from hf_condense.condensed.tensors import eight_bit_pixels
 
 DPI = 100
 TEXT, HEADING = 10, 12  # points
 _LONGEST = 28  # characters of a name; longer ones are cut
-_SIDE, _ALONE = 56, 112  # pixels to which a small image is enlarged, and one that stands alone for its class
+_ALONE = 2 * SIDE  # pixels to which a small image is enlarged that stands alone for its class
 GAP = 2
+_MARGIN = 12
 
 Pixels = NDArray[np.uint8]  # (height, width, 3), or (n, height, width, 3)
 
@@ -33,7 +35,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save_figure(figure: Figure, file: str | Path | None) -> Figure:
-    """Return a figure, after it was saved if there is a file to save it to."""
+    """Return a figure, after it was saved if there is a file; the suffix decides the format, PNG without one."""
     if file is not None:
         path = local_path(file)
         if not path.suffix:  # as matplotlib does
@@ -76,7 +78,7 @@ def tiles(images: Tensor, *, alone: bool = False) -> Pixels:
     Returns:
         uint8 (n, height, width, 3).
     """
-    side = _ALONE if alone else _SIDE
+    side = _ALONE if alone else SIDE
     factor = max(1, round(side / max(images.shape[2:])))
     pixels = eight_bit_pixels(images.detach().float().cpu())
     pixels = pixels.expand(-1, 3, -1, -1).permute(0, 2, 3, 1)
@@ -106,9 +108,9 @@ class Sheet:
         """Make the sheet at least this large, without its margin."""
         self._right, self._bottom = max(self._right, right), max(self._bottom, bottom)
 
-    def figure(self, margin: int = 12) -> Figure:
+    def figure(self) -> Figure:
         """Return the sheet as a figure."""
-        width, height = self._right + margin, self._bottom + margin
+        width, height = self._right + _MARGIN, self._bottom + _MARGIN
         canvas = np.full((height, width, 3), 255, np.uint8)
         for left, top, image in self._images:
             canvas[top : top + image.shape[0], left : left + image.shape[1]] = image

@@ -11,21 +11,15 @@ import torch
 from safetensors.torch import load_file
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.accuracy import (
-    FLOATS,
-    RANDOM,
-    accuracies,
-    accuracy_text,
-    groups_of,
-    paired_difference,
-    training_text,
-)
-from hf_condense.condensed.card.markdown import escape
+from hf_condense.base.markdown import escape
+from hf_condense.condensed.card.accuracy import accuracies
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import BLOCK, END, fill
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.scores import Evaluation
+from hf_condense.condensed.scores.records import FLOATS, RANDOM, groups_of, paired_difference
+from hf_condense.condensed.wording import accuracy_text, training_text
 from hf_condense.engine.registry import list_methods
 from hf_condense.source.whitening import Whitening
 from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score

@@ -14,7 +14,8 @@ from hf_condense import CondensedFormatError, combine_condensed, condense_datase
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.card.template import END
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.recipe import common
 from hf_condense.testing import toy_dataset
 from tests.condensed.test_views import viewed_set

@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
+from hf_condense.condensed.files.names import FACTS, PARQUET, TENSORS
+from hf_condense.condensed.files.packing import pack
+from hf_condense.condensed.files.parquet import to_parquet
+from hf_condense.condensed.files.untrusted import parse_json
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import pack
-from hf_condense.condensed.parquet import to_parquet
-from hf_condense.condensed.untrusted import parse_json
 from tests.support.condensed_sets import make_coreset, make_set
 
 
@@ -440,7 +440,7 @@ def test_numbers_too_large_to_be_decoded_raise_format_error(packed, tmp_path: Pa
 
 
 def test_networks_that_are_too_large_to_be_decoded_raise_format_error(packed, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.condensed.untrusted._MAX_ROW_BYTES", 4 * 3 * 8 * 8 - 1)
+    monkeypatch.setattr("hf_condense.condensed.files.untrusted._MAX_ROW_BYTES", 4 * 3 * 8 * 8 - 1)
     with pytest.raises(
         CondensedFormatError, match=r"takes tensors of .* to decode a row .* accept 767\. A larger expand"
     ):
@@ -448,6 +448,6 @@ def test_networks_that_are_too_large_to_be_decoded_raise_format_error(packed, tm
 
 
 def test_set_that_decodes_into_too_many_bytes_raises_format_error(packed, tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("hf_condense.condensed.untrusted._MAX_DECODED_BYTES", 4 * 3 * 8 * 8 * 48 - 1)
+    monkeypatch.setattr("hf_condense.condensed.files.untrusted._MAX_DECODED_BYTES", 4 * 3 * 8 * 8 * 48 - 1)
     with pytest.raises(CondensedFormatError, match=r"decodes into 36,864 bytes of float32 .* accept 36,863"):
         load_condensed(write_set(tmp_path / "set", packed["dct"]))

@@ -8,10 +8,11 @@ import pytest
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import render
-from hf_condense.condensed.facts import FACTS, PARQUET, Facts, read_facts, shard_file, shard_split
+from hf_condense.condensed.files.facts import Facts, read_facts
+from hf_condense.condensed.files.names import FACTS, PARQUET, shard_file, shard_split
+from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.folder import list_sets
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import pack
 from hf_condense.condensed.recipe import Recipe
 from tests.support.card_sets import facts_of
 from tests.support.condensed_sets import make_coreset, make_set

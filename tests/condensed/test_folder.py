@@ -18,8 +18,9 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed import folder as folder_module
 from hf_condense.condensed.card.render import config_names
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, read_facts
-from hf_condense.condensed.folder import check_name, list_sets
+from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.files.names import FACTS, PARQUET, PREVIEW, TENSORS, check_name
+from hf_condense.condensed.folder import list_sets
 from hf_condense.condensed.loading import list_condensed, load_condensed
 from tests.support.condensed_sets import assert_same, files_below, make_recipe, make_set, real_rows
 

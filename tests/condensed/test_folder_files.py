@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
+from hf_condense.condensed.files.names import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.loading import load_condensed
 from hf_condense.condensed.rows import decoded_rows
 from tests.support.condensed_sets import (

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_condense.condensed.packing import pack
+from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.page.html import element
 from hf_condense.condensed.page.render import Shown, render_page
 from hf_condense.condensed.scores import Evaluation, Score

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.parquet import from_parquet, to_parquet
+from hf_condense.condensed.files.parquet import from_parquet, to_parquet
 from tests.support import fuzz_thrift
 
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
-from hf_condense.condensed.facts import PREVIEW
+from hf_condense.condensed.files.names import PREVIEW
+from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.folder import list_sets
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import pack
 from tests.support.condensed_sets import make_coreset, make_set
 
 CELL = 56 + 2  # pixels of an enlarged image of 8 x 8, and the gap

@@ -9,9 +9,9 @@ import pytest
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import TENSORS
-from hf_condense.condensed.packing import pack
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.files.names import TENSORS
+from hf_condense.condensed.files.packing import pack
+from hf_condense.condensed.files.sizes import Sizes
 from tests.support.card_sets import facts_of
 from tests.support.condensed_sets import formed_set, make_coreset, make_set
 

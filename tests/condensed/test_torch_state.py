@@ -60,7 +60,7 @@ def test_state_of_torch_changes_no_pixel_that_is_decoded_or_shown(
     tensors, rows = made[kind].synthetic, torch.tensor([1, 2])
 
     def seen() -> tuple[list[torch.Tensor], bytes]:
-        images = [*tensors.decoded(), *tensors.decoded(rows), *tensors.chunks(2)]
+        images = [*tensors.decoded(), *tensors.decoded(rows), *tensors.chunks()]
         return images, made[kind].preview(per_class=2).tobytes()
 
     images, picture = seen()

@@ -14,9 +14,10 @@ import torch.nn.functional as F
 from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, TENSORS, read_facts
+from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.files.names import FACTS, TENSORS
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.hub.splits import write_splits
-from hf_condense.condensed.sizes import Sizes
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels, random_crops, view
 from tests.support.condensed_sets import make_set
 

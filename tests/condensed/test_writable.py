@@ -24,14 +24,14 @@ from hf_condense import api, condense_dataset, load_condensed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import config_names
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, PARQUET, TENSORS
+from hf_condense.condensed.files.names import FACTS, PARQUET, TENSORS
+from hf_condense.condensed.files.parquet import from_parquet, to_parquet
+from hf_condense.condensed.files.untrusted import MAX_JSON_BYTES, parse_json, tensor_file_bytes
+from hf_condense.condensed.files.writable import check_writable
 from hf_condense.condensed.folder import save
-from hf_condense.condensed.parquet import from_parquet, to_parquet
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
-from hf_condense.condensed.untrusted import MAX_JSON_BYTES, parse_json, tensor_file_bytes
-from hf_condense.condensed.writable import check_writable
 from tests.support.condensed_sets import assert_same, make_recipe, make_set, make_tensors
 
 MODES = (None, "1", "L", "LA", "La", "P", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr", "LAB", "HSV", "F", "I", "I;16")
@@ -336,7 +336,7 @@ def test_infinite_option_is_refused_before_the_first_step(monkeypatch):
     )
 
 
-MAX_FILE = "hf_condense.condensed.untrusted.MAX_FILE_BYTES"
+MAX_FILE = "hf_condense.condensed.files.untrusted.MAX_FILE_BYTES"
 
 
 def test_tensors_beyond_what_is_read_are_refused_before_the_first_step(monkeypatch):

@@ -9,7 +9,7 @@ import pytest
 
 from hf_condense.api import condense_dataset
 from hf_condense.cli import main
-from hf_condense.condensed.recipe import PIXEL_RANGES, STORE_DTYPES
+from hf_condense.condensed.recipe_checks import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import Method, Preset
 from hf_condense.engine.registry import get_method, register_method, unregister_method
 from hf_condense.engine.settings import Settings, ipc_by_class, settle

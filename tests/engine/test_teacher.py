@@ -8,7 +8,7 @@ import torch
 
 from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.cli.text import facts_table
-from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine import soft_labels
 from hf_condense.engine.soft_labels import teacher_facts

@@ -7,8 +7,8 @@ import torch
 
 import hf_condense.evaluation.trials
 from hf_condense import combine_condensed, condense_dataset
-from hf_condense.condensed.card.accuracy import groups_of
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.scores.records import groups_of
 from hf_condense.evaluation.request import Request
 from hf_condense.networks.factory import list_networks
 from hf_condense.networks.training_recipe import TrainingRecipe

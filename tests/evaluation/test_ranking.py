@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_condense import Teacher, dd_ranking
-from hf_condense.evaluation.ranking import squashed
+from hf_condense.evaluation.ranking import exponential_score
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.testing import quick_method
 from tests.reference.ranking import augmentation_robust, label_robust
@@ -25,10 +25,10 @@ def by_means(images: torch.Tensor) -> torch.Tensor:
     return images.mean((2, 3))
 
 
-def test_scores_are_squashed_from_fractions():
-    assert squashed(-1) == 0
-    assert squashed(1) == pytest.approx(1)
-    assert squashed(0) == pytest.approx(1 / (1 + torch.e), abs=1e-12), "(1 - 1/e) / (e - 1/e)"
+def test_scores_of_fractions_are_exponential():
+    assert exponential_score(-1) == 0
+    assert exponential_score(1) == pytest.approx(1)
+    assert exponential_score(0) == pytest.approx(1 / (1 + torch.e), abs=1e-12), "(1 - 1/e) / (e - 1/e)"
 
 
 def test_the_scores_of_hard_labels_are_those_of_the_definitions(toy, small, monkeypatch):

@@ -14,7 +14,7 @@ from hf_condense.base.paths import cache_folder
 from hf_condense.base.rng import keyed_generator
 from hf_condense.cli.text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.views import random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation

@@ -1,4 +1,4 @@
-"""Student's t distribution by plain numerical integration, and the confusion table by counting."""
+"""Student's t distribution by plain numerical integration, and the confusion matrix by counting."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def probability_within(bound: float, degrees: int, steps: int = 20_000) -> float
 
 
 def confusion(labels: list[int], predictions: list[int], num_classes: int) -> list[list[int]]:
-    """Count how many rows of a class (first index) were taken for a class (second index)."""
+    """Count how many rows of a class (first index) were predicted to be of a class (second index)."""
     table = [[0] * num_classes for _ in range(num_classes)]
     for label, prediction in zip(labels, predictions, strict=True):
         table[label][prediction] += 1

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import Facts
-from hf_condense.condensed.packing import pack
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.scores import Evaluation, Score
 from tests.support.condensed_sets import make_coreset, make_set
 

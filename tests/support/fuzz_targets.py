@@ -17,11 +17,12 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import config_names, default_config, render
 from hf_condense.condensed.card.template import START
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import FACTS, PARQUET, README, TENSORS, Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import FACTS, PARQUET, README, TENSORS
+from hf_condense.condensed.files.packing import pack
+from hf_condense.condensed.files.parquet import to_parquet
 from hf_condense.condensed.folder import read_card
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.condensed.packing import pack
-from hf_condense.condensed.parquet import to_parquet
 from tests.support import fuzz_changes as changes
 from tests.support.make_corpus import CORPUS
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import datasets
 
 from hf_condense.condensed.card.render import render
-from hf_condense.condensed.facts import FACTS, PARQUET, README, TENSORS
-from hf_condense.condensed.packing import pack
+from hf_condense.condensed.files.names import FACTS, PARQUET, README, TENSORS
+from hf_condense.condensed.files.packing import pack
 from tests.support.condensed_sets import make_coreset, make_set, real_rows
 
 CORPUS = Path(__file__).parents[1] / "corpus"

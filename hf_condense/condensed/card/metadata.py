@@ -11,9 +11,10 @@ from huggingface_hub import DatasetCardData
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.licences import licence_of
-from hf_condense.condensed.card.sections import title
-from hf_condense.condensed.facts import Facts, is_repository_name
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import is_repository_name
 from hf_condense.condensed.recipe import common
+from hf_condense.condensed.wording import title
 
 Entry = dict[str, Any]  # about one config, in `configs` or `dataset_info`
 

@@ -10,11 +10,13 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.markdown import escape
+from hf_condense.base.markdown import escape
 from hf_condense.condensed.card.metadata import Entry, config_of, default_of, entries, merge
-from hf_condense.condensed.card.sections import block, title
-from hf_condense.condensed.card.template import END, PAGE, START, fill
-from hf_condense.condensed.facts import MAX_README_BYTES, Facts
+from hf_condense.condensed.card.sections import block
+from hf_condense.condensed.card.template import END, NEW_CARD, START, fill
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import MAX_README_BYTES
+from hf_condense.condensed.wording import title
 
 _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
 _ROW = re.compile(r"^\| ([\w.-]+) \|.*$(?!\n\| ?-)", re.MULTILINE)  # of a table of sets, but not of its head
@@ -50,7 +52,7 @@ def render(
             large to be read.
     """
     sets = dict(sorted(sets.items()))
-    metadata, body = _split(existing) if existing else ({}, fill(PAGE, {"title": escape(title(sets))}))
+    metadata, body = _split(existing) if existing else ({}, fill(NEW_CARD, {"title": escape(title(sets))}))
     if not _BLOCK.search(body):
         body = f"{body.rstrip()}\n\n{START}{END}\n"
     earlier = {name for text in _BLOCK.findall(body) for name in _ROW.findall(text)}

@@ -5,25 +5,25 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
 
-from hf_condense.condensed.card.accuracy import (
-    FLOATS,
-    VIEW,
-    accuracies,
-    groups_of,
-    paired_difference,
-    unmeasured,
-)
-from hf_condense.condensed.card.markdown import bullets, escape, paragraphs, table
-from hf_condense.condensed.card.template import BLOCK, DISTANCE_NOTE, WHITEN, fill
-from hf_condense.condensed.class_scores import per_cent
-from hf_condense.condensed.facts import PREVIEW, Facts
+from hf_condense.base.markdown import bullets, escape, paragraphs, table
+from hf_condense.condensed.card.accuracy import accuracies, unmeasured
+from hf_condense.condensed.card.template import BLOCK, fill
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import PREVIEW
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.sizes import Sizes
-
-_LITTLE = 0.8  # share of the distance between real rows; above, images are only a little closer
-_COPY = 0.01  # an image shows a source row if it is this near: two or three grey levels
+from hf_condense.condensed.scores.class_scores import per_cent
+from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, groups_of, paired_difference
+from hf_condense.condensed.wording import (
+    DISTANCE_NOTE,
+    amount_text,
+    distance_cells,
+    nearest_verdict,
+    size_text,
+    source_text,
+    whitening_note,
+)
 
 
 def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: object, pictures: str) -> str:
@@ -62,19 +62,13 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
     return fill(BLOCK, gaps)
 
 
-def title(sets: Mapping[str, Facts]) -> str:
-    """Return the title of a new card; it is text of unknown origin."""
-    names = {str(name) for facts in sets.values() if (name := facts.recipe.source.get("name"))}
-    return f"{names.pop()}, condensed" if len(names) == 1 else "Condensed image sets"
-
-
 def _parts(recipes: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """Return the recipes, those of its numbered parts in the place of a combined set."""
-    made: dict[str, Recipe] = {}
+    by_name: dict[str, Recipe] = {}
     for name, recipe in recipes.items():
         several = recipe.part_recipes if recipe.parts is not None else []
-        made |= {f"{name}, part {i}": part for i, part in enumerate(several, 1)} or {name: recipe}
-    return made
+        by_name |= {f"{name}, part {i}": part for i, part in enumerate(several, 1)} or {name: recipe}
+    return by_name
 
 
 def _combined(recipes: Mapping[str, Recipe]) -> str:
@@ -82,10 +76,10 @@ def _combined(recipes: Mapping[str, Recipe]) -> str:
     lines = []
     for name, recipe in recipes.items():
         for i, part in enumerate(recipe.parts or [], 1):
-            made = Recipe.from_dict(part["recipe"])
-            origin = f" of {escape(made.source['name'])}" if made.source.get("name") else ""
+            own = Recipe.from_dict(part["recipe"])
+            origin = f" of {escape(own.source['name'])}" if own.source.get("name") else ""
             amounts = ", ".join(f"{label} {amount}" for label, amount in part["ipc"].items())
-            lines.append(f"{name}, part {i}: {_name(made.config_name)}{origin}, images per class: {escape(amounts)}.")
+            lines.append(f"{name}, part {i}: {_name(own.config_name)}{origin}, images per class: {escape(amounts)}.")
     return bullets(lines)
 
 
@@ -108,7 +102,7 @@ def _images(sets: Mapping[str, Facts], address: str) -> str:
 def _whitening(sets: Mapping[str, Facts]) -> str:
     """Say how images are whitened, if networks should see them so."""
     names = ", ".join(f"`{name}`" for name, facts in sets.items() if facts.is_whitened)
-    return fill(WHITEN, {"names": names})
+    return whitening_note(names)
 
 
 def _sets(sets: Mapping[str, Facts]) -> str:
@@ -122,24 +116,6 @@ def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
     classes = len(recipe.class_names)
     amount, size, source = amount_text(recipe), size_text(recipe), source_text(recipe)
     return name, recipe.method, recipe.kind, amount, classes, facts.num_rows, size, source
-
-
-def amount_text(recipe: Recipe) -> str:
-    """Return how many images per class a set stores, and how many rows each is decoded into if these are more."""
-    return recipe.ipc_text + (f", each decoded into {recipe.expand}" if recipe.expand > 1 else "")
-
-
-def size_text(recipe: Recipe) -> str:
-    """Return width, height and colour of the images of a set."""
-    channels, height, width = recipe.image_shape
-    return f"{width}x{height} {'RGB' if channels == 3 else 'grey'}"
-
-
-def source_text(recipe: Recipe) -> str:
-    """Return the name of the source of a set, and how many images it has; it is text of unknown origin."""
-    total = recipe.source.get("num_examples")
-    images = f", {total:,} images" if isinstance(total, int) and total else ""
-    return str(recipe.source.get("name") or "not stated") + images
 
 
 def _forms(recipes: Mapping[str, Recipe]) -> str:
@@ -251,15 +227,15 @@ def _eight_bit_errors(sets: Mapping[str, Facts]) -> str:
 def _accuracy_costs(recipe: Recipe) -> Iterator[str]:
     """Say what networks reach on the 8-bit images and on the floats, where both were measured."""
     for group in groups_of(recipe):
-        if VIEW not in group or FLOATS not in group:
+        if EIGHT_BIT_ROWS not in group or FLOATS not in group:
             continue
-        view, floats = group[VIEW], group[FLOATS]
+        rows, floats = group[EIGHT_BIT_ROWS], group[FLOATS]
         sentence = (
-            f"{view['network']} reached {per_cent(view['mean'])} per cent on the 8-bit images and "
+            f"{rows['network']} reached {per_cent(rows['mean'])} per cent on the 8-bit images and "
             f"{per_cent(floats['mean'])} per cent on the floats"
         )
-        if gap := paired_difference(view, floats):
-            sentence += f"; the difference, paired by network, is {per_cent(*gap)} points (n = {view['n']})"
+        if gap := paired_difference(rows, floats):
+            sentence += f"; the difference, paired by network, is {per_cent(*gap)} points (n = {rows['n']})"
         yield escape(f"{sentence}.")
 
 
@@ -269,8 +245,8 @@ def _distances(recipes: Mapping[str, Recipe]) -> str:
     rows = []
     for name, recipe in recipes.items():
         if recipe.kind != "coreset" and (nearest := recipe.nearest):
-            numbers = [nearest[kind][key] for kind in ("synthetic", "real") for key in ("min", "median", "max")]
-            rows.append((name, *(f"{number:.4f}" for number in numbers), nearest["rows"]))
+            cells = [cell for kind in ("synthetic", "real") for cell in distance_cells(nearest[kind])]
+            rows.append((name, *cells, nearest["rows"]))
     return paragraphs(DISTANCE_NOTE, table(head, rows)) if rows else ""
 
 
@@ -281,25 +257,6 @@ def _verdicts(recipes: Mapping[str, Recipe]) -> str:
     lines += [f"{escape(name)}: not checked." for name, recipe in learned.items() if not recipe.nearest]
     lines += [f"{escape(name)}: a coreset; its images are real rows." for name in recipes if name not in learned]
     return bullets(lines)
-
-
-def nearest_verdict(nearest: Mapping[str, Any]) -> str:
-    """Say in words how close learned images are to single source images."""
-    learned, real = nearest["synthetic"], nearest["real"]
-    if learned["min"] < _COPY:
-        return f"at least one image is almost a copy of a source image, at a distance of {learned['min']:.4f}."
-    consequence = ""
-    if learned["median"] < max(real["median"] / 2, real["min"]):
-        compared, consequence = "much closer", ", so they still show single source images"
-    elif learned["median"] < _LITTLE * real["median"]:
-        compared = "closer"
-    else:
-        compared = "a little closer" if learned["median"] < real["median"] else "no closer"
-    medians = f"medians {learned['median']:.3f} and {real['median']:.3f}"
-    return (
-        f"no copies; the images are {compared} to single source images than real rows are to each other "
-        f"({medians}){consequence}."
-    )
 
 
 def _source_licences(recipes: Mapping[str, Recipe]) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 START, END = "<!-- hf_condense:start -->", "<!-- hf_condense:end -->"
 
 # The text of a new card. An owner may change everything outside the two markers; between them stands BLOCK.
-PAGE = f"""
+NEW_CARD = f"""
 # {{title}}
 
 {START}{END}
@@ -102,27 +102,10 @@ A condensed set inherits the terms of its source. This card states {licence}.
 
 {citations}"""
 
-# The first and the last of these stand before the tables of the sections "Accuracy" and "Nearest real images", if there
-# are tables. The other follows the table of accuracies, if that has such rows.
-ACCURACY_NOTE = """\
-Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
-The test images were not used to choose anything. The networks of a {group} share their initial weights and the \
-training recipe, whatever they are trained on, but for the learning rate where one stands beside an accuracy: a set \
-may have learned its own, and rates may be chosen on held-out training rows. Random rows are drawn again for every \
-network. ConvNets have instance normalisation unless their name says otherwise."""
+# This follows the table of accuracies, if that has such rows. What pages say as well is in `wording.py`.
 FORM_NOTE = """\
 "Random rows in the same form" are as many random rows as the set decodes into. They are stored as the set stores its \
 images, but not learned, so they show what the storage form alone is worth."""
-DISTANCE_NOTE = """\
-The table summarises the distances of the learned images to their nearest source images of any class and, for \
-comparison, those of real rows to the nearest other real row. A distance is the root mean square over the pixels: 0 \
-between equal images, 1 between black and white. Shifted or recoloured copies are not detected."""
-# This stands at the end of the section "Load", if a set was learned in whitened space.
-WHITEN = """\
-Whiten all images before networks train on {names} or are tested: networks get `(pixels - zca_mean) @ zca_matrix` in \
-place of normalised images, both for training and for test images. `pixels` are the values of an image in [0, 1], \
-flattened from (channels, height, width); `zca_matrix` and `zca_mean` are tensors in the file `condensed.safetensors` \
-of the set, and `ds.synthetic.zca_matrix` and `ds.synthetic.zca_mean` after `load_condensed`."""
 NOT_MEASURED = """\
 Not measured: {names}. Measure a set with `hf_condense.evaluate`; `with_evaluation` adds the result to its card."""
 

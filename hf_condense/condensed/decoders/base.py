@@ -22,7 +22,7 @@ Layout = dict[str, tuple[str, list[int]]]
 
 @dataclass(frozen=True)
 class Origin:
-    """What a form may use to store real rows, beside the rows themselves.
+    """What a form may use to store real rows, apart from the rows themselves.
 
     Attributes:
         rows_of: Function that yields every real row of a class, by class index: batches (n, C, H, W) in the units of
@@ -101,7 +101,7 @@ PIXELS = Frame(
 class Decoder(ABC):
     """A storage form, which turns stored tensors into images. It holds settings; the tensors belong to the set.
 
-    A class has a **budget** of `ipc` images, so that it may store `ipc * C * H * W` numbers. They form its **entries**,
+    A class has a **budget** of `ipc` images, so it may store `ipc * C * H * W` numbers. They form its **entries**,
     each of which has a label. Entries decode into **rows**, the images on which networks are trained. Entries and rows
     are sorted by class, and the rows of an entry are neighbours.
 

@@ -24,7 +24,7 @@ class Dct(Decoder):
     """Stores for every row the discrete cosine transform at its class's best places, `C * H * W // expand` numbers.
 
     A place is one frequency of one opponent colour. Each class has its own places: those with the largest mean square
-    over all its real rows, so that no other choice loses less of these rows. Colours and frequencies are transformed by
+    over all its real rows, so no other choice loses less of these rows. Colours and frequencies are transformed by
     orthonormal matrices. Storing a real row is therefore a projection, and the length of a step in coefficients is that
     of the same step in pixels.
 
@@ -77,7 +77,7 @@ class Dct(Decoder):
             raise ValueError(f"expand of storage 'dct' should be in 1..{most}; got {self.expand}")
 
     def rate(self, image_rate: float) -> float:
-        """Return the image rate times `expand`: a mean over so many more rows divides the gradient of each by it."""
+        """Return the image rate times `expand`: a mean over that many more rows divides the gradient of each by it."""
         return image_rate * self.expand
 
     def start_from_noise(self, noise: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:

@@ -20,21 +20,13 @@ from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
-from hf_condense.condensed.facts import (
-    FACTS,
-    README,
-    TENSORS,
-    Facts,
-    is_repository_name,
-    read_facts,
-    refuse_replacing,
-    shard_split,
-)
-from hf_condense.condensed.folder import check_name, read_card
+from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
+from hf_condense.condensed.files.names import FACTS, README, TENSORS, check_name, is_repository_name, shard_split
+from hf_condense.condensed.files.packing import pack, read_tensors
+from hf_condense.condensed.folder import read_card
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, set_names
 from hf_condense.condensed.hub.splits import write_splits
-from hf_condense.condensed.packing import pack, read_tensors
 from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
 from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.tensors import CondensedTensors

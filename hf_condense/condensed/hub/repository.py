@@ -25,10 +25,11 @@ from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
-from hf_condense.condensed.facts import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, Facts, read_facts
-from hf_condense.condensed.folder import choose, is_name, list_sets, read_card
+from hf_condense.condensed.files.facts import Facts, read_facts
+from hf_condense.condensed.files.names import FACTS, MAX_README_BYTES, PARQUET, README, TENSORS, is_name
+from hf_condense.condensed.files.untrusted import MAX_FILE_BYTES, MAX_JSON_BYTES
+from hf_condense.condensed.folder import choose, list_sets, read_card
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
-from hf_condense.condensed.untrusted import MAX_FILE_BYTES, MAX_JSON_BYTES
 
 MAIN = "main"
 _USER_AGENT: dict[str, Any] = {"library_name": "hf_condense", "library_version": __version__}

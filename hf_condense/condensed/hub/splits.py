@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
-from hf_condense.condensed.facts import is_split, shard_file
+from hf_condense.condensed.files.names import is_split, shard_file
+from hf_condense.condensed.files.parquet import ROW_GROUP
 from hf_condense.condensed.rows import VIEW_COLUMNS
 
-_ROW_GROUP = 100  # a viewer or a stream fetches this many rows at once
 _SHARD_BYTES = 500_000_000
 _ALL = "all"  # `datasets` keeps this name, in any case of its letters, for all splits together
 
@@ -78,7 +78,7 @@ def _suits(column: str, feature: object, expected: object) -> bool:
 
 def _write_shards(name: str, ds: datasets.Dataset, features: datasets.Features, folder: Path) -> dict[str, int]:
     """Write the rows of a split, with one row group in memory at a time; equal rows give equal bytes."""
-    groups = (_as_stored(rows, features.arrow_schema) for rows in ds.iter(_ROW_GROUP))
+    groups = (_as_stored(rows, features.arrow_schema) for rows in ds.iter(ROW_GROUP))
     shards: list[Path] = []
     for first in groups:
         shards.append(folder / f"{name}-{len(shards)}")

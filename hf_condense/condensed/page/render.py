@@ -16,26 +16,27 @@ from torchvision.transforms.functional import to_pil_image
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.card.accuracy import (
-    FLOATS,
-    HARD,
-    RANDOM,
-    VIEW,
-    Record,
-    groups_of,
-    network_text,
-    ordered_roles,
-    training_text,
-)
-from hf_condense.condensed.card.sections import amount_text, nearest_verdict, size_text, source_text, title
-from hf_condense.condensed.card.template import ACCURACY_NOTE, DISTANCE_NOTE, WHITEN, fill
-from hf_condense.condensed.class_scores import per_cent
-from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.page.html import Html, element, markup
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.sizes import Sizes
+from hf_condense.condensed.scores.class_scores import per_cent
+from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, Record, groups_of, ordered_roles
 from hf_condense.condensed.summary import summary
 from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
+from hf_condense.condensed.wording import (
+    DISTANCE_NOTE,
+    accuracy_note,
+    amount_text,
+    distance_cells,
+    nearest_verdict,
+    network_text,
+    size_text,
+    source_text,
+    title,
+    training_text,
+    whitening_note,
+)
 
 PAGE = "page.html"
 MARK = '<meta name="generator" content="hf_condense">'  # how a page that is ours is told from any other file
@@ -176,7 +177,7 @@ def _overview(sets: Mapping[str, Shown]) -> Html:
 def _overview_row(name: str, facts: Facts, numeric: Sequence[bool]) -> Html:
     recipe, sizes = facts.recipe, Sizes.of(facts)
     group = next(iter(groups_of(recipe)), {})
-    own = next((group[role] for role in (VIEW, FLOATS) if role in group), None)
+    own = next((group[role] for role in (EIGHT_BIT_ROWS, FLOATS) if role in group), None)
     hard = f" (hard labels {_accuracy(group[HARD])})" if HARD in group else ""
     random = group.get(RANDOM)
     source = recipe.source.get("name") or "not stated"
@@ -233,7 +234,7 @@ def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_cl
         element("p", _accuracy_note(recipe), class_="note"),
         element("h3", "Load"),
         _snippet(_loading(place, name)),
-        element("p", fill(WHITEN, {"names": name}).replace("`", ""), class_="note") if facts.is_whitened else None,
+        element("p", whitening_note(name).replace("`", ""), class_="note") if facts.is_whitened else None,
         _nearest(shown, per_class, max_classes),
         element("details", element("summary", "Recipe and sizes"), _facts(details)),
         id=name,
@@ -290,7 +291,7 @@ def _png(pixels: Tensor) -> tuple[str, int, int]:
 
 
 def _accuracy_note(recipe: Recipe) -> str:
-    return fill(ACCURACY_NOTE, {"group": "table"}) if groups_of(recipe) else "Not measured."
+    return accuracy_note("table") if groups_of(recipe) else "Not measured."
 
 
 def _scores(group: Mapping[str, Record]) -> Html:
@@ -304,7 +305,7 @@ def _scores(group: Mapping[str, Record]) -> Html:
             element("td", per_cent(group[role]["mean"], group[role].get("std")), class_="number"),
             element("td", _bar(group[role])),
             element("td", group[role]["n"], class_="number"),
-            class_="own" if role in (VIEW, FLOATS) else None,
+            class_="own" if role in (EIGHT_BIT_ROWS, FLOATS) else None,
         )
         for role in roles
     ]
@@ -363,7 +364,7 @@ def _distances(nearest: Mapping[str, Any]) -> Html:
         element(
             "tr",
             element("th", words, scope="row"),
-            *(element("td", f"{nearest[kind][key]:.4f}", class_="number") for key in ("min", "median", "max")),
+            *(element("td", cell, class_="number") for cell in distance_cells(nearest[kind])),
         )
         for kind, words in (("synthetic", "learned images"), ("real", f"{nearest['rows']:,} real rows"))
     ]

@@ -17,13 +17,10 @@ from datasets.table import embed_table_storage
 from hf_condense._version import __version__
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.facts import FACTS, PARQUET, PREVIEW, TENSORS, WHITENED, EightBitError, Facts, check_size
-from hf_condense.condensed.parquet import from_parquet, to_parquet
-from hf_condense.condensed.preview import first_images
-from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import VIEW_COLUMNS, Parts, decoded_rows, eight_bit, row_features
-from hf_condense.condensed.tensors import CondensedTensors
-from hf_condense.condensed.untrusted import (
+from hf_condense.condensed.files.facts import WHITENED, EightBitError, Facts, check_size
+from hf_condense.condensed.files.names import FACTS, PARQUET, PREVIEW, TENSORS
+from hf_condense.condensed.files.parquet import from_parquet, to_parquet
+from hf_condense.condensed.files.untrusted import (
     FORMAT,
     MAX_FILE_BYTES,
     check_file_size,
@@ -32,6 +29,10 @@ from hf_condense.condensed.untrusted import (
     parse_tensors,
     read_bytes,
 )
+from hf_condense.condensed.preview import first_images
+from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.rows import VIEW_COLUMNS, Parts, decoded_rows, eight_bit, row_features
+from hf_condense.condensed.tensors import CondensedTensors
 
 _PREVIEW_SIDE = 1000  # the picture is scaled down to at most this many pixels along a side
 _PREVIEW_IMAGES = 10  # the picture shows at most this many images along a side

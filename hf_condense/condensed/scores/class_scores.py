@@ -1,4 +1,4 @@
-"""What networks do with every class: accuracy by class, and which class they take it for."""
+"""Accuracy per class, and the confusion matrix."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.tabular import Column, Tabular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,8 +25,8 @@ class ClassScores(Tabular):
         set: What the networks were trained on.
         network: Canonical name of the network.
         class_names: Names of all classes.
-        confusion: How many test rows of a class (second axis) each network (first axis) took for a class (third axis).
-            int64 (n, K, K).
+        confusion: Confusion matrix of every network: how many test rows of a class (second axis) it (first axis)
+            predicted to be of a class (third axis). int64 (n, K, K).
 
     Example:
         >>> counts = np.array([[[8, 2], [1, 9]], [[10, 0], [3, 7]]])
@@ -50,7 +50,7 @@ class ClassScores(Tabular):
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """Share of a class's test rows (first axis) that is taken for a class (second axis), over all networks.
+        """Share of a class's test rows (first axis) that are predicted as a class (second axis), over all networks.
 
         The rows of classes without test rows are NaN. float64 (K, K).
         """
@@ -61,7 +61,7 @@ class ClassScores(Tabular):
     def to_records(self) -> list[dict[str, Any]]:
         """Return one dict per class with test rows; accuracies and shares are fractions.
 
-        `taken_for` gives the share of the class's rows that is taken for each of the other classes, largest first.
+        `taken_for` gives the share of the class's rows that is confused with each other class, largest first.
         """
         accuracies, shares, rows = self.accuracies, self.shares, self.confusion[0].sum(1)
         records = []
@@ -81,7 +81,7 @@ class ClassScores(Tabular):
         return records
 
     def to_pandas(self) -> pd.DataFrame:
-        """Return the confusion table: a row for every true class, a column for every class it is taken for, shares.
+        """Return the confusion matrix as shares: a row for every true class, a column for every predicted class.
 
         Raises:
             ImportError: If pandas is not installed.
@@ -109,5 +109,5 @@ def per_cent(mean: float, std: object = None, *, digits: int = 2) -> str:
 
 
 def _mistakes(shares: dict[str, float]) -> str:
-    """Write the classes that a class is most often taken for."""
+    """Write the classes that a class is most often confused with."""
     return ", ".join(f"{name} {100 * share:.1f} %" for name, share in list(shares.items())[:_MOST])

@@ -19,10 +19,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.thrift import read_struct
-from hf_condense.condensed.untrusted import MAX_JSON_BYTES, check_amount
+from hf_condense.condensed.files.thrift import read_struct
+from hf_condense.condensed.files.untrusted import MAX_JSON_BYTES, check_amount
 
-_ROW_GROUP, _MAX_GROUPS = 100, 100  # a viewer or a stream fetches 100 rows at once, and more of a long set
+ROW_GROUP = 100
+"""Rows that a viewer or a stream fetches at once; of a long set more."""
+
+_MAX_GROUPS = 100
 _MAX_FOOTER_BYTES = 4 * MAX_JSON_BYTES  # the footer describes the features twice, once of them in base64
 _MAX_FIELDS = 1024  # columns, including nested ones
 _MAX_CHUNKS = 30_000  # of columns in row groups; the footer takes up to 30 values for each
@@ -35,7 +38,7 @@ _DATA_PAGE, _PLAIN, _UNCOMPRESSED = 0, 0, 0
 def to_parquet(table: pa.Table) -> bytes:
     """Return a table as plain Parquet, without compression and dictionaries; equal tables give equal bytes."""
     buffer = io.BytesIO()
-    size = max(_ROW_GROUP, math.ceil(table.num_rows / _most_groups(table.schema)))
+    size = max(ROW_GROUP, math.ceil(table.num_rows / _most_groups(table.schema)))
     options = {"compression": "none", "use_dictionary": False, "write_statistics": False, "data_page_version": "1.0"}
     with pq.ParquetWriter(buffer, table.schema, **options) as writer:
         for start in range(0, max(1, table.num_rows), size):

@@ -15,7 +15,9 @@ from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
-from hf_condense.condensed.facts import FACTS, Facts, read_facts
+from hf_condense.condensed.files.facts import Facts, read_facts
+from hf_condense.condensed.files.names import FACTS
+from hf_condense.condensed.files.packing import read_tensors
 from hf_condense.condensed.folder import (
     check_level,
     choose,
@@ -26,7 +28,6 @@ from hf_condense.condensed.folder import (
     resolve_folder,
 )
 from hf_condense.condensed.hub.repository import download, list_names
-from hf_condense.condensed.packing import read_tensors
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
 from hf_condense.engine.copies import nearest_images
 from hf_condense.evaluation.reader import Reader
@@ -123,8 +124,8 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
         if facts.recipe.kind == "coreset":
             continue
         real = reader.load(source, "source", facts.recipe, (channels, height, width))
-        known = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
-        if known and real.content_hash not in known:
+        hashes = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
+        if hashes and real.content_hash not in hashes:
             logger.warning("%s was made from other images than those of source: none are shown below its own", name)
             continue
         finders[name] = partial(nearest_images, source=real)

@@ -10,13 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.features.features import require_storage_embed
 
-from hf_condense.condensed.facts import PARQUET, TENSORS, Facts
-from hf_condense.condensed.folder import check_name
-from hf_condense.condensed.packing import as_read, rows_of_table, stored_features, stored_table
-from hf_condense.condensed.parquet import check_paths, from_parquet, to_parquet
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.names import PARQUET, TENSORS, check_name
+from hf_condense.condensed.files.packing import as_read, rows_of_table, stored_features, stored_table
+from hf_condense.condensed.files.parquet import check_paths, from_parquet, to_parquet
+from hf_condense.condensed.files.untrusted import check_decoded_size, check_file_size, tensor_file_bytes
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import row_features
-from hf_condense.condensed.untrusted import check_decoded_size, check_file_size, tensor_file_bytes
 
 _RESERVE = 1 << 16  # bytes of condense_config.json for what is known only when a set is made and measured
 _BATCH = 10_000  # rows that are looked at together
@@ -71,7 +71,7 @@ def _check_rows(source: datasets.Dataset, image_column: str) -> None:
 
 
 def _check_nested(source: datasets.Dataset, image_column: str) -> None:
-    """Raise `ValueError` if a column beside the pictures names files that are missing or are not stored with it."""
+    """Raise `ValueError` if a column apart from the pictures names files that are missing or not stored with it."""
     schema = source.features.arrow_schema
     names = [field.name for field in schema if field.type.num_fields and field.name != image_column]
     if not names:

@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_condense.base.intervals import mean_interval
-from hf_condense.condensed.class_scores import ClassScores, per_cent
-from hf_condense.condensed.tabular import Column, Tabular
+from hf_condense.condensed.scores.class_scores import ClassScores, per_cent
+from hf_condense.condensed.scores.tabular import Column, Tabular
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,8 +40,8 @@ class Score:
         seconds: Time that training and testing all networks took.
         lr: Learning rate at the start; None if it was not recorded.
         ipc: Images per class that the evaluated set was cut down to; None if it was used whole.
-        predictions: The class that every network took every test row for, in the order of the rows. int32 (n, N), or
-            None if they are not known.
+        predictions: The class that every network predicted for every test row, in the order of the rows. int32 (n, N),
+            or None if they are not known.
     """
 
     set: str
@@ -192,7 +192,7 @@ class Evaluation(Tabular):
         raise ValueError(f"there is no score of {asked}; there are {listed}")
 
     def by_class(self, set: str | None = None, *, network: str | None = None, ipc: int | None = None) -> ClassScores:
-        """Return accuracy by class and the confusion table of one score; the arguments are those of `score`.
+        """Return accuracy by class and the confusion matrix of one score; the arguments are those of `score`.
 
         Raises:
             ValueError: If there is no such score, or its predictions are not known.

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_condense.condensed.facts import Facts
+from hf_condense.condensed.files.facts import Facts
+from hf_condense.condensed.files.untrusted import ITEM_BYTES
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN
-from hf_condense.condensed.untrusted import ITEM_BYTES
 from hf_condense.condensed.views import CROP_NUMBERS
 
-_INTEGERS = ("I32", "I64")  # types of what a storage form keeps beside its numbers
+_INTEGERS = ("I32", "I64")  # types of what a storage form keeps apart from its numbers
 _LABEL_BYTES = 8
 # For a view, the number and the class of each logit that is stored, and the numbers of its crop, in 16 bits each.
 _LOGIT_BYTES, _CROP_BYTES = 4, 2 * CROP_NUMBERS

@@ -1,11 +1,10 @@
-"""The names of a set's files, and what its `condense_config.json` says."""
+"""What the `condense_config.json` of a set says."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import logging
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any, NamedTuple
 
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.untrusted import (
+from hf_condense.condensed.files.names import FACTS, PREVIEW, TENSORS, is_split
+from hf_condense.condensed.files.untrusted import (
     FORMAT,
     MAX_JSON_BYTES,
     check_amount,
@@ -22,43 +21,15 @@ from hf_condense.condensed.untrusted import (
     parse_json,
     read_bytes,
 )
+from hf_condense.condensed.recipe import Recipe
 
 logger = logging.getLogger("hf_condense")
 
-TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
-MAX_README_BYTES = 1 << 20
 EXTRA_SPLITS, WHITENED = "extra_splits", "whitened"  # keys in condense_config.json that not every set has
 
-_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 # These fields of a recipe may differ although the set is the same: it was made again, measured since, or written by an
 # earlier version, which did not yet say what follows from the method and its options.
 _PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest", "augment", "citation"})
-
-
-def shard_file(split: str, index: int, count: int) -> str:
-    """Return the name of one of the `count` Parquet files of a split, as `datasets` names them."""
-    return f"{split}-{index:05d}-of-{count:05d}.parquet"
-
-
-def shard_split(file: str) -> str | None:
-    """Return the split that a file named as by `shard_file` is part of, or None for any other file."""
-    match = _SHARD.fullmatch(file)
-    return match[1] if match else None
-
-
-PARQUET = shard_file("train", 0, 1)
-
-
-def is_repository_name(name: object) -> bool:
-    """Return whether a value has the form of a repository on the Hub, `"user/name"`."""
-    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
-
-
-def is_split(name: object) -> bool:
-    """Return whether a value may be the name of a split beside the condensed one."""
-    return isinstance(name, str) and name != "train" and _SPLIT.fullmatch(name) is not None
 
 
 class EightBitError(NamedTuple):
@@ -306,6 +277,6 @@ def _identity(recipe: Recipe) -> dict[str, Any]:
     values["source"] = {key: value for key, value in recipe.source.items() if key != "license"}
     if recipe.parts is not None:
         values["parts"] = [
-            {**part, "recipe": _identity(made)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
+            {**part, "recipe": _identity(own)} for part, own in zip(recipe.parts, recipe.part_recipes, strict=True)
         ]
     return values

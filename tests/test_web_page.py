@@ -17,7 +17,7 @@ from hf_condense import condense_dataset
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.page.render import MARK
-from hf_condense.evaluation.page import write_page
+from hf_condense.web_page import write_page
 from tests.condensed.test_page import Reader, measured
 from tests.support.condensed_sets import make_coreset, make_set
 from tests.support.torch_states import STATES, in_state

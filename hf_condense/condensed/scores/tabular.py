@@ -8,8 +8,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hf_condense.base.markdown import escape, table
 from hf_condense.base.tables import plain_table, visible
-from hf_condense.condensed.card.markdown import escape, table
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,0 +1,57 @@
+"""The names of sets, of their files and of splits."""
+
+from __future__ import annotations
+
+import re
+
+TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
+MAX_README_BYTES = 1 << 20
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+_SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
+
+
+def is_name(name: str) -> bool:
+    """Return whether a name can be that of a set: one folder, never a path."""
+    return _NAME.fullmatch(name) is not None
+
+
+def check_name(name: str) -> str:
+    """Return a config name if it is safe as a folder and cannot be mistaken for a split.
+
+    Raises:
+        ValueError: If it is not usable.
+    """
+    if not is_name(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
+        raise ValueError(
+            f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "
+            f"and have no part that names a split ({', '.join(sorted(_SPLIT_WORDS))})"
+        )
+    return name
+
+
+def shard_file(split: str, index: int, count: int) -> str:
+    """Return the name of one of the `count` Parquet files of a split, as `datasets` names them."""
+    return f"{split}-{index:05d}-of-{count:05d}.parquet"
+
+
+def shard_split(file: str) -> str | None:
+    """Return the split that a file named as by `shard_file` is part of, or None for any other file."""
+    match = _SHARD.fullmatch(file)
+    return match[1] if match else None
+
+
+PARQUET = shard_file("train", 0, 1)
+
+
+def is_repository_name(name: object) -> bool:
+    """Return whether a value has the form of a repository on the Hub, `"user/name"`."""
+    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+
+
+def is_split(name: object) -> bool:
+    """Return whether a value may be the name of a split beside the condensed one."""
+    return isinstance(name, str) and name != "train" and _SPLIT.fullmatch(name) is not None
