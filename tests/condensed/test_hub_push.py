@@ -330,3 +330,16 @@ def test_licence_is_read_from_the_card_of_the_source(hub, tmp_path):
     other = hub.repo()
     lost.push_to_hub(other)
     assert card(other).data.get("license") is None
+
+
+def test_private_set_is_not_pushed_to_a_public_repository(hub):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo).oid
+    with pytest.raises(ValueError, match=rf"{repo} is there and public; nothing was changed: make it private at \S+/"):
+        make_set(ipc=1).push_to_hub(repo, private=True)
+    assert HfApi().dataset_info(repo).sha == first
+    other = hub.repo()
+    for ipc in (1, 2):
+        make_set(ipc=ipc).push_to_hub(other, private=True)
+    assert HfApi().dataset_info(other).private
+    assert list_condensed(other) == ["dm_ipc1", "dm_ipc2"]

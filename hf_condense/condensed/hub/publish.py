@@ -114,7 +114,9 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
         how: All other options.
 
     Raises:
-        ValueError: If a name or value is not usable, or the set cannot be written exactly.
+        TypeError: If the splits beside the set are not given by name.
+        ValueError: If a name or value is not usable, the set cannot be written exactly, or a private repository is
+            asked for and a public one is there.
         FileExistsError: If the repository holds another set of this name, or other data, that may not be touched.
         CondensedFormatError: If the card or another set in the repository cannot be read.
         PermissionError, FileNotFoundError, ConnectionError: See `readable_errors`.
@@ -122,6 +124,11 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
     name = check_name(parts.recipe.config_name if config_name is None else config_name)
     if how.revision is not None and _COMMIT.fullmatch(how.revision):
         raise ValueError(f"revision should be a branch to push to; got the commit {how.revision}")
+    if how.extra_splits is not None and not isinstance(how.extra_splits, Mapping):
+        raise TypeError(
+            "extra_splits should be rows by the name of their split, such as {'test': ds['test']}; got a "
+            f"{type(how.extra_splits).__name__}"
+        )
     return _in_main_process(lambda: _push(parts, repo_id, name, how))
 
 
@@ -138,7 +145,18 @@ def _push(parts: Parts, repo_id: str, name: str, how: Publication) -> CommitInfo
             repo_id = with_retries(
                 lambda: api.create_repo(repo_id, private=how.private, repo_type="dataset", exist_ok=True).repo_id
             )
+            if how.private:
+                with_retries(lambda: _refuse_public(api, repo_id))
             return with_retries(lambda: _commit(_contents(api, repo_id, new, how), new, how))
+
+
+def _refuse_public(api: HfApi, repo_id: str) -> None:
+    """Raise if a repository that should be private is public: it was so before, and a push does not change that."""
+    if not api.dataset_info(repo_id, expand=["private"]).private:
+        raise ValueError(
+            f"private=True is for a new repository, and {repo_id} is there and public; nothing was changed: make it "
+            f"private at {api.endpoint}/datasets/{repo_id}/settings, push to another one, or leave out private=True"
+        )
 
 
 def _with_licence(parts: Parts, api: HfApi) -> Parts:
