@@ -11,6 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
@@ -35,6 +38,7 @@ _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 # These fields of a recipe may differ although the set is the same: it was made again, measured since, or written by an
 # earlier version, which did not yet say what follows from the method and its options.
 _PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest", "augment", "citation"})
+_PLACE = frozenset({"name", "revision", "config", "split"})  # where a source was found, whatever it holds
 
 
 def shard_file(split: str, index: int, count: int) -> str:
@@ -53,7 +57,13 @@ PARQUET = shard_file("train", 0, 1)
 
 def is_repository_name(name: object) -> bool:
     """Return whether a value has the form of a repository on the Hub, `"user/name"`."""
-    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+    if not isinstance(name, str) or _REPOSITORY.fullmatch(name) is None:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:  # such as for the folder `runs/cifar--10`
+        return False
+    return True
 
 
 def is_split(name: object) -> bool:
@@ -202,7 +212,10 @@ class Facts:
 
     def difference(self, other: Facts) -> str | None:
         """Return in words what the other set has that this one does not have, or None if they are the same set."""
-        first, second = (_identity(facts.recipe) for facts in (self, other))
+        recipes = self.recipe, other.recipe
+        # The same images may come from another commit of their repository, in which only its card was changed.
+        by_content = all(source.get("content_hash") for recipe in recipes for source in recipe.sources)
+        first, second = (_identity(recipe, by_content) for recipe in recipes)
         names = sorted(first.keys() | second.keys())
         if fields := [name for name in names if first.get(name) != second.get(name)]:
             return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
@@ -297,15 +310,20 @@ def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
+def _identity(recipe: Recipe, by_content: bool) -> dict[str, Any]:
     """Return what a recipe says of a set that the same set always has.
 
     The licence of the source is not part of it, because it may become known after the set was made.
+
+    Args:
+        recipe: The recipe.
+        by_content: Whether sources are told apart by what they hold, wherever they were found.
     """
     values = {name: value for name, value in recipe.to_dict().items() if name not in _PROVENANCE}
-    values["source"] = {key: value for key, value in recipe.source.items() if key != "license"}
+    left_out = {"license", *(_PLACE if by_content else ())}
+    values["source"] = {key: value for key, value in recipe.source.items() if key not in left_out}
     if recipe.parts is not None:
         values["parts"] = [
-            {**part, "recipe": _identity(made)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
+            {**part, "recipe": _identity(made, by_content)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
         ]
     return values

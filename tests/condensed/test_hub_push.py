@@ -343,3 +343,21 @@ def test_private_set_is_not_pushed_to_a_public_repository(hub):
         make_set(ipc=ipc).push_to_hub(other, private=True)
     assert HfApi().dataset_info(other).private
     assert list_condensed(other) == ["dm_ipc1", "dm_ipc2"]
+
+
+def test_set_made_again_after_the_card_of_its_source_was_edited_keeps_its_accuracies(hub, tmp_path):
+    source, repo = hub.repo("source"), hub.repo()
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    measured = [{"set": "random_ipc1", "mean": 0.5, "seconds": 1.0}]
+    revisions = set()
+    for text in (MINE, MINE + "One more line.\n"):
+        commit(source, {"README.md": text})
+        rows = load_dataset(source, split="train")
+        small = condense_dataset(rows, "random", ipc=1, progress=False)
+        revisions.add(small.recipe.source["revision"])
+        if text == MINE:
+            small.recipe = replace(small.recipe, evaluation=measured)
+        small.push_to_hub(repo)
+    assert len(revisions) == 2
+    assert load_condensed(repo).recipe.evaluation == measured
