@@ -154,8 +154,9 @@ def pick(folder: Path, name: str | None) -> Path:
         CondensedFormatError: If the folder holds no set, or its card cannot be read.
     """
     if (folder / FACTS).exists():
-        if name not in (None, folder.name):
-            raise ValueError(f"{folder} is the folder of one set, {folder.name!r}; got name={name!r}")
+        own = folder.absolute().name  # "." has no name of its own
+        if name not in (None, own):
+            raise ValueError(f"{folder} is the folder of one set, {own!r}; got name={name!r}")
         return folder
     check_level(folder)
     names = list_sets(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.facts import read_facts
+from hf_condense.condensed.facts import FACTS, read_facts
 from hf_condense.condensed.folder import is_repository, list_sets, pick, refuse_revision, resolve_folder
 from hf_condense.condensed.hub.repository import download, list_names
 from hf_condense.condensed.packing import unpack
@@ -82,7 +82,8 @@ def list_condensed(
     """Return the names of the condensed sets in a folder or in a dataset repository on the Hub, sorted.
 
     Args:
-        path_or_repo: A folder, or a repository `"user/name"`; a folder that exists comes first.
+        path_or_repo: A folder of sets, the folder of one set, or a repository `"user/name"`; a folder that exists comes
+            first.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
 
@@ -107,5 +108,6 @@ def list_condensed(
     """
     refuse_revision(path_or_repo, revision)
     if not is_repository(path_or_repo):
-        return list_sets(resolve_folder(path_or_repo))
+        folder = resolve_folder(path_or_repo)
+        return [folder.absolute().name] if (folder / FACTS).is_file() else list_sets(folder)
     return list_names(str(path_or_repo), revision, token)
