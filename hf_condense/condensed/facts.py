@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +16,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.recipe import Recipe, common
 from hf_condense.condensed.untrusted import (
     FORMAT,
     MAX_JSON_BYTES,
@@ -248,6 +248,15 @@ class Facts:
         recipe = dataclasses.replace(self.recipe, evaluation=other.recipe.evaluation)
         return Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
 
+    def with_licences_of(self, other: Facts | None) -> Facts:
+        """Return these facts with the licences of the sources of the same set, where these ones lack them."""
+        if other is None or all(s.get("license") for s in self.recipe.sources) or self.difference(other) is not None:
+            return self
+        stored = iter(_licences(other.recipe))
+        recipe = with_licences(self.recipe, lambda _: next(stored))
+        recipe = dataclasses.replace(recipe, source=_licensed(recipe.source, other.recipe.source.get("license")))
+        return self if recipe == self.recipe else Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
+
     def repeats(self, other: Facts) -> bool:
         """Return whether the other facts say the same, but for the times of making and measuring the set."""
         first, second = ({**facts.values, "recipe": facts.recipe.without_times().to_dict()} for facts in (self, other))
@@ -306,6 +315,35 @@ def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, oc
         raise FileExistsError(f"{place} already holds {reason} under the name {name!r}; {advice}")
 
 
+def with_licences(recipe: Recipe, licence_of: Callable[[Mapping[str, Any]], Any]) -> Recipe:
+    """Return a recipe whose sources have the licences that they lack.
+
+    Args:
+        recipe: The recipe.
+        licence_of: Gives the licence of a source, or None. It is asked once for every part of a combined set, in their
+            order, else for the only source, whether its licence is lacking or not.
+    """
+    if recipe.parts is None:
+        return dataclasses.replace(recipe, source=_licensed(recipe.source, licence_of(recipe.source)))
+    parts = []
+    for part in recipe.parts:
+        source = part["recipe"]["source"]
+        parts.append({**part, "recipe": {**part["recipe"], "source": _licensed(source, licence_of(source))}})
+    shared = common([part["recipe"]["source"].get("license") for part in parts])
+    return dataclasses.replace(recipe, parts=parts, source=_licensed(recipe.source, shared))
+
+
+def _licensed(source: dict[str, Any], licence: Any) -> dict[str, Any]:
+    """Return the facts about a source with a licence, if they have none and there is one."""
+    return {**source, "license": licence} if licence and not source.get("license") else source
+
+
+def _licences(recipe: Recipe) -> list[Any]:
+    """Return the licence of the source, or of the source of every part."""
+    sources = [part["recipe"]["source"] for part in recipe.parts] if recipe.parts is not None else [recipe.source]
+    return [source.get("license") for source in sources]
+
+
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
@@ -324,6 +362,7 @@ def _identity(recipe: Recipe, by_content: bool) -> dict[str, Any]:
     values["source"] = {key: value for key, value in recipe.source.items() if key not in left_out}
     if recipe.parts is not None:
         values["parts"] = [
-            {**part, "recipe": _identity(made, by_content)} for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
+            {**part, "recipe": _identity(made, by_content)}
+            for part, made in zip(recipe.parts, recipe.part_recipes, strict=True)
         ]
     return values

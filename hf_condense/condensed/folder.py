@@ -67,7 +67,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
-    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old)
+    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}

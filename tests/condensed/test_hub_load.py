@@ -221,7 +221,7 @@ def test_damaged_file_in_the_cache_is_downloaded_again_on_request(hub, pets):
     load_condensed(pets)
     (tensors,) = (hub.home / "hub").rglob("condensed.safetensors")
     tensors.resolve().write_bytes(b"\0" * tensors.stat().st_size)
-    with pytest.raises(CondensedFormatError, match="does not match its sha256; it is damaged .*: fetch it again"):
+    with pytest.raises(CondensedFormatError, match=r"does not match its sha256; it is damaged .*: fetch it again"):
         load_condensed(pets)
     with hub.stopped(), pytest.raises(ConnectionError, match="cannot be reached"):
         load_condensed(pets, force_download=True)
