@@ -110,7 +110,7 @@ def write_page(
     card = read_card(next(iter(folders.values()))[0].parent)
     nearest: dict[str, _Finder] = {}
     if source is not None:
-        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"))
+        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
         nearest = _finders(check_dataset(source, "source"), folders, reader)
     sets = {
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
