@@ -105,10 +105,10 @@ def list_condensed(
         names are those of the cached sets, with a warning.
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository or revision, or if the Hub is out of reach and no set
-            is cached.
+        FileNotFoundError: If there is no such folder, repository or revision, or if `local_files_only` and no set is
+            cached.
         PermissionError: If the token is missing or may not read.
-        ConnectionError: If the Hub cannot be reached.
+        ConnectionError: If the Hub cannot be reached, and no set is cached.
         ValueError: If a folder is given a revision.
 
     Example:

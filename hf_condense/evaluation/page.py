@@ -78,10 +78,10 @@ def write_page(
         The file.
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository or revision, or if the Hub is out of reach and no set
-            is cached.
+        FileNotFoundError: If there is no such folder, repository or revision, or if `local_files_only` and no set is
+            cached.
         PermissionError: If the token is missing or may not read.
-        ConnectionError: If the Hub cannot be reached.
+        ConnectionError: If the Hub cannot be reached, and no set is cached.
         TypeError: If `source` is no dataset.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
             cannot be read.

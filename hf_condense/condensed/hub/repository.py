@@ -106,11 +106,6 @@ class Repository:
             return not isinstance(error, HfHubHTTPError)
         return False
 
-    def within_reach(self) -> Repository:
-        """Return the repository, restricted to its cached files if the Hub is out of reach."""
-        is_local = self.local_files_only or self.is_out_of_reach()
-        return replace(self, local_files_only=True) if is_local else self
-
     def is_cached_commit(self) -> bool:
         """Return whether the revision is a commit whose card is cached; the Hub need not be asked for such files."""
         if not REGEX_COMMIT_HASH.match(self.revision):
@@ -185,8 +180,8 @@ def download(
             branch.require_answer()
             branch = replace(branch, force_download=True)
             return with_retries(lambda: _download(branch, name))
-        if not branch.is_cached_commit():
-            branch = branch.within_reach()
+        if not (local_files_only or branch.is_cached_commit()) and branch.is_out_of_reach():
+            branch = replace(branch, local_files_only=True)
         try:
             return with_retries(lambda: _download(branch, name))
         except LocalEntryNotFoundError:
@@ -210,9 +205,7 @@ def download_all(
     """
     branch = _branch(repo_id, revision, token, cache_dir, local_files_only)
     with readable_errors(repo_id, revision):
-        branch = branch.within_reach()
-        if branch.local_files_only:
-            folders = _cached_folders(branch, revision is None)
+        if (folders := _cached_instead(branch, revision is None)) is not None:
             return {name: (folder, read_facts(folder)) for name, folder in folders.items()}
         return with_retries(lambda: _download_all(branch))
 
@@ -244,10 +237,9 @@ def list_names(
     """
     branch = _branch(repo_id, revision, token, cache_dir, local_files_only)
     with readable_errors(repo_id, revision):
-        repository = branch.within_reach()
-        if repository.local_files_only:
-            return list(_cached_folders(repository, revision is None))
-        return set_names(repository.files())
+        if (folders := _cached_instead(branch, revision is None)) is not None:
+            return list(folders)
+        return set_names(branch.files())
 
 
 def _branch(
@@ -308,16 +300,34 @@ def _download_all(branch: Repository) -> dict[str, tuple[Path, Facts]]:
     return sets
 
 
-def _cached_folders(branch: Repository, with_earlier: bool) -> dict[str, Path]:
-    """Return the folders of the sets that are cached, by name, sorted, and say that there may be others.
+def _cached_instead(branch: Repository, with_earlier: bool) -> dict[str, Path] | None:
+    """Return the folders of the cached sets, by name, if the Hub is not asked or does not answer; None if it answers.
 
     Args:
-        branch: The repository, restricted to its cached files.
+        branch: The repository.
         with_earlier: Whether sets that are not cached of its commit may be of other commits, the last ones first.
 
     Raises:
-        LocalEntryNotFoundError: If none is cached.
+        LocalEntryNotFoundError: If the Hub is not to be asked, and no set is cached.
+        HTTPError, OfflineModeIsEnabled: If it does not answer, and no set is cached; or if it refuses.
     """
+    reason: Exception = LocalEntryNotFoundError(f"no set of {branch.name} is cached")
+    if not branch.local_files_only:
+        try:
+            branch.require_answer()
+            return None
+        except HfHubHTTPError:
+            raise
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            reason = error
+    if not (folders := _cached_folders(replace(branch, local_files_only=True), with_earlier)):
+        raise reason
+    logger.warning("%s is not asked or cannot be reached: it may have other sets than those cached here", branch.name)
+    return folders
+
+
+def _cached_folders(branch: Repository, with_earlier: bool) -> dict[str, Path]:
+    """Return the folders of the sets that are cached, by name, sorted; see `_cached_instead`."""
     folders: dict[str, Path] = {}
     for commit in [branch.revision, *(branch.cached_commits() if with_earlier else [])]:
         with suppress(LocalEntryNotFoundError):
@@ -325,9 +335,6 @@ def _cached_folders(branch: Repository, with_earlier: bool) -> dict[str, Path]:
             for name in list_sets(root):
                 if (root / name / TENSORS).is_file():
                     folders.setdefault(name, root / name)
-    if not folders:
-        raise LocalEntryNotFoundError(f"no set of {branch.name} is cached")
-    logger.warning("%s is not asked or cannot be reached: it may have other sets than those cached here", branch.name)
     return dict(sorted(folders.items()))
 
 
