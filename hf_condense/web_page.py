@@ -27,7 +27,7 @@ from hf_condense.condensed.folder import (
     refuse_revision,
     resolve_folder,
 )
-from hf_condense.condensed.hub.repository import download, list_names
+from hf_condense.condensed.hub.repository import download_all
 from hf_condense.condensed.page.render import PAGE, Shown, render_page
 from hf_condense.engine.copies import nearest_images
 from hf_condense.evaluation.reader import Reader
@@ -46,6 +46,8 @@ def write_page(
     source: datasets.Dataset | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
     per_class: int = 10,
     max_classes: int = 100,
     cache: bool = True,
@@ -65,6 +67,9 @@ def write_page(
             images.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+        cache_dir: Where files of a repository are cached. Default: the Hub's own cache.
+        local_files_only: Use the cached sets of a repository only, without asking the Hub. Without a connection these
+            are shown, too, with a warning.
         per_class: Images to show per class, at most; >= 1.
         max_classes: Largest number of classes to show of a set, in label order, >= 1.
         cache: Keep decoded images of `source` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
@@ -74,9 +79,10 @@ def write_page(
         The file.
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository or revision.
+        FileNotFoundError: If there is no such folder, repository or revision, or if `local_files_only` and no set is
+            cached.
         PermissionError: If the token is missing or may not read.
-        ConnectionError: If the Hub cannot be reached.
+        ConnectionError: If the Hub cannot be reached, and no set is cached.
         TypeError: If `source` is no dataset.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
             cannot be read.
@@ -95,12 +101,17 @@ def write_page(
     """
     refuse_revision(path_or_repo, revision)
     is_remote = is_repository(path_or_repo)
-    folders = _downloaded(str(path_or_repo), revision, token) if is_remote else _in_folder(path_or_repo)
+    if is_remote:
+        folders = download_all(
+            str(path_or_repo), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+        )
+    else:
+        folders = _in_folder(path_or_repo)
     choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
     card = read_card(next(iter(folders.values()))[0].parent)
     nearest: dict[str, _Finder] = {}
     if source is not None:
-        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"))
+        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
         nearest = _finders(check_dataset(source, "source"), folders, reader)
     sets = {
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
@@ -139,12 +150,3 @@ def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     root = root.absolute()  # "." has no name of its own
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
     return {folder.name: (folder, read_facts(folder)) for folder in folders}
-
-
-def _downloaded(repo: str, revision: str | None, token: str | bool | None) -> dict[str, tuple[Path, Facts]]:
-    """Return where each set of a repository is cached, all of the same commit, and its facts."""
-    sets: dict[str, tuple[Path, Facts]] = {}
-    for name in list_names(repo, revision, token):
-        sets[name] = folder, _ = download(repo, name, revision=revision, token=token)
-        revision = folder.parent.name
-    return sets

@@ -293,6 +293,51 @@ def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path,
     assert "random" not in out
 
 
+def test_eval_needs_the_source_only_for_what_is_drawn_from_it(
+    program: Program, saved: Path, folder: Path, tmp_path: Path
+) -> None:
+    evaluation = ("--test", folder, "--network", "convnet-w8", *SHORT)
+    code, out, err = program("eval", saved, *evaluation, "--baseline", "none", "--lr", "0.02", "--format", "json")
+    assert (code, err) == (0, "")
+    assert [record["set"] for record in json.loads(out)] == ["dm_ipc2"]
+    assert program("eval", saved, *evaluation, "--baseline", "none", "--source", tmp_path / "gone")[0] == 0
+    for options in ((), ("--baseline", "none", "--lr", "search"), ("--baseline", "none", "--lr", 0.1, "--lr", 1)):
+        code, _, err = program("eval", saved, *evaluation, *options)
+        assert code == 2
+        assert "name it by --source, or pass --baseline none and at most one --lr" in " ".join(err.split())
+    code, _, err = program("eval", folder, *evaluation, "--baseline", "none")
+    assert code == 2
+    assert "is no condensed set, so its images are normalised as the real training set is" in " ".join(err.split())
+
+
+def test_what_a_dataset_in_a_folder_does_not_have_is_refused(
+    program: Program, saved: Path, folder: Path, toy: Dataset, tmp_path: Path
+) -> None:
+    DatasetDict(train=toy, test=toy.select(range(9))).save_to_disk(tmp_path / "disk")
+    disk = tmp_path / "disk"
+    for command in (("run", disk), ("eval", saved, "--source", disk), ("page", saved, "--source", disk)):
+        code, _, err = program(*command, "--config", "plain")
+        assert code == 2
+        assert "so that it has no configurations; leave out --config" in " ".join(err.split())
+    code, _, err = program("eval", disk, "--source", folder, "--name", "plain")
+    assert code == 2
+    assert "leave out --name" in err
+    quick = ("--network", "convnet-w8", "--baseline", "none", *SHORT)
+    assert program("eval", saved, "--source", disk, "--test", folder, "--config", "default", *quick)[0] == 0
+    for *command, option in (
+        ("run", folder, "--dataset-revision"),
+        ("eval", saved, "--source", folder, "--source-revision"),
+        ("eval", saved, "--source", folder, "--test", folder, "--test-revision"),
+        ("page", saved, "--source", folder, "--source-revision"),
+    ):
+        code, _, err = program(*command, option, "v1")
+        assert code == 2
+        assert f"{option} v1 is for datasets on the Hub" in err
+    code, _, err = program("eval", saved, "--source", folder, "--revision", "v1")
+    assert code == 1
+    assert "--revision v1 is for repositories" in err
+
+
 def test_hints_about_a_dataset_without_a_test_split_lead_to_other_rows(
     program: Program, toy: Dataset, tmp_path: Path
 ) -> None:
@@ -764,6 +809,8 @@ FLAGS = [
     Flag("run", "condense_dataset", "max_memory", None, ("--max-memory", "3GiB"), "3GiB"),
     Flag("run", "condense_dataset", "log_with", None, ("--log-with", "a", "--log-with", "b"), ["a", "b"]),
     Flag("run", "condense_dataset", "logging_dir", Path("runs"), ("--logging-dir", "logs"), Path("logs")),
+    Flag("run", "condense_dataset", "compile", "auto", ("--no-compile",), False),
+    Flag("eval", "evaluate", "compile", "auto", ("--compile",), True),
     Flag("eval", "evaluate", "eight_bit", False, ("--eight-bit",), True),
     Flag("eval", "evaluate", "seed", 0, ("--seed", 5), 5),
     Flag("show", "CondensedDataset.preview", "per_class", 10, ("--per-class", 4), 4),
@@ -773,6 +820,7 @@ FLAGS = [
     Flag("page", "write_page", "cache", True, ("--no-cache",), False),
     Flag("page", "write_page", "progress", True, ("--quiet",), False),
     Flag("push", "CondensedDataset.push_to_hub", "replace_card", False, ("--replace-card",), True),
+    Flag("push", "CondensedDataset.push_to_hub", "commit_description", None, ("--description", "Why"), "Why"),
 ]
 
 
@@ -846,6 +894,12 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
     [
         (["page", "x", "--config", "a"], "are for the dataset of --source"),
         (["page", "x", "--source-split", "test"], "are for the dataset of --source"),
+        (["page", "x", "--source-revision", "v1"], "are for the dataset of --source"),
+        (["eval", "x", "--source-revision", "v1"], "--source-revision is for the dataset of --source"),
+        (["eval", "x", "--source", "y", "--test-revision", "v1"], "--test-revision is for the dataset of --test"),
+        (["eval", "x", "--test", "y", "--source-split", "all"], "--source-split is for the dataset of --source"),
+        (["eval", "x", "--baseline", "none"], "name the rows to test on by --test"),
+        (["push", "x", "me/x", "--extra-split", "test"], "takes NAME=DATASET, for example"),
         (["run", "x", "--private"], "--private is for the repository of --push"),
     ],
 )

@@ -7,12 +7,12 @@ import time
 from pathlib import Path
 
 import pytest
-from datasets import Dataset
-from huggingface_hub import HfApi
+from datasets import Dataset, load_dataset
+from huggingface_hub import CommitOperationAdd, HfApi
 from PIL import Image
 
-from hf_condense import list_condensed, load_condensed
-from tests.support.condensed_sets import assert_same, make_coreset, make_set
+from hf_condense import condense_dataset, list_condensed, load_condensed
+from tests.support.condensed_sets import assert_same, make_coreset, make_set, real_rows
 
 
 @pytest.fixture
@@ -111,6 +111,117 @@ def test_show_reads_from_the_hub_and_saves_a_picture(hub, program, folder, tmp_p
         assert picture.width > 2 * 8
     assert "dm_ipc2: 4 rows" in program("show", repo, "--name", "dm_ipc2")[1]
     assert "dm_ipc2: 4 rows" in program("show", repo, "--revision", first)[1]
+
+
+def test_show_names_the_other_sets_of_a_repository(hub, program):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo).oid
+    assert "Other sets" not in program("show", repo)[1]
+    make_coreset().push_to_hub(repo)
+    assert "Other sets here, for --name: herding_ipc2\n" in program("show", repo)[1]
+    assert "Other sets here, for --name: dm_ipc2\n" in program("show", repo, "--name", "herding_ipc2")[1]
+    assert "Other sets" not in program("show", repo, "--revision", first)[1]
+    with hub.stopped():
+        assert "Other sets here, for --name: herding_ipc2\n" in program("show", repo)[1]
+
+
+def test_combine_takes_any_set_and_revision_of_a_repository(hub, program, tmp_path, monkeypatch):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo).oid
+    make_set(seed=1).push_to_hub(repo, overwrite=True)
+    make_set(ipc=1).push_to_hub(repo)
+    out = ("--out", tmp_path / "out", "--name", "both")
+
+    def seeds_and_ipc(*places: str) -> list[tuple[int, object]]:
+        code, printed, err = program("combine", *places, *out, "--overwrite")
+        assert (code, err) == (0, "")
+        assert f"Saved {tmp_path / 'out' / 'both'}." in printed
+        recipes = load_condensed(tmp_path / "out", "both").recipe.part_recipes
+        return [(recipe.seed, recipe.ipc) for recipe in recipes]
+
+    assert seeds_and_ipc(f"{repo}/dm_ipc1", repo) == [(0, 1), (1, 2)]
+    assert seeds_and_ipc(f"{repo}@{first}", f"{repo}@main/dm_ipc2") == [(0, 2), (1, 2)]
+    monkeypatch.chdir(tmp_path)
+    make_set(seed=5).save_condensed(repo)
+    make_set(seed=7).save_condensed(repo, "other")
+    assert seeds_and_ipc(f"{repo}/other", f"{repo}/dm_ipc2") == [(7, 2), (5, 2)]
+    code, _, err = program("combine", f"{repo}/dm_ipc3", repo, *out)
+    assert code == 1
+    assert "has no condensed set named 'dm_ipc3'. It has: dm_ipc2, other" in err
+    Path(repo, "README.md").write_text("# A card without metadata\n", encoding="utf-8")
+    code, _, err = program("combine", repo, repo, *out)
+    assert code == 1
+    assert f"several condensed sets: dm_ipc2, other; pass one of them as {repo}/NAME" in err
+    code, _, err = program("combine", repo, repo, "--out", tmp_path, "--name", "test")
+    assert (code, err[:25]) == (1, "error: config name 'test'")
+
+
+def test_commands_read_the_revision_of_a_dataset_that_is_named(hub, program, toy: Dataset, tmp_path):
+    def commit(train: int, test: int) -> str:
+        operations = []
+        for split, rows in (("train", toy.select(range(train))), ("test", toy.select(range(36 - test, 36)))):
+            rows.to_parquet(tmp_path / f"{split}.parquet")
+            content = (tmp_path / f"{split}.parquet").read_bytes()
+            operations.append(CommitOperationAdd(f"{split}.parquet", content))
+        return HfApi().create_commit(repo, operations, commit_message="rows", repo_type="dataset").oid
+
+    HfApi().create_repo(repo := hub.repo("rows"), repo_type="dataset")
+    first, _ = commit(24, 6), commit(12, 3)
+    out = tmp_path / "out"
+    run = ("run", repo, "--method", "random", "--ipc", 1, "--quiet", "--out", out)
+    code, printed, _ = program(*run, "--dataset-revision", first)
+    assert code == 0
+    assert load_condensed(out).recipe.source["num_examples"] == 24
+    assert f"--source {repo} --source-revision {first}" in printed
+    read = []
+    quick = ("--network", "convnet-w8", "--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")
+
+    def stop(train, test, *, source=None, **_):
+        read.append((len(train), len(test), None if source is None else len(source)))
+        raise ValueError("seen enough")
+
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr("hf_condense.evaluate", stop)
+        for options in (
+            ("--source", repo),
+            ("--source", repo, "--source-revision", first),
+            ("--source", repo, "--test", repo, "--test-revision", first),
+            ("--test", repo, "--test-revision", first, "--baseline", "none"),
+        ):
+            assert program("eval", out, *options, *quick)[2] == "error: seen enough\n"
+        program("eval", repo, "--revision", first, "--source", repo, *quick)
+    assert read == [(3, 3, 12), (3, 6, 24), (3, 6, 12), (3, 6, None), (24, 3, 12)]
+    sizes = []
+    with pytest.MonkeyPatch.context() as watched:
+        watched.setattr("hf_condense.write_page", lambda *_, source, **__: sizes.append(len(source)) or out)
+        for options in ((), ("--source-revision", first)):
+            program("page", out, "--source", repo, *options)
+    assert sizes == [12, 24]
+
+
+def test_eval_reads_the_revision_of_the_set_that_is_named(hub, program, toy: Dataset, tmp_path):
+    toy.to_parquet(tmp_path / "toys" / "test.parquet")
+    repo = hub.repo()
+    first = condense_dataset(toy, "random", 1, progress=False).push_to_hub(repo, "mine").oid
+    condense_dataset(toy, "random", 2, progress=False).push_to_hub(repo, "mine", overwrite=True)
+    quick = ("--network", "convnet-w8", "--epochs", 1, "--max-updates", 1, "--seeds", 1, "--quiet")
+    evaluation = ("eval", repo, "--test", tmp_path / "toys", "--baseline", "none", *quick)
+    assert "random_ipc2" in program(*evaluation)[1]
+    assert "random_ipc1" in program(*evaluation, "--revision", first)[1]
+
+
+def test_push_publishes_other_splits_and_the_text_of_the_commit(hub, program, folder, tmp_path):
+    real_rows(5).select_columns(["image", "label"]).to_parquet(tmp_path / "pets" / "test.parquet")
+    repo = hub.repo()
+    push = ("push", folder, repo, "--description", "For the tests.")
+    assert program(*push, "--extra-split", f"test={tmp_path / 'pets'}")[0] == 0
+    newest = HfApi().list_repo_commits(repo, repo_type="dataset")[0]
+    assert newest.message == "For the tests."
+    assert len(load_dataset(repo, "dm_ipc2", split="test")) == 5
+    assert_same(load_condensed(repo), make_set())
+    code, _, err = program(*push, "--extra-split", f"dev={tmp_path / 'pets'}")
+    assert code == 1
+    assert "has no split 'dev'; its splits: test; choose one by --extra-split" in err
 
 
 def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import visible
-from hf_condense.cli.input import is_one_split, load_split
-from hf_condense.cli.options import DEFAULT_NETWORK, Integer, cache_option, column_options, parse_size, quiet_option
+from hf_condense.cli.input import is_one_split, load_split, refuse_config, refuse_revision
+from hf_condense.cli.options import (
+    DEFAULT_NETWORK,
+    Integer,
+    cache_option,
+    column_options,
+    compile_option,
+    parse_size,
+    quiet_option,
+)
 from hf_condense.cli.output import echo
 from hf_condense.cli.text import json_text
 
@@ -26,10 +34,17 @@ if TYPE_CHECKING:
 
 @click.command("eval", short_help="Measure what a set is worth, beside random rows.")
 @click.argument("folder", metavar="FOLDER_FILE_OR_REPO")
-@click.option("--source", required=True, help="Real dataset that the set was made from: a Hub id or a folder.")
+@click.option("--revision", help="Branch, tag or commit of the set's repository.  [default: main]")
+@click.option(
+    "--source",
+    help="Real dataset that the set was made from: a Hub id or a folder. Not needed for a condensed set without "
+    "baselines and without a choice of --lr.",
+)
 @click.option("--source-split", default="train", help="Training split of --source.")
+@click.option("--source-revision", help="Branch, tag or commit of --source on the Hub.  [default: main]")
 @click.option("--test", help="Dataset to test on.  [default: --source]")
 @click.option("--test-split", default="test", help="Test split of --test.")
+@click.option("--test-revision", help="Branch, tag or commit of --test on the Hub.  [default: main]")
 @click.option("--config", help="Configuration of these datasets, if they have several.")
 @click.option("--name", help="Which set of it, or which configuration of a plain dataset.  [default: its own]")
 @click.option(
@@ -70,6 +85,7 @@ if TYPE_CHECKING:
     "method such as herding or kcenter, or none; may be repeated.",
 )
 @cache_option
+@compile_option
 @click.option("--by-class", is_flag=True, help="Also print the set's accuracy by class, and what it is taken for.")
 @click.option(
     "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of the output."
@@ -81,10 +97,13 @@ if TYPE_CHECKING:
 @quiet_option
 def evaluate_command(
     folder: str,
-    source: str,
+    revision: str | None,
+    source: str | None,
     source_split: str,
+    source_revision: str | None,
     test: str | None,
     test_split: str,
+    test_revision: str | None,
     config: str | None,
     name: str | None,
     networks: tuple[str, ...],
@@ -92,6 +111,7 @@ def evaluate_command(
     rates: tuple[str, ...],
     ipc: tuple[int, ...],
     image_size: str | None,
+    compile: bool | None,
     by_class: bool,
     form: str,
     save: bool,
@@ -107,14 +127,30 @@ def evaluate_command(
     from hf_condense.condensed.folder import pick, resolve_folder
     from hf_condense.evaluation.request import Request
 
-    _check_rows(source, source_split, test, test_split)
+    real, tested = _Rows(source, source_split, source_revision), _Rows(test, test_split, test_revision)
+    _check_rows(real, tested)
+    if test is None:
+        tested = tested._replace(place=source, revision=source_revision)
+    refuse_config("--config", config, *(place for place in (source, test) if place is not None))
     baselines = tuple(baseline for baseline in baselines if baseline != "none")
     size = None if image_size is None else parse_size(image_size)
-    settings.update(lr=_parse_rates(rates), ipc=ipc or None)
-    checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment")
+    settings.update(lr=_parse_rates(rates), ipc=ipc or None, compile="auto" if compile is None else compile)
+    checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment", "compile")
     asked = {name: settings[name] for name in checked}
-    Request.check(networks=networks, baselines=baselines, compile="auto", **asked)
-    train = _load_set(folder, name)
+    request = Request.check(networks=networks, baselines=baselines, **asked)
+    needs_source = bool(request.baselines or request.rates)
+    if source is None and needs_source:
+        raise click.UsageError(
+            "baselines are drawn from the real training set, and learning rates chosen on rows of it; name it by "
+            "--source, or pass --baseline none and at most one --lr"
+        )
+    train = _load_set(folder, name, revision)
+    needs_source |= not isinstance(train, CondensedDataset)
+    if source is None and needs_source:
+        raise click.UsageError(
+            f"{folder!r} is no condensed set, so its images are normalised as the real training set is; name this one "
+            "by --source"
+        )
     if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
     place = pick(resolve_folder(folder), name).absolute() if save else None
@@ -122,8 +158,8 @@ def evaluate_command(
         _check_card(place)
     evaluation = evaluate(
         train,
-        load_split(test or source, config, test_split, "--test-split, or other rows by --test"),
-        source=load_split(source, config, source_split, "--source-split"),
+        tested.load(config, "--test-split, or other rows by --test"),
+        source=real.load(config, "--source-split") if needs_source else None,
         networks=networks,
         baselines=baselines,
         image_size=size,
@@ -136,14 +172,38 @@ def evaluate_command(
         click.echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
 
 
-def _check_rows(source: str, source_split: str, test: str | None, test_split: str) -> None:
-    """Refuse to test networks on the rows that the set was made of."""
-    if test is None and is_one_split(source):
-        raise click.UsageError(f"{source!r} holds a single split; name the rows to test on by --test")
-    if (test_split == source_split or is_one_split(source)) and test in (None, source):
+class _Rows(NamedTuple):
+    """Rows of a real dataset: a Hub id or a folder, or None if it was not named, a split and a revision."""
+
+    place: str | None
+    split: str
+    revision: str | None
+
+    def load(self, config: str | None, option: str) -> Any:
+        """Load them; `option` names the split on the command line."""
+        assert self.place is not None
+        return load_split(self.place, config, self.split, option, self.revision)
+
+
+def _check_rows(source: _Rows, test: _Rows) -> None:
+    """Refuse to test networks on no rows, or on those that the set was made of, and options of no dataset."""
+    for rows, name in ((source, "source"), (test, "test")):
+        if rows.place is not None:
+            refuse_revision(f"--{name}-revision", rows.revision, rows.place)
+        elif rows.revision is not None:
+            raise click.UsageError(f"--{name}-revision is for the dataset of --{name}, which is missing")
+    if source.place is None:
+        if source.split != "train":
+            raise click.UsageError("--source-split is for the dataset of --source, which is missing")
+        if test.place is None:
+            raise click.UsageError("name the rows to test on by --test, or the dataset that the set is of by --source")
+        return
+    if test.place is None and is_one_split(source.place):
+        raise click.UsageError(f"{source.place!r} holds a single split; name the rows to test on by --test")
+    if (test.split == source.split or is_one_split(source.place)) and test.place in (None, source.place):
         raise click.UsageError(
-            f"networks would be tested on the rows that the set was made of, {source_split!r} of {source!r}; name "
-            "another --test-split, or another dataset by --test"
+            f"networks would be tested on the rows that the set was made of, {source.split!r} of {source.place!r}; "
+            "name another --test-split, or another dataset by --test"
         )
 
 
@@ -157,28 +217,26 @@ def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:
         raise click.UsageError(f"--lr takes a number, or search alone; got {' and '.join(texts)}") from None
 
 
-def _load_set(place: str, name: str | None) -> Dataset | DatasetDict | TensorSet:
+def _load_set(place: str, name: str | None, revision: str | None) -> Dataset | DatasetDict | TensorSet:
     """Load what is evaluated: a condensed set, else the tensors of a file, else any labelled images."""
     from hf_condense import list_condensed, load_condensed
-    from hf_condense.condensed.files.names import FACTS
     from hf_condense.condensed.folder import check_level
     from hf_condense.evaluation.tensor_sets import is_tensor_file, read_tensor_set
 
     if is_tensor_file(place):
-        if name is not None:
-            raise click.UsageError(f"--name is for folders and repositories; {place!r} is a file")
+        for option, value in (("--name", name), ("--revision", revision)):
+            if value is not None:
+                raise click.UsageError(f"{option} is for folders and repositories; {place!r} is a file")
         return read_tensor_set(place)
-    try:
-        return load_condensed(place, name)
-    except FileNotFoundError:
-        if "/" in place or local_path(place).exists():
-            raise
-        return load_split(place, name, "train")  # ids of old datasets on the Hub have no user
-    except CondensedFormatError:
-        check_level(local_path(place))
-        if list_condensed(place) or (local_path(place) / FACTS).exists():
-            raise
-    return load_split(place, name, "train")
+    if "/" in place or local_path(place).exists():  # ids of old datasets on the Hub have no user
+        try:
+            return load_condensed(place, name, revision=revision)
+        except CondensedFormatError:
+            check_level(local_path(place))
+            if list_condensed(place, revision=revision):
+                raise
+    refuse_config("--name", name, place)
+    return load_split(place, name, "train", revision=revision)
 
 
 def _check_card(place: Path) -> None:

@@ -6,19 +6,29 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from hf_condense.base.paths import local_path
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
 
-def load_split(name: str, config: str | None, split: str, option: str | None = None) -> Dataset | DatasetDict:
+def load_split(
+    name: str, config: str | None, split: str, option: str | None = None, revision: str | None = None
+) -> Dataset | DatasetDict:
     """Load one split of a dataset; see `load_splits` and `choose_split`."""
-    return choose_split(load_splits(name, config), name, split, option)
+    return choose_split(load_splits(name, config, revision), name, split, option)
 
 
-def load_splits(name: str, config: str | None) -> Dataset | DatasetDict:
-    """Load a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote."""
+def load_splits(name: str, config: str | None, revision: str | None = None) -> Dataset | DatasetDict:
+    """Load a dataset from the Hub, from a folder, or from a folder that `save_to_disk` wrote.
+
+    Args:
+        name: Id on the Hub, or folder.
+        config: One of its configurations, or None; a folder that `save_to_disk` wrote has none.
+        revision: Branch, tag or commit of a dataset on the Hub, or None.
+    """
     from datasets import load_from_disk
 
     name = os.path.expanduser(name)
@@ -27,10 +37,10 @@ def load_splits(name: str, config: str | None) -> Dataset | DatasetDict:
     if not Path(name).exists() and (Path(name).is_absolute() or (name.count("/") > 1 and "://" not in name)):
         raise ValueError(f"there is no folder {name!r}")
     try:
-        if any((Path(name) / mark).is_file() for mark in ("dataset_dict.json", "state.json")):
+        if is_saved(name):
             loaded: Any = load_from_disk(name)
         else:
-            loaded = _load_dataset(name, config)
+            loaded = _load_dataset(name, config, revision)
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
         raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
@@ -53,22 +63,41 @@ def choose_split(loaded: Dataset | DatasetDict, name: str, split: str, option: s
     return loaded[split]
 
 
+def refuse_config(option: str, config: str | None, *places: str) -> None:
+    """Refuse a configuration if all datasets that it is for are folders that `save_to_disk` wrote: they have none."""
+    if config is not None and places and all(map(is_saved, places)):
+        raise click.UsageError(
+            f"{option} {config}: save_to_disk wrote {places[0]!r}, so that it has no configurations; leave out {option}"
+        )
+
+
+def refuse_revision(option: str, revision: str | None, place: str) -> None:
+    """Refuse a revision of a folder: only repositories have some."""
+    if revision is not None and local_path(place).exists():
+        raise click.UsageError(f"{option} {revision} is for datasets on the Hub; {place!r} is a folder of this machine")
+
+
+def is_saved(place: str) -> bool:
+    """Return whether a place is a folder that `save_to_disk` wrote."""
+    return any((local_path(place) / mark).is_file() for mark in ("dataset_dict.json", "state.json"))
+
+
 def is_one_split(place: str) -> bool:
     """Return whether a place is a folder that `Dataset.save_to_disk` wrote: then any split asked for is its own."""
     return (local_path(place) / "state.json").is_file()
 
 
-def _load_dataset(name: str, config: str | None) -> Any:
+def _load_dataset(name: str, config: str | None, revision: str | None) -> Any:
     """Call `load_dataset`; if the Hub does not answer, only for what is cached, as it would ask for half a minute."""
     import datasets
 
     from hf_condense.condensed.hub.repository import is_out_of_reach
 
     if Path(name).exists() or "://" in name or not is_out_of_reach(name):
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, revision=revision)
     offline, datasets.config.HF_HUB_OFFLINE = datasets.config.HF_HUB_OFFLINE, True
     try:
-        return datasets.load_dataset(name, config)
+        return datasets.load_dataset(name, config, revision=revision)
     except ConnectionError as error:
         raise ConnectionError("the Hub cannot be reached, and no such dataset is cached") from error
     finally:

@@ -34,6 +34,9 @@ class FilePath(click.Path):
 cache_option = click.option(
     "--cache/--no-cache", default=True, help="Keep what is decoded and trained under $HF_HOME, and use what is there."
 )
+compile_option = click.option(
+    "--compile/--no-compile", default=None, help="Compile the networks, or do not.  [default: if that saves time]"
+)
 quiet_option = click.option("--quiet", is_flag=True, help="No progress bars.")
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe."

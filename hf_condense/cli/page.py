@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hf_condense.cli.input import load_split
+from hf_condense.cli.input import load_split, refuse_config, refuse_revision
 from hf_condense.cli.options import FilePath, Integer, cache_option, quiet_option
 
 
@@ -17,6 +17,7 @@ from hf_condense.cli.options import FilePath, Integer, cache_option, quiet_optio
 @click.option("--revision", help="Branch, tag or commit of a repository.  [default: main]")
 @click.option("--source", help="Real dataset: a Hub id or a folder. Shows the real image nearest to each learned one.")
 @click.option("--source-split", default="train", help="Training split of --source.")
+@click.option("--source-revision", help="Branch, tag or commit of --source on the Hub.  [default: main]")
 @click.option("--config", help="Configuration of --source.")
 @click.option("--per-class", type=Integer(1), default=10, help="Images per class, at most.")
 @click.option("--max-classes", type=Integer(1), default=100, help="Classes of a set, at most.")
@@ -28,6 +29,7 @@ def page(
     revision: str | None,
     source: str | None,
     source_split: str,
+    source_revision: str | None,
     config: str | None,
     quiet: bool,
     **settings: Any,
@@ -38,8 +40,14 @@ def page(
     """
     from hf_condense import write_page
 
-    if source is None and (config is not None or source_split != "train"):
-        raise click.UsageError("--config and --source-split are for the dataset of --source, which is missing")
-    real = None if source is None else load_split(source, config, source_split, "--source-split")
+    real = None
+    if source is not None:
+        refuse_config("--config", config, source)
+        refuse_revision("--source-revision", source_revision, source)
+        real = load_split(source, config, source_split, "--source-split", source_revision)
+    elif config is not None or source_revision is not None or source_split != "train":
+        raise click.UsageError(
+            "--config, --source-split and --source-revision are for the dataset of --source, which is missing"
+        )
     path = write_page(folder, out, source=real, revision=revision, progress=not quiet, **settings)
     click.echo(f"Wrote {path} ({path.stat().st_size:,} B). Open it in a browser.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from hf_condense.cli.input import load_split
 from hf_condense.cli.options import FilePath, overwrite_option
 from hf_condense.cli.output import publish_set
 
@@ -21,12 +22,21 @@ from hf_condense.cli.output import publish_set
 @click.option("--revision", metavar="BRANCH", help="Push to this branch; it is created if missing.  [default: main]")
 @click.option("--create-pr", is_flag=True, help="Open a pull request instead.")
 @click.option("--message", "commit_message", help="Title of the commit.  [default: Upload NAME]")
+@click.option("--description", "commit_description", help="Text of the commit, below its title.")
 @click.option("--license", help="Licence on the card.  [default: the source's, if known]")
 @click.option("--set-default", is_flag=True, help="Make this the set that is loaded when no name is given.")
 @click.option("--replace-card", is_flag=True, help="Write a new card instead of keeping the text of the old one.")
+@click.option(
+    "--extra-split",
+    "extra_splits",
+    multiple=True,
+    metavar="NAME=DATASET",
+    help="Also publish the split NAME of a dataset, a Hub id or a folder, as it is; may be repeated.  "
+    "[default: those that are there]",
+)
 @overwrite_option
 @click.option("--page", is_flag=True, help="Add a page that shows all sets; later pushes renew it.")
-def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
+def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...], **settings: Any) -> None:
     """Publish the set in FOLDER on the Hub: tensors, recipe, Parquet and card in one commit.
 
     This needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
@@ -37,8 +47,18 @@ def push(folder: Path, repo: str, name: str | None, **settings: Any) -> None:
     from hf_condense.condensed.folder import pick, resolve_folder
 
     validate_repo_id(repo)
+    places = [_name_and_place(text) for text in extra_splits]
     small = load_condensed(folder, name)
     place = pick(resolve_folder(folder), name)
     # The folder of one set may have been renamed, so that only a folder of sets names them.
     own_name = None if place == resolve_folder(folder) else place.name
-    publish_set(small, repo, config_name=name or own_name, **settings)
+    splits = {split: load_split(place, None, split, "--extra-split") for split, place in places} or None
+    publish_set(small, repo, config_name=name or own_name, extra_splits=splits, **settings)
+
+
+def _name_and_place(text: str) -> tuple[str, str]:
+    """Read the name of a split and the dataset that it is of."""
+    name, equals, place = text.partition("=")
+    if not (name and equals and place):
+        raise click.UsageError(f"--extra-split takes NAME=DATASET, for example test=uoft-cs/cifar10; got {text!r}")
+    return name, place

@@ -13,13 +13,14 @@ import click
 
 from hf_condense.base.paths import local_path
 from hf_condense.cli.errors import USER_ERRORS
-from hf_condense.cli.input import choose_split, is_one_split, load_splits
+from hf_condense.cli.input import choose_split, is_one_split, load_splits, refuse_config, refuse_revision
 from hf_condense.cli.options import (
     DEFAULT_NETWORK,
     FilePath,
     Integer,
     cache_option,
     column_options,
+    compile_option,
     overwrite_option,
     parse_size,
     quiet_option,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 @click.argument("dataset")
 @click.option("--config", help="Configuration of the dataset, if it has several.")
 @click.option("--split", default="train", help="Split to condense.")
+@click.option("--dataset-revision", help="Branch, tag or commit of the dataset on the Hub.  [default: main]")
 @click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
 @click.option("--ipc", type=Integer(1), default=10, help="Images per class.")
 @column_options
@@ -87,6 +89,7 @@ if TYPE_CHECKING:
 )
 @click.option("--logging-dir", type=FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
 @cache_option
+@compile_option
 @click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
 @click.option("--out", type=FilePath(file_okay=False), help="Folder to save to.  [default: condensed/DATASET]")
 @click.option(
@@ -104,7 +107,9 @@ def run(
     dataset: str,
     config: str | None,
     split: str,
+    dataset_revision: str | None,
     image_size: str | None,
+    compile: bool | None,
     options: Sequence[str],
     out: Path | None,
     name: str | None,
@@ -123,6 +128,7 @@ def run(
     Exit codes: 0 if all went well, 1 for an error, 2 for a wrong command line, 130 after SIGINT (Ctrl-C), 143 after
     SIGTERM.
     """
+    settings["compile"] = "auto" if compile is None else compile
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else parse_size(image_size)
     _check_run(method_options, size, name, repo, **settings)
@@ -131,6 +137,8 @@ def run(
         raise click.UsageError("--private is for the repository of --push, which is missing")
     if split != "train" and is_one_split(dataset):
         raise click.UsageError(f"--split {split}: {dataset!r} holds a single split, so there is none to choose")
+    refuse_config("--config", config, dataset)
+    refuse_revision("--dataset-revision", dataset_revision, dataset)
     from datasets import DatasetDict
 
     from hf_condense import condense_dataset
@@ -141,7 +149,7 @@ def run(
     if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves
         check_place(local_path(place))
     started = time.perf_counter()
-    splits = load_splits(dataset, config)
+    splits = load_splits(dataset, config, dataset_revision)
     has_test = isinstance(splits, DatasetDict) and "test" in splits
     ds = choose_split(splits, dataset, split, "--split")
     steps = _step_profile() if profile else None
@@ -152,8 +160,9 @@ def run(
     folder = by_main(lambda: save_set(small, place, overwrite, name))
     echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {seconds(started)}.")
     echo(f"Saved {folder}.")
-    columns = {column: settings[column] for column in ("image_column", "label_column")}
-    measure = _eval_line(small, folder, dataset, split, has_test=has_test, config=config, **columns)
+    own = {"source_revision": dataset_revision, "config": config}
+    own |= {column: settings[column] for column in ("image_column", "label_column")}
+    measure = _eval_line(small, folder, dataset, split, has_test=has_test, **own)
     echo(f"To see what the set is worth:  {measure}")
     if repo is not None:
         _publish(small, folder, repo, name, private=private, overwrite=overwrite)
@@ -243,18 +252,25 @@ def _eval_line(
     split: str,
     *,
     has_test: bool,
-    config: str | None,
-    **columns: str | None,
+    **own: str | None,
 ) -> str:
-    """Return the command line that measures a set; `has_test` says whether its source has a split for tests."""
+    """Return the command line that measures a set.
+
+    Args:
+        small: The set.
+        folder: Where it is.
+        source: The dataset that it was made from.
+        split: The split of it.
+        has_test: Whether it has a split for tests.
+        **own: Other options of `eval` that are about this dataset.
+    """
     return command_line(
         "eval",
         folder,
         source=source,
         source_split=None if split == "train" else split,
-        config=config,
         test="TEST_DATASET" if split == "test" or not has_test else None,
-        **columns,
+        **own,
         **_short_training(small),
     )
 

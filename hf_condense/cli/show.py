@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
-from hf_condense.base.paths import local_path
 from hf_condense.cli.options import FilePath, Integer
 from hf_condense.cli.text import command_line, facts_table
-
-if TYPE_CHECKING:
-    from hf_condense.condensed.files.facts import Facts
 
 
 @click.command(short_help="Print how a set was made, and save a picture of it.")
@@ -24,6 +20,7 @@ if TYPE_CHECKING:
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int | None) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
+    from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.files.names import PREVIEW
 
     if preview is None and per_class is not None:
@@ -32,8 +29,9 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
         _check_picture(preview)
         preview.parent.mkdir(parents=True, exist_ok=True)
     small = load_condensed(folder, name, revision=revision)
-    click.echo(facts_table(small, _stored_facts(folder, name, revision)))
-    if others := _other_sets(folder, name):
+    place = _folder_of_set(folder, name, revision)
+    click.echo(facts_table(small, read_facts(place)))
+    if others := _other_sets(folder, place):
         click.echo(f"\nOther sets here, for --name: {', '.join(others)}")
     if preview is None:
         click.echo(
@@ -53,24 +51,23 @@ def _check_picture(file: Path) -> None:
         raise ValueError(f"--preview should end in .png or in another picture format; got {str(file)!r}")
 
 
-def _stored_facts(path_or_repo: str, name: str | None, revision: str | None) -> Facts:
-    """Return the facts of a set that was just loaded; those of a repository are among the files kept from then."""
-    from hf_condense.condensed.files.facts import read_facts
+def _folder_of_set(path_or_repo: str, name: str | None, revision: str | None) -> Path:
+    """Return where the files of a set that was just loaded are; those of a repository are kept from then."""
     from hf_condense.condensed.folder import is_repository, pick, resolve_folder
     from hf_condense.condensed.hub.repository import download
 
     if is_repository(path_or_repo):
-        return download(path_or_repo, name, revision=revision, local_files_only=True)[1]
-    return read_facts(pick(resolve_folder(path_or_repo), name))
+        return download(path_or_repo, name, revision=revision, local_files_only=True)[0]
+    return pick(resolve_folder(path_or_repo), name)
 
 
-def _other_sets(place: str, shown: str | None) -> list[str]:
-    """Return the names of the sets in a folder beside the one that is shown; none for the folder of one set."""
+def _other_sets(path_or_repo: str, shown: Path) -> list[str]:
+    """Return the names of the sets in a folder or repository beside the one that is shown, whose folder is given."""
     from hf_condense import list_condensed
-    from hf_condense.condensed.folder import pick, resolve_folder
+    from hf_condense.condensed.folder import is_repository
 
-    if not local_path(place).is_dir():
-        return []
-    folder = resolve_folder(place)
-    own = pick(folder, shown)
-    return [] if own == folder else [name for name in list_condensed(folder) if name != own.name]
+    # Those of a repository are of the same commit; what is shown may be cached, and the Hub out of reach.
+    commit = shown.parent.name if is_repository(path_or_repo) else None
+    with suppress(OSError):
+        return [name for name in list_condensed(path_or_repo, revision=commit) if name != shown.absolute().name]
+    return []

@@ -200,7 +200,8 @@ class CondensedDataset(datasets.Dataset):
             data_dir: Cannot be chosen: files are in the folder `config_name`.
             commit_message: Title of the commit. Default: `"Upload {config_name}"`.
             commit_description: Text of the commit.
-            private: Make a new repository private. Default: the owner's setting.
+            private: Make a new repository private; True is refused where a public one is there. Default: the owner's
+                setting.
             token: Token with write access. Default: that of `hf auth login` or `HF_TOKEN`.
             revision: Branch to push to, which is created if missing. Default: the main branch.
             create_pr: Open a pull request instead of changing the branch.
@@ -222,8 +223,9 @@ class CondensedDataset(datasets.Dataset):
             The new commit; the latest one, with an empty `commit_message`, if nothing had to change.
 
         Raises:
-            TypeError: If an extra split is not a `Dataset`.
-            ValueError: If a name or value cannot be used, or the set cannot be written exactly.
+            TypeError: If `extra_splits` is no mapping, or an extra split is not a `Dataset`.
+            ValueError: If a name or value cannot be used, the set cannot be written exactly, or `private=True` and the
+                repository is public. Nothing is changed.
             FileExistsError: If the repository has another set of the same name, data without a card, or somebody
                 else's `page.html` where `page=True`. Nothing is changed.
             CondensedFormatError: If the card or another set in the repository cannot be read. Nothing is changed.

@@ -57,7 +57,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
-    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old)
+    facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
@@ -125,8 +125,9 @@ def pick(folder: Path, name: str | None) -> Path:
         CondensedFormatError: If the folder holds no set, or its card cannot be read.
     """
     if (folder / FACTS).exists():
-        if name not in (None, folder.name):
-            raise ValueError(f"{folder} is the folder of one set, {folder.name!r}; got name={name!r}")
+        own = folder.absolute().name  # "." has no name of its own
+        if name not in (None, own):
+            raise ValueError(f"{folder} is the folder of one set, {own!r}; got name={name!r}")
         return folder
     check_level(folder)
     names = list_sets(folder)

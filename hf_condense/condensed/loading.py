@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.files.packing import unpack
 from hf_condense.condensed.folder import is_repository, list_sets, pick, refuse_revision, resolve_folder
 from hf_condense.condensed.hub.repository import download, list_names
@@ -19,6 +20,7 @@ def load_condensed(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> CondensedDataset:
     """Load a condensed set exactly as it was made: float pixels, labels, recipe, rows.
 
@@ -37,6 +39,8 @@ def load_condensed(
         token: Token for a Hub repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
         cache_dir: Where files of a Hub repository are cached. Default: the Hub's own cache.
         local_files_only: Use the cached card and files only, without asking the Hub.
+        force_download: Download the files of a Hub repository even if they are cached, for example because a cached
+            one is damaged.
 
     Returns:
         The set. The rows of a synthetic set are decoded from its tensors; those of a coreset are read as stored.
@@ -46,8 +50,8 @@ def load_condensed(
             is not cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        ValueError: If there is no set of this name, or if there are several and no default, or if a folder is given a
-            revision.
+        ValueError: If there is no set of this name, or if there are several and no default, if a folder is given a
+            revision, or if both `force_download` and `local_files_only` are True.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
 
     Example:
@@ -61,6 +65,8 @@ def load_condensed(
         'random_ipc1'
     """
     refuse_revision(path_or_repo, revision)
+    if force_download and local_files_only:
+        raise ValueError("force_download=True asks the Hub, and local_files_only=True does not; leave out one of them")
     if is_repository(path_or_repo):
         folder, facts = download(
             str(path_or_repo),
@@ -69,6 +75,7 @@ def load_condensed(
             token=token,
             cache_dir=cache_dir,
             local_files_only=local_files_only,
+            force_download=force_download,
         )
     else:
         folder = pick(resolve_folder(path_or_repo), name)
@@ -77,22 +84,32 @@ def load_condensed(
 
 
 def list_condensed(
-    path_or_repo: str | Path, *, revision: str | None = None, token: str | bool | None = None
+    path_or_repo: str | Path,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
 ) -> list[str]:
     """Return the names of the condensed sets in a folder or in a dataset repository on the Hub, sorted.
 
     Args:
-        path_or_repo: A folder, or a repository `"user/name"`; a folder that exists comes first.
+        path_or_repo: A folder of sets, the folder of one set, or a repository `"user/name"`; a folder that exists comes
+            first.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
+        cache_dir: Where files of a repository are cached. Default: the Hub's own cache.
+        local_files_only: Look at cached files only, without asking the Hub.
 
     Returns:
-        The names that `load_condensed` takes; none if there is no condensed set.
+        The names that `load_condensed` takes; none if there is no condensed set. Without a connection, a repository's
+        names are those of the cached sets, with a warning.
 
     Raises:
-        FileNotFoundError: If there is no such folder, repository or revision.
+        FileNotFoundError: If there is no such folder, repository or revision, or if `local_files_only` and no set is
+            cached.
         PermissionError: If the token is missing or may not read.
-        ConnectionError: If the Hub cannot be reached.
+        ConnectionError: If the Hub cannot be reached, and no set is cached.
         ValueError: If a folder is given a revision.
 
     Example:
@@ -107,5 +124,8 @@ def list_condensed(
     """
     refuse_revision(path_or_repo, revision)
     if not is_repository(path_or_repo):
-        return list_sets(resolve_folder(path_or_repo))
-    return list_names(str(path_or_repo), revision, token)
+        folder = resolve_folder(path_or_repo)
+        return [folder.absolute().name] if (folder / FACTS).is_file() else list_sets(folder)
+    return list_names(
+        str(path_or_repo), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
+    )

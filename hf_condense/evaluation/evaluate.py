@@ -127,7 +127,8 @@ def evaluate(
             the stored labels.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
             row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
-            images anyway and get no second row.
+            images anyway and get no second row; a `train` that is not condensed has one kind of images only, and is
+            refused.
         image_column: Image column of those datasets that have it. Of the others, and by default: the one that the set
             was made from, if they have it, else the only Image column.
         label_column: Label column of those datasets that have it. Of the others, and by default: the one that the set
@@ -185,6 +186,7 @@ def evaluate(
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     test = check_dataset(test, "test")
     size = _size_of_pictures(train, image_size)
+    _check_eight_bit(train, eight_bit)
     training = request.shared_training(train)
     accelerator = get_accelerator(accelerator)
     show_progress = progress and accelerator.is_local_main_process
@@ -326,6 +328,16 @@ def _size_of_pictures(train: datasets.Dataset | TensorSet, image_size: int | Siz
             "test and source are brought: leave image_size out"
         )
     return size
+
+
+def _check_eight_bit(train: datasets.Dataset | TensorSet, eight_bit: bool) -> None:
+    """Refuse to look for 8-bit images beside those of a set that has one kind of images only."""
+    if eight_bit and not isinstance(train, CondensedDataset):
+        kind = "tensors, which are" if isinstance(train, tuple) else "a plain dataset, whose images are"
+        raise ValueError(
+            "eight_bit is for a condensed train, which has 8-bit images beside its exact ones; this one is "
+            f"{kind} used as given: leave out eight_bit=True"
+        )
 
 
 def _read_rows(train: datasets.Dataset | TensorSet) -> datasets.Dataset | None:

@@ -28,6 +28,7 @@ class Reader:
         cache: Whether decoded images are cached on disk.
         progress: Whether progress bars are shown.
         device: Where tensors go.
+        has_options: Whether the caller could choose columns; else no message offers it.
     """
 
     image_column: str | None
@@ -35,6 +36,7 @@ class Reader:
     cache: bool
     progress: bool
     device: torch.device
+    has_options: bool = True
     _sources: dict[_Key, ClassSource] = field(default_factory=dict, init=False, repr=False)
 
     def check_columns(self, by_role: Mapping[str, datasets.Dataset | None]) -> None:
@@ -80,7 +82,11 @@ class Reader:
             except ValueError as error:
                 absent = names[0] if name is None else None
                 hint = f"; it has no column {absent!r} either: rename one of its columns" if absent else ""
-                raise ValueError(f"{what}: {error}{hint}") from None
+                reason = str(error)
+                if not self.has_options:
+                    reason = reason.partition("; pass ")[0]
+                    hint = f"; call the one that is meant {names[-1]!r}, as the set does" if names[-1] else ""
+                raise ValueError(f"{what}: {reason}{hint}") from None
         return columns[0], columns[1]
 
     def load(

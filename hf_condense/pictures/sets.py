@@ -19,9 +19,10 @@ from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.tensors import are_alone, check_shown, first_rows, turns_of
 from hf_condense.engine.copies import nearest_images
+from hf_condense.evaluation.reader import Reader
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource
-from hf_condense.source.load import load_source
+from hf_condense.source.columns import check_dataset
 
 _LINE = 20  # pixels
 _SMALL = 8  # points
@@ -79,7 +80,8 @@ def real_beside_condensed(
         file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
-        ValueError: If there is no source, it lacks a class of the set, or a number is below 1.
+        TypeError: If the source is no dataset.
+        ValueError: If there is no source, it cannot be read or lacks a class of the set, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
     real_rows = real_source(small, source, cache=cache, progress=progress)
@@ -119,7 +121,8 @@ def nearest_real_images(
         file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
-        ValueError: If there is no source, its images have another shape, or a number is below 1.
+        TypeError: If the source is no dataset.
+        ValueError: If there is no source, it cannot be read, or a number is below 1.
     """
     images, labels = _first(small, per_class, max_classes)
     nearest = nearest_images(images, real_source(small, source, cache=cache, progress=progress))
@@ -147,31 +150,25 @@ def nearest_real_images(
 def real_source(
     small: CondensedDataset, source: datasets.Dataset | None, *, cache: bool = True, progress: bool = False
 ) -> ClassSource:
-    """Return the real training set of a condensed set as images by class.
+    """Return the real training set of a condensed set as images by class, of the size and channels of its own.
 
     Args:
         small: The set.
-        source: The real training set, or None for the one that the set carries in memory.
+        source: The real training set, or None for the one that the set carries in memory. Its columns are those that
+            the set was made from, if it has them, else the only Image column and the only ClassLabel.
         cache: Keep decoded images on disk; obeys `datasets.disable_caching()`.
         progress: Show a progress bar while decoding.
 
     Raises:
-        ValueError: If it is not known.
+        TypeError: If it is no dataset.
+        ValueError: If it is not known, a column is missing or ambiguous, or a picture or label is damaged.
     """
     source = small.source if source is None else source
     if source is None:
         raise ValueError("source should be the real training set, which a set that was loaded does not carry; got None")
-    recipe = small.recipe
-    size = None if recipe.image_size is None else (recipe.image_size[0], recipe.image_size[1])
-    return load_source(
-        source,
-        image_column=recipe.image_column,
-        label_column=recipe.label_column,
-        image_size=size,
-        channels=recipe.image_shape[0],
-        cache=cache,
-        progress=progress,
-    )
+    channels, height, width = small.recipe.image_shape
+    reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
+    return reader.load(check_dataset(source, "source"), "source", small.recipe, (channels, height, width))
 
 
 def class_positions(source: ClassSource, name: str) -> range:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.card.render import render
+from hf_condense.condensed.combine import combine_condensed
 from hf_condense.condensed.files.facts import Facts, read_facts
 from hf_condense.condensed.files.names import FACTS, PARQUET, shard_file, shard_split
 from hf_condense.condensed.files.packing import pack
@@ -93,6 +95,24 @@ def test_difference_names_the_fields_that_differ_but_no_measurements():
     other = make_set()
     other.synthetic.images.mul_(0.5)
     assert facts.difference(facts_of(other)) == "other tensors of the same recipe"
+
+
+PLACE = {"name": "someone/pets", "revision": "0" * 40, "config": "default", "split": "train"}
+
+
+@pytest.mark.parametrize("changes", [{"revision": "1" * 40}, {"name": "another/pets"}, {"config": "x", "split": "all"}])
+def test_same_images_found_in_another_place_make_the_same_set(changes):
+    def facts(content_hash: str | None, **found: str) -> tuple[Facts, Facts]:
+        source = {**PLACE, "num_examples": 100, "content_hash": content_hash, **found}
+        both = combine_condensed([make_set(source=source), make_set(seed=1, source=source)])
+        return facts_of(make_set(source=source)), facts_of(both)
+
+    for first, second in zip(facts("00ff"), facts("00ff", **changes), strict=True):
+        assert first.difference(second) is None
+    for known, hashes in ((facts("00ff"), ("00fe", None)), (facts(None), (None,))):
+        for content_hash in hashes:
+            for first, second in zip(known, facts(content_hash, **changes), strict=True):
+                assert re.search(r"another recipe \(.*source", first.difference(second))
 
 
 AGAIN = {"created_at": "2027-01-01T00:00:00Z", "runtime": {"device": "cpu", "seconds": 9.0}}

@@ -13,7 +13,7 @@ import pytest
 from datasets import load_dataset
 from huggingface_hub import snapshot_download
 
-from hf_condense import condense_dataset
+from hf_condense import condense_dataset, write_page
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed import folder as folder_module
 from hf_condense.condensed.card.render import config_names
@@ -52,6 +52,22 @@ def test_folder_of_one_set_loads_and_refuses_another_name(tmp_path):
     assert load_condensed(target, "dm_ipc2").recipe.ipc == 2
     with pytest.raises(ValueError, match="folder of one set, 'dm_ipc2'; got name='dm_ipc1'"):
         load_condensed(target, "dm_ipc1")
+
+
+def test_folder_of_one_set_is_listed_by_its_name(tmp_path, monkeypatch):
+    target = make_set().save_condensed(tmp_path, "mine")
+    make_set(ipc=1).save_condensed(tmp_path)
+    assert list_condensed(target) == ["mine"]
+    monkeypatch.chdir(target)
+    assert list_condensed(".") == ["mine"]
+    assert load_condensed(".", *list_condensed(".")).recipe.ipc == 2
+
+
+@pytest.mark.parametrize("name", ["runs/cifar--10", "runs/2026.", "runs/a..b", "runs/x.git"])
+@pytest.mark.parametrize("action", [load_condensed, list_condensed, write_page])
+def test_missing_folder_whose_name_no_repository_can_have_is_named(name, action):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{name}' .*; pass a folder"):
+        action(name)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from hf_condense import CondensedFormatError, list_condensed, load_condensed
+from hf_condense import CondensedFormatError, list_condensed, load_condensed, write_page
 from tests.support.condensed_sets import assert_same, make_coreset, make_set
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,12 +127,13 @@ def test_set_that_is_not_cached_raises_without_a_connection(hub, pets):
         load_condensed(pets, "herding_ipc2", local_files_only=True, cache_dir=hub.home / "other")
 
 
-def test_offline_environment_loads_only_cached_sets(hub, pets):
+def test_offline_environment_loads_only_cached_sets(hub, pets, tmp_path):
     load_condensed(pets)
     code = f"""
-from hf_condense import list_condensed, load_condensed
-print(load_condensed({pets!r}).recipe.config_name)
-for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_condensed({pets!r})):
+from hf_condense import list_condensed, load_condensed, write_page
+print(load_condensed({pets!r}).recipe.config_name, list_condensed({pets!r}))
+print(write_page({pets!r}, {str(tmp_path / "page.html")!r}).stat().st_size > 1000)
+for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_condensed("alice/nothing")):
     try:
         ask()
     except OSError as error:
@@ -140,14 +141,14 @@ for ask in (lambda: load_condensed({pets!r}, "herding_ipc2"), lambda: list_conde
 """
     environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
     process = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
-    first, second, third = process.stdout.splitlines()
-    assert first == "dm_ipc2"
+    *shown, second, third = process.stdout.splitlines()
+    assert shown == ["dm_ipc2 ['dm_ipc2']", "True"]
     nothing = (
         f"FileNotFoundError no folder is called '{pets}', the repository {pets} cannot be reached, and the set is not"
     )
     assert second.startswith(nothing)
     assert third.startswith(
-        f"ConnectionError no folder is called '{pets}', and the Hub is not asked while HF_HUB_OFFLINE"
+        "ConnectionError no folder is called 'alice/nothing', and the Hub is not asked while HF_HUB_OFFLINE"
     )
 
 
@@ -190,6 +191,47 @@ def test_the_last_cached_version_of_a_set_is_loaded_without_a_connection(hub):
     make_set(ipc=1).push_to_hub(repo)
     load_condensed(repo, "dm_ipc1")
     assert_same(load_condensed(repo, "dm_ipc2", local_files_only=True), make_set(seed=1))
+
+
+@pytest.mark.parametrize("offline", OFFLINE.values(), ids=OFFLINE.keys())
+def test_sets_that_are_cached_are_listed_and_shown_without_a_connection(hub, tmp_path, caplog, offline):
+    repo, cache, file = hub.repo(), tmp_path / "cache", tmp_path / "page.html"
+    make_set().push_to_hub(repo)
+    make_coreset().push_to_hub(repo)
+    load_condensed(repo, cache_dir=cache)
+    connection, options = offline(hub)
+    options = {**options, "cache_dir": cache}
+    with connection:
+        assert list_condensed(repo, **options) == ["dm_ipc2"]
+        assert f"{repo} is not asked or cannot be reached: it may have other sets than those" in caplog.text
+    assert list_condensed(repo, cache_dir=cache) == ["dm_ipc2", "herding_ipc2"]
+    write_page(repo, file, cache_dir=cache)
+    online = file.read_text("utf-8")
+    make_set(ipc=1).push_to_hub(repo)
+    load_condensed(repo, "dm_ipc1", cache_dir=cache)
+    connection, _ = offline(hub)
+    with connection:
+        assert list_condensed(repo, **options) == ["dm_ipc1", "dm_ipc2", "herding_ipc2"]
+        write_page(repo, file, **options)
+        assert all(name in file.read_text("utf-8") for name in ("dm_ipc1", "dm_ipc2", "herding_ipc2"))
+        for action in (list_condensed, lambda repo, **options: write_page(repo, file, **options)):
+            with pytest.raises((FileNotFoundError, ConnectionError), match=r"no folder is called .* be reached"):
+                action(repo, **{**options, "cache_dir": tmp_path / "empty"})
+    assert "dm_ipc1" not in online
+
+
+def test_damaged_file_in_the_cache_is_downloaded_again_on_request(hub, pets):
+    load_condensed(pets)
+    (tensors,) = (hub.home / "hub").rglob("condensed.safetensors")
+    tensors.resolve().write_bytes(b"\0" * tensors.stat().st_size)
+    with pytest.raises(CondensedFormatError, match=r"does not match its sha256; it is damaged .*: fetch it again"):
+        load_condensed(pets)
+    with hub.stopped(), pytest.raises(ConnectionError, match="cannot be reached"):
+        load_condensed(pets, force_download=True)
+    assert_same(load_condensed(pets, force_download=True), make_set(soft=True, student=True))
+    assert_same(load_condensed(pets, local_files_only=True), make_set(soft=True, student=True))
+    with pytest.raises(ValueError, match="leave out one of them"):
+        load_condensed(pets, force_download=True, local_files_only=True)
 
 
 @pytest.mark.parametrize("action", [load_condensed, list_condensed])

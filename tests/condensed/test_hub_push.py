@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
-from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi
+from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi, constants
 
-from hf_condense import CondensedDataset, condense_dataset, list_condensed, load_condensed
+from hf_condense import CondensedDataset, combine_condensed, condense_dataset, list_condensed, load_condensed
 from hf_condense.condensed.card.render import config_names, default_config
 from hf_condense.condensed.card.template import END, START
-from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
+from tests.support.condensed_sets import assert_same, files_below, make_coreset, make_set, raw, real_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 MINE = "---\nlicense: cc-by-4.0\nlanguage: fr\n---\n# Mes images\n\nUn texte.\n"
@@ -330,3 +330,93 @@ def test_licence_is_read_from_the_card_of_the_source(hub, tmp_path):
     other = hub.repo()
     lost.push_to_hub(other)
     assert card(other).data.get("license") is None
+
+
+def test_private_set_is_not_pushed_to_a_public_repository(hub):
+    repo = hub.repo()
+    first = make_set().push_to_hub(repo).oid
+    with pytest.raises(ValueError, match=rf"{repo} is there and public; nothing was changed: make it private at \S+/"):
+        make_set(ipc=1).push_to_hub(repo, private=True)
+    assert HfApi().dataset_info(repo).sha == first
+    other = hub.repo()
+    for ipc in (1, 2):
+        make_set(ipc=ipc).push_to_hub(other, private=True)
+    assert HfApi().dataset_info(other).private
+    assert list_condensed(other) == ["dm_ipc1", "dm_ipc2"]
+
+
+def test_set_made_again_after_the_card_of_its_source_was_edited_keeps_its_accuracies(hub, tmp_path):
+    source, repo = hub.repo("source"), hub.repo()
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    commit(source, {"README.md": MINE, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    measured = [{"set": "random_ipc1", "mean": 0.5, "seconds": 1.0}]
+    revisions = set()
+    for text in (MINE, MINE + "One more line.\n"):
+        commit(source, {"README.md": text})
+        rows = load_dataset(source, split="train")
+        small = condense_dataset(rows, "random", ipc=1, progress=False)
+        revisions.add(small.recipe.source["revision"])
+        if text == MINE:
+            small.recipe = replace(small.recipe, evaluation=measured)
+        small.push_to_hub(repo)
+    assert len(revisions) == 2
+    assert load_condensed(repo).recipe.evaluation == measured
+
+
+def publish_rows(tmp_path, licence: str) -> str:
+    """Publish a plain dataset as its owner would, and return its repository."""
+    source = f"alice/source-{licence}-{tmp_path.name}"
+    real_rows().to_parquet(tmp_path / "rows.parquet")
+    text = f"---\nlicense: {licence}\n---\n"
+    commit(source, {"README.md": text, "data/train-00000.parquet": (tmp_path / "rows.parquet").read_bytes()})
+    return source
+
+
+def parts_of(*sources: str) -> CondensedDataset:
+    """Return a combined set with one part of each source, whose licences are not known yet."""
+    facts = [{"name": source, "revision": None, "license": None, "num_examples": 8} for source in sources]
+    return combine_condensed([make_set(seed=seed, source=source) for seed, source in enumerate(facts)])
+
+
+def test_licences_of_the_sources_of_all_parts_are_read(hub, tmp_path):
+    sources, repo = [publish_rows(tmp_path, licence) for licence in ("mit", "cc-by-4.0")], hub.repo()
+    parts_of(*sources).push_to_hub(repo)
+    assert card(repo).data.license == ["mit", "cc-by-4.0"]
+    for number, licence in enumerate(("mit", "cc-by-4.0"), 1):
+        assert f"combined_ipc4, part {number}: its source states the licence {licence}." in str(card(repo))
+    del hub.requests[:]
+    parts_of(sources[0], sources[0]).push_to_hub(repo := hub.repo())
+    assert len([request for request in hub.requests if f"GET /datasets/{sources[0]}/" in str(request)]) == 1
+    assert card(repo).data.license == "mit"
+    assert str(card(repo)).count("its source states the licence mit.") == 2
+    assert "not known here" not in str(card(repo))
+
+
+@pytest.mark.parametrize("parts", [1, 2])
+def test_licence_that_was_read_stays_while_the_source_cannot_be_read(hub, tmp_path, parts):
+    def make() -> CondensedDataset:
+        return parts_of(*sources) if parts > 1 else make_set(source={"name": sources[0], "license": None})
+
+    sources = [publish_rows(tmp_path, licence) for licence in ("mit", "cc-by-4.0")]
+    first = make().push_to_hub(repo := hub.repo()).oid
+    make().save_condensed(copied := tmp_path / "copied")
+    licensed = load_condensed(repo)
+    licensed.save_condensed(copied)
+    before = files_below(copied)
+    for source in sources:
+        HfApi().delete_repo(source, repo_type="dataset")
+    assert make().push_to_hub(repo).oid == first
+    assert "not known here" not in str(card(repo))
+    make().save_condensed(copied)
+    assert files_below(copied) == before
+
+
+def test_push_writes_nothing_into_the_cache_of_the_hub(hub, tmp_path, monkeypatch):
+    source = publish_rows(tmp_path, "mit")
+    repo = hub.repo()
+    with monkeypatch.context() as read_only:
+        read_only.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "rows.parquet" / "hub"))  # cannot be made
+        for ipc in (1, 2):
+            make_set(ipc=ipc, source={"name": source, "license": None}).push_to_hub(repo, page=True)
+    assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2"]
+    assert card(repo).data.license == "mit"

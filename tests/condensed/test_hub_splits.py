@@ -11,6 +11,7 @@ from huggingface_hub import DatasetCard, HfApi
 
 from hf_condense import load_condensed
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.hub import publish
 from hf_condense.condensed.hub import splits as splits_module
 from tests.support.card_sets import facts_of
 from tests.support.condensed_sets import assert_same, make_coreset, make_set, raw, real_rows
@@ -166,3 +167,9 @@ def test_damaged_facts_about_extra_splits_raise(described):
     facts = facts_of(make_set(), extra_splits=described)
     with pytest.raises(CondensedFormatError, match="extra_splits"):
         _ = facts.extra_splits
+
+
+def test_splits_that_are_not_given_by_name_are_refused_before_the_set_is_packed(monkeypatch):
+    monkeypatch.setattr(publish, "pack", lambda parts: pytest.fail("packed"))
+    with pytest.raises(TypeError, match=r"such as \{'test': ds\['test'\]\}; got a Dataset"):
+        make_set().push_to_hub("alice/pets", extra_splits=labelled(3))

@@ -71,3 +71,10 @@ def test_a_set_that_is_8_bit_already_scores_the_same(toy):
 def test_real_rows_get_no_second_row(toy, small):
     assert list(rows_of(run(small, toy, seeds=1, eight_bit=True))) == ["random_ipc2", "random"]
     assert list(rows_of(run(toy, toy, source=toy, seeds=1, eight_bit=True, baselines=()))) == ["train"]
+
+
+@pytest.mark.parametrize("as_tensors", [False, True], ids=["dataset", "tensors"])
+def test_set_that_is_not_condensed_is_refused(toy, as_tensors):
+    train = (torch.rand(3, 3, 8, 8), torch.arange(3)) if as_tensors else toy.select(range(3))
+    with pytest.raises(ValueError, match=r"eight_bit is for a condensed train.*: leave out eight_bit=True"):
+        run(train, toy, source=toy, seeds=1, eight_bit=True, baselines=())

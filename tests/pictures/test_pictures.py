@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset, DatasetDict, Features
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
@@ -456,6 +456,22 @@ def test_numbers_that_are_too_small_are_refused(run, draw, tmp_path, monkeypatch
 def test_nearest_images_need_a_source(toy):
     with pytest.raises(ValueError, match="source should be the real training set"):
         nearest_real_images(make_set())
+
+
+@pytest.mark.parametrize("draw", [real_beside_condensed, nearest_real_images])
+def test_real_rows_may_have_other_columns_and_sizes(draw, toy):
+    small = condense_dataset(toy, "random", 1, progress=False)
+    large = [image.resize((16, 12)) for image in toy["image"]]
+    image, label = toy.features["image"], toy.features["label"]
+    twice = {"picture": large, "copy": large, "kind": toy["label"][:]}
+    ambiguous = Dataset.from_dict(twice, Features(picture=image, copy=image, kind=label))
+    source = ambiguous.remove_columns("copy")
+    assert draw(small, source, cache=False).axes
+    message = "source: several columns hold an Image: 'picture', 'copy'; call the one that is meant 'image', as the set"
+    with pytest.raises(ValueError, match=message):
+        draw(small, ambiguous, cache=False)
+    with pytest.raises(TypeError, match=r"source should be one split; got DatasetDict with 'train'; pick one"):
+        draw(small, DatasetDict(train=source), cache=False)
 
 
 def test_figures_are_drawn_into_axes_that_are_given():

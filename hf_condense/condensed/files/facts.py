@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from hf_condense.condensed.files.untrusted import (
     parse_json,
     read_bytes,
 )
-from hf_condense.condensed.recipe import Recipe
+from hf_condense.condensed.recipe import Recipe, common
 
 logger = logging.getLogger("hf_condense")
 
@@ -30,6 +30,7 @@ EXTRA_SPLITS, WHITENED = "extra_splits", "whitened"  # keys in condense_config.j
 # These fields of a recipe may differ although the set is the same: it was made again, measured since, or written by an
 # earlier version, which did not yet say what follows from the method and its options.
 _PROVENANCE = frozenset({"created_at", "runtime", "evaluation", "nearest", "augment", "citation"})
+_PLACE = frozenset({"name", "revision", "config", "split"})  # where a source was found, whatever it holds
 
 
 class EightBitError(NamedTuple):
@@ -173,7 +174,10 @@ class Facts:
 
     def difference(self, other: Facts) -> str | None:
         """Return in words what the other set has that this one does not have, or None if they are the same set."""
-        first, second = (_identity(facts.recipe) for facts in (self, other))
+        recipes = self.recipe, other.recipe
+        # The same images may come from another commit of their repository, in which only its card was changed.
+        by_content = all(source.get("content_hash") for recipe in recipes for source in recipe.sources)
+        first, second = (_identity(recipe, by_content) for recipe in recipes)
         names = sorted(first.keys() | second.keys())
         if fields := [name for name in names if first.get(name) != second.get(name)]:
             return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
@@ -205,6 +209,15 @@ class Facts:
             return self
         recipe = dataclasses.replace(self.recipe, evaluation=other.recipe.evaluation)
         return Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
+
+    def with_licences_of(self, other: Facts | None) -> Facts:
+        """Return these facts with the licences of the sources of the same set, where these ones lack them."""
+        if other is None or all(s.get("license") for s in self.recipe.sources) or self.difference(other) is not None:
+            return self
+        stored = iter(_licences(other.recipe))
+        recipe = with_licences(self.recipe, lambda _: next(stored))
+        recipe = dataclasses.replace(recipe, source=_licensed(recipe.source, other.recipe.source.get("license")))
+        return self if recipe == self.recipe else Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
 
     def repeats(self, other: Facts) -> bool:
         """Return whether the other facts say the same, but for the times of making and measuring the set."""
@@ -264,19 +277,54 @@ def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, oc
         raise FileExistsError(f"{place} already holds {reason} under the name {name!r}; {advice}")
 
 
+def with_licences(recipe: Recipe, licence_of: Callable[[Mapping[str, Any]], Any]) -> Recipe:
+    """Return a recipe whose sources have the licences that they lack.
+
+    Args:
+        recipe: The recipe.
+        licence_of: Gives the licence of a source, or None. It is asked once for every part of a combined set, in their
+            order, else for the only source, whether its licence is lacking or not.
+    """
+    if recipe.parts is None:
+        return dataclasses.replace(recipe, source=_licensed(recipe.source, licence_of(recipe.source)))
+    parts = []
+    for part in recipe.parts:
+        source = part["recipe"]["source"]
+        parts.append({**part, "recipe": {**part["recipe"], "source": _licensed(source, licence_of(source))}})
+    shared = common([part["recipe"]["source"].get("license") for part in parts])
+    return dataclasses.replace(recipe, parts=parts, source=_licensed(recipe.source, shared))
+
+
+def _licensed(source: dict[str, Any], licence: Any) -> dict[str, Any]:
+    """Return the facts about a source with a licence, if they have none and there is one."""
+    return {**source, "license": licence} if licence and not source.get("license") else source
+
+
+def _licences(recipe: Recipe) -> list[Any]:
+    """Return the licence of the source, or of the source of every part."""
+    sources = [part["recipe"]["source"] for part in recipe.parts] if recipe.parts is not None else [recipe.source]
+    return [source.get("license") for source in sources]
+
+
 def _is_count(value: object) -> bool:
     return type(value) is int and value >= 0
 
 
-def _identity(recipe: Recipe) -> dict[str, Any]:
+def _identity(recipe: Recipe, by_content: bool) -> dict[str, Any]:
     """Return what a recipe says of a set that the same set always has.
 
     The licence of the source is not part of it, because it may become known after the set was made.
+
+    Args:
+        recipe: The recipe.
+        by_content: Whether sources are told apart by what they hold, wherever they were found.
     """
     values = {name: value for name, value in recipe.to_dict().items() if name not in _PROVENANCE}
-    values["source"] = {key: value for key, value in recipe.source.items() if key != "license"}
+    left_out = {"license", *(_PLACE if by_content else ())}
+    values["source"] = {key: value for key, value in recipe.source.items() if key not in left_out}
     if recipe.parts is not None:
         values["parts"] = [
-            {**part, "recipe": _identity(own)} for part, own in zip(recipe.parts, recipe.part_recipes, strict=True)
+            {**part, "recipe": _identity(own, by_content)}
+            for part, own in zip(recipe.parts, recipe.part_recipes, strict=True)
         ]
     return values

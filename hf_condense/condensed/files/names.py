@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
 TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
 MAX_README_BYTES = 1 << 20
 
@@ -49,7 +52,13 @@ PARQUET = shard_file("train", 0, 1)
 
 def is_repository_name(name: object) -> bool:
     """Return whether a value has the form of a repository on the Hub, `"user/name"`."""
-    return isinstance(name, str) and _REPOSITORY.fullmatch(name) is not None
+    if not isinstance(name, str) or _REPOSITORY.fullmatch(name) is None:
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:  # such as for the folder `runs/cifar--10`
+        return False
+    return True
 
 
 def is_split(name: object) -> bool:

@@ -20,7 +20,7 @@ from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
-from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
+from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing, with_licences
 from hf_condense.condensed.files.names import FACTS, README, TENSORS, check_name, is_repository_name, shard_split
 from hf_condense.condensed.files.packing import pack, read_tensors
 from hf_condense.condensed.folder import read_card
@@ -28,6 +28,7 @@ from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, set_names
 from hf_condense.condensed.hub.splits import write_splits
 from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
+from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.tensors import CondensedTensors
 
@@ -106,7 +107,9 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
         how: All other options.
 
     Raises:
-        ValueError: If a name or value is not usable, or the set cannot be written exactly.
+        TypeError: If the splits beside the set are not given by name.
+        ValueError: If a name or value is not usable, the set cannot be written exactly, or a private repository is
+            asked for and a public one is there.
         FileExistsError: If the repository holds another set of this name, or other data, that may not be touched.
         CondensedFormatError: If the card or another set in the repository cannot be read.
         PermissionError, FileNotFoundError, ConnectionError: See `readable_errors`.
@@ -114,47 +117,78 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
     name = check_name(parts.recipe.config_name if config_name is None else config_name)
     if how.revision is not None and _COMMIT.fullmatch(how.revision):
         raise ValueError(f"revision should be a branch to push to; got the commit {how.revision}")
+    if how.extra_splits is not None and not isinstance(how.extra_splits, Mapping):
+        raise TypeError(
+            "extra_splits should be rows by the name of their split, such as {'test': ds['test']}; got a "
+            f"{type(how.extra_splits).__name__}"
+        )
     return _in_main_process(lambda: _push(parts, repo_id, name, how))
 
 
 def _push(parts: Parts, repo_id: str, name: str, how: Publication) -> CommitInfo:
     """Publish a set from this process."""
     api = client(how.token)
-    files, facts = pack(_with_licence(parts, api))
     with tempfile.TemporaryDirectory(prefix="hf_condense-") as scratch:
-        splits = write_splits(how.extra_splits or {}, parts.rows.features, Path(scratch))
-        shards = {path.name: path for path in sorted(Path(scratch).iterdir())}
+        # What is read is kept here too: a machine that pushes need not let its cache be written to.
+        cache, shard_folder = Path(scratch, "cache"), Path(scratch, "splits")
+        shard_folder.mkdir()
+        files, facts = pack(parts._replace(recipe=_with_licences(parts.recipe, api, cache)))
+        splits = write_splits(how.extra_splits or {}, parts.rows.features, shard_folder)
+        shards = {path.name: path for path in sorted(shard_folder.iterdir())}
         new_splits = None if how.extra_splits is None else splits
         new = _NewSet(name, {**files, **shards}, facts, parts.tensors, new_splits)
         with readable_errors(repo_id, how.revision, pushing=True):
             repo_id = with_retries(
                 lambda: api.create_repo(repo_id, private=how.private, repo_type="dataset", exist_ok=True).repo_id
             )
-            return with_retries(lambda: _commit(_contents(api, repo_id, new, how), new, how))
+            if how.private:
+                with_retries(lambda: _refuse_public(api, repo_id))
+            return with_retries(lambda: _commit(_contents(api, repo_id, new, how, cache), new, how))
 
 
-def _with_licence(parts: Parts, api: HfApi) -> Parts:
-    """Return the set with the licence that the card of its source states, because `load_dataset` drops it."""
-    source = parts.recipe.source
-    if source.get("license") or not is_repository_name(source.get("name")):
-        return parts
+def _refuse_public(api: HfApi, repo_id: str) -> None:
+    """Raise if a repository that should be private is public: it was so before, and a push does not change that."""
+    if not api.dataset_info(repo_id, expand=["private"]).private:
+        raise ValueError(
+            f"private=True is for a new repository, and {repo_id} is there and public; nothing was changed: make it "
+            f"private at {api.endpoint}/datasets/{repo_id}/settings, push to another one, or leave out private=True"
+        )
+
+
+def _with_licences(recipe: Recipe, api: HfApi, cache: Path) -> Recipe:
+    """Return a recipe with the licences that the cards of its sources state, because `load_dataset` drops them."""
+    read: dict[tuple[str, str], Any] = {}  # by repository and revision: parts often share them
+
+    def licence_of(source: Mapping[str, Any]) -> Any:
+        if source.get("license") or not is_repository_name(source.get("name")):
+            return None
+        key = source["name"], source.get("revision") or MAIN
+        if key not in read:
+            read[key] = _stated_licence(Repository(api, *key), cache)
+        return read[key]
+
+    return with_licences(recipe, licence_of)
+
+
+def _stated_licence(source: Repository, cache: Path) -> Any:
+    """Return what the card of a source states, or None if it cannot be read."""
     try:
-        readme = Repository(api, source["name"], source.get("revision") or MAIN).fetch(README)
-        licence = stated_licence(read_card(readme.parent))
+        if not source.is_cached_commit():
+            source = replace(source, cache_dir=cache)
+        return stated_licence(read_card(source.fetch(README).parent))
     except (HTTPError, CondensedFormatError, OSError, ValueError) as error:  # private, damaged, ...
-        logger.info("the card of the source %s cannot be read: %s", source["name"], error)
-        return parts
-    return parts._replace(recipe=replace(parts.recipe, source={**source, "license": licence}))
+        logger.info("the card of the source %s cannot be read: %s", source.name, error)
+        return None
 
 
-def _contents(api: HfApi, repo_id: str, new: _NewSet, how: Publication) -> _Contents:
-    """Return what the repository holds now.
+def _contents(api: HfApi, repo_id: str, new: _NewSet, how: Publication, cache: Path) -> _Contents:
+    """Return what the repository holds now; files of it that are read are kept in a folder of their own.
 
     Raises:
         FileExistsError: If it holds data that nobody could read any more after the push.
         CondensedFormatError: If its card, or a set that is not going to be replaced, cannot be read.
     """
-    repository = Repository(api, repo_id, _branch_commit(api, repo_id, how))
+    repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
     files = repository.files()
     card = read_card(repository.fetch(README, files[README].size).parent) if README in files else None
     _refuse_foreign(repo_id, files, card)
@@ -204,7 +238,7 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
         facts = new.facts.with_extra_splits_of(old, new.name)
     else:
         facts = new.facts.with_extra_splits(new.splits)
-    facts = facts.with_accuracies_of(old)
+    facts = facts.with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))

@@ -51,6 +51,7 @@ class Repository:
         revision: Branch, tag or commit.
         cache_dir: Where files are cached. None: the Hub's own cache.
         local_files_only: Whether only cached files are used.
+        force_download: Whether files are downloaded even if they are cached.
     """
 
     api: HfApi
@@ -58,6 +59,7 @@ class Repository:
     revision: str
     cache_dir: Path | None = None
     local_files_only: bool = False
+    force_download: bool = False
 
     def fetch(self, path: str, size: int | None = None) -> Path:
         """Return a file's path in the cache, downloaded if it is missing there.
@@ -74,6 +76,7 @@ class Repository:
             "revision": self.revision,
             "cache_dir": self.cache_dir,
             "local_files_only": self.local_files_only,
+            "force_download": self.force_download,
             "token": self.api.token,
             **_USER_AGENT,
         }
@@ -151,6 +154,7 @@ def download(
     token: str | bool | None = None,
     cache_dir: str | Path | None = None,
     local_files_only: bool = False,
+    force_download: bool = False,
 ) -> tuple[Path, Facts]:
     """Download the files of one set, all of the same commit, unless they are cached.
 
@@ -161,6 +165,7 @@ def download(
         token: Token to read with. None: the one of this machine.
         cache_dir: Where files are cached. None: the Hub's own cache.
         local_files_only: Use the cached card and files only.
+        force_download: Download the files even if they are cached.
 
     Returns:
         The folder of the set, and its facts. A synthetic set's Parquet file, which is not needed, is not downloaded.
@@ -170,9 +175,12 @@ def download(
         ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If there are no sets, or a file cannot be used.
     """
-    cache = None if cache_dir is None else local_path(cache_dir)
-    branch = Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
+    branch = _branch(repo_id, revision, token, cache_dir, local_files_only)
     with readable_errors(repo_id, revision):
+        if force_download:
+            branch.require_answer()
+            branch = replace(branch, force_download=True)
+            return with_retries(lambda: _download(branch, name))
         if not (local_files_only or branch.is_cached_commit()) and branch.is_out_of_reach():
             branch = replace(branch, local_files_only=True)
         try:
@@ -183,26 +191,68 @@ def download(
             return cached
 
 
+def download_all(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> dict[str, tuple[Path, Facts]]:
+    """Download the files of every set, all of the same commit, unless they are cached; see `list_names` and `download`.
+
+    Returns:
+        The folder of each set and its facts, by name.
+    """
+    branch = _branch(repo_id, revision, token, cache_dir, local_files_only)
+    with readable_errors(repo_id, revision):
+        if (folders := _cached_instead(branch, revision is None)) is not None:
+            return {name: (folder, read_facts(folder)) for name, folder in folders.items()}
+        return with_retries(lambda: _download_all(branch))
+
+
 def is_out_of_reach(repo_id: str) -> bool:
     """Return whether the Hub does not answer when it is asked for a dataset repository, or is not to be asked."""
     return Repository(client(None), repo_id, MAIN).is_out_of_reach()
 
 
-def list_names(repo_id: str, revision: str | None, token: str | bool | None) -> list[str]:
-    """Return the names of the sets in a repository, sorted.
+def list_names(
+    repo_id: str,
+    *,
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> list[str]:
+    """Return the names of the sets in a repository, sorted; if the Hub is out of reach, of those that are cached.
 
     Args:
         repo_id: Dataset repository, `"user/name"`.
         revision: Branch, tag or commit. None: the main branch.
         token: Token to read with. None: the one of this machine.
+        cache_dir: Where files are cached. None: the Hub's own cache.
+        local_files_only: Look at cached files only.
 
     Raises:
         FileNotFoundError, PermissionError, ConnectionError: See `readable_errors`.
     """
-    repository = Repository(client(token), repo_id, revision or MAIN)
+    branch = _branch(repo_id, revision, token, cache_dir, local_files_only)
     with readable_errors(repo_id, revision):
-        repository.require_answer()
-        return set_names(repository.files())
+        if (folders := _cached_instead(branch, revision is None)) is not None:
+            return list(folders)
+        return set_names(branch.files())
+
+
+def _branch(
+    repo_id: str,
+    revision: str | None,
+    token: str | bool | None,
+    cache_dir: str | Path | None,
+    local_files_only: bool,
+) -> Repository:
+    """Return a repository at a branch, tag or commit; None: the main branch."""
+    cache = None if cache_dir is None else local_path(cache_dir)
+    return Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
 
 
 def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
@@ -240,6 +290,53 @@ def _cached_set(branch: Repository, name: str | None) -> tuple[Path, Facts] | No
             )
             return folder, facts
     return None
+
+
+def _download_all(branch: Repository) -> dict[str, tuple[Path, Facts]]:
+    """Download every set, all of the commit that the first one is of."""
+    sets: dict[str, tuple[Path, Facts]] = {}
+    for name in set_names(branch.files()):
+        sets[name] = folder, _ = _download(branch, name)
+        branch = replace(branch, revision=folder.parent.name)
+    return sets
+
+
+def _cached_instead(branch: Repository, with_earlier: bool) -> dict[str, Path] | None:
+    """Return the folders of the cached sets, by name, if the Hub is not asked or does not answer; None if it answers.
+
+    Args:
+        branch: The repository.
+        with_earlier: Whether sets that are not cached of its commit may be of other commits, the last ones first.
+
+    Raises:
+        LocalEntryNotFoundError: If the Hub is not to be asked, and no set is cached.
+        HTTPError, OfflineModeIsEnabled: If it does not answer, and no set is cached; or if it refuses.
+    """
+    reason: Exception = LocalEntryNotFoundError(f"no set of {branch.name} is cached")
+    if not branch.local_files_only:
+        try:
+            branch.require_answer()
+            return None
+        except HfHubHTTPError:
+            raise
+        except (HTTPError, OfflineModeIsEnabled) as error:
+            reason = error
+    if not (folders := _cached_folders(replace(branch, local_files_only=True), with_earlier)):
+        raise reason
+    logger.warning("%s is not asked or cannot be reached: it may have other sets than those cached here", branch.name)
+    return folders
+
+
+def _cached_folders(branch: Repository, with_earlier: bool) -> dict[str, Path]:
+    """Return the folders of the sets that are cached, by name, sorted; see `_cached_instead`."""
+    folders: dict[str, Path] = {}
+    for commit in [branch.revision, *(branch.cached_commits() if with_earlier else [])]:
+        with suppress(LocalEntryNotFoundError):
+            root = replace(branch, revision=commit).fetch(README).parent
+            for name in list_sets(root):
+                if (root / name / TENSORS).is_file():
+                    folders.setdefault(name, root / name)
+    return dict(sorted(folders.items()))
 
 
 def _facts_folder(commit: Repository, name: str | None) -> Path | None:
