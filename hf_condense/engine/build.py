@@ -153,6 +153,7 @@ def workload_of(run: Run, method: Method[Any]) -> Workload:
         batch_statistics=network.batch_statistics,
         cost_in_forwards=method.cost_in_forwards,
         decoding_bytes=run.decoder.row_bytes(),
+        gradient_bytes=method.gradients_per_class * network.parameter_bytes,
         real_bytes=4 * 4 * math.prod(run.source.image_shape) * real_rows,  # float32, and copies that are augmented
         parameter_bytes=network.parameter_bytes,
         passes=method.passes,

@@ -141,6 +141,8 @@ class Method(_Declared[ConfigT]):
     """Whether `losses` exchanges values with other processes; a step that lacks memory is then not repeated."""
     cost_in_forwards: ClassVar[int] = 1
     """Cost of differentiating an image, in forward passes; larger where gradients themselves are differentiated."""
+    gradients_per_class: ClassVar[int] = 0
+    """Gradients of all parameters of the network that a chunk keeps for each of its classes, for the memory plan."""
 
     rate_remedy: ClassVar[str] = "such as lr_img"
     """Which learning rates may be too large if a step is not finite; see `rate_advice`."""

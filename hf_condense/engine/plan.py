@@ -76,6 +76,7 @@ class Workload:
         cost_in_forwards: Cost of differentiating an image, in memory and in time (`Method.cost_in_forwards`).
         decoding_bytes: Bytes that decoding a row keeps.
         real_bytes: Bytes that the real images of one class take in a step.
+        gradient_bytes: Bytes of the gradients of one class that a chunk keeps (`Method.gradients_per_class`).
         parameter_bytes: Bytes of the network's parameters; each kept graph holds weights and a gradient.
         passes: How often a step goes over all its images with graphs that it may keep (`Method.passes`).
         cuts: Attributes of a plan that can cut the step (`Method.cuts`).
@@ -90,6 +91,7 @@ class Workload:
     cost_in_forwards: int = 1
     decoding_bytes: int = 0
     real_bytes: int = 0
+    gradient_bytes: int = 0
     parameter_bytes: int = 0
     passes: int = 1
     cuts: tuple[str, ...] = CUTS
@@ -104,13 +106,18 @@ class Workload:
         """Bytes that the graph of a synthetic row keeps."""
         return self.cost_in_forwards * self.activation_bytes + self.decoding_bytes
 
+    @property
+    def class_bytes(self) -> int:
+        """Bytes of a class in a chunk, whatever rows it has."""
+        return self.real_bytes + self.gradient_bytes
+
     def step_bytes(self, plan: Plan) -> int:
-        """Return about how many bytes a step keeps: graphs and real images of a chunk of classes, or of all."""
+        """Return about how many bytes a step keeps: graphs, real images and gradients of a chunk, or of all classes."""
         keeps_all = plan.keep_graphs or not self.cuts
         rows = sorted(self.class_rows)[-(self.classes_per_process if keeps_all else plan.classes_per_chunk) :]
         graph = min(sum(rows), self.most_rows) * self.row_bytes
-        real = len(rows) * self.real_bytes
-        return self.passes * (graph + 2 * self.parameter_bytes) + real if keeps_all else graph + real
+        by_class = len(rows) * self.class_bytes
+        return self.passes * (graph + 2 * self.parameter_bytes) + by_class if keeps_all else graph + by_class
 
 
 def make_plan(
@@ -130,14 +137,15 @@ def make_plan(
     if device.type == "cpu":
         budget //= workload.num_processes
     share, largest_class_rows = workload.classes_per_process, max(workload.class_rows)
-    row_bytes, real_bytes = workload.row_bytes, workload.real_bytes
+    row_bytes, class_bytes = workload.row_bytes, workload.class_bytes
     most_rows = min(share * largest_class_rows, workload.most_rows)
-    whole = most_rows * row_bytes + share * real_bytes
+    whole = most_rows * row_bytes + share * class_bytes
     # A batch can be smaller than the rows of its classes.
-    fits = share if whole <= budget else budget // max(1, largest_class_rows * row_bytes + real_bytes)
-    classes_that_fit = max(1, fits)
-    if device.type == "cpu" and real_bytes:
-        classes_that_fit = min(classes_that_fit, max(1, _CPU_REAL_BYTES // real_bytes))
+    fits = share if whole <= budget else budget // max(1, largest_class_rows * row_bytes + class_bytes)
+    most_classes = max(1, min(share, fits))
+    if device.type == "cpu" and workload.real_bytes:
+        most_classes = min(most_classes, max(1, _CPU_REAL_BYTES // workload.real_bytes))
+    classes = math.ceil(share / math.ceil(share / most_classes))  # chunks of one size, so that no process waits
     passes = workload.passes if "keep_graphs" in workload.cuts else 1
     keeps = 1 < passes <= budget // max(1, whole + 2 * workload.parameter_bytes)
     activation_bytes, images_per_step = workload.activation_bytes, workload.images_per_step
@@ -145,7 +153,7 @@ def make_plan(
         images = max(1, min(_CPU_MOST_IMAGES, _CPU_CACHE_BYTES // max(1, activation_bytes)))
         work = steps * images_per_step * workload.cost_in_forwards * activation_bytes
         pays = compiling_pays(work, device, shapes=2)
-        return Plan(min(classes_that_fit, share), images, pays if compile == "auto" else compile, keeps)
+        return Plan(classes, images, pays if compile == "auto" else compile, keeps)
     images = min(budget, _GPU_MOST_BYTES) // max(1, activation_bytes)
     images = 0 if images >= images_per_step else max(1, images)
-    return Plan(min(classes_that_fit, share), images, compile is True, keeps)
+    return Plan(classes, images, compile is True, keeps)

@@ -13,6 +13,7 @@ from hf_condense.base.processes import broadcast, broadcast_object
 from hf_condense.engine.initial import repeated
 from hf_condense.engine.soft_labels import Labels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, snapshot_interval
+from hf_condense.methods._images import statistics_rows
 from hf_condense.methods._recordings import Recordings
 
 if TYPE_CHECKING:
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from hf_condense.engine.synthetic import SyntheticSet
 
 _WALK = 256  # rows of a class that an expert classifies at a time
-_STATISTICS_ROWS = 16  # real rows per class from which batch norm takes its statistics
 
 
 @torch.no_grad()
@@ -61,7 +61,8 @@ def trained_expert(run: Run, experts: Recordings, number: int) -> nn.Module:
     if norms:  # only parameters are recorded, so the statistics are computed anew, as plain means
         for module in norms:
             module.train().momentum = None
-        network(run.source.sample(run.classes, _STATISTICS_ROWS, run.seed, "statistics").flatten(0, 1))
+        each = statistics_rows(len(run.classes))
+        network(run.source.sample(run.classes, each, run.seed, "statistics").flatten(0, 1))
     return network.eval()
 
 

@@ -15,6 +15,8 @@ from hf_condense.engine.task import Task
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
+_NETWORK = {"features": ("network",)}
+
 
 @dataclass(frozen=True)
 class FeatureConfig(MethodConfig):
@@ -26,9 +28,13 @@ class FeatureConfig(MethodConfig):
         "'pixels', or the name of a column of embeddings.",
     )
     feature_updates: int = option(
-        500, "Training updates of that network, of feature_batch rows each; they are half of the cost.", ge=0, tiny=3
+        500,
+        "Training updates of that network, of feature_batch rows each; they are half of the cost.",
+        ge=0,
+        tiny=3,
+        needs=_NETWORK,
     )
-    feature_batch: int = option(64, "Rows per training update of that network.", ge=1)
+    feature_batch: int = option(64, "Rows per training update of that network.", ge=1, needs=_NETWORK)
 
 
 def _default(task: Task) -> dict[str, Any]:

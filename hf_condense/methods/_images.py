@@ -32,6 +32,8 @@ _SOFT = {"soft_labels": ("teacher", "learned")}
 _LEARNED = {"soft_labels": ("learned",)}
 _TEACHER = {**_SOFT, "labels_from": ("teacher",)}
 
+_STATISTICS_ROWS, _MOST_STATISTICS_ROWS = 16, 1600  # of a class, and of all classes together
+
 
 @dataclass(frozen=True)
 class ImageConfig(MethodConfig):
@@ -167,6 +169,17 @@ class ImageMethod(Method[ImageT]):
     def loss_temperature(self) -> float:
         """Temperature of losses on the synthetic set; 1 if its labels are hard."""
         return self.config.temperature if self.config.soft_labels in self.trained_labels else 1.0
+
+
+def statistics_rows(num_classes: int) -> int:
+    """Return from how many real rows of each class batch norm takes its statistics: 16, or fewer above 100 classes.
+
+    The whole batch goes through the network at once. With very many classes it would not fit into memory.
+
+    References:
+        16 rows: the authors' code of Zhao et al., ICLR 2021, for up to 100 classes.
+    """
+    return max(1, min(_STATISTICS_ROWS, _MOST_STATISTICS_ROWS // num_classes))
 
 
 def batch_rows(run: Run, batch_syn: int | None) -> dict[int, int]:

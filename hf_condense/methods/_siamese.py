@@ -275,7 +275,10 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             rows, labels = self.synthetic_rows(run, classes, draw, rows_of=t)
             chunk = Chunk(run, classes, draw)
             real = self._real_summary(chunk)
-            loss = self.discrepancy(chunk, real, run.embed(rows), labels)
+            # Dropout draws by the key of the chunk, so that it is the same in whichever process.
+            with seeded_globals(run.seed, "embeddings", t, classes[0], devices=[run.device]):
+                embeddings = run.embed(rows)
+            loss = self.discrepancy(chunk, real, embeddings, labels)
             yield Loss(loss, loss.detach())
             if self.config.calibration:
                 yield self._calibration(chunk, t)

@@ -88,6 +88,11 @@ def check_windows(config: TrajectoryConfig) -> None:
             f"first_max_start={config.first_max_start} should be at most max_start={config.max_start}, to which "
             "the latest start grows (a preset may have set either)"
         )
+    if config.expansion_steps is not None and config.first_max_start is None:
+        raise ValueError(
+            f"expansion_steps={config.expansion_steps} has no effect without first_max_start, from which the latest "
+            "start grows; pass that too, or leave expansion_steps out"
+        )
     first = latest_start_in(config, 0)
     if config.min_start >= first:
         raise ValueError(

@@ -47,7 +47,7 @@ def _paper(task: Task) -> dict[str, Any]:
         "min_start": min_start,
         "first_max_start": first,
         "max_start": last,
-        "expansion_steps": expansion,
+        "expansion_steps": None if first is None else expansion,
         "most_ratio": 1.1 if row == ("few classes", 1) else 1.0,
         "init": "real" if row == ("many classes", 50) else "correct",
         "lr_img": lr_img,

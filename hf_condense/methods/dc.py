@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,7 +19,7 @@ from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, cross_entropy, statistics_rows
 from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.factory import activation_bytes, has_batch_statistics
@@ -38,7 +39,6 @@ _EPSILON = 1e-6
 # is faster by 1.4 for 10 images at width 32, and by 1.3 for 10 images at width 128. For 100 images it is no faster at
 # width 32, and the loop is faster by 1.6 at width 128. On a GPU the batched call is always faster.
 _BATCHED_BYTES = 64 * 2**20
-_FREEZE_IMAGES = 16  # real images per class from which batch norm takes its statistics
 _LOOPS = {1: (1, 1), 10: (10, 50), 20: (20, 25), 30: (30, 20), 40: (40, 15), 50: (50, 10)}  # ipc: (outer, inner)
 
 
@@ -46,7 +46,7 @@ def loops(ipc: int) -> tuple[int, int]:
     """Return the lengths of the outer and the inner loop for an ipc.
 
     Between the rows of the authors' table, the outer loop has as many steps as there are images per class, at most 50,
-    and the inner loop has so many epochs that the product is near 500.
+    and the inner loop has 500 epochs in all, but at most 50 after each of these steps.
 
     References:
         Zhao et al., ICLR 2021; the authors' code has values for ipc 1, 10, 20, 30, 40 and 50.
@@ -253,6 +253,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
     )
     Config = GradientMatchingConfig
     cost_in_forwards: ClassVar[int] = 4
+    gradients_per_class: ClassVar[int] = 6  # real and synthetic ones, their difference, and what its gradient needs
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("A fifth of the paper's 1,000 networks; pixels stay valid.", _default),
         "paper": Preset("1,000 networks and unclamped pixels, as the authors' code runs it (ICLR 2021).", _paper),
@@ -276,7 +277,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         matched_parameters(self._net, self.config.matched)
         counts = set(self.rows_per_step(run).values())
         equal_sizes = len(counts) == 1
-        rows = max(counts) * min(run.plan.classes_per_chunk, len(run.ipc))
+        # Not those of a chunk: a plan that memory made smaller should change nothing but the chunks.
+        rows = max(counts) * math.ceil(len(run.ipc) / run.accelerator.num_processes)
         fits_cache = rows * activation_bytes(self._net, run.source.image_shape) <= _BATCHED_BYTES
         rule = "batched" if equal_sizes and (run.device.type != "cpu" or fits_cache) else "loop"
         way = rule if self.config.class_gradients == "auto" else self.config.class_gradients
@@ -292,13 +294,17 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             freeze_batch_statistics(self._net, run, t)
         distance = _DISTANCES[self.config.distance]
         for classes in run.chunks():
-            rows = self.real_rows(run, classes, t).unflatten(0, (len(classes), -1))  # (k, B, C, H, W)
-            by_class = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
-            real = [torch.stack(parts) for parts in zip(*by_class, strict=True)]
+            real = self._real_gradients(run, classes, t)
             with exact_convolutions(run.device):  # also while the engine differentiates what is yielded
-                synthetic = self._synthetic_gradients(run, classes, t)
-                loss = distance(synthetic, real)
+                loss = distance(self._synthetic_gradients(run, classes, t), real)
+                del real  # before those of the next chunk
                 yield Loss(loss, loss.detach())
+
+    def _real_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:
+        """Return the gradients of the real batches of k classes, by parameter, first dimension k."""
+        rows = self.real_rows(run, classes, t).unflatten(0, (len(classes), -1))  # (k, B, C, H, W)
+        by_class = [self._real_gradient(run, batch, c) for batch, c in zip(rows, classes, strict=True)]
+        return [torch.stack(parts) for parts in zip(*by_class, strict=True)]
 
     def _real_gradient(self, run: Run, images: Tensor, c: int) -> list[Tensor]:
         """Return the gradient of the mean cross-entropy of one class's real batch, by parameter."""
@@ -330,7 +336,10 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             return
         data, recipe, updates = self.inner_training(run)
         batch = min(recipe.batch_size, len(data))
-        chunk = min(run.plan.images_per_forward or batch, batch)
+        parts = math.ceil(batch / (run.plan.images_per_forward or batch))
+        if run.device.type == "cpu":  # so that each process has a part
+            parts = min(batch, max(parts, run.accelerator.num_processes))
+        chunk = math.ceil(batch / parts)
         key = (run.seed, "inner", t)
         shared = {"chunk": chunk, "accelerator": run.accelerator}
         train_network(run.compiled_network(), data, recipe, *key, max_updates=updates, **shared)
@@ -374,11 +383,11 @@ def freeze_batch_statistics(net: nn.Module, run: Run, t: int) -> None:
         t: The step, which is part of the key of the rows.
 
     References:
-        Zhao et al., ICLR 2021; the authors' code takes 16 rows per class.
+        Zhao et al., ICLR 2021; the authors' code.
     """
     net.train()
     with torch.no_grad():
-        net(run.source.sample(run.classes, _FREEZE_IMAGES, run.seed, "freeze", t).flatten(0, 1))
+        net(run.source.sample(run.classes, statistics_rows(len(run.classes)), run.seed, "freeze", t).flatten(0, 1))
     for module in net.modules():
         if isinstance(module, _BatchNorm):
             module.eval()

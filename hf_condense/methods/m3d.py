@@ -311,7 +311,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         if self.config.kernel != _CHARACTERISTIC:
             return real
         pairs = zip(chunk.classes, real, strict=True)
-        return torch.stack([characteristic_function(r, self.frequencies(chunk, c, r)) for c, r in pairs])
+        return torch.stack([self.characteristic_function_of(chunk, c, rows) for c, rows in pairs])
 
     def discrepancy(self, chunk: Chunk, real: Tensor, synthetic: Tensor, labels: Tensor) -> Tensor:
         """Return the squared MMD or the discrepancy of characteristic functions, summed over classes."""
@@ -327,20 +327,21 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         pairs = zip(synthetic.split(counts), real, strict=True)
         return torch.stack([squared_mmd(s[None], r[None], kernel) for s, r in pairs]).sum()
 
-    def frequencies(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
-        """Return the frequencies of a class in a draw, the same for real and synthetic rows.
+    def characteristic_function_of(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
+        """Return the characteristic function of rows of a class, at frequencies that real and synthetic rows share.
 
         Normal numbers are drawn once for all classes, on the CPU: drawing them for each class would take longer than
         the rest of a GPU's step. Each class has their columns in an order of its own, which are normal numbers too; the
-        lengths of its frequencies are those of the other classes.
+        lengths of its frequencies are those of the other classes. The inverse order of the embeddings' columns gives
+        the same products, and there are fewer embeddings than frequencies.
 
         Args:
             chunk: The chunk, which gives the draw.
             c: The class.
-            embeddings: Rows that are compared at these frequencies. (n, D).
+            embeddings: (n, D).
 
         Returns:
-            (F, D).
+            (2, F).
         """
         run, dimension = chunk.run, embeddings.shape[-1]
         if chunk.draw != self._frequencies_draw:
@@ -352,13 +353,14 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             self._frequencies_draw = chunk.draw
         names = run.source.class_names
         order = torch.randperm(dimension, generator=run.rng("frequencies", names[c], chunk.draw))
-        return self._frequencies[:, to_device(order, embeddings.device)]
+        inverse = to_device(order.argsort(), embeddings.device)
+        return characteristic_function(embeddings[:, inverse], self._frequencies)
 
     def _characteristic(self, chunk: Chunk, c: int, synthetic: Tensor, real: Tensor) -> Tensor:
-        """Return the discrepancy of a class, with a graph that does not hold its frequencies.
+        """Return the discrepancy of a class, with a graph that does not hold its phases.
 
-        The frequencies of a class can be larger than everything else that a step keeps. The gradient by the embeddings
-        is therefore computed at once, one class after the other.
+        Rows times frequencies can be larger than everything else that a step keeps. The gradient by the embeddings is
+        therefore computed at once, one class after the other.
 
         Args:
             chunk: The chunk.
@@ -371,7 +373,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         """
         with torch.enable_grad():
             rows = synthetic.detach().requires_grad_()
-            function = characteristic_function(rows, self.frequencies(chunk, c, rows))
+            function = self.characteristic_function_of(chunk, c, rows)
             weights = self.config.amplitude_weight, self.config.phase_weight
             value = characteristic_discrepancy(function, real, *weights)
             (gradient,) = torch.autograd.grad(value, rows)

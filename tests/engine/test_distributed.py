@@ -128,6 +128,7 @@ def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
         "one class per chunk": 1,
         "memory differs": 1,
         "more processes than chunks": 3,
+        "dropout": 1,
         "patches": 2,
         "gradients": 3,
         "learned labels": 2,

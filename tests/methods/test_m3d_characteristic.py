@@ -114,17 +114,21 @@ def test_step_equals_the_textbook(options: dict, factor: int, ipc: object, ipm: 
 
 def test_frequencies_are_the_same_for_a_class_in_a_draw_and_differ_between_classes_and_draws() -> None:
     run, method, _, _ = objective_of_step(KernelMoments, OPTIONS, 0)
-    rows = run.network("network", 0).embed(run.synthetic.of([0])[0]).detach()
+    dimension = run.network("network", 0).embed(run.synthetic.of([0])[0]).shape[1]
+    units = 1e-3 * torch.eye(dimension)  # short, so that the sine is the frequency
 
     def drawn(draw: int, c: int) -> torch.Tensor:
-        return method.frequencies(Chunk(run, run.classes, draw), c, rows)
+        chunk = Chunk(run, run.classes, draw)
+        functions = [method.characteristic_function_of(chunk, c, row[None]) for row in units]
+        return torch.stack([1e3 * function[1] for function in functions], 1)  # (F, D)
 
     first, other_class, other_draw = drawn(0, 0), drawn(0, 1), drawn(1, 0)
-    assert first.shape == (16, rows.shape[1])
+    assert first.shape == (16, dimension)
     assert torch.equal(first, drawn(0, 0))
-    assert not torch.equal(first, other_class)
-    assert torch.equal(first.sort(1).values, other_class.sort(1).values)  # the same numbers in another order
-    assert not torch.equal(first, other_draw)
+    assert not torch.allclose(first, other_class)
+    # The same numbers in another order.
+    torch.testing.assert_close(first.sort(1).values, other_class.sort(1).values, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(first, other_draw)
 
 
 def test_equal_sets_have_next_to_no_discrepancy() -> None:

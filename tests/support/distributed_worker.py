@@ -56,6 +56,17 @@ SHARED_INNER_LOOPS = {
     "shared inner loop of dsa": {"method": "dsa", "most_images": 5},
     "shared inner loop of idc": {"method": "idc", "most_images": 3, "factor": 2, "lr_img": 1.0},
 }
+
+
+def dropping_network(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Sequential:
+    """Return a network with dropout."""
+    features = torch.nn.Sequential(
+        torch.nn.Conv2d(channels, 8, 3), torch.nn.ReLU(), torch.nn.Dropout(), torch.nn.Flatten()
+    )
+    size = features(torch.zeros(1, channels, *image_size)).shape[1]
+    return torch.nn.Sequential(*features, torch.nn.Linear(size, num_classes))
+
+
 # Options of each scenario, and the free memory that each process sees.
 SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "even": ({"classes": 4}, [PLENTY, PLENTY]),
@@ -63,6 +74,7 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "one class per chunk": ({"classes": 5}, [1, 1]),  # three chunks and two
     "memory differs": ({"classes": 5}, [1, PLENTY]),
     "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
+    "dropout": ({"classes": 5, "network": dropping_network}, [1, 1]),
     "patches": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
     "gradients": ({"method": "dsa", "classes": 5, "outer_loop": 3, "inner_loop": 2}, [PLENTY, PLENTY]),
     "learned labels": (
