@@ -962,6 +962,27 @@ def test_eval_does_not_write_the_card_of_a_set_into_the_readme_of_something_else
     assert (tmp_path / "README.md").read_text(encoding="utf-8") == "# My project\n"
 
 
+def test_eval_does_not_store_accuracies_with_a_set_that_was_saved_meanwhile(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path, "--overwrite")
+    assert program(*again, "--seed", 1)[0] == 0
+    plain = hf_condense.evaluate
+
+    def slow_evaluate(*args, **options):
+        assert program(*again, "--seed", 2)[0] == 0
+        return plain(*args, **options)
+
+    monkeypatch.setattr(hf_condense, "evaluate", slow_evaluate)
+    quick = ("--network", "convnet-w8", "--baseline", "none", *SHORT)
+    code, out, err = program("eval", tmp_path, "--source", folder, *quick, "--save")
+    assert code == 1
+    assert "random" in out
+    assert "another set was saved in" in err
+    assert load_condensed(tmp_path).recipe.seed == 2
+    assert load_condensed(tmp_path).recipe.evaluation == []
+
+
 def test_show_refuses_images_per_class_without_a_picture(program: Program, saved: Path) -> None:
     code, _, err = program("show", saved, "--per-class", 3)
     assert code == 2

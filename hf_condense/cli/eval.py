@@ -124,6 +124,7 @@ def evaluate_command(
     or a .safetensors file with the tensors `images` (N, C, H, W), 0 black and 1 white, and `labels` (N,).
     """
     from hf_condense import CondensedDataset, evaluate
+    from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.folder import pick, resolve_folder
     from hf_condense.evaluation.request import Request
 
@@ -154,6 +155,7 @@ def evaluate_command(
     if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
     place = pick(resolve_folder(folder), name).absolute() if save else None
+    evaluated = None if place is None else read_facts(place).sha256
     if place is not None:
         _check_card(place)
     evaluation = evaluate(
@@ -168,6 +170,10 @@ def evaluate_command(
     )
     echo(_printed(evaluation, form, by_class, ipc))
     if place is not None and isinstance(train, CondensedDataset):
+        if read_facts(place).sha256 != evaluated:
+            raise FileExistsError(
+                f"another set was saved in {place} during the evaluation, so these accuracies were not stored"
+            )
         train.with_evaluation(evaluation).save_condensed(place.parent, place.name, overwrite=True)
         click.echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
 

@@ -306,7 +306,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """Return the summary of the real rows of a chunk, and keep it if later steps use the same rows again."""
         keeps = self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
         if not keeps:
-            return self._new_summary(chunk)
+            return self._keyed_summary(chunk)
         key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
         if self._summaries is not None:
             return self._summaries.get(key, make)
@@ -359,7 +359,8 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         numbers = self.row_numbers(run, chunk.classes, t)
         labels = run.synthetic.classes_of(numbers)  # on the CPU, so that nothing waits for a GPU
         rows, _ = self.synthetic_rows(run, chunk.classes, chunk.draw, rows_of=t)
-        logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
+        with seeded_globals(run.seed, "calibration", t, chunk.classes[0], devices=[run.device]):
+            logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
         targets = run.synthetic.targets_at(numbers, self.loss_temperature)
         loss = self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)
         return Loss(loss, loss.detach())
