@@ -316,7 +316,7 @@ def test_label_column_called_soft_label_is_refused_before_the_first_step(monkeyp
 def test_class_names_beyond_what_is_read_are_refused_before_the_first_step(monkeypatch):
     for names, match in (
         (["x" * MAX_JSON_BYTES, "dog"], r"the recipe would have 8,\d+,\d+ bytes; readers accept 8,388,608: short"),
-        (["x" * (MAX_JSON_BYTES - 9000), "dog"], r"condense_config.json would have 8,\d+,\d+ bytes; readers accept 8"),
+        (["x" * (MAX_JSON_BYTES // 2), "dog"], r"condense_config.json would have 8,\d+,\d+ bytes; readers accept 8"),
         (["[" * 140_000, "dog"], r"would have 140,\d+ objects and lists; readers accept 131,072"),
         (["," * 1_100_000, "dog"], r"would have 1,1\d+,\d+ values; readers accept 1,048,576"),
         (["\ud800", "dog"], "surrogates not allowed|Unicode"),
