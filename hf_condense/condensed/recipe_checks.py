@@ -29,8 +29,15 @@ def check_form(kind: str, pixel_range: str, store_dtype: str, storage: str) -> N
         raise CondensedFormatError("recipe: pixel_range should be valid or free")
     if store_dtype not in STORE_DTYPES:
         raise CondensedFormatError("recipe: store_dtype should be float32, float16 or uint8")
-    if store_dtype == "uint8" and not (decoder_class(storage).stores_images and pixel_range == "valid"):
+    if store_dtype == "uint8" and not (_stores_images(storage) and pixel_range == "valid"):
         raise CondensedFormatError("recipe: store_dtype uint8 should be that of images in [0, 1]")
+
+
+def _stores_images(storage: str) -> bool:
+    try:
+        return decoder_class(storage).stores_images
+    except ValueError as error:
+        raise CondensedFormatError(f"recipe: {error}") from None
 
 
 def check_soft_labels(

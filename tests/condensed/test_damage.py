@@ -228,6 +228,7 @@ FORM_FACTS = {
     "dct of a larger image": ("dct", {"image_shape": [3, 8, 16]}, r"coefficients should be F32 \[48, 24\]"),
     "siren with more rows than networks fit": ("siren", {"expand": 10}, "expand of storage 'siren' is out of range"),
     "siren with an expand of zero": ("siren", {"expand": 0}, "expand"),
+    "bytes in an unknown form": ("synthetic", {"storage": "wavelets", "store_dtype": "uint8"}, "storage"),
     "siren as dct": ("siren", {"storage": "dct"}, "missing coefficients, counts, places"),
     "dct as siren": ("dct", {"storage": "siren", "expand": 2}, "missing weights"),
     "dct as pixels": ("dct", {"storage": "pixels", "expand": 1}, r"format_version"),

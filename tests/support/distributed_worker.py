@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from hf_condense import api
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.decoders import siren
 from hf_condense.engine import build, plan
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
@@ -185,6 +186,7 @@ def run_scenario(name: str, rank: int = 0, **options: Any) -> CondensedDataset:
     ds = toy_dataset(tuple(range(settings.pop("classes")))).remove_columns("note")
     with pytest.MonkeyPatch.context() as patched, half_size.registered():
         patched.setattr(build, "memory_budget", lambda device: memory[rank])
+        patched.setattr(siren, "_FIT_STEPS", 20)
         if "most_images" in settings:
             patched.setattr(plan, "_CPU_MOST_IMAGES", settings.pop("most_images"))
         small = api.condense_dataset(ds, method, 2, label_column="label", cache=False, **{**settings, **options})
