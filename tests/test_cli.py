@@ -318,7 +318,7 @@ def test_what_a_dataset_in_a_folder_does_not_have_is_refused(
     for command in (("run", disk), ("eval", saved, "--source", disk), ("page", saved, "--source", disk)):
         code, _, err = program(*command, "--config", "plain")
         assert code == 2
-        assert "so that it has no configurations; leave out --config" in " ".join(err.split())
+        assert "so it has no configurations; leave out --config" in " ".join(err.split())
     code, _, err = program("eval", disk, "--source", folder, "--name", "plain")
     assert code == 2
     assert "leave out --name" in err
@@ -900,6 +900,7 @@ def test_debug_shows_the_traceback(folder: Path) -> None:
         (["eval", "x", "--test", "y", "--source-split", "all"], "--source-split is for the dataset of --source"),
         (["eval", "x", "--baseline", "none"], "name the rows to test on by --test"),
         (["push", "x", "me/x", "--extra-split", "test"], "takes NAME=DATASET, for example"),
+        (["push", "x", "me/x", "--extra-split", "a=b", "--extra-split", "a=c"], "names a split twice; give each once"),
         (["run", "x", "--private"], "--private is for the repository of --push"),
     ],
 )

@@ -70,7 +70,7 @@ if TYPE_CHECKING:
     metavar="RATE",
     help="Learning rate; give several, or search, to choose on held-out rows of --source.  [default: the recipe's]",
 )
-@click.option("--ipc", multiple=True, type=Integer(1), help="Use so many images per class; may be repeated.")
+@click.option("--ipc", multiple=True, type=Integer(1), help="Use this many images per class; may be repeated.")
 @click.option("--image-size", help="Resize images of a plain set to this side, or to HEIGHTxWIDTH.")
 @click.option("--eight-bit", is_flag=True, help="Also train on the set's 8-bit images, as load_dataset gives them.")
 @click.option("--seeds", type=Integer(1), default=5, help="Networks trained on each set.")
@@ -86,7 +86,9 @@ if TYPE_CHECKING:
 )
 @cache_option
 @compile_option
-@click.option("--by-class", is_flag=True, help="Also print the set's accuracy by class, and what it is taken for.")
+@click.option(
+    "--by-class", is_flag=True, help="Also print the accuracy by class, and what each class is most often taken for."
+)
 @click.option(
     "--format", "form", type=click.Choice(["table", "markdown", "json"]), default="table", help="Form of the output."
 )

@@ -67,7 +67,7 @@ def refuse_config(option: str, config: str | None, *places: str) -> None:
     """Refuse a configuration if all datasets that it is for are folders that `save_to_disk` wrote: they have none."""
     if config is not None and places and all(map(is_saved, places)):
         raise click.UsageError(
-            f"{option} {config}: save_to_disk wrote {places[0]!r}, so that it has no configurations; leave out {option}"
+            f"{option} {config}: save_to_disk wrote {places[0]!r}, so it has no configurations; leave out {option}"
         )
 
 

@@ -48,9 +48,11 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
 
     validate_repo_id(repo)
     places = [_name_and_place(text) for text in extra_splits]
+    if len(dict(places)) < len(places):
+        raise click.UsageError("--extra-split names a split twice; give each once")
     small = load_condensed(folder, name)
     place = pick(resolve_folder(folder), name)
-    # The folder of one set may have been renamed, so that only a folder of sets names them.
+    # The folder of one set may have been renamed, so only a folder of sets names them.
     own_name = None if place == resolve_folder(folder) else place.name
     splits = {split: load_split(place, None, split, "--extra-split") for split, place in places} or None
     publish_set(small, repo, config_name=name or own_name, extra_splits=splits, **settings)

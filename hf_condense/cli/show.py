@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from hf_condense.base.errors import CondensedFormatError
 from hf_condense.cli.options import FilePath, Integer
 from hf_condense.cli.text import command_line, facts_table
 
@@ -68,6 +69,6 @@ def _other_sets(path_or_repo: str, shown: Path) -> list[str]:
 
     # Those of a repository are of the same commit; what is shown may be cached, and the Hub out of reach.
     commit = shown.parent.name if is_repository(path_or_repo) else None
-    with suppress(OSError):
+    with suppress(OSError, CondensedFormatError):
         return [name for name in list_condensed(path_or_repo, revision=commit) if name != shown.absolute().name]
     return []

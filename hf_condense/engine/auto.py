@@ -29,7 +29,7 @@ CANDIDATES = ("m3d", "rded", "esp")
 # meet a budget within a factor of about two. They are fixed, not measured at run time, so that the same call gives the
 # same result.
 _BYTES_PER_SECOND = {"cpu": 1.5e9, "mps": 3e10, "other": 2e11}
-# What a run costs beside that, in seconds of one core: a step with next to no pixels, and everything but the steps.
+# What a run costs apart from that, in seconds of one core: a step with next to no pixels, and everything but the steps.
 _SECONDS_PER_STEP = 0.012
 _SECONDS_OF_SETUP = 1.0
 _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
@@ -47,7 +47,7 @@ _PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as
 _FORM = {"storage", "expand", "factor"}
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
-_SECONDS_PER_UPDATE = 0.002  # of the pool, beside its pixels
+_SECONDS_PER_UPDATE = 0.002  # of the pool, apart from its pixels
 
 
 @dataclass(frozen=True)
@@ -205,7 +205,7 @@ def _learned(case: _Case) -> Choice:
     seconds_of_pool = _seconds_of_pool(case, pool)
 
     def affordable(seconds: float, passes: float) -> int:
-        """Return the steps for the rest of the budget, if each makes so many forward passes of the synthetic rows."""
+        """Return the steps for the rest of the budget, if each makes `passes` forward passes of the synthetic rows."""
         # Real rows are embedded once in `ipm` steps.
         forwards = case.classes_in_turn * (batch / ipm + passes * drawn)
         return _affordable_steps(case, seconds, forwards)
@@ -287,7 +287,7 @@ def _experts(case: _Case) -> dict[str, Any]:
 
 
 def _affordable_steps(case: _Case, seconds: float, forwards: float) -> int:
-    """Return the steps for what is left of the budget after some seconds, if each takes so many forward passes."""
+    """Return the steps for what is left of the budget after some seconds, if each takes `forwards` forward passes."""
     left = 60 * case.minutes - _SECONDS_OF_SETUP - seconds
     per_step = _SECONDS_PER_STEP + forwards * case.seconds_of_forward
     return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / per_step)))

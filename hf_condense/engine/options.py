@@ -129,7 +129,7 @@ class MethodConfig:
 
     @classmethod
     def names_that_may_be_none(cls) -> frozenset[str]:
-        """Return the names of the options, beside `steps`, for which None is a value."""
+        """Return the names of the options, apart from `steps`, for which None is a value."""
         hints = typing.get_type_hints(cls)
         names = (f.name for f in dataclasses.fields(cls) if type(None) in typing.get_args(hints[f.name]))
         return frozenset(names) - {"steps"}

@@ -145,7 +145,7 @@ def make_plan(
     most_classes = max(1, min(share, fits))
     if device.type == "cpu" and workload.real_bytes:
         most_classes = min(most_classes, max(1, _CPU_REAL_BYTES // workload.real_bytes))
-    classes = math.ceil(share / math.ceil(share / most_classes))  # chunks of one size, so that no process waits
+    classes = _even_chunk(most_classes, workload)
     passes = workload.passes if "keep_graphs" in workload.cuts else 1
     keeps = 1 < passes <= budget // max(1, whole + 2 * workload.parameter_bytes)
     activation_bytes, images_per_step = workload.activation_bytes, workload.images_per_step
@@ -157,3 +157,16 @@ def make_plan(
     images = min(budget, _GPU_MOST_BYTES) // max(1, activation_bytes)
     images = 0 if images >= images_per_step else max(1, images)
     return Plan(classes, images, compile is True, keeps)
+
+
+def _even_chunk(most: int, workload: Workload) -> int:
+    """Return how many classes to take together, at most `most`: about equal chunks, if the busiest process gains."""
+
+    def busiest(size: int) -> int:
+        """Return the classes of the process that has most, which is the first one: chunks are dealt out in turn."""
+        classes = len(workload.class_rows)
+        return sum(min(size, classes - start) for start in range(0, classes, size * workload.num_processes))
+
+    share = workload.classes_per_process
+    even = math.ceil(share / math.ceil(share / most))
+    return even if busiest(even) <= busiest(most) else most

@@ -333,9 +333,9 @@ def _size_of_pictures(train: datasets.Dataset | TensorSet, image_size: int | Siz
 def _check_eight_bit(train: datasets.Dataset | TensorSet, eight_bit: bool) -> None:
     """Refuse to look for 8-bit images beside those of a set that has one kind of images only."""
     if eight_bit and not isinstance(train, CondensedDataset):
-        kind = "tensors, which are" if isinstance(train, tuple) else "a plain dataset, whose images are"
+        kind = "tensors are" if isinstance(train, tuple) else "the images of a plain dataset are"
         raise ValueError(
-            "eight_bit is for a condensed train, which has 8-bit images beside its exact ones; this one is "
+            "eight_bit is for a condensed set, which has 8-bit images beside its exact ones; "
             f"{kind} used as given: leave out eight_bit=True"
         )
 

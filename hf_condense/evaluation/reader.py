@@ -83,9 +83,10 @@ class Reader:
                 absent = names[0] if name is None else None
                 hint = f"; it has no column {absent!r} either: rename one of its columns" if absent else ""
                 reason = str(error)
+                absent_own = name is None and names[-1]
                 if not self.has_options:
                     reason = reason.partition("; pass ")[0]
-                    hint = f"; call the one that is meant {names[-1]!r}, as the set does" if names[-1] else ""
+                    hint = f"; call the one that is meant {names[-1]!r}, as the set does" if absent_own else ""
                 raise ValueError(f"{what}: {reason}{hint}") from None
         return columns[0], columns[1]
 

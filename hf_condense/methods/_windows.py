@@ -91,7 +91,7 @@ def check_windows(config: TrajectoryConfig) -> None:
     if config.expansion_steps is not None and config.first_max_start is None:
         raise ValueError(
             f"expansion_steps={config.expansion_steps} has no effect without first_max_start, from which the latest "
-            "start grows; pass that too, or leave expansion_steps out"
+            "start grows; pass that too, or expansion_steps=None (a preset may have set it)"
         )
     first = latest_start_in(config, 0)
     if config.min_start >= first:

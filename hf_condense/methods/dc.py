@@ -14,6 +14,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd
 
+from hf_condense.base.rng import seeded_globals
 from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.forms import few_images, form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset
@@ -294,10 +295,13 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             freeze_batch_statistics(self._net, run, t)
         distance = _DISTANCES[self.config.distance]
         for classes in run.chunks():
-            real = self._real_gradients(run, classes, t)
-            with exact_convolutions(run.device):  # also while the engine differentiates what is yielded
-                loss = distance(self._synthetic_gradients(run, classes, t), real)
-                del real  # before those of the next chunk
+            # Dropout draws by the key of the chunk, so that it is the same in whichever process.
+            with seeded_globals(run.seed, "gradients", t, classes[0], devices=[run.device]):
+                real = self._real_gradients(run, classes, t)
+                with exact_convolutions(run.device):
+                    loss = distance(self._synthetic_gradients(run, classes, t), real)
+                    del real  # before those of the next chunk
+            with exact_convolutions(run.device):  # while the engine differentiates it
                 yield Loss(loss, loss.detach())
 
     def _real_gradients(self, run: Run, classes: tuple[int, ...], t: int) -> list[Tensor]:
@@ -337,7 +341,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         data, recipe, updates = self.inner_training(run)
         batch = min(recipe.batch_size, len(data))
         parts = math.ceil(batch / (run.plan.images_per_forward or batch))
-        if run.device.type == "cpu":  # so that each process has a part
+        # So that processes can share the batch, unless it is small. Batch statistics are those of whole batches.
+        if run.device.type == "cpu" and not run.network_facts.batch_statistics:
             parts = min(batch, max(parts, run.accelerator.num_processes))
         chunk = math.ceil(batch / parts)
         key = (run.seed, "inner", t)

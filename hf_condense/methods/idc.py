@@ -54,7 +54,7 @@ def _rate(task: Task) -> float:
 
     Division by the variance converts the rate to normalised images.
     """
-    rate, side = (1e-4, 28) if _is_grey(task) else (5e-3, 32)  # of images with sides of so many pixels
+    rate, side = (1e-4, 28) if _is_grey(task) else (5e-3, 32)  # of images with sides of this many pixels
     return rate * (min(task.image_shape[1:]) / side) ** 2 * task.ipc / _USUAL_IPC / task.std**2
 
 

@@ -333,7 +333,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         Normal numbers are drawn once for all classes, on the CPU: drawing them for each class would take longer than
         the rest of a GPU's step. Each class has their columns in an order of its own, which are normal numbers too; the
         lengths of its frequencies are those of the other classes. The inverse order of the embeddings' columns gives
-        the same products, and there are fewer embeddings than frequencies.
+        the same products, and there are seldom more embeddings than frequencies.
 
         Args:
             chunk: The chunk, which gives the draw.

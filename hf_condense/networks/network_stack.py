@@ -19,7 +19,7 @@ from hf_condense.networks.flat import parameter_bytes
 # and ten images a batch, but about half as much again at width 32.
 _SLOWER_TOGETHER = {"cpu"}
 # On a GPU, an update of one network takes a hundred launches and more, of several microseconds each. By arithmetic, a
-# batch with more activations than this keeps a large GPU busy for about as long, so that a stack saves little.
+# batch with more activations than this keeps a large GPU busy for about as long, so a stack saves little.
 _SMALL_BATCH_BYTES = 64 * 2**20
 _COPIES_OF_WEIGHTS = 4  # the weights, their gradients, and up to two moments of the optimiser
 

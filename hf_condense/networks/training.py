@@ -90,7 +90,8 @@ def train_network(
             chunks is padded with rows of weight zero, so that compiled code sees one shape.
         on_update: Called after each update.
         accelerator: Its processes share the chunks of every batch, if there are as many, which changes the gradient by
-            rounding at most. All of them must make this call. Default: each process trains on whole batches.
+            rounding at most, unless the network draws numbers (dropout). All of them must make this call. Default: each
+            process trains on whole batches.
 
     Returns:
         The number of updates.
@@ -280,7 +281,7 @@ class _GradientByChunks:
 
 
 def _sharing(accelerator: Accelerator | None, chunks: int) -> Accelerator | None:
-    """Return the accelerator if its processes can share so many chunks, so that each has one."""
+    """Return the accelerator if its processes can share this many chunks, each with one at least."""
     return None if accelerator is None or not 1 < accelerator.num_processes <= chunks else accelerator
 
 

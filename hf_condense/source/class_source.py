@@ -24,7 +24,7 @@ from hf_condense.source.streamed import StreamedPictures
 from hf_condense.source.whitening import Whitening
 
 _BATCH_NUMBERS = 2**25  # of the images of a class that are read at a time
-_HELD_OUT_SHARE = 10  # one of so many rows of a class is held out
+_HELD_OUT_SHARE = 10  # one row in this many of a class is held out
 _MOST_HELD_OUT = 1000  # rows in all, but at least one of each class that has two
 
 

@@ -290,7 +290,7 @@ class _Counts:
 
 
 def _cut(batches: Iterable[tuple[int, list[bytes]]], most: int) -> Iterator[tuple[int, list[bytes]]]:
-    """Cut batches, each with the number of its first row, into smaller ones of so many rows at most."""
+    """Cut batches, each with the number of its first row, into smaller ones of at most `most` rows."""
     for start, batch in batches:
         for i in range(0, len(batch), most):
             yield start + i, batch[i : i + most]
@@ -321,7 +321,7 @@ def _streamed(
 
 def _spread_rows(count: int) -> Tensor:
     """Return at most 1,000 row numbers of `count`, evenly spread, with the first and the last one: int64 (n,)."""
-    # float32 has no odd numbers above 2**24, so that it would name rows that do not exist.
+    # float32 has no odd numbers above 2**24, so it would name rows that do not exist.
     return torch.linspace(0, count - 1, min(_SAMPLED, count), dtype=torch.float64, device="cpu").round().long()
 
 

@@ -56,7 +56,7 @@ class StreamedPictures:
         Raises:
             ValueError: If a picture is damaged; the message names its row.
         """
-        return self.with_depths(index)[0]
+        return self._decoded(index)[0]
 
     def with_depths(self, index: Tensor) -> tuple[Tensor, list[bool]]:
         """Return the images at some positions, and for each whether its picture has 16 bits per channel.
@@ -64,6 +64,11 @@ class StreamedPictures:
         Raises:
             ValueError: If a picture is damaged; the message names its row.
         """
+        images, pictures = self._decoded(index)
+        return images, [has_16_bits(data, self._mode) for data in pictures]
+
+    def _decoded(self, index: Tensor) -> tuple[Tensor, list[bytes]]:
+        """Return the images at some positions, and their encoded pictures."""
         rows = self._rows[index.cpu()].tolist()
         if not rows:
             return torch.empty(0, *self._image_shape, dtype=torch.uint8), []
@@ -72,4 +77,4 @@ class StreamedPictures:
             images = list(
                 pool.map(lambda data, row: decode_picture(data, row, self._image_shape, self._mode), pictures, rows)
             )
-        return torch.from_numpy(np.stack(images)), [has_16_bits(data, self._mode) for data in pictures]
+        return torch.from_numpy(np.stack(images)), pictures

@@ -125,6 +125,8 @@ def test_chunks_share_the_classes_between_processes(folder: Path) -> None:
         "memory differs": 1,
         "more processes than chunks": 3,
         "dropout": 1,
+        "dropout in gradients": 1,
+        "inner loop with batch norm": 3,
         "patches": 2,
         "gradients": 3,
         "learned labels": 2,

@@ -145,11 +145,15 @@ def test_processes_get_nearly_the_same_number_of_classes(num_classes: int, proce
     one_class = 10 * (MIB // 2)
     size = plan(GPU, num_classes=num_classes, num_processes=processes, budget=fit * one_class).classes_per_chunk
     assert size <= fit
-    chunks = [min(size, num_classes - start) for start in range(0, num_classes, size)]
-    shares = [sum(chunks[i::processes]) for i in range(processes)]
-    if len(chunks) % processes == 0:
-        assert max(shares) - min(shares) < size
-    assert max(shares) <= math.ceil(num_classes / processes / size) * size
+
+    def busiest(size: int) -> int:
+        chunks = [min(size, num_classes - start) for start in range(0, num_classes, size)]
+        return max(sum(chunks[i::processes]) for i in range(processes))
+
+    share = math.ceil(num_classes / processes)
+    most = min(fit, share)
+    even = math.ceil(share / math.ceil(share / most))
+    assert busiest(size) == min(busiest(most), busiest(even))
 
 
 def test_gradients_of_classes_are_a_part_of_the_memory() -> None:

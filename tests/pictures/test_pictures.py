@@ -472,6 +472,10 @@ def test_real_rows_may_have_other_columns_and_sizes(draw, toy):
         draw(small, ambiguous, cache=False)
     with pytest.raises(TypeError, match=r"source should be one split; got DatasetDict with 'train'; pick one"):
         draw(small, DatasetDict(train=source), cache=False)
+    numbers = toy.remove_columns("image").add_column("image", [1] * len(toy))
+    with pytest.raises(ValueError, match=r"'image' is int64; it should be an Image") as error:
+        draw(small, numbers, cache=False)
+    assert "call the one that is meant" not in str(error.value)
 
 
 def test_figures_are_drawn_into_axes_that_are_given():

@@ -76,6 +76,14 @@ SCENARIOS: dict[str, tuple[dict[str, Any], list[int]]] = {
     "memory differs": ({"classes": 5}, [1, PLENTY]),
     "more processes than chunks": ({"classes": 3, "network": "convnet-w8-d1-bn"}, [PLENTY, PLENTY]),
     "dropout": ({"classes": 5, "network": dropping_network}, [1, 1]),
+    "dropout in gradients": (
+        {"method": "dc", "classes": 5, "network": dropping_network, "outer_loop": 3, "inner_loop": 0},
+        [1, 1],
+    ),
+    "inner loop with batch norm": (
+        {"method": "dc", "classes": 3, "network": "convnet-w8-d1-bn", "outer_loop": 3, "inner_loop": 2},
+        [PLENTY, PLENTY],
+    ),
     "patches": ({"classes": 3, "factor": 2, "pixel_range": "free"}, [PLENTY, PLENTY]),
     "gradients": ({"method": "dsa", "classes": 5, "outer_loop": 3, "inner_loop": 2}, [PLENTY, PLENTY]),
     "learned labels": (

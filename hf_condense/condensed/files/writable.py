@@ -52,7 +52,10 @@ def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
     else:
         read_features = row_features(recipe, stored_features(facts), soft_labels=recipe.temperature is not None)
         if list(read_features.items()) != list(features.items()):
-            raise ValueError(f"the rows of the set would have the columns {features}, and be read with {read_features}")
+            raise ValueError(
+                f"the rows of the set would have the columns {features}, and be read with {read_features}; cast "
+                "the image column to a plain Image, and the label column to a plain ClassLabel or Value"
+            )
 
 
 def _check_rows(source: datasets.Dataset, image_column: str) -> None:

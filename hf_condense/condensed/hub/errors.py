@@ -134,7 +134,7 @@ def readable_errors(repo_id: str, revision: str | None = None, *, pushing: bool 
 def with_retries(action: Callable[[], Result], *, max_failures: int = _MAX_FAILURES) -> Result:
     """Run an action on the Hub, again after a conflict with others and after failures that pass.
 
-    The action looks at the repository afresh every time, so that an action whose answer was lost finds its work done.
+    The action looks at the repository afresh every time, so an action whose answer was lost finds its work done.
 
     Args:
         action: What to do.
