@@ -51,7 +51,7 @@ DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] 
     "list": (TypeError, lambda: [1], ("datasets.Dataset", "list")),
     "torch": (TypeError, lambda: torch.utils.data.TensorDataset(torch.ones(2)), ("datasets.Dataset", "TensorDataset")),
     "dict": (TypeError, lambda: {"train": TOY}, ("one split", "dict", "'train'", "pick one")),
-    "stream": (TypeError, TOY.to_iterable_dataset, ("IterableDataset", "without streaming=True", "ds.take(")),
+    "stream": (TypeError, TOY.to_iterable_dataset, ("IterableDataset", "without streaming=True", "take(10_000)")),
     "streams": (TypeError, lambda: IterableDatasetDict(train=TOY.to_iterable_dataset()), ("IterableDatasetDict",)),
     "split": (ValueError, lambda: DatasetDict(test=TOY, extra=TOY), ("split='train'", "'test', 'extra'")),
     "no rows": (ValueError, lambda: TOY.select([]), ("no rows",)),
