@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from tests.support.command_line import program  # noqa: F401 (a fixture)
@@ -77,6 +79,15 @@ def toy_dataset(channels: int) -> Dataset:
         },
         features=Features({"image": Image(), "label": ClassLabel(names=list(TOY_CLASSES)), "note": Value("string")}),
     )
+
+
+@pytest.fixture(autouse=True)
+def log_level() -> Iterator[None]:
+    """Leave the library's log as it was: programs that tests run in this process set its level."""
+    logger = logging.getLogger("hf_condense")
+    level = logger.level
+    yield
+    logger.setLevel(level)
 
 
 @pytest.fixture(scope="session")
