@@ -75,5 +75,5 @@ def test_real_rows_get_no_second_row(toy, small):
 @pytest.mark.parametrize("as_tensors", [False, True], ids=["dataset", "tensors"])
 def test_set_that_is_not_condensed_is_refused(toy, as_tensors):
     train = (torch.rand(3, 3, 8, 8), torch.arange(3)) if as_tensors else toy.select(range(3))
-    with pytest.raises(ValueError, match=r"eight_bit is for a condensed train.*: leave out eight_bit=True"):
+    with pytest.raises(ValueError, match=r"eight_bit is for a condensed set.*: leave out eight_bit=True"):
         run(train, toy, source=toy, seeds=1, eight_bit=True, baselines=())
