@@ -1,4 +1,4 @@
-"""Condense and evaluate in several processes, which share out the classes and the networks.
+"""Condense and evaluate in several processes, which divide the classes and the networks among themselves.
 
 Every process gets the same set, and one of them saves it. On GPUs `accelerate launch` starts one process for each. On
 CPUs it would start a single one, so take `torchrun` there. Without a launcher there is one process:
@@ -6,7 +6,7 @@ CPUs it would start a single one, so take `torchrun` there. Without a launcher t
     accelerate launch --num_processes 2 examples/many_processes.py
     torchrun --nproc_per_node 2 examples/many_processes.py
 
-Other starters, such as Slurm's srun, do not tell the processes of each other: start one of these two under them.
+Launchers such as Slurm's `srun` do not connect the processes to each other: start one of these two commands under them.
 """
 
 import argparse

@@ -36,7 +36,9 @@ class Small(Decoder):
     def check(self) -> None:
         """Raise `ValueError` for settings that a file cannot have."""
         if self.expand != 4 or min(self.image_shape[1:]) < 2:
-            raise ValueError(f"storage 'small' needs expand 4 and sides of 2 or more; got {self.expand}")
+            raise ValueError(
+                f"storage 'small' needs expand 4 and sides of 2 or more; got {self.expand} and {self.image_shape[1:]}"
+            )
 
     def start(self, real: Tensor, labels: Tensor, origin: Origin) -> dict[str, Tensor]:
         """Return the rows at half their size."""

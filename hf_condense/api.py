@@ -88,13 +88,14 @@ def condense_dataset(
 
     Args:
         ds: A `Dataset`, or a `DatasetDict` whose `split` is condensed; its other splits pass through untouched.
-        method: A name in `list_methods()`, or `"auto"`, which chooses method and settings from ipc, classes, image
-            size, network, device, cores, processes and `budget` by a rule, and logs its choice and the reason. It
-            composes large images (more than 64 pixels high and wide) of real ones by `rded` and learns smaller ones by
-            `m3d`, with a pool of trained networks if training it takes at most a third of the budget and leaves 150
-            steps, and `steps` is not given. Few whole colour images (`storage="pixels"` given, ipc below 4) are learned
-            by `esp` if its experts take at most a third of the budget and leave 500 steps, and no steps, batch sizes or
-            image rates are given.
+        method: A name in `list_methods()`, or `"auto"`, which chooses the method and its settings by a fixed rule from
+            ipc, classes, image size, network, device, cores, processes and `budget`, and logs its choice and the
+            reason. Images more than 64 pixels high and wide are composed of crops of real ones by `rded`, if there are
+            two classes or more. Smaller ones are learned by `m3d`, with a pool of trained networks if training it takes
+            at most a third of the budget and leaves 150 steps, and `steps` is not given. Few whole colour images
+            (`storage="pixels"` given, ipc below 4) are learned by `esp` if its experts take at most a third of the
+            budget and leave 500 steps, and no steps, batch sizes or image rates are given. With a `preset`, only the
+            method is chosen; the settings are those of the preset.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
@@ -102,13 +103,16 @@ def condense_dataset(
         image_size: Side, or (height, width), to which images are resized (shorter side, bicubic, antialiased) and
             cropped at the centre. Required if pictures differ in size.
         network: Network that is matched or gives the features of a coreset: a name such as `"convnet"` (width 128),
-            `"convnet-w32-d4"` or `"resnet18"`, or a callable `f(channels=, num_classes=, image_size=)`. Default:
-            `"convnet"`, or what the preset says; coresets take `"convnet-w32"`.
+            `"convnet-w32-d4"` or `"resnet18"`, or a callable that returns a new module, called with those of
+            `channels=, num_classes=, image_size=` that it takes. The name of a ConvNet takes `-w<filters>`,
+            `-d<blocks>`, a norm (`-in`, `-bn`, `-ln`, `-gn`, `-nonorm`), an activation (`-relu`, `-leakyrelu`,
+            `-sigmoid`, `-gelu`) and a pooling (`-avg`, `-max`, `-nopool`). Default: what the preset says, else
+            `"convnet"`; coresets, and `"auto"` on a CPU, take `"convnet-w32"`.
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`; `hf-condense methods NAME`
             lists them. Default: the one called `"default"`, if the method has it.
         steps: Number of updates of the images, >= 1. Coresets and `rded` have none.
-        seed: Seed of every random draw. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU, which
-            does not add up in a fixed order, they give sets that are equal up to rounding.
+        seed: Seed of every random draw, >= 0. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU,
+            which does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). Default: that of the preset, else pixels. In any form, a class
@@ -126,8 +130,8 @@ def condense_dataset(
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
             Default: a quarter to half of what is free. A step that does not fit all the same is cut smaller and
-            repeated, but not with `mtt`, which keeps all steps of its student whatever the plan, nor with `tesla`,
-            `datm` and `esp` in several processes.
+            repeated, except with networks that have batch norm, which need whole batches; with `mtt`, which keeps all
+            steps of its student whatever the plan; and with `tesla`, `datm` and `esp` in several processes.
         accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
             existing one, else a new one.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
@@ -148,7 +152,8 @@ def condense_dataset(
             `checkpoint_every` steps, a picture of the set. On a GPU, each step then waits for its loss. Methods without
             steps have nothing to report.
         logging_dir: Folder of trackers that write files, such as TensorBoard.
-        budget: Minutes that `method="auto"` may take, > 0. It is met within a factor of about two. Default: 15.
+        budget: Minutes that `method="auto"` may take, > 0, met within a factor of about two. It is refused with another
+            method or a preset. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
             the values of the preset. None is a value like any other where the option may be None; elsewhere it leaves
             the option open.
@@ -160,7 +165,8 @@ def condense_dataset(
 
     Raises:
         TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
-        ValueError: If a value is out of range, a column is missing or ambiguous, or a picture or label cannot be used.
+        ValueError: If a value is out of range, a column is missing or ambiguous, a picture or label cannot be used, a
+            tracker is unknown or not installed, or the checkpoint is damaged, of another run, or beyond `steps`.
         MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
         OSError: If the cache or the folder for checkpoints cannot be read or written when the run begins.

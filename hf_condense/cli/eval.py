@@ -1,4 +1,4 @@
-"""`hf-condense eval`: measure what a set is worth, beside random rows."""
+"""`hf-condense eval`: measure what a set is worth, compared with random rows."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hf_condense.evaluation.tensor_sets import TensorSet
 
 
-@click.command("eval", short_help="Measure what a set is worth, beside random rows.")
+@click.command("eval", short_help="Measure what a set is worth, compared with random rows.")
 @click.argument("folder", metavar="FOLDER_FILE_OR_REPO")
 @click.option("--revision", help="Branch, tag or commit of the set's repository.  [default: main]")
 @click.option(
@@ -46,7 +46,11 @@ if TYPE_CHECKING:
 @click.option("--test-split", default="test", help="Test split of --test.")
 @click.option("--test-revision", help="Branch, tag or commit of --test on the Hub.  [default: main]")
 @click.option("--config", help="Configuration of these datasets, if they have several.")
-@click.option("--name", help="Which set of it, or which configuration of a plain dataset.  [default: its own]")
+@click.option(
+    "--name",
+    help="Which set of several, or which configuration of a plain dataset.  [default: the only one, or the one of the "
+    "card]",
+)
 @click.option(
     "--network",
     "networks",
@@ -70,7 +74,12 @@ if TYPE_CHECKING:
     metavar="RATE",
     help="Learning rate; give several, or search, to choose on held-out rows of --source.  [default: the recipe's]",
 )
-@click.option("--ipc", multiple=True, type=Integer(1), help="Use this many images per class; may be repeated.")
+@click.option(
+    "--ipc",
+    multiple=True,
+    type=Integer(1),
+    help="Use this many images per class; may be repeated.  [default: all]",
+)
 @click.option("--image-size", help="Resize images of a plain set to this side, or to HEIGHTxWIDTH.")
 @click.option("--eight-bit", is_flag=True, help="Also train on the set's 8-bit images, as load_dataset gives them.")
 @click.option("--seeds", type=Integer(1), default=5, help="Networks trained on each set.")
@@ -120,7 +129,7 @@ def evaluate_command(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Train fresh networks on a set and print their accuracies beside its baselines'.
+    """Train fresh networks on a set and print their accuracies beside those of its baselines.
 
     The set is a folder of condensed sets, a folder of images by class or of any labelled images, a dataset on the Hub,
     or a .safetensors file with the tensors `images` (N, C, H, W), 0 black and 1 white, and `labels` (N,).

@@ -42,8 +42,16 @@ if TYPE_CHECKING:
 @click.option("--ipc", type=Integer(1), default=10, help="Images per class.")
 @column_options
 @click.option("--image-size", help="Resize the shorter side to this, or to HEIGHTxWIDTH, and crop the centre.")
-@click.option("--network", help="Network, such as convnet-w32 or resnet18.  [default: the preset's]")
-@click.option("--steps", type=Integer(1), help="Updates of the images.  [default: the preset's]")
+@click.option(
+    "--network",
+    help="Network, such as convnet-w32 or resnet18.  [default: the preset's, else convnet; with --method auto on a CPU "
+    "convnet-w32]",
+)
+@click.option(
+    "--steps",
+    type=Integer(1),
+    help="Updates of the images.  [default: the preset's; with --method auto what --budget allows]",
+)
 @click.option(
     "--preset",
     help="Named set of the method's options: quick takes minutes, paper days on a CPU; `hf-condense methods NAME` "
@@ -71,7 +79,11 @@ if TYPE_CHECKING:
     help="valid keeps pixels between black and white, free does not.  [default: the preset's, else valid]",
 )
 @click.option(
-    "--option", "options", multiple=True, metavar="NAME=VALUE", help="An option of the method; may be repeated."
+    "--option",
+    "options",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="An option of the method; may be repeated. VALUE is a number, true, false, none or text.",
 )
 @click.option(
     "--checkpoint-dir",

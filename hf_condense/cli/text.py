@@ -6,7 +6,8 @@ import json
 import re
 import shlex
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -106,7 +107,7 @@ def method_text(info: MethodInfo) -> str:
         f"Cost: {info.cost}",
     ]
     options = [f for f in dataclasses.fields(cls.Config) if f.name != "steps"]  # steps have an option of their own
-    fields = [(f"{f.name}={f.default}", f.metadata.get("help", "")) for f in options]
+    fields = [(f"{f.name}={f.default}", f.metadata.get("help", "") + _bounds(f.metadata)) for f in options]
     presets = [(name, preset.description) for name, preset in cls.presets.items()]
     own = "Options (--option NAME=VALUE; presets, also the default one, change values)"
     for title, rows in ((own, fields), ("Presets (--preset NAME)", presets)):
@@ -114,6 +115,13 @@ def method_text(info: MethodInfo) -> str:
             with text.section(title):
                 text.write_dl(rows)
     return "\n".join([*lines, "", text.getvalue()]).rstrip()
+
+
+def _bounds(rules: Mapping[str, Any]) -> str:
+    """Return the range of an option, such as " (>= 1)", or nothing if it has none."""
+    signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+    bounds = [f"{sign} {rules[rule]:g}" for rule, sign in signs.items() if rules.get(rule) is not None]
+    return f" ({', '.join(bounds)})" if bounds else ""
 
 
 def seconds(started: float) -> str:

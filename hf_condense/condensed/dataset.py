@@ -148,6 +148,8 @@ class CondensedDataset(datasets.Dataset):
         Raises:
             ValueError: If the name cannot be used, or the set cannot be written exactly.
             FileExistsError: If the folder has another set of the same name and `overwrite` is False.
+            CondensedFormatError: If the card or another set in the folder, or the one of this name without
+                `overwrite`, cannot be read.
             OSError: If writing fails. Earlier files are then unchanged.
         """
         return save(self.parts, folder, name=config_name, overwrite=overwrite)

@@ -24,11 +24,11 @@ _LONGEST_SIDE = 4096  # pixels
 def check_form(kind: str, pixel_range: str, store_dtype: str, storage: str) -> None:
     """Check what a set is and how its numbers are stored."""
     if kind not in ("synthetic", "composed", "coreset"):
-        raise CondensedFormatError("recipe: kind should be synthetic, composed or coreset")
+        raise CondensedFormatError(f"recipe: kind should be synthetic, composed or coreset; got {kind!r:.80}")
     if pixel_range not in PIXEL_RANGES:
-        raise CondensedFormatError("recipe: pixel_range should be valid or free")
+        raise CondensedFormatError(f"recipe: pixel_range should be valid or free; got {pixel_range!r:.80}")
     if store_dtype not in STORE_DTYPES:
-        raise CondensedFormatError("recipe: store_dtype should be float32, float16 or uint8")
+        raise CondensedFormatError(f"recipe: store_dtype should be float32, float16 or uint8; got {store_dtype!r:.80}")
     if store_dtype == "uint8" and not (_stores_images(storage) and pixel_range == "valid"):
         raise CondensedFormatError("recipe: store_dtype uint8 should be that of images in [0, 1]")
 
@@ -62,7 +62,7 @@ def check_amounts(
     """Check how many images the classes store, and which rows of the source a coreset has."""
     amounts = list(ipc.values()) if isinstance(ipc, dict) else [ipc]
     if not amounts or min(amounts) < 1:
-        raise CondensedFormatError("recipe: ipc should be >= 1")
+        raise CondensedFormatError(f"recipe: ipc should be >= 1; got {ipc!s:.80}")
     if isinstance(ipc, dict) and not ipc.keys() <= {*class_names}:
         raise CondensedFormatError("recipe: ipc should name classes of class_names")
     if (rows is not None) != (kind == "coreset") or any(row < 0 for row in rows or ()):
@@ -86,7 +86,8 @@ def check_images(image_shape: list[int], mean: list[float], std: list[float]) ->
     channels, sides = image_shape[:1], image_shape[1:]
     if len(sides) != 2 or channels not in ([1], [3]) or not all(1 <= side <= _LONGEST_SIDE for side in sides):
         raise CondensedFormatError(
-            f"recipe: image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..{_LONGEST_SIDE}"
+            f"recipe: image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..{_LONGEST_SIDE}; got "
+            f"{image_shape!s:.80}"
         )
     counts = [[len(mean)], [len(std)]]
     if counts != [channels, channels] or min(std) <= 0 or not all(map(math.isfinite, [*mean, *std])):

@@ -56,7 +56,10 @@ def check_request(
             other methods.
     """
     if budget is not None and (method != "auto" or preset is not None):
-        raise ValueError("budget is for method='auto' without a preset, which chooses the steps; otherwise pass steps=")
+        raise ValueError(
+            "budget is for method='auto' without a preset, which chooses the steps; got "
+            f"budget={budget!r} with method={method!r} and preset={preset!r}: pass steps= in its place"
+        )
     checked_minutes(budget)
     check_values(given)
     suitable: list[str] = []

@@ -182,7 +182,7 @@ def _check_declared(cls: AnyMethod) -> None:
         raise TypeError(f"{cls.__name__} should define {', '.join(missing)}")
     config = getattr(cls, "Config", None)
     if not (isinstance(config, type) and issubclass(config, MethodConfig) and dataclasses.is_dataclass(config)):
-        raise TypeError(f"{cls.__name__}.Config should be a dataclass that extends MethodConfig")
+        raise TypeError(f"{cls.__name__}.Config should be a dataclass that extends MethodConfig; got {config!r:.80}")
     names = {f.name for f in dataclasses.fields(config)}
     if undecorated := [name for name in vars(config).get("__annotations__", {}) if name not in names]:
         raise TypeError(

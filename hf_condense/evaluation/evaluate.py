@@ -80,8 +80,9 @@ def evaluate(
     a second row, `"<set> (hard labels)"`, with the class of each image as its label, which shows what the images are
     worth alone. Networks of one seed start from the same weights on every set. Everything runs in float32, whatever
     state torch is in (on a CUDA device, convolutions round to TF32 unless `torch.backends.cudnn.allow_tf32` is off),
-    and the networks are shared out over the processes. On devices other than a CPU, small networks of one set are
-    trained together, with the draws of each network and its result up to rounding. Every dataset is read once.
+    and the networks are divided among the processes. On devices other than a CPU, small networks that train on the same
+    set are trained together; each has the random draws that it would have alone, and its result differs by rounding
+    only. Every dataset is read once.
 
     Args:
         train: The set that is evaluated. A `CondensedDataset` is trained on with its exact floats, soft labels and
@@ -90,7 +91,8 @@ def evaluate(
             (N, C, H, W), and their classes in the order of those of `source` (else of `test`), int (N,), or soft labels
             as logits, float (N, K).
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Test
-            rows whose class is missing from `train` count as errors; a warning gives their number.
+            rows of a class that `train` names but has no rows of count as errors, and a warning gives their number; a
+            class that `train` does not name is refused.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,
@@ -118,8 +120,9 @@ def evaluate(
             rows with its labels stand there too (`random (soft labels)`). `"full"`: the whole source, for `max_updates`
             updates, else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`,
             `"kcenter"`, ...) choose rows by the features of the first network.
-        augment: Families of augmentation joined by `_`, or `"none"`. Default: the recipe's, without `flip` if the set
-            was made without it. For other sets of digits pass `"color_crop_cutout_scale_rotate"`.
+        augment: Some of `color`, `crop`, `cutout`, `flip`, `scale` and `rotate`, joined by `_`, or `"none"`. Default:
+            the recipe's, without `flip` if the set was made without it. For other sets of digits pass
+            `"color_crop_cutout_scale_rotate"`.
         teacher: The `Teacher` that labelled the set: `"random"` then also gives random rows with its soft labels, at
             the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set
             that was just made still has its own in memory (but not the experts that labelled one).
@@ -141,7 +144,7 @@ def evaluate(
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        seed: Seed of every draw, besides the networks' own.
+        seed: Seed of every draw but the networks' own, >= 0.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -151,8 +154,10 @@ def evaluate(
         ValueError: If a name is unknown, a number is out of range, a baseline lacks its source or enough rows in it,
             or `test` has a class that `train` does not know.
         MemoryError: If the training of a single network does not fit into memory.
-        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed. The file is
-            removed, so that the same call works.
+        OSError: If the cache cannot be read or written.
+        RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed (the file is
+            removed, so that the same call works), or if processes or mixed precision are set up in a way that is not
+            supported.
 
     References:
         Zhao et al., ICLR 2021 (`dc`, arXiv:2006.05929); Zhao and Bilen, ICML 2021 (`dsa`, arXiv:2102.08259); Kim et

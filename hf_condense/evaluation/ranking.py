@@ -112,7 +112,7 @@ def dd_ranking(
         test: Real images.
         network: The kind of network, one.
         recipe: How networks are trained; it must have an augmentation.
-        lr: Learning rates, as `evaluate` takes them.
+        lr: Learning rates, as `evaluate` takes them. Default: `"search"`, which needs the source.
         full_accuracy: Accuracy of networks that are trained on the whole source with hard labels, a fraction. Default:
             it is measured, with as many updates as the set takes, which is less than a large source needs.
         weight: Weight of the first term of both scores, in [0, 1].

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 ALWAYS = ("flip", "color", "cutout")
 
 AUGMENT_HELP = (
-    "Siamese augmentation: families joined by _, or 'none'. Leave out flip where mirroring changes the meaning of an "
-    "image, as for digits."
+    "Siamese augmentation: some of color, crop, cutout, flip, scale and rotate, joined by _, or 'none'. Leave out flip "
+    "where mirroring changes the meaning of an image, as for digits."
 )
 
 # What gives options of soft labels an effect.

@@ -142,7 +142,12 @@ class KeptTensors:
 class EmbeddingConfig(SiameseConfig, PoolConfig):
     """Options of methods that compare embeddings under random networks."""
 
-    ipm: int = option(1, "Steps per random network. A larger number saves forward passes of the real images.", ge=1)
+    ipm: int = option(
+        1,
+        "Steps per drawn network or pair of a pool (iterations per model). With reuse_real, a larger number saves "
+        "forward passes of the real images.",
+        ge=1,
+    )
     reuse_real: bool = option(True, "Use the same real batch and the same augmentation in all steps of a network.")
     draws: int | None = option(
         None,

@@ -54,7 +54,8 @@ class DualViewAlignment(DistributionMatching):
         name="dance",
         title="Dual-View Distribution Alignment",
         kind="synthetic",
-        summary="Aligns mean embeddings under half-trained networks, and keeps images in their class for trained ones.",
+        summary="Aligns mean embeddings under networks between first and trained weights, and keeps images in their "
+        "class for trained ones.",
         paper="DANCE: Dual-View Distribution Alignment for Dataset Condensation",
         authors="Hansong Zhang, Shikun Li, Fanzhao Lin, Weiping Wang, Zhenxing Qian and Shiming Ge",
         venue="IJCAI",

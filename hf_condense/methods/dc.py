@@ -238,7 +238,12 @@ def _quick(task: Task) -> dict[str, Any]:
 
 
 class GradientMatching(SiameseMethod[GradientMatchingConfig]):
-    """Gradient matching (DC)."""
+    """Gradient matching (DC).
+
+    References:
+        Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equations 9 and 10 (arXiv:2006.05929);
+        see `layerwise_distance`.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="dc",

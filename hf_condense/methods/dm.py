@@ -63,7 +63,12 @@ def _default(task: Task) -> dict[str, Any]:
 
 
 class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
-    """Distribution matching (DM)."""
+    """Distribution matching (DM).
+
+    References:
+        Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 4 (arXiv:2110.04181);
+        see `mean_discrepancy`.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="dm",

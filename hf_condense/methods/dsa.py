@@ -20,7 +20,12 @@ class SiameseGradientMatchingConfig(GradientMatchingConfig):
 
 
 class SiameseGradientMatching(GradientMatching):
-    """Gradient matching with differentiable siamese augmentation (DSA)."""
+    """Gradient matching with differentiable siamese augmentation (DSA).
+
+    References:
+        Zhao and Bilen, "Dataset Condensation with Differentiable Siamese Augmentation", ICML 2021, section 3.3
+        (arXiv:2102.08259).
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="dsa",

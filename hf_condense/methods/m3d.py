@@ -257,7 +257,12 @@ def _quick(task: Task) -> dict[str, Any]:
 
 
 class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
-    """Minimising the maximum mean discrepancy (M3D), first published as ECHO."""
+    """Minimising the maximum mean discrepancy (M3D), first published as ECHO.
+
+    References:
+        Zhang et al., "M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", AAAI 2024, equation 6
+        (arXiv:2312.15927); see `squared_mmd`.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="m3d",

@@ -150,7 +150,12 @@ class StudentMatching(TrajectoryMethod[TrajectoryMatchingConfig]):
 
 
 class TrajectoryMatching(StudentMatching):
-    """Matching training trajectories (MTT)."""
+    """Matching training trajectories (MTT).
+
+    References:
+        Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2
+        (arXiv:2203.11932); see `distance_ratio`.
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="mtt",

@@ -94,7 +94,8 @@ class CharacteristicMatching(KernelMoments):
         name="ncfm",
         title="Neural Characteristic Function Matching",
         kind="synthetic",
-        summary="Matches characteristic functions of embeddings under half-trained networks, at random frequencies.",
+        summary="Matches characteristic functions of embeddings under networks between first and trained weights, at "
+        "random frequencies.",
         paper="Dataset Distillation with Neural Characteristic Function: A Minmax Perspective",
         authors=("Shaobo Wang, Yicun Yang, Zhiyuan Liu, Chenghao Sun, Xuming Hu, Conghui He and Linfeng Zhang"),
         venue="CVPR",
@@ -111,7 +112,8 @@ class CharacteristicMatching(KernelMoments):
             "code for CIFAR (CVPR 2025), which has no sampling network either. They update all images after each class "
             "and each calibration, halve the rate on plateaus and apply all families of augmentation at once; here, a "
             "step updates all classes together, the rate falls linearly, and each class draws one family. Weight decay "
-            "draws pixels to the mean colour, not to black.",
+            "draws pixels to the mean colour, not to black; it and the rate are scaled, as one step here stands for "
+            "their two for each class.",
             _paper,
         ),
         "quick": Preset(

@@ -42,8 +42,8 @@ class RealisticConfig(MethodConfig):
 
     teacher: str | Teacher | None = option(  # noqa: RUF009 - `option` declares a field
         None,
-        "Classifier that scores crops and gives soft labels: a Teacher, or the folder of an image classifier of "
-        "transformers; None: the run's network is trained on the source.",
+        "Classifier that scores crops and gives soft labels: a Teacher, or the folder or Hub repository of an image "
+        "classifier of transformers; None: the run's network is trained on the source.",
     )
     teacher_size: int | None = option(
         None,
@@ -127,8 +127,10 @@ class RealisticDistillation(Composer[RealisticConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("Stores 8 bits per channel, as the real pictures have.", _values),
         "paper": Preset(
-            "As the authors' code (CVPR 2024): crops are scored in the middle of an empty image. Images of 64 pixels "
-            "or less are whole crops, whose views are only mirrored.",
+            "Crops, views and mosaics as in the authors' code (CVPR 2024): crops are scored in the middle of an empty "
+            "image; images of 64 pixels or less are whole crops, whose views are only mirrored. For the rest as there, "
+            "pass a teacher that was trained on the whole source, as theirs was, and evaluate with relabel=True: they "
+            "label every batch anew. They also shuffle the tiles of a mosaic then, which is left out here.",
             _paper,
         ),
     }

@@ -32,7 +32,12 @@ def _tesla_paper(task: Task) -> dict[str, Any]:
 
 
 class ConstantMemoryMatching(StudentMatching):
-    """Trajectory matching in constant memory (TESLA)."""
+    """Trajectory matching in constant memory (TESLA).
+
+    References:
+        Cui et al., "Scaling Up Dataset Distillation to ImageNet-1K with Constant Memory", ICML 2023, section 3.2
+        (arXiv:2211.10586).
+    """
 
     info: ClassVar[MethodInfo] = MethodInfo(
         name="tesla",

@@ -314,3 +314,18 @@ def test_accuracies_at_the_largest_ipc_of_a_dict_are_those_of_the_set():
     scores = [score(small.recipe.config_name, 0.5, 0.75, ipc=n) for n in (1, 3)]
     groups = groups_of(small.with_evaluation(Evaluation(tuple(scores))).recipe)
     assert [record["ipc"] for group in groups for record in group.values()] == [3]
+
+
+def test_what_learning_adds_leaves_out_what_soft_labels_add():
+    small = formed_set("patches", 4, soft=True)
+    name = small.recipe.config_name
+    scores = (
+        score(name, 0.75),
+        score(f"{name} (hard labels)", 0.5),
+        score("random x4", 0.4375),
+        score("random as patches4", 0.375),
+    )
+    card = accuracies({name: small.with_evaluation(Evaluation(scores)).recipe})
+    assert "learning adds 12.50 points to random rows in the same form" in card
+    assert "decodes into, is 6.25 points" in card
+    assert ", all with hard labels)." in card

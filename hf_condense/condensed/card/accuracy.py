@@ -11,6 +11,7 @@ from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.scores.records import (
     AS_MANY,
     FLOATS,
+    HARD,
     SAME_FORM,
     Record,
     groups_of,
@@ -43,8 +44,11 @@ def unmeasured(recipes: Mapping[str, Recipe]) -> str:
 
 
 def _gains(name: str, group: Mapping[str, Record]) -> Iterator[str]:
-    """Say how far a set is above as many random rows, plain and in its form, if all had the same networks."""
-    floats = group.get(FLOATS, {})
+    """Say how far a set is above as many random rows, plain and in its form, if all had the same networks.
+
+    These rows have hard labels, so a set with soft labels is compared by its images alone.
+    """
+    floats = group.get(HARD) or group.get(FLOATS, {})
     parts = []
     if gap := paired_difference(floats, group.get(SAME_FORM, {})):
         parts.append(f"learning adds {per_cent(*gap)} points to {SAME_FORM}")
@@ -52,6 +56,7 @@ def _gains(name: str, group: Mapping[str, Record]) -> Iterator[str]:
         parts.append(f"the difference from {AS_MANY}, is {per_cent(*gap)} points")
     if parts:
         conditions = f"paired by network, n = {floats['n']}, {floats['network']}, {floats['recipe']}"
+        conditions += ", all with hard labels" if HARD in group else ""
         yield escape(f"{name}: {'; '.join(parts)} ({conditions}).")
 
 

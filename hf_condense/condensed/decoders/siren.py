@@ -92,8 +92,12 @@ class Siren(Decoder):
 
     def check(self) -> None:
         """Raise `ValueError` unless the networks have at least two units."""
-        if self.expand < 1 or math.prod(self.image_shape) // self.expand < _size(self.image_shape, _LEAST_WIDTH):
-            raise ValueError(f"expand of storage 'siren' is out of range for {self.image_shape}; got {self.expand}")
+        most = math.prod(self.image_shape) // _size(self.image_shape, _LEAST_WIDTH)
+        if not 1 <= self.expand <= most:
+            raise ValueError(
+                f"expand of storage 'siren' is out of range for images of shape {self.image_shape}: it should be in "
+                f"1..{most}; got {self.expand}"
+            )
 
     def rate(self, image_rate: float) -> float:
         """Return the rate of Adam, 0.003, whatever the image rate: its steps do not depend on the size of gradients."""

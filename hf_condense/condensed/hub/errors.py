@@ -76,7 +76,7 @@ _LOADING: tuple[_Rule, ...] = (
     _Rule(HfHubHTTPError,          _UNKNOWN,   PermissionError,
           "the token is not valid; log in again, or check HF_TOKEN"),
     _Rule(HfHubHTTPError,          _FORBIDDEN, PermissionError,
-          "the token may not read {repo}: {cause}"),
+          "the token may not read {repo}: {cause}; log in with `hf auth login`, or pass another token="),
     _Rule(HfHubHTTPError,          _MISSING,   FileNotFoundError,
           "{endpoint} no longer has a part of {repo}: {cause}"),
     _Rule(HfHubHTTPError,          _BUSY,      ConnectionError,
@@ -92,7 +92,8 @@ _PUSHING: tuple[_Rule, ...] = (
     _Rule(HfHubHTTPError,          _FORBIDDEN,       PermissionError,
           "no write access to {repo}: check the token (a read token cannot push), or pass create_pr=True"),
     _Rule(RepositoryNotFoundError, _ANY,             FileNotFoundError,
-          "no dataset repository {repo}, or it is private and not yours"),
+          "no dataset repository {repo}, or it is private and not yours: check the name and the owner, or log in with "
+          "`hf auth login` as a user who may write to it"),
     _Rule(HfHubHTTPError,          _CONFLICT,        ConnectionError,
           "others keep committing to {repo}; " + _AGAIN),
     _Rule(HfHubHTTPError,          _BUSY | _MISSING, ConnectionError,
