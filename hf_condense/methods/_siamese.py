@@ -207,6 +207,24 @@ def scale_by_budgets(run: Run) -> None:
             tensor.grad.mul_(shares.view(-1, *[1] * (tensor.ndim - 1)))
 
 
+def summed_loss(rows: Tensor, *objectives: Callable[[Tensor], Tensor]) -> Loss:
+    """Return the sum of objectives of the same rows, whose graphs are not in memory together.
+
+    The gradient by the rows is computed at once, one objective after the other.
+
+    Args:
+        rows: Decoded rows with their graph. (n, C, H, W).
+        *objectives: Functions of the rows that return (). They have no other leaves.
+    """
+    value, gradient = rows.new_zeros(()), torch.zeros_like(rows)
+    for objective in objectives:
+        leaf = rows.detach().requires_grad_()
+        loss = objective(leaf)
+        gradient += torch.autograd.grad(loss, leaf)[0]
+        value = value + loss.detach()
+    return Loss((rows * gradient).sum(), value)
+
+
 class EmbeddingMatching(SiameseMethod[EmbeddingT]):
     """Base class of methods that compare embeddings of real and synthetic rows under random networks or a pool."""
 
@@ -269,7 +287,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
-        """Yield the discrepancies, and the calibration if it has a weight, one chunk of classes at a time."""
+        """Yield the discrepancy, with the calibration if it has a weight, one chunk of classes at a time."""
         if self._plan != run.plan:  # a step that was cut smaller has other chunks, and needs the memory
             self._summaries = None
         network_draw = self._draw_number(run, t)
@@ -277,16 +295,21 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             self._load_networks(run, network_draw)
         draw = network_draw if self.config.reuse_real else t
         for classes in run.chunks():
-            rows, labels = self.synthetic_rows(run, classes, draw, rows_of=t)
             chunk = Chunk(run, classes, draw)
-            real = self._real_summary(chunk)
-            # Dropout draws by the key of the chunk, so that it is the same in whichever process.
-            with seeded_globals(run.seed, "embeddings", t, classes[0], devices=[run.device]):
-                embeddings = run.embed(rows)
-            loss = self.discrepancy(chunk, real, embeddings, labels)
-            yield Loss(loss, loss.detach())
+            rows, labels = self.synthetic_rows(run, classes, draw, rows_of=t)
             if self.config.calibration:
-                yield self._calibration(chunk, t)
+                yield summed_loss(rows, partial(self._matching, chunk, labels, t), partial(self._calibration, chunk, t))
+            else:
+                loss = self._matching(chunk, labels, t, rows)
+                yield Loss(loss, loss.detach())
+
+    def _matching(self, chunk: Chunk, labels: Tensor, t: int, rows: Tensor) -> Tensor:
+        """Return the discrepancy of the synthetic rows of a chunk: ()."""
+        run, real = chunk.run, self._real_summary(chunk)
+        # Dropout draws by the key of the chunk, so that it is the same in whichever process.
+        with seeded_globals(run.seed, "embeddings", t, chunk.classes[0], devices=[run.device]):
+            embeddings = run.embed(rows)
+        return self.discrepancy(chunk, real, embeddings, labels)
 
     def _draw_number(self, run: Run, t: int) -> int:
         """Return the number of the draw that step `t` uses: its key."""
@@ -355,17 +378,12 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
         return KeptTensors(limit, warn)
 
-    def _calibration(self, chunk: Chunk, t: int) -> Loss:
-        """Return the weighted cross-entropy of the trained network on the synthetic rows of a chunk.
-
-        The rows are decoded a second time, so that the graphs of the two networks need not be in memory together.
-        """
+    def _calibration(self, chunk: Chunk, t: int, rows: Tensor) -> Tensor:
+        """Return the weighted cross-entropy of the trained network on the synthetic rows of a chunk: ()."""
         run = chunk.run
         numbers = self.row_numbers(run, chunk.classes, t)
         labels = run.synthetic.classes_of(numbers)  # on the CPU, so that nothing waits for a GPU
-        rows, _ = self.synthetic_rows(run, chunk.classes, chunk.draw, rows_of=t)
         with seeded_globals(run.seed, "calibration", t, chunk.classes[0], devices=[run.device]):
             logits = torch.cat([run.logits(part, self._trained) for part in run.split_for_forward(rows)])
         targets = run.synthetic.targets_at(numbers, self.loss_temperature)
-        loss = self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)
-        return Loss(loss, loss.detach())
+        return self.config.calibration * calibration_loss(logits, targets, labels, self.loss_temperature)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -21,20 +20,38 @@ from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatchi
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
-Kernel = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Function of synthetic and real rows that returns their Gram matrices: synthetic, synthetic with real, real."""
-
-WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # widths of the Gaussians, in units of the mean squared distance
+WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussians, in units of the mean squared distance; each doubles the last
 _EPSILON = 1e-12
 
 
-def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel) -> Tensor:
+class Kernel(Protocol):
+    """Function of rows that returns their Gram matrices: synthetic, synthetic with real, real."""
+
+    def __call__(
+        self, synthetic: Tensor, real: Tensor, within: Tensor | None = None, /
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the Gram matrices.
+
+        Args:
+            synthetic: Embeddings of the synthetic rows. (K, n, D).
+            real: Embeddings of the real rows. (K, B, D).
+            within: What the kernel is a function of for pairs of real rows, squared distances or inner products, if it
+                is at hand. (K, B, B).
+
+        Returns:
+            (K, n, n), (K, n, B) and (K, B, B).
+        """
+
+
+def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel, within: Tensor | None = None) -> Tensor:
     """Return the squared maximum mean discrepancy of each class (biased estimator), summed over classes.
 
     Args:
         synthetic: Embeddings of the synthetic rows. (K, n, D).
         real: Embeddings of the real rows. (K, B, D).
         kernel: Function that returns the Gram matrices: `gaussian_mixture`, `linear` or `polynomial`.
+        within: Squared distances (`gaussian_mixture`) or inner products of the real rows, if they are at hand; they
+            are the same in all steps on the same real rows. (K, B, B).
 
     Returns:
         ().
@@ -47,11 +64,11 @@ def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel) -> Tensor:
         >>> float(squared_mmd(torch.tensor([[[0.0]]]), torch.tensor([[[1.0], [2.0]]]), linear))
         2.25
     """
-    within_synthetic, between, within_real = kernel(synthetic, real)
+    within_synthetic, between, within_real = kernel(synthetic, real, within)
     return (within_synthetic.mean((1, 2)) - 2 * between.mean((1, 2)) + within_real.mean((1, 2))).sum()
 
 
-def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gaussian_mixture(synthetic: Tensor, real: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return the Gram matrices of a sum of five Gaussians, exp(-d^2 / (w b)) for w in `WIDTHS`.
 
     The bandwidth b is the mean squared distance of distinct rows, synthetic and real together. It is computed for each
@@ -60,6 +77,7 @@ def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, T
     Args:
         synthetic: Embeddings of the synthetic rows. (K, n, D).
         real: Embeddings of the real rows. (K, B, D).
+        within: Squared distances of the real rows, if they are at hand. (K, B, B).
 
     Returns:
         (K, n, n), (K, n, B) and (K, B, B).
@@ -69,35 +87,41 @@ def gaussian_mixture(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, T
     """
     within_synthetic = squared_distances(synthetic, synthetic)
     between = squared_distances(synthetic, real)
-    within_real = squared_distances(real, real)
+    within_real = squared_distances(real, real) if within is None else within
     rows = synthetic.shape[1] + real.shape[1]
     with torch.no_grad():
         total = within_synthetic.sum((1, 2)) + 2 * between.sum((1, 2)) + within_real.sum((1, 2))
         bandwidth = (total / (rows * (rows - 1))).clamp_min(_EPSILON)[:, None, None]  # (K, 1, 1)
 
     def gram(distances: Tensor) -> Tensor:
-        mixture: Tensor = sum(torch.exp(-distances / (bandwidth * width)) for width in WIDTHS)  # type: ignore[assignment]
+        # A Gaussian of half the width is the square of the wider one.
+        mixture = gaussian = torch.exp(distances / (-WIDTHS[-1] * bandwidth))
+        for _ in WIDTHS[1:]:
+            gaussian = gaussian.square()
+            mixture = mixture + gaussian
         return mixture
 
     return gram(within_synthetic), gram(between), gram(within_real)
 
 
-def linear(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def linear(synthetic: Tensor, real: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return inner products; the squared MMD is then the objective of DM. Shapes as for `gaussian_mixture`.
 
     References:
         Zhang et al., AAAI 2024; code that builds on the authors' own has this kernel.
     """
-    return synthetic @ synthetic.mT, synthetic @ real.mT, real @ real.mT
+    return synthetic @ synthetic.mT, synthetic @ real.mT, real @ real.mT if within is None else within
 
 
-def polynomial(synthetic: Tensor, real: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def polynomial(synthetic: Tensor, real: Tensor, within: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Return (x'y / D + 1)^2 for dimension D: it compares means and covariances. Shapes as for `gaussian_mixture`.
 
     References:
         Zhang et al., AAAI 2024; code that builds on the authors' own has this kernel, without the division by D.
     """
-    within_synthetic, between, within_real = ((gram / real.shape[-1] + 1).square() for gram in linear(synthetic, real))
+    within_synthetic, between, within_real = (
+        (gram / real.shape[-1] + 1).square() for gram in linear(synthetic, real, within)
+    )
     return within_synthetic, between, within_real
 
 
@@ -184,10 +208,10 @@ def parse_scales(scales: str) -> tuple[float, ...]:
     return numbers
 
 
-_CHARACTERISTIC = "characteristic"
+_GAUSSIAN, _CHARACTERISTIC = "gaussian", "characteristic"
 FREQUENCIES = {"kernel": (_CHARACTERISTIC,)}
 """What gives options of frequencies an effect."""
-_KERNELS: dict[str, Kernel] = {"gaussian": gaussian_mixture, "linear": linear, "polynomial": polynomial}
+_KERNELS: dict[str, Kernel] = {_GAUSSIAN: gaussian_mixture, "linear": linear, "polynomial": polynomial}
 
 
 @dataclass(frozen=True)
@@ -277,7 +301,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         cost="that of dm and Gram matrices; forwards of the real batch once per network",
         aliases=("echo",),
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Config = KernelMomentsConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps at width 128, five per network on the same real batch.", _default),
@@ -297,6 +321,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         self._scales = torch.tensor(parse_scales(config.scales))
         self._frequencies_draw = -1  # the draw of the frequencies that are kept
         self._frequencies = torch.empty(0)
+        self._orders: dict[int, tuple[Tensor, Tensor]] = {}  # of the columns of each class in this draw, with inverses
 
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, and record the pool if the options ask for one."""
@@ -311,10 +336,14 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         super().prepare(run)
 
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
-        """Return the real embeddings (k, B, D), or their characteristic functions (k, 2, F)."""
+        """Return the real embeddings with their products (k, B, D + B), or characteristic functions (k, 2, F).
+
+        The products are what the kernel is a function of: at one image per class, most of a step would go into them.
+        """
         real = normalised(real) if self.config.normalise else real
         if self.config.kernel != _CHARACTERISTIC:
-            return real
+            within = squared_distances(real, real) if self.config.kernel == _GAUSSIAN else real @ real.mT
+            return torch.cat([real, within], -1)
         pairs = zip(chunk.classes, real, strict=True)
         return torch.stack([self.characteristic_function_of(chunk, c, rows) for c, rows in pairs])
 
@@ -327,10 +356,11 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             parts = zip(chunk.classes, synthetic.split(counts), real, strict=True)
             return torch.stack([self._characteristic(chunk, c, s, r) for c, s, r in parts]).sum()
         kernel = _KERNELS[self.config.kernel]
+        real, within = real.split([synthetic.shape[-1], real.shape[1]], -1)  # (k, B, D), (k, B, B)
         if len(set(counts)) == 1:
-            return squared_mmd(synthetic.unflatten(0, (len(chunk.classes), -1)), real, kernel)
-        pairs = zip(synthetic.split(counts), real, strict=True)
-        return torch.stack([squared_mmd(s[None], r[None], kernel) for s, r in pairs]).sum()
+            return squared_mmd(synthetic.unflatten(0, (len(chunk.classes), -1)), real, kernel, within)
+        trios = zip(synthetic.split(counts), real, within, strict=True)
+        return torch.stack([squared_mmd(s[None], r[None], kernel, w[None]) for s, r, w in trios]).sum()
 
     def characteristic_function_of(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
         """Return the characteristic function of rows of a class, at frequencies that real and synthetic rows share.
@@ -348,24 +378,37 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         Returns:
             (2, F).
         """
-        run, dimension = chunk.run, embeddings.shape[-1]
+        _, inverse = self._columns(chunk, c, embeddings)
+        return characteristic_function(embeddings[:, inverse], self._frequencies)
+
+    def _columns(self, chunk: Chunk, c: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the order of a class's columns in a draw and its inverse, (D,) each, and see to the frequencies.
+
+        Args:
+            chunk: The chunk, which gives the draw.
+            c: The class.
+            like: Embeddings, for number, type and device. (n, D).
+        """
+        run, dimension = chunk.run, like.shape[-1]
         if chunk.draw != self._frequencies_draw:
             normal = torch.randn(
                 self.config.frequencies, dimension, generator=run.rng("frequencies", chunk.draw)
             )  # (F, D)
             scales = repeated(self._scales, len(normal))[:, None]  # (F, 1)
-            self._frequencies = to_device((scales * normal).to(embeddings.dtype), embeddings.device)
-            self._frequencies_draw = chunk.draw
-        names = run.source.class_names
-        order = torch.randperm(dimension, generator=run.rng("frequencies", names[c], chunk.draw))
-        inverse = to_device(order.argsort(), embeddings.device)
-        return characteristic_function(embeddings[:, inverse], self._frequencies)
+            self._frequencies = to_device((scales * normal).to(like.dtype), like.device)
+            self._frequencies_draw, self._orders = chunk.draw, {}
+        if c not in self._orders:
+            name = run.source.class_names[c]
+            order = torch.randperm(dimension, generator=run.rng("frequencies", name, chunk.draw))
+            self._orders[c] = to_device(order, like.device), to_device(order.argsort(), like.device)
+        return self._orders[c]
 
     def _characteristic(self, chunk: Chunk, c: int, synthetic: Tensor, real: Tensor) -> Tensor:
         """Return the discrepancy of a class, with a graph that does not hold its phases.
 
         Rows times frequencies can be larger than everything else that a step keeps. The gradient by the embeddings is
-        therefore computed at once, one class after the other.
+        therefore computed at once, one class after the other. It is taken by the reordered columns and put into their
+        first order, because the backward pass of reordering them is slow.
 
         Args:
             chunk: The chunk.
@@ -377,10 +420,11 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             ().
         """
         with torch.enable_grad():
-            rows = synthetic.detach().requires_grad_()
-            function = self.characteristic_function_of(chunk, c, rows)
+            order, inverse = self._columns(chunk, c, synthetic)
+            rows = synthetic.detach()[:, inverse].requires_grad_()
+            function = characteristic_function(rows, self._frequencies)
             weights = self.config.amplitude_weight, self.config.phase_weight
             value = characteristic_discrepancy(function, real, *weights)
             (gradient,) = torch.autograd.grad(value, rows)
-        surrogate = (synthetic * gradient).sum()
+        surrogate = (synthetic * gradient[:, order]).sum()
         return value.detach() + (surrogate - surrogate.detach())
