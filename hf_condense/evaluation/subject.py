@@ -16,7 +16,7 @@ from hf_condense.base.checks import listed
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.rows import eight_bit
+from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, eight_bit
 from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.reader import Reader, naming
@@ -264,6 +264,12 @@ def _subject_of(
         return _condensed_subject(train, reader.device)
     if isinstance(train, tuple):
         return _tensor_subject(train, test, source, reader)
+    if SOFT_LABEL_COLUMN in train.column_names:
+        logger.warning(
+            "train has a column %r, which is not used: each image has its class as label. load_condensed reads a "
+            "condensed set with its soft labels",
+            SOFT_LABEL_COLUMN,
+        )
     images = reader.load(train, "train", shape=None if image_size is None else (None, *image_size))
     mean, std = images.mean, images.std
     if source is None:

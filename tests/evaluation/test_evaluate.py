@@ -164,6 +164,13 @@ def test_pixels_are_normalised_with_the_source(toy, small, trainings, caplog):
     assert not torch.equal(trainings[2][0].images.mean, constants)
 
 
+def test_soft_labels_of_a_plain_dataset_are_not_used_and_a_warning_says_so(toy, small, trainings, caplog):
+    view = small.select(range(len(small))).add_column("soft_label", [[0.0, 1.0, 2.0]] * len(small))
+    run(view, toy, source=toy, seeds=1, baselines=())
+    assert "'soft_label', which is not used" in caplog.text
+    assert not trainings[0][0].soft
+
+
 def test_the_view_of_a_coreset_is_trained_on_as_its_floats_are(toy, small, trainings):
     exact = run(small, toy, seeds=1)
     view = run(small.select(range(len(small))), toy, source=toy, seeds=1)

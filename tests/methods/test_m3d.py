@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from hf_condense.methods import m3d
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import (
     WIDTHS,
@@ -57,6 +58,21 @@ def test_step_equals_the_textbook(kernel: str, factor: int, ipc: object, ipm: in
     assert value == pytest.approx(expected.item(), rel=1e-3)
     scale = float(expected_gradient.abs().max())
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-3 * scale)
+
+
+@pytest.mark.parametrize("ipc", [2, {0: 1, 1: 3, 2: 2}])
+def test_real_rows_are_compared_with_each_other_once_for_all_steps_of_a_network(ipc, monkeypatch) -> None:
+    compared: list[int] = []  # numbers of rows that are compared with each other
+
+    def watched(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        compared.extend([x.shape[1]] if x is y else [])
+        return squared_distances(x, y)
+
+    monkeypatch.setattr(m3d, "squared_distances", watched)
+    rows = objective_of_step(KernelMoments, {"ipm": 3}, 3, ipc).method.config.batch_real
+    assert rows > 3  # no class has as many synthetic ones
+    assert compared.count(rows) == 2, "four steps on two networks"
+    assert len(compared) > 4, "synthetic rows are compared in each step"
 
 
 def test_linear_kernel_is_the_squared_distance_of_the_means() -> None:
