@@ -230,7 +230,10 @@ class RealisticDistillation(Composer[RealisticConfig]):
             losses.append(loss.gather(1, best))
             kept = best + crops * torch.arange(len(best), device=best.device)[:, None]
             pixels.append(cut[kept])
-        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels).cpu()  # (pictures, each), (pictures, each, C, h, w)
+        values, candidates = (
+            torch.cat(losses).cpu(),
+            torch.cat(pixels).cpu(),
+        )  # (pictures, each), (pictures, each, C, h, w)
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 
@@ -270,7 +273,9 @@ class RealisticDistillation(Composer[RealisticConfig]):
                 for number in share:
                     index = parts[number]
                     with torch.no_grad():
-                        images = synthetic.decoder.frame.to_pixels(synthetic.at(to_device(index, run.device))[0]).clamp(0, 1)
+                        images = synthetic.decoder.frame.to_pixels(synthetic.at(to_device(index, run.device))[0]).clamp(
+                            0, 1
+                        )
                     labels[number] = ViewLabels.of_images(images, logits_of, crops[index], top)
                     bar.update(1)
             return labels
