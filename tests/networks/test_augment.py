@@ -181,13 +181,13 @@ def test_rows_in_any_order_have_the_bits_of_sorted_rows(lengths: list[int], layo
 
 def test_a_single_row_of_a_large_image_has_the_bits_of_sorted_rows() -> None:
     """Several threads share the mean of one large image, but each of many images has a thread of its own."""
-    threads = torch.get_num_threads()
-    transform, group = draw("color_crop", 9), torch.tensor([0] * 30 + [1] * 30 + [2])
-    transform = replace(transform, choice=torch.tensor([0, 1, 0] * 3))
+    threads, group = torch.get_num_threads(), torch.tensor([0] * 30 + [1] * 30 + [2])
     x = images(len(group), 3, 128, 128).float()
     torch.set_num_threads(2)
     try:
-        assert torch.equal(transform(x, group), by_sorting(transform, x, group))
+        for seed in range(4):  # rounding often agrees
+            transform = replace(draw("color_crop", 3, seed), choice=torch.tensor([0, 1, 0]))
+            assert torch.equal(transform(x, group), by_sorting(transform, x, group))
     finally:
         torch.set_num_threads(threads)
 
