@@ -230,10 +230,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
             losses.append(loss.gather(1, best))
             kept = best + crops * torch.arange(len(best), device=best.device)[:, None]
             pixels.append(cut[kept])
-        values, candidates = (
-            torch.cat(losses).cpu(),
-            torch.cat(pixels).cpu(),
-        )  # (pictures, each), (pictures, each, C, h, w)
+        # The device is waited for once. (pictures, each), (pictures, each, C, h, w)
+        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels).cpu()
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 
@@ -273,9 +271,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
                 for number in share:
                     index = parts[number]
                     with torch.no_grad():
-                        images = synthetic.decoder.frame.to_pixels(synthetic.at(to_device(index, run.device))[0]).clamp(
-                            0, 1
-                        )
+                        rows_of_part = synthetic.at(to_device(index, run.device))[0]
+                        images = synthetic.decoder.frame.to_pixels(rows_of_part).clamp(0, 1)
                     labels[number] = ViewLabels.of_images(images, logits_of, crops[index], top)
                     bar.update(1)
             return labels
