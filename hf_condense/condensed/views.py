@@ -60,13 +60,13 @@ def view(images: Tensor, crops: Tensor) -> Tensor:
         (n, C, H, W).
     """
     height, width = images.shape[2:]
-    top, left, h, w, mirrored = to_device(crops.float(), images.device).unbind(1)
-    theta = images.new_zeros(len(images), 2, 3, dtype=torch.float32)
+    top, left, h, w, mirrored = crops.float().unbind(1)
+    theta = h.new_zeros(len(images), 2, 3)  # where the crops are: on a device, each of these small steps is a launch
     theta[:, 0, 0] = torch.where(mirrored > 0, -w, w) / width
     theta[:, 1, 1] = h / height
     theta[:, 0, 2] = (2 * left + w) / width - 1
     theta[:, 1, 2] = (2 * top + h) / height - 1
-    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    grid = F.affine_grid(to_device(theta, images.device), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid.to(images.dtype), padding_mode="border", align_corners=False)
 
 
@@ -178,7 +178,7 @@ class ViewLabels:
         Returns:
             (n, C, H, W) and (n, K), on the device of the images.
         """
-        logits = self.logits(rows, views).to(images.device)
+        logits = to_device(self.logits(rows, views), images.device)
         return view(images, self.crops[rows, views]), (logits / temperature).softmax(1)
 
     def check(self, size: tuple[int, int]) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import listed
+from hf_condense.base.devices import to_device
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
@@ -342,7 +343,8 @@ def _condensed_subject(train: CondensedDataset, device: torch.device) -> Subject
 
 def _labelled(of_pixels: Callable[[Tensor], Tensor], mean: Tensor, std: Tensor, images: Tensor) -> Tensor:
     """Return the logits of normalised images (n, C, H, W) by a teacher that takes pixels."""
-    return of_pixels(Frame(mean.to(images), std.to(images), clip=True).to_pixels(images))
+    mean, std = (to_device(constants, images.device).to(images.dtype) for constants in (mean, std))
+    return of_pixels(Frame(mean, std, clip=True).to_pixels(images))
 
 
 def _eight_bit_rows(train: CondensedDataset, subject: Subject) -> TrainingSet | None:

@@ -36,7 +36,7 @@ def herding(features: Tensor, n: int) -> Tensor:
     selection = []
     for k in range(1, n + 1):
         # |mean - (total + x) / k|^2 differs from (|x|^2 - 2 x . (k mean - total)) / k^2 by a constant.
-        pick = int((norms - 2 * rows @ (k * mean - total) + penalties).argmin())
+        pick = int((norms - rows @ (2 * (k * mean - total)) + penalties).argmin())
         selection.append(pick)
         total += rows[pick]
         penalties[pick] = torch.inf

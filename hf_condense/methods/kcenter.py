@@ -38,7 +38,7 @@ def k_center(features: Tensor, n: int) -> Tensor:
     while len(selection) < n:
         pick = int(distances.argmax())
         selection.append(pick)
-        distances = torch.minimum(distances, (rows - rows[pick]).square().sum(1))
+        distances = torch.minimum(distances, (rows - rows[pick]).square_().sum(1))
         distances[pick] = -1
     return torch.tensor(selection)
 

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hf_condense.base.devices import to_device
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, random_crops
@@ -221,15 +222,16 @@ class RealisticDistillation(Composer[RealisticConfig]):
         boxes = crop_boxes(len(order) * crops, source.image_shape[1:], self.config.crop_area, generator)
         losses, pixels = [], []
         for index, of_pictures in zip(order.split(_PICTURES), boxes.split(_PICTURES * crops), strict=True):
-            pictures = source.images[(index + positions.start).to(source.images.device)].to(run.device)
+            pictures = to_device(source.images[to_device(index + positions.start, source.images.device)], run.device)
             cut = cut_crops(pictures, of_pictures, tile)  # (n * crops, C, h, w)
             targets = torch.full((len(cut),), c, device=run.device)
             loss = F.cross_entropy(score(cut.float() / 255), targets, reduction="none").reshape(-1, crops)
             best = loss.argsort(dim=1, stable=True)[:, :each]  # (n, each)
-            losses.append(loss.gather(1, best).cpu())
+            losses.append(loss.gather(1, best))
             kept = best + crops * torch.arange(len(best), device=best.device)[:, None]
-            pixels.append(cut[kept].cpu())
-        values, candidates = torch.cat(losses), torch.cat(pixels)  # (pictures, each), (pictures, each, C, h, w)
+            pixels.append(cut[kept])
+        # The device is waited for once. (pictures, each), (pictures, each, C, h, w)
+        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels).cpu()
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 
@@ -269,7 +271,8 @@ class RealisticDistillation(Composer[RealisticConfig]):
                 for number in share:
                     index = parts[number]
                     with torch.no_grad():
-                        images = synthetic.decoder.frame.to_pixels(synthetic.at(index.to(run.device))[0]).clamp(0, 1)
+                        rows_of_part = synthetic.at(to_device(index, run.device))[0]
+                        images = synthetic.decoder.frame.to_pixels(rows_of_part).clamp(0, 1)
                     labels[number] = ViewLabels.of_images(images, logits_of, crops[index], top)
                     bar.update(1)
             return labels

@@ -24,6 +24,7 @@ _MAX_SCALE: Final = 1.2
 _MAX_ANGLE: Final = math.radians(15)
 _CROP_RATIO: Final = 0.125
 _CUTOUT_RATIO: Final = 0.5
+_LONG_RUN: Final = 16  # rows
 
 
 @dataclass(frozen=True)
@@ -167,22 +168,41 @@ class Transform:
             for name in self.families:
                 images = self._apply(name, images, group)
             return images
+        if not len(images):
+            return images
         choice = self.choice[group]  # (N,)
-        counts = torch.bincount(choice, minlength=len(self.families)).tolist()
-        if len(images) in counts:  # all rows have the same family, so there is nothing to sort
-            return self._apply(self.families[counts.index(len(images))], images, group)
-        order = choice.argsort(stable=True)  # rows sorted by family
-        parts = torch.split(images.index_select(0, to_device(order, images.device)), counts)
-        groups = torch.split(group[order], counts)
-        transformed = [
-            self._apply(name, part, part_group)
-            for name, part, part_group in zip(self.families, parts, groups, strict=True)
-            if len(part)
-        ]
-        return torch.cat(transformed).index_select(0, to_device(order.argsort(), images.device))
+        families, lengths = _runs(choice)
+        if len(families) == 1:
+            return self._apply(self.families[families[0]], images, group)
+        if images.device.type == "cpu" and _are_long(lengths):
+            return self._apply_in_runs(images.contiguous(), group, choice)
+        order = choice.argsort(stable=True)  # rows sorted by family: as few launches as there are families
+        sorted_images = images.index_select(0, to_device(order, images.device))
+        transformed = self._apply_in_runs(sorted_images, group[order], choice[order])
+        return transformed.index_select(0, to_device(order.argsort(), images.device))
+
+    def _apply_in_runs(self, images: Tensor, group: Tensor, choice: Tensor) -> Tensor:
+        """Apply to each run of rows the family that all its rows chose: (N, C, H, W), in the order of the rows."""
+        families, lengths = _runs(choice)
+        parts = zip(families, images.split(lengths), group.split(lengths), strict=True)
+        return torch.cat([self._apply(self.families[family], part, part_group) for family, part, part_group in parts])
 
     def _apply(self, name: str, images: Tensor, group: Tensor) -> Tensor:
         return _TRANSFORMS[name](images, to_device(self.parameters[name][group], images.device))
+
+
+def _runs(choice: Tensor) -> tuple[list[int], list[int]]:
+    """Return the values of runs of equal values (N,), and the lengths of the runs."""
+    values, lengths = choice.unique_consecutive(return_counts=True)
+    return values.tolist(), lengths.tolist()
+
+
+def _are_long(lengths: list[int]) -> bool:
+    """Return whether a CPU takes less time for runs of these lengths than for sorting the rows, which copies all twice.
+
+    A single row would change the result by rounding: several threads share its mean, but not each of many rows'.
+    """
+    return sum(lengths) >= _LONG_RUN * len(lengths) and min(lengths) > 1
 
 
 def _integer(u: Tensor, count: int) -> Tensor:

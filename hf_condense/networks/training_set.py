@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -68,6 +69,12 @@ class TrainingSet:
             views=ViewLabels.joined(views) if views else None,
         )
 
+    @cached_property
+    def _labels(self) -> Tensor:
+        """The labels, where the images are kept: one copy of an index then serves both."""
+        kept = self.images.images if isinstance(self.images, ClassSource) else self.images
+        return to_device(self.labels, kept.device)
+
     def part(self, index: Tensor) -> TrainingSet:
         """Return some rows (n,) as a training set, in memory."""
         labels, views = self.labels[index.to(self.labels.device)], self.views
@@ -76,8 +83,9 @@ class TrainingSet:
 
     def batch(self, index: Tensor) -> tuple[Tensor, Tensor]:
         """Return the images (n, C, H, W) of some rows (n,), and the probabilities (n, K) that they should get."""
+        index = to_device(index, self._labels.device)
         images = self._images_at(index)
-        labels = to_device(self.labels[to_device(index, self.labels.device)], images.device)  # (n,) or (n, K)
+        labels = to_device(self._labels[index], images.device)  # (n,) or (n, K)
         if labels.is_floating_point():
             return images, (labels / self.temperature).softmax(1)
         return images, F.one_hot(labels, self.num_classes).to(images.dtype)

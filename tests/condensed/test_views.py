@@ -20,6 +20,7 @@ from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.hub.splits import write_splits
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels, random_crops, view
 from tests.support.condensed_sets import make_set
+from tests.support.pretend_device import pretend_device
 
 NAMES = ["ant", "bee", "cat", "dog", "eel"]
 
@@ -55,6 +56,18 @@ class TestCrops:
         resized = F.interpolate(images[:, :, 4:12, 2:10], size=(16, 16), mode="bilinear")
         seen = view(images, torch.tensor([[4, 2, 8, 8, 0]]))
         torch.testing.assert_close(seen[:, :, 1:-1, 1:-1], resized[:, :, 1:-1, 1:-1])
+
+    def test_device_gets_one_copy_and_no_small_steps(self) -> None:
+        images = torch.rand(5, 3, 8, 8, generator=keyed_generator("a"))
+        crops = random_crops(5, (8, 8), 0.3, keyed_generator("b"))
+        with pretend_device() as counts:
+            on_device = images.to(torch.device("cuda", 0))
+            counts.clear()
+            seen = view(on_device, crops)
+            assert not counts.waits
+            launches = dict(counts.launches)
+            assert torch.equal(seen.cpu(), view(images, crops))
+        assert launches == {"_to_copy": 1, "affine_grid_generator": 1, "grid_sampler_2d": 1}
 
 
 class TestLabels:

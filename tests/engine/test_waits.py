@@ -10,12 +10,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from hf_condense import condense_dataset
+from hf_condense import Teacher, condense_dataset
 from hf_condense.base.devices import to_device
 from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.views import ViewLabels, random_crops
 from hf_condense.engine import loop
 from hf_condense.engine.loop import _Optimisation
 from hf_condense.engine.registry import get_method, list_methods
+from hf_condense.evaluation.reader import Reader
+from hf_condense.evaluation.subject import read_subject
+from hf_condense.methods import rded
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.factory import network_factory
@@ -25,7 +30,7 @@ from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source import class_source
 from hf_condense.source.load import load_source
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.pretend_device import Counts, pretend_device
 
 TOY = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
@@ -169,6 +174,76 @@ def test_training_a_network_does_not_wait_and_testing_it_waits_once() -> None:
             assert not counts.waits
         accuracy(net, source, torch.arange(3))
         assert sum(counts.waits.values()) == 1
+
+
+def network_on_the_device() -> nn.Module:
+    return network_factory("convnet-w8-d1", channels=3, image_size=(8, 8), num_classes=3).build(0).to(GPU)
+
+
+def test_training_on_labels_of_views_does_not_wait() -> None:
+    crops = random_crops(12 * 3, (8, 8), 0.3, keyed_generator("crops")).reshape(12, 3, 5)
+    views = ViewLabels.of_logits(torch.randn(12, 3, 3), crops, 2)
+    with pretend_device() as counts:
+        net = network_on_the_device()
+        data = TrainingSet(torch.rand(12, 3, 8, 8).to(GPU), torch.arange(12) % 3, 3, 4.0, views=views)
+        counts.clear()
+        train_network(net, data, RECIPES["soft"], 0, max_updates=3)
+        assert not counts.waits
+
+
+def test_relabelling_by_a_teacher_does_not_wait() -> None:
+    score = nn.Sequential(nn.Flatten(), nn.Linear(192, 4))
+    teacher = Teacher(score, ["dog", "bee", "cat", "eel"], mean=(0.5, 0.4, 0.3), std=0.2)
+    with pretend_device() as counts:
+        net = network_on_the_device()
+        score.to(GPU)
+        reader = Reader(None, None, cache=False, progress=False, device=GPU)
+        subject = read_subject(condense("dm"), TOY, None, reader, teacher=teacher, relabel=True)
+        counts.clear()
+        train_network(net, subject.data, RECIPES["soft"], 0, max_updates=3)
+        assert not counts.waits
+
+
+def copies_to_the_device(data: TrainingSet, monkeypatch: pytest.MonkeyPatch) -> list[torch.dtype]:
+    """Return the types of what the second batch of a set copies to the device."""
+    data.batch(torch.arange(3))
+    copied = []
+    pin = Tensor.pin_memory
+    with monkeypatch.context() as patch:
+        patch.setattr(Tensor, "pin_memory", lambda tensor: copied.append(tensor.dtype) or pin(tensor))
+        data.batch(torch.tensor([5, 1]))
+    return copied
+
+
+def test_one_copy_of_an_index_serves_images_and_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pretend_device():
+        source = load_source(TOY, cache=False, progress=False).to(GPU)
+        whole = TrainingSet(source, source.labels, 3)
+        hard = dataclasses.replace(whole, images=source.at(torch.arange(36)))
+        for data in (whole, hard, dataclasses.replace(hard, labels=torch.rand(36, 3))):
+            assert copies_to_the_device(data, monkeypatch) == [torch.int64]
+
+
+def test_an_index_stays_where_the_images_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(class_source, "free_memory", lambda device: 100)
+    with pretend_device() as counts:
+        source = load_source(TOY, cache=False, progress=False).to(GPU)
+        assert source.images.device.type == "cpu"
+        counts.clear()
+        copied = copies_to_the_device(TrainingSet(source, source.labels, 3), monkeypatch)
+        assert not counts.waits
+    assert copied == [torch.uint8, torch.int64], "the images, then their labels"
+
+
+def test_choosing_crops_waits_as_rarely_for_many_pictures_as_for_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    teacher = Teacher(lambda images: images.mean((2, 3)).cumsum(1), ["eel", "cat", "dog"])
+    waits = []
+    for pictures in (3, 12):
+        monkeypatch.setattr(rded, "_PICTURES", pictures)
+        with pretend_device() as counts:
+            quick_method("rded", teacher=teacher, pictures=12, soft_labels="none", cache=False).condense(TOY)
+            waits.append(counts.waits)
+    assert waits[0] == waits[1]
 
 
 def test_a_copy_to_the_device_does_not_wait_and_has_the_values() -> None:

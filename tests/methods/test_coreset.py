@@ -22,6 +22,7 @@ from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.reference import coreset as reference
+from tests.support.counted_calls import CountedCalls
 
 
 def points(seed: int, n: int, width: int) -> torch.Tensor:
@@ -58,6 +59,33 @@ def test_k_center_is_within_twice_the_optimum(seed: int, total: int, n: int) -> 
 def test_prefix_equals_the_selection_of_fewer_rows(rule) -> None:
     rows = points(1, 30, 5)
     assert rule(rows, 20)[:7].tolist() == rule(rows, 7).tolist()
+
+
+def herding_with_doubled_rows(rows: torch.Tensor, n: int) -> list[int]:
+    mean, total, chosen = rows.mean(0), torch.zeros_like(rows[0]), []
+    for k in range(1, n + 1):
+        values = rows.square().sum(1) - 2 * rows @ (k * mean - total)
+        values[chosen] = torch.inf
+        chosen.append(int(values.argmin()))
+        total += rows[chosen[-1]]
+    return chosen
+
+
+def test_doubling_the_vector_in_place_of_all_rows_gives_the_same_bits() -> None:
+    for seed in range(5):
+        rows = points(seed, 60, 1)[torch.randint(60, (400,), generator=torch.Generator().manual_seed(seed))]
+        rows = torch.cat([rows, rows.flip(0)], 1)  # many ties, which rounding decides
+        assert herding(rows, 30).tolist() == herding_with_doubled_rows(rows, 30)
+
+
+@pytest.mark.parametrize(("rule", "copies"), [(herding, 0), (k_center, 1)])
+def test_a_pick_copies_the_rows_as_rarely_as_possible(rule, copies: int) -> None:
+    rows, sizes = points(1, 50, 7), []
+    for n in (3, 8):
+        with CountedCalls() as calls:
+            rule(rows, n)
+        sizes.append(calls.sizes[rows.numel()])
+    assert sizes[1] - sizes[0] == 5 * copies
 
 
 @pytest.mark.parametrize("rule", [herding, k_center])

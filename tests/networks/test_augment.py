@@ -10,6 +10,8 @@ from torch import Tensor
 from hf_condense.base.rng import keyed_generator
 from hf_condense.networks.augment import FAMILIES, Augmentation, Transform
 from tests.reference import augment as textbook
+from tests.support.counted_calls import CountedCalls
+from tests.support.pretend_device import pretend_device
 
 EVERYTHING = "_".join(FAMILIES)
 SHAPES = [(1, 8, 8), (3, 8, 8), (3, 7, 10), (2, 9, 6)]  # one channel and more, even and odd, tall and wide
@@ -145,6 +147,73 @@ def test_crop_shifts_by_every_whole_number_up_to_an_eighth(side: int, reach: int
     assert set((rows - side // 2).tolist()) == set(range(-reach, reach + 1))
     assert set((columns - side // 2).tolist()) == set(range(-reach, reach + 1))
     assert bool((out.sum((1, 2, 3)) == 1).all())
+
+
+def by_sorting(transform: Transform, x: Tensor, group: Tensor) -> Tensor:
+    """What a transform gives, with all rows of a family at a time."""
+    assert transform.choice is not None
+    order = transform.choice[group].argsort(stable=True)
+    counts = transform.choice[group].bincount(minlength=len(transform.families)).tolist()
+    parts = zip(transform.families, x.index_select(0, order).split(counts), group[order].split(counts), strict=True)
+    transformed = [transform._apply(name, part, own) for name, part, own in parts if len(part)]
+    return torch.cat(transformed).index_select(0, order.argsort())
+
+
+def in_layout(x: Tensor, layout: str) -> Tensor:
+    """The same images with other strides."""
+    return {
+        "contiguous": x,
+        "channels last": x.contiguous(memory_format=torch.channels_last),
+        "one grey channel for all": x[:, :1].expand_as(x),
+    }[layout]
+
+
+@pytest.mark.parametrize("layout", ["contiguous", "channels last", "one grey channel for all"])
+@pytest.mark.parametrize("lengths", [[16] * 10, [40, 2, 30, 50, 12, 18, 60, 3, 20, 33], [9] * 10, [1, 300, 5]], ids=str)
+def test_rows_in_any_order_have_the_bits_of_sorted_rows(lengths: list[int], layout: str) -> None:
+    transform, group = draw(EVERYTHING, 10), torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    x = in_layout(images(len(group), 3, 9, 8).float(), layout).requires_grad_()
+    out, truth = transform(x, group), by_sorting(transform, x, group)
+    assert torch.equal(out, truth)
+    gradients = [torch.autograd.grad((transformed**3).sum(), x)[0] for transformed in (out, truth)]
+    assert torch.equal(*gradients)
+
+
+def test_a_single_row_of_a_large_image_has_the_bits_of_sorted_rows() -> None:
+    """Several threads share the mean of one large image, but each of many images has a thread of its own."""
+    threads, group = torch.get_num_threads(), torch.tensor([0] * 30 + [1] * 30 + [2])
+    x = images(len(group), 3, 128, 128).float()
+    torch.set_num_threads(2)
+    try:
+        for seed in range(4):  # rounding often agrees
+            transform = replace(draw("color_crop", 3, seed), choice=torch.tensor([0, 1, 0]))
+            assert torch.equal(transform(x, group), by_sorting(transform, x, group))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_long_runs_on_a_cpu_are_not_copied_to_be_sorted() -> None:
+    transform, group = draw(EVERYTHING, 10), torch.arange(10).repeat_interleave(20)
+    with CountedCalls() as calls:
+        transform(images(200, 3, 8, 8), group)
+    assert calls.names["index_select"] == 0
+    assert calls.names["cat"] == 1
+    with pretend_device() as counts:
+        transform(images(200, 3, 8, 8).to(torch.device("cuda", 0)), group)
+    assert counts.launches["index_select"] == 2, "on a GPU, a family is applied once"
+
+
+def test_rows_of_one_family_are_not_copied() -> None:
+    for transform in (draw("flip", 5), replace(draw(EVERYTHING, 5), choice=torch.full((5,), 3))):
+        with CountedCalls() as calls:
+            transform(images(5, 3, 8, 8), torch.arange(5))
+        assert calls.names["index_select"] + calls.names["cat"] == 0
+
+
+def test_no_rows_have_no_transform() -> None:
+    for mode in ("single", "all"):
+        out = draw(EVERYTHING, 3, mode=mode)(images(0, 3, 8, 8), torch.empty(0, dtype=torch.long))
+        assert out.shape == (0, 3, 8, 8)
 
 
 @pytest.mark.parametrize("side", [28, 32, 64])

@@ -10,6 +10,7 @@ from torch import nn
 
 from hf_condense import Teacher
 from hf_condense.networks.teachers import _check_processor, resize
+from tests.support.pretend_device import pretend_device
 
 COLOURS = ["red", "green", "blue"]
 PIXELS = torch.eye(3).reshape(3, 3, 1, 1).expand(-1, -1, 4, 4)  # one image of each colour
@@ -193,3 +194,34 @@ class TestLibraries:
         with pytest.raises(ValueError, match=rf"the processor of 'mine' has {name}=.*Teacher\(predict, classes\)"):
             _check_processor(processor, "mine")
         _check_processor({"do_rescale": True, "rescale_factor": 1 / 255, "do_flip_channel_order": False}, "mine")
+
+
+class TestDevices:
+    def test_module_is_moved_where_the_images_are_but_only_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        moves = []
+        net = nn.Sequential(nn.Flatten(), nn.Linear(48, 3), nn.BatchNorm1d(3))
+        move = net.to
+        monkeypatch.setattr(net, "to", lambda device: moves.append(device) or move(device))
+        teacher, gpu = Teacher(net, COLOURS), torch.device("cuda", 0)
+        on_cpu = teacher.logits(PIXELS)
+        assert not moves
+        with pretend_device():
+            pixels = PIXELS.to(gpu)
+            for _ in range(3):
+                torch.testing.assert_close(teacher.logits(pixels).cpu(), on_cpu)
+            assert moves == [gpu]
+            assert teacher.logits(PIXELS).device.type == "cpu"
+            net[2].running_mean = net[2].running_mean.to(gpu)  # a buffer alone
+            teacher.logits(PIXELS)
+        assert [device.type for device in moves] == ["cuda", "cpu", "cpu"]
+
+    def test_module_without_tensors_may_move_what_else_it_has(self) -> None:
+        class Own(nn.Module):
+            def to(self, device: torch.device) -> nn.Module:
+                self.columns = torch.arange(3, device=device)
+                return self
+
+            def forward(self, images: torch.Tensor) -> torch.Tensor:
+                return means(images)[:, self.columns]
+
+        assert Teacher(Own(), COLOURS).logits(PIXELS).argmax(1).tolist() == [0, 1, 2]
