@@ -153,7 +153,7 @@ class Run:
         """
         module = self._slot(slot).module
         if weights is None or any(True for _ in module.buffers()):
-            copy_state(module, self.factory.build(self.seed, *key))
+            copy_state(module, self.factory.fresh(self.seed, *key))
         if weights is not None:
             _copy_weights(module, weights)
         return module.train().requires_grad_(trainable)

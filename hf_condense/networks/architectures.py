@@ -260,10 +260,15 @@ def torchvision_network(
         else:
             net = models.alexnet() if base == "alexnet" else models.vgg11()
             _adapt_sequential(net, base, channels, num_classes, image_size, make_norm)
-    for module in net.to_empty(device="cpu").modules():
+    reset_parameters(net.to_empty(device="cpu"))
+    return net  # type: ignore[no-any-return]
+
+
+def reset_parameters(net: nn.Module) -> None:
+    """Draw the weights of a network afresh, layer after layer, and set its statistics back."""
+    for module in net.modules():
         if callable(reset := getattr(module, "reset_parameters", None)):
             reset()
-    return net  # type: ignore[no-any-return]
 
 
 def _adapt_resnet(net: Any, channels: int, image_size: tuple[int, int]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal
 
 import torch
@@ -271,8 +272,14 @@ def _rotate(images: Tensor, p: Tensor) -> Tensor:
 
 def _centred(images: Tensor) -> tuple[Tensor, Tensor]:
     """Return the positions of pixels, counted from the centre of the image: (1, 1, H, 1) and (1, 1, 1, W)."""
-    h, w = images.shape[2:]
-    y, x = (torch.arange(n, dtype=images.dtype, device=images.device) + (1 - n) / 2 for n in (h, w))
+    height, width = images.shape[2:]
+    return _grid(height, width, images.dtype, images.device)
+
+
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a graph cannot keep tensors that are made in it
+def _grid(h: int, w: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    y, x = (torch.arange(n, dtype=dtype, device=device) + (1 - n) / 2 for n in (h, w))
     return y.reshape(1, 1, h, 1), x.reshape(1, 1, 1, w)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, Final
 
 import torch
@@ -23,6 +23,7 @@ from hf_condense.networks.architectures import (
     default_depth,
     lenet,
     mlp,
+    reset_parameters,
     torchvision_network,
 )
 from hf_condense.networks.user_networks import OwnNetwork, check_own
@@ -62,6 +63,8 @@ class NetworkFactory:
             wants it at other sizes too.
         named: Whether the name alone says what the network is. It does not for a callable, so nothing is cached under
             that name.
+        renews: Whether `reset_parameters` makes a network what a new one would be: each layer draws its weights when it
+            is made, in the order of `modules()`, and nothing else is drawn.
     """
 
     name: str
@@ -71,6 +74,7 @@ class NetworkFactory:
     make: Callable[..., nn.Module] = field(repr=False)
     spec: NetworkSpec = field(repr=False)
     named: bool = True
+    renews: bool = False
 
     def build(self, *key: Key) -> nn.Module:
         """Return a network with fresh weights, on the CPU and in training mode.
@@ -90,6 +94,25 @@ class NetworkFactory:
             net = self.make(channels=self.channels, num_classes=self.num_classes, image_size=self.image_size)
         net = net if callable(getattr(net, "embed", None)) else WithEmbedding(net)
         return net.cpu().train()
+
+    def fresh(self, *key: Key) -> nn.Module:
+        """Return a network with the parameters and buffers of `build`, to be read before the next call overwrites them.
+
+        Drawing new weights for the layers of one module takes a fraction of the time in which layers are made.
+
+        Args:
+            *key: Address of the weights, as for `build`.
+        """
+        if not self.renews:
+            return self.build(*key)
+        with seeded_globals(*key):
+            reset_parameters(self._kept)
+        return self._kept
+
+    @cached_property
+    def _kept(self) -> nn.Module:
+        """The module that `fresh` returns."""
+        return self.build("kept")
 
     def at_size(self, image_size: tuple[int, int]) -> NetworkFactory:
         """Return the factory of the networks that the same spec asks for, for images of another height and width.
@@ -133,7 +156,7 @@ def network_factory(
     builder = _torchvision_builder(spec) if isinstance(spec, str) else spec
     if isinstance(spec, str) and builder is None:
         name, make = _parse(spec, image_size)
-        factory = NetworkFactory(name, channels, image_size, num_classes, make, spec)
+        factory = NetworkFactory(name, channels, image_size, num_classes, make, spec, renews=True)
         factory.build("check")
         return factory
     check_own(builder)

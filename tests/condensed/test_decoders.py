@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import hf_condense
-from hf_condense.condensed.decoders import DECODERS, PIXELS, Decoder, Frame, Origin, decoder_class
+from hf_condense.condensed.decoders import DECODERS, PIXELS, Decoder, Frame, Origin, dct, decoder_class, siren
 from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.condensed.decoders.patches import (
     Patches,
@@ -199,6 +199,47 @@ def test_decoded_rows_are_within_the_valid_range_after_projection(cls: type[Deco
     pixels = form.decode(stored) * STD[:, None, None] + MEAN[:, None, None]
     assert float(pixels.min()) == pytest.approx(0, abs=1e-6)
     assert float(pixels.max()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "frame", [Frame(MEAN, STD), Frame(MEAN[0], STD[0]), Frame(MEAN.expand(5, 3), STD.expand(5, 3))]
+)
+def test_clipping_is_by_the_smaller_and_the_larger_number(frame: Frame) -> None:
+    images = (3 * noise(5, 3, 4, 6)).requires_grad_()
+    expected = torch.maximum(torch.minimum(images, frame.value(1)), frame.value(0))
+    clipped, in_place = frame.clip_images(images), images.detach().clone()
+    frame.clip_images_(in_place)
+    assert torch.equal(clipped, expected)
+    assert torch.equal(in_place, expected)
+    of_clipped, of_expected = (
+        torch.autograd.grad((result * noise(5, 3, 4, 6, seed=1)).sum(), images)[0] for result in (clipped, expected)
+    )
+    assert torch.equal(of_clipped, of_expected)
+    assert 0 < float((of_clipped == 0).float().mean()) < 1
+
+
+@pytest.mark.parametrize("cls", [Dct, Siren])
+def test_constants_of_decoding_are_made_once(cls: type[Decoder], monkeypatch: pytest.MonkeyPatch) -> None:
+    form = cls((3, 6, 6), 3, Frame(MEAN, STD))
+    stored, _ = started(form, {0: 1})
+    first = form.decode(stored)
+    monkeypatch.setattr(Frame, "value", None)
+    monkeypatch.setattr("hf_condense.condensed.decoders.dct.cosines", None)
+    monkeypatch.setattr(torch, "meshgrid", None)
+    assert torch.equal(form.decode(stored), first)
+
+
+@pytest.mark.parametrize("cls", [Dct, Siren])
+def test_form_that_was_first_decoded_in_inference_mode_can_be_learned(cls: type[Decoder]) -> None:
+    form = cls((3, 6, 6), 3, Frame(MEAN, STD))
+    stored, _ = started(form, {0: 1})
+    for cached in (dct._matrices, siren._coordinates):
+        cached.cache_clear()
+    with torch.inference_mode():
+        form.decode(stored)
+    learned = next(tensor.requires_grad_() for tensor in stored.values() if tensor.is_floating_point())
+    form.decode(stored).square().sum().backward()
+    assert float(learned.grad.abs().max()) > 0
 
 
 @pytest.mark.parametrize(("cls", "expand"), FORMS)

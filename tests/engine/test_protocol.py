@@ -152,6 +152,13 @@ class TestNetworks:
         assert run.network("b") is first
         assert not torch.equal(parameter_vector(first), before)
 
+    def test_fresh_weights_are_drawn_without_making_layers(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        _, run = condense_with_run()
+        first = parameter_vector(run.network("a"))
+        monkeypatch.setattr(torch.nn.Module, "__init__", None)  # whoever makes a layer fails
+        run.network("b")
+        assert torch.equal(parameter_vector(run.network("a")), first)
+
     def test_network_of_the_callers_own_is_used_as_it_is(self) -> None:
         _, run = condense_with_run()
         images = run.source.at(torch.arange(4))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
+from hf_condense.networks import augment
 from hf_condense.networks.augment import FAMILIES, Augmentation, Transform
 from tests.reference import augment as textbook
 from tests.support.counted_calls import CountedCalls
@@ -266,6 +267,20 @@ def test_the_same_key_gives_the_same_bits_and_another_gives_others() -> None:
     first = draw(EVERYTHING, 6, 1, mode="all")(x, group)
     assert torch.equal(first, draw(EVERYTHING, 6, 1, mode="all")(x, group))
     assert not torch.equal(first, draw(EVERYTHING, 6, 2, mode="all")(x, group))
+
+
+def test_positions_are_made_once_and_those_of_inference_mode_can_be_differentiated(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    augment._grid.cache_clear()
+    x, transform, group = images(2, 3, 8, 8), draw("crop_scale_rotate", 2, mode="all"), torch.arange(2)
+    with torch.inference_mode():
+        first = transform(x, group)
+    monkeypatch.setattr(torch, "arange", None)
+    out = transform(x.requires_grad_(), group)
+    assert torch.equal(out, first)
+    out.square().sum().backward()
+    assert float(x.grad.abs().max()) > 0
 
 
 def test_images_are_left_as_they_were_and_keep_type_and_shape() -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.networks.architectures import ConvNet, HalvingPool
-from hf_condense.networks.factory import has_batch_statistics, network_factory
+from hf_condense.networks.factory import has_batch_statistics, list_networks, network_factory
 from hf_condense.networks.instance_norm import InstanceNorm
 from tests.support.small_networks import factory, weights
 
@@ -204,6 +204,36 @@ def test_the_key_decides_the_weights_and_global_generators_are_untouched(name: s
     assert first.training
     assert {t.device.type for t in first.state_dict().values()} == {"cpu"}
     assert all(torch.isfinite(t).all() for t in first.state_dict().values())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *list_networks(),
+        *(f"convnet-w4-d2-{norm}" for norm in ("bn", "ln", "gn", "nonorm")),
+        *(f"{name}-bn" for name in ("alexnet", "resnet18", "vgg11")),
+        "shufflenet_v2_x0_5",  # as torchvision makes it
+    ],
+)
+@pytest.mark.parametrize("side", [16, 65])
+def test_fresh_networks_equal_built_ones_whatever_became_of_the_last_one(name: str, side: int) -> None:
+    networks = factory(name, side=side)
+    used = networks.fresh(0, "net", 1)
+    used(torch.randn(2, 3, side, side)).square().sum().backward()  # batch norm updates its statistics
+    torch.optim.SGD(used.parameters(), lr=1).step()
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    fresh, built = networks.fresh(0, "net", 2), networks.build(0, "net", 2)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert list(fresh.state_dict()) == list(built.state_dict())
+    for name, tensor in built.state_dict().items():
+        assert torch.equal(fresh.state_dict()[name], tensor), name
+
+
+def test_only_networks_that_draw_in_their_layers_alone_are_drawn_afresh() -> None:
+    named, own = factory("convnet-w4"), factory(lambda: nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 4)))
+    assert named.fresh(0) is named.fresh(1)
+    assert own.fresh(0) is not own.fresh(1)
 
 
 def test_networks_are_made_on_the_cpu_whatever_the_default_device() -> None:

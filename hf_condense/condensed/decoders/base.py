@@ -7,6 +7,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -72,14 +73,13 @@ class Frame:
 
     def clip_images(self, images: Tensor) -> Tensor:
         """Clip images (n, C, H, W) to the valid range if `clip` is set."""
-        return torch.maximum(torch.minimum(images, self.value(1)), self.value(0)) if self.clip else images
+        return torch.clamp(images, *self._limits(images)) if self.clip else images
 
     @torch.no_grad()
     def clip_images_(self, images: Tensor) -> None:
         """Clip images (n, C, H, W) in place to the valid range if `clip` is set."""
         if self.clip:
-            torch.minimum(images, self.value(1), out=images)
-            torch.maximum(images, self.value(0), out=images)
+            torch.clamp(images, *self._limits(images), out=images)
 
     def of_rows(self, rows: Tensor | None) -> Frame:
         """Return the units of some rows, int64 (n,), or of all."""
@@ -89,6 +89,16 @@ class Frame:
     def to(self, device: torch.device | str) -> Frame:
         """Return the same units with tensors on another device."""
         return replace(self, mean=self.mean.to(device), std=self.std.to(device))
+
+    @cached_property
+    @torch.inference_mode(False)  # a graph cannot keep tensors that are made in it
+    def _black_and_white(self) -> tuple[Tensor, Tensor]:
+        """The limits of clipping, which are asked for in every step."""
+        return self.value(0), self.value(1)
+
+    def _limits(self, images: Tensor) -> list[Tensor]:
+        """Return the limits with the height and width of images: PyTorch clips by repeated numbers far more slowly."""
+        return [limit.expand(*limit.shape[:-2], *images.shape[-2:]).contiguous() for limit in self._black_and_white]
 
 
 # It is made when the module is imported, whatever default device and dtype the caller has by then.
@@ -246,7 +256,7 @@ class Decoder(ABC):
         return 4 * math.prod(self.image_shape)
 
     def row_bytes(self) -> int:
-        """Return how many bytes decoding a row keeps for its backward pass."""
+        """Return how many bytes decoding a row keeps for its backward pass; limits of clipping count as a row's own."""
         device = self.frame.mean.device
         kinds = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
         # Of one entry of one class; a form that counts entries per class finds one.

@@ -101,8 +101,8 @@ class Dct(Decoder):
             coefficients, classes = coefficients.index_select(0, rows), classes.index_select(0, rows)
         places = stored["places"].index_select(0, classes).long()  # (rows, n)
         spectrum = coefficients.new_zeros(len(coefficients), math.prod(self.image_shape))
-        spectrum = spectrum.scatter(1, places, coefficients).unflatten(1, self.image_shape)
-        colours, down, across = self._matrices(spectrum)
+        spectrum = spectrum.scatter_(1, places, coefficients).unflatten(1, self.image_shape)
+        colours, down, across = _matrices(self.image_shape, spectrum.dtype, spectrum.device)
         images = (colours.mT @ (down.mT @ spectrum @ across).flatten(2)).unflatten(2, self.image_shape[1:])
         return self.frame.clip_images(images)
 
@@ -112,7 +112,7 @@ class Dct(Decoder):
         Args:
             images: (n, C, H, W).
         """
-        colours, down, across = self._matrices(images)
+        colours, down, across = _matrices(self.image_shape, images.dtype, images.device)
         return down @ (colours @ images.flatten(2)).view_as(images) @ across.mT
 
     def layout(self, entries: int, classes: int) -> Layout:
@@ -169,20 +169,24 @@ class Dct(Decoder):
             for rows in batch.split(max(1, _TRANSFORMED // math.prod(self.image_shape))):
                 yield in_float64(self.transform(rows)).square().sum(0)
 
-    def _matrices(self, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W), like a tensor."""
-        channels, height, width = self.image_shape
-        matrices = _colours(channels), cosines(height), cosines(width)
-        colours, down, across = (to_device(matrix.to(like.dtype), like.device) for matrix in matrices)
-        return colours, down, across
-
 
 def _classes(counts: Tensor, rows: int) -> Tensor:
     """Return for every row which of the classes that have rows it belongs to: int64 (rows,)."""
     return torch.arange(len(counts), device=counts.device).repeat_interleave(counts, output_size=rows)
 
 
-@lru_cache
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a graph cannot keep tensors that are made in it
+def _matrices(
+    image_shape: tuple[int, int, int], dtype: torch.dtype, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the transforms of colours (C, C), of columns (H, H) and of rows (W, W)."""
+    channels, height, width = image_shape
+    matrices = _colours(channels), cosines(height), cosines(width)
+    colours, down, across = (to_device(matrix.to(dtype), device) for matrix in matrices)
+    return colours, down, across
+
+
 def cosines(size: int) -> Tensor:
     """Return the orthonormal matrix of the DCT-II: (size, size), float64, a row for each frequency.
 
@@ -198,7 +202,6 @@ def cosines(size: int) -> Tensor:
     return matrix
 
 
-@lru_cache
 def _colours(channels: int) -> Tensor:
     """Return the orthonormal matrix of opponent colours, or of grey: (C, C), float64."""
     if channels == 1:

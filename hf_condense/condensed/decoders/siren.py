@@ -152,7 +152,7 @@ class Siren(Decoder):
         _, height, width = self.image_shape
         shapes = _layers(self.image_shape, self.width)
         parts = weights.split([out * (inputs + 1) for out, inputs in shapes], dim=1)
-        points = to_device(_coordinates(height, width).to(weights.dtype), weights.device)
+        points = _coordinates(height, width, weights.dtype, weights.device)
         values = points.expand(len(weights), -1, -1)  # (n, 2, H * W)
         for i, (part, (out, inputs)) in enumerate(zip(parts, shapes, strict=True)):
             matrix, bias = part[:, : out * inputs].unflatten(1, (out, inputs)), part[:, out * inputs :, None]
@@ -244,8 +244,10 @@ def _size(image_shape: tuple[int, int, int], width: int) -> int:
     return sum(out * (inputs + 1) for out, inputs in _layers(image_shape, width))
 
 
-@lru_cache
-def _coordinates(height: int, width: int) -> Tensor:
-    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W), float64."""
+@lru_cache(maxsize=8)
+@torch.inference_mode(False)  # a graph cannot keep tensors that are made in it
+def _coordinates(height: int, width: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Return (y, x) of the centre of every pixel, in [-1, 1]: (2, H * W)."""
     y, x = ((2 * torch.arange(n, dtype=torch.float64, device="cpu") + 1) / n - 1 for n in (height, width))
-    return torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
+    points = torch.stack(torch.meshgrid(y, x, indexing="ij")).flatten(1)
+    return to_device(points.to(dtype), device)
