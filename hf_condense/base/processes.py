@@ -32,6 +32,21 @@ _host_group: tuple[Any, Any] | None = None  # the group of all processes, and th
 _PLUGINS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
+def new_accelerator(**options: Any) -> Accelerator:
+    """Make an accelerator. One that exists already keeps its gradient accumulation, which all of them share.
+
+    Args:
+        **options: Arguments of `accelerate.Accelerator`.
+    """
+    # Importing accelerate takes longer than importing this whole package.
+    from accelerate import Accelerator
+    from accelerate.state import GradientState
+    from accelerate.utils import GradientAccumulationPlugin
+
+    plugin = GradientAccumulationPlugin(**GradientState().plugin_kwargs)
+    return Accelerator(gradient_accumulation_plugin=plugin, **options)
+
+
 def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
     """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
 
@@ -40,8 +55,6 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             main one; if a mixed precision other than bf16 is asked for; or if the accelerator has a plugin that splits
             models.
     """
-    # Importing accelerate takes longer than importing this whole package.
-    from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
     if accelerator is None:
@@ -53,7 +66,7 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             from torch.distributed import nn as _functions  # noqa: F401
 
             atexit.register(_leave_group)
-        accelerator = Accelerator() if joined or not cpu_group else Accelerator(cpu=True)
+        accelerator = new_accelerator(cpu=cpu_group and not joined)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise CannotRunError(
