@@ -301,7 +301,7 @@ def _condense(
     recipe = make_recipe(
         run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
     )
-    check_writable(recipe, run.dataset)
+    check_writable(recipe, run.dataset, len(run.ipc))
     if not isinstance(method, Method):
         unused = {"checkpoint_dir": outside.folder, "callbacks": outside.callbacks, "log_with": outside.trackers}
         if names := [name for name, value in unused.items() if value]:
