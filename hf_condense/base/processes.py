@@ -53,12 +53,12 @@ def leaves_no_state() -> Iterator[None]:
 
     Earlier state stays, and so does that of several processes. As a decorator, it does the same for every call.
     """
-    before = {kind: bool(_shared_state(kind)) for kind in ("AcceleratorState", "PartialState")}
+    absent = [kind for kind in ("AcceleratorState", "PartialState") if not _shared_state(kind)]
     try:
         yield
     finally:
-        made = [kind for kind, existed in before.items() if not existed and _shared_state(kind)]
-        for kind in made if str(_shared_state("PartialState")["distributed_type"].value) == "NO" else []:
+        how = _shared_state("PartialState").get("distributed_type")
+        for kind in absent if how is not None and how.value == "NO" else []:
             # Not emptied: an accelerator that outlives the block, in a callback or a thread, still looks there.
             getattr(sys.modules["accelerate.state"], kind)._shared_state = {}
 

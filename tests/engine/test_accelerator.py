@@ -56,6 +56,12 @@ def test_state_that_a_call_has_made_ends_with_it(toy: Dataset, fails: bool) -> N
     assert Accelerator(cpu=True, mixed_precision="bf16").mixed_precision == "bf16"
 
 
+def test_call_that_is_refused_before_it_makes_a_state_says_why(toy: Dataset) -> None:
+    with pytest.raises(ValueError, match="seed should be at least 0; got -1"):
+        score(toy, toy, seed=-1)
+    assert not PartialState._shared_state
+
+
 def test_state_that_a_caller_has_made_stays(toy: Dataset) -> None:
     PartialState(cpu=True)
     small = condense_dataset(toy, "random", ipc=1, progress=False)
