@@ -148,8 +148,8 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
         finders[name] = partial(nearest_images, source=real)
     if failures and len(failures) == len(recipes):
         raise next(iter(failures.values()))
-    for name, error in failures.items():
-        logger.warning("source does not suit %s, so no real images are shown below its own: %s", name, error)
+    for name, failure in failures.items():
+        logger.warning("source does not suit %s, so no real images are shown below its own: %s", name, failure)
     return finders
 
 

@@ -156,9 +156,13 @@ def test_set_whose_columns_the_source_lacks_is_shown_without_real_images(toy, tm
     small = condense_dataset(toy, "dm", 1, **options)
     small.save_condensed(tmp_path)
     expected = write_page(tmp_path, tmp_path / "page.html", source=toy).read_text(encoding="utf-8").count("nearest to")
-    other = toy.select(range(30)).rename_column("label", "kind").cast_column("note", ClassLabel(names=list(toy["note"])))
+    other = (
+        toy.select(range(30)).rename_column("label", "kind").cast_column("note", ClassLabel(names=list(toy["note"])))
+    )
     condense_dataset(other, "dance", 1, label_column="kind", **options).save_condensed(tmp_path)
-    source = toy.cast_column("note", ClassLabel(names=list(toy["note"])))  # without a column "kind", two may be the label
+    source = toy.cast_column(
+        "note", ClassLabel(names=list(toy["note"]))
+    )  # without a column "kind", two may be the label
     page = write_page(tmp_path, tmp_path / "page.html", source=source).read_text(encoding="utf-8")
     assert page.count("nearest to") == expected > 0
     assert "source does not suit dance_ipc1, so no real images are shown below its own: source: " in caplog.text
