@@ -16,7 +16,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, compile_option, integer, listed
+from hf_condense.base.checks import byte_count, compile_option, integer, listed, seed_value
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
@@ -111,8 +111,8 @@ def condense_dataset(
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`; `hf-condense methods NAME`
             lists them. Default: the one called `"default"`, if the method has it.
         steps: Number of updates of the images, >= 1. Coresets and `rded` have none.
-        seed: Seed of every random draw, >= 0. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU,
-            which does not add up in a fixed order, they give sets that are equal up to rounding.
+        seed: Seed of every random draw, in 0..2**64 - 1. Equal seed, version and chunk plan give equal bits on a CPU.
+            On a GPU, which does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). Default: that of the preset, else pixels. In any form, a class
@@ -183,7 +183,7 @@ def condense_dataset(
         (20, ['image', 'label'])
     """
     started = time.perf_counter()
-    seed = integer("seed", seed, least=0)
+    seed = seed_value("seed", seed)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     compile = compile_option(compile)
     _check_callbacks(callbacks)

@@ -113,7 +113,7 @@ def evaluate(
         ipc: Images per class: the set is cut down to the first images of every class, this many, and so are its
             baselines. Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default:
             all.
-        seeds: Networks per set, >= 1, or a list of their seeds.
+        seeds: Networks per set, >= 1, or a list of their seeds, in -2**63..2**64 - 1.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
             gives as many random rows as that (`random x16`), and these stored in the form of the set
@@ -146,7 +146,7 @@ def evaluate(
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on, whose mixed precision is not used. Default: the existing
             one, else one for this call.
-        seed: Seed of every draw but the networks' own, >= 0.
+        seed: Seed of every draw but the networks' own, in 0..2**64 - 1.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
