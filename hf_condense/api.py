@@ -16,14 +16,14 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, compile_option, integer, listed
+from hf_condense.base.checks import byte_count, compile_option, integer, listed, seed_value
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.memory import limited_memory
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import from_main, get_accelerator, main_first
+from hf_condense.base.processes import from_main, get_accelerator, leaves_no_state, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -111,8 +111,8 @@ def condense_dataset(
         preset: Name of a set of options of the method, for example `"paper"` or `"quick"`; `hf-condense methods NAME`
             lists them. Default: the one called `"default"`, if the method has it.
         steps: Number of updates of the images, >= 1. Coresets and `rded` have none.
-        seed: Seed of every random draw, >= 0. Equal seed, version and chunk plan give equal bits on a CPU. On a GPU,
-            which does not add up in a fixed order, they give sets that are equal up to rounding.
+        seed: Seed of every random draw, in 0..2**64 - 1. Equal seed, version and chunk plan give equal bits on a CPU.
+            On a GPU, which does not add up in a fixed order, they give sets that are equal up to rounding.
         storage: Storage form: `"pixels"` (the images themselves), `"patches"` (images that are cut into patches, each
             up-sampled to a whole row), `"dct"` (the cosine coefficients that matter most for the class) or `"siren"`
             (a small coordinate network for every row). Default: that of the preset, else pixels. In any form, a class
@@ -133,7 +133,7 @@ def condense_dataset(
             repeated, except with networks that have batch norm, which need whole batches; with `mtt`, which keeps all
             steps of its student whatever the plan; and with `tesla`, `datm` and `esp` in several processes.
         accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
-            existing one, else a new one.
+            existing one, else one for this call.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
             the one before; one that cannot be written is only warned of. SIGINT (Ctrl-C) and SIGTERM finish the step
@@ -183,7 +183,7 @@ def condense_dataset(
         (20, ['image', 'label'])
     """
     started = time.perf_counter()
-    seed = integer("seed", seed, least=0)
+    seed = seed_value("seed", seed)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     compile = compile_option(compile)
     _check_callbacks(callbacks)
@@ -204,6 +204,7 @@ def condense_dataset(
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
+        leaves_no_state(),
         removes_unfinished_code(),
         limited_memory(most_memory),
         Interrupts(_remains_in_cache(cache)) as interrupts,
@@ -300,7 +301,7 @@ def _condense(
     recipe = make_recipe(
         run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
     )
-    check_writable(recipe, run.dataset)
+    check_writable(recipe, run.dataset, len(run.ipc))
     if not isinstance(method, Method):
         unused = {"checkpoint_dir": outside.folder, "callbacks": outside.callbacks, "log_with": outside.trackers}
         if names := [name for name, value in unused.items() if value]:

@@ -63,8 +63,8 @@ def write_page(
             exists comes first.
         file: File to write; an earlier one is replaced.
         source: The real training set that sets were made from. The page then shows below each learned image the real
-            image that is nearest to it, so mind the licence of the real images and whom they show. Default: no real
-            images.
+            image that is nearest to it, so mind the licence of the real images and whom they show. Sets that were made
+            from other images are shown without. Default: no real images.
         revision: Branch, tag or commit of a repository. Default: its main branch.
         token: Token for a repository. Default: the one of `hf auth login` or `HF_TOKEN`; False: none.
         cache_dir: Where files of a repository are cached. Default: the Hub's own cache.
@@ -85,7 +85,7 @@ def write_page(
         ConnectionError: If the Hub cannot be reached, and no set is cached.
         TypeError: If `source` is no dataset.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
-            cannot be read.
+            cannot be read for any of the sets.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
         OSError: If the file cannot be written, or the cache cannot be used.
 
@@ -126,20 +126,30 @@ def write_page(
 def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]], reader: Reader) -> dict[str, _Finder]:
     """Return for each set that was learned what finds the real images that are nearest to its images.
 
+    A set of another dataset has none, and a warning says so.
+
     Raises:
-        ValueError: If the real images cannot be read.
+        ValueError: If the real images cannot be read for any of the sets.
     """
+    recipes = {name: facts.recipe for name, (_, facts) in folders.items() if facts.recipe.kind != "coreset"}
     finders: dict[str, _Finder] = {}
-    for name, (_, facts) in folders.items():
-        channels, height, width = facts.recipe.image_shape
-        if facts.recipe.kind == "coreset":
+    failures: dict[str, ValueError] = {}
+    for name, recipe in recipes.items():
+        channels, height, width = recipe.image_shape
+        try:
+            real = reader.load(source, "source", recipe, (channels, height, width))
+        except ValueError as error:  # it lacks the columns of this set, or its pictures have other channels
+            failures[name] = error
             continue
-        real = reader.load(source, "source", facts.recipe, (channels, height, width))
-        hashes = [own["content_hash"] for own in facts.recipe.sources if own.get("content_hash")]
+        hashes = [own["content_hash"] for own in recipe.sources if own.get("content_hash")]
         if hashes and real.content_hash not in hashes:
             logger.warning("%s was made from other images than those of source: none are shown below its own", name)
             continue
         finders[name] = partial(nearest_images, source=real)
+    if failures and len(failures) == len(recipes):
+        raise next(iter(failures.values()))
+    for name, failure in failures.items():
+        logger.warning("source does not suit %s, so no real images are shown below its own: %s", name, failure)
     return finders
 
 

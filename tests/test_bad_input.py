@@ -307,6 +307,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (TypeError, {"steps": 2.5}, ("steps should be an integer", "2.5 (float)")),
     (TypeError, {"steps": True}, ("steps should be an integer", "True (bool)")),
     (ValueError, {"seed": -1}, ("seed should be at least 0", "-1")),
+    (ValueError, {"seed": 2**64}, ("seed should be in 0..2**64 - 1", "18446744073709551616")),
     (TypeError, {"seed": 1.5}, ("seed should be an integer", "1.5 (float)")),
     (ValueError, {"checkpoint_every": 0}, ("checkpoint_every should be at least 1", "0")),
     (TypeError, {"checkpoint_every": "9"}, ("checkpoint_every should be an integer", "'9' (str)")),

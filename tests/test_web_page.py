@@ -11,6 +11,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel
 from PIL import Image
 
 from hf_condense import condense_dataset
@@ -148,6 +149,26 @@ def test_set_of_another_source_is_shown_without_real_images(toy, tmp_path, caplo
     path = write_page(tmp_path, tmp_path / "page.html", source=toy.select(range(30)))
     assert "nearest to" not in path.read_text(encoding="utf-8")
     assert "dm_ipc1 was made from other images than those of source" in caplog.text
+
+
+def test_set_whose_columns_the_source_lacks_is_shown_without_real_images(toy, tmp_path, caplog):
+    options = {"steps": 1, "network": "convnet-w4-d1", "progress": False, "compile": False}
+    small = condense_dataset(toy, "dm", 1, **options)
+    small.save_condensed(tmp_path)
+    expected = write_page(tmp_path, tmp_path / "page.html", source=toy).read_text(encoding="utf-8").count("nearest to")
+    other = (
+        toy.select(range(30)).rename_column("label", "kind").cast_column("note", ClassLabel(names=list(toy["note"])))
+    )
+    condense_dataset(other, "dance", 1, label_column="kind", **options).save_condensed(tmp_path)
+    source = toy.cast_column(
+        "note", ClassLabel(names=list(toy["note"]))
+    )  # without a column "kind", two may be the label
+    page = write_page(tmp_path, tmp_path / "page.html", source=source).read_text(encoding="utf-8")
+    assert page.count("nearest to") == expected > 0
+    assert "source does not suit dance_ipc1, so no real images are shown below its own: source: " in caplog.text
+    assert "dm_ipc1" not in caplog.text
+    with pytest.raises(ValueError, match="source: "):
+        write_page(tmp_path / "dance_ipc1", tmp_path / "page.html", source=source)
 
 
 def test_real_images_are_cached_and_progress_is_shown_only_on_request(toy, tmp_path, monkeypatch):

@@ -64,6 +64,27 @@ def integer(name: str, value: object, *, least: int | None = None) -> int:
     return int(value)
 
 
+def seed_value(name: str, value: object) -> int:
+    """Return a seed as an `int` if files can hold it: an integer of 64 bits without a sign.
+
+    Args:
+        name: The name by which the caller knows the seed.
+        value: The value that was passed.
+
+    Raises:
+        TypeError: If it is not an integer.
+        ValueError: If it is out of range.
+
+    Example:
+        >>> seed_value("seed", 2**64 - 1) == 2**64 - 1
+        True
+    """
+    seed = integer(name, value, least=0)
+    if seed >= 2**64:
+        raise ValueError(f"{name} should be in 0..2**64 - 1; got {value}")
+    return seed
+
+
 def number(
     name: str,
     value: object,

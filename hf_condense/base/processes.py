@@ -7,8 +7,8 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -32,28 +32,66 @@ _host_group: tuple[Any, Any] | None = None  # the group of all processes, and th
 _PLUGINS = ("DEEPSPEED", "FSDP", "MEGATRON_LM", "XLA")
 
 
-def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
-    """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
+def new_accelerator(**options: Any) -> Accelerator:
+    """Make an accelerator. One that exists already keeps its gradient accumulation, which all of them share.
 
-    Raises:
-        CannotRunError: If several processes were launched but do not know of each other, so that each would act as the
-            main one; if a mixed precision other than bf16 is asked for; or if the accelerator has a plugin that splits
-            models.
+    Args:
+        **options: Arguments of `accelerate.Accelerator`.
     """
     # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
-    from accelerate.state import AcceleratorState
+    from accelerate.state import GradientState
+    from accelerate.utils import GradientAccumulationPlugin
 
+    plugin = GradientAccumulationPlugin(**GradientState().plugin_kwargs)
+    return Accelerator(gradient_accumulation_plugin=plugin, **options)
+
+
+@contextmanager
+def leaves_no_state() -> Iterator[None]:
+    """Forget at the end of a block the state that Accelerate has made in it, so that the caller can choose another one.
+
+    Earlier state stays, and so does that of several processes. As a decorator, it does the same for every call.
+    """
+    absent = [kind for kind in ("AcceleratorState", "PartialState") if not _shared_state(kind)]
+    try:
+        yield
+    finally:
+        how = _shared_state("PartialState").get("distributed_type")
+        for kind in absent if how is not None and how.value == "NO" else []:
+            # Not emptied: an accelerator that outlives the block, in a callback or a thread, still looks there.
+            getattr(sys.modules["accelerate.state"], kind)._shared_state = {}
+
+
+def _shared_state(kind: str) -> dict[str, Any]:
+    """Return what all objects of a class of Accelerate share: nothing before the first one has been made."""
+    # Importing accelerate is slow; if nobody has imported it, there is no state.
+    module = sys.modules.get("accelerate.state")
+    return {} if module is None else getattr(module, kind)._shared_state
+
+
+def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bool = False) -> Accelerator:
+    """Return the accelerator to run on: the one given, else the one that exists already, else a new one.
+
+    Args:
+        accelerator: The one that the caller gives, or None.
+        any_precision: Whether its mixed precision does not matter, because nothing runs under its autocast.
+
+    Raises:
+        CannotRunError: If several processes were launched but do not know of each other, so that each would act as the
+            main one; if a mixed precision other than bf16 is asked for and would matter; or if the accelerator has a
+            plugin that splits models.
+    """
     if accelerator is None:
         cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-        joined = bool(AcceleratorState._shared_state)
+        joined = bool(_shared_state("AcceleratorState"))
         if cpu_group and not joined:
             # Default arguments in this module keep the group alive that exists when the module is imported. So it is
             # imported here, before there is a group.
             from torch.distributed import nn as _functions  # noqa: F401
 
             atexit.register(_leave_group)
-        accelerator = Accelerator() if joined or not cpu_group else Accelerator(cpu=True)
+        accelerator = new_accelerator(cpu=cpu_group and not joined)
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise CannotRunError(
@@ -66,7 +104,7 @@ def get_accelerator(accelerator: Accelerator | None = None) -> Accelerator:
             "and networks instead. Launch plain processes (`accelerate launch --multi_gpu`, or torchrun) without a "
             "plugin, or pass Accelerator() without one"
         )
-    if accelerator.mixed_precision not in ("no", "bf16"):
+    if not any_precision and accelerator.mixed_precision not in ("no", "bf16"):
         raise CannotRunError(
             f"mixed_precision={accelerator.mixed_precision!r} needs losses that are scaled, which condensing does not "
             "do; use 'bf16' or 'no'"
@@ -165,9 +203,7 @@ def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
 
 def current_state() -> Any:
     """Return Accelerate's state of the processes of this program, or None if there is none."""
-    # Importing accelerate is slow; if nobody has imported it, there is no state.
-    module = sys.modules.get("accelerate.state")
-    return module.PartialState() if module is not None and module.PartialState._shared_state else None
+    return sys.modules["accelerate.state"].PartialState() if _shared_state("PartialState") else None
 
 
 def is_main_process() -> bool:

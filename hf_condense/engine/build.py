@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_condense.base.checks import byte_text
+from hf_condense.base.devices import has_compiler
 from hf_condense.base.memory import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.engine.auto import CANDIDATES, checked_minutes
@@ -114,24 +115,18 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
         method: The method.
         steps: Number of updates.
         checkpoint: The checkpoint that the run resumes from, if any. Its plan is kept, because another one would give
-            other bits, unless it was made for another number of processes or needs more memory than there is, or the
-            caller decides about compiling otherwise.
+            other bits, unless it was made for another number of processes or needs more memory than there is, the
+            caller decides about compiling otherwise, or there is no compiler.
     """
     workload = workload_of(run, method)
     if checkpoint is not None and (reason := _reason_against(checkpoint, run, workload)) is None:
-        if run.compile in ("auto", checkpoint.plan.compile):
-            return checkpoint.plan
-        logger.warning(
-            "compile=%s is not what the run had before; the result differs by rounding from that of an uninterrupted "
-            "run",
-            run.compile,
-        )
-        return dataclasses.replace(checkpoint.plan, compile=bool(run.compile))
+        return _resumed_plan(checkpoint, run)
     budget = memory_budget(run.device)
     plan = make_plan(workload, steps=steps, device=run.device, budget=budget, compile=run.compile)
     needed, free = workload.step_bytes(plan), free_memory(run.device)
     logger.info("plan: %s; a step needs about %s of memory", plan, byte_text(needed))
-    if checkpoint is not None:
+    # Other processes add up in another order, even by an equal plan.
+    if checkpoint is not None and (plan, run.accelerator.num_processes) != (checkpoint.plan, checkpoint.processes):
         logger.warning(
             "the checkpoint's plan of a step is replaced, because %s; the result differs by rounding from that of an "
             "uninterrupted run",
@@ -169,6 +164,21 @@ def smaller_plan(run: Run, method: Method[Any]) -> Plan | None:
     if run.network_facts.batch_statistics:
         return None
     return run.plan.halved(max(method.batch_real, *method.rows_per_step(run).values()), method.cuts)
+
+
+def _resumed_plan(checkpoint: Checkpoint, run: Run) -> Plan:
+    """Return the plan of a checkpoint, compiled or not as the caller says, or as before if that is possible here."""
+    plan = checkpoint.plan
+    if run.compile == plan.compile:
+        return plan
+    if run.compile != "auto":
+        change = f"compile={run.compile} is not what the run had before"
+    elif plan.compile and run.device.type == "cpu" and not has_compiler():
+        change = "the run was compiled before, and g++ or Python's headers are missing here"
+    else:
+        return plan
+    logger.warning("%s; the result differs by rounding from that of an uninterrupted run", change)
+    return dataclasses.replace(plan, compile=run.compile is True)
 
 
 def _reason_against(checkpoint: Checkpoint, run: Run, workload: Workload) -> str | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_condense.base.paths import local_path
+from hf_condense.base.processes import new_accelerator
 from hf_condense.condensed.preview import first_images
 from hf_condense.engine.loop import Callback
 from hf_condense.engine.run import Run
@@ -42,14 +43,12 @@ def tracker_host(log_with: Any, logging_dir: str | Path) -> Accelerator | None:
     """
     if log_with is None:
         return None
-    from accelerate import Accelerator
-
     names = list(log_with) if isinstance(log_with, Sequence) and not isinstance(log_with, str) else [log_with]
     try:
         # One of its own: the trackers of the caller's accelerator belong to the caller.
         with warnings.catch_warnings():  # of packages that are not installed, which raise below
             warnings.simplefilter("ignore")
-            host = Accelerator(log_with=names, project_dir=str(local_path(logging_dir)))
+            host = new_accelerator(log_with=names, project_dir=str(local_path(logging_dir)))
     except ValueError as error:
         raise ValueError(f"log_with={log_with!r} has a tracker that Accelerate does not know: {error}") from error
     if len(host.log_with) < len(names) and "all" not in map(str, names):

@@ -14,7 +14,7 @@ import datasets
 from hf_condense.base.checks import names_arguments
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
-from hf_condense.base.processes import get_accelerator, main_first
+from hf_condense.base.processes import get_accelerator, leaves_no_state, main_first
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
@@ -47,6 +47,7 @@ logger = logging.getLogger("hf_condense")
 
 @names_arguments
 @plain_torch()
+@leaves_no_state()
 @removes_unfinished_code()
 def evaluate(
     train: datasets.Dataset | TensorSet,
@@ -112,7 +113,7 @@ def evaluate(
         ipc: Images per class: the set is cut down to the first images of every class, this many, and so are its
             baselines. Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default:
             all.
-        seeds: Networks per set, >= 1, or a list of their seeds.
+        seeds: Networks per set, >= 1, or a list of their seeds, in -2**63..2**64 - 1.
         baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
             gives as many random rows as that (`random x16`), and these stored in the form of the set
@@ -143,8 +144,9 @@ def evaluate(
             seed) and the scores of `"full"` under `$HF_HOME/condense`; obeys `datasets.disable_caching()`.
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
-        accelerator: An `accelerate.Accelerator` to run on; default: the existing one, else a new one.
-        seed: Seed of every draw but the networks' own, >= 0.
+        accelerator: An `accelerate.Accelerator` to run on, whose mixed precision is not used. Default: the existing
+            one, else one for this call.
+        seed: Seed of every draw but the networks' own, in 0..2**64 - 1.
 
     Returns:
         The table of accuracies: fractions, printed in per cent.
@@ -156,8 +158,7 @@ def evaluate(
         MemoryError: If the training of a single network does not fit into memory.
         OSError: If the cache cannot be read or written.
         RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed (the file is
-            removed, so that the same call works), or if processes or mixed precision are set up in a way that is not
-            supported.
+            removed, so that the same call works), or if processes are set up in a way that is not supported.
 
     References:
         Zhao et al., ICLR 2021 (`dc`, arXiv:2006.05929); Zhao and Bilen, ICML 2021 (`dsa`, arXiv:2102.08259); Kim et
@@ -193,7 +194,7 @@ def evaluate(
     size = _size_of_pictures(train, image_size)
     _check_eight_bit(train, eight_bit)
     training = request.shared_training(train)
-    accelerator = get_accelerator(accelerator)
+    accelerator = get_accelerator(accelerator, any_precision=True)
     show_progress = progress and accelerator.is_local_main_process
     reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})

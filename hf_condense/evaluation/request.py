@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_condense.base.checks import compile_option, integer, number, one_of
+from hf_condense.base.checks import compile_option, integer, number, one_of, seed_value
 from hf_condense.base.devices import CompileOption
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.registry import list_methods
@@ -93,7 +93,7 @@ class Request:
             network_seeds=_network_seeds(seeds),
             baselines=_baselines(baselines),
             compile=compile,
-            seed=integer("seed", seed, least=0),
+            seed=seed_value("seed", seed),
         )
 
     def shared_training(self, train: object) -> TrainingRecipe:
@@ -166,7 +166,10 @@ def _network_seeds(seeds: int | Sequence[int]) -> list[int]:
     integers = all(isinstance(value, Integral) and not isinstance(value, bool) for value in values)
     if not values or not integers or len(set(values)) < len(values):
         raise ValueError(f"seeds should be a number of networks, or their seeds, different integers; got {seeds!r}")
-    return [int(value) for value in values]
+    network_seeds = [int(value) for value in values]
+    if not -(2**63) <= min(network_seeds) <= max(network_seeds) < 2**64:  # files hold integers of 64 bits
+        raise ValueError(f"seeds should be in -2**63..2**64 - 1; got {seeds!r}")
+    return network_seeds
 
 
 def _networks(networks: NetworkSpec | Sequence[NetworkSpec]) -> tuple[NetworkSpec, ...]:

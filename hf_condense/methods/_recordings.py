@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, content_key
 from hf_condense.base.devices import compiling_pays, device_facts
-from hf_condense.base.errors import NonFiniteLossError
+from hf_condense.base.errors import NonFiniteLossError, plain_text
 from hf_condense.base.files import write_tensors
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, together
@@ -97,7 +97,8 @@ def recorded_networks(run: Run, training: Training) -> Recordings:
     files of the others, because they have no common disk, records those networks itself. The weights of a network
     depend on its number and the options, but not on how many networks there are, so more can be added later. After a
     kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
-    network without a name, each run records its own and deletes them at its end.
+    network without a name, each run records its own and deletes them at its end. So it does, with a warning, with those
+    that cannot be written to the cache.
 
     Args:
         run: The run, which gives network, seed and source.
@@ -105,23 +106,44 @@ def recorded_networks(run: Run, training: Training) -> Recordings:
 
     Raises:
         NonFiniteLossError: If the weights of a network become NaN or infinite.
-        OSError: If a file cannot be written.
+        OSError: If a file can be written neither to the cache nor to the folder for temporary files.
     """
     compiled = _compiled(run, training)
-    cached = cache_enabled(run.cache and run.factory.named)
-    folder = _cache_folder(run, training, compiled) if cached else _temporary_folder(run)
-    files = [folder / f"{number:04}.safetensors" for number in range(training.count)]
-    recordings = Recordings(files, training.snapshots)
-    if not cached and run.accelerator.is_local_main_process:
-        weakref.finalize(recordings, shutil.rmtree, folder, ignore_errors=True)
     recorder = _Recorder(run, training, compiled)
+    names = [f"{number:04}.safetensors" for number in range(training.count)]
+    in_cache: list[Path] = []
+    if cache_enabled(run.cache and run.factory.named):
+        folder = _cache_folder(run, training, compiled)
+        files = [folder / name for name in names]
+        try:
+            _record_all(run, files, recorder)
+            return Recordings(files, training.snapshots)
+        except OSError as error:  # the disk is full, or the cache belongs to somebody else
+            logger.warning("%s. The %ss are used by this run, but not cached", plain_text(error), training.noun)
+        in_cache = _whole(run, files, recorder)
+    folder = _temporary_folder(run)
+    kept = {file.name: file for file in in_cache}
+    recordings = Recordings([kept.get(name, folder / name) for name in names], training.snapshots)
+    if run.accelerator.is_local_main_process:
+        weakref.finalize(recordings, shutil.rmtree, folder, ignore_errors=True)
+    _record_all(run, recordings.files, recorder)
+    return recordings
+
+
+def _record_all(run: Run, files: list[Path], recorder: _Recorder) -> None:
+    """Record the networks that are missing or damaged, shared out among the processes."""
     # The main process says what is missing, because a list of each process's own would change while others record.
     missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
     share = missing[run.accelerator.process_index :: run.accelerator.num_processes]
     # In the second pass, a process without a common disk records what it does not see.
     for needed in (share, files):
         together(run.accelerator, partial(_record_missing, run, needed, recorder))
-    return recordings
+
+
+def _whole(run: Run, files: list[Path], recorder: _Recorder) -> list[Path]:
+    """Return the files that the main process sees whole."""
+    missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
+    return [file for file in files if file not in missing]
 
 
 def check_trainable(run: Run) -> None:
@@ -208,6 +230,7 @@ class _Recorder:
     run: Run
     training: Training
     compiled: bool
+    _unwritten: dict[int, Tensor] = dataclasses.field(default_factory=dict, init=False)
 
     @cached_property
     def shape(self) -> tuple[int, int]:
@@ -232,8 +255,19 @@ class _Recorder:
         return TrainingSet(self.run.source, self.run.source.labels, self.run.num_classes)
 
     def record(self, file: Path, advance: Callable[[], object]) -> None:
-        """Train the network whose number is the name of the file, and write its snapshots."""
-        number, training = int(file.stem), self.training
+        """Train the network whose number is the name of the file, and write its snapshots.
+
+        If they cannot be written, they are kept for the next call, which may have a file in another place.
+        """
+        number = int(file.stem)
+        if number not in self._unwritten:
+            self._unwritten[number] = self._snapshots(number, advance)
+        write_tensors(file, {"snapshots": self._unwritten[number]})
+        del self._unwritten[number]
+
+    def _snapshots(self, number: int, advance: Callable[[], object]) -> Tensor:
+        """Train a network and return its snapshots (S, P)."""
+        training = self.training
         copy_state(self.net, self.run.factory.build(self.run.seed, "expert", number))
         snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
@@ -264,4 +298,4 @@ class _Recorder:
                 chunk=chunk_size(self.net, self.run.source.image_shape, batch),
                 on_update=take_snapshot,
             )
-        write_tensors(file, {"snapshots": snapshots})
+        return snapshots

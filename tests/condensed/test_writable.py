@@ -346,6 +346,15 @@ def test_tensors_beyond_what_is_read_are_refused_before_the_first_step(monkeypat
         refused_before_the_first_step(monkeypatch, labelled(), message, method)
 
 
+def test_classes_without_rows_take_no_bytes(monkeypatch):
+    monkeypatch.setattr(MAX_FILE, 4 * 2 * 8 * 8 + 2 * 8 + 4096)  # two images and labels, and the header
+    names = ClassLabel(names=["cat", "dog", *(f"absent {i}" for i in range(100))])
+    source = labelled().cast_column("label", names)
+    for method, options in (("dm", {"steps": 1}), ("random", {})):
+        small = condense_dataset(source, method, 1, network="convnet-w4", progress=False, cache=False, **options)
+        assert len(small) == 2
+
+
 @pytest.mark.parametrize(
     ("tensors", "changes"),
     [

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 
+import hf_condense.engine.build
 from hf_condense.base.checks import byte_count
 from hf_condense.base.memory import free_memory, is_out_of_memory, limited_memory, memory_budget
 from hf_condense.condensed.decoders import DECODERS, base
@@ -208,6 +209,33 @@ def test_resumed_run_that_can_not_fit_gets_another_plan_with_a_warning(
     torch.testing.assert_close(small.synthetic.images, straight.synthetic.images, atol=1e-5, rtol=0)
 
 
+def test_resumed_run_whose_plan_cannot_be_smaller_gets_no_warning_about_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"batch_real": 4, "max_memory": 1}
+    condense("dm", steps=2, checkpoint_dir=tmp_path, **options)
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        small = condense("dm", steps=4, checkpoint_dir=tmp_path, **options)
+    assert "is replaced" not in caplog.text
+    assert same(small, condense("dm", steps=4, **options))
+
+
+def test_compiled_run_goes_on_without_a_compiler(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    options = {"batch_real": 4, "checkpoint_dir": tmp_path, "compile": "auto"}
+    monkeypatch.setattr(hf_condense.engine.build, "make_plan", lambda *args, **how: Plan(3, 64, compile=True))
+    monkeypatch.setattr(torch, "compile", lambda module, **how: module)
+    assert condense("dm", steps=2, **options).recipe.plan["compile"] is True
+    monkeypatch.setattr(hf_condense.engine.build, "has_compiler", lambda: True)
+    assert condense("dm", steps=3, **options).recipe.plan["compile"] is True
+    assert "differs by rounding" not in caplog.text
+    monkeypatch.setattr(hf_condense.engine.build, "has_compiler", lambda: False)
+    monkeypatch.setattr(torch, "compile", lambda module, **how: pytest.fail("there is no compiler"))
+    assert condense("dm", steps=4, **options).recipe.plan["compile"] is False
+    assert "g++ or Python's headers are missing here; the result differs by rounding" in caplog.text
+
+
 def test_errors_about_memory_are_recognised() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
@@ -232,6 +260,17 @@ def test_images_that_are_tested_at_a_time_obey_the_budget(source: Any, monkeypat
         assert accuracy(net, source, outputs) == whole
     with limited_memory(1):
         assert images_per_test(net, source) == 1
+
+
+@pytest.mark.parametrize("form", ["pixels", "patches", "dct", "siren"])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 2), (3, 4, 5)])
+def test_bytes_of_a_row_are_known_for_images_of_any_size(form: str, shape: tuple[int, int, int]) -> None:
+    try:
+        decoder = DECODERS[form](shape, DECODERS[form].settle_expand(None, shape, 1))
+    except ValueError:
+        assert form in ("patches", "siren"), "these cannot store images that small"
+    else:
+        assert decoder.row_bytes() >= 0
 
 
 @pytest.mark.parametrize("storage", ["pixels", "patches", "dct", "siren"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import errno
 import gc
 import logging
 
@@ -204,6 +205,35 @@ def test_experts_without_cache_are_deleted_with_their_last_reference(run: Run) -
     assert not cache_folder("experts").exists()
     del experts
     assert not folder.exists()
+
+
+def test_experts_that_the_cache_cannot_take_are_recorded_for_the_run_alone(
+    run: Run, trained: list[int], monkeypatch, caplog, tmp_path
+) -> None:
+    """The disk is full after the first expert; each is trained once all the same."""
+    temporary, write = tmp_path / "temporary", recordings_module.write_tensors
+    temporary.mkdir()
+
+    def write_first(file, tensors) -> None:
+        if file.parent != temporary and file.stem != "0000":
+            raise OSError(errno.ENOSPC, f"no space left while writing {file}")
+        write(file, tensors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(recordings_module, "mkdtemp", lambda prefix: str(temporary))
+        patched.setattr(recordings_module, "write_tensors", write_first)
+        experts = recorded(run)
+    assert trained == [0, 1, 2]
+    assert [file.parent == temporary for file in experts.files] == [False, True, True]
+    (record,) = caplog.records
+    assert record.getMessage().startswith("no space left while writing ")
+    assert record.getMessage().endswith("0001.safetensors. The experts are used by this run, but not cached")
+    windows = [experts.window(e, 0, 4).clone() for e in range(3)]
+    del experts
+    assert not temporary.exists()
+    again = recorded(run)
+    assert trained == [0, 1, 2, 1, 2]
+    assert all(torch.equal(again.window(e, 0, 4), windows[e]) for e in range(3))
 
 
 def test_networks_without_a_name_are_not_cached(tmp_path, monkeypatch) -> None:

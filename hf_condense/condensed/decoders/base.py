@@ -257,15 +257,17 @@ class Decoder(ABC):
 
     def row_bytes(self) -> int:
         """Return how many bytes decoding a row keeps for its backward pass; limits of clipping count as a row's own."""
-        device = self.frame.mean.device
-        kinds = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
-        # Of one entry of one class; a form that counts entries per class finds one.
-        stored = {
-            name: torch.ones(shape, dtype=kinds[kind], device=device)
-            for name, (kind, shape) in self.layout(1, 1).items()
-        }
+        stored = self.one_entry()
         learned = [tensor.requires_grad_() for tensor in stored.values() if tensor.is_floating_point()]
         return graph_bytes(lambda: self.decode(stored), learned) // self.rows_per_entry
+
+    def one_entry(self) -> dict[str, Tensor]:
+        """Return stored tensors of one entry of one class, whose values can be decoded; default: ones."""
+        kinds = {"F32": torch.float32, "I32": torch.int32, "I64": torch.int64}
+        return {
+            name: torch.ones(shape, dtype=kinds[kind], device=self.frame.mean.device)
+            for name, (kind, shape) in self.layout(1, 1).items()
+        }
 
     def project_(self, stored: Mapping[str, Tensor]) -> None:  # noqa: B027 - most forms have no range to keep
         """Bring stored tensors back into their valid range after an update, if they have one; default: nothing."""

@@ -123,6 +123,11 @@ class Dct(Decoder):
             "counts": ("I32", [classes]),
         }
 
+    def one_entry(self) -> dict[str, Tensor]:
+        """Return stored tensors of one entry of one class, which counts one; every image has the place 0."""
+        stored = super().one_entry()
+        return {**stored, "places": torch.zeros_like(stored["places"])}
+
     def check_stored(self, stored: Mapping[str, Tensor], labels: Tensor) -> None:
         """Raise `ValueError` unless places rise within the image, and counts are those of the labels."""
         places, counts = stored["places"].long(), stored["counts"].tolist()

@@ -22,19 +22,21 @@ _RESERVE = 1 << 16  # bytes of condense_config.json for what is known only when 
 _BATCH = 10_000  # rows that are looked at together
 
 
-def check_writable(recipe: Recipe, source: datasets.Dataset) -> None:
+def check_writable(recipe: Recipe, source: datasets.Dataset, classes: int | None = None) -> None:
     """Raise unless a set of this recipe can be saved and read again, so that no work is lost.
 
     Args:
         recipe: How the set is going to be made, without what is known only afterwards.
         source: The real training set.
+        classes: Number of classes that have rows. Default: all.
 
     Raises:
         ValueError: If the name of the set cannot be that of a folder, the recipe holds more than JSON or readers
             accept, the tensors take more than readers accept, or a column has a name or a type that a set cannot have.
     """
     check_name(recipe.config_name)
-    budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * len(recipe.class_names)
+    classes = len(recipe.class_names) if classes is None else classes
+    budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * classes
     entries = sum(map(recipe.decoder.entries, budgets))
     check_decoded_size(recipe, entries)
     check_file_size(TENSORS, tensor_file_bytes(recipe, entries))
