@@ -40,7 +40,7 @@ def main(fast: bool = False, out: Path = Path("condensed/many_processes")) -> No
         seeds=2 if fast else 4,
         compile=not fast and "auto",
     )
-    state = PartialState()  # of the processes that condense_dataset found
+    state = PartialState()  # of the processes
     if state.is_main_process:  # all processes have the result; one writes it (but push_to_hub is called by all)
         small.with_evaluation(table).save_condensed(out, overwrite=True)
         print(table)

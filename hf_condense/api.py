@@ -23,7 +23,7 @@ from hf_condense.base.files import explained_access
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.memory import limited_memory
 from hf_condense.base.paths import local_path
-from hf_condense.base.processes import from_main, get_accelerator, leaves_no_state, main_first
+from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
@@ -133,7 +133,8 @@ def condense_dataset(
             repeated, except with networks that have batch norm, which need whole batches; with `mtt`, which keeps all
             steps of its student whatever the plan; and with `tesla`, `datm` and `esp` in several processes.
         accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
-            existing one, else one for this call.
+            existing one, else a new one. Accelerate keeps one device and precision for a whole program, so make an
+            accelerator with settings of your own before the first call.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
             the one before; one that cannot be written is only warned of. SIGINT (Ctrl-C) and SIGTERM finish the step
@@ -204,7 +205,6 @@ def condense_dataset(
     most_memory = None if max_memory is None else byte_count("max_memory", max_memory)
     with (
         plain_torch(),
-        leaves_no_state(),
         removes_unfinished_code(),
         limited_memory(most_memory),
         Interrupts(_remains_in_cache(cache)) as interrupts,

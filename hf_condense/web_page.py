@@ -84,8 +84,8 @@ def write_page(
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached, and no set is cached.
         TypeError: If `source` is no dataset.
-        ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source`
-            cannot be read for any of the sets.
+        ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source` can be read
+            for none of the sets.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
         OSError: If the file cannot be written, or the cache cannot be used.
 
@@ -129,7 +129,7 @@ def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]]
     A set of another dataset has none, and a warning says so.
 
     Raises:
-        ValueError: If the real images cannot be read for any of the sets.
+        ValueError: If the real images can be read for none of the sets.
     """
     recipes = {name: facts.recipe for name, (_, facts) in folders.items() if facts.recipe.kind != "coreset"}
     finders: dict[str, _Finder] = {}

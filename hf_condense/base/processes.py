@@ -7,8 +7,8 @@ import os
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
@@ -38,36 +38,12 @@ def new_accelerator(**options: Any) -> Accelerator:
     Args:
         **options: Arguments of `accelerate.Accelerator`.
     """
-    # Importing accelerate takes longer than importing this whole package.
     from accelerate import Accelerator
     from accelerate.state import GradientState
     from accelerate.utils import GradientAccumulationPlugin
 
     plugin = GradientAccumulationPlugin(**GradientState().plugin_kwargs)
     return Accelerator(gradient_accumulation_plugin=plugin, **options)
-
-
-@contextmanager
-def leaves_no_state() -> Iterator[None]:
-    """Forget at the end of a block the state that Accelerate has made in it, so that the caller can choose another one.
-
-    Earlier state stays, and so does that of several processes. As a decorator, it does the same for every call.
-    """
-    absent = [kind for kind in ("AcceleratorState", "PartialState") if not _shared_state(kind)]
-    try:
-        yield
-    finally:
-        how = _shared_state("PartialState").get("distributed_type")
-        for kind in absent if how is not None and how.value == "NO" else []:
-            # Not emptied: an accelerator that outlives the block, in a callback or a thread, still looks there.
-            getattr(sys.modules["accelerate.state"], kind)._shared_state = {}
-
-
-def _shared_state(kind: str) -> dict[str, Any]:
-    """Return what all objects of a class of Accelerate share: nothing before the first one has been made."""
-    # Importing accelerate is slow; if nobody has imported it, there is no state.
-    module = sys.modules.get("accelerate.state")
-    return {} if module is None else getattr(module, kind)._shared_state
 
 
 def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bool = False) -> Accelerator:
@@ -82,9 +58,12 @@ def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bo
             main one; if a mixed precision other than bf16 is asked for and would matter; or if the accelerator has a
             plugin that splits models.
     """
+    # Importing accelerate takes longer than importing this whole package.
+    from accelerate.state import AcceleratorState
+
     if accelerator is None:
         cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
-        joined = bool(_shared_state("AcceleratorState"))
+        joined = bool(AcceleratorState._shared_state)
         if cpu_group and not joined:
             # Default arguments in this module keep the group alive that exists when the module is imported. So it is
             # imported here, before there is a group.
@@ -203,7 +182,9 @@ def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
 
 def current_state() -> Any:
     """Return Accelerate's state of the processes of this program, or None if there is none."""
-    return sys.modules["accelerate.state"].PartialState() if _shared_state("PartialState") else None
+    # Importing accelerate is slow; if nobody has imported it, there is no state.
+    module = sys.modules.get("accelerate.state")
+    return module.PartialState() if module is not None and module.PartialState._shared_state else None
 
 
 def is_main_process() -> bool:

@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     "lists them.",
 )
 @click.option("--budget", type=float, metavar="MINUTES", help="Minutes that --method auto may take.  [default: 15]")
-@click.option("--seed", type=Integer(0), default=0, help="Seed of every draw.")
+@click.option("--seed", type=Integer(0, 2**64 - 1), default=0, help="Seed of every draw.")
 @click.option(
     "--storage",
     metavar="FORM",

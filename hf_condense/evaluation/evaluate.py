@@ -14,7 +14,7 @@ import datasets
 from hf_condense.base.checks import names_arguments
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
-from hf_condense.base.processes import get_accelerator, leaves_no_state, main_first
+from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
@@ -47,7 +47,6 @@ logger = logging.getLogger("hf_condense")
 
 @names_arguments
 @plain_torch()
-@leaves_no_state()
 @removes_unfinished_code()
 def evaluate(
     train: datasets.Dataset | TensorSet,
@@ -145,7 +144,7 @@ def evaluate(
         compile: Compile the networks: True, False, or `"auto"`: on a CPU, when there is enough work to pay for it.
         progress: Show progress bars.
         accelerator: An `accelerate.Accelerator` to run on, whose mixed precision is not used. Default: the existing
-            one, else one for this call.
+            one, else a new one.
         seed: Seed of every draw but the networks' own, in 0..2**64 - 1.
 
     Returns:

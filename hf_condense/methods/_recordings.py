@@ -97,8 +97,8 @@ def recorded_networks(run: Run, training: Training) -> Recordings:
     files of the others, because they have no common disk, records those networks itself. The weights of a network
     depend on its number and the options, but not on how many networks there are, so more can be added later. After a
     kill, the recording continues with the first network that is missing or damaged. Without the cache, and for a
-    network without a name, each run records its own and deletes them at its end. So it does, with a warning, with those
-    that cannot be written to the cache.
+    network without a name, each run records its own and deletes them at its end. Networks that cannot be written to the
+    cache are treated in the same way, with a warning.
 
     Args:
         run: The run, which gives network, seed and source.
@@ -115,34 +115,53 @@ def recorded_networks(run: Run, training: Training) -> Recordings:
     if cache_enabled(run.cache and run.factory.named):
         folder = _cache_folder(run, training, compiled)
         files = [folder / name for name in names]
-        try:
-            _record_all(run, files, recorder)
+        failure = _record_all(run, files, recorder)
+        if failure is None:
             return Recordings(files, training.snapshots)
-        except OSError as error:  # the disk is full, or the cache belongs to somebody else
-            logger.warning("%s. The %ss are used by this run, but not cached", plain_text(error), training.noun)
+        # The disk is full, or the cache belongs to somebody else.
+        logger.warning("%s. The %ss are used by this run, but not cached", failure, training.noun)
+        run.interrupts.remains = f"{training.noun}s were not kept, because they could not be cached"
         in_cache = _whole(run, files, recorder)
     folder = _temporary_folder(run)
     kept = {file.name: file for file in in_cache}
     recordings = Recordings([kept.get(name, folder / name) for name in names], training.snapshots)
     if run.accelerator.is_local_main_process:
         weakref.finalize(recordings, shutil.rmtree, folder, ignore_errors=True)
-    _record_all(run, recordings.files, recorder)
+    if (failure := _record_all(run, recordings.files, recorder)) is not None:
+        raise OSError(failure)
     return recordings
 
 
-def _record_all(run: Run, files: list[Path], recorder: _Recorder) -> None:
-    """Record the networks that are missing or damaged, shared out among the processes."""
+def _record_all(run: Run, files: list[Path], recorder: _Recorder) -> str | None:
+    """Record the networks that are missing or damaged, divided among the processes.
+
+    Returns:
+        Why a process cannot write a file, the same in all processes; None if all files are written.
+    """
     # The main process says what is missing, because a list of each process's own would change while others record.
     missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
-    share = missing[run.accelerator.process_index :: run.accelerator.num_processes]
+    processes, number = run.accelerator.num_processes, run.accelerator.process_index
+    share = [file for file in missing if int(file.stem) % processes == number]
     # In the second pass, a process without a common disk records what it does not see.
     for needed in (share, files):
-        together(run.accelerator, partial(_record_missing, run, needed, recorder))
+        failures = together(run.accelerator, partial(_failure_to_write, run, needed, recorder))
+        if any(failures):
+            return next(filter(None, failures))
+    return None
+
+
+def _failure_to_write(run: Run, files: list[Path], recorder: _Recorder) -> str | None:
+    """Record the networks whose files are missing or damaged, and return why one cannot be written, or None."""
+    try:
+        _record_missing(run, files, recorder)
+    except OSError as error:
+        return plain_text(error)
+    return None
 
 
 def _whole(run: Run, files: list[Path], recorder: _Recorder) -> list[Path]:
-    """Return the files that the main process sees whole."""
-    missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
+    """Return the files that every process sees whole."""
+    missing = {file for seen in together(run.accelerator, partial(_missing, files, recorder.shape)) for file in seen}
     return [file for file in files if file not in missing]
 
 

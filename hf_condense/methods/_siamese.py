@@ -268,6 +268,11 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         """Scale gradients by the budgets of classes."""
         scale_by_budgets(run)
 
+    @property
+    def keeps_real(self) -> bool:
+        """Whether later steps compare with the same real rows, so that their summary is kept."""
+        return self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
+
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
         """Return what the comparison needs of the real embeddings (k, B, D), first dimension k; default: all."""
         return real
@@ -332,8 +337,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
     @torch.no_grad()
     def _real_summary(self, chunk: Chunk) -> Tensor:
         """Return the summary of the real rows of a chunk, and keep it if later steps use the same rows again."""
-        keeps = self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
-        if not keeps:
+        if not self.keeps_real:
             return self._keyed_summary(chunk)
         key, make = (chunk.draw, chunk.classes), partial(self._keyed_summary, chunk)
         if self._summaries is not None:

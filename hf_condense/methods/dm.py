@@ -82,6 +82,7 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
         link="https://arxiv.org/abs/2110.04181",
         cost="one forward of the real batch, one forward and backward of the synthetic set",
     )
+    version: ClassVar[int] = 2
     Config = DistributionMatchingConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("1,000 steps at width 128, a learning rate of 1 per stored image of a class.", _default),

@@ -244,6 +244,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         link="https://doi.org/10.3390/s23198148",
         cost="experts once; one student step and a double backward of it, on the whole set",
     )
+    version: ClassVar[int] = 2
     Config = SubspaceProjectionConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset(

@@ -111,8 +111,8 @@ class MultiFormationMatching(GradientMatching):
         "default": Preset("2,000 steps on 20 networks, factor 2: a hundredth of the paper's; not measured.", _default),
         "paper": Preset(
             "2,000 networks of 100 steps, factor 2, distance and rate by the number of channels, as in the authors' "
-            "code for small images (ICML 2022), which leaves out cutout and CutMix for MNIST. The momentum of the "
-            "inner loop starts anew after each update.",
+            "code for small images (ICML 2022). For MNIST, that code leaves out cutout and CutMix, which are kept "
+            "here. The momentum of the inner loop starts anew after each update.",
             _paper,
         ),
         "quick": Preset("400 steps at width 32, factor 2, larger and falling rates: minutes on two cores.", _quick),

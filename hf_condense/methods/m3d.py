@@ -336,12 +336,15 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         super().prepare(run)
 
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
-        """Return the real embeddings with their products (k, B, D + B), or characteristic functions (k, 2, F).
+        """Return the real embeddings (k, B, D), or their characteristic functions (k, 2, F).
 
-        The products are what the kernel is a function of: at one image per class, most of a step would go into them.
+        If later steps need the embeddings again, their products with each other, of which the kernel is a function,
+        follow: (k, B, D + B). At one image per class, most of a step would go into them.
         """
         real = normalised(real) if self.config.normalise else real
         if self.config.kernel != _CHARACTERISTIC:
+            if not self.keeps_real:
+                return real
             within = squared_distances(real, real) if self.config.kernel == _GAUSSIAN else real @ real.mT
             return torch.cat([real, within], -1)
         pairs = zip(chunk.classes, real, strict=True)
@@ -355,12 +358,16 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         if self.config.kernel == _CHARACTERISTIC:
             parts = zip(chunk.classes, synthetic.split(counts), real, strict=True)
             return torch.stack([self._characteristic(chunk, c, s, r) for c, s, r in parts]).sum()
-        kernel = _KERNELS[self.config.kernel]
-        real, within = real.split([synthetic.shape[-1], real.shape[1]], -1)  # (k, B, D), (k, B, B)
         if len(set(counts)) == 1:
-            return squared_mmd(synthetic.unflatten(0, (len(chunk.classes), -1)), real, kernel, within)
-        trios = zip(synthetic.split(counts), real, within, strict=True)
-        return torch.stack([squared_mmd(s[None], r[None], kernel, w[None]) for s, r, w in trios]).sum()
+            return self._squared_mmd(synthetic.unflatten(0, (len(chunk.classes), -1)), real)
+        pairs = zip(synthetic.split(counts), real, strict=True)
+        return torch.stack([self._squared_mmd(s[None], r[None]) for s, r in pairs]).sum()
+
+    def _squared_mmd(self, synthetic: Tensor, real: Tensor) -> Tensor:
+        """Return the squared MMD of embeddings (k, n, D) and what `summary` made of the real ones, (k, B, ...): ()."""
+        dimension = synthetic.shape[-1]
+        within = real[..., dimension:] if self.keeps_real else None
+        return squared_mmd(synthetic, real[..., :dimension], _KERNELS[self.config.kernel], within)
 
     def characteristic_function_of(self, chunk: Chunk, c: int, embeddings: Tensor) -> Tensor:
         """Return the characteristic function of rows of a class, at frequencies that real and synthetic rows share.
@@ -382,12 +389,12 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         return characteristic_function(embeddings[:, inverse], self._frequencies)
 
     def _columns(self, chunk: Chunk, c: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the order of a class's columns in a draw and its inverse, (D,) each, and see to the frequencies.
+        """Return the order of a class's columns in a draw and its inverse, (D,) each; a new draw draws frequencies.
 
         Args:
             chunk: The chunk, which gives the draw.
             c: The class.
-            like: Embeddings, for number, type and device. (n, D).
+            like: Embeddings, which give the number of columns, their type and their device. (n, D).
         """
         run, dimension = chunk.run, like.shape[-1]
         if chunk.draw != self._frequencies_draw:

@@ -103,7 +103,7 @@ class CharacteristicMatching(KernelMoments):
         link="https://arxiv.org/abs/2502.20653",
         cost="a pool of networks once; that of m3d, and another forward and backward of the synthetic set",
     )
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     Config = CharacteristicMatchingConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("2,000 steps at width 128, five per pair of networks, falling rates.", _default),

@@ -229,9 +229,9 @@ class RealisticDistillation(Composer[RealisticConfig]):
             best = loss.argsort(dim=1, stable=True)[:, :each]  # (n, each)
             losses.append(loss.gather(1, best))
             kept = best + crops * torch.arange(len(best), device=best.device)[:, None]
-            pixels.append(cut[kept])
-        # The device is waited for once. (pictures, each), (pictures, each, C, h, w)
-        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels).cpu()
+            pixels.append(cut[kept].cpu())  # those of all pictures could fill a GPU
+        # (pictures, each), (pictures, each, C, h, w)
+        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels)
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 

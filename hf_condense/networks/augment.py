@@ -201,7 +201,8 @@ def _runs(choice: Tensor) -> tuple[list[int], list[int]]:
 def _are_long(lengths: list[int]) -> bool:
     """Return whether a CPU takes less time for runs of these lengths than for sorting the rows, which copies all twice.
 
-    A single row would change the result by rounding: several threads share its mean, but not each of many rows'.
+    A single row would change the result by rounding: with one row, several threads share the sum for its mean; with
+    more rows, each mean is summed by one thread.
     """
     return sum(lengths) >= _LONG_RUN * len(lengths) and min(lengths) > 1
 

@@ -26,6 +26,10 @@ from torch.utils._mode_utils import no_dispatch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from hf_condense.condensed.decoders.dct import _matrices
+from hf_condense.condensed.decoders.siren import _coordinates
+from hf_condense.networks.augment import _grid
+
 
 def _names(text: str) -> set[str]:
     """Return the words of a text."""
@@ -102,6 +106,9 @@ def pretend_device(kind: str = "cuda", mixed_precision: str = "no") -> Iterator[
         "synchronize": lambda device=None: counts.waits.update([f"synchronize at {_place()}"]),
     }
     with ExitStack() as stack:
+        for kept in (_grid, _matrices, _coordinates):  # constants, by the name of a device: a real one has the same
+            kept.cache_clear()
+            stack.callback(kept.cache_clear)
         stack.enter_context(_accelerate_on(torch.device(kind, 0), mixed_precision))
         stack.enter_context(mock.patch.multiple(torch.cuda, **cuda))
         stack.enter_context(mock.patch.object(torch.mps, "_get_default_mps_generator", return_value=generator))

@@ -94,9 +94,10 @@ class Siren(Decoder):
         """Raise `ValueError` unless the networks have at least two units."""
         most = math.prod(self.image_shape) // _size(self.image_shape, _LEAST_WIDTH)
         if not 1 <= self.expand <= most:
+            right = f"it should be in 1..{most}" if most else "they are too small for any"
             raise ValueError(
-                f"expand of storage 'siren' is out of range for images of shape {self.image_shape}: it should be in "
-                f"1..{most}; got {self.expand}"
+                f"expand of storage 'siren' is out of range for images of shape {self.image_shape}: {right}; got "
+                f"{self.expand}"
             )
 
     def rate(self, image_rate: float) -> float:
