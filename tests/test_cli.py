@@ -254,7 +254,7 @@ def test_run_that_a_signal_ends_says_how_to_go_on(
 def test_budget_is_for_auto_and_decides_the_steps(program: Program, folder: Path, tmp_path: Path) -> None:
     code, _, err = program("run", folder, "--method", "dm", "--budget", 5, *QUICK)
     assert code == 1
-    assert "budget is for --method auto without a preset, which chooses the steps; otherwise pass --steps" in err
+    assert "budget is for --method auto without a preset, which chooses the steps; got it with --method dm: pass" in err
     code, _, err = program("run", folder, "--budget", -1, *QUICK)
     assert code == 1
     assert "budget should be a positive number of minutes; got -1" in err

@@ -57,9 +57,10 @@ def check_request(
             other methods.
     """
     if budget is not None and (method != "auto" or preset is not None):
+        given_preset = "" if preset is None else f" and preset={preset!r}"
         raise ValueError(
-            "budget is for method='auto' without a preset, which chooses the steps; got "
-            f"budget={budget!r} with method={method!r} and preset={preset!r}: pass steps= in its place"
+            "budget is for method='auto' without a preset, which chooses the steps; got it with "
+            f"method={method!r}{given_preset}: pass steps= in its place"
         )
     checked_minutes(budget)
     check_values(given)

@@ -9,6 +9,7 @@ from hf_condense.engine.task import Task
 
 _SMALLEST_SIDE = 16  # pixels; smaller images have nothing to save
 _LARGEST_IPC = 50
+MEASURED_IPC = 10  # the most images per class for which forms were measured with methods whose steps are dear
 _SHORT_RUN_RATE = 4.0  # in units of the method's rate; measured for dm, m3d, dance and ncfm over 130 to 350 steps
 
 

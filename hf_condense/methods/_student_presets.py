@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_condense.condensed.decoders.dct import FEW_IMAGES
-from hf_condense.engine.forms import few_images, form_values
+from hf_condense.engine.forms import MEASURED_IPC, few_images, form_values
 from hf_condense.engine.task import Task
 
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
@@ -26,19 +25,19 @@ def shared_quick_values(task: Task) -> dict[str, Any]:
     return {**shared, "experts": 16, "snapshots": 25, "expert_span": 12, "max_start": 8, "lr_student": 0.1}
 
 
-def student_form(task: Task, most_ipc: int = FEW_IMAGES - 1) -> dict[str, Any]:
-    """Return the storage form of presets `quick`: the one that measured best up to some ipc, else pixels.
+def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
+    """Return the storage form of presets `quick`: the one that measured best where it was measured, else pixels.
 
-    Every student step pays for its rows, so it takes four rows for each image of the budget, of 16 (few colour images)
-    or 8. Batches of the whole set gave lower accuracy.
+    Every student step pays for its rows, so it takes some of the 16 (few colour images) or 8 rows for each image of the
+    budget. Batches of the whole set gave lower accuracy.
 
     Args:
         task: ipc, classes and image shape.
-        most_ipc: Largest ipc at which the form was measured to gain.
+        rows: Rows in a student step for each image of the budget.
     """
-    if task.ipc > most_ipc:
+    if task.ipc > MEASURED_IPC:
         return {}
-    return {**form_values(task, most=16), "batch_syn": 4 * task.ipc * task.num_classes}
+    return {**form_values(task, most=16), "batch_syn": rows * task.ipc * task.num_classes}
 
 
 def default_values(quick: dict[str, Any]) -> dict[str, Any]:

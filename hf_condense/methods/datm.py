@@ -67,7 +67,7 @@ def _paper(task: Task) -> dict[str, Any]:
 
 def _quick(task: Task) -> dict[str, Any]:
     """Return MTT's values with the parts of this method; the experts are the same, so they are recorded once."""
-    return {**_short(task), **student_form(task)}
+    return {**_short(task), **(student_form(task) if few_images(task) else {})}
 
 
 def _short(task: Task) -> dict[str, Any]:

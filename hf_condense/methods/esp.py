@@ -214,7 +214,7 @@ def _default(task: Task) -> dict[str, Any]:
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    return {**_short(task), **student_form(task, most_ipc=10)}
+    return {**_short(task), **student_form(task)}
 
 
 def _short(task: Task) -> dict[str, Any]:

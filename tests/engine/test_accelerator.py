@@ -45,6 +45,7 @@ def test_gradient_accumulation_of_an_accelerator_stays(toy: Dataset) -> None:
 def test_evaluation_takes_an_accelerator_of_any_precision(toy: Dataset) -> None:
     small = condense_dataset(toy, "random", ipc=1, progress=False)
     exact = score(small, toy).scores[0].accuracies
+    AcceleratorState._reset_state(reset_partial_state=True)  # it has one precision for all
     half = Accelerator(cpu=True, mixed_precision="fp16")
     assert score(small, toy, accelerator=half).scores[0].accuracies == exact
     with pytest.raises(RuntimeError, match=r"fp16.* scaled.*; use 'bf16' or 'no'"):

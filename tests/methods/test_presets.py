@@ -105,12 +105,15 @@ FORMS = [
     ("m3d", Task(10, 10, GREY), ("dct", 8, None)),
     ("dc", Task(1, 10, COLOUR), ("dct", 16, None)),
     ("dsa", Task(1, 10, GREY), ("dct", 8, None)),
-    ("dc", Task(10, 10, GREY), ("pixels", 1, None)),
+    ("dc", Task(10, 10, GREY), ("dct", 8, None)),
+    ("dc", Task(11, 10, GREY), ("pixels", 1, None)),
     ("esp", Task(1, 10, COLOUR), ("dct", 16, 40)),
     ("esp", Task(10, 10, COLOUR), ("dct", 8, 400)),
     ("esp", Task(50, 10, COLOUR), ("pixels", 1, None)),
     ("mtt", Task(1, 10, GREY), ("dct", 8, 40)),
-    ("mtt", Task(10, 10, GREY), ("pixels", 1, None)),
+    ("mtt", Task(10, 10, GREY), ("dct", 8, 100)),
+    ("tesla", Task(50, 10, COLOUR), ("pixels", 1, None)),
+    ("datm", Task(10, 10, COLOUR), ("pixels", 1, None)),
 ]
 
 
