@@ -140,8 +140,7 @@ def _record_all(run: Run, files: list[Path], recorder: _Recorder) -> str | None:
     """
     # The main process says what is missing, because a list of each process's own would change while others record.
     missing = from_main(run.accelerator, partial(_missing, files, recorder.shape))
-    processes, number = run.accelerator.num_processes, run.accelerator.process_index
-    share = [file for file in missing if int(file.stem) % processes == number]
+    share = missing[run.accelerator.process_index :: run.accelerator.num_processes]
     # In the second pass, a process without a common disk records what it does not see.
     for needed in (share, files):
         failures = together(run.accelerator, partial(_failure_to_write, run, needed, recorder))

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _PICTURES = 16  # pictures that are cut up at a time
 _ROWS = 16  # rows of the set that a process labels at a time
+_GATHERED = 2**28  # bytes of chosen crops that stay on the device
 # Pixels; from here on an image holds four crops by default. At 32, four crops were far worse than one (measured). At
 # exactly 64, which was not measured, the paper's preset differs: the authors take one crop for Tiny ImageNet.
 _MOSAIC_SIDE = 64
@@ -220,7 +221,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
         each = math.ceil(needed / len(order))  # crops that a picture gives
         crops = max(self.config.crops, each)
         boxes = crop_boxes(len(order) * crops, source.image_shape[1:], self.config.crop_area, generator)
-        losses, pixels = [], []
+        losses, pixels, gathered = [], [], []
         for index, of_pictures in zip(order.split(_PICTURES), boxes.split(_PICTURES * crops), strict=True):
             pictures = to_device(source.images[to_device(index + positions.start, source.images.device)], run.device)
             cut = cut_crops(pictures, of_pictures, tile)  # (n * crops, C, h, w)
@@ -229,9 +230,13 @@ class RealisticDistillation(Composer[RealisticConfig]):
             best = loss.argsort(dim=1, stable=True)[:, :each]  # (n, each)
             losses.append(loss.gather(1, best))
             kept = best + crops * torch.arange(len(best), device=best.device)[:, None]
-            pixels.append(cut[kept].cpu())  # those of all pictures could fill a GPU
+            pixels.append(cut[kept])
+            if sum(part.nbytes for part in pixels) > _GATHERED:  # those of many large pictures could fill a GPU
+                gathered.append(torch.cat(pixels).cpu())
+                pixels = []
+        gathered += [torch.cat(pixels).cpu()] if pixels else []
         # (pictures, each), (pictures, each, C, h, w)
-        values, candidates = torch.cat(losses).cpu(), torch.cat(pixels)
+        values, candidates = torch.cat(losses).cpu(), torch.cat(gathered)
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 

@@ -72,7 +72,7 @@ class Frame:
         return pixels.clamp(0, 1) if pixels.requires_grad else pixels.clamp_(0, 1)  # large sets fill the memory
 
     def clip_images(self, images: Tensor) -> Tensor:
-        """Clip images (n, C, H, W) to the valid range if `clip` is set; values at a limit get their whole gradient."""
+        """Clip images (n, C, H, W) to the valid range if `clip` is set."""
         return torch.clamp(images, *self._limits(images)) if self.clip else images
 
     @torch.no_grad()
