@@ -31,4 +31,4 @@ fi
 "$place/bin/pip" check
 
 cd "$root"
-"$place/bin/python" -m pytest -p no:cacheprovider "$@"
+"$place/bin/python" -m pytest -p no:cacheprovider -n 2 --dist loadfile "$@"
