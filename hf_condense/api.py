@@ -97,6 +97,7 @@ def condense_dataset(
             budget and leave 500 steps, and no steps, batch sizes or image rates are given. With a `preset`, only the
             method is chosen; the settings are those of the preset.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
+            Coresets take at most the rows that a class has; images that are learned may be more.
         image_column: Image column. Default: the only Image column.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
         split: The split of a `DatasetDict` that is condensed.
@@ -226,7 +227,8 @@ def condense_dataset(
         )
         source = main_first(accelerator, read).to(accelerator.device)
         _warn_of_absent(source)
-        amounts = ipc_by_class(ipc, source)
+        is_coreset = any(issubclass(get_method(name), Selector) for name in candidates)
+        amounts = ipc_by_class(ipc, source, of_real_rows=is_coreset)
         task = Task.of(amounts, source)
         settled_preset = preset
         workers: tuple[int, int] | None = None

@@ -424,7 +424,7 @@ def test_accuracy_is_that_of_networks_trained_with_flips_unless_these_are_unwant
         ("evaluate", lambda *_, **how: asked.update(how) or table),
     ):
         monkeypatch.setitem(main.__globals__, name, stand_in)
-    main([dataset, "--methods", "m3d", "--recipe", "idc", "--options", options])
+    main([dataset, "--methods", "m3d", "--recipes", "idc", "--options", options])
     assert asked.get("augment") == augment
 
 

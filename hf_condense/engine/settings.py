@@ -244,23 +244,25 @@ def check_ipc(n: object, name: object = None) -> None:
         raise ValueError(f"ipc should be at least 1; got {n}{where}")
 
 
-def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int, int]:
+def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource, of_real_rows: bool = False) -> dict[int, int]:
     """Return the budget in images of every class that has rows, by class index.
 
     Args:
         ipc: One number, or one for every class that has rows, by class name (or original label value).
         source: The dataset's images by class.
+        of_real_rows: Whether the set is made of real rows, of which a class may not have enough.
 
     Raises:
         TypeError: If a number is not an integer.
-        ValueError: If a number is below 1 or above the rows of its class, or a dict does not name each class once.
+        ValueError: If a number is below 1, a dict does not name each class once, or a set of real rows should have more
+            of them than a class has.
     """
     counts = source.counts
     amounts = _by_index(ipc, source) if isinstance(ipc, Mapping) else dict.fromkeys(counts, ipc)
     for c, n in amounts.items():
         check_ipc(n, source.class_names[c])
     small = {source.class_names[c]: (n, counts[c]) for c, n in amounts.items() if n > counts[c]}
-    if small:
+    if small and of_real_rows:
         name, (n, rows) = next(iter(small.items()))
         others = f" ({len(small)} classes have too few)" if len(small) > 1 else ""
         advice = "ask for no more than that"
@@ -269,7 +271,9 @@ def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource) -> dict[int,
                 f": ipc={min(rows for _, rows in small.values())} suits all classes, and in Python a dict, such as "
                 f"{{{name!r}: {rows}, ...}}, gives each class a number of its own"
             )
-        raise ValueError(f"ipc={n} is more than the {rows} rows of class {name!r}{others}; {advice}")
+        raise ValueError(
+            f"ipc={n} is more than the {rows} rows of class {name!r}{others}, and coresets repeat no row; {advice}"
+        )
     return {c: int(amounts[c]) for c in counts}
 
 

@@ -117,8 +117,8 @@ class Baselines:
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
         if scarce := sum(rows[c] < times * n for c, n in self._rows_per_class.items()):
             logger.warning(
-                "%d of %d classes have fewer real rows than random rows should be, %d for each that the set stores; "
-                "of these, all are taken",
+                "%d of %d classes have fewer real rows than a baseline of random rows takes (%d for each image that "
+                "the set stores); of these classes, it takes all rows",
                 scarce,
                 len(rows),
                 times,

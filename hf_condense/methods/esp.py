@@ -163,7 +163,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         role="image_rate",
     )
     expert_span: int = option(
-        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1
+        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1, tiny=2
     )
     student_steps: int = option(
         10, "Steps of the student from the start of a window.", ge=1, tiny=3, needs=_HAS_STUDENT

@@ -296,13 +296,18 @@ def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSourc
 
 def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: ClassSource) -> None:
     with pytest.raises(
-        ValueError, match=r"ipc=99 is more than the \d+ rows of class 'a' \(2 classes have too few\); ask"
+        ValueError,
+        match=r"ipc=99 is more than the \d+ rows of class 'a' \(2 classes have too few\), and coresets repeat no row;",
     ) as caught:
-        ipc_by_class(99, source)
+        ipc_by_class(99, source, of_real_rows=True)
     least = min(source.counts.values())
     assert f"ipc={least} suits all classes, and in Python a dict, such as {{'a': " in str(caught.value)
-    with pytest.raises(ValueError, match=r"rows of class 'a'; ask for no more than that$"):
-        ipc_by_class({"a": 99, "c": 1}, source)
+    with pytest.raises(ValueError, match=r"rows of class 'a', and coresets .*; ask for no more than that$"):
+        ipc_by_class({"a": 99, "c": 1}, source, of_real_rows=True)
+
+
+def test_learned_sets_may_have_more_images_than_a_class_has_rows(source: ClassSource) -> None:
+    assert ipc_by_class({"a": 99, "c": 1}, source) == {0: 99, 2: 1}
 
 
 @pytest.mark.parametrize(("option", "choices"), [("pixel_range", PIXEL_RANGES), ("store_dtype", STORE_DTYPES)])
