@@ -14,7 +14,7 @@ from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.tensors import CondensedTensors, are_alone, check_shown, first_rows
+from hf_condense.condensed.tensors import CondensedTensors, are_alone, check_shown, eight_bit_pixels, first_rows
 
 SIDE = 56
 """Pixels of the side to about which smaller images are enlarged, by an integer factor."""
@@ -76,7 +76,8 @@ def grid(images: Tensor, labels: Tensor | None = None, *, per_class: int = 10, m
         images = torch.cat([_row(images[labels == c], per_class) for c in classes[:max_classes]])
     scale = max(1, min(round(SIDE / min(images.shape[2:])), _LONGEST_SIDE // max(images.shape[2:])))
     enlarged = F.interpolate(images.detach().float().cpu().clamp(0, 1), scale_factor=scale, mode="nearest")
-    picture: Image.Image = to_pil_image(make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK))
+    sheet = make_grid(enlarged, nrow=per_class, padding=_GAP, pad_value=_BLANK)
+    picture: Image.Image = to_pil_image(eight_bit_pixels(sheet))  # floats would be rounded down
     return picture
 
 

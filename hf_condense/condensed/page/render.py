@@ -23,7 +23,7 @@ from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, Record, groups_of, ordered_roles
 from hf_condense.condensed.summary import summary
-from hf_condense.condensed.tensors import CondensedTensors, check_shown, first_rows
+from hf_condense.condensed.tensors import CondensedTensors, check_shown, eight_bit_pixels, first_rows
 from hf_condense.condensed.wording import (
     DISTANCE_NOTE,
     accuracy_note,
@@ -282,7 +282,7 @@ def _pictures(images: Tensor, words: str, distances: Tensor | None = None) -> It
 
 def _png(pixels: Tensor) -> tuple[str, int, int]:
     """Return an image (C, H, W) as PNG in base64, and the width and the height at which it is shown."""
-    picture = to_pil_image(pixels.clamp(0, 1))
+    picture = to_pil_image(eight_bit_pixels(pixels))
     picture.thumbnail((_LARGE, _LARGE))
     buffer = io.BytesIO()
     picture.save(buffer, "PNG", optimize=True)
