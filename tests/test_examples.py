@@ -67,6 +67,44 @@ def test_example_runs(script: str, tmp_path: Path) -> None:
         assert "trained on 10 rows" in printed
 
 
+def test_rows_of_storage_forms_make_a_table(tmp_path: Path) -> None:
+    run("benchmarks/forms.py", "--fast", "--out", "rows.jsonl", folder=tmp_path)
+    printed = run("benchmarks/tables.py", "rows.jsonl", folder=tmp_path)
+    assert "| demo, 1 per class | pixels | dct, 8 rows |\n" in printed
+    assert re.search(r"\| `m3d` \| .* ± .* \(3\) \| .* ± .* \(3\) \|\n", printed)
+    assert re.search(r"\| random rows, in the form \|  \| .* ± .* \|\n", printed)
+
+
+def test_last_of_equal_cells_is_shown_with_its_note() -> None:
+    table = names_of("benchmarks/tables.py")["table"]
+    job = {"dataset": "a/b", "ipc": 2, "recipes": ["dc"], "form": "pixels"}
+    costs = {"CPU seconds": 1.0, "CPU seconds before the first update": 0.4, "peak GiB of the process so far": 1.5}
+    scores = [
+        {"set": "dm_ipc2", "rows": 6, "mean": 0.5, "std": 0.01},
+        {"set": "random", "rows": 6, "mean": 0.25, "std": 0.0},
+    ]
+    record = {"job": job, "method": "dm", "set": "dm_ipc2", "rows": 6, "steps": 1000, **costs, "dc": scores}
+    later = [{**scores[0], "mean": 0.625}, scores[1]]
+    assert table("b", [record, {**record, "dc": later, "note": "with care"}]).splitlines() == [
+        "| b, 2 per class | pixels |",
+        "|---|---|",
+        "| `dm` | 62.5 ± 1.0 (1,000) ¹ |",
+        "| random rows, as many as decoded | 25.0 ± 0.0 |",
+        "",
+        "- ¹ with care",
+        "- CPU seconds of the steps: 1 to 1; before them, with experts and pools that were not cached: 0 to 0. "
+        "Peak memory: 1.5 to 1.5 GiB.",
+    ]
+
+
+def test_tables_of_the_benchmarks_are_those_of_their_records() -> None:
+    benchmarks = EXAMPLES / "benchmarks"
+    tables = names_of("benchmarks/tables.py")["main"]([str(benchmarks / "records/forms.jsonl")])
+    text = (benchmarks / "README.md").read_text(encoding="utf-8")
+    assert tables
+    assert not [table.splitlines()[0] for table in tables if table not in text]
+
+
 def test_space_is_a_page_and_a_card_that_says_so(tmp_path: Path) -> None:
     run("space/make_space.py", "--fast", "--out", "space", folder=tmp_path)
     assert "random_ipc2" in (tmp_path / "space/index.html").read_text(encoding="utf-8")

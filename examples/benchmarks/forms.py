@@ -2,7 +2,7 @@
 
 The dataset is a folder or a Hub id that `load_dataset` reads. Each row of the table is one condensation, beside random
 real rows through the same form and as many plain real rows. The number of steps follows from a short run that measures
-how long a step takes. With `--out`, finished rows are kept and not run again. For example:
+how long a step takes. With `--out`, finished rows are kept and not run again; `tables.py` shows them. For example:
 
     python examples/benchmarks/forms.py uoft-cs/cifar10 --methods m3d esp --forms pixels patches:16 dct:32 --ipc 1
     python examples/benchmarks/forms.py uoft-cs/cifar10 --methods ncfm --recipes dc dsa --max-updates 0 300
@@ -66,12 +66,10 @@ def main(argv: list[str] | None = None) -> list[dict]:
     done = {json.dumps(record["job"]) for record in records}
     for form in args.forms:
         for method in args.methods:
-            job = [args.dataset, args.held_out, args.ipc, method, form, args.cpu_seconds, args.recipes, args.options]
-            job += [args.network, args.augment, args.epochs, args.seeds, caps]
+            job = job_of(method, form, caps, args)
             if json.dumps(job) in done:
                 continue
-            rest = job[:3] + job[4:7] + job[8:]  # all but the method and its options, which baselines do not depend on
-            compared = [r["rows"] for r in records if r["job"][:3] + r["job"][4:7] + r["job"][8:] == rest]
+            compared = [r["rows"] for r in records if shares_baselines(r["job"], job)]
             limits = dict(zip(args.recipes, caps, strict=True))
             record = {"job": job, **measured(train, test, method, form, limits, compared, args)}
             records.append(record)
@@ -80,6 +78,17 @@ def main(argv: list[str] | None = None) -> list[dict]:
                     file.write(json.dumps(record) + "\n")
             print(line_of(record), flush=True)
     return records
+
+
+def job_of(method: str, form: str, caps: list[int], args: argparse.Namespace) -> dict:
+    """Return what a row is of."""
+    names = ("dataset", "held_out", "ipc", "cpu_seconds", "recipes", "options", "network", "augment", "epochs", "seeds")
+    return {"method": method, "form": form, "max_updates": caps, **{name: getattr(args, name) for name in names}}
+
+
+def shares_baselines(job: dict, other: dict) -> bool:
+    """Return whether two rows differ by nothing but the method and its options, on which baselines do not depend."""
+    return all(job[name] == other[name] for name in job if name not in ("method", "options"))
 
 
 def measured(
