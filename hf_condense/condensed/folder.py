@@ -25,6 +25,8 @@ from hf_condense.condensed.rows import Parts
 logger = logging.getLogger("hf_condense")
 
 _MAX_PLACES = 8  # in a message
+_DEPTHS = ("*/*.*", "*/*/*.*")  # where data lie: in splits or classes, or in classes of splits
+_DATA_ENDINGS = {".arrow", ".parquet", ".jpg", ".jpeg", ".png", ".webp"}
 _SCRATCH = "hf_condense"  # temporary folders are named after it
 _BACKUPS = "old"  # in a temporary folder
 
@@ -57,6 +59,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
+    _warn_of_other_data(folder)
     facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
@@ -86,6 +89,21 @@ def list_sets(folder: Path) -> list[str]:
     if not folder.is_dir():
         return []
     return sorted(entry.name for entry in folder.iterdir() if is_name(entry.name) and (entry / FACTS).is_file())
+
+
+def _warn_of_other_data(folder: Path) -> None:
+    """Warn if a folder has data but no sets: once it has a set, `load_dataset` reads the sets alone."""
+    if list_sets(folder):
+        return
+    files = (path.relative_to(folder) for depth in _DEPTHS for path in folder.glob(depth))
+    data = (file for file in files if file.suffix.lower() in _DATA_ENDINGS and not file.parts[0].startswith("."))
+    if (found := next(data, None)) is not None:
+        logger.warning(
+            "%s has other data, such as %s; when a set is saved there, load_dataset(%r) reads sets and no longer these",
+            folder,
+            found,
+            str(folder),
+        )
 
 
 def check_level(folder: Path) -> None:

@@ -110,6 +110,21 @@ def test_name_that_is_a_path_raises_value_error(tmp_path, name):
         load_condensed(tmp_path, name)
 
 
+@pytest.mark.parametrize(
+    ("file", "warns"), [("cat/1.PNG", True), ("train/cat/1.jpg", True), ("1.png", False), (".git/a/1.png", False)]
+)
+def test_first_set_among_other_data_is_saved_with_a_warning(tmp_path, caplog, file, warns):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(b"picture")
+    make_set().save_condensed(tmp_path)
+    assert (f"has other data, such as {file}" in caplog.text) == warns
+    assert path.read_bytes() == b"picture"
+    caplog.clear()
+    make_set(ipc=3).save_condensed(tmp_path)
+    assert not caplog.text
+
+
 def test_missing_folder_and_foreign_folder_raise(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder '.*nowhere'.*save_condensed"):
         load_condensed(tmp_path / "nowhere")
