@@ -187,8 +187,8 @@ def evaluate(
     )
     if teacher is not None and not isinstance(teacher, Teacher):
         raise TypeError(f"teacher should be a Teacher, which knows the names of its classes; got {teacher!r:.80}")
-    source = _find_source(train, source, request)
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
+    source = _find_source(train, source, request)
     test = check_dataset(test, "test")
     size = _size_of_pictures(train, image_size)
     _check_eight_bit(train, eight_bit)
@@ -310,10 +310,12 @@ def _find_source(
         source = train.source
     if source is not None:
         return check_dataset(source, "source")
-    unknown = "which is not known here (a set that was loaded does not carry it)"
+    unknown = "which is not known here (a set that was loaded or combined does not carry it)"
     if request.baselines:
+        names = ", ".join(request.baselines)
+        what = f"the baselines {names} are" if len(request.baselines) > 1 else f"the baseline {names} is"
         raise ValueError(
-            f"the baselines {', '.join(request.baselines)} are drawn from the real training set, {unknown}; pass "
+            f"{what} drawn from the real training set, {unknown}; pass "
             "source=, or baselines=() to go without"
         )
     if request.rates:

@@ -165,6 +165,8 @@ def test_a_missing_source_is_explained(toy, small):
     loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
     with pytest.raises(ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines=\(\)"):
         run(loaded, toy, baselines=("random", "full"))
+    with pytest.raises(ValueError, match=r"the baseline random is drawn from .*a set that was loaded or combined does"):
+        run(loaded, toy, baselines="random")
     assert run(loaded, toy, baselines=(), seeds=1).scores[0].set == "random_ipc2"
 
 
@@ -181,6 +183,9 @@ def test_unknown_classes_are_explained(toy, small):
 def test_splits_and_streams_are_refused(toy, small):
     with pytest.raises(TypeError, match="test should be one split"):
         run(small, datasets.DatasetDict({"test": toy}))
+    for baselines in ("random", ()):
+        with pytest.raises(TypeError, match="train should be one split; got DatasetDict with 'train'; pick one"):
+            run(datasets.DatasetDict({"train": small}), toy, baselines=baselines)
     with pytest.raises(TypeError, match="source is an IterableDataset"):
         run(small, toy, source=toy.to_iterable_dataset())
 
