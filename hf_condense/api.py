@@ -232,6 +232,7 @@ def condense_dataset(
         task = Task.of(amounts, source)
         settled_preset = preset
         workers: tuple[int, int] | None = None
+        steps_are_chosen = False
         if method == "auto":
             workers = from_main(accelerator, partial(_workers, accelerator, checkpoint_dir))
             # With a preset, the choice of the method is all that is taken.
@@ -247,6 +248,7 @@ def condense_dataset(
                 given=open_values,
             )
             method = choice.method
+            steps_are_chosen = preset is None and given["steps"] is None
             if preset is None:
                 given, settled_preset = _filled_in(given, choice.values), choice.preset
                 announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
@@ -254,7 +256,7 @@ def condense_dataset(
         facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
         run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
-        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started, workers)
+        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started, workers, steps_are_chosen)
         small = _condense(run, get_method(method), settings, preset, outside)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
@@ -273,6 +275,7 @@ class _Outside:
     trackers: Accelerator | None
     started: float
     workers: tuple[int, int] | None
+    steps_are_chosen: bool  # by method="auto"
 
     def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
@@ -280,7 +283,8 @@ class _Outside:
             return Saving(None, self.every, identity, None, self.started, self.workers)
         folder = local_path(self.folder)
         # The main process alone writes them, perhaps to a disk that the others do not see.
-        resumed = from_main(run.accelerator, partial(read_checkpoint, folder, identity))
+        read = partial(read_checkpoint, folder, identity, steps_are_chosen=self.steps_are_chosen)
+        resumed = from_main(run.accelerator, read)
         return Saving(folder, self.every, identity, resumed, self.started, self.workers)
 
 

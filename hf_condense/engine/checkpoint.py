@@ -58,7 +58,7 @@ class Checkpoint:
         if (other := _identity_in(folder)) is not None and (differences := _differences(other, self.identity)):
             raise FileExistsError(
                 f"another run has written its checkpoint to {folder} since this one began, and it is not replaced "
-                f"({'; '.join(differences)}); runs at the same time each need a checkpoint_dir= of their own"
+                f"({'; '.join(differences.values())}); runs at the same time each need a checkpoint_dir= of their own"
             )
         run = {
             "step": self.step,
@@ -76,12 +76,13 @@ class Checkpoint:
             file.write_bytes(content)
 
 
-def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None:
+def read_checkpoint(folder: Path, identity: dict[str, Any], *, steps_are_chosen: bool = False) -> Checkpoint | None:
     """Read the checkpoint of a folder, if there is one.
 
     Args:
         folder: Where checkpoints are written.
         identity: The facts that identify this run.
+        steps_are_chosen: Whether `method="auto"` chose the number of steps, by its budget.
 
     Returns:
         The checkpoint, or None if the folder has none.
@@ -109,9 +110,13 @@ def read_checkpoint(folder: Path, identity: dict[str, Any]) -> Checkpoint | None
             "remove it to start again"
         ) from error
     if differences := _differences(checkpoint.identity, identity):
+        found, remedy = "; ".join(differences.values()), "pass what it has"
+        if steps_are_chosen and "steps" in differences:
+            found += ": method='auto' chose other steps for another budget"
+            remedy = "pass the budget= that it had"
         raise ValueError(
-            f"{file} belongs to another run ({'; '.join(differences)}). To go on with that one, pass what it has; to "
-            "start this one, pass another checkpoint_dir=, or remove the file"
+            f"{file} belongs to another run ({found}). To go on with that one, {remedy}; to start this one, pass "
+            "another checkpoint_dir=, or remove the file"
         )
     return checkpoint
 
@@ -141,14 +146,18 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-def _differences(saved: dict[str, Any], current: dict[str, Any]) -> list[str]:
+def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
     """Return what differs between the identity in a checkpoint and that of this run, one sentence for each fact."""
     before, now = _flat(saved), _flat(json.loads(json.dumps(current)))  # in JSON, tuples become lists
-    return [
-        f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} in this run"
+    differences = {
+        name: f"{name}: {before.get(name)!r} in the checkpoint, {now.get(name)!r} in this run"
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
-    ]
+    }
+    # Only with some options do steps identify a run: where one run has such options, these are the difference.
+    if len(differences) > 1 and None in (before.get("steps"), now.get("steps")):
+        differences.pop("steps", None)
+    return differences
 
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:

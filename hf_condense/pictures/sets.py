@@ -165,7 +165,9 @@ def real_source(
     """
     source = small.source if source is None else source
     if source is None:
-        raise ValueError("source should be the real training set, which a set that was loaded or combined does not carry; got None")
+        raise ValueError(
+            "source should be the real training set, which a set that was loaded or combined does not carry; got None"
+        )
     channels, height, width = small.recipe.image_shape
     reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
     return reader.load(check_dataset(source, "source"), "source", small.recipe, (channels, height, width))

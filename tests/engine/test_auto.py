@@ -81,6 +81,24 @@ def test_auto_runs_without_a_pool_if_the_caller_says_so(given: dict) -> None:
     assert small.recipe.options["calibration"] == 0
 
 
+def test_checkpoint_of_another_budget_is_refused_by_a_message_that_names_the_budget(tmp_path: Path) -> None:
+    ds = toy_dataset(names=("a", "b", "c"), size=8).remove_columns("note")
+    auto = partial(
+        condense_dataset,
+        ds,
+        ipc=1,
+        network="convnet-w4-d1",
+        networks="fresh",
+        checkpoint_dir=tmp_path,
+        progress=False,
+    )
+    auto(budget=0.001)
+    with pytest.raises(ValueError, match=r"steps: 10 in .*'auto' chose other steps for another budget.*pass the budget="):
+        auto(budget=5)
+    with pytest.raises(ValueError, match=r"steps: 10 in the checkpoint, 11 in this run\).*pass what it has"):
+        auto(steps=11)
+
+
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("seconds", [3, 15])
 def test_steps_of_tiny_images_fit_the_budget_although_each_has_a_fixed_cost(size: int, seconds: int) -> None:

@@ -197,8 +197,19 @@ def test_falling_learning_rate_halves_the_second_of_two_steps() -> None:
 def test_run_with_falling_rates_refuses_more_steps(tmp_path: Path) -> None:
     ds = toy_dataset()
     quick_method("dm", steps=2, decay=True).condense(ds, checkpoint_dir=tmp_path)
-    with pytest.raises(ValueError, match=r"steps: 2 in the checkpoint, 4 in this run"):
+    with pytest.raises(ValueError, match=r"steps: 2 in the checkpoint, 4 in this run\).*pass what it has"):
         quick_method("dm", steps=4, decay=True).condense(ds, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_other_options_and_not_the_steps_are_named_where_the_same_steps_were_given(
+    tmp_path: Path, before: bool
+) -> None:
+    ds = toy_dataset()
+    quick_method("dm", steps=2, decay=before).condense(ds, checkpoint_dir=tmp_path)
+    named = rf"another run \(options.decay: {before} in the checkpoint, {not before} in this run\)"
+    with pytest.raises(ValueError, match=named):
+        quick_method("dm", steps=2, decay=not before).condense(ds, checkpoint_dir=tmp_path)
 
 
 @pytest.mark.parametrize(
