@@ -330,6 +330,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (TypeError, {"image_size": True}, ("integers in 1..4096", "True")),
     (ValueError, {"ipc": 0}, ("ipc should be at least 1", "0")),
     (ValueError, {"ipc": 13}, ("ipc=13", "12 rows", "'cat'")),
+    (ValueError, {"ipc": 10**9, "method": "dm"}, ("ipc 1000000000", "A smaller ipc")),
     (TypeError, {"ipc": True}, ("ipc should be an integer", "True (bool)")),
     (TypeError, {"ipc": 1.5}, ("ipc should be an integer", "1.5 (float)")),
     (TypeError, {"ipc": [1, 1, 1]}, ("ipc should be an integer, or a dict", "[1, 1, 1] (list)")),

@@ -242,11 +242,19 @@ def explained_access(target: Path) -> Iterator[None]:
         if error.errno is None or error.filename is None:  # it is explained already
             raise
         place = f"the cache, {target}," if cache_folder("") in target.parents else str(target)
-        reason = f"{os.strerror(error.errno)}: {error.filename}"
-        raise OSError(
-            error.errno,
-            f"{place} cannot be read or written ({reason}); ask its owner for access, or {_other_place(target)}",
-        ) from error
+        reason, remedy = file_in_the_way(error, target), ""
+        if reason is None:
+            reason, remedy = f"{os.strerror(error.errno)}: {error.filename}", "ask its owner for access, or "
+        message = f"{place} cannot be read or written ({reason}); {remedy}{_other_place(target)}"
+        raise OSError(error.errno, message) from error
+
+
+def file_in_the_way(error: OSError, folder: Path) -> str | None:
+    """Say which file stands where a folder is needed, if an error of the file system came of that; else return None."""
+    if error.errno not in (errno.EEXIST, errno.ENOTDIR):
+        return None
+    file = next((path for path in (folder, *folder.parents) if os.path.isfile(path)), None)
+    return None if file is None else f"{file} is a file, and a folder is needed"
 
 
 def _other_place(target: Path) -> str:

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import click
 
 from hf_condense.base.paths import local_path
+from hf_condense.base.words import plural
 from hf_condense.cli.options import FilePath, overwrite_option
 from hf_condense.cli.output import save_set
+from hf_condense.cli.text import amount
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
@@ -38,7 +40,7 @@ def combine(folders: tuple[str, ...], out: Path, name: str | None, overwrite: bo
     small = combine_condensed([_load(folder) for folder in folders])
     folder = save_set(small, out, overwrite, name)
     classes = len(small.synthetic.labels.unique())
-    click.echo(f"Combined {len(folders)} sets: {len(small)} images of {classes} classes.")
+    click.echo(f"Combined {len(folders)} {plural(len(folders), 'set')}: {amount(len(small), classes)}.")
     click.echo(f"Saved {folder}.")
 
 

@@ -26,7 +26,7 @@ from hf_condense.cli.options import (
     quiet_option,
 )
 from hf_condense.cli.output import by_main, echo, publish_set, save_set
-from hf_condense.cli.text import command_line, seconds
+from hf_condense.cli.text import amount, command_line, seconds
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
@@ -170,7 +170,7 @@ def run(
     if steps is not None:
         echo(f"{steps.report()}\n")
     folder = by_main(lambda: save_set(small, place, overwrite, name))
-    echo(f"Made {len(small)} images of {len(small.recipe.class_names)} classes in {seconds(started)}.")
+    echo(f"Made {amount(len(small), len(small.recipe.class_names))} in {seconds(started)}.")
     echo(f"Saved {folder}.")
     own = {"source_revision": dataset_revision, "config": config}
     own |= {column: settings[column] for column in ("image_column", "label_column")}

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hf_condense.base.tables import plain_table, visible
+from hf_condense.base.words import plural
 
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
@@ -122,6 +123,16 @@ def _bounds(rules: Mapping[str, Any]) -> str:
     signs = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
     bounds = [f"{sign} {rules[rule]:g}" for rule, sign in signs.items() if rules.get(rule) is not None]
     return f" ({', '.join(bounds)})" if bounds else ""
+
+
+def amount(images: int, classes: int) -> str:
+    """Return how many images of how many classes there are.
+
+    Example:
+        >>> amount(10, 1)
+        '10 images of 1 class'
+    """
+    return f"{images} {plural(images, 'image')} of {classes} {plural(classes, 'class')}"
 
 
 def seconds(started: float) -> str:

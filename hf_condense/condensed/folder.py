@@ -12,7 +12,7 @@ from pathlib import Path
 
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
-from hf_condense.base.files import abandoned, temporary_prefix
+from hf_condense.base.files import abandoned, file_in_the_way, temporary_prefix
 from hf_condense.base.paths import local_path
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
@@ -241,8 +241,8 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
                     _replace(source, backup, folder / path, undo)
                 undo.pop_all()
     except OSError as error:
-        reason = f"could not save to {folder}: {error.strerror or error}; the earlier files are untouched"
-        raise OSError(error.errno, reason) from error
+        reason = file_in_the_way(error, folder) or error.strerror or error
+        raise OSError(error.errno, f"could not save to {folder}: {reason}; the earlier files are untouched") from error
 
 
 def _sweep(folder: Path) -> None:

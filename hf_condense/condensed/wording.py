@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from hf_condense.base.words import plural
 from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores.class_scores import per_cent
@@ -52,7 +53,7 @@ def size_text(recipe: Recipe) -> str:
 def source_text(recipe: Recipe) -> str:
     """Return the name of the source of a set, and how many images it has; it is text of unknown origin."""
     total = recipe.source.get("num_examples")
-    images = f", {total:,} images" if isinstance(total, int) and total else ""
+    images = f", {total:,} {plural(total, 'image')}" if isinstance(total, int) and total else ""
     return str(recipe.source.get("name") or "not stated") + images
 
 
@@ -71,9 +72,9 @@ def accuracy_text(record: Record, first: Record) -> str:
     """Return an accuracy, and what differs from the first measurement of its row."""
     differences = [f"n = {record['n']}"] if record["n"] != first["n"] else []
     if record["epochs"] != first["epochs"]:
-        differences.append(f"{record['epochs']:g} epochs")
+        differences.append(_epochs(record))
     if record["updates"] != first["updates"]:
-        differences.append(f"{record['updates']:,} updates")
+        differences.append(_updates(record))
     rates = record.get("lr"), first.get("lr")
     if rates[0] != rates[1] and all(isinstance(rate, (int, float)) for rate in rates):
         differences.append(f"learning rate {rates[0]:g}")
@@ -93,7 +94,15 @@ def training_text(record: Record) -> str:
     """Return in words how the networks of a record were trained."""
     augment = f"augmentation {record['augment']}" if record.get("augment") else "no augmentation"
     rate = f", learning rate {record['lr']:g}" if isinstance(record.get("lr"), (int, float)) else ""
-    return f"{record['recipe']}: {record['epochs']:g} epochs, {record['updates']:,} updates, {augment}{rate}"
+    return f"{record['recipe']}: {_epochs(record)}, {_updates(record)}, {augment}{rate}"
+
+
+def _epochs(record: Record) -> str:
+    return f"{record['epochs']:g} {plural(record['epochs'], 'epoch')}"
+
+
+def _updates(record: Record) -> str:
+    return f"{record['updates']:,} {plural(record['updates'], 'update')}"
 
 
 def accuracy_note(place: str) -> str:

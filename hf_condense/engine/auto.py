@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from hf_condense.base.checks import number
+from hf_condense.base.words import plural
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
 from hf_condense.engine.picture_teacher import TEACHER_SIDE, scaled
@@ -115,8 +116,14 @@ class _Case:
     def steps_text(self, steps: int) -> str:
         """Say how many steps the run makes, and why."""
         if "steps" in self.given:
-            return f"{self.given['steps']} steps (as asked for, whatever the budget of {self.minutes:g} minutes)"
-        return f"{steps:,} steps (about {self.minutes:g} minutes on this kind of device)"
+            steps = self.given["steps"]
+            return f"{steps} {plural(steps, 'step')} (as asked for, whatever the budget of {self.minutes_text})"
+        return f"{steps:,} {plural(steps, 'step')} (about {self.minutes_text} on this kind of device)"
+
+    @property
+    def minutes_text(self) -> str:
+        """The budget in words."""
+        return f"{self.minutes:g} {plural(self.minutes, 'minute')}"
 
 
 def choose(
@@ -189,7 +196,7 @@ def _composed(case: _Case) -> Choice:
     why = "pictures are large, and learning images would take hours" if case.is_large else "as the options ask for"
     reason = (
         f"rded, which composes images of crops of {values['pictures']} pictures per class ({why}), and "
-        f"{trained} (about {case.minutes:g} minutes on this kind of device)"
+        f"{trained} (about {case.minutes_text} on this kind of device)"
     )
     return Choice("rded", "default", values, reason)
 

@@ -97,8 +97,9 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
         return rows
     logger.warning(
         "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
-        "little noise; a smaller expand or ipc takes every row once",
+        "little noise; a smaller %s takes every row once",
         listed(few, _NAMED, quoted=False),
+        "expand or ipc" if run.decoder.expand > 1 else "ipc",
     )
     numbers = to_device(torch.tensor(list(noise)), rows.device)
     noisy = rows.index_select(0, numbers) + to_device(torch.stack(list(noise.values())), rows.device)

@@ -50,10 +50,20 @@ def tracker_host(log_with: Any, logging_dir: str | Path) -> Accelerator | None:
             warnings.simplefilter("ignore")
             host = new_accelerator(log_with=names, project_dir=str(local_path(logging_dir)))
     except ValueError as error:
-        raise ValueError(f"log_with={log_with!r} has a tracker that Accelerate does not know: {error}") from error
-    if len(host.log_with) < len(names) and "all" not in map(str, names):
-        raise ValueError(f"log_with={log_with!r} has a tracker whose package is not installed; install it with pip")
+        raise ValueError(f"log_with names {_unknown(names)}, which Accelerate does not know: {error}") from error
+    missing = [repr(str(name)) for name in names if str(name) not in map(str, host.log_with)]
+    if missing and "all" not in map(str, names):
+        raise ValueError(f"log_with names {', '.join(missing)}, whose package is not installed; install it with pip")
     return host
+
+
+def _unknown(trackers: Sequence[Any]) -> str:
+    """Return the names of the trackers that Accelerate does not know."""
+    from accelerate.tracking import GeneralTracker
+    from accelerate.utils import LoggerType
+
+    known = {str(tracker) for tracker in LoggerType}
+    return ", ".join(repr(t) for t in trackers if str(t) not in known and not isinstance(t, GeneralTracker))
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from hf_condense.base.checks import listed
+from hf_condense.base.words import plural
 from hf_condense.condensed.scores import SOFT_LABELS
 from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomDraws, StoredRows
 from hf_condense.evaluation.selection import Selection
@@ -117,10 +118,11 @@ class Baselines:
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
         if scarce := sum(rows[c] < times * n for c, n in self._rows_per_class.items()):
             logger.warning(
-                "%d of %d classes have fewer real rows than a baseline of random rows takes (%d for each image that "
-                "the set stores); of these classes, it takes all rows",
+                "%d of %d %s fewer real rows than a baseline of random rows takes (%d for each image that the set "
+                "stores); of such a class, it takes all rows",
                 scarce,
                 len(rows),
+                f"{plural(len(rows), 'class')} {'has' if scarce == 1 else 'have'}",
                 times,
             )
         return RandomDraws(self.real, rows, self._num_classes, self.seed)

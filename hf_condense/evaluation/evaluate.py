@@ -16,6 +16,7 @@ from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator, main_first
 from hf_condense.base.torch_state import plain_torch
+from hf_condense.base.words import plural
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.evaluation.contenders import Baselines, Contender, subject_contenders
@@ -313,9 +314,9 @@ def _find_source(
     unknown = "which is not known here (a set that was loaded or combined does not carry it)"
     if request.baselines:
         names = ", ".join(request.baselines)
-        what = f"the baselines {names} are" if len(request.baselines) > 1 else f"the baseline {names} is"
+        number = len(request.baselines)
         raise ValueError(
-            f"{what} drawn from the real training set, {unknown}; pass "
+            f"the {plural(number, 'baseline')} {names} {'is' if number == 1 else 'are'} drawn from the real training set, {unknown}; pass "
             "source=, or baselines=() to go without"
         )
     if request.rates:

@@ -148,6 +148,14 @@ def test_accuracies_of_a_coreset_are_those_of_8_bit_images():
     assert table[4].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
 
 
+@pytest.mark.parametrize(
+    ("epochs", "updates", "text"), [(1, 1, "1 epoch, 1 update,"), (300, 1200, "300 epochs, 1,200 updates,")]
+)
+def test_training_is_told_in_the_singular_and_the_plural(epochs, updates, text):
+    record = {"recipe": "dc", "epochs": epochs, "updates": updates}
+    assert training_text(record) == f"dc: {text} no augmentation"
+
+
 def test_differences_are_paired_by_seed():
     first, second = Evaluation((score("a", 0.5, 0.75), score("b", 0.25, 0.75))).to_records()
     assert paired_difference(first, second) == pytest.approx((0.125, 0.1767767))

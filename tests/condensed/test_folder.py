@@ -261,6 +261,13 @@ def test_files_that_are_no_set_are_refused_and_kept(tmp_path):
     assert (tmp_path / "dm_ipc2" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.parametrize("place", ["file", "file/sets"])
+def test_a_file_where_a_folder_is_needed_is_named(tmp_path, place):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match=r"could not save to .*: .*file is a file, and a folder is needed; the earlier"):
+        make_set().save_condensed(tmp_path / place)
+
+
 @pytest.mark.parametrize("name", ["", "../x", "a/b", "-x", ".x", "x" * 65, "train", "test_dm", "dm.eval", "data"])
 def test_names_that_are_paths_or_splits_are_refused(name):
     with pytest.raises(ValueError, match="config name"):

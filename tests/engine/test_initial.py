@@ -128,6 +128,9 @@ def test_one_warning_names_classes_with_too_few_rows(caplog: pytest.LogCaptureFi
     caplog.clear()
     start_run(rows=4)
     assert "copies" not in caplog.text
+    with caplog.at_level(logging.WARNING, "hf_condense"):
+        condense("dm", ds=toy_dataset(rows=1), steps=1, batch_real=1)
+    assert "; a smaller ipc takes every row once" in caplog.text
 
 
 @pytest.mark.parametrize("row", [-1, 12])

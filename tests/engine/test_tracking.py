@@ -95,10 +95,14 @@ def test_tensorboard_gets_scalars_and_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("log_with", "message"),
-    [("tensorbord", "that Accelerate does not know"), ("comet_ml", "whose package is not installed")],
+    [
+        ("tensorbord", "'tensorbord', which Accelerate does not know"),
+        (["comet_ml", "tensorbord"], "'tensorbord', which Accelerate does not know"),
+        ("comet_ml", "'comet_ml', whose package is not installed"),
+    ],
 )
-def test_tracker_that_is_not_there_raises_value_error(log_with: str, message: str) -> None:
-    with pytest.raises(ValueError, match=f"log_with='{log_with}' has a tracker {message}"):
+def test_tracker_that_is_not_there_raises_value_error(log_with: str | list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=f"log_with names {message}"):
         condense("dm", log_with=log_with, **SETTINGS)
 
 

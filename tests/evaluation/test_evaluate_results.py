@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.condensed.scores import Difference, Evaluation, Score
 from hf_condense.source.load import load_source
 from tests.reference.intervals import confusion
 from tests.support.short_evaluations import relabelled, rows_of, run, watch_trainings
@@ -110,6 +110,10 @@ def test_differences_are_paired_by_seed_and_have_students_interval():
     assert full.mean == pytest.approx(0.4)
     assert [gap.set for gap in table.differences("full")] == ["a", "random"]
     assert table.differences("herding") == []
+
+
+def test_a_difference_that_rounds_to_zero_has_no_minus():
+    assert str(Difference("a", "random", "convnet", -1e-6, (-0.1, -1e-9), 2)) == "+0.00 (-10.00 to +0.00)"
 
 
 def test_differences_are_taken_within_a_network_and_an_ipc():

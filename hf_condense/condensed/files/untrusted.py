@@ -256,7 +256,8 @@ def check_decoded_size(recipe: Recipe, entries: int) -> None:
     decoded = 4 * entries * recipe.decoder.rows_per_entry * math.prod(recipe.image_shape)
     if decoded > _MAX_DECODED_BYTES:
         raise CondensedFormatError(
-            f"the set decodes into {decoded:,} bytes of float32 images; readers accept {_MAX_DECODED_BYTES:,}"
+            f"the set, of ipc {recipe.ipc_text}, decodes into {decoded:,} bytes of float32 images; readers accept "
+            f"{_MAX_DECODED_BYTES:,}. A smaller ipc takes less"
         )
     if (one_row := recipe.decoder.decoding_bytes()) > _MAX_ROW_BYTES:
         raise CondensedFormatError(

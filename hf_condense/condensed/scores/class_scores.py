@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from hf_condense.base.words import decimals
 from hf_condense.condensed.scores.tabular import Column, Tabular
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class ClassScores(Tabular):
 def per_cent(mean: float, std: object = None, *, digits: int = 2) -> str:
     """Return a fraction in per cent, with its standard deviation if there is one."""
     spread = f" ± {100 * std:.{digits}f}" if isinstance(std, (int, float)) else ""
-    return f"{100 * mean:.{digits}f}{spread}"
+    return f"{decimals(100 * mean, digits)}{spread}"
 
 
 def _mistakes(shares: dict[str, float]) -> str:

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hf_condense.base.intervals import mean_interval
+from hf_condense.base.words import decimals
 from hf_condense.condensed.scores.class_scores import ClassScores, per_cent
 from hf_condense.condensed.scores.tabular import Column, Tabular
 
@@ -115,11 +116,11 @@ class Difference:
     n: int
 
     def __str__(self) -> str:
-        mean = f"{100 * self.mean:+.2f}"
+        mean = decimals(100 * self.mean, 2, "+")
         if self.interval is None:
             return mean
-        low, high = self.interval
-        return f"{mean} ({100 * low:+.2f} to {100 * high:+.2f})"
+        low, high = (decimals(100 * end, 2, "+") for end in self.interval)
+        return f"{mean} ({low} to {high})"
 
 
 @dataclass(frozen=True)
