@@ -15,9 +15,12 @@ import subprocess
 import sys
 import tempfile
 import unicodedata
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import datasets
+import huggingface_hub
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
@@ -102,6 +105,44 @@ def test_run_refuses_to_save_into_its_dataset(
     assert code == 2
     assert "inside the dataset '.'" in err
     assert sorted(folder.rglob("*")) == before
+
+
+def test_run_says_how_pictures_without_labels_should_lie(program: Program, toy: Dataset, tmp_path: Path) -> None:
+    (flat := tmp_path / "flat").mkdir()
+    for i in range(4):
+        toy[i]["image"].save(flat / f"{i}.png")
+    code, _, err = program("run", flat, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "out")
+    assert code == 1
+    assert "no column holds a ClassLabel; columns: 'image' (Image); pictures should lie in one folder per class" in err
+    assert "pass --label-column for it" in err
+
+
+@pytest.mark.parametrize("quiet", [False, True])
+def test_quiet_shows_no_bar_of_the_libraries_that_load_datasets(folder: Path, tmp_path: Path, quiet: bool) -> None:
+    switches = ("HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS")
+    environment = {name: value for name, value in os.environ.items() if name not in switches}
+    environment |= {"HF_HOME": str(tmp_path / "home"), "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", "from hf_condense.cli import main; main()", "run", folder, "--method", "random"]
+    command += ["--ipc", 1, "--out", tmp_path / "out", *(["--quiet"] if quiet else [])]
+    process = subprocess.run([*map(str, command)], cwd=ROOT, env=environment, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr[-4000:]
+    assert ("Generating train split" in process.stderr) is not quiet
+    assert not quiet or process.stderr == ""
+
+
+def test_quiet_lasts_as_long_as_the_command(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for library in (datasets.utils, huggingface_hub.utils):
+        monkeypatch.setattr(library, "are_progress_bars_disabled", lambda *names: False)
+        for name in ("disable_progress_bars", "enable_progress_bars"):
+            monkeypatch.setattr(library, name, partial(calls.append, name))
+    run = ("run", folder, "--method", "random", "--ipc", 1, "--out", tmp_path / "out")
+    assert program(*run, "--quiet")[0] == 0
+    assert calls == 2 * ["disable_progress_bars"] + 2 * ["enable_progress_bars"]
+    assert program(*run)[0] == 0
+    assert len(calls) == 4
 
 
 def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folder: Path, tmp_path: Path) -> None:
@@ -555,7 +596,9 @@ def test_folder_one_level_too_high_is_refused_with_the_folders_that_could_be_mea
         (["run", "{folder}", "--method", "random", "--ipc", "999"], "error: --ipc 999 is more than"),
         (["run", "{folder}", "--split", "validation"], "has no split 'validation'; its splits: train, test"),
         (["run", "{folder}", "--image-column", "img"], "img"),
-        (["run", "{folder}/nothing"], "error: there is no folder '{folder}/nothing'"),
+        (["run", "{folder}/nothing"], "error: there is no folder or file '{folder}/nothing'\n"),
+        (["run", "./nothing_here"], "error: there is no folder or file './nothing_here'\n"),
+        (["run", "..\\nothing"], "error: there is no folder or file '..\\\\nothing'\n"),
         (["run", "{folder}/train.parquet"], "/train.parquet' is a file; pass the folder that it is in"),
         (["show", "{folder}", "--revision", "v1"], "--revision v1 is for repositories; {folder} is a folder"),
         (["show", "{folder}/nothing"], "error: no folder"),

@@ -34,8 +34,8 @@ def load_splits(name: str, config: str | None, revision: str | None = None) -> D
     name = os.path.expanduser(name)
     if Path(name).is_file():
         raise ValueError(f"{name!r} is a file; pass the folder that it is in, or the id of a dataset on the Hub")
-    if not Path(name).exists() and (Path(name).is_absolute() or (name.count("/") > 1 and "://" not in name)):
-        raise ValueError(f"there is no folder {name!r}")
+    if not Path(name).exists() and _is_path(name):
+        raise ValueError(f"there is no folder or file {name!r}")
     try:
         if is_saved(name):
             loaded: Any = load_from_disk(name)
@@ -85,6 +85,12 @@ def is_saved(place: str) -> bool:
 def is_one_split(place: str) -> bool:
     """Return whether a place is a folder that `Dataset.save_to_disk` wrote: then any split asked for is its own."""
     return (local_path(place) / "state.json").is_file()
+
+
+def _is_path(name: str) -> bool:
+    """Return whether a name looks like a path of this machine, and cannot be an id on the Hub or an address."""
+    has_levels = name.count("/") > 1 and "://" not in name
+    return Path(name).is_absolute() or name.startswith(".") or "\\" in name or has_levels
 
 
 def _load_dataset(name: str, config: str | None, revision: str | None) -> Any:

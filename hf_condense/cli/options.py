@@ -37,7 +37,22 @@ cache_option = click.option(
 compile_option = click.option(
     "--compile/--no-compile", default=None, help="Compile the networks, or do not.  [default: if that saves time]"
 )
-quiet_option = click.option("--quiet", is_flag=True, help="No progress bars.")
+
+
+def _without_bars(ctx: click.Context, param: click.Parameter, quiet: bool) -> bool:
+    """Switch off the bars of the libraries that load datasets, too, until the command ends."""
+    if quiet:
+        import datasets
+        from huggingface_hub import utils as hub_utils
+
+        for library in (datasets.utils, hub_utils):
+            if not library.are_progress_bars_disabled():
+                library.disable_progress_bars()
+                ctx.call_on_close(library.enable_progress_bars)
+    return quiet
+
+
+quiet_option = click.option("--quiet", is_flag=True, callback=_without_bars, help="No progress bars.")
 overwrite_option = click.option(
     "--overwrite", is_flag=True, help="Replace a set of the same name that was made with another recipe."
 )

@@ -313,11 +313,10 @@ def _find_source(
         return check_dataset(source, "source")
     unknown = "which is not known here (a set that was loaded or combined does not carry it)"
     if request.baselines:
-        names = ", ".join(request.baselines)
         number = len(request.baselines)
+        what = f"the {plural(number, 'baseline')} {', '.join(request.baselines)} {'is' if number == 1 else 'are'}"
         raise ValueError(
-            f"the {plural(number, 'baseline')} {names} {'is' if number == 1 else 'are'} drawn from the real training set, {unknown}; pass "
-            "source=, or baselines=() to go without"
+            f"{what} drawn from the real training set, {unknown}; pass source=, or baselines=() to go without"
         )
     if request.rates:
         raise ValueError(

@@ -107,7 +107,9 @@ def find_label_column(ds: datasets.Dataset, given: str | None) -> str:
 
     def hint_if_none() -> str:
         others = [name for name, feature in ds.features.items() if _is_label(feature)]
-        return f"; pass label_column=, which may be {' or '.join(map(repr, others))}" if others else ""
+        if others:
+            return f"; pass label_column=, which may be {' or '.join(map(repr, others))}"
+        return "; pictures should lie in one folder per class, or have a column of labels; pass label_column= for it"
 
     def is_class(feature: Any) -> bool:
         return isinstance(feature, datasets.ClassLabel)

@@ -102,9 +102,7 @@ def test_baseline_of_all_rows_is_what_a_run_starts_from(
     assert len(set(images)) == 3 * expand
 
 
-def test_a_single_class_with_few_rows_is_told_in_the_singular(
-    toy: Dataset, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_single_class_with_few_rows_is_told_in_the_singular(toy: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     few = toy.filter(lambda row, i: row["label"] != 0 or i < 9, with_indices=True)
     run(start(few, "dct", 8), toy, seeds=1, epochs=1)
     assert "1 of 3 classes has fewer real rows" in caplog.text
