@@ -329,7 +329,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (TypeError, {"image_size": "32"}, ("integers in 1..4096", "'32'")),
     (TypeError, {"image_size": True}, ("integers in 1..4096", "True")),
     (ValueError, {"ipc": 0}, ("ipc should be at least 1", "0")),
-    (ValueError, {"ipc": 13}, ("ipc=13", "12 rows", "'cat'")),
+    (ValueError, {"ipc": 13, "method": "random"}, ("ipc=13", "12 rows", "'cat'")),
     (ValueError, {"ipc": 10**9, "method": "dm"}, ("ipc 1000000000", "A smaller ipc")),
     (TypeError, {"ipc": True}, ("ipc should be an integer", "True (bool)")),
     (TypeError, {"ipc": 1.5}, ("ipc should be an integer", "1.5 (float)")),
@@ -338,7 +338,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"ipc": {"Cat": 1, "dog": 1, "eel": 1}}, ("'Cat'", "did you mean 'cat'?", "cat, dog, eel")),
     (ValueError, {"ipc": {"cat": 1, 0: 1, "dog": 1, "eel": 1}}, ("'cat' twice", "by name and by value")),
     (ValueError, {"ipc": {"cat": 1, "dog": 0, "eel": 1}}, ("at least 1", "0", "'dog'")),
-    (ValueError, {"ipc": {"cat": 1, "dog": 1, "eel": 13}}, ("ipc=13", "12 rows", "'eel'")),
+    (ValueError, {"ipc": {"cat": 1, "dog": 1, "eel": 13}, "method": "random"}, ("ipc=13", "12 rows", "'eel'")),
     (TypeError, {"ipc": {"cat": 1, "dog": "1", "eel": 1}}, ("an integer", "'1' (str)", "'dog'")),
 ]
 
