@@ -16,7 +16,7 @@ import datasets
 import torch
 
 from hf_condense.base.cache import cache_enabled
-from hf_condense.base.checks import byte_count, compile_option, integer, listed, seed_value
+from hf_condense.base.checks import boolean, byte_count, check_path, compile_option, integer, listed, seed_value
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.files import explained_access
@@ -166,7 +166,7 @@ def condense_dataset(
         only.
 
     Raises:
-        TypeError: If `ds` is a stream, or an option is unknown or of the wrong type.
+        TypeError: If `ds` is a stream, or an argument is unknown or of the wrong type.
         ValueError: If a value is out of range, a column is missing or ambiguous, a picture or label cannot be used, a
             tracker is unknown or not installed, or the checkpoint is damaged, of another run, or beyond `steps`.
         MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
@@ -188,6 +188,10 @@ def condense_dataset(
     seed = seed_value("seed", seed)
     checkpoint_every = integer("checkpoint_every", checkpoint_every, least=1)
     compile = compile_option(compile)
+    cache, progress = boolean("cache", cache), boolean("progress", progress)
+    if checkpoint_dir is not None:
+        check_path("checkpoint_dir", checkpoint_dir)
+    check_path("logging_dir", logging_dir)
     _check_callbacks(callbacks)
     # What is wrong whatever the data are is said before hours of reading.
     given: dict[str, Any] = {

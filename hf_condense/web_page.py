@@ -11,7 +11,8 @@ import datasets
 import torch
 from torch import Tensor
 
-from hf_condense.base.files import output_file
+from hf_condense.base.checks import boolean, check_path
+from hf_condense.base.files import explained_access, output_file
 from hf_condense.base.paths import local_path
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
@@ -34,6 +35,8 @@ from hf_condense.evaluation.reader import Reader
 from hf_condense.source.columns import check_dataset
 
 logger = logging.getLogger("hf_condense")
+
+_START_BYTES = 1024  # of a file, to see whether it is a page
 
 _Finder = Callable[[Tensor], tuple[Tensor, Tensor]]  # from images to the nearest real ones, and how far each is
 
@@ -61,7 +64,7 @@ def write_page(
     Args:
         path_or_repo: A folder of sets, the folder of one set, or a dataset repository `"user/name"`; a folder that
             exists comes first.
-        file: File to write; an earlier one is replaced.
+        file: File to write; an earlier page is replaced.
         source: The real training set that sets were made from. The page then shows below each learned image the real
             image that is nearest to it, so mind the licence of the real images and whom they show. Sets that were made
             from other images are shown without. Default: no real images.
@@ -83,7 +86,8 @@ def write_page(
             cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached, and no set is cached.
-        TypeError: If `source` is no dataset.
+        FileExistsError: If `file` exists and is no HTML page.
+        TypeError: If `source` is no dataset, or another argument has the wrong type.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source` can be read
             for none of the sets.
         CondensedFormatError: If there are no sets, or one cannot be read or shown.
@@ -99,7 +103,12 @@ def write_page(
         ...     write_page(folder, f"{folder}/page.html").name
         'page.html'
     """
+    check_path("path_or_repo", path_or_repo)
+    check_path("file", file)
+    cache, progress = boolean("cache", cache), boolean("progress", progress)
+    local_files_only = boolean("local_files_only", local_files_only)
     refuse_revision(path_or_repo, revision)
+    _refuse_other_file(local_path(file))
     is_remote = is_repository(path_or_repo)
     if is_remote:
         folders = download_all(
@@ -121,6 +130,19 @@ def write_page(
     with output_file(file) as work:
         work.write_text(page, encoding="utf-8")
     return local_path(file)
+
+
+def _refuse_other_file(file: Path) -> None:
+    """Raise `FileExistsError` if a file exists and is no HTML page, such as the card or the tensors of a set."""
+    if not file.is_file():  # nothing is there, or a place such as /dev/stdout, which holds nothing
+        return
+    with explained_access(file), file.open("rb") as content:
+        start = content.read(_START_BYTES).lstrip()
+    if not start.lower().startswith(b"<!doctype html"):
+        raise FileExistsError(
+            f"{file} exists and is not an HTML page (it does not begin with <!doctype html>), so it is not replaced; "
+            "choose another path for the page"
+        )
 
 
 def _finders(source: datasets.Dataset, folders: Mapping[str, tuple[Path, Facts]], reader: Reader) -> dict[str, _Finder]:

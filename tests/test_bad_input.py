@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
@@ -17,9 +18,11 @@ from PIL import Image as Pictures
 from PIL import PngImagePlugin
 from torch import nn
 
+from hf_condense import TrainingRecipe, TrainingViews, evaluate, list_condensed, load_condensed, write_page
 from hf_condense.api import condense_dataset
 from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
+from tests.support.condensed_sets import make_set
 from tests.support.picture_sets import encoded, noise, picture_set, read
 
 TOY = toy_dataset(names=("cat", "dog", "eel"))
@@ -31,7 +34,7 @@ def refused(
 ) -> None:
     """Condense, and check that the error is of a kind and that its message has every part."""
     with pytest.raises(kind) as error:
-        condense_dataset(ds, method, ipc, progress=False, **options)
+        condense_dataset(ds, method, ipc, **{"progress": False, **options})
     for part in parts:
         assert part in str(error.value)
 
@@ -301,6 +304,7 @@ OPTIONS: list[tuple[type[Exception], dict[str, Any], tuple[str, ...]]] = [
     (ValueError, {"init": "reel"}, ("init should be one of 'real', 'noise'", "'reel'", "did you mean 'real'?")),
     (TypeError, {"init": 5}, ("init should be str", "5 (int)")),
     (ValueError, {"augment": "colour_crop"}, ("'colour'", "did you mean 'color'?", "crop, cutout, flip")),
+    (ValueError, {"augment": ""}, ("unknown augmentation ''", "color, crop, cutout", "or 'none' alone")),
     (ValueError, {"augment": "flip_flip"}, ("each once", "('flip', 'flip')")),
     (TypeError, {"augment": 5}, ("augment should be str", "5 (int)")),
     (ValueError, {"steps": 0}, ("steps should be at least 1", "0")),
@@ -372,6 +376,11 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
     ("kind", "options", "part"),
     [
         (TypeError, {"ipc": "10"}, "ipc should be an integer"),
+        (TypeError, {"cache": "no"}, "cache should be True or False; got 'no' (str)"),
+        (TypeError, {"progress": "no"}, "progress should be True or False; got 'no' (str)"),
+        (TypeError, {"accelerator": "cpu"}, "accelerator should be an accelerate.Accelerator"),
+        (TypeError, {"checkpoint_dir": 3}, "checkpoint_dir should be a path, as text or a Path; got 3 (int)"),
+        (TypeError, {"logging_dir": None}, "logging_dir should be a path, as text or a Path; got None (NoneType)"),
         (ValueError, {"ipc": {"cat": 1, "dog": 0}}, "got 0 for class 'dog'"),
         (ValueError, {"network": "convnt"}, "convnt"),
         (ValueError, {"storage": "dtc"}, "dtc"),
@@ -398,9 +407,62 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_read(
     refused(kind, part, **options)
 
 
+def test_booleans_of_numpy_are_accepted() -> None:
+    assert len(condense_dataset(TOY, "random", 1, cache=np.False_, progress=np.False_)) == 3
+
+
 @pytest.mark.parametrize("method", ["random", "rded"])
 def test_what_only_steps_can_use_is_named_in_a_warning(
     method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     quick_method(method, checkpoint_dir=tmp_path, callbacks=[print]).condense(TOY)
     assert f"checkpoint_dir, callbacks: without effect, because '{method}' takes no steps" in caplog.text
+
+
+# Finished sets: their evaluation, folders and views
+
+SWITCHES: list[tuple[Callable[..., Any], tuple[str, ...]]] = [
+    (lambda small, **given: evaluate(small, TOY, **given), ("relabel", "eight_bit", "cache", "progress")),
+    (lambda small, **given: small.save_condensed("nowhere", **given), ("overwrite",)),
+    (
+        lambda small, **given: small.push_to_hub("me/sets", **given),
+        ("private", "create_pr", "set_default", "replace_card", "overwrite", "page"),
+    ),
+    (TrainingViews, ("normalise", "soft")),
+    (lambda small, **given: load_condensed("me/sets", **given), ("local_files_only", "force_download")),
+    (lambda small, **given: list_condensed("me/sets", **given), ("local_files_only",)),
+    (lambda small, **given: write_page("me/sets", **given), ("local_files_only", "cache", "progress")),
+    (lambda small, **given: TrainingRecipe("mine", 1, **given), ("restart_optimiser",)),
+]
+
+
+@pytest.mark.parametrize(("call", "name"), [(call, name) for call, names in SWITCHES for name in names])
+def test_text_in_place_of_true_or_false_is_refused(call: Callable[..., Any], name: str) -> None:
+    with pytest.raises(TypeError, match=rf"{name} should be True or False; got 'no' \(str\)"):
+        call(make_set(), **{name: "no"})
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda small: load_condensed(None), "path_or_repo should be a path, as text or a Path; got None (NoneType)"),
+        (lambda small: list_condensed(None), "path_or_repo should be a path, as text or a Path; got None (NoneType)"),
+        (lambda small: write_page(None), "path_or_repo should be a path, as text or a Path; got None (NoneType)"),
+        (lambda small: write_page("sn", 3), "file should be a path, as text or a Path; got 3 (int)"),
+        (lambda small: load_condensed("me/sets", cache_dir=3), "cache_dir should be a path, as text or a Path; got 3"),
+        (lambda small: small.save_condensed(3), "folder should be a path, as text or a Path; got 3 (int)"),
+        (lambda small: small.save_condensed("x", 3), "config_name should be text; got 3 (int)"),
+        (lambda small: small.preview(per_class="3"), "per_class should be an integer; got '3' (str)"),
+        (lambda small: small.preview(1.5), "per_class should be an integer; got 1.5 (float)"),
+        (lambda small: small.preview(max_classes=True), "max_classes should be an integer; got True (bool)"),
+        (lambda small: TrainingViews(small)[0:2], "row should be one integer; got slice(0, 2, None) (slice)"),
+        (
+            lambda small: evaluate(small, TOY, baselines=(), accelerator="cpu"),
+            "accelerator should be an accelerate.Accelerator",
+        ),
+        (lambda small: evaluate(small, TOY, augment=3), "an augmentation should be text, such as 'color_crop' or"),
+    ],
+)
+def test_argument_of_the_wrong_type_is_refused_by_its_name(call: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        call(make_set())

@@ -60,6 +60,23 @@ def test_page_of_a_folder_shows_every_set_and_says_which_is_the_default(tmp_path
     assert [article["id"] for article in Reader(alone).all("article")] == ["dm_ipc2"]
 
 
+@pytest.mark.parametrize("name", ["README.md", "dm_ipc2/condensed.safetensors"])
+def test_file_that_is_no_page_is_refused_and_kept(name, tmp_path):
+    make_set().save_condensed(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    with pytest.raises(FileExistsError, match=r"is not an HTML page .* choose another path") as error:
+        write_page(tmp_path, tmp_path / name)
+    assert name in str(error.value)
+    assert (tmp_path / name).read_bytes() == before
+
+
+def test_page_of_any_origin_is_replaced(tmp_path):
+    make_set().save_condensed(tmp_path)
+    page = tmp_path / "page.html"
+    page.write_text("\n  <!DOCTYPE HTML><p>mine</p>")
+    assert MARK in write_page(tmp_path, page).read_text(encoding="utf-8")
+
+
 def test_damaged_tensors_and_empty_folders_are_refused(tmp_path):
     with pytest.raises(CondensedFormatError, match="no condensed set"):
         write_page(tmp_path, tmp_path / "page.html")

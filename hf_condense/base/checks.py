@@ -5,10 +5,13 @@ from __future__ import annotations
 import functools
 import inspect
 import operator
+import os
 import re
 from collections.abc import Callable, Iterable
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import numpy as np
 
 from hf_condense.base.errors import did_you_mean
 
@@ -39,6 +42,37 @@ def names_arguments(function: Callable[P, R]) -> Callable[P, R]:
         return function(*args, **kwargs)
 
     return call
+
+
+def boolean(name: str, value: object) -> bool:
+    """Return a value as a `bool` if it is a truth value of Python or NumPy.
+
+    Text such as `"no"` counts as true in Python, so it would do the opposite of what it says.
+
+    Args:
+        name: The name by which the caller knows the value.
+        value: The value that was passed.
+
+    Raises:
+        TypeError: If it is not a truth value.
+
+    Example:
+        >>> boolean("cache", False)
+        False
+    """
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} should be True or False; got {value!r} ({type(value).__name__})")
+    return bool(value)
+
+
+def check_path(name: str, value: object) -> None:
+    """Raise `TypeError` if a value is not a path: text, or an object such as a `Path`.
+
+    Example:
+        >>> check_path("folder", "~/sets")
+    """
+    if not isinstance(value, (str, os.PathLike)):
+        raise TypeError(f"{name} should be a path, as text or a Path; got {value!r:.80} ({type(value).__name__})")
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:

@@ -54,13 +54,20 @@ def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bo
         any_precision: Whether its mixed precision does not matter, because nothing runs under its autocast.
 
     Raises:
+        TypeError: If what the caller gives is no accelerator.
         CannotRunError: If several processes were launched but do not know of each other, so that each would act as the
             main one; if a mixed precision other than bf16 is asked for and would matter; or if the accelerator has a
             plugin that splits models.
     """
     # Importing accelerate takes longer than importing this whole package.
+    from accelerate import Accelerator
     from accelerate.state import AcceleratorState
 
+    if accelerator is not None and not isinstance(accelerator, Accelerator):
+        raise TypeError(
+            "accelerator should be an accelerate.Accelerator, such as Accelerator(cpu=True) for the CPU; "
+            f"got {accelerator!r:.80} ({type(accelerator).__name__})"
+        )
     if accelerator is None:
         cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
         joined = bool(AcceleratorState._shared_state)

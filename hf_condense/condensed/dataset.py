@@ -15,6 +15,7 @@ import datasets
 from PIL import Image
 from torch import Tensor
 
+from hf_condense.base.checks import boolean, check_path
 from hf_condense.condensed.folder import save
 from hf_condense.condensed.hub.publish import Publication, push
 from hf_condense.condensed.preview import first_images
@@ -95,6 +96,7 @@ class CondensedDataset(datasets.Dataset):
             max_classes: Largest number of classes to show, in label order, >= 1.
 
         Raises:
+            TypeError: If one of them is no integer.
             ValueError: If `per_class` or `max_classes` is below 1.
         """
         return first_images(self.synthetic, per_class, max_classes=max_classes)
@@ -146,13 +148,15 @@ class CondensedDataset(datasets.Dataset):
             The folder of this set, `folder/<config>`.
 
         Raises:
+            TypeError: If the folder is no path, the name no text, or `overwrite` neither True nor False.
             ValueError: If the name cannot be used, or the set cannot be written exactly.
             FileExistsError: If the folder has another set of the same name and `overwrite` is False.
             CondensedFormatError: If the card or another set in the folder, or the one of this name without
                 `overwrite`, cannot be read.
             OSError: If writing fails. Earlier files are then unchanged.
         """
-        return save(self.parts, folder, name=config_name, overwrite=overwrite)
+        check_path("folder", folder)
+        return save(self.parts, folder, name=config_name, overwrite=boolean("overwrite", overwrite))
 
     def save_to_disk(self, *args: Any, **kwargs: Any) -> None:
         """Save the 8-bit rows alone, as `datasets.Dataset.save_to_disk` does, and say so: see `save_condensed`."""
@@ -225,7 +229,8 @@ class CondensedDataset(datasets.Dataset):
             The new commit; the latest one, with an empty `commit_message`, if nothing had to change.
 
         Raises:
-            TypeError: If `extra_splits` is no mapping, or an extra split is not a `Dataset`.
+            TypeError: If a switch is neither True nor False, the name is no text, `extra_splits` is no mapping, or an
+                extra split is not a `Dataset`.
             ValueError: If a name or value cannot be used, the set cannot be written exactly, or `private=True` and the
                 repository is public. Nothing is changed.
             FileExistsError: If the repository has another set of the same name, data without a card, or somebody
@@ -253,18 +258,18 @@ class CondensedDataset(datasets.Dataset):
                     f"{name}={given!r} cannot be used: a condensed set has one small train split; leave {name} out"
                 )
         how = Publication(
-            private=private,
+            private=None if private is None else boolean("private", private),
             token=token,
             revision=revision,
-            create_pr=bool(create_pr),
+            create_pr=create_pr is not None and boolean("create_pr", create_pr),
             commit_message=commit_message,
             commit_description=commit_description,
-            set_default=bool(set_default),
+            set_default=set_default is not None and boolean("set_default", set_default),
             license=license,
-            replace_card=replace_card,
-            overwrite=overwrite,
+            replace_card=boolean("replace_card", replace_card),
+            overwrite=boolean("overwrite", overwrite),
             extra_splits=extra_splits,
-            page=page,
+            page=boolean("page", page),
         )
         return push(self.parts, repo_id, config_name, how)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from hf_condense.base.checks import boolean, check_path
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.files.names import FACTS
@@ -50,6 +51,7 @@ def load_condensed(
             is not cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
+        TypeError: If the place is no path or text, or a switch is neither True nor False.
         ValueError: If there is no set of this name, or if there are several and no default, if a folder is given a
             revision, or if both `force_download` and `local_files_only` are True.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
@@ -64,6 +66,9 @@ def load_condensed(
         ...     load_condensed(folder).recipe.config_name
         'random_ipc1'
     """
+    check_path("path_or_repo", path_or_repo)
+    local_files_only = boolean("local_files_only", local_files_only)
+    force_download = boolean("force_download", force_download)
     refuse_revision(path_or_repo, revision)
     if force_download and local_files_only:
         raise ValueError("force_download=True asks the Hub, and local_files_only=True does not; leave out one of them")
@@ -110,6 +115,7 @@ def list_condensed(
             cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached, and no set is cached.
+        TypeError: If the place is no path or text, or `local_files_only` is neither True nor False.
         ValueError: If a folder is given a revision.
 
     Example:
@@ -122,6 +128,8 @@ def list_condensed(
         ...     list_condensed(folder)
         ['random_ipc1']
     """
+    check_path("path_or_repo", path_or_repo)
+    local_files_only = boolean("local_files_only", local_files_only)
     refuse_revision(path_or_repo, revision)
     if not is_repository(path_or_repo):
         folder = resolve_folder(path_or_repo)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import integer
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.decoders import Decoder, decoder_class
 from hf_condense.condensed.views import ViewLabels
@@ -160,9 +161,9 @@ def round_robin(labels: Sequence[int]) -> list[int]:
 
 
 def check_shown(per_class: int, max_classes: int) -> None:
-    """Raise `ValueError` unless there is something to show of a set: an image of a class."""
-    if min(per_class, max_classes) < 1:
-        raise ValueError(f"per_class and max_classes should be >= 1; got {per_class} and {max_classes}")
+    """Raise `TypeError` or `ValueError` unless there is something to show of a set: an image of a class."""
+    integer("per_class", per_class, least=1)
+    integer("max_classes", max_classes, least=1)
 
 
 def first_rows(labels: Sequence[int], per_class: int, max_classes: int | None = None) -> dict[int, list[int]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 
 import torch
@@ -9,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from hf_condense.base.checks import boolean
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 
@@ -31,7 +33,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
         num_classes: Number K of classes.
 
     Raises:
-        TypeError: If `small` is no `CondensedDataset`.
+        TypeError: If `small` is no `CondensedDataset`, or a switch is neither True nor False.
         ValueError: If the set was made in whitened space, whose images are whitened as a whole.
 
     Example:
@@ -50,6 +52,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
             raise TypeError(
                 f"small should be a CondensedDataset, as load_condensed returns it; got {type(small).__name__}"
             )
+        normalise, soft = boolean("normalise", normalise), boolean("soft", soft)
         if small.synthetic.zca_matrix is not None:
             raise ValueError("this set was made in whitened space: train on small.synthetic.decoded() after whitening")
         self._tensors, recipe = small.synthetic, small.recipe
@@ -67,6 +70,13 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
 
     def __getitem__(self, row: int) -> dict[str, Tensor]:
         """Return `pixel_values`, float32 (C, H, W), and `labels`, the class probabilities, float32 (K,)."""
+        try:
+            row = operator.index(row)  # samplers may give integers of NumPy or torch
+        except TypeError:
+            raise TypeError(
+                f"row should be one integer; got {row!r:.80} ({type(row).__name__}); "
+                "for several rows take torch.utils.data.Subset or a DataLoader"
+            ) from None
         if not -len(self) <= row < len(self):
             raise IndexError(f"row should be in {-len(self)}..{len(self) - 1}; got {row}")
         (item,) = self.__getitems__([row % len(self)])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import datasets
 
-from hf_condense.base.checks import names_arguments
+from hf_condense.base.checks import boolean, names_arguments
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
 from hf_condense.base.processes import get_accelerator, main_first
@@ -186,6 +186,8 @@ def evaluate(
         compile=compile,
         seed=seed,
     )
+    relabel, eight_bit = boolean("relabel", relabel), boolean("eight_bit", eight_bit)
+    cache, progress = boolean("cache", cache), boolean("progress", progress)
     if teacher is not None and not isinstance(teacher, Teacher):
         raise TypeError(f"teacher should be a Teacher, which knows the names of its classes; got {teacher!r:.80}")
     train = train if isinstance(train, tuple) else check_dataset(train, "train")

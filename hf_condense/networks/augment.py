@@ -67,7 +67,9 @@ class Augmentation:
         for name in self.families:
             if name not in FAMILIES:
                 families = ", ".join(FAMILIES)
-                raise ValueError(f"unknown augmentation {name!r}; known: {families}{did_you_mean(name, FAMILIES)}")
+                raise ValueError(
+                    f"unknown augmentation {name!r}; known: {families}, or 'none' alone{did_you_mean(name, FAMILIES)}"
+                )
         if not self.families or len(set(self.families)) < len(self.families):
             raise ValueError(f"an augmentation needs one or more families, each once; got {self.families!r}")
         one_of("augmentation mode", self.mode, ("single", "all"))
@@ -77,17 +79,24 @@ class Augmentation:
         """Parse a strategy such as `"color_crop_cutout"`.
 
         Args:
-            strategy: Names of families joined by `_`; None, `""` and `"none"` mean no augmentation.
+            strategy: Names of families joined by `_`; None and `"none"` mean no augmentation.
             mode: As for the class.
 
         Returns:
             The augmentation, or None.
 
         Raises:
+            TypeError: If the strategy is not text.
             ValueError: As for the class.
         """
-        families = families_of(strategy)
-        return cls(families, mode) if families else None
+        if strategy is None or strategy == "none":
+            return None
+        if not isinstance(strategy, str):
+            raise TypeError(
+                f"an augmentation should be text, such as 'color_crop' or 'none'; got {strategy!r} "
+                f"({type(strategy).__name__})"
+            )
+        return cls(tuple(strategy.split("_")), mode)
 
     def draw(self, groups: int, generator: torch.Generator) -> Transform:
         """Draw one set of parameters for every group of rows.
@@ -112,7 +121,9 @@ class Augmentation:
 
 
 def families_of(strategy: str | None) -> tuple[str, ...]:
-    """Return the names of families in a strategy such as `"color_crop"`; None, `""` and `"none"` have none.
+    """Return the names of families in a strategy such as `"color_crop"`; None and `"none"` have none.
+
+    So has `""`, which is in recipes of earlier versions.
 
     Example:
         >>> families_of("color_crop"), families_of("none")

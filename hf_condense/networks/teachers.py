@@ -73,7 +73,7 @@ class Teacher:
             image_size: Side, or (height, width), that it needs. Default: it takes images of any size.
 
         Raises:
-            TypeError: If `predict` cannot be called.
+            TypeError: If `predict` cannot be called, or `classes` is no list of names.
             ValueError: If a name of a class comes twice, a standard deviation is not positive, or the size is neither
                 a side nor (height, width).
         """
@@ -82,6 +82,11 @@ class Teacher:
                 f"a teacher should be a function or a module; got {predict!r:.80} ({type(predict).__name__})"
             )
         self.predict = predict.eval() if isinstance(predict, nn.Module) else predict
+        if isinstance(classes, str) or not isinstance(classes, Iterable):
+            raise TypeError(
+                f"classes should be the names of a teacher's classes, a list of text; got {classes!r:.80} "
+                f"({type(classes).__name__})"
+            )
         self.classes = tuple(map(str, classes))
         if len(set(self.classes)) < len(self.classes) or not self.classes:
             raise ValueError(f"the classes of a teacher should have different names; got {list(self.classes)!r:.200}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.base.checks import integer, number, one_of
+from hf_condense.base.checks import boolean, integer, number, one_of
 from hf_condense.networks.augment import ALL_FAMILIES, FAMILIES, Augmentation, Mode
 
 
@@ -77,7 +77,7 @@ class TrainingRecipe:
             weight_decay=number(prefix + "weight_decay", self.weight_decay, least=0),
             milestones=tuple(number(prefix + "milestones", fraction) for fraction in self.milestones),
             gamma=number(prefix + "gamma", self.gamma, above=0),
-            restart_optimiser=bool(self.restart_optimiser),
+            restart_optimiser=boolean(prefix + "restart_optimiser", self.restart_optimiser),
             always=_families(prefix + "always", self.always),
             cutmix_beta=number(prefix + "cutmix_beta", self.cutmix_beta, above=0),
             cutmix_probability=number(prefix + "cutmix_probability", self.cutmix_probability, least=0, most=1),

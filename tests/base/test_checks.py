@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from hf_condense.base.checks import integer, listed, number, one_of
+from hf_condense.base.checks import boolean, check_path, integer, listed, number, one_of
+
+
+@pytest.mark.parametrize("value", [True, np.True_])
+def test_truth_values_are_returned_as_bool(value: Any) -> None:
+    assert boolean("cache", value) is True
+
+
+@pytest.mark.parametrize("value", ["no", 0, None, np.array([True])])
+def test_other_kinds_are_not_truth_values(value: Any) -> None:
+    with pytest.raises(TypeError, match="cache should be True or False; got "):
+        boolean("cache", value)
+
+
+def test_paths_are_text_or_paths() -> None:
+    check_path("folder", "~/sets")
+    check_path("folder", Path("sets"))
+    for wrong in (3, None, b"sets"):
+        with pytest.raises(TypeError, match="folder should be a path, as text or a Path; got "):
+            check_path("folder", wrong)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3)])

@@ -207,7 +207,7 @@ def test_half_a_character_is_written_as_a_question_mark():
 
 
 def test_numbers_below_one_and_no_sets_are_refused():
-    with pytest.raises(ValueError, match="got 0 and 100"):
+    with pytest.raises(ValueError, match="per_class should be at least 1; got 0"):
         page_of(make_set(), per_class=0)
     with pytest.raises(ValueError, match="at least one set"):
         render_page({})

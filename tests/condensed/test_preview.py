@@ -75,7 +75,7 @@ def test_a_note_is_broken_into_lines_that_fit():
         ({"images": torch.zeros(0, 3, 8, 8)}, r"N >= 1"),
         ({"images": torch.zeros(2, 2, 8, 8)}, "C of 1 or 3"),
         ({"images": torch.zeros(2, 3, 8, 8), "labels": torch.zeros(3)}, r"\(2,\), one for each"),
-        ({"images": torch.zeros(2, 3, 8, 8), "per_class": 0}, "got 0 and 100"),
+        ({"images": torch.zeros(2, 3, 8, 8), "per_class": 0}, "per_class should be at least 1; got 0"),
     ],
 )
 def test_arguments_that_make_no_picture_are_refused(arguments, match):

@@ -74,6 +74,7 @@ def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
         ({"epochs": 0}, "epochs should be at least 1"),
         ({"max_updates": 0}, "max_updates should be at least 1"),
         ({"augment": "colour"}, "did you mean 'color'"),
+        ({"augment": ""}, "unknown augmentation ''; known: color, .*, or 'none' alone"),
         ({"label_column": "nope"}, "'nope' is no column"),
     ],
 )

@@ -77,6 +77,11 @@ class TestClasses:
         with pytest.raises(ValueError, match="should have different names"):
             Teacher(means, classes)
 
+    @pytest.mark.parametrize("classes", [3, None, "cat"])
+    def test_classes_that_are_no_list_of_names_raise_type_error(self, classes: object) -> None:
+        with pytest.raises(TypeError, match=rf"classes should be the names .*; got {classes!r} \("):
+            Teacher(means, classes)
+
 
 class TestImages:
     def test_images_are_normalised_and_resized(self) -> None:

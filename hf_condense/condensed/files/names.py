@@ -26,8 +26,11 @@ def check_name(name: str) -> str:
     """Return a config name if it is safe as a folder and cannot be mistaken for a split.
 
     Raises:
+        TypeError: If it is not text.
         ValueError: If it is not usable.
     """
+    if not isinstance(name, str):
+        raise TypeError(f"config_name should be text; got {name!r:.80} ({type(name).__name__})")
     if not is_name(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
         raise ValueError(
             f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "

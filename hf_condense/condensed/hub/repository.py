@@ -22,6 +22,7 @@ from huggingface_hub.file_download import REGEX_COMMIT_HASH, repo_folder_name
 from huggingface_hub.hf_api import RepoFile
 
 from hf_condense._version import __version__
+from hf_condense.base.checks import check_path
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 from hf_condense.condensed.card.render import default_config
@@ -251,6 +252,8 @@ def _branch(
     local_files_only: bool,
 ) -> Repository:
     """Return a repository at a branch, tag or commit; None: the main branch."""
+    if cache_dir is not None:
+        check_path("cache_dir", cache_dir)
     cache = None if cache_dir is None else local_path(cache_dir)
     return Repository(client(token), repo_id, revision or MAIN, cache, local_files_only)
 
