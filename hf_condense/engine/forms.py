@@ -9,6 +9,7 @@ from hf_condense.engine.task import Task
 
 _SMALLEST_SIDE = 16  # pixels; smaller images have nothing to save
 _LARGEST_IPC = 50
+_MANY_IMAGES = 8  # per class; between 5, where 16 rows were best, and 10, where 8 were
 MEASURED_IPC = 10  # the most images per class for which forms were measured with methods whose steps are dear
 _SHORT_RUN_RATE = 4.0  # in units of the method's rate; measured for dm, m3d, dance and ncfm over 130 to 350 steps
 
@@ -21,9 +22,9 @@ def few_images(task: Task) -> bool:
 def best_form(task: Task) -> tuple[str, int]:
     """Return the storage form and the `expand` for presets `quick` and `method="auto"`.
 
-    The rule was measured on MNIST and CIFAR-10 at 1 and 10 images per class (examples/benchmarks/README.md). A few
-    frequencies of opponent colours say most of a colour image. Strokes of grey images need high frequencies, so that
-    fewer rows share the numbers.
+    The rule was measured on MNIST and CIFAR-10 at 1 and 10 images per class, and on CIFAR-10 at 3 and 5
+    (examples/benchmarks/README.md). A few frequencies of opponent colours say most of a colour image. Strokes of grey
+    images need high frequencies, so that fewer rows share the numbers.
 
     Args:
         task: ipc and image shape.
@@ -31,18 +32,21 @@ def best_form(task: Task) -> tuple[str, int]:
     channels, height, width = task.image_shape
     if task.ipc > _LARGEST_IPC or min(height, width) < _SMALLEST_SIDE:
         return "pixels", 1
-    return "dct", 32 if channels > 1 and few_images(task) else 8
+    if channels == 1 or task.ipc >= _MANY_IMAGES:
+        return "dct", 8
+    return "dct", 32 if few_images(task) else 16
 
 
-def form_values(task: Task, most: int = 32) -> dict[str, Any]:
-    """Return the settings of a preset that takes the best form: `storage` and `expand`.
-
-    Args:
-        task: ipc and image shape.
-        most: Largest `expand`, for methods whose steps pay for every row.
-    """
+def form_values(task: Task) -> dict[str, Any]:
+    """Return the settings of a preset that takes the best form: `storage` and `expand`."""
     storage, expand = best_form(task)
-    return {"storage": storage, "expand": min(expand, most)}
+    return {"storage": storage, "expand": expand}
+
+
+def lean_form_values(task: Task) -> dict[str, Any]:
+    """Return what `form_values` does for methods whose steps pay for every row; measured at 1 and 10 per class."""
+    storage, expand = best_form(task)
+    return {"storage": storage, "expand": min(expand, 16 if few_images(task) else 8)}
 
 
 def form_rate(task: Task) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hf_condense.engine.forms import MEASURED_IPC, few_images, form_values
+from hf_condense.engine.forms import MEASURED_IPC, few_images, lean_form_values
 from hf_condense.engine.task import Task
 
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
@@ -37,7 +37,7 @@ def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
     """
     if task.ipc > MEASURED_IPC:
         return {}
-    return {**form_values(task, most=16), "batch_syn": rows * task.ipc * task.num_classes}
+    return {**lean_form_values(task), "batch_syn": rows * task.ipc * task.num_classes}
 
 
 def default_values(quick: dict[str, Any]) -> dict[str, Any]:

@@ -107,8 +107,12 @@ def _default(task: Task) -> dict[str, Any]:
 def _quick(task: Task) -> dict[str, Any]:
     if few_images(task):
         return {**short_run(task), **student_form(task)}
-    # In a form of many rows, more steps on fewer rows do better, and so does a window as long as the student's steps.
-    changes = {"lr_img": 1000.0, "expert_span": 2} if task.storage == "dct" else {}
+    # In a form of many rows, more steps on fewer rows do better, and so does a window as short as what the student
+    # can follow; for digits, also smaller updates of the images and more steps of the student.
+    changes: dict[str, Any] = {}
+    if task.storage == "dct":
+        is_grey = task.image_shape[0] == 1
+        changes = {"expert_span": 2, **({"lr_img": 200.0, "student_steps": 12} if is_grey else {"lr_img": 1000.0})}
     return {**short_run(task), **student_form(task, rows=1), **changes}
 
 

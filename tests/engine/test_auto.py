@@ -345,7 +345,7 @@ def test_caller_wins_and_the_choice_is_logged(caplog: pytest.LogCaptureFixture) 
     assert small.recipe.options["batch_real"] == 4
     (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
     assert line.startswith("method='auto' runs m3d, storage 'dct' with 32 rows")
-    assert "1 minute " in line
+    assert "1 minute)" in line
 
 
 def test_run_takes_the_form_that_the_log_tells(caplog: pytest.LogCaptureFixture) -> None:

@@ -114,7 +114,10 @@ def test_images_that_pass_the_student_one_by_one_give_the_same_gradient(
 
 def test_single_steps_of_mtt_and_tesla_are_equal() -> None:
     """With a single step there is nothing to truncate."""
-    values = [observe(method, student_steps=1).objective() for method in (TrajectoryMatching, ConstantMemoryMatching)]
+    values = [
+        observe(method, student_steps=1, expert_span=4).objective()
+        for method in (TrajectoryMatching, ConstantMemoryMatching)
+    ]
     torch.testing.assert_close(values[0][0], values[1][0])
     for name, gradient in values[0][1].items():
         torch.testing.assert_close(gradient, values[1][1][name])
@@ -385,6 +388,14 @@ def test_paper_presets_follow_the_table(ipc: int, classes: int, side: int, expec
     assert tesla_values["steps"] == 10_000
     if (ipc, classes) == (1, 10):
         assert (tesla_values["max_start"], tesla_values["lr_img"]) == (5, 1000)
+
+
+@pytest.mark.parametrize(("channels", "rate", "steps"), [(3, 1000, 8), (1, 200, 12)])
+def test_quick_runs_in_frequencies_follow_short_windows(channels: int, rate: float, steps: int) -> None:
+    task = Task(10, 10, (channels, 32, 32), storage="dct", expand=8)
+    for method in (TrajectoryMatching, ConstantMemoryMatching):
+        values = method.presets["quick"].values(task)
+        assert (values["expert_span"], values["lr_img"], values["student_steps"]) == (2, rate, steps)
 
 
 @pytest.mark.parametrize("preset", ["default", "quick"])

@@ -99,10 +99,15 @@ def test_description_of_the_papers_settings_names_the_place_of_the_paper(method:
 
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-# What measured best at 1 and at 10 images per class: storage form, its rows per image, and rows in a student step.
+# What measured best at 1 and at 10 images per class, and under m3d also at 3 and 5: storage form, rows per image, and
+# rows in a student step.
 FORMS = [
     ("m3d", Task(1, 10, COLOUR), ("dct", 32, None)),
+    ("m3d", Task(3, 10, COLOUR), ("dct", 32, None)),
+    ("m3d", Task(5, 10, COLOUR), ("dct", 16, None)),
+    ("m3d", Task(5, 10, GREY), ("dct", 8, None)),
     ("m3d", Task(10, 10, GREY), ("dct", 8, None)),
+    ("dc", Task(5, 10, COLOUR), ("dct", 8, None)),
     ("dc", Task(1, 10, COLOUR), ("dct", 16, None)),
     ("dsa", Task(1, 10, GREY), ("dct", 8, None)),
     ("dc", Task(10, 10, GREY), ("dct", 8, None)),
