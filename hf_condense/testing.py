@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import io
 import random
 import tempfile
@@ -267,8 +268,10 @@ def law_declared(method: MethodUnderTest) -> None:
     for f in dataclasses.fields(cls.info):
         assert getattr(cls.info, f.name) or f.name == "aliases", f"info.{f.name} is empty"
     assert cls.info.link.startswith("https://")
+    arguments = inspect.signature(condense_dataset).parameters.keys() - {"steps"}  # steps are both
     for f in dataclasses.fields(cls.Config):
         assert f.metadata.get("help"), f"option {f.name} has no help"
+        assert f.name not in arguments, f"option {f.name} cannot be set: condense_dataset has an argument of this name"
     config = cls.Config()
     if getattr(cls, "optimiser", None) is Method.optimiser:
         rate = config.of_role("image_rate")

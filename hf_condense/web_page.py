@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -137,8 +138,8 @@ def _refuse_other_file(file: Path) -> None:
     if not file.is_file():  # nothing is there, or a place such as /dev/stdout, which holds nothing
         return
     with explained_access(file), file.open("rb") as content:
-        start = content.read(_START_BYTES).lstrip()
-    if not start.lower().startswith(b"<!doctype html"):
+        start = content.read(_START_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    if start and not start.lower().startswith(b"<!doctype html"):
         raise FileExistsError(
             f"{file} exists and is not an HTML page (it does not begin with <!doctype html>), so it is not replaced; "
             "choose another path for the page"

@@ -518,7 +518,7 @@ def test_shipped_sets_are_whole_and_both_loaders_read_them() -> None:
 def test_every_example_is_run_by_a_test() -> None:
     elsewhere = {"maintenance/make_demo_excerpt.py", "benchmarks/common.py"}  # in test_packaging.py, and in benchmarks
     others = {"plain_training.py", "plain_loop.py", "many_processes.py", "trainer.py", "benchmarks/publish.py"}
-    others |= {"maintenance/picture.py", "space/make_space.py"}
+    others |= {"maintenance/picture.py", "space/make_space.py", "benchmarks/tables.py"}
     in_this_process = {"new_storage_form.py", "push_and_load.py", "continual_learning.py", "architecture_search.py"}
     in_this_file = {*SCRIPTS, *others, *in_this_process}
     scripts = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}

@@ -70,10 +70,11 @@ def test_file_that_is_no_page_is_refused_and_kept(name, tmp_path):
     assert (tmp_path / name).read_bytes() == before
 
 
-def test_page_of_any_origin_is_replaced(tmp_path):
+@pytest.mark.parametrize("earlier", ["\n  <!DOCTYPE HTML><p>mine</p>", "\ufeff<!doctype html>", ""])
+def test_page_of_any_origin_and_an_empty_file_are_replaced(tmp_path, earlier):
     make_set().save_condensed(tmp_path)
     page = tmp_path / "page.html"
-    page.write_text("\n  <!DOCTYPE HTML><p>mine</p>")
+    page.write_text(earlier, encoding="utf-8")
     assert MARK in write_page(tmp_path, page).read_text(encoding="utf-8")
 
 

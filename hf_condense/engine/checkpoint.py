@@ -110,10 +110,11 @@ def read_checkpoint(folder: Path, identity: dict[str, Any], *, steps_are_chosen:
             "remove it to start again"
         ) from error
     if differences := _differences(checkpoint.identity, identity):
-        found, remedy = "; ".join(differences.values()), "pass what it has"
+        remedy = "pass what it has"
         if steps_are_chosen and "steps" in differences:
-            found += ": method='auto' chose other steps for another budget"
-            remedy = "pass the budget= that it had"
+            differences["steps"] += " (method='auto' chose other steps for another budget)"
+            remedy = "pass the budget= that it had" + (", and what else it has" if len(differences) > 1 else "")
+        found = "; ".join(differences.values())
         raise ValueError(
             f"{file} belongs to another run ({found}). To go on with that one, {remedy}; to start this one, pass "
             "another checkpoint_dir=, or remove the file"

@@ -40,7 +40,7 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         role="augment",
     )
     student_steps: int = option(10, "Steps of the student from the start of a window.", ge=1, tiny=3)
-    expert_span: int = option(2, "Length of a window of the expert, in snapshots after its start.", ge=1, tiny=2)
+    expert_span: int = option(2, "Length of a window of the expert, in snapshots after its start.", ge=1, tiny=4)
     max_start: int | None = option(
         None, "Latest snapshot at which a window may start, exclusive; None: anywhere.", ge=1
     )

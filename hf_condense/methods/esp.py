@@ -163,7 +163,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         role="image_rate",
     )
     expert_span: int = option(
-        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1, tiny=2
+        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1, tiny=4
     )
     student_steps: int = option(
         10, "Steps of the student from the start of a window.", ge=1, tiny=3, needs=_HAS_STUDENT
@@ -176,7 +176,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         "the window should lie in the subspace. 'rollout': each update considers all steps of the student at once.",
         choices=("free", "projected", "point", "rollout"),
     )
-    progress: float = option(
+    progress_weight: float = option(
         1.0,
         "Weight of the progress term (how far along the expert's path); for form='point', of the direction term.",
         ge=0,
@@ -324,7 +324,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         aim = (step + 1) / self.config.student_steps
 
         def objective(gradient: Tensor) -> Tensor:
-            return step_objective(self._subspaces, self._after_step(gradient), aim, self.config.progress)
+            return step_objective(self._subspaces, self._after_step(gradient), aim, self.config.progress_weight)
 
         weights = self._window.start + self._displacement
         batch = self.batch(run, self._start_step, step)
@@ -343,7 +343,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         weights = to_device(torch.lerp(*ends, float(position) - snapshot), run.device)
 
         def objective(gradient: Tensor) -> Tensor:
-            return direction_objective(self._subspaces, gradient, self.config.progress)
+            return direction_objective(self._subspaces, gradient, self.config.progress_weight)
 
         yield from self.two_passes(run, weights, self.batch(run, t, 0), objective)
 
@@ -353,7 +353,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         rate = torch.full((), self.config.lr_student, device=run.device)
 
         def objective(displacement: Tensor) -> Tensor:
-            return step_objective(self._subspaces, displacement, 1.0, self.config.progress)
+            return step_objective(self._subspaces, displacement, 1.0, self.config.progress_weight)
 
         yield from self.rollout(run, t, self._window, rate, objective)
 

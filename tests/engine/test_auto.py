@@ -95,6 +95,8 @@ def test_checkpoint_of_another_budget_is_refused_by_a_message_that_names_the_bud
     auto(budget=0.001)
     with pytest.raises(ValueError, match=r"steps: 10 in .*'auto' chose other steps .*pass the budget="):
         auto(budget=5)
+    with pytest.raises(ValueError, match=r"seed: 0 .*pass the budget= that it had, and what else it has"):
+        auto(budget=5, seed=1)
     with pytest.raises(ValueError, match=r"steps: 10 in the checkpoint, 11 in this run\).*pass what it has"):
         auto(steps=11)
 

@@ -23,8 +23,8 @@ CASES = {
     "layers": {"blocks": "layer"},
     "patches": {"factor": 2},
     "batches": {"batch_syn": 3},
-    "no progress term": {"progress": 0.0},
-    # A rate that float32 holds exactly: the method's rollout multiplies by a tensor of that type.
+    # Rates that float32 holds exactly: the method's rollout multiplies by a tensor of that type.
+    "no progress term": {"progress_weight": 0.0, "lr_student": 0.0625},
     "dct": {"storage": "dct", "expand": 3, "lr_img": 1.0, "lr_student": 0.0625},
     "siren": {"storage": "siren", "lr_student": 0.0625},
     "learned labels": {"soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
@@ -85,7 +85,7 @@ def test_next_step_equals_the_textbook(case: str, form: str, memory: int, monkey
     assert float(displacement.norm()) > 0
     gradient = gradient_at(esp, esp.window.start + displacement, 3, 1)
     expected = reference.step_objective(
-        displacement - config.lr_student * gradient, esp.window.points, blocks_of(esp), 2 / 3, config.progress
+        displacement - config.lr_student * gradient, esp.window.points, blocks_of(esp), 2 / 3, config.progress_weight
     )
     assert_objective(esp, expected)
 
@@ -98,7 +98,8 @@ def test_point_equals_the_textbook(case: str, memory: int, monkeypatch: pytest.M
     snapshot = int(position)
     weights = esp.window.points[snapshot] + (position - snapshot) * esp.window.points.diff(dim=0)[snapshot]
     gradient = gradient_at(esp, weights, 2, 0)
-    expected = reference.direction_objective(gradient, esp.window.points, blocks_of(esp), esp.method.config.progress)
+    weight = esp.method.config.progress_weight
+    expected = reference.direction_objective(gradient, esp.window.points, blocks_of(esp), weight)
     assert_objective(esp, expected)
 
 
@@ -110,7 +111,7 @@ def test_rollout_equals_the_textbook(case: str, memory: int, monkeypatch: pytest
     for n in range(3):
         gradient = gradient_at(esp, (esp.window.start + displacement).detach(), 2, n)
         displacement = displacement - config.lr_student * gradient
-    expected = reference.step_objective(displacement, esp.window.points, blocks_of(esp), 1.0, config.progress)
+    expected = reference.step_objective(displacement, esp.window.points, blocks_of(esp), 1.0, config.progress_weight)
     assert_objective(esp, expected)
 
 

@@ -358,10 +358,9 @@ def test_too_many_views_raise_value_error() -> None:
         RealisticConfig(views=1001)
 
 
-def test_empty_augmentation_is_none() -> None:
-    options = {"network": "convnet-w4-d1", "teacher_updates": 2, "views": 1, "cache": False}
-    empty, none = (quick_method("rded", augment=text, **options).condense(TOY) for text in ("", "none"))
-    assert torch.equal(empty.synthetic.images, none.synthetic.images)
+def test_empty_augmentation_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown augmentation ''; .*'none'"):
+        quick_method("rded", augment="", network="convnet-w4-d1").condense(TOY)
 
 
 def test_8_bit_numbers_for_a_form_without_images_raise_value_error() -> None:
