@@ -39,10 +39,12 @@ def table(dataset: str, records: list[dict]) -> str:
     classes = next(row["rows"] for record in records for row in record[job["recipes"][0]] if row["set"] == "random")
     cells: dict[tuple[str, tuple[int, int]], str] = {}
     notes: list[str] = []
+    last = {(record["method"], record["job"]["form"]): record for record in records}
     for record in records:
         column = FORMS.index(record["job"]["form"].split(":")[0]), record["rows"] // classes
-        own = [[row for row in record[recipe] if row["set"] == record["set"]] for recipe in job["recipes"]]
-        cells[record["method"], column] = f"{accuracies(own)} ({record['steps']:,}){mark(record, notes)}"
+        if record is last[record["method"], record["job"]["form"]]:
+            own = [[row for row in record[recipe] if row["set"] == record["set"]] for recipe in job["recipes"]]
+            cells[record["method"], column] = f"{accuracies(own)} ({record['steps']:,}){mark(record, notes)}"
         for recipe_rows in zip(*(record[recipe] for recipe in job["recipes"]), strict=True):
             name = recipe_rows[0]["set"]
             kind = "in the form" if name.startswith("random as") else "as many as decoded"
