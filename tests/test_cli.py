@@ -544,6 +544,26 @@ def test_methods_lists_all_and_describes_one(program: Program) -> None:
     assert len(program("methods", "*m*")[1]) < len(program("methods")[1])
 
 
+def test_methods_says_what_presets_set_for_a_dataset(program: Program) -> None:
+    set_values = {}
+    for ipc, shape in ((1, "3x32x32"), (10, "1x28x28")):
+        _, out, _ = program("methods", "m3d", "--ipc", ipc, "--classes", 5, "--shape", shape)
+        _, _, text = out.partition(f"What they set for --ipc {ipc} --classes 5 --shape {shape}:\n")
+        (quick,) = re.findall(r"^  quick +(\S.*(?:\n {4,}.*)*)", text, re.MULTILINE)
+        set_values[ipc] = dict(pair.split("=") for pair in re.split(r",\s+", quick))
+    assert set_values[1] | {"lr_img": ""} == {
+        "steps": "1000",
+        "lr_img": "",
+        "network": "convnet-w32",
+        "decay": "True",
+        "storage": "dct",
+        "expand": "32",
+    }
+    assert set_values[10]["expand"] == "8"
+    code, _, err = program("methods", "m3d", "--shape", "32x32")
+    assert (code, "--shape takes CHANNELSxHEIGHTxWIDTH" in err) == (2, True)
+
+
 def test_demo_ends_with_an_equal_set_and_a_picture_of_random_and_condensed_rows(
     program: Program, tmp_path: Path
 ) -> None:

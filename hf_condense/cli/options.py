@@ -64,6 +64,16 @@ def column_options(command: Command) -> Command:
     return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
 
 
+def parse_shape(text: str) -> tuple[int, int, int]:
+    """Read `3x32x32` (channels x height x width)."""
+    sides = text.lower().split("x")
+    if len(sides) != 3 or sides[0] not in ("1", "3") or not all(side.isdecimal() and int(side) for side in sides):
+        raise click.UsageError(
+            f"--shape takes CHANNELSxHEIGHTxWIDTH with 1 or 3 channels, for example 1x28x28; got {text!r}"
+        )
+    return int(sides[0]), int(sides[1]), int(sides[2])
+
+
 def parse_size(text: str) -> int | tuple[int, int]:
     """Read `32` or `32x48` (height x width)."""
     sides = text.lower().split("x")

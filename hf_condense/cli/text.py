@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.files.facts import Facts
     from hf_condense.engine.method import MethodInfo
+    from hf_condense.engine.task import Task
 
 
 _WIDTH = 100  # characters of a line of facts
@@ -91,11 +92,17 @@ def facts_table(small: CondensedDataset, stored: Facts) -> str:
     return plain_table(list(facts.items()), width=_WIDTH)
 
 
-def method_text(info: MethodInfo) -> str:
-    """Return the description of one method: summary, paper, cost, options, presets."""
+def method_text(info: MethodInfo, task: Task) -> str:
+    """Return the description of one method: summary, paper, cost, options, presets.
+
+    Args:
+        info: Facts about the method.
+        task: What the values of the presets are shown for.
+    """
     import dataclasses
 
     from hf_condense.engine.registry import get_method
+    from hf_condense.engine.settings import preset_values
 
     cls = get_method(info.name)
     text = click.HelpFormatter()
@@ -111,7 +118,13 @@ def method_text(info: MethodInfo) -> str:
     fields = [(f"{f.name}={f.default}", f.metadata.get("help", "") + _bounds(f.metadata)) for f in options]
     presets = [(name, preset.description) for name, preset in cls.presets.items()]
     own = "Options (--option NAME=VALUE; presets, also the default one, change values)"
-    for title, rows in ((own, fields), ("Presets (--preset NAME)", presets)):
+    values = [
+        (name, ", ".join(f"{key}={value}" for key, value in preset_values(cls, name, task).items()))
+        for name in cls.presets
+    ]
+    shape = "x".join(map(str, task.image_shape))
+    what = f"What they set for --ipc {task.ipc} --classes {task.num_classes} --shape {shape}"
+    for title, rows in ((own, fields), ("Presets (--preset NAME)", presets), (what, values)):
         if rows:
             with text.section(title):
                 text.write_dl(rows)

@@ -67,11 +67,8 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         name: name not in neutral and (value is not None or name in may_be_none) for name, value in given.items()
     }
     caller_values = {name: value for name, value in given.items() if is_given[name]}
-    values_of = settled_preset.values if (settled_preset := cls.presets.get(preset or "default")) else _nothing
-    storage, expand = settled_form(caller_values, values_of(task), task)
-    # Rates and steps of a preset may depend on the form, which the caller may have chosen.
-    preset_values = values_of(dataclasses.replace(task, storage=storage, expand=expand))
-    values = {**RUN_DEFAULTS, **preset_values, **caller_values}
+    (storage, expand), of_preset = _form_and_values(cls, preset, caller_values, task)
+    values = {**RUN_DEFAULTS, **of_preset, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, PIXEL_RANGES)
     one_of("store_dtype", store_dtype, STORE_DTYPES)
@@ -94,6 +91,33 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     _check_needs(cls, caller_values, options)
     _warn_of_unused_rate(cls, caller_values, options, storage)
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
+
+
+def preset_values(cls: AnyMethod, preset: str, task: Task) -> dict[str, Any]:
+    """Return what a preset sets for a task if the caller says nothing else; without a storage form it takes pixels.
+
+    Args:
+        cls: The method.
+        preset: Name of one of its presets.
+        task: ipc, classes and image shape.
+
+    Example:
+        >>> from hf_condense.methods.dm import DistributionMatching
+        >>> preset_values(DistributionMatching, "default", Task(ipc=10, num_classes=10, image_shape=(3, 32, 32)))
+        {'steps': 1000, 'lr_img': 10.0}
+    """
+    (storage, expand), values = _form_and_values(cls, preset, {}, task)
+    own = {name: value for name, value in values.items() if name not in _STORAGE}
+    return own if len(own) == len(values) else {**own, "storage": storage, "expand": expand}
+
+
+def _form_and_values(
+    cls: AnyMethod, preset: str | None, caller_values: Mapping[str, Any], task: Task
+) -> tuple[tuple[str, int], dict[str, Any]]:
+    """Return storage form and `expand`, and the preset's values for them: rates and steps may depend on the form."""
+    values_of = settled.values if (settled := cls.presets.get(preset or "default")) else _nothing
+    storage, expand = settled_form(caller_values, values_of(task), task)
+    return (storage, expand), values_of(dataclasses.replace(task, storage=storage, expand=expand))
 
 
 def _nothing(task: Task) -> dict[str, Any]:

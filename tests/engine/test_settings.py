@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,8 +12,8 @@ from hf_condense.api import condense_dataset
 from hf_condense.cli import main
 from hf_condense.condensed.recipe_checks import PIXEL_RANGES, STORE_DTYPES
 from hf_condense.engine.method import Method, Preset
-from hf_condense.engine.registry import get_method, register_method, unregister_method
-from hf_condense.engine.settings import Settings, ipc_by_class, settle
+from hf_condense.engine.registry import get_method, list_methods, register_method, unregister_method
+from hf_condense.engine.settings import Settings, ipc_by_class, preset_values, settle
 from hf_condense.engine.task import Task
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.random import RandomRows
@@ -314,3 +315,15 @@ def test_learned_sets_may_have_more_images_than_a_class_has_rows(source: ClassSo
 def test_command_line_repeats_the_choices_that_it_cannot_import_in_time(option: str, choices: tuple[str, ...]) -> None:
     (parameter,) = (parameter for parameter in main.commands["run"].params if parameter.name == option)
     assert tuple(parameter.type.choices) == choices
+
+
+@pytest.mark.parametrize("name", [info.name for info in list_methods()])
+def test_values_of_presets_are_those_of_a_run(name: str) -> None:
+    cls = get_method(name)
+    for preset, shape in itertools.product(cls.presets, [(3, 32, 32), (1, 8, 8)]):
+        task = Task(ipc=2, num_classes=3, image_shape=shape)
+        values = preset_values(cls, preset, task)
+        run = settle(cls, preset, {}, task)
+        of_run = {**run.options, "storage": run.storage, "expand": run.expand, "network": run.network}
+        of_run |= {"pixel_range": run.pixel_range, "store_dtype": run.store_dtype}
+        assert of_run | values == of_run
