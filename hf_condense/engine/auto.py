@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -17,7 +17,7 @@ from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
 from hf_condense.engine.picture_teacher import TEACHER_SIDE, scaled
 from hf_condense.engine.registry import get_method
-from hf_condense.engine.settings import settled_form
+from hf_condense.engine.settings import form_and_values, settled_form
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
 from hf_condense.source.streamed import LARGE_SIDE
@@ -257,8 +257,7 @@ def _experts_pay(case: _Case) -> bool:
 def _followed(case: _Case) -> Choice:
     """Return how images are learned along experts."""
     task, given = case.task, case.given
-    storage, expand = _form_along_experts(case)
-    options = _options_along_experts(case)
+    (storage, expand), options = _form_and_options_along_experts(case)
     rows = task.num_classes * decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn, experts = min(options.get("batch_syn") or rows, rows), _experts(case)
     steps = _affordable_steps(case, _seconds_of_pool(case, experts), _PASSES_OF_STUDENT * drawn)
@@ -271,21 +270,15 @@ def _followed(case: _Case) -> Choice:
     return Choice("esp", "quick", values, f"esp, {form}, {networks}, {case.steps_text(steps)}")
 
 
-def _form_along_experts(case: _Case) -> tuple[str, int]:
-    """Return the storage form of a run along experts, and its `expand`: the caller's, else that of the preset."""
-    return settled_form(case.given, get_method("esp").presets["quick"].values(case.task), case.task)
-
-
-def _options_along_experts(case: _Case) -> dict[str, Any]:
-    """Return the options of a run along experts by name: the caller's, else those of the preset."""
-    storage, expand = _form_along_experts(case)
-    task = replace(case.task, storage=storage, expand=expand)
-    return {**get_method("esp").presets["quick"].values(task), **case.given}
+def _form_and_options_along_experts(case: _Case) -> tuple[tuple[str, int], dict[str, Any]]:
+    """Return storage form, `expand` and options of a run along experts: the caller's, else those of the preset."""
+    form, of_preset = form_and_values(get_method("esp"), "quick", case.given, case.task)
+    return form, {**of_preset, **case.given}
 
 
 def _experts(case: _Case) -> dict[str, Any]:
     """Return the experts of a run along them, in the terms of a pool."""
-    options = _options_along_experts(case)
+    _, options = _form_and_options_along_experts(case)
     return {
         "pool_size": options["experts"],
         "pool_updates": (options["snapshots"] - 1) * options["snapshot_every"],

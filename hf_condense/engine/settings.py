@@ -67,7 +67,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
         name: name not in neutral and (value is not None or name in may_be_none) for name, value in given.items()
     }
     caller_values = {name: value for name, value in given.items() if is_given[name]}
-    (storage, expand), of_preset = _form_and_values(cls, preset, caller_values, task)
+    (storage, expand), of_preset = form_and_values(cls, preset, caller_values, task)
     values = {**RUN_DEFAULTS, **of_preset, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
     one_of("pixel_range", pixel_range, PIXEL_RANGES)
@@ -106,15 +106,22 @@ def preset_values(cls: AnyMethod, preset: str, task: Task) -> dict[str, Any]:
         >>> preset_values(DistributionMatching, "default", Task(ipc=10, num_classes=10, image_shape=(3, 32, 32)))
         {'steps': 1000, 'lr_img': 10.0}
     """
-    (storage, expand), values = _form_and_values(cls, preset, {}, task)
+    (storage, expand), values = form_and_values(cls, preset, {}, task)
     own = {name: value for name, value in values.items() if name not in _STORAGE}
     return own if len(own) == len(values) else {**own, "storage": storage, "expand": expand}
 
 
-def _form_and_values(
+def form_and_values(
     cls: AnyMethod, preset: str | None, caller_values: Mapping[str, Any], task: Task
 ) -> tuple[tuple[str, int], dict[str, Any]]:
-    """Return storage form and `expand`, and the preset's values for them: rates and steps may depend on the form."""
+    """Return storage form and `expand`, and the preset's values for them: rates and steps may depend on the form.
+
+    Args:
+        cls: The method.
+        preset: Name of one of its presets; None stands for the preset `"default"`, if the method has one.
+        caller_values: The caller's values by name; what is left open is not among them.
+        task: ipc, classes and image shape.
+    """
     values_of = settled.values if (settled := cls.presets.get(preset or "default")) else _nothing
     storage, expand = settled_form(caller_values, values_of(task), task)
     return (storage, expand), values_of(dataclasses.replace(task, storage=storage, expand=expand))
