@@ -313,7 +313,12 @@ def _condense(
     )
     check_writable(recipe, run.dataset, len(run.ipc))
     if not isinstance(method, Method):
-        unused = {"checkpoint_dir": outside.folder, "callbacks": outside.callbacks, "log_with": outside.trackers}
+        unused = {
+            "checkpoint_dir": outside.folder,
+            "callbacks": outside.callbacks,
+            "log_with": outside.trackers,
+            "compile": run.compile is True,
+        }
         if names := [name for name, value in unused.items() if value]:
             logger.warning("%s: without effect, because %r takes no steps", ", ".join(names), recipe.method)
     if isinstance(method, Selector):

@@ -415,8 +415,8 @@ def test_booleans_of_numpy_are_accepted() -> None:
 def test_what_only_steps_can_use_is_named_in_a_warning(
     method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    quick_method(method, checkpoint_dir=tmp_path, callbacks=[print]).condense(TOY)
-    assert f"checkpoint_dir, callbacks: without effect, because '{method}' takes no steps" in caplog.text
+    quick_method(method, checkpoint_dir=tmp_path, callbacks=[print], compile=True).condense(TOY)
+    assert f"checkpoint_dir, callbacks, compile: without effect, because '{method}' takes no steps" in caplog.text
 
 
 # Finished sets: their evaluation, folders and views

@@ -270,9 +270,18 @@ def _source_facts(recipes: list[Recipe]) -> dict[str, Any]:
 
 
 def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
-    """Return the sources one after the other, each once, if all are known and have the same features."""
-    sources = {s.source._fingerprint: s.source for s in sets if s.source is not None}
-    features = [source.features for source in sources.values()]
-    if any(s.source is None for s in sets) or any(other != features[0] for other in features):
-        return None
-    return datasets.concatenate_datasets([source.with_format(None) for source in sources.values()])
+    """Return the sources one after the other, each once, if all are known and have the same features.
+
+    Two are the same if they have the same images, or, for sets of different image sizes, the same rows.
+    """
+    sources: list[datasets.Dataset] = []
+    known: set[str] = set()
+    features = sets[0].source and sets[0].source.features
+    for s in sets:
+        if s.source is None or s.source.features != features:
+            return None
+        hashes = {facts["content_hash"] for facts in s.recipe.sources if facts.get("content_hash")}
+        if s.source._fingerprint not in known and not (hashes and hashes <= known):
+            sources.append(s.source.with_format(None))
+        known |= {s.source._fingerprint, *hashes}
+    return datasets.concatenate_datasets(sources)

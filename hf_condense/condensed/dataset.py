@@ -21,7 +21,8 @@ from hf_condense.condensed.hub.publish import Publication, push
 from hf_condense.condensed.preview import first_images
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import Parts
-from hf_condense.condensed.scores import Evaluation
+from hf_condense.condensed.scores import RELABELLED, Evaluation
+from hf_condense.condensed.scores.records import check_whole
 from hf_condense.condensed.tensors import CondensedTensors
 
 if TYPE_CHECKING:
@@ -110,7 +111,7 @@ class CondensedDataset(datasets.Dataset):
 
         Raises:
             TypeError: If `table` is not an `Evaluation`.
-            ValueError: If it is the evaluation of a set of another name.
+            ValueError: If it is the evaluation of a set of another name, or of the first images of every class only.
 
         Example:
             >>> from hf_condense import condense_dataset, evaluate
@@ -123,8 +124,10 @@ class CondensedDataset(datasets.Dataset):
         """
         if not isinstance(table, Evaluation):
             raise TypeError(f"table should be what evaluate returns; got {table!r:.80} ({type(table).__name__})")
-        if (own := self.recipe.config_name) not in (names := list(dict.fromkeys(score.set for score in table.scores))):
+        own, names = self.recipe.config_name, list(dict.fromkeys(score.set for score in table.scores))
+        if not {own, own + RELABELLED} & {*names}:
             raise ValueError(f"the evaluation should be that of {own!r}; got one of {', '.join(map(repr, names))}")
+        check_whole(self.recipe, [score.ipc for score in table.scores])
         measured = copy.copy(self)
         measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
         return measured

@@ -371,7 +371,9 @@ class _Optimisation:
         assert saving.folder is not None
         try:
             checkpoint.write(saving.folder)
-        except OSError as error:
+        except Exception as error:
+            if not isinstance(error, OSError) and not is_out_of_memory(error):
+                raise
             logger.warning(
                 "the checkpoint of step %d was not written, and the run goes on: %s", done, plain_text(error)
             )

@@ -116,7 +116,7 @@ def _structure(run: Run) -> str:
     """Return a short description of a network that has no name, so that another one is not taken for the same."""
     network = run.factory.build(run.seed, "template")
     shapes = [f"{name} {tuple(tensor.shape)}" for name, tensor in network.state_dict().items()]
-    modules = [f"{name} {type(module).__name__}" for name, module in network.named_modules()]
+    modules = [f"{name} {type(module).__name__} {module.extra_repr()}" for name, module in network.named_modules()]
     return f"{parameter_count(network):,} parameters, {content_key(shapes=shapes, modules=modules)[:8]}"
 
 

@@ -126,16 +126,26 @@ def _labeller(run: Run, state: dict[str, Tensor]) -> Callable[[Tensor], Tensor] 
     return Teacher(net, names, name=run.factory.name, mean=mean, std=std).logits
 
 
-def _labels_of_early_teacher(
-    run: Run, synthetic: SyntheticSet, updates: int, temperature: float
-) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
-    """Return the logits, the facts and the weights of a teacher that is stopped early."""
+def check_rows_to_hold_out(run: Run) -> Tensor:
+    """Return the positions of the rows that are held out from a teacher that stops early, sorted: int64 (n,).
+
+    Raises:
+        ValueError: If there are none.
+    """
     held_out = held_out_rows(run)
     if not len(held_out):
         raise ValueError(
             "early_teacher=True holds out training rows to choose when the teacher stops, but no class has more than "
             "one row; pass early_teacher=False"
         )
+    return held_out
+
+
+def _labels_of_early_teacher(
+    run: Run, synthetic: SyntheticSet, updates: int, temperature: float
+) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
+    """Return the logits, the facts and the weights of a teacher that is stopped early."""
+    held_out = check_rows_to_hold_out(run)
     rows = synthetic.all()[0].detach()
     held_out_source = run.source.part(held_out)
     states = _early_states(run, updates, held_out)

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from hf_condense.base.checks import listed
 from hf_condense.base.words import plural
-from hf_condense.condensed.scores import SOFT_LABELS
+from hf_condense.condensed.scores import RELABELLED, SOFT_LABELS
 from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomDraws, StoredRows
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject
-from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 from hf_condense.networks.training_set import TrainingSet
 
 logger = logging.getLogger("hf_condense")
@@ -103,7 +103,8 @@ class Baselines:
         contenders = [self._drawn("random", rows)]
         if self.subject.logits_of is not None:
             labelled = LabelledRows(rows, self.subject.logits_of, self.subject.data)
-            contenders.append(self._drawn("random" + SOFT_LABELS, labelled))
+            ending = SOFT_LABELS if self.subject.data.relabel is None else RELABELLED
+            contenders.append(self._drawn("random" + ending, labelled))
         decoder = self.subject.decoder
         if decoder is not None and decoder.expand > 1:
             rows = self._random_rows(decoder.expand)
@@ -136,8 +137,10 @@ class Baselines:
         if self._rows_per_class.keys() != source.counts.keys():
             source = self.real.of_classes(self._rows_per_class).images
         data = TrainingSet(source, self.real.outputs[source.labels], self._num_classes)
-        updates = self.max_updates or self.subject_updates
-        return Contender("full", Fixed(data, source.content_hash), self.training, updates)
+        updates, training = self.max_updates or self.subject_updates, self.training
+        if training.updates(len(data)) < updates:  # a form may decode into more rows than a small source has
+            training = replace(training, epochs=epochs_for(updates, len(data), training.batch_size))
+        return Contender("full", Fixed(data, source.content_hash), training, updates)
 
     def _coreset(self, name: str) -> Contender:
         positions = self.selection.positions(name, self._rows_per_class)

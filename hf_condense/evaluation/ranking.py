@@ -11,7 +11,7 @@ from typing import Any
 import datasets
 
 from hf_condense.base.checks import number
-from hf_condense.condensed.scores import HARD_LABELS, SOFT_LABELS, Difference, Evaluation, Score
+from hf_condense.condensed.scores import HARD_LABELS, Difference, Evaluation, Score
 from hf_condense.condensed.scores.tabular import Column, Tabular
 from hf_condense.evaluation.evaluate import evaluate
 from hf_condense.evaluation.request import training_recipe
@@ -166,8 +166,10 @@ def _ranking(
         soft: Whether the set has soft labels.
     """
     own = evaluation.scores[0]
-    random = "random" + SOFT_LABELS if soft else "random"
-    hard = evaluation.score(own.set + HARD_LABELS) if soft else own
+    random, hard = "random", own
+    if soft:
+        random = next(score.set for score in evaluation.scores if score.set.startswith("random ("))
+        hard = next(score for score in evaluation.scores if score.set.endswith(HARD_LABELS))
     full = evaluation.score("full") if full_accuracy is None else _constant(hard, full_accuracy)
     hlr, ior = full.over(hard), own.over(evaluation.score(random))
     plain_ior = plain.scores[0].over(plain.score(random))

@@ -115,14 +115,34 @@ class Request:
 
 
 def training_recipe(recipe: str | TrainingRecipe, epochs: int | None, augment: str | None) -> TrainingRecipe:
-    """Return the training recipe with what the caller changes in it."""
+    """Return the training recipe with what the caller changes in it.
+
+    Tables and cards have its name, epochs, rate and augmentation. If it has the name of a published one, the name says
+    what else is different.
+    """
     if isinstance(recipe, str):
         one_of("recipe", recipe, RECIPES)
         recipe = RECIPES[recipe]
     elif not isinstance(recipe, TrainingRecipe):
         raise TypeError(f"recipe should be one of {', '.join(RECIPES)} or a TrainingRecipe; got {recipe!r}")
     epochs = recipe.epochs if epochs is None else integer("epochs", epochs, least=1)
-    return dataclasses.replace(recipe, epochs=epochs, augment=recipe.augment if augment is None else augment)
+    augment = recipe.augment if augment is None else augment
+    return dataclasses.replace(recipe, name=_distinct_name(recipe), epochs=epochs, augment=augment)
+
+
+def _distinct_name(recipe: TrainingRecipe) -> str:
+    """Return the name of a recipe; behind that of a published one stands what differs and is in no table.
+
+    Example:
+        >>> _distinct_name(dataclasses.replace(RECIPES["dsa"], epochs=20, batch_size=64))
+        'dsa (batch_size=64)'
+    """
+    published = RECIPES.get(recipe.name, recipe)
+    names = [f.name for f in dataclasses.fields(recipe) if f.name not in ("epochs", "lr", "augment")]
+    changed = {name: value for name in names if (value := getattr(recipe, name)) != getattr(published, name)}
+    if not changed:
+        return recipe.name
+    return f"{recipe.name} ({', '.join(f'{name}={value!r}' for name, value in changed.items())})"
 
 
 def _rates(lr: str | float | Sequence[float] | None) -> tuple[float, ...]:

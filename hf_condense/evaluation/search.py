@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
+from hf_condense.condensed.decoders import Frame
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.evaluation.trials import Trials
 
@@ -20,11 +23,14 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
+_BATCH = 1024  # images that are compared at a time
+
 
 def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages, RealImages]:
     """Divide a real training set into the rows that baselines are made from and those that are held out.
 
-    Only rows of classes that the evaluated set has rows of are held out, and none that it has itself.
+    Only rows of classes that the evaluated set has rows of are held out, and none that it has itself: those of a
+    coreset are known by their numbers, others by their pixels.
 
     Args:
         real: The real training set.
@@ -53,14 +59,30 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
             )
         may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
     positions = source.held_out(seed, "evaluate", "held out", among=may)
+    if subject.recipe is None:
+        positions = positions[~_occur(source.at(positions), subject)]
     if not len(positions):
         raise ValueError(
-            "the learning rate is searched on held-out training rows, but no class of source has a row to spare; pass "
-            "one rate, such as lr=0.01, or a larger source"
+            "the learning rate is searched on held-out training rows, but no class of source has a row to spare that "
+            "the set does not have; pass one rate, such as lr=0.01, or a larger source"
         )
     is_left = torch.ones(len(source), dtype=torch.bool)
     is_left[positions] = False
     return real.part(is_left.nonzero()[:, 0]), real.part(positions)
+
+
+def _occur(images: Tensor, subject: Subject) -> Tensor:
+    """Return which images (n, C, H, W) occur in a set that no recipe describes, to 8 bits: bool (n,)."""
+    frame, data = Frame(subject.mean.to(images.device), subject.std.to(images.device)), subject.data
+    rows = torch.arange(len(data)).split(_BATCH)
+    own = {pixels for part in rows for pixels in _coded(data.batch(part)[0].to(images.device), frame)}
+    return torch.tensor([pixels in own for part in images.split(_BATCH) for pixels in _coded(part, frame)]).bool()
+
+
+def _coded(images: Tensor, frame: Frame) -> list[bytes]:
+    """Return a digest of the 8-bit pixels of each normalised image."""
+    coded = (frame.to_pixels(images) * 255).round().to("cpu", torch.uint8)
+    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in coded]
 
 
 def search_rates(

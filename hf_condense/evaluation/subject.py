@@ -18,7 +18,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import Decoder, Frame
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import SOFT_LABEL_COLUMN, eight_bit
-from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS
+from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS, RELABELLED
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
@@ -102,9 +102,10 @@ class Subject:
 
     def variants(self) -> dict[str, TrainingSet]:
         """Return what networks are trained on, by what stands behind the set's name in the table."""
-        variants = {"": self.data}
+        ending = RELABELLED if self.data.relabel is not None else ""
+        variants = {ending: self.data}
         if self.eight_bit is not None:
-            variants[EIGHT_BIT] = self.eight_bit
+            variants[EIGHT_BIT + ending] = self.eight_bit
         if self.data.soft:
             variants[HARD_LABELS] = dataclasses.replace(
                 self.data, labels=self.row_classes, temperature=1.0, views=None, relabel=None

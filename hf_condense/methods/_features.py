@@ -29,7 +29,8 @@ class FeatureConfig(MethodConfig):
     )
     feature_updates: int = option(
         500,
-        "Training updates of that network, of feature_batch rows each; they are half of the cost.",
+        "Training updates of that network, of feature_batch rows each, for at most 300 epochs; they are half of the "
+        "cost.",
         ge=0,
         tiny=3,
         needs=_NETWORK,

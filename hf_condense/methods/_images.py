@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.engine.method import Method
 from hf_condense.engine.options import MethodConfig, option
-from hf_condense.engine.soft_labels import Labels, teacher_labels
+from hf_condense.engine.soft_labels import Labels, check_rows_to_hold_out, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 from hf_condense.networks.losses import tempered_cross_entropy
 
@@ -26,6 +26,7 @@ AUGMENT_HELP = (
     "Siamese augmentation: some of color, crop, cutout, flip, scale and rotate, joined by _, or 'none'. Leave out flip "
     "where mirroring changes the meaning of an image, as for digits."
 )
+FLIPS_OF_DIGITS = "For digits they leave out flips: pass augment='color_crop_cutout_scale_rotate'."
 
 # What gives options of soft labels an effect.
 _SOFT = {"soft_labels": ("teacher", "learned")}
@@ -68,11 +69,14 @@ class ImageConfig(MethodConfig):
         choices=("none", "teacher"),
     )
     temperature: float = option(1.0, "Temperature of the soft labels in training.", gt=0, needs=_SOFT)
-    teacher_updates: int = option(1000, "Training updates of the teacher of soft labels.", ge=1, needs=_TEACHER)
+    teacher_updates: int = option(
+        1000, "Training updates of the teacher of soft labels, for at most 300 epochs.", ge=1, needs=_TEACHER
+    )
     early_teacher: bool = option(
         False,
         "Stop the teacher early. Of its states after teacher_updates, half as many, a quarter and so on, that one is "
-        "chosen whose labels train a network best; this is measured on training rows that the teacher does not see.",
+        "chosen whose labels train a network best. This is measured on training rows that the teacher does not see; "
+        "where a class has few rows, the set may start from some of them.",
         needs=_TEACHER,
     )
 
@@ -122,7 +126,13 @@ class ImageMethod(Method[ImageT]):
         return {"steps": self.config.steps if self.config.decay else None}
 
     def initialise(self, run: Run) -> SyntheticSet:
-        """Return the first images, with soft labels if the method uses them while condensing."""
+        """Return the first images, with soft labels if the method uses them while condensing.
+
+        Raises:
+            ValueError: If a teacher should stop early, and there are no rows to hold out for that.
+        """
+        if self.config.early_teacher:
+            check_rows_to_hold_out(run)  # now: labels may be given after the last step only
         synthetic = self.first_images(run)
         if self.config.soft_labels in self.trained_labels:
             self._label(run, synthetic)

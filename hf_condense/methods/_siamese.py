@@ -195,7 +195,7 @@ def scale_by_budgets(run: Run) -> None:
 
     The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
     rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
-    AdamW divides gradients by their size, so it moves all classes alike.
+    AdamW, and Adam for the form 'siren', divide gradients by their size, so they move all classes alike.
     """
     most = max(run.ipc.values())
     if min(run.ipc.values()) == most:

@@ -61,7 +61,9 @@ def loops(ipc: int) -> tuple[int, int]:
 
 
 def layerwise_distance(synthetic: Gradients, real: Gradients) -> Tensor:
-    """Return one minus the cosine, summed over classes, weight tensors and output rows, without biases and norms.
+    """Return one minus the cosine, summed over classes, weight tensors and output rows, without vectors of parameters.
+
+    Biases and the parameters of batch, group and instance norm are vectors; those of layer norm are not.
 
     Args:
         synthetic: Gradients of the synthetic batches. For each parameter (k, *shape), for k classes.
@@ -97,7 +99,7 @@ def absolute_distance(synthetic: Gradients, real: Gradients) -> Tensor:
 
 
 def _cosine(synthetic: Tensor, real: Tensor) -> Tensor:
-    """Return cosines along the last dimension; a row of zeros has cosine 0 and no gradient."""
+    """Return cosines along the last dimension; where a row is zero, it is 0."""
     norms = torch.linalg.vector_norm(synthetic, dim=-1) * torch.linalg.vector_norm(real, dim=-1)
     cosine: Tensor = (synthetic * real).sum(-1) / (norms + _EPSILON)
     return cosine

@@ -183,7 +183,8 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     )
     blocks: str = option(
         "flat",
-        "'flat': one subspace of all parameters. 'layer': one per weight tensor, without biases and norm layers.",
+        "'flat': one subspace of all parameters. 'layer': one per weight tensor. Vectors are left out: biases, and the "
+        "parameters of norm layers but layer norm.",
         choices=("flat", "layer"),
     )
     beside: str = option(

@@ -63,7 +63,8 @@ def _shared(task: Task) -> dict[str, Any]:
 
 
 def _paper(task: Task) -> dict[str, Any]:
-    # The authors' code trains the network on 2,000 rows of CIFAR after each update, and on 500 of other datasets.
+    # The authors' code trains the network on 2,000 rows of CIFAR after each update, and on 500 of other datasets; here,
+    # 500 rows are for grey images.
     return {**_shared(task), "steps": 200_000, "batch_syn": 128, "inner_loop": 8 if _is_grey(task) else 32}
 
 
@@ -112,7 +113,8 @@ class MultiFormationMatching(GradientMatching):
         "paper": Preset(
             "2,000 networks of 100 steps, factor 2, distance and rate by the number of channels, as in the authors' "
             "code for small images (ICML 2022). For MNIST, that code leaves out cutout and CutMix, which are kept "
-            "here. The momentum of the inner loop starts anew after each update.",
+            "here. Other colour images take the length of the inner loop from CIFAR. The momentum of the inner loop "
+            "starts anew after each update.",
             _paper,
         ),
         "quick": Preset("400 steps at width 32, factor 2, larger and falling rates: minutes on two cores.", _quick),

@@ -13,6 +13,7 @@ from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
+from hf_condense.methods._images import FLIPS_OF_DIGITS
 from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
@@ -183,7 +184,7 @@ class TrajectoryMatching(StudentMatching):
         ),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
-            "(CVPR 2022).",
+            f"(CVPR 2022). {FLIPS_OF_DIGITS}",
             paper_table,
         ),
         "quick": Preset(

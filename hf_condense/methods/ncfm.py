@@ -111,7 +111,8 @@ class CharacteristicMatching(KernelMoments):
             "20,000 steps, factor 2, 4,096 frequencies, 20 networks of 60 epochs of 50,000 images, as in the authors' "
             "code for CIFAR (CVPR 2025), which has no sampling network either. They update all images after each class "
             "and each calibration, halve the rate on plateaus and apply all families of augmentation at once; here, a "
-            "step updates all classes together, the rate falls linearly, and each class draws one family. Weight decay "
+            "step updates all classes together, the calibration sees the rows as the comparison does, the rate falls "
+            "linearly, and each class draws one family. Weight decay "
             "draws pixels to the mean colour, not to black; it and the rate are scaled, as one step here stands for "
             "their two for each class.",
             _paper,

@@ -54,14 +54,22 @@ class RealisticConfig(MethodConfig):
         ge=8,
         needs=_OWN_TEACHER,
     )
-    teacher_updates: int = option(2000, "Updates of the training of a teacher.", ge=1, tiny=3, needs=_OWN_TEACHER)
+    teacher_updates: int = option(
+        2000, "Updates of the training of a teacher, for at most 300 epochs.", ge=1, tiny=3, needs=_OWN_TEACHER
+    )
     mosaic: int | None = option(
         None,
         f"Crops along each side of an image; None: 2 for images of {_MOSAIC_SIDE} pixels or more that are stored as "
         "pixels, else 1.",
         ge=1,
     )
-    pictures: int = option(300, "Random pictures of a class from which crops are taken.", ge=1, tiny=6)
+    pictures: int = option(
+        300,
+        "Random pictures of a class from which crops are taken; at least as many as "
+        "there are crops to choose, if the class has them.",
+        ge=1,
+        tiny=6,
+    )
     crops: int = option(5, "Random crops of each picture, of which the best one is kept.", ge=1, tiny=2)
     crop_area: float = option(0.08, "Smallest share of a picture's area that a crop has, in (0, 1].", gt=0, le=1)
     padded: bool = option(

@@ -289,6 +289,15 @@ def test_evaluation_of_another_set_is_refused():
     assert isinstance(measured, CondensedDataset)
 
 
+def test_evaluation_of_a_part_of_the_set_is_refused():
+    small = make_set()
+    part = replace(score("dm_ipc2", 0.5), ipc=1)
+    with pytest.raises(ValueError, match=r"of its first 1 images per class\. Leave ipc= out, or pass ipc=2 too"):
+        small.with_evaluation(Evaluation((part,)))
+    both = small.with_evaluation(Evaluation((part, replace(part, ipc=2))))
+    assert len(groups_of(both.recipe)) == 1
+
+
 def test_index_of_model_cards_has_every_set_with_its_accuracy():
     index = (MODEL_CARDS / "README.md").read_text(encoding="utf-8")
     for card in CARDS:

@@ -278,6 +278,14 @@ def test_sources_of_other_features_are_left_out(toy) -> None:
     assert combine_condensed(sets).source is None
 
 
+def test_source_in_another_format_is_there_once(toy) -> None:
+    first, second = (condense_dataset(ds, "random", 1, progress=False) for ds in (toy, toy.with_format("torch")))
+    both = combine_condensed([first, second])
+    assert len(both.source) == len(toy)
+    other = condense_dataset(toy.select(range(30)), "random", 1, progress=False)
+    assert len(combine_condensed([both, other, first]).source) == len(toy) + 30
+
+
 def test_common_value_is_that_of_all() -> None:
     assert common([2, 2]) == 2
     assert common([2, None]) is None

@@ -10,8 +10,9 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,6 +159,20 @@ def test_set_is_not_lost_to_a_disk_that_is_full_at_the_last_step(
     assert message.startswith("the checkpoint of step 6 was not written, and the run goes on: no space left while")
     assert "choose another place" in message
     assert "cache" not in message
+
+
+def test_set_is_not_lost_to_a_checkpoint_that_does_not_fit_into_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def out_of_memory(checkpoint: Checkpoint, folder: Path) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr(Checkpoint, "write", out_of_memory)
+    small = condense(checkpoint_dir=tmp_path)
+    monkeypatch.undo()
+    assert same(small, condense())
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message == "the checkpoint of step 6 was not written, and the run goes on: no memory left"
 
 
 @pytest.mark.parametrize(
@@ -331,7 +346,7 @@ def test_run_that_is_killed_three_times_equals_an_uninterrupted_one(tmp_path: Pa
 
 
 def test_checkpoint_of_another_network_of_the_callers_own_is_refused(tmp_path: Path) -> None:
-    def network(width: int, layer: type[torch.nn.Module] = torch.nn.ReLU):
+    def network(width: int, layer: Callable[[], torch.nn.Module] = torch.nn.LeakyReLU):
         def make(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
             inputs = channels * image_size[0] * image_size[1]
             return torch.nn.Sequential(
@@ -342,7 +357,7 @@ def test_checkpoint_of_another_network_of_the_callers_own_is_refused(tmp_path: P
 
     condense(network=network(4), checkpoint_dir=tmp_path, steps=2)
     condense(network=network(4), checkpoint_dir=tmp_path, steps=3)
-    for other in (network(5), network(4, torch.nn.Tanh)):
+    for other in (network(5), network(4, torch.nn.Tanh), network(4, partial(torch.nn.LeakyReLU, 0.9))):
         with pytest.raises(ValueError, match=r"network_structure: '.* parameters, .*' in the checkpoint"):
             condense(network=other, checkpoint_dir=tmp_path, steps=3)
 

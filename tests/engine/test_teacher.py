@@ -184,8 +184,12 @@ def noisy_dataset() -> datasets.Dataset:
 
 
 def test_early_teacher_without_rows_to_hold_out_raises_value_error() -> None:
+    losses: list[float] = []
     with pytest.raises(ValueError, match="no class has more than one row; pass early_teacher=False"):
-        quick_method("dm", **EARLY).condense(toy_dataset(rows=1), 1)
+        quick_method("dm", **EARLY, callbacks=[lambda run, t, loss: losses.append(loss)]).condense(
+            toy_dataset(rows=1), 1
+        )
+    assert not losses, "it is known before the first step"
 
 
 def test_class_of_one_row_is_seen_by_the_early_teacher() -> None:

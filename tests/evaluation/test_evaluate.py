@@ -324,6 +324,16 @@ def test_the_full_source_gets_the_updates_of_the_set_unless_the_caller_says_how_
     assert (scores["random_ipc2"].updates, scores["full"].updates) == expected
 
 
+def test_full_source_of_fewer_rows_than_the_set_decodes_into_gets_as_many_updates(toy, small):
+    """In two epochs of batches of eight rows, a set of 36 rows has 10 updates, and a source of 4 would have 2."""
+    recipe = TrainingRecipe("short", epochs=2, batch_size=8)
+    few = toy.select([toy["label"][:].index(c) for c in range(3)] + [35])
+    scores = rows_of(run(toy, toy, source=few, recipe=recipe, epochs=None, baselines="full", seeds=1))
+    assert (scores["train"].updates, scores["full"].updates, scores["full"].epochs) == (10, 10, 10)
+    capped = rows_of(run(small, toy, recipe=recipe, epochs=None, max_updates=50, baselines="full", seeds=1))
+    assert (capped["random_ipc2"].updates, capped["full"].updates) == (2, 50)
+
+
 class FirstRows(Selector[MethodConfig]):
     """Takes the first rows of each class."""
 

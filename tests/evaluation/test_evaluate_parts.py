@@ -187,6 +187,24 @@ def test_rates_are_chosen_on_held_out_training_rows(toy, small, trainings, teste
     assert "lr 0.05" in str(result).splitlines()[-1], "it is the same for all"
 
 
+@pytest.mark.parametrize("form", ["dataset", "tensors"])
+def test_rates_are_not_chosen_on_rows_that_a_plain_set_has(form, toy, trainings, tested):
+    part = toy.select(range(0, 36, 2))
+    pixels = load_source(part, cache=False, progress=False)
+    tensors = pixels.images.float() / 255, pixels.labels
+    run(part if form == "dataset" else tensors, toy, source=toy, lr=[0.01, 0.05], seeds=1, baselines=())
+    held_out = tested[0]
+    own = {pixels.images[i].numpy().tobytes() for i in range(len(pixels))}
+    rows = [held_out.images[i].numpy().tobytes() for i in range(len(held_out))]
+    assert 0 < len(rows) < 3
+    assert own.isdisjoint(rows)
+
+
+def test_rates_of_a_set_that_is_its_source_cannot_be_searched(toy):
+    with pytest.raises(ValueError, match="no class of source has a row to spare that the set does not have"):
+        run(toy, toy, source=toy, lr=[0.01, 0.05], seeds=1)
+
+
 BEST_RATES = {
     ("convnet-w8", "random_ipc2"): {0.05},
     ("convnet-w8", "random"): {0.001},

@@ -43,14 +43,16 @@ def test_the_scores_of_hard_labels_are_those_of_the_definitions(toy, small, monk
     assert [t.recipe.augment for t in trainings] == ["color_crop_cutout_flip_scale_rotate"] * 6 + ["none"] * 4
 
 
-@pytest.mark.parametrize("recipe", ["idc", "soft"])
-def test_training_without_augmentation_has_neither_cutmix_nor_crops(toy, small, monkeypatch, recipe):
+@pytest.mark.parametrize(
+    ("recipe", "without"), [("idc", "cutmix_probability=0.0"), ("soft", "cutmix_probability=0.0, view_area=None")]
+)
+def test_training_without_augmentation_has_neither_cutmix_nor_crops(toy, small, monkeypatch, recipe, without):
     trainings = watch_trainings(monkeypatch)
     dd_ranking(small, toy, full_accuracy=1.0, recipe=recipe, **{**QUICK, "epochs": 1})
     augmented, plain = ([t.recipe for t in trainings[start : start + 4]] for start in (0, 4))
     assert augmented == [replace(RECIPES[recipe], epochs=1)] * 4
-    without = replace(RECIPES[recipe], epochs=1, augment="none", cutmix_probability=0.0, view_area=None)
-    assert plain == [without] * 4
+    changed = {"epochs": 1, "augment": "none", "cutmix_probability": 0.0, "view_area": None}
+    assert plain == [replace(RECIPES[recipe], name=f"{recipe} ({without})", **changed)] * 4
 
 
 def test_cutmix_alone_is_an_augmentation(toy, small, monkeypatch):
@@ -92,7 +94,7 @@ def test_a_teacher_that_labels_every_update_gives_soft_labels(toy, small):
     with pytest.raises(ValueError, match="pass teacher="):
         dd_ranking(small, toy, **options)
     scores = dd_ranking(small, toy, teacher=Teacher(by_means, small.recipe.class_names), **options)
-    assert scores.ior.baseline == "random (soft labels)"
+    assert scores.ior.baseline == "random (relabelled)"
 
 
 def test_soft_labels_without_a_teacher_are_refused_before_anything_is_trained(toy, monkeypatch):

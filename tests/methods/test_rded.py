@@ -15,6 +15,7 @@ from hf_condense.base.rng import keyed_generator
 from hf_condense.cli.text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
+from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, groups_of
 from hf_condense.condensed.views import random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation
@@ -424,6 +425,22 @@ class TestEvaluation:
         once = len(labelled)
         evaluate(small, TOY, eight_bit=True, **both, **options)
         assert len(labelled) - once == 2 * once
+
+    def test_accuracies_with_labels_of_another_classifier_are_not_shown_as_those_of_the_set(self) -> None:
+        small = quick_method("dm", cache=False).condense(TOY)
+        teacher = Teacher(nearest_class, small.recipe.class_names)
+        options = {"networks": "convnet-w4-d1", "epochs": 1, "seeds": 1, "progress": False}
+        table = evaluate(small, TOY, relabel=True, teacher=teacher, eight_bit=True, **options)
+        names = [f"{small.recipe.config_name}{ending}" for ending in (" (relabelled)", " (8-bit) (relabelled)")]
+        assert [score.set for score in table.scores] == [
+            *names,
+            f"{small.recipe.config_name} (hard labels)",
+            "random",
+            "random (relabelled)",
+        ]
+        (group,) = groups_of(small.with_evaluation(table).recipe)
+        assert {FLOATS, EIGHT_BIT_ROWS}.isdisjoint(group)
+        assert "exact floats, labelled by a teacher in every update" in group
 
     def test_relabelling_without_a_teacher_raises_value_error(self) -> None:
         with pytest.raises(ValueError, match="relabel=True needs the teacher of the set"):

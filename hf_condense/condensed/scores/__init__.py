@@ -3,6 +3,7 @@
 from hf_condense.condensed.scores.evaluation import (
     EIGHT_BIT,
     HARD_LABELS,
+    RELABELLED,
     SOFT_LABELS,
     Difference,
     Evaluation,
@@ -10,4 +11,4 @@ from hf_condense.condensed.scores.evaluation import (
     gathered,
 )
 
-__all__ = ["EIGHT_BIT", "HARD_LABELS", "SOFT_LABELS", "Difference", "Evaluation", "Score", "gathered"]
+__all__ = ["EIGHT_BIT", "HARD_LABELS", "RELABELLED", "SOFT_LABELS", "Difference", "Evaluation", "Score", "gathered"]

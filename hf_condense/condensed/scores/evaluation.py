@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EIGHT_BIT = " (8-bit)"  # stands behind the name of a set where its 8-bit images were measured, not its floats
 HARD_LABELS = " (hard labels)"  # the same, where it was measured with the class of each image in place of soft labels
+RELABELLED = " (relabelled)"  # the same, where a teacher labelled the images of every update
 SOFT_LABELS = " (soft labels)"  # the same, where real rows were measured with the labels of a teacher
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.condensed.scores.evaluation import EIGHT_BIT, HARD_LABELS, SOFT_LABELS
+from hf_condense.condensed.scores.evaluation import EIGHT_BIT, HARD_LABELS, RELABELLED, SOFT_LABELS
 
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
@@ -40,6 +40,22 @@ def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
     return list(groups.values())
 
 
+def check_whole(recipe: Recipe, ipc: Iterable[int | None]) -> None:
+    """Raise `ValueError` if a set was evaluated in part only: nothing would show such accuracies.
+
+    Args:
+        recipe: The recipe of the set.
+        ipc: Images per class that the set was cut down to, in turn; None: it was used whole.
+    """
+    numbers = [*ipc]
+    if all(n is not None and n < recipe.largest_ipc for n in numbers):
+        raise ValueError(
+            "accuracies that are stored with a set should be those of the whole set; these are of its first "
+            f"{' and '.join(map(str, dict.fromkeys(numbers)))} images per class. Leave ipc= out, or pass "
+            f"ipc={recipe.largest_ipc} too"
+        )
+
+
 def ordered_roles(roles: Collection[str]) -> list[str]:
     """Return in the order of a table what networks were trained on: the set, random rows, other rows, the source."""
     others = [role for role in roles if role not in (*_FIRST, WHOLE)]
@@ -67,10 +83,13 @@ def _role(name: str, recipe: Recipe) -> str:
         recipe.config_name: EIGHT_BIT_ROWS if recipe.kind == "coreset" else FLOATS,
         recipe.config_name + EIGHT_BIT: EIGHT_BIT_ROWS,
         recipe.config_name + HARD_LABELS: HARD,
+        recipe.config_name + RELABELLED: "exact floats, labelled by a teacher in every update",
+        recipe.config_name + EIGHT_BIT + RELABELLED: "8-bit images, labelled by a teacher in every update",
         "random": RANDOM,
         f"random x{recipe.expand}": AS_MANY,
         f"random as {recipe.storage}{recipe.expand}": SAME_FORM,
         "random" + SOFT_LABELS: "random rows with the labels of its teacher",
+        "random" + RELABELLED: "random rows, labelled by a teacher in every update",
         "full": WHOLE,
     }
     return roles.get(name, name)
