@@ -134,7 +134,9 @@ def write_page(
 
 
 def _refuse_other_file(file: Path) -> None:
-    """Raise `FileExistsError` if a file exists and is no HTML page, such as the card or the tensors of a set."""
+    """Raise `FileExistsError` if a file exists and is no HTML page, or `IsADirectoryError` if it is a folder."""
+    if file.is_dir():
+        raise IsADirectoryError(f"{file} is a folder; name a file for the page, such as {file / PAGE}")
     if not file.is_file():  # nothing is there, or a place such as /dev/stdout, which holds nothing
         return
     with explained_access(file), file.open("rb") as content:

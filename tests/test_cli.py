@@ -78,8 +78,8 @@ def test_combine_saves_the_rows_of_all_sets_and_warns_of_equal_ones(
     assert "Combined 2 sets: 12 images of 3 classes." in out
     assert load_condensed(tmp_path / "both").recipe.config_name == "combined_ipc4"
     code, _, err = program("combine", saved, "--out", tmp_path / "one")
-    assert code == 1
-    assert "two condensed sets or more; got 1" in err
+    assert code == 2
+    assert f"name two sets or more to combine; got '{saved}'. Those of one folder are FOLDER/NAME each" in err
 
 
 def test_run_takes_options_and_reads_what_save_to_disk_wrote(program: Program, toy: Dataset, tmp_path: Path) -> None:
@@ -145,12 +145,24 @@ def test_quiet_lasts_as_long_as_the_command(
     assert len(calls) == 4
 
 
+def test_run_takes_a_number_of_images_for_every_class(program: Program, folder: Path, tmp_path: Path) -> None:
+    run = ("run", folder, "--method", "random", "--quiet", "--out", tmp_path / "set")
+    names = load_dataset(str(folder), split="train").features["label"].names
+    assert program(*run, *(f"--ipc={name}={n}" for name, n in zip(names, (1, 3, 2), strict=True)))[0] == 0
+    assert load_condensed(tmp_path / "set").recipe.ipc == dict(zip(names, (1, 3, 2), strict=True))
+    for wrong in (("1", "2"), (f"{names[0]}=0",), ("many",), (f"{names[0]}=1", "2")):
+        code, _, err = program(*run, *(f"--ipc={text}" for text in wrong))
+        assert (code, "--ipc takes one number of at least 1, or CLASS=NUMBER for every class" in err) == (2, True)
+    code, _, err = program(*run, f"--ipc={names[0]}=1", f"--ipc={names[0]}=2")
+    assert (code, f"names the class '{names[0]}' twice" in err) == (2, True)
+
+
 def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folder: Path, tmp_path: Path) -> None:
     again = ("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
     assert program(*again, "--seed", 1)[0] == 0
     first = load_condensed(tmp_path / "set")
     code, _, err = program(*again, "--seed", 2)
-    assert code == 0
+    assert code == 1, "a script that goes on with the place that it named would take the earlier set"
     assert "saved beside it" in err
     assert load_condensed(tmp_path / "set").recipe == first.recipe
     assert load_condensed(tmp_path / "set-2").recipe.seed == 2
@@ -197,10 +209,25 @@ def test_run_never_loses_a_set_to_a_place_that_fails_at_the_end(
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(tempfile, "tempdir", None)
     code, _, err = program("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
-    assert code == 0
+    assert code == 1
     assert places[0] == tmp_path / "set"
     assert f"no space left while writing {places[0]}; saved in {places[1]}" in err
     assert list_condensed(places[1]) == ["random_ipc1"]
+
+
+def test_run_names_the_place_that_was_asked_for_if_no_other_place_can_be_written_to(
+    program: Program, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(small: CondensedDataset, place: Path, *arguments: object, **options: object) -> Path:
+        raise OSError(errno.ENOSPC, f"no space left while writing {place}")
+
+    monkeypatch.setattr(CondensedDataset, "save_condensed", full)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    code, _, err = program("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "set")
+    assert code == 1
+    assert f"the set was not saved: no space left while writing {tmp_path / 'set'}. Nor could it be saved in" in err
+    assert not list((tmp_path / "temporary").iterdir())
 
 
 def test_run_never_loses_a_set_to_a_damaged_one(
@@ -210,12 +237,12 @@ def test_run_never_loses_a_set_to_a_damaged_one(
     (tmp_path / "sets" / "other").mkdir(parents=True)
     (tmp_path / "sets" / "other" / "condense_config.json").write_text("{")
     code, _, err = program(*run, "--out", tmp_path / "sets")
-    assert (code, "saved beside it" in err) == (0, True)
+    assert (code, "saved beside it" in err) == (1, True)
     assert list_condensed(tmp_path / "sets-2") == ["random_ipc1"]
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     assert program(*run, "--out", ".")[0] == 0
-    assert program(*run, "--out", ".", "--seed", 1)[0] == 0
+    assert program(*run, "--out", ".", "--seed", 1)[0] == 1
     assert load_condensed(tmp_path / "here-2").recipe.seed == 1
 
 

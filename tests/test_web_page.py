@@ -202,3 +202,9 @@ def test_real_images_are_cached_and_progress_is_shown_only_on_request(toy, tmp_p
     assert list(cache_folder("sources").iterdir())
     assert "nearest to" in kept.read_text(encoding="utf-8")
     assert bare.read_bytes() == kept.read_bytes()
+
+
+def test_folder_in_place_of_the_page_is_refused(tmp_path):
+    make_set().save_condensed(tmp_path)
+    with pytest.raises(IsADirectoryError, match=r"is a folder; name a file for the page, such as .*\.html"):
+        write_page(tmp_path, tmp_path)

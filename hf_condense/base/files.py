@@ -76,9 +76,11 @@ def output_file(file: str | Path) -> Iterator[Path]:
         The path to write to, whose name need not end as that of the file does.
 
     Raises:
-        OSError: If the disk is full, or the file cannot be made; the message says what to do.
+        OSError: If the disk is full, the file cannot be made or is a folder; the message says what to do.
     """
     path = local_path(file)
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; name a file, such as one in it")
     if path.exists() and not path.is_file():
         yield path
         return
@@ -245,7 +247,8 @@ def explained_access(target: Path) -> Iterator[None]:
         reason, remedy = file_in_the_way(error, target), ""
         if reason is None:
             reason, remedy = f"{os.strerror(error.errno)}: {error.filename}", "ask its owner for access, or "
-        message = f"{place} cannot be read or written ({reason}); {remedy}{_other_place(target)}"
+        what = reason if reason.startswith(f"{place} is ") else f"{place} cannot be read or written ({reason})"
+        message = f"{what}; {remedy}{_other_place(target)}"
         raise OSError(error.errno, message) from error
 
 

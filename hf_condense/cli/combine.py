@@ -37,11 +37,18 @@ def combine(folders: tuple[str, ...], out: Path, name: str | None, overwrite: bo
 
     if name is not None:
         check_name(name)
-    small = combine_condensed([_load(folder) for folder in folders])
-    folder = save_set(small, out, overwrite, name)
+    sets = [_load(folder) for folder in folders]
+    if len(sets) < 2:
+        raise click.UsageError(
+            f"name two sets or more to combine; got {folders[0]!r}. Those of one folder are FOLDER/NAME each"
+        )
+    small = combine_condensed(sets)
+    saved = save_set(small, out, overwrite, name)
     classes = len(small.synthetic.labels.unique())
     click.echo(f"Combined {len(folders)} {plural(len(folders), 'set')}: {amount(len(small), classes)}.")
-    click.echo(f"Saved {folder}.")
+    click.echo(f"Saved {saved.folder}.")
+    if saved.elsewhere:
+        click.get_current_context().exit(1)
 
 
 def _load(place: str) -> CondensedDataset:

@@ -215,7 +215,9 @@ def _check_rows(source: _Rows, test: _Rows) -> None:
         if source.split != "train":
             raise click.UsageError("--source-split is for the dataset of --source, which is missing")
         if test.place is None:
-            raise click.UsageError("name the rows to test on by --test, or the dataset that the set is of by --source")
+            raise click.UsageError(
+                "name the rows to test on by --test, or the dataset that the set was made from by --source"
+            )
         return
     if test.place is None and is_one_split(source.place):
         raise click.UsageError(f"{source.place!r} holds a single split; name the rows to test on by --test")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -62,6 +62,28 @@ def column_options(command: Command) -> Command:
     """Add the options that name the image and the label column."""
     command = click.option("--label-column", help="Label column.  [default: the only ClassLabel]")(command)
     return click.option("--image-column", help="Image column.  [default: the only Image column]")(command)
+
+
+def parse_amounts(texts: Sequence[str]) -> int | dict[str, int]:
+    """Read the texts of `--ipc`: one number, or `CLASS=NUMBER` for every class.
+
+    Example:
+        >>> parse_amounts(["10"]), parse_amounts(["cat=1", "dog=2"])
+        (10, {'cat': 1, 'dog': 2})
+    """
+    amounts: dict[str, int] = {}
+    for text in texts:
+        name, equals, number = text.rpartition("=")
+        if not number.strip().isdecimal() or int(number) < 1 or (len(texts) > 1 and not equals):
+            raise click.UsageError(
+                f"--ipc takes one number of at least 1, or CLASS=NUMBER for every class; got {' and '.join(texts)}"
+            )
+        if not equals:
+            return int(number)
+        if name in amounts:
+            raise click.UsageError(f"--ipc names the class {name!r} twice")
+        amounts[name] = int(number)
+    return amounts
 
 
 def parse_shape(text: str) -> tuple[int, int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import click
 
@@ -34,13 +35,21 @@ def by_main(make: Callable[[], Result]) -> Result:
     return in_main_process(make)
 
 
-def save_set(small: CondensedDataset, out: Path, overwrite: bool, name: str | None = None) -> Path:
+class Saved(NamedTuple):
+    """Where a set was saved, and whether that is another place than was asked for."""
+
+    folder: Path
+    elsewhere: bool
+
+
+def save_set(small: CondensedDataset, out: Path, overwrite: bool, name: str | None = None) -> Saved:
     """Save a set. If another one is in the way, or the folder cannot be written to, save it elsewhere.
 
-    So no work is lost: in a new folder beside the one that is in the way, else in one for temporary files.
+    So no work is lost: in a new folder beside the one that is in the way, else in one for temporary files. The command
+    should then end with exit code 1, as scripts look for the set where they asked for it.
     """
     try:
-        return small.save_condensed(out, name, overwrite=overwrite)
+        return Saved(small.save_condensed(out, name, overwrite=overwrite), elsewhere=False)
     except (FileExistsError, CondensedFormatError) as error:  # the second: another set or the card there is damaged
         place, number = local_path(out).resolve(), 2  # a folder called "." has no name to add to
         while (beside := place.with_name(f"{place.name}-{number}")).exists():
@@ -48,14 +57,21 @@ def save_set(small: CondensedDataset, out: Path, overwrite: bool, name: str | No
         return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
     except OSError as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="hf_condense-"))
-        return _save_instead(small, elsewhere, name, f"{plain_text(error)}; saved in {elsewhere}")
+        try:
+            return _save_instead(small, elsewhere, name, f"{plain_text(error)}; saved in {elsewhere}")
+        except OSError as second:
+            shutil.rmtree(elsewhere, ignore_errors=True)
+            raise OSError(
+                f"the set was not saved: {plain_text(error)}. Nor could it be saved in {elsewhere}: "
+                f"{plain_text(second)}"
+            ) from error
 
 
-def _save_instead(small: CondensedDataset, place: Path, name: str | None, reason: str) -> Path:
+def _save_instead(small: CondensedDataset, place: Path, name: str | None, reason: str) -> Saved:
     """Save a set in a place that nobody asked for, and say why."""
     folder = small.save_condensed(place, name)
     click.echo(f"warning: {as_options(reason, click.get_current_context().command)}", err=True)
-    return folder
+    return Saved(folder, elsewhere=True)
 
 
 def publish_set(small: CondensedDataset, repo: str, config_name: str | None = None, **settings: Any) -> None:

@@ -22,6 +22,7 @@ from hf_condense.cli.options import (
     column_options,
     compile_option,
     overwrite_option,
+    parse_amounts,
     parse_size,
     quiet_option,
 )
@@ -39,7 +40,14 @@ if TYPE_CHECKING:
 @click.option("--split", default="train", help="Split to condense.")
 @click.option("--dataset-revision", help="Branch, tag or commit of the dataset on the Hub.  [default: main]")
 @click.option("--method", default="auto", help="Method; `hf-condense methods` lists them.")
-@click.option("--ipc", type=Integer(1), default=10, help="Images per class.")
+@click.option(
+    "--ipc",
+    multiple=True,
+    metavar="INTEGER",
+    default=("10",),
+    callback=lambda ctx, param, texts: parse_amounts(texts),
+    help="Images per class; or CLASS=INTEGER, for every class.  [default: 10]",
+)
 @column_options
 @click.option("--image-size", help="Resize the shorter side to this, or to HEIGHTxWIDTH, and crop the centre.")
 @click.option(
@@ -137,8 +145,8 @@ def run(
 
     Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
 
-    Exit codes: 0 if all went well, 1 for an error, 2 for a wrong command line, 130 after SIGINT (Ctrl-C), 143 after
-    SIGTERM.
+    Exit codes: 0 if all went well, 1 for an error, also if the set had to be saved in another place, 2 for a wrong
+    command line, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     settings["compile"] = "auto" if compile is None else compile
     method_options = _method_options(options, reserved=settings, method=settings["method"])
@@ -169,7 +177,7 @@ def run(
     small = condense_dataset(ds, image_size=size, progress=not quiet, **watchers, **settings, **method_options)
     if steps is not None:
         echo(f"{steps.report()}\n")
-    folder = by_main(lambda: save_set(small, place, overwrite, name))
+    folder, elsewhere = by_main(lambda: save_set(small, place, overwrite, name))
     echo(f"Made {amount(len(small), len(small.recipe.class_names))} in {seconds(started)}.")
     echo(f"Saved {folder}.")
     own = {"source_revision": dataset_revision, "config": config}
@@ -178,6 +186,8 @@ def run(
     echo(f"To see what the set is worth:  {measure}")
     if repo is not None:
         _publish(small, folder, repo, name, private=private, overwrite=overwrite)
+    if elsewhere:
+        click.get_current_context().exit(1)
 
 
 def _check_outside(place: Path, dataset: str) -> None:

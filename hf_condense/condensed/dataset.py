@@ -40,8 +40,9 @@ class CondensedDataset(datasets.Dataset):
     """A condensed set: rows for any training script, with the exact tensors and the recipe.
 
     The rows are 8-bit images, or real rows for a coreset. Formatting, copying and pickling keep this type. Methods that
-    change rows or columns (`map`, `select`, `filter`, `rename_column`, ...) return a plain `Dataset`, so that rows and
-    tensors always agree. Copies share the tensors, as they share the Arrow table.
+    change rows or columns (`map`, `select`, `filter`, `rename_column`, ...) return a plain `Dataset`, so that a set has
+    the rows of its tensors. The tensors are sorted by class; the rows of a learned set take classes in turn. Copies
+    share the tensors, as they share the Arrow table.
 
     Attributes:
         synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
@@ -69,7 +70,7 @@ class CondensedDataset(datasets.Dataset):
     def from_parts(
         cls, rows: datasets.Dataset, tensors: CondensedTensors, recipe: Recipe, source: datasets.Dataset | None = None
     ) -> CondensedDataset:
-        """Make a condensed set of rows, tensors and a recipe. The order of the rows does not change.
+        """Make a condensed set of rows, tensors and a recipe. Neither is sorted.
 
         Args:
             rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows of a coreset.
@@ -111,7 +112,7 @@ class CondensedDataset(datasets.Dataset):
 
         Raises:
             TypeError: If `table` is not an `Evaluation`.
-            ValueError: If it is the evaluation of a set of another name, or of the first images of every class only.
+            ValueError: If it is the evaluation of another set, or of the first images of every class only.
 
         Example:
             >>> from hf_condense import condense_dataset, evaluate
@@ -127,6 +128,11 @@ class CondensedDataset(datasets.Dataset):
         own, names = self.recipe.config_name, list(dict.fromkeys(score.set for score in table.scores))
         if not {own, own + RELABELLED} & {*names}:
             raise ValueError(f"the evaluation should be that of {own!r}; got one of {', '.join(map(repr, names))}")
+        if table.run not in (None, self.recipe.run):
+            raise ValueError(
+                f"the evaluation is of another set that is called {own!r}, too, but was made in another run; pass what "
+                "evaluate returned for this one"
+            )
         check_whole(self.recipe, [score.ipc for score in table.scores])
         measured = copy.copy(self)
         measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
@@ -324,3 +330,11 @@ for _name in dir(datasets.Dataset):
         setattr(CondensedDataset, _name, staticmethod(getattr(datasets.Dataset, _name)))
     elif inspect.isfunction(_member):
         setattr(CondensedDataset, _name, _on_plain_rows(_member))
+
+
+def check_condensed(name: str, value: object) -> None:
+    """Raise `TypeError` unless a value that the caller knows by some name is a condensed set."""
+    if not isinstance(value, CondensedDataset):
+        raise TypeError(
+            f"{name} should be a CondensedDataset, as load_condensed returns it; got {type(value).__name__}"
+        )

@@ -168,7 +168,8 @@ def choose(where: str, names: list[str], name: str | None, default: str | None) 
     """
     if not names:
         raise CondensedFormatError(
-            f"{where} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset."
+            f"{where} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset, or "
+            "datasets.load_from_disk for what save_to_disk wrote."
         )
     if name is None and len(names) > 1:
         name = default

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from hf_condense.base.cache import content_key
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.json_types import is_a, spelled
 from hf_condense.condensed.decoders import PIXELS, Decoder, Frame, decoder_class
@@ -196,6 +197,12 @@ class Recipe:
     def part_recipes(self) -> list[Recipe]:
         """The recipes of the parts of a combined set; that of the set itself for any other one."""
         return [self] if self.parts is None else [Recipe.from_dict(part["recipe"]) for part in self.parts]
+
+    @property
+    def run(self) -> str:
+        """What tells the run apart that made the set: sets of one method and ipc may have the same name."""
+        facts = {name: getattr(self, name) for name in ("created_at", "method", "seed", "steps", "options")}
+        return content_key(**facts, content=self.source.get("content_hash"))
 
     @property
     def sources(self) -> list[dict[str, Any]]:

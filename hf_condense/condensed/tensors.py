@@ -89,6 +89,9 @@ class CondensedTensors:
     def decoded(self, rows: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return decoded images in pixel units and their labels: (n, C, H, W) and (n,).
 
+        They are sorted by class, while the rows of a `CondensedDataset` take classes in turn. So take the labels from
+        here, not from its label column.
+
         Args:
             rows: Numbers of the decoded rows to return, int64 (n,). None returns all.
         """

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from hf_condense.base.checks import boolean
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.dataset import CondensedDataset, check_condensed
 
 
 class TrainingViews(Dataset[dict[str, Tensor]]):
@@ -48,10 +48,7 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
 
     @plain_torch()
     def __init__(self, small: CondensedDataset, *, normalise: bool = True, soft: bool = True) -> None:
-        if not isinstance(small, CondensedDataset):
-            raise TypeError(
-                f"small should be a CondensedDataset, as load_condensed returns it; got {type(small).__name__}"
-            )
+        check_condensed("small", small)
         normalise, soft = boolean("normalise", normalise), boolean("soft", soft)
         if small.synthetic.zca_matrix is not None:
             raise ValueError("this set was made in whitened space: train on small.synthetic.decoded() after whitening")

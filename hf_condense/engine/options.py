@@ -166,6 +166,9 @@ class MethodConfig:
         return next((f.name for f in reversed(dataclasses.fields(cls)) if f.metadata.get("role") == role), None)
 
 
+_IN_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "True or False", str: "a text"}
+
+
 def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
     """Return one value of a config as its declared type, if it is of that type and in its range.
 
@@ -178,7 +181,12 @@ def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) 
     accepted = tuple(kind for kind in kinds if kind is not type(None))
     fits = type(value) in accepted or (type(value) is int and float in accepted)
     if not fits and not (isinstance(value, accepted) and not isinstance(value, bool)):
-        spelled = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+        if rules.get("choices") is not None:
+            spelled = f"one of {', '.join(map(repr, rules['choices']))}"
+        else:
+            spelled = " or ".join(
+                "None" if kind is type(None) else _IN_WORDS.get(kind, kind.__name__) for kind in kinds
+            )
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
     if rules.get("choices") is not None:
         one_of(name, value, rules["choices"])

@@ -299,8 +299,8 @@ def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource, of_real_rows
         advice = "ask for no more than that"
         if not isinstance(ipc, Mapping):
             advice += (
-                f": ipc={min(rows for _, rows in small.values())} suits all classes, and in Python a dict, such as "
-                f"{{{name!r}: {rows}, ...}}, gives each class a number of its own"
+                f": ipc={min(rows for _, rows in small.values())} suits all classes; a dict, such as "
+                f"{{{name!r}: {rows}, ...}} (in a terminal --ipc {name}={rows} and so on), gives each class its own"
             )
         raise ValueError(
             f"ipc={n} is more than the {rows} rows of class {name!r}{others}, and coresets repeat no row; {advice}"

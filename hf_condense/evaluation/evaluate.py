@@ -224,7 +224,8 @@ def evaluate(
     ]
     if held_out is not None:
         search_rates(trials, request.rates, held_out, accelerator, show_progress)
-    return run_trials(trials, subject.class_names, accelerator, show_progress)
+    table = run_trials(trials, subject.class_names, accelerator, show_progress)
+    return table if subject.recipe is None else dataclasses.replace(table, run=subject.recipe.run)
 
 
 def _read(

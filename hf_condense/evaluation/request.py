@@ -150,7 +150,8 @@ def _rates(lr: str | float | Sequence[float] | None) -> tuple[float, ...]:
     if lr is None:
         return ()
     if isinstance(lr, str):
-        one_of("lr", lr, ["search"])
+        if lr != "search":
+            raise ValueError(f"lr should be a number, a list of numbers or 'search'; got {lr!r}")
         return SEARCHED_RATES
     values = [lr] if isinstance(lr, Real) else _values("lr", lr)
     rates = tuple(dict.fromkeys(number("lr", value, above=0, below=math.inf) for value in values))

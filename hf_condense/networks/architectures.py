@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hf_condense.base.checks import integer, one_of
+from hf_condense.base.words import plural
 from hf_condense.networks.instance_norm import InstanceNorm
 
 
@@ -107,8 +108,8 @@ class ConvNet(nn.Module):
         halvings = 0 if pooling == "none" else depth
         if min(image_size) < 2**halvings:
             raise ValueError(
-                f"{halvings} poolings leave nothing of {image_size[0]}x{image_size[1]} images: "
-                f"use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
+                f"{halvings} {plural(halvings, 'pooling')} would leave nothing of {image_size[0]}x{image_size[1]} "
+                f"images: use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
             )
         padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)
         layers: list[nn.Module] = [padding]

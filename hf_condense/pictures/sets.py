@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_condense.base.rng import keyed_generator
 from hf_condense.base.torch_state import plain_torch
-from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.dataset import CondensedDataset, check_condensed
 from hf_condense.condensed.preview import SHORT_FLOW
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.scores.class_scores import per_cent
@@ -163,6 +163,7 @@ def real_source(
         TypeError: If it is no dataset.
         ValueError: If it is not known, a column is missing or ambiguous, or a picture or label is damaged.
     """
+    check_condensed("small", small)
     source = small.source if source is None else source
     if source is None:
         raise ValueError(
@@ -187,6 +188,7 @@ def class_positions(source: ClassSource, name: str) -> range:
 
 def _first(small: CondensedDataset, per_class: int, max_classes: int) -> tuple[Tensor, Tensor]:
     """Return the first images of the first classes of a set, and their labels: (n, C, H, W) and (n,)."""
+    check_condensed("small", small)
     check_shown(per_class, max_classes)
     rows = first_rows(small.synthetic.row_labels.tolist(), per_class, max_classes)
     return small.synthetic.decoded(torch.tensor([*chain(*rows.values())]))

@@ -50,7 +50,8 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
     """
     if isinstance(ds, (datasets.DatasetDict, datasets.IterableDatasetDict, dict)):
         splits = ", ".join(map(repr, ds))
-        raise TypeError(f"{what} should be one split; got {type(ds).__name__} with {splits}; pick one")
+        streamed = " and load it without streaming=True" if isinstance(ds, datasets.IterableDatasetDict) else ""
+        raise TypeError(f"{what} should be one split; got {type(ds).__name__} with {splits}; pick one{streamed}")
     if isinstance(ds, datasets.IterableDataset):
         raise TypeError(
             f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "

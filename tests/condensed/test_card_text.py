@@ -289,6 +289,14 @@ def test_evaluation_of_another_set_is_refused():
     assert isinstance(measured, CondensedDataset)
 
 
+def test_evaluation_of_another_run_of_the_same_name_is_refused():
+    first, second = make_set(), make_set(seed=1)
+    table = Evaluation((score("dm_ipc2", 0.5),), run=first.recipe.run)
+    assert first.with_evaluation(table).recipe.evaluation
+    with pytest.raises(ValueError, match="of another set that is called 'dm_ipc2', too"):
+        second.with_evaluation(table)
+
+
 def test_evaluation_of_a_part_of_the_set_is_refused():
     small = make_set()
     part = replace(score("dm_ipc2", 0.5), ipc=1)

@@ -37,7 +37,7 @@ def test_endless_conflicts_raise_connection_error_and_change_nothing(hub, status
     monkeypatch.setattr(hub_errors, "_MAX_CONFLICTS", 3)
     repo = hub.repo()
     fault = hub.fault(r"^POST .*/commit/", times=100, status=status)
-    with pytest.raises(ConnectionError, match=f"others keep committing to {repo}; nothing was changed there; make the"):
+    with pytest.raises(ConnectionError, match=f"others keep committing to {repo}; no commit was made; make the"):
         make_set().push_to_hub(repo)
     assert 100 - fault.times == 4
     fault.times = 0

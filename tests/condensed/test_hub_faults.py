@@ -42,7 +42,7 @@ FETCHED = {
     "look at tensors": "^HEAD .*condensed.safetensors",
     "tensors": "^GET /cdn/",
 }
-AGAIN = "nothing was changed there; make the same call again to complete it"
+AGAIN = "no commit was made; make the same call again later"
 
 
 @pytest.fixture
@@ -252,5 +252,5 @@ def test_server_without_xet_is_used_or_explained(hub, repo, monkeypatch):
         message = str(error)
         assert_same(load_condensed(repo), FIRST)
     newer = tuple(map(int, huggingface_hub.__version__.split(".")[:2])) >= (2, 0)
-    advice = "does not speak Xet, set HF_HUB_DISABLE_XET=1 before Python starts; nothing was changed there"
+    advice = "does not speak Xet, set HF_HUB_DISABLE_XET=1 before Python starts; no commit was made"
     assert advice in message or not newer

@@ -302,7 +302,7 @@ def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: Cl
     ) as caught:
         ipc_by_class(99, source, of_real_rows=True)
     least = min(source.counts.values())
-    assert f"ipc={least} suits all classes, and in Python a dict, such as {{'a': " in str(caught.value)
+    assert f"ipc={least} suits all classes; a dict, such as {{'a': " in str(caught.value)
     with pytest.raises(ValueError, match=r"rows of class 'a', and coresets .*; ask for no more than that$"):
         ipc_by_class({"a": 99, "c": 1}, source, of_real_rows=True)
 

@@ -122,7 +122,7 @@ def test_a_card_shows_the_whole_set_only(toy, small):
         ({"lr": 0}, "lr should be larger than 0; got 0"),
         ({"lr": [0.1, float("nan")]}, "lr should be larger than 0; got nan"),
         ({"lr": ()}, "lr should be a learning rate, several to choose from, or 'search'; got none"),
-        ({"lr": "serach"}, "lr should be one of 'search'; got 'serach'; did you mean 'search'"),
+        ({"lr": "serach"}, "lr should be a number, a list of numbers or 'search'; got 'serach'"),
     ],
 )
 def test_bad_parts_and_rates_are_refused_with_what_would_be_right(toy, small, options, message):

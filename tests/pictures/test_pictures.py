@@ -453,6 +453,12 @@ def test_numbers_that_are_too_small_are_refused(run, draw, tmp_path, monkeypatch
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("draw", [class_grid, real_beside_condensed, nearest_real_images, embedding_scatter])
+def test_plain_datasets_are_refused(draw, toy):
+    with pytest.raises(TypeError, match=r"small should be a CondensedDataset, as .*; got Dataset"):
+        draw(toy)
+
+
 def test_nearest_images_need_a_source(toy):
     with pytest.raises(ValueError, match="source should be the real training set"):
         nearest_real_images(make_set())

@@ -51,7 +51,7 @@ _ANY: Statuses = frozenset()
 _MAX_CONFLICTS = 20
 _MAX_FAILURES = 4  # in addition to the client's own retries, which many requests do not get
 _LONGEST_PAUSE = 4.0  # seconds
-_AGAIN = "nothing was changed there; make the same call again to complete it, no file that has arrived is sent twice"
+_AGAIN = "no commit was made; make the same call again later: no file that has arrived is sent twice"
 
 # The first rule that matches explains an error.
 _ALWAYS = (
