@@ -98,7 +98,7 @@ def condense_dataset(
             method is chosen; the settings are those of the preset.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
             Coresets take at most the rows that a class has; images that are learned may be more.
-        image_column: Image column. Default: the only Image column. Where pictures are transparent, white shows.
+        image_column: Image column. Default: the only Image column. Transparent pixels become white.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
         split: The split of a `DatasetDict` that is condensed.
         image_size: Side, or (height, width), to which images are resized (shorter side, bicubic, antialiased) and

@@ -17,7 +17,7 @@ from hf_condense.cli.text import method_text
 def methods(pattern: str | None, ipc: int, classes: int, shape: str) -> None:
     """List the methods, or describe one. PATTERN is a name or a shell pattern such as '*m*'.
 
-    What presets set depends on the dataset: the options are about the one that you have in mind.
+    What the presets of a method set depends on the dataset; the options describe yours and are for one method.
     """
     from hf_condense import list_methods
     from hf_condense.engine.registry import canonical_name, get_method

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     metavar="INTEGER",
     default=("10",),
     callback=lambda ctx, param, texts: parse_amounts(texts),
-    help="Images per class; or CLASS=INTEGER, for every class.  [default: 10]",
+    help="Images per class; or CLASS=INTEGER, repeated for every class.  [default: 10]",
 )
 @column_options
 @click.option("--image-size", help="Resize the shorter side to this, or to HEIGHTxWIDTH, and crop the centre.")

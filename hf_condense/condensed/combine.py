@@ -276,8 +276,10 @@ def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
     """
     sources: list[datasets.Dataset] = []
     known: set[str] = set()
-    features = sets[0].source and sets[0].source.features
-    for s in sets:
+    if sets[0].source is None:
+        return None
+    features = sets[0].source.features
+    for s in sorted(sets, key=lambda s: -len(s.recipe.sources)):  # what was combined may hold the source of another
         if s.source is None or s.source.features != features:
             return None
         hashes = {facts["content_hash"] for facts in s.recipe.sources if facts.get("content_hash")}

@@ -70,7 +70,7 @@ class CondensedDataset(datasets.Dataset):
     def from_parts(
         cls, rows: datasets.Dataset, tensors: CondensedTensors, recipe: Recipe, source: datasets.Dataset | None = None
     ) -> CondensedDataset:
-        """Make a condensed set of rows, tensors and a recipe. Neither is sorted.
+        """Make a condensed set of rows, tensors and a recipe. The order of neither is changed.
 
         Args:
             rows: One row for each decoded image: `decoded_rows` of a synthetic set, real rows of a coreset.
@@ -133,7 +133,7 @@ class CondensedDataset(datasets.Dataset):
                 f"the evaluation is of another set that is called {own!r}, too, but was made in another run; pass what "
                 "evaluate returned for this one"
             )
-        check_whole(self.recipe, [score.ipc for score in table.scores])
+        check_whole(self.recipe, [score.ipc for score in table.scores if score.set in (own, own + RELABELLED)])
         measured = copy.copy(self)
         measured.recipe = dataclasses.replace(self.recipe, evaluation=table.to_records())
         return measured

@@ -200,9 +200,10 @@ class Recipe:
 
     @property
     def run(self) -> str:
-        """What tells the run apart that made the set: sets of one method and ipc may have the same name."""
-        facts = {name: getattr(self, name) for name in ("created_at", "method", "seed", "steps", "options")}
-        return content_key(**facts, content=self.source.get("content_hash"))
+        """Identifies the run that made the set: sets of one method and ipc may have the same name."""
+        facts = {name: getattr(self, name) for name in ("created_at", "method", "network", "seed", "steps", "options")}
+        parts = [] if self.parts is None else [recipe.run for recipe in self.part_recipes]
+        return content_key(**facts, content=self.source.get("content_hash"), parts=parts)
 
     @property
     def sources(self) -> list[dict[str, Any]]:

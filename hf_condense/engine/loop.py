@@ -340,8 +340,8 @@ class _Optimisation:
     def save(self, done: int) -> bool:
         """Write a checkpoint from the main process; the others wait.
 
-        A checkpoint that cannot be written, because the disk is full or another run has its own in that place, is worth
-        a warning only: the set in memory is whole, and the next checkpoint may succeed.
+        A checkpoint that cannot be written, because the disk or the memory is full or another run has its own in that
+        place, is worth a warning only: the set in memory is whole, and the next checkpoint may succeed.
 
         Args:
             done: Steps that are done.

@@ -166,7 +166,7 @@ class MethodConfig:
         return next((f.name for f in reversed(dataclasses.fields(cls)) if f.metadata.get("role") == role), None)
 
 
-_IN_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "True or False", str: "a text"}
+_IN_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "True or False", str: "a string"}
 
 
 def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:

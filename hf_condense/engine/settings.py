@@ -94,7 +94,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
 
 
 def preset_values(cls: AnyMethod, preset: str, task: Task) -> dict[str, Any]:
-    """Return what a preset sets for a task if the caller says nothing else; without a storage form it takes pixels.
+    """Return what a preset sets for a task if the caller says nothing else. If it names no form, that is pixels.
 
     Args:
         cls: The method.

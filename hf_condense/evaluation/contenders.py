@@ -138,8 +138,8 @@ class Baselines:
             source = self.real.of_classes(self._rows_per_class).images
         data = TrainingSet(source, self.real.outputs[source.labels], self._num_classes)
         updates, training = self.max_updates or self.subject_updates, self.training
-        if training.updates(len(data)) < updates:  # a form may decode into more rows than a small source has
-            training = replace(training, epochs=epochs_for(updates, len(data), training.batch_size))
+        if training.updates(len(data)) < self.subject_updates:  # a form may decode into more rows than a small source
+            training = replace(training, epochs=epochs_for(self.subject_updates, len(data), training.batch_size))
         return Contender("full", Fixed(data, source.content_hash), training, updates)
 
     def _coreset(self, name: str) -> Contender:

@@ -118,9 +118,9 @@ def evaluate(
             as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
             gives as many random rows as that (`random x16`), and these stored in the form of the set
             (`random as dct16`), which is what learning adds to. If the teacher that labelled the set is at hand, random
-            rows with its labels stand there too (`random (soft labels)`). `"full"`: the whole source, for `max_updates`
-            updates, else for as many as the set itself takes; its scores are cached. Coreset methods (`"herding"`,
-            `"kcenter"`, ...) choose rows by the features of the first network.
+            rows with its labels stand there too (`random (soft labels)`). `"full"`: the whole source, for the recipe's
+            epochs up to `max_updates`, or without that cap for as many updates as the set itself takes; its scores are
+            cached. Coreset methods (`"herding"`, `"kcenter"`, ...) choose rows by the features of the first network.
         augment: Some of `color`, `crop`, `cutout`, `flip`, `scale` and `rotate`, joined by `_`, or `"none"`. Default:
             the recipe's, without `flip` if the set was made without it. For other sets of digits pass
             `"color_crop_cutout_scale_rotate"`.
@@ -128,7 +128,7 @@ def evaluate(
             the temperature of the set's, so that one sees what the labels alone are worth. Default: none; a set
             that was just made still has its own in memory (but not the experts that labelled one).
         relabel: Whether the teacher labels the images of every update, after they were augmented and mixed, in place of
-            the stored labels.
+            the stored labels. The rows are then called `"<set> (relabelled)"` and `random (relabelled)`.
         eight_bit: Also train on the 8-bit images of a `CondensedDataset`, which are what `load_dataset` gives; their
             row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
             images anyway and get no second row; a `train` that is not condensed has one kind of images only, and is

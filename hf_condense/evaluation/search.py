@@ -17,6 +17,7 @@ from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders import Frame
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.evaluation.trials import Trials
+from hf_condense.source.class_source import ClassSource
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -58,9 +59,9 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
                 "dataset that this coreset was selected from; pass that one as source, or one rate, such as lr=0.01"
             )
         may &= ~torch.isin(source.rows, torch.tensor(subject.recipe.rows))
-    positions = source.held_out(seed, "evaluate", "held out", among=may)
     if subject.recipe is None:
-        positions = positions[~_occur(source.at(positions), subject)]
+        may &= ~_occur(source, subject)
+    positions = source.held_out(seed, "evaluate", "held out", among=may)
     if not len(positions):
         raise ValueError(
             "the learning rate is searched on held-out training rows, but no class of source has a row to spare that "
@@ -71,12 +72,12 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
     return real.part(is_left.nonzero()[:, 0]), real.part(positions)
 
 
-def _occur(images: Tensor, subject: Subject) -> Tensor:
-    """Return which images (n, C, H, W) occur in a set that no recipe describes, to 8 bits: bool (n,)."""
-    frame, data = Frame(subject.mean.to(images.device), subject.std.to(images.device)), subject.data
-    rows = torch.arange(len(data)).split(_BATCH)
-    own = {pixels for part in rows for pixels in _coded(data.batch(part)[0].to(images.device), frame)}
-    return torch.tensor([pixels in own for part in images.split(_BATCH) for pixels in _coded(part, frame)]).bool()
+def _occur(source: ClassSource, subject: Subject) -> Tensor:
+    """Return which images of a source occur in a set that no recipe describes, to 8 bits: bool (N,)."""
+    frame, data = Frame(subject.mean.to(source.device), subject.std.to(source.device)), subject.data
+    rows, own_rows = (torch.arange(len(images)).split(_BATCH) for images in (source, data))
+    own = {pixels for part in own_rows for pixels in _coded(data.batch(part)[0].to(source.device), frame)}
+    return torch.tensor([pixels in own for part in rows for pixels in _coded(source.at(part), frame)])
 
 
 def _coded(images: Tensor, frame: Frame) -> list[bytes]:

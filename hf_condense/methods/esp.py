@@ -184,7 +184,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     blocks: str = option(
         "flat",
         "'flat': one subspace of all parameters. 'layer': one per weight tensor. Vectors are left out: biases, and the "
-        "parameters of norm layers but layer norm.",
+        "parameters of norm layers other than layer norm.",
         choices=("flat", "layer"),
     )
     beside: str = option(

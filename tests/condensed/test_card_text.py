@@ -301,7 +301,7 @@ def test_evaluation_of_a_part_of_the_set_is_refused():
     small = make_set()
     part = replace(score("dm_ipc2", 0.5), ipc=1)
     with pytest.raises(ValueError, match=r"of its first 1 images per class\. Leave ipc= out, or pass ipc=2 too"):
-        small.with_evaluation(Evaluation((part,)))
+        small.with_evaluation(Evaluation((part, score("full", 0.9))))  # the whole source is not cut down
     both = small.with_evaluation(Evaluation((part, replace(part, ipc=2))))
     assert len(groups_of(both.recipe)) == 1
 

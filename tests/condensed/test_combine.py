@@ -284,6 +284,7 @@ def test_source_in_another_format_is_there_once(toy) -> None:
     assert len(both.source) == len(toy)
     other = condense_dataset(toy.select(range(30)), "random", 1, progress=False)
     assert len(combine_condensed([both, other, first]).source) == len(toy) + 30
+    assert len(combine_condensed([first, combine_condensed([other, first])]).source) == len(toy) + 30
 
 
 def test_common_value_is_that_of_all() -> None:

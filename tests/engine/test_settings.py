@@ -327,3 +327,18 @@ def test_values_of_presets_are_those_of_a_run(name: str) -> None:
         of_run = {**run.options, "storage": run.storage, "expand": run.expand, "network": run.network}
         of_run |= {"pixel_range": run.pixel_range, "store_dtype": run.store_dtype}
         assert of_run | values == of_run
+
+
+def test_values_of_a_preset_name_its_form() -> None:
+    task = Task(ipc=1, num_classes=10, image_shape=(3, 32, 32))
+    assert preset_values(get_method("dm"), "quick", task) == {
+        "steps": 1000,
+        "ipm": 5,
+        "decay": True,
+        "network": "convnet-w32",
+        "lr_img": 4.0,
+        "storage": "dct",
+        "expand": 32,
+    }
+    of_factor = preset_values(get_method("idc"), "quick", task)
+    assert (of_factor["storage"], of_factor["expand"], "factor" in of_factor) == ("patches", 4, False)

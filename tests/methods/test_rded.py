@@ -339,7 +339,7 @@ class TestTeacher:
             quick_method("rded", teacher=Teacher(nearest_class, ("cat", "dog", "elk")), cache=False).condense(TOY)
 
     def test_value_that_is_no_teacher_raises_type_error(self) -> None:
-        with pytest.raises(TypeError, match="teacher should be a text or Teacher or None; got 5"):
+        with pytest.raises(TypeError, match="teacher should be a string or Teacher or None; got 5"):
             condense_dataset(TOY, "rded", 1, teacher=5, progress=False)
 
     def test_folder_that_is_missing_raises_an_error(self) -> None:

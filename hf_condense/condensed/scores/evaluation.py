@@ -138,7 +138,7 @@ class Evaluation(Tabular):
         scores: One score for every network and set.
         class_names: Names of all classes; none if they are not known.
         labels: Class of every test row, in the order of the rows. int32 (N,), or None if they are not known.
-        run: What tells the run apart that made the evaluated set, or None if it is not known.
+        run: Identifies the run that made the evaluated set; None if it is not known.
 
     Example:
         >>> score = Score("dm_ipc1", 10, "convnet", "dc", None, 300, 300, (0.5, 0.75), (0, 1), 4.2)

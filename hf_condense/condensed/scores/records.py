@@ -13,6 +13,7 @@ Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
 EIGHT_BIT_ROWS, FLOATS, RANDOM, WHOLE = "8-bit images", "exact floats", "random rows", "whole source"
 HARD = "exact floats, hard labels"
+_BY_TEACHER = ", labelled by a teacher in every update"
 AS_MANY, SAME_FORM = "random rows, as many as it decodes into", "random rows in the same form"
 _FIRST = (EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, AS_MANY, SAME_FORM)  # what each row of the table begins with
 _KINDS: dict[str, type | tuple[type, ...]] = {
@@ -79,17 +80,18 @@ def _is_score(record: Record) -> bool:
 
 def _role(name: str, recipe: Recipe) -> str:
     """Return in words what the networks of a record were trained on."""
+    own = EIGHT_BIT_ROWS if recipe.kind == "coreset" else FLOATS
     roles = {
-        recipe.config_name: EIGHT_BIT_ROWS if recipe.kind == "coreset" else FLOATS,
+        recipe.config_name: own,
         recipe.config_name + EIGHT_BIT: EIGHT_BIT_ROWS,
         recipe.config_name + HARD_LABELS: HARD,
-        recipe.config_name + RELABELLED: "exact floats, labelled by a teacher in every update",
-        recipe.config_name + EIGHT_BIT + RELABELLED: "8-bit images, labelled by a teacher in every update",
+        recipe.config_name + RELABELLED: own + _BY_TEACHER,
+        recipe.config_name + EIGHT_BIT + RELABELLED: EIGHT_BIT_ROWS + _BY_TEACHER,
         "random": RANDOM,
         f"random x{recipe.expand}": AS_MANY,
         f"random as {recipe.storage}{recipe.expand}": SAME_FORM,
         "random" + SOFT_LABELS: "random rows with the labels of its teacher",
-        "random" + RELABELLED: "random rows, labelled by a teacher in every update",
+        "random" + RELABELLED: RANDOM + _BY_TEACHER,
         "full": WHOLE,
     }
     return roles.get(name, name)
