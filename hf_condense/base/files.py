@@ -80,7 +80,7 @@ def output_file(file: str | Path) -> Iterator[Path]:
     """
     path = local_path(file)
     if path.is_dir():
-        raise IsADirectoryError(f"{path} is a folder; name a file, such as one in it")
+        raise IsADirectoryError(f"{path} is a folder; name a file")
     if path.exists() and not path.is_file():
         yield path
         return
