@@ -133,6 +133,7 @@ def test_advice_for_null_labels_gives_a_readable_dataset() -> None:
         (PNG[:20], ("row 1", "cannot be decoded")),
         (PNG[:-60], ("row 1", "cannot be decoded", "truncated")),
         (JPEG[:-60], ("row 1", "cannot be decoded", "truncated", "repair or remove")),
+        ({"path": "pets/cat.png", "bytes": b"hello"}, ("row 1 has a picture ('pets/cat.png') that cannot be decoded",)),
         (None, ("row 1", "no picture in 'image'", "filter")),
         ({"path": "/nowhere/cat.png", "bytes": None}, ("row 1", "cannot be read", "/nowhere/cat.png")),
         ({"path": "https://nowhere/cat.png", "bytes": None}, ("row 1", "cannot be read", "https://nowhere/cat.png")),

@@ -276,6 +276,32 @@ def has_16_bits(data: bytes, feature_mode: str | None = None) -> bool:
         return is_16_bit(image.mode) or 16 in bits
 
 
+class UndecodableError(ValueError):
+    """A picture that cannot be decoded.
+
+    Args:
+        row: Its row number.
+        why: What is wrong, and what to do about it.
+        file: The path that its row holds, if any.
+    """
+
+    def __init__(self, row: int, why: str, file: str | None = None) -> None:
+        super().__init__(f"row {row} has a picture{f' ({file!r})' if file else ''} that cannot be decoded {why}")
+        self.row = row
+        self.why = why
+
+
+@contextmanager
+def files_named(ds: datasets.Dataset, column: str) -> Iterator[None]:
+    """Add to the error for a picture that cannot be decoded the path that its row of `ds` holds, if any."""
+    try:
+        yield
+    except UndecodableError as error:
+        cells = undecoded(ds.select([error.row]), column)[:].column(column)
+        (path,) = pc.struct_field(cells, "path").to_pylist()
+        raise UndecodableError(error.row, error.why, path) from error.__cause__
+
+
 @contextmanager
 def _opened(data: bytes, row: int) -> Iterator[Image.Image]:
     with _explained(row), Image.open(io.BytesIO(data)) as image:
@@ -284,14 +310,14 @@ def _opened(data: bytes, row: int) -> Iterator[Image.Image]:
 
 @contextmanager
 def _explained(row: int) -> Iterator[None]:
-    """Turn every error of decoding a picture into a ValueError that names the row and says what to do."""
+    """Turn every error of decoding a picture into one that names the row and says what to do."""
     try:
         yield
     except MemoryError:
         raise
     except Exception as error:  # Pillow's decoders raise errors of many types
         reason = "unknown format" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"row {row} has a picture that cannot be decoded ({reason}); {_remedy(error)}") from error
+        raise UndecodableError(row, f"({reason}); {_remedy(error)}") from error
 
 
 def _remedy(error: Exception) -> str:

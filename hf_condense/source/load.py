@@ -35,6 +35,7 @@ from hf_condense.source.decode import (
     Size,
     common_shape,
     decode_picture,
+    files_named,
     has_16_bits,
     header,
     is_grey,
@@ -114,7 +115,7 @@ def load_source(
     Raises:
         TypeError: If `ds` is a stream or a dict of splits.
         ValueError: If columns are missing or ambiguous, labels are null, the Image feature asks for a mode without a
-            fixed range, sizes differ without `image_size`, or a picture is damaged (the message names its row).
+            fixed range, sizes differ without `image_size`, or a picture is damaged (the message names row and file).
         OSError: If the cache cannot be read or written.
     """
     ds = check_dataset(ds)
@@ -128,13 +129,14 @@ def load_source(
     content_hash = _content_hash(pictures, labels, mode)
     order = torch.argsort(labels.index, stable=True)
     decode = partial(_decode, pictures, size, channels, mode, order, progress=progress)
-    if streams and min((shape := _shape_of_headers(pictures, size, channels, mode))[1:]) > LARGE_SIDE:
-        decoded = _streamed(ds, image_column, shape, mode, order)
-    elif cache_enabled(cache):
-        key = content_key(format=CACHE_VERSION, content=content_hash, image_size=size, channels=channels)
-        decoded = _cached(cache_folder("sources") / key, decode)
-    else:
-        decoded = decode()
+    with files_named(ds, image_column):
+        if streams and min((shape := _shape_of_headers(pictures, size, channels, mode))[1:]) > LARGE_SIDE:
+            decoded = _streamed(ds, image_column, shape, mode, order)
+        elif cache_enabled(cache):
+            key = content_key(format=CACHE_VERSION, content=content_hash, image_size=size, channels=channels)
+            decoded = _cached(cache_folder("sources") / key, decode)
+        else:
+            decoded = decode()
     _warn_of_dark_pictures(decoded)
     mean, std = _statistics(decoded.histogram)
     return ClassSource(

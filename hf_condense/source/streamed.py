@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hf_condense.source.decode import decode_picture, encoded_cells, has_16_bits, undecoded
+from hf_condense.source.decode import decode_picture, encoded_cells, files_named, has_16_bits, undecoded
 
 LARGE_SIDE = 64  # pixels; pictures with a longer shorter side are large
 
@@ -73,7 +73,7 @@ class StreamedPictures:
         if not rows:
             return torch.empty(0, *self._image_shape, dtype=torch.uint8), []
         pictures = encoded_cells(self._ds[rows].column(self._column), rows, self._column)
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with files_named(self._ds, self._column), ThreadPoolExecutor(os.cpu_count()) as pool:
             images = list(
                 pool.map(lambda data, row: decode_picture(data, row, self._image_shape, self._mode), pictures, rows)
             )
