@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -30,7 +29,7 @@ from hf_condense.condensed.folder import (
     resolve_folder,
 )
 from hf_condense.condensed.hub.repository import download_all
-from hf_condense.condensed.page.render import PAGE, Shown, render_page
+from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
 from hf_condense.engine.copies import nearest_images
 from hf_condense.evaluation.reader import Reader
 from hf_condense.source.columns import check_dataset
@@ -110,6 +109,8 @@ def write_page(
     local_files_only = boolean("local_files_only", local_files_only)
     refuse_revision(path_or_repo, revision)
     _refuse_other_file(local_path(file))
+    if local_path(file).suffix.lower() not in ("", ".html", ".htm"):
+        logger.warning("%s does not end in .html, so browsers may show it as plain text", file)
     is_remote = is_repository(path_or_repo)
     if is_remote:
         folders = download_all(
@@ -134,17 +135,16 @@ def write_page(
 
 
 def _refuse_other_file(file: Path) -> None:
-    """Raise `FileExistsError` if a file exists and is no HTML page, or `IsADirectoryError` if it is a folder."""
+    """Raise `FileExistsError` if a file exists and is no page of ours, or `IsADirectoryError` if it is a folder."""
     if file.is_dir():
         raise IsADirectoryError(f"{file} is a folder; name a file for the page, such as {file / PAGE}")
     if not file.is_file():  # nothing is there, or a place such as /dev/stdout, which holds nothing
         return
     with explained_access(file), file.open("rb") as content:
-        start = content.read(_START_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
-    if start and not start.lower().startswith(b"<!doctype html"):
+        start = content.read(_START_BYTES)
+    if start and MARK.encode() not in start:
         raise FileExistsError(
-            f"{file} exists and is not an HTML page (it does not begin with <!doctype html>), so it is not replaced; "
-            "choose another path for the page"
+            f"{file} exists and hf_condense did not write it, so it is not replaced; choose another path for the page"
         )
 
 

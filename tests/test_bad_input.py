@@ -122,6 +122,15 @@ def test_advice_for_null_labels_gives_a_readable_dataset() -> None:
     assert read(ds.filter(lambda row: row["label"] not in (None, -1))).counts == {0: 1, 1: 1}
 
 
+def test_integer_label_of_minus_one_is_a_class_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    ds = picture_set([PNG] * 4, [0, 1, 0, 1]).cast_column("label", Value("int64"))
+    assert read(ds, label_column="label").counts == {0: 2, 1: 2}
+    assert caplog.text == ""
+    ds = ds.remove_columns("label").add_column("label", [0, -1, 0, 1])
+    assert read(ds, label_column="label").class_names == ("-1", "0", "1")
+    assert "1 of 4 rows have the label -1 in 'label', which is taken for a class of its own" in caplog.text
+
+
 # Pictures
 
 
@@ -382,6 +391,7 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
         (TypeError, {"progress": "no"}, "progress should be True or False; got 'no' (str)"),
         (TypeError, {"accelerator": "cpu"}, "accelerator should be an accelerate.Accelerator"),
         (TypeError, {"checkpoint_dir": 3}, "checkpoint_dir should be a path, as text or a Path; got 3 (int)"),
+        (ValueError, {"checkpoint_dir": ""}, "checkpoint_dir should be a path; got empty text. Pass '.'"),
         (TypeError, {"logging_dir": None}, "logging_dir should be a path, as text or a Path; got None (NoneType)"),
         (ValueError, {"ipc": {"cat": 1, "dog": 0}}, "got 0 for class 'dog'"),
         (ValueError, {"network": "convnt"}, "convnt"),

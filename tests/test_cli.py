@@ -85,7 +85,7 @@ def test_combine_saves_the_rows_of_all_sets_and_warns_of_equal_ones(
 def test_run_takes_options_and_reads_what_save_to_disk_wrote(program: Program, toy: Dataset, tmp_path: Path) -> None:
     DatasetDict({"train": toy.rename_column("image", "picture")}).save_to_disk(tmp_path / "disk")
     columns = ("--image-column", "picture", "--label-column", "label")
-    size = ("--image-size", "8x8", "--seed", 3, "--option", "lr_img=0.5", "--option", "batch_real=4")
+    size = ("--image-size", "8x8", "--seed", 3, "--option", "lr_img=.5", "--option", "batch_real=4")
     arguments = ("run", tmp_path / "disk", "--method", "dm", "--steps", 1, *columns, *size, *QUICK)
     code, out, _ = program(*arguments, "--out", tmp_path / "out")
     assert code == 0
@@ -427,6 +427,11 @@ def test_hints_about_a_dataset_without_a_test_split_lead_to_other_rows(
     code, _, err = program("run", disk, "--method", "random", "--split", "validation", *QUICK)
     assert code == 2
     assert "holds a single split, so there is none to choose" in err
+    sets = ("eval", tmp_path / "sets", "--network", "convnet-w8", *SHORT)
+    for rows in (("--source", disk, "--source-split", "all", "--test", place), ("--test", disk, "--test-split", "all")):
+        code, _, err = program(*sets, *rows)
+        assert code == 2
+        assert f"{rows[2]} all: '{disk}' holds a single split" in err
 
 
 def test_eval_refuses_to_test_on_the_rows_that_the_set_was_made_from(
@@ -749,6 +754,8 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
         (["--augment", "flipp"], "unknown augmentation 'flipp'; known: color, crop"),
         (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc', 'soft'; got 'dsaa'; did you mean 'dsa'?"),
         (["--baseline", "none", "--baseline", "herdin"], "got 'herdin'; did you mean 'herding'?"),
+        (["--baseline", "none", "--baseline", "full"], "names 'none' beside 'full'; leave out one or the other"),
+        (["--network", "resnet-18"], "did you mean 'resnet18'?"),
     ],
 )
 def test_eval_refuses_wrong_names_before_the_set_or_a_dataset_is_loaded(

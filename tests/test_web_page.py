@@ -64,18 +64,22 @@ def test_page_of_a_folder_shows_every_set_and_says_which_is_the_default(tmp_path
 def test_file_that_is_no_page_is_refused_and_kept(name, tmp_path):
     make_set().save_condensed(tmp_path)
     before = (tmp_path / name).read_bytes()
-    with pytest.raises(FileExistsError, match=r"is not an HTML page .* choose another path") as error:
+    with pytest.raises(FileExistsError, match=r"hf_condense did not write it.* choose another path") as error:
         write_page(tmp_path, tmp_path / name)
     assert name in str(error.value)
     assert (tmp_path / name).read_bytes() == before
 
 
-@pytest.mark.parametrize("earlier", ["\n  <!DOCTYPE HTML><p>mine</p>", "\ufeff<!doctype html>", ""])
-def test_page_of_any_origin_and_an_empty_file_are_replaced(tmp_path, earlier):
-    make_set().save_condensed(tmp_path)
+def test_earlier_page_and_an_empty_file_are_replaced_and_the_page_of_somebody_else_is_not(tmp_path):
+    make_set(ipc=1).save_condensed(tmp_path)
     page = tmp_path / "page.html"
-    page.write_text(earlier, encoding="utf-8")
-    assert MARK in write_page(tmp_path, page).read_text(encoding="utf-8")
+    page.touch()
+    earlier = write_page(tmp_path, page).read_text(encoding="utf-8")
+    make_coreset().save_condensed(tmp_path)
+    assert MARK in earlier != write_page(tmp_path, page).read_text(encoding="utf-8")
+    page.write_text("<!doctype html><p>mine</p>", encoding="utf-8")
+    with pytest.raises(FileExistsError, match="hf_condense did not write it"):
+        write_page(tmp_path, page)
 
 
 def test_damaged_tensors_and_empty_folders_are_refused(tmp_path):

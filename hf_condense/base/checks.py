@@ -66,13 +66,19 @@ def boolean(name: str, value: object) -> bool:
 
 
 def check_path(name: str, value: object) -> None:
-    """Raise `TypeError` if a value is not a path: text, or an object such as a `Path`.
+    """Raise if a value is not a path: text that is not empty, or an object such as a `Path`.
+
+    Raises:
+        TypeError: If it is something else.
+        ValueError: If it is empty text, which would stand for the current folder.
 
     Example:
         >>> check_path("folder", "~/sets")
     """
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} should be a path, as text or a Path; got {value!r:.80} ({type(value).__name__})")
+    if value == "":
+        raise ValueError(f"{name} should be a path; got empty text. Pass '.' for the current folder")
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:

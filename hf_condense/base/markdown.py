@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 
 from hf_condense.base.tables import markdown_table
 
-_SPECIAL = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|[]`*~"})
+_SPECIAL = str.maketrans({char: f"&#{ord(char)};" for char in "&<>|[]`*~\\$"})
+_EMPHASIS = re.compile(r"(?<!\w)_+")  # inside a word, or after one, an underscore begins nothing
 
 
 def escape(value: object) -> str:
@@ -16,7 +18,7 @@ def escape(value: object) -> str:
         >>> escape("a|b")
         'a&#124;b'
     """
-    return " ".join(str(value).split()).translate(_SPECIAL)
+    return _EMPHASIS.sub(lambda lines: "&#95;" * len(lines[0]), " ".join(str(value).split()).translate(_SPECIAL))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:

@@ -10,7 +10,7 @@ import click
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.cli.options import FilePath, Integer, quiet_option
-from hf_condense.cli.output import by_main, echo
+from hf_condense.cli.output import by_main, echo, save_set
 from hf_condense.cli.text import seconds
 
 if TYPE_CHECKING:
@@ -72,12 +72,15 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     # The whole excerpt costs most and varies least, so one network is enough.
     whole = evaluate(small, ds["test"], seeds=1, baselines="full", cache=False, **settings).scores[-1]
     echo(f"\n{Evaluation((*compared.scores, whole))}\n")
-    folder = by_main(lambda: small.save_condensed(out, overwrite=True))
+    folder, elsewhere = by_main(lambda: save_set(small, out, overwrite=False))
     random = condense_dataset(ds["train"], "random", ipc, cache=False, progress=False)
-    by_main(lambda: _picture(small, random, compared).save(out / PICTURE))
+    picture = folder.parent / PICTURE
+    by_main(lambda: _picture(small, random, compared).save(picture))
     by_main(lambda: _check_equal(small, folder))
     echo(f"Saved {folder} and loaded it back: equal to the last bit.")
-    echo(f"Look at {out / PICTURE}: random rows beside condensed ones. All of this took {seconds(started)}.")
+    echo(f"Look at {picture}: random rows beside condensed ones. All of this took {seconds(started)}.")
+    if elsewhere:
+        raise SystemExit(1)
 
 
 def _picture(small: CondensedDataset, random: CondensedDataset, table: Evaluation) -> Image:

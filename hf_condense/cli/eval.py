@@ -145,7 +145,6 @@ def evaluate_command(
     if test is None:
         tested = tested._replace(place=source, revision=source_revision)
     refuse_config("--config", config, *(place for place in (source, test) if place is not None))
-    baselines = tuple(baseline for baseline in baselines if baseline != "none")
     size = None if image_size is None else parse_size(image_size)
     settings.update(lr=_parse_rates(rates), ipc=ipc or None, compile="auto" if compile is None else compile)
     checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment", "compile")
@@ -188,7 +187,7 @@ def evaluate_command(
                 f"another set was saved in {place} during the evaluation, so these accuracies were not stored"
             )
         train.with_evaluation(evaluation).save_condensed(place.parent, place.name, overwrite=True)
-        click.echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
+        echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
 
 
 class _Rows(NamedTuple):
@@ -206,7 +205,11 @@ class _Rows(NamedTuple):
 
 def _check_rows(source: _Rows, test: _Rows) -> None:
     """Refuse to test networks on no rows, or on those that the set was made of, and options of no dataset."""
-    for rows, name in ((source, "source"), (test, "test")):
+    for rows, name, default in ((source, "source", "train"), (test, "test", "test")):
+        if rows.place is not None and rows.split != default and is_one_split(rows.place):
+            raise click.UsageError(
+                f"--{name}-split {rows.split}: {rows.place!r} holds a single split, so there is none to choose"
+            )
         if rows.place is not None:
             refuse_revision(f"--{name}-revision", rows.revision, rows.place)
         elif rows.revision is not None:

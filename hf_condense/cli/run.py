@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -32,6 +33,8 @@ from hf_condense.cli.text import amount, command_line, seconds
 if TYPE_CHECKING:
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.engine.profiling import StepProfile
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # JSON has no .5, 5. or +5
 
 
 @click.command(short_help="Condense a dataset and save the result.")
@@ -223,11 +226,13 @@ def _parse_option(text: str) -> tuple[str, Any]:
     words: dict[str, Any] = {"true": True, "false": False, "none": "none", "null": None}
     if value.lower() in words:
         return name, words[value.lower()]
+    if _NUMBER.fullmatch(value):
+        return name, float(value) if set(".eE") & set(value) else int(value)
     try:
         plain = json.loads(value)
     except json.JSONDecodeError:
         return name, value
-    return name, plain if isinstance(plain, (int, float, str)) else value
+    return name, plain if isinstance(plain, (float, str)) else value
 
 
 def _check_run(

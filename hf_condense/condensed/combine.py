@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -220,7 +221,7 @@ def _combined_recipe(sets: list[CondensedDataset], names: list[str], values: lis
         citation=None,
         teacher=None,
         plan={},
-        runtime={"seconds": round(sum(recipe.runtime.get("seconds") or 0 for recipe in recipes), 1)},
+        runtime={"seconds": round(sum(map(_seconds, recipes)), 1)},
         created_at=max(recipe.created_at for recipe in recipes),
         evaluation=[],
         nearest=None,
@@ -237,6 +238,12 @@ def _parts_of(s: CondensedDataset) -> list[dict[str, Any]]:
     ipc = {name: s.recipe.budget(name) for name in present}
     rate = s.synthetic.student_lr
     return [{"recipe": s.recipe.to_dict(), "ipc": ipc, "student_lr": None if rate is None else float(rate)}]
+
+
+def _seconds(recipe: Recipe) -> float:
+    """Return how long a set took to make; 0 if that is not known."""
+    value = recipe.runtime.get("seconds")
+    return value if isinstance(value, (int, float)) and math.isfinite(value) else 0.0
 
 
 def _distinct(recipes: list[Recipe]) -> list[Recipe]:
@@ -272,7 +279,8 @@ def _source_facts(recipes: list[Recipe]) -> dict[str, Any]:
 def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
     """Return the sources one after the other, each once, if all are known and have the same features.
 
-    Two are the same if they have the same images, or, for sets of different image sizes, the same rows.
+    Two are the same if they have the same images, or, for sets of different image sizes, the same rows. None also if
+    two sets were combined before of sources of which they share some: these cannot be taken out.
     """
     sources: list[datasets.Dataset] = []
     known: set[str] = set()
@@ -284,6 +292,8 @@ def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
             return None
         hashes = {facts["content_hash"] for facts in s.recipe.sources if facts.get("content_hash")}
         if s.source._fingerprint not in known and not (hashes and hashes <= known):
+            if hashes & known:
+                return None
             sources.append(s.source.with_format(None))
         known |= {s.source._fingerprint, *hashes}
     return datasets.concatenate_datasets(sources)

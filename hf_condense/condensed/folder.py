@@ -6,8 +6,8 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
-from contextlib import ExitStack
+from collections.abc import Collection, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from hf_condense.base.checks import listed
@@ -48,13 +48,15 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 
     Raises:
         ValueError: If the name is not usable, or the set cannot be written exactly.
-        FileExistsError: If another set, or something else, is stored under the name and may not be replaced.
+        FileExistsError: If another set, or something else, is stored under the name and may not be replaced, or the
+            folder is that of a set.
         OSError: If writing failed; the earlier files are untouched.
     """
     folder = local_path(folder)
     name = check_name(parts.recipe.config_name if name is None else name)
     if not is_main_process():
         return folder / name
+    _refuse_place(folder, name)
     files, facts = pack(parts)
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
@@ -64,12 +66,14 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
+    new = own if old is None and not overwrite else ()
     while True:
         others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
         card = render({**others, name: facts}, read_card(folder))
-        write_files(folder, {**own, README: card.encode()})
+        write_files(folder, {**own, README: card.encode()}, new=new)
         if set(list_sets(folder)) <= {*others, name}:  # else another process has saved a set meanwhile
             break
+        new = ()
     return folder / name
 
 
@@ -207,6 +211,20 @@ def _stored_facts(target: Path, *, damaged_is_none: bool) -> Facts | None:
         raise
 
 
+def _refuse_place(folder: Path, name: str) -> None:
+    """Raise `FileExistsError` if a folder is that of a set, or has a set whose name differs in case only."""
+    if (folder / FACTS).exists():
+        raise FileExistsError(
+            f"{folder} is the folder of one set, and a set inside it would not be found; save to {folder.parent}, the "
+            "folder of sets"
+        )
+    if alike := [other for other in list_sets(folder) if other != name and other.lower() == name.lower()]:
+        raise FileExistsError(
+            f"{folder} already holds {alike[0]!r}, which some systems do not tell from {name!r}; pass another "
+            "config_name="
+        )
+
+
 def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) -> None:
     """Raise unless the same set, or nothing, is stored under a name in a folder."""
     target = folder / name
@@ -215,7 +233,7 @@ def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) 
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str] = ()) -> None:
     """Write files below a folder so that either all are new or all are as they were.
 
     Only a process that is killed in the moment in which it replaces them can leave some of both; the earlier ones then
@@ -224,8 +242,11 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     Args:
         folder: Created if missing.
         files: Content by path below the folder; a file that has this content already is left alone.
+        new: Those of the paths under which no other file may be by now.
 
     Raises:
+        FileExistsError: If there is a file under one of `new`, such as that of a process that was faster; the earlier
+            files are untouched.
         OSError: If writing failed; the earlier files are untouched.
     """
     changed = {path: data for path, data in files.items() if not _holds(folder / path, data)}
@@ -233,12 +254,14 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
         with tempfile.TemporaryDirectory(prefix=temporary_prefix(folder / _SCRATCH), dir=folder) as scratch:
-            new, old = ([Path(scratch, kind, path) for path in changed] for kind in ("new", _BACKUPS))
-            for source, data in zip(new, changed.values(), strict=True):
+            written, old = ([Path(scratch, kind, path) for path in changed] for kind in ("new", _BACKUPS))
+            for source, data in zip(written, changed.values(), strict=True):
                 source.parent.mkdir(parents=True, exist_ok=True)
                 _write_through(source, data)
             with ExitStack() as undo:
-                for source, backup, path in zip(new, old, changed, strict=True):
+                for source, backup, path in zip(written, old, changed, strict=True):
+                    if path in new:
+                        _claim(folder / path, undo)
                     _replace(source, backup, folder / path, undo)
                 undo.pop_all()
     except OSError as error:
@@ -268,14 +291,32 @@ def _write_through(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
+def _claim(target: Path, undo: ExitStack) -> None:
+    """Make an empty file, or raise `FileExistsError` if there is one, and register how to undo this."""
+    _make_folder_of(target, undo)
+    target.touch(exist_ok=False)
+    undo.callback(target.unlink, missing_ok=True)
+
+
+def _make_folder_of(target: Path, undo: ExitStack) -> None:
+    """Make the folder of a file, unless it is there, and register how to undo this."""
+    if not target.parent.exists():
+        target.parent.mkdir(exist_ok=True)
+        undo.callback(_remove_if_empty, target.parent)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    with suppress(OSError):  # another process may have written into it
+        folder.rmdir()
+
+
 def _replace(source: Path, backup: Path, target: Path, undo: ExitStack) -> None:
     """Move `source` to `target`, keep the earlier file as `backup`, and register how to undo this."""
-    if not target.parent.exists():
-        target.parent.mkdir()
-        undo.callback(target.parent.rmdir)
+    _make_folder_of(target, undo)
     if target.exists():
         backup.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(target, backup)
+        shutil.copymode(target, source)
         undo.callback(os.replace, backup, target)
     else:
         undo.callback(target.unlink, missing_ok=True)

@@ -43,7 +43,9 @@ def _stores_images(storage: str) -> bool:
 def check_soft_labels(
     temperature: float | None, label_views: int | None, label_top: int | None, num_classes: int
 ) -> None:
-    """Check how many views of a row have soft labels, and how many logits of each are stored."""
+    """Check the temperature of soft labels, how many views of a row have some, and how many logits are stored."""
+    if temperature is not None and not (math.isfinite(temperature) and temperature > 0):
+        raise CondensedFormatError(f"recipe: temperature should be > 0; got {temperature}")
     if label_views is not None and temperature is None:
         raise CondensedFormatError("recipe: soft labels of views should have a temperature")
     if label_views is None and label_top is None:

@@ -47,7 +47,8 @@ def amount_text(recipe: Recipe) -> str:
 def size_text(recipe: Recipe) -> str:
     """Return width, height and colour of the images of a set."""
     channels, height, width = recipe.image_shape
-    return f"{width}x{height} {'RGB' if channels == 3 else 'grey'}"
+    resized = " (resized; the rows are as in the source)" if recipe.kind == "coreset" and recipe.image_size else ""
+    return f"{width}x{height} {'RGB' if channels == 3 else 'grey'}{resized}"
 
 
 def source_text(recipe: Recipe) -> str:

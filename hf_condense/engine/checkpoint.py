@@ -147,6 +147,9 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
+_OF_DATA = frozenset({"mean", "std"})  # what differs with the rows
+
+
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
     """Return what differs between the identity in a checkpoint and that of this run, one sentence for each fact."""
     before, now = _flat(saved), _flat(json.loads(json.dumps(current)))  # in JSON, tuples become lists
@@ -155,6 +158,11 @@ def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, st
         for name in sorted({*before, *now})
         if before.get(name) != now.get(name)
     }
+    if "method" in differences:  # options of another method differ as a matter of course
+        differences = {name: text for name, text in differences.items() if not name.startswith("options.")}
+    if "content_hash" in differences:
+        differences = {name: text for name, text in differences.items() if name not in _OF_DATA}
+        differences["content_hash"] = "another dataset, or other rows of it"
     # Only with some options do steps identify a run: where one run has such options, these are the difference.
     if len(differences) > 1 and None in (before.get("steps"), now.get("steps")):
         differences.pop("steps", None)

@@ -34,6 +34,9 @@ logger = logging.getLogger("hf_condense")
 # Pixels; the shorter side of the images on which a teacher is trained, if those of the source are not smaller.
 TEACHER_SIDE = 64
 
+_JUDGED = 200  # rows at least on which the caller's teacher is measured, if there are as many
+_CERTAIN = 20  # rows from which on a teacher that is right no more often than by chance is refused
+
 # How a teacher of `settle_teacher` is trained; its augmentation is an option of the method.
 _TEACHER = TrainingRecipe(
     "teacher", epochs=300, batch_size=128, lr=0.02, milestones=(0.6, 0.85), gamma=0.2, restart_optimiser=False
@@ -130,12 +133,14 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     """Return the accuracy of the caller's teacher on some rows of the source, and how many these are.
 
     Raises:
-        ValueError: If it is right on no more rows than by chance, although it tells the classes apart.
+        ValueError: If it is right on no more rows than by chance, although it tells the classes apart and there are
+            enough rows to be certain.
     """
     source = run.source
     positions = held_out_rows(run)
-    if not len(positions):
-        positions = torch.tensor([source.positions(c).start for c in source.classes])
+    if len(positions) < _JUDGED:
+        most = max(1, _JUDGED // len(source.classes))
+        positions = torch.cat([_spread(source.positions(c), most) for c in source.classes])
     logits_of = teacher.in_order(source.class_names)
     # One part after the other: all pictures at their full size may not fit into memory.
     parts = (source.images[index.to(source.images.device)] for index in positions.split(FORWARD_IMAGES))
@@ -145,7 +150,7 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     answers = {c: chosen[labels == c].mode().values.item() for c in labels.unique().tolist()}  # the most frequent ones
     chance = 1 / len(answers)
     tells_apart = len(set(answers.values())) > 1  # else the names of its classes are not what is wrong
-    if tells_apart and share <= chance:
+    if tells_apart and share <= chance and len(labels) >= _CERTAIN:
         names = source.class_names
         listing = ", ".join(f"{names[c]!r} as {names[int(other)]!r}" for c, other in list(answers.items())[:5])
         raise ValueError(
@@ -155,3 +160,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     if len(answers) > 1 and share < min(2 * chance, (1 + chance) / 2):
         logger.warning("the teacher %r is right on only %.1f %% of %d rows", teacher.name, 100 * share, len(labels))
     return {"accuracy": share, "accuracy_rows": len(labels)}
+
+
+def _spread(positions: range, most: int) -> Tensor:
+    """Return at most so many positions, evenly spread: int64 (n,)."""
+    return torch.tensor(positions[:: max(1, -(-len(positions) // most))])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -96,8 +96,16 @@ def teacher_facts(run: Run, weights: Iterable[dict[str, Tensor]], updates: int, 
         updates: Training updates of each network.
         held_out: Training rows that the networks did not see, because they served to choose the updates.
     """
-    states = list(weights)
-    return facts_for_recipe(run, run.factory.name, weights_hash(states), len(states), updates, held_out)
+    networks = 0
+
+    def counted() -> Iterator[dict[str, Tensor]]:  # not a list: many large networks may not fit into memory together
+        nonlocal networks
+        for state in weights:
+            networks += 1
+            yield state
+
+    content_hash = weights_hash(counted())
+    return facts_for_recipe(run, run.factory.name, content_hash, networks, updates, held_out)
 
 
 def facts_for_recipe(

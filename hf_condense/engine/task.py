@@ -36,4 +36,6 @@ class Task:
             amounts: Images to store of every class that is condensed, by class index.
             source: The source.
         """
-        return cls(max(amounts.values()), len(amounts), source.image_shape, float(source.std.mean()))
+        varying = source.std[source.std < 1]  # that of a channel without any variation is set to 1
+        spread = float(varying.mean()) if len(varying) else 1.0
+        return cls(max(amounts.values()), len(amounts), source.image_shape, spread)

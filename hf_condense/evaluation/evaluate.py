@@ -114,9 +114,9 @@ def evaluate(
             baselines. Give several for the accuracy against ipc in one table. Coresets are in greedy order. Default:
             all.
         seeds: Networks per set, >= 1, or a list of their seeds, in -2**63..2**64 - 1.
-        baselines: What the set is compared with. `"random"`: random rows, redrawn for every seed, as many of each class
-            as the set stores. If the set decodes into more rows, for example 16 for each image of the budget, it also
-            gives as many random rows as that (`random x16`), and these stored in the form of the set
+        baselines: What the set is compared with, or `"none"`. `"random"`: random rows, redrawn for every seed, as many
+            of each class as the set stores. If the set decodes into more rows, for example 16 for each image of the
+            budget, it also gives as many random rows as that (`random x16`), and these stored in the form of the set
             (`random as dct16`), which is what learning adds to. If the teacher that labelled the set is at hand, random
             rows with its labels stand there too (`random (soft labels)`). `"full"`: the whole source, for the recipe's
             epochs up to `max_updates`, or without that cap for as many updates as the set itself takes; its scores are

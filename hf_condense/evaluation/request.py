@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from hf_condense.base.checks import compile_option, integer, number, one_of, seed_value
+from hf_condense.base.checks import compile_option, integer, listed, number, one_of, seed_value
 from hf_condense.base.devices import CompileOption
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.engine.registry import list_methods
@@ -171,12 +171,15 @@ def _ipc(ipc: int | Sequence[int] | None) -> tuple[int | None, ...]:
 
 
 def _baselines(baselines: str | Sequence[str]) -> list[str]:
-    """Check the names of the baselines, each once."""
+    """Check the names of the baselines, each once; `"none"` alone stands for no baseline."""
     names = list(dict.fromkeys([baselines] if isinstance(baselines, str) else _values("baselines", baselines)))
     coresets = [info.name for info in list_methods() if info.kind == "coreset"]
-    for name in names:
+    real = [name for name in names if name != "none"]
+    for name in real:
         one_of("baselines", name, dict.fromkeys(["random", "full", *coresets]))
-    return names
+    if real and len(real) < len(names):
+        raise ValueError(f"baselines names 'none' beside {listed(real)}; leave out one or the other")
+    return real
 
 
 def _network_seeds(seeds: int | Sequence[int]) -> list[int]:
@@ -198,6 +201,7 @@ def _networks(networks: NetworkSpec | Sequence[NetworkSpec]) -> tuple[NetworkSpe
     one = isinstance(networks, (str, nn.Module)) or callable(networks)
     specs: list[NetworkSpec] = [networks] if one else _values("networks", networks)  # type: ignore[list-item]
     specs = [name for spec in specs for name in (list_networks() if spec == "all" else [spec])]
+    specs = [spec for i, spec in enumerate(specs) if not (isinstance(spec, str) and spec in specs[:i])]
     if not specs:
         raise ValueError('networks should name at least one network, such as "convnet"; got none')
     for spec in specs:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,10 +28,11 @@ _WALK = 256  # rows of a class that an expert classifies at a time
 def correct_positions(run: Run, experts: Recordings) -> Tensor:
     """Return the positions of rows that experts classify right, as many as the set decodes into: (rows,)."""
     chosen = []
+    expert = lru_cache(maxsize=1)(partial(trained_expert, run, experts))  # most rows are judged by the first one
     for c, n in run.counts.items():
         positions = run.source.positions(c)
         order = torch.randperm(len(positions), generator=run.rng("correct", run.source.class_names[c]))
-        judges = (_judge(run, experts, expert, c) for expert in range(len(experts)))
+        judges = (_judge(run, expert(number), c) for number in range(len(experts)))
         chosen.append(correct_rows(order + positions.start, n, judges))
     # Rounding could differ from process to process, so all take the rows of the main one.
     return broadcast_object(run.accelerator, torch.cat(chosen))
@@ -71,9 +73,8 @@ def _last_weights(experts: Recordings, number: int) -> Tensor:
     return experts.window(number, experts.snapshots - 1, 1)[0]
 
 
-def _judge(run: Run, experts: Recordings, number: int, c: int) -> Callable[[Tensor], Tensor]:
+def _judge(run: Run, network: nn.Module, c: int) -> Callable[[Tensor], Tensor]:
     """Return a function that says of rows of a class, by position, whether an expert classifies them right."""
-    network = trained_expert(run, experts, number)
 
     def is_right(rows: Tensor) -> Tensor:
         return (network_logits(network, run.source.at(rows)).argmax(1) == c).cpu()

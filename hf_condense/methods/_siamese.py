@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import byte_text
+from hf_condense.base.checks import byte_text, one_of
 from hf_condense.base.devices import to_device
 from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
+from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss
 from hf_condense.engine.options import option
 from hf_condense.engine.plan import Plan
@@ -193,8 +194,9 @@ class Chunk:
 def scale_by_budgets(run: Run) -> None:
     """Scale the gradients of every class by its share of the largest ipc.
 
-    The mean over the images of a class divides the gradient of each image by their number, so presets choose an image
-    rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own number.
+    The mean over the images of a class divides the gradient of each image by their number, so most presets choose an
+    image rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own
+    number. The rate of a caller is treated likewise: it is that of the classes with most images.
     AdamW, and Adam for the form 'siren', divide gradients by their size, so they move all classes alike.
     """
     most = max(run.ipc.values())
@@ -242,6 +244,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, and record the pool if the options ask for one."""
+        one_of("init", self.config.init, start_names())
         if self.config.draws is not None and not self.config.reuse_real:
             raise ValueError(
                 f"draws={self.config.draws} keeps what is needed of the real images, but reuse_real=False draws other "

@@ -8,6 +8,7 @@ from hf_condense.engine.forms import MEASURED_IPC, few_images, lean_form_values
 from hf_condense.engine.task import Task
 
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
+_MOST_ROWS = 500  # in a student step; the graph of all steps of a student is in memory together in some methods
 
 
 def shared_quick_values(task: Task) -> dict[str, Any]:
@@ -36,10 +37,20 @@ def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
         rows: Rows in a student step for each image of the budget.
     """
     if task.ipc > MEASURED_IPC:
-        return {}
-    return {**lean_form_values(task), "batch_syn": rows * task.ipc * task.num_classes}
+        return _limited_rows(task)
+    return {**lean_form_values(task), "batch_syn": min(_MOST_ROWS, rows * task.ipc * task.num_classes)}
 
 
-def default_values(quick: dict[str, Any]) -> dict[str, Any]:
-    """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps."""
-    return {**quick, "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
+def default_values(quick: dict[str, Any], task: Task) -> dict[str, Any]:
+    """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps.
+
+    Args:
+        quick: The values of `quick` without a storage form.
+        task: ipc, classes and image shape.
+    """
+    return {**quick, **_limited_rows(task), "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
+
+
+def _limited_rows(task: Task) -> dict[str, Any]:
+    """Return a limit to the rows of a student step if the set decodes into more."""
+    return {"batch_syn": _MOST_ROWS} if task.expand * task.ipc * task.num_classes > _MOST_ROWS else {}

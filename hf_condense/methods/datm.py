@@ -82,7 +82,7 @@ def _short(task: Task) -> dict[str, Any]:
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return default_values(_short(task))
+    return default_values(_short(task), task)
 
 
 class DifficultyAlignedMatching(ConstantMemoryMatching):
@@ -112,7 +112,8 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
     )
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset(
-            "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
+            "`quick` at width 128, with pixels, at most 500 in a step, 50 experts and twice the steps; not measured.",
+            _default,
         ),
         "paper": Preset(
             "100 experts trained with GSAM for 100 epochs, 10,000 steps; options by classes, ipc and image size, as in "

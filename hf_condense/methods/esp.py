@@ -211,7 +211,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return default_values(_short(task))
+    return default_values(_short(task), task)
 
 
 def _quick(task: Task) -> dict[str, Any]:
@@ -249,7 +249,8 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
     Config = SubspaceProjectionConfig
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset(
-            "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
+            "`quick` at width 128, with pixels, at most 500 in a step, 50 experts and twice the steps; not measured.",
+            _default,
         ),
         "quick": Preset(
             "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; up to 10 images per class in "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import listed
 from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.initial import repeated
@@ -20,8 +22,11 @@ from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatchi
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
+logger = logging.getLogger("hf_condense")
+
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussians, in units of the mean squared distance; each doubles the last
 _EPSILON = 1e-12
+_FEW_ROWS = 3
 
 
 class Kernel(Protocol):
@@ -333,6 +338,14 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             )
         if not config.amplitude_weight and not config.phase_weight:
             raise ValueError("amplitude_weight and phase_weight are both 0, so nothing would be compared; raise one")
+        small = [name for c, name in enumerate(run.source.class_names) if 0 < run.source.counts.get(c, 0) < _FEW_ROWS]
+        if small and config.kernel == _GAUSSIAN:
+            logger.warning(
+                "%s: fewer than %d rows, which have no distribution to speak of, so that images at the usual rate may "
+                "move away from them; method='dm' keeps them",
+                listed(small),
+                _FEW_ROWS,
+            )
         super().prepare(run)
 
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -18,6 +19,7 @@ from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
 from hf_condense.networks.augment import ALL_FAMILIES
+from hf_condense.source.whitening import LARGEST_WHITENED
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -92,7 +94,7 @@ def paper_table(task: Task) -> dict[str, Any]:
         "lr_img": lr_img,
         "lr_student": lr_student,
         "lr_lr": lr_lr,
-        "zca": zca,
+        "zca": zca and math.prod(task.image_shape) <= LARGEST_WHITENED,
         "batch_syn": batch,
         "experts": 100,
         "snapshots": 51,
@@ -102,7 +104,7 @@ def paper_table(task: Task) -> dict[str, Any]:
 
 
 def _default(task: Task) -> dict[str, Any]:
-    return default_values(short_run(task))
+    return default_values(short_run(task), task)
 
 
 def _quick(task: Task) -> dict[str, Any]:
@@ -180,7 +182,8 @@ class TrajectoryMatching(StudentMatching):
     )
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset(
-            "`quick` at width 128, with whole sets of pixels, 50 experts and twice the steps; not measured.", _default
+            "`quick` at width 128, with pixels, at most 500 in a step, 50 experts and twice the steps; not measured.",
+            _default,
         ),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "

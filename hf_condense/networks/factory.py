@@ -234,7 +234,7 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     if base not in names:
         raise ValueError(
             f"unknown network {spec!r}; known: {', '.join(names)}, and the classifiers of torchvision.models, such as "
-            f"mobilenet_v2{did_you_mean(base, [*names, *_torchvision_names()])}"
+            f"mobilenet_v2{_nearest_name(spec)}"
         )
     options: dict[str, Any] = {}
     for suffix in suffixes:
@@ -248,6 +248,13 @@ def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., n
     words = [suffix for suffix, (option, value) in _SUFFIXES.items() if options.get(option) == value]
     make = ConvNet if base == "convnet" else _PLAIN.get(base) or partial(torchvision_network, base)
     return "-".join([base, *numbers, *words]), partial(make, **options)
+
+
+def _nearest_name(spec: str) -> str:
+    """Ask whether the network was meant whose name is closest, also without the hyphens that stand before options."""
+    names = [*list_networks(), *_torchvision_names()]
+    whole = spec.replace("-", "")
+    return did_you_mean(whole if whole in names else spec.partition("-")[0], names)
 
 
 def _parse_suffix(suffix: str, base: str, spec: str) -> tuple[str, Any]:

@@ -200,6 +200,15 @@ def read_labels(ds: datasets.Dataset, column: str) -> Labels:
             )
         return Labels(torch.tensor(values, device="cpu"), names, tuple(range(len(names))))
     distinct = sorted(set(values))
+    if isinstance(distinct[0], int) and distinct[0] == -1 and len(distinct) > 1:
+        logger.warning(
+            "%d of %d rows have the label -1 in %r, which is taken for a class of its own; if it stands for no label, "
+            "filter them out: ds.filter(lambda row: row[%r] != -1)",
+            values.count(-1),
+            len(values),
+            column,
+            column,
+        )
     position = {value: i for i, value in enumerate(distinct)}
     index = torch.tensor([position[v] for v in values], device="cpu")
     return Labels(index, tuple(map(str, distinct)), tuple(distinct))

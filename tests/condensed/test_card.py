@@ -132,7 +132,15 @@ def test_texts_without_metadata_or_with_one_marker_are_kept(sets, text):
 MERGES = "a0: &a0 {k: 1}\n" + "".join(f"a{i}: &a{i} {{<<: [{', '.join([f'*a{i - 1}'] * 10)}]}}\n" for i in range(1, 9))
 
 
-@pytest.mark.parametrize("metadata", ["a: [", "- a", "[" * 2000, MERGES], ids=["open", "list", "deep", "merges"])
+ALIASES = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 10)}]\n" for i in range(1, 9))
+BASE_60 = f"a: 1{':59' * 1000}"
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    ["a: [", "- a", "[" * 2000, MERGES, f"{ALIASES}configs: [{{config_name: *a8}}]", BASE_60],
+    ids=["open", "list", "deep", "merges", "aliases", "base 60"],
+)
 def test_unreadable_metadata_raises_format_error(sets, metadata):
     with pytest.raises(CondensedFormatError, match=r"README\.md: "):
         render(sets, f"---\n{metadata}\n---\n")

@@ -19,7 +19,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.condensed.scores.records import FLOATS, RANDOM, groups_of, paired_difference
-from hf_condense.condensed.wording import accuracy_text, training_text
+from hf_condense.condensed.wording import accuracy_text, size_text, training_text
 from hf_condense.engine.registry import list_methods
 from hf_condense.source.whitening import Whitening
 from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score
@@ -132,6 +132,7 @@ def test_only_the_picture_of_the_set_itself_is_shown():
         {"set": "dm_ipc2"},
         {**score("dm_ipc2", 0.5).__dict__, "mean": "0.5", "n": 1},
         {**score("dm_ipc2", 0.5).__dict__, "mean": 50.0, "n": 1},
+        {**score("dm_ipc2", 0.5).__dict__, "augment": ["flip"]},
     ],
 )
 def test_malformed_measurements_are_left_out(record):
@@ -146,6 +147,23 @@ def test_accuracies_of_a_coreset_are_those_of_8_bit_images():
     table = accuracies({"herding_ipc2": small.recipe}).splitlines()
     assert table[2].startswith("| config | 8-bit images | random rows | n |")
     assert table[4].startswith("| herding_ipc2 | 50.00 | 25.00 | 1 |")
+
+
+def test_resized_coreset_was_not_measured_on_the_rows_that_load_dataset_returns():
+    small = make_coreset().with_evaluation(Evaluation((score("herding_ipc2", 0.5),)))
+    recipe = replace(small.recipe, image_size=(4, 4))
+    assert accuracies({"herding_ipc2": recipe}).splitlines()[2].startswith("| config | exact floats | n |")
+    assert size_text(recipe).endswith(" (resized; the rows are as in the source)")
+    assert "resized" not in size_text(small.recipe)
+
+
+def test_source_without_some_of_its_rows_is_not_called_whole():
+    small = make_set()
+    known = small.recipe.source["num_examples"]
+    for rows, name in ((known, "whole source"), (known - 1, f"{known - 1:,} rows of the source")):
+        full = replace(score("full", 0.75), rows=rows)
+        measured = small.with_evaluation(Evaluation((score("dm_ipc2", 0.5), full)))
+        assert f"| {name} |" in accuracies({"dm_ipc2": measured.recipe})
 
 
 @pytest.mark.parametrize(
@@ -243,6 +261,8 @@ def test_text_of_strangers_is_escaped():
     assert widths == {9}
     assert [line.count("|") for line in section(text, "Accuracy").splitlines() if line.startswith("|")] == [7] * 3
     assert escape("a|b\r\nc") == "a&#124;b c"
+    assert escape("__init__ of m3d_ipc1") == "&#95;&#95;init__ of m3d_ipc1"
+    assert escape("a\\|b $x$") == "a&#92;&#124;b &#36;x&#36;"
     assert render({"dm_ipc2": facts_of(make_set(network=END))}).count(END) == 1
 
 

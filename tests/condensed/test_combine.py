@@ -285,6 +285,16 @@ def test_source_in_another_format_is_there_once(toy) -> None:
     other = condense_dataset(toy.select(range(30)), "random", 1, progress=False)
     assert len(combine_condensed([both, other, first]).source) == len(toy) + 30
     assert len(combine_condensed([first, combine_condensed([other, first])]).source) == len(toy) + 30
+    third = condense_dataset(toy.select(range(20)), "random", 1, progress=False)
+    shared = [combine_condensed([first, other]), combine_condensed([first, third])]
+    assert combine_condensed(shared).source is None  # the rows of the first cannot be taken out of one
+
+
+def test_duration_of_a_stranger_that_is_no_number_is_left_out() -> None:
+    parts = [make_set(), make_set(seed=1)]
+    parts[0].recipe.runtime["seconds"] = "long"
+    parts[1].recipe.runtime["seconds"] = 2
+    assert combine_condensed(parts).recipe.runtime["seconds"] == 2
 
 
 def test_common_value_is_that_of_all() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -45,6 +46,46 @@ def test_several_sets_without_a_default_raise_value_error(tmp_path, text):
     with pytest.raises(ValueError, match=r"several condensed sets: dm_ipc1, dm_ipc2; pass one of them as name="):
         load_condensed(tmp_path)
     assert load_condensed(tmp_path, "dm_ipc1").recipe.ipc == 1
+
+
+def test_set_of_another_process_that_was_faster_is_kept(tmp_path, monkeypatch):
+    """Another process saves a set under the name after this one has looked and before it writes."""
+    first, second = make_set(seed=1), make_set(seed=2)
+    write = folder_module.write_files
+
+    def faster(folder, files, **options):
+        monkeypatch.setattr(folder_module, "write_files", write)
+        first.save_condensed(tmp_path)
+        write(folder, files, **options)
+
+    monkeypatch.setattr(folder_module, "write_files", faster)
+    with pytest.raises(FileExistsError, match="could not save to"):
+        second.save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    assert_same(load_condensed(tmp_path), first)
+    with pytest.raises(FileExistsError, match="already holds"):
+        second.save_condensed(tmp_path)
+    assert files_below(tmp_path) == before
+    assert_same(load_condensed(second.save_condensed(tmp_path, overwrite=True)), second)
+
+
+def test_set_inside_a_set_and_names_that_differ_in_case_are_refused(tmp_path):
+    target = make_set().save_condensed(tmp_path)
+    before = files_below(tmp_path)
+    with pytest.raises(FileExistsError, match=f"is the folder of one set.* save to {re.escape(str(tmp_path))}"):
+        make_set(ipc=1).save_condensed(target)
+    with pytest.raises(FileExistsError, match="'dm_ipc2', which some systems do not tell from 'DM_ipc2'"):
+        make_set().save_condensed(tmp_path, "DM_ipc2")
+    with pytest.raises(ValueError, match="config name 'default' is what load_dataset calls a set without a name"):
+        make_set().save_condensed(tmp_path, "default")
+    assert files_below(tmp_path) == before
+
+
+def test_permissions_of_a_card_are_kept(tmp_path):
+    make_set().save_condensed(tmp_path)
+    (tmp_path / "README.md").chmod(0o600)
+    make_set(ipc=1).save_condensed(tmp_path)
+    assert (tmp_path / "README.md").stat().st_mode & 0o777 == 0o600
 
 
 def test_folder_of_one_set_loads_and_refuses_another_name(tmp_path):
@@ -186,10 +227,10 @@ def test_other_splits_that_lack_the_columns_of_a_set_are_lost_with_a_warning(tmp
 def test_two_processes_that_save_at_once_both_stand_on_the_card(tmp_path, monkeypatch):
     write, pending = folder_module.write_files, ["other"]
 
-    def write_late(place, files):
+    def write_late(place, files, **options):
         if pending:
             make_set(seed=8).save_condensed(tmp_path, pending.pop())  # what another process does meanwhile
-        write(place, files)
+        write(place, files, **options)
 
     monkeypatch.setattr(folder_module, "write_files", write_late)
     make_set().save_condensed(tmp_path, "mine")

@@ -38,7 +38,9 @@ CLAUSES: dict[str, Callable[..., bool]] = {
     ),
     rf"{NUMBER} frequencies": lambda s, o, n: o.frequencies == n,
     "factor 2": lambda s, o: (s.storage, s.expand) == ("patches", 4),
-    "whole sets of pixels": lambda s, o: (s.storage, o.batch_syn) == ("pixels", None),
+    rf"with pixels, at most {NUMBER} in a step": lambda s, o, most: (
+        s.storage == "pixels" and o.batch_syn in (None, most)
+    ),
     "five per": lambda s, o: o.ipm == 5,
     "falling rates": lambda s, o: o.decay,
     "unclamped": lambda s, o: s.pixel_range == "free",

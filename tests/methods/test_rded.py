@@ -316,7 +316,7 @@ class TestTeacher:
         assert small.recipe.options["teacher"] == "mine"
         small.save_condensed(tmp_path)
         assert (
-            "mine, a classifier that was given (100.0% of 3 rows of the source right"
+            f"mine, a classifier that was given (100.0% of {len(TOY)} rows of the source right"
             in (tmp_path / "README.md").read_text()
         )
 
@@ -331,8 +331,16 @@ class TestTeacher:
 
     def test_permuted_classes_under_wrong_names_raise_value_error(self) -> None:
         wrong = Teacher(lambda images: nearest_class(images)[:, [2, 0, 1]], NAMES)
-        with pytest.raises(ValueError, match=r"is right on 0\.0% of 3 rows, no more than by chance.*'cat' as 'dog'"):
+        with pytest.raises(ValueError, match=r"is right on 0\.0% of \d+ rows, no more than by chance.*'cat' as 'dog'"):
             quick_method("rded", teacher=wrong, cache=False).condense(TOY)
+
+    def test_teacher_that_is_wrong_on_a_few_rows_is_used(self, caplog) -> None:
+        few = TOY.select(
+            [row for c in range(3) for row in [i for i, label in enumerate(TOY["label"]) if label == c][:2]]
+        )
+        wrong = Teacher(lambda images: nearest_class(images)[:, [2, 0, 1]], NAMES)
+        quick_method("rded", teacher=wrong, cache=False).condense(few)
+        assert "is right on only 0.0 % of 6 rows" in caplog.text
 
     def test_foreign_classes_raise_value_error(self) -> None:
         with pytest.raises(ValueError, match="it does not know 'eel'"):

@@ -121,8 +121,8 @@ def test_teacher_sees_held_out_pictures_before_the_next_ones_are_decoded(monkeyp
     monkeypatch.setattr("hf_condense.engine.picture_teacher.FORWARD_IMAGES", 1)
     run = SimpleNamespace(source=source, device=torch.device("cpu"), seed=0)
     facts = _measured(run, Teacher(predict, ["a", "b", "c"]))
-    assert events == ["decoded", "seen"] * 3
-    assert facts == {"accuracy": pytest.approx(1 / 3), "accuracy_rows": 3}
+    assert events == ["decoded", "seen"] * 12
+    assert facts == {"accuracy": pytest.approx(1 / 3), "accuracy_rows": 12}
 
 
 @pytest.mark.parametrize("in_advance", [True, False])

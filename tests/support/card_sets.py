@@ -51,7 +51,7 @@ def measured_set(**changes) -> CondensedDataset:
         score("random x4", 0.375, 0.5),
         score("random as patches4", 0.375, 0.53125),
         score("herding", 0.3125, 0.4375),
-        score("full", 0.9, epochs=3.5, updates=1000),
+        score("full", 0.9, rows=20_000, epochs=3.5, updates=1000),
         score(name, 0.4, network="convnet", augment="flip"),
     )
     return small.with_evaluation(Evaluation(scores))

@@ -22,7 +22,8 @@ _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
 _ROW = re.compile(r"^\| ([\w.-]+) \|.*$(?!\n\| ?-)", re.MULTILINE)  # of a table of sets, but not of its head
 _MAX_ENTRIES = 30_000  # lines and commas of the metadata; the YAML parser takes up to 0.3 ms for each
 _BREAKS = "\n,\x85\u2028\u2029"
-_ANCHOR = re.compile(r"(?:^|[\s\[{,:-])&\S")
+_ANCHOR, _ALIAS = (re.compile(rf"(?:^|[\s\[{{,:-]){mark}[^\s,\[\]{{}}]") for mark in (r"&", r"\*"))
+_LONG_NUMBER = re.compile(r"[0-9a-fA-F_:]{1000}")  # to be read in base 60, it takes time that grows with its square
 
 
 def render(
@@ -37,7 +38,8 @@ def render(
     """Return the text of README.md for a folder or repository of condensed sets.
 
     An existing card keeps its text and metadata: only the block between the two markers, the `configs` and
-    `dataset_info` of our sets, and what the metadata lacks are written.
+    `dataset_info` of our sets, and what the metadata lacks are written. Comments in the metadata and empty values are
+    not kept.
 
     Args:
         sets: Config name to the facts of a set, at least one.
@@ -141,10 +143,12 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
         return {}, card
     block = REGEX_YAML_BLOCK.search(card)
     front = block[2] if block else ""  # all that the YAML parser sees
-    if ("<<" in front or "merge" in front) and _ANCHOR.search(front):
+    if _ANCHOR.search(front) and _ALIAS.search(front):
         raise CondensedFormatError(
-            "README.md: merges (<<) of YAML anchors are not read: a few lines may unfold without end"
+            "README.md: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"
         )
+    if _LONG_NUMBER.search(front):
+        raise CondensedFormatError("README.md: the metadata has a number of more than 1,000 digits")
     if _has_too_many_entries(card):
         raise CondensedFormatError(f"README.md: metadata of more than {_MAX_ENTRIES:,} lines and commas")
     try:

@@ -31,6 +31,8 @@ def check_name(name: str) -> str:
     """
     if not isinstance(name, str):
         raise TypeError(f"config_name should be text; got {name!r:.80} ({type(name).__name__})")
+    if name == "default":  # beside another one that is marked as default, load_dataset would read no set at all
+        raise ValueError("config name 'default' is what load_dataset calls a set without a name; choose another one")
     if not is_name(name) or _SPLIT_WORDS & set(re.split(r"[._-]", name)):
         raise ValueError(
             f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "

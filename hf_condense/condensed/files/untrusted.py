@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from hf_condense.base.checks import byte_text
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.decoders.base import Layout
 from hf_condense.condensed.recipe import Recipe
@@ -256,8 +257,8 @@ def check_decoded_size(recipe: Recipe, entries: int) -> None:
     decoded = 4 * entries * recipe.decoder.rows_per_entry * math.prod(recipe.image_shape)
     if decoded > _MAX_DECODED_BYTES:
         raise CondensedFormatError(
-            f"the set, of ipc {recipe.ipc_text}, decodes into {decoded:,} bytes of float32 images; readers accept "
-            f"{_MAX_DECODED_BYTES:,}. A smaller ipc takes less"
+            f"ipc {recipe.ipc_text}: the set decodes into {byte_text(decoded)} of float32 images; at most "
+            f"{byte_text(_MAX_DECODED_BYTES)} are read. A smaller ipc takes less"
         )
     if (one_row := recipe.decoder.decoding_bytes()) > _MAX_ROW_BYTES:
         raise CondensedFormatError(

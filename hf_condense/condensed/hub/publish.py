@@ -160,9 +160,10 @@ def _with_licences(recipe: Recipe, api: HfApi, cache: Path) -> Recipe:
     read: dict[tuple[str, str], Any] = {}  # by repository and revision: parts often share them
 
     def licence_of(source: Mapping[str, Any]) -> Any:
-        if source.get("license") or not is_repository_name(source.get("name")):
+        revision = source.get("revision") or MAIN
+        if source.get("license") or not is_repository_name(source.get("name")) or not isinstance(revision, str):
             return None
-        key = source["name"], source.get("revision") or MAIN
+        key = source["name"], revision
         if key not in read:
             read[key] = _stated_licence(Repository(api, *key), cache)
         return read[key]
@@ -332,13 +333,18 @@ def _additions(files: Files) -> list[CommitOperationAdd]:
 
 
 def _stale_files(contents: _Contents, new: _NewSet, facts: Facts, written: set[str]) -> list[str]:
-    """Return the published shards that must go: of splits that are written anew, or that the set no longer has."""
-    new_splits, all_splits = {"train", *(new.splits or {})}, {"train", *facts.extra_splits}
+    """Return the published shards that must go: of splits that are written anew, or that the set had and has no longer.
+
+    Other shards in the folder of the set, which an owner may have put there, stay.
+    """
+    old = contents.sets.get(new.name)
+    gone = {*(old.extra_splits if old is not None else ())} - {*facts.extra_splits}
+    go = {"train", *(new.splits or {}), *gone}
     stale = []
     for path in sorted(contents.files.keys() - written):
         folder, _, file = path.partition("/")
         split = shard_split(file) if folder == new.name else None
-        if split is not None and (split in new_splits or split not in all_splits):
+        if split in go:
             stale.append(path)
     return stale
 

@@ -37,7 +37,7 @@ def groups_of(recipe: Recipe) -> list[dict[str, Record]]:
         if record.get("ipc") not in (None, recipe.largest_ipc):
             continue
         key = (record["network"], record["recipe"], record.get("augment"))
-        groups.setdefault(key, {}).setdefault(_role(record["set"], recipe), record)
+        groups.setdefault(key, {}).setdefault(_role(record, recipe), record)
     return list(groups.values())
 
 
@@ -75,12 +75,19 @@ def paired_difference(first: Record, second: Record) -> tuple[float, float | Non
 
 def _is_score(record: Record) -> bool:
     """Return whether a record has what a row of the table needs."""
+    if not isinstance(record.get("augment"), (str, type(None))):
+        return False
     return all(isinstance(record.get(key), kind) for key, kind in _KINDS.items()) and 0 <= record["mean"] <= 1
 
 
-def _role(name: str, recipe: Recipe) -> str:
+def _role(record: Record, recipe: Recipe) -> str:
     """Return in words what the networks of a record were trained on."""
-    own = EIGHT_BIT_ROWS if recipe.kind == "coreset" else FLOATS
+    name: str = record["set"]
+    rows, known = record.get("rows"), recipe.source.get("num_examples")
+    # A coreset of another size than its rows was measured on resized images, which load_dataset does not return.
+    own = EIGHT_BIT_ROWS if recipe.kind == "coreset" and recipe.image_size is None else FLOATS
+    if name == "full" and isinstance(rows, int) and isinstance(known, int) and rows < known:
+        return f"{rows:,} rows of the source"  # of some classes, or without those that were held out
     roles = {
         recipe.config_name: own,
         recipe.config_name + EIGHT_BIT: EIGHT_BIT_ROWS,
