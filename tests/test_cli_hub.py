@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from datasets import Dataset, load_dataset
-from huggingface_hub import CommitOperationAdd, HfApi
+from huggingface_hub import CommitOperationAdd, HfApi, snapshot_download
 from PIL import Image
 
 from hf_condense import condense_dataset, list_condensed, load_condensed
@@ -219,6 +219,9 @@ def test_push_publishes_other_splits_and_the_text_of_the_commit(hub, program, fo
     assert newest.message == "For the tests."
     assert len(load_dataset(repo, "dm_ipc2", split="test")) == 5
     assert_same(load_condensed(repo), make_set())
+    copy = snapshot_download(repo, repo_type="dataset", local_dir=tmp_path / "copy")
+    code, _, err = program("push", copy, hub.repo())
+    assert (code, f"Not published: test, which {copy} has beside the set" in err) == (0, True)
     code, _, err = program(*push, "--extra-split", f"dev={tmp_path / 'pets'}")
     assert code == 1
     assert "has no split 'dev'; its splits: test; choose one by --extra-split" in err

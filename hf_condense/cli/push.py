@@ -7,9 +7,10 @@ from typing import Any
 
 import click
 
+from hf_condense.base.checks import listed
 from hf_condense.cli.input import load_split
 from hf_condense.cli.options import FilePath, overwrite_option
-from hf_condense.cli.output import publish_set
+from hf_condense.cli.output import echo, publish_set
 
 
 @click.command(short_help="Publish a set on the Hub.")
@@ -44,6 +45,7 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
     from huggingface_hub.utils import validate_repo_id
 
     from hf_condense import load_condensed
+    from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.folder import pick, resolve_folder
 
     validate_repo_id(repo)
@@ -55,6 +57,9 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
     # The folder of one set may have been renamed, so only a folder of sets names them.
     own_name = None if place == resolve_folder(folder) else place.name
     splits = {split: load_split(place, None, split, "--extra-split") for split, place in places} or None
+    if not splits and (beside := read_facts(place).extra_splits):
+        names = listed(beside, quoted=False)
+        echo(f"Not published: {names}, which {folder} has beside the set; name them by --extra-split.", err=True)
     publish_set(small, repo, config_name=name or own_name, extra_splits=splits, **settings)
 
 

@@ -90,6 +90,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     _check_needs(cls, caller_values, options)
     _warn_of_unused_rate(cls, caller_values, options, storage)
+    _warn_of_unused_momentum(cls, caller_values, storage)
     return Settings(network, storage, expand, pixel_range, store_dtype, options)
 
 
@@ -196,6 +197,15 @@ def _warn_of_unused_rate(
     else:
         return
     logger.warning("%s=%r does not move what is stored: %s", image_rate, caller_values[image_rate], why)
+
+
+def _warn_of_unused_momentum(cls: AnyMethod, caller_values: Mapping[str, Any], storage: str) -> None:
+    """Log a warning if the caller gives a momentum although what is stored is learned by Adam."""
+    name = cls.Config.name_of_role("momentum")
+    if name is not None and caller_values.get(name) and decoder_class(storage).own_rate is not None:
+        logger.warning(
+            "%s=%r does not move what is stored: storage=%r is learned by Adam", name, caller_values[name], storage
+        )
 
 
 def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:

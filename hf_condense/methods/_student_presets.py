@@ -37,7 +37,7 @@ def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
         rows: Rows in a student step for each image of the budget.
     """
     if task.ipc > MEASURED_IPC:
-        return _limited_rows(task)
+        return limited_rows(task)
     return {**lean_form_values(task), "batch_syn": min(_MOST_ROWS, rows * task.ipc * task.num_classes)}
 
 
@@ -48,9 +48,9 @@ def default_values(quick: dict[str, Any], task: Task) -> dict[str, Any]:
         quick: The values of `quick` without a storage form.
         task: ipc, classes and image shape.
     """
-    return {**quick, **_limited_rows(task), "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
+    return {**quick, **limited_rows(task), "network": "convnet", "experts": 50, "steps": 2 * quick["steps"]}
 
 
-def _limited_rows(task: Task) -> dict[str, Any]:
+def limited_rows(task: Task) -> dict[str, Any]:
     """Return a limit to the rows of a student step if the set decodes into more."""
     return {"batch_syn": _MOST_ROWS} if task.expand * task.ipc * task.num_classes > _MOST_ROWS else {}

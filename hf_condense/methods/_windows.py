@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ from hf_condense.methods._student_options import TrajectoryConfig
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
+
+logger = logging.getLogger("hf_condense")
 
 _CPU = torch.device("cpu")
 
@@ -87,6 +90,15 @@ def check_windows(config: TrajectoryConfig) -> None:
         raise ValueError(
             f"first_max_start={config.first_max_start} should be at most max_start={config.max_start}, to which "
             "the latest start grows (a preset may have set either)"
+        )
+    if config.max_start and config.max_start > (last := config.snapshots - config.expert_span):
+        logger.warning(
+            "max_start=%d is beyond the last window, which starts below %d (snapshots=%d, expert_span=%d), and is cut; "
+            "a preset may have set it",
+            config.max_start,
+            last,
+            config.snapshots,
+            config.expert_span,
         )
     if config.expansion_steps is not None and config.first_max_start is None:
         raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._student_presets import default_values, student_form
+from hf_condense.methods._student_presets import default_values, limited_rows, student_form
 from hf_condense.methods.mtt import paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.augment import ALL_FAMILIES
@@ -67,7 +67,7 @@ def _paper(task: Task) -> dict[str, Any]:
 
 def _quick(task: Task) -> dict[str, Any]:
     """Return MTT's values with the parts of this method; the experts are the same, so they are recorded once."""
-    return {**_short(task), **(student_form(task) if few_images(task) else {})}
+    return {**_short(task), **(student_form(task) if few_images(task) else limited_rows(task))}
 
 
 def _short(task: Task) -> dict[str, Any]:

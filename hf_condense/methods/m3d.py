@@ -26,7 +26,7 @@ logger = logging.getLogger("hf_condense")
 
 WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)  # of the Gaussians, in units of the mean squared distance; each doubles the last
 _EPSILON = 1e-12
-_FEW_ROWS = 3
+_FEW_ROWS = 3  # of a class
 
 
 class Kernel(Protocol):
@@ -338,13 +338,13 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             )
         if not config.amplitude_weight and not config.phase_weight:
             raise ValueError("amplitude_weight and phase_weight are both 0, so nothing would be compared; raise one")
-        small = [name for c, name in enumerate(run.source.class_names) if 0 < run.source.counts.get(c, 0) < _FEW_ROWS]
+        small = [run.source.class_names[c] for c in run.ipc if run.source.counts[c] < _FEW_ROWS]
         if small and config.kernel == _GAUSSIAN:
             logger.warning(
-                "%s: fewer than %d rows, which have no distribution to speak of, so that images at the usual rate may "
-                "move away from them; method='dm' keeps them",
-                listed(small),
+                "fewer than %d rows in %s: they have no distribution to speak of, and images may move "
+                "away from them at the usual rate; method='dm' keeps them",
                 _FEW_ROWS,
+                listed(small),
             )
         super().prepare(run)
 

@@ -268,6 +268,11 @@ def test_options_that_make_no_sense_raise_value_error(method: str, options: dict
         quick_method(method, **{"expert_span": 2, **options}).condense(toy_dataset())
 
 
+def test_latest_start_beyond_the_last_window_is_told(caplog) -> None:
+    quick_method("mtt", snapshots=4, expert_span=2, max_start=50).condense(toy_dataset())
+    assert "max_start=50 is beyond the last window, which starts below 2" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("ipc", "classes", "side", "expected"),
     [

@@ -14,6 +14,7 @@ from hf_condense.methods.m3d import (
     squared_distances,
     squared_mmd,
 )
+from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import mmd as reference
 from tests.support.observed_step import augmented_rows, objective_of_step
 
@@ -149,3 +150,13 @@ def test_gaussian_mixture_of_two_points_equals_its_closed_form() -> None:
     gap = (x - y).detach()
     expected = 4 * gap / gap.square().sum() * ((-1 / widths).exp() / widths).sum()
     torch.testing.assert_close(gradient, expected)
+
+
+@pytest.mark.parametrize("kernel", ["gaussian", "polynomial"])
+def test_classes_with_very_few_rows_are_told(kernel: str, caplog) -> None:
+    ds = toy_dataset()
+    labels = ds["label"]
+    ds = ds.select([row for row, label in enumerate(labels) if label != 1 or row == labels.index(1)])
+    quick_method("m3d", kernel=kernel).condense(ds)
+    told = "fewer than 3 rows in '1': they have no distribution to speak of"
+    assert (told in caplog.text) == (kernel == "gaussian")

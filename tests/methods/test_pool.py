@@ -118,6 +118,13 @@ def test_pool_is_recorded_once_and_shared_by_methods(trained: list[int]) -> None
     assert trained == [0, 1]
 
 
+def test_wrong_options_are_refused_before_the_pool_is_trained(trained: list[int]) -> None:
+    for method in ("dm", "ncfm"):
+        with pytest.raises(ValueError, match="init should be one of"):
+            quick_method(method, networks="pool", init="hreding").condense(toy_dataset())
+    assert trained == []
+
+
 def test_larger_pool_records_only_what_is_missing(run: Run, trained: list[int]) -> None:
     first = recorded(run).pairs.window(2, 0, 2).clone()
     more = recorded(run, dataclasses.replace(CONFIG, pool_size=5, lr_img=3.0))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.registry import get_method, list_methods
@@ -130,6 +132,27 @@ def test_quick_runs_store_the_form_that_measured_best(
 ) -> None:
     settings, config = settled(method, "quick", task)
     assert (settings.storage, settings.expand, getattr(config, "batch_syn", None)) == expected
+
+
+@pytest.mark.parametrize("method", ["mtt", "tesla", "esp", "datm"])
+@pytest.mark.parametrize("preset", ["quick", "default"])
+def test_student_steps_of_large_sets_take_some_of_their_rows(method: str, preset: str) -> None:
+    for task, most in ((Task(50, 100, COLOUR), 500), (Task(10, 100, COLOUR), 500), (Task(50, 10, COLOUR), None)):
+        assert settled(method, preset, task)[1].batch_syn in ({most, 500} if preset == "quick" else {most})
+
+
+def test_papers_settings_whiten_no_images_that_are_too_large_for_it() -> None:
+    assert settled("mtt", "paper", Task(1, 10, COLOUR))[1].zca
+    assert not settled("mtt", "paper", Task(1, 10, (3, 40, 120)))[1].zca
+
+
+def test_rates_are_those_of_the_channels_that_vary() -> None:
+    def rate(std: tuple[float, float, float]) -> float:
+        source = SimpleNamespace(image_shape=COLOUR, std=torch.tensor(std))
+        return settled("m3d", "default", Task.of({0: 1, 1: 1}, source))[1].lr_img
+
+    assert rate((0.2, 0.2, 1.0)) == pytest.approx(rate((0.2, 0.2, 0.2)))
+    assert rate((1.0, 1.0, 1.0)) < rate((0.2, 0.2, 0.2))
 
 
 ALL_FAMILIES = "color_crop_cutout_flip_scale_rotate"
