@@ -86,7 +86,7 @@ def write_page(
             cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached, and no set is cached.
-        FileExistsError: If `file` exists and is no HTML page.
+        FileExistsError: If `file` exists and is no page that hf_condense wrote.
         TypeError: If `source` is no dataset, or another argument has the wrong type.
         ValueError: If `per_class` or `max_classes` is below 1, a folder is given a revision, or `source` can be read
             for none of the sets.

@@ -391,7 +391,7 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
         (TypeError, {"progress": "no"}, "progress should be True or False; got 'no' (str)"),
         (TypeError, {"accelerator": "cpu"}, "accelerator should be an accelerate.Accelerator"),
         (TypeError, {"checkpoint_dir": 3}, "checkpoint_dir should be a path, as text or a Path; got 3 (int)"),
-        (ValueError, {"checkpoint_dir": ""}, "checkpoint_dir should be a path; got empty text. Pass '.'"),
+        (ValueError, {"checkpoint_dir": ""}, "checkpoint_dir should be a path; got empty text, where '.'"),
         (TypeError, {"logging_dir": None}, "logging_dir should be a path, as text or a Path; got None (NoneType)"),
         (ValueError, {"ipc": {"cat": 1, "dog": 0}}, "got 0 for class 'dog'"),
         (ValueError, {"network": "convnt"}, "convnt"),

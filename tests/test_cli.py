@@ -32,7 +32,7 @@ from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import main
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
-from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.condensed_sets import files_below, make_coreset, make_set
 from tests.support.watched_bars import watch_decoding
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -606,6 +606,11 @@ def test_demo_ends_with_an_equal_set_and_a_picture_of_random_and_condensed_rows(
     for word in ("random", "full", "equal to the last bit"):
         assert word in out
     assert len(load_condensed(tmp_path / "demo")) == 10
+    before = files_below(tmp_path / "demo")
+    code, out, err = program("demo", "--out", tmp_path / "demo", "--steps", 3, *quick[2:])
+    assert (code, "saved beside it" in err) == (1, True)
+    assert files_below(tmp_path / "demo") == before
+    assert len(load_condensed(tmp_path / "demo-2")) == 10
     assert len(load_dataset(str(tmp_path / "demo"), split="train")) == 10
     (whole,) = [line for line in out.splitlines() if line.startswith("full")]
     assert "±" not in whole  # one network

@@ -221,7 +221,7 @@ def test_push_publishes_other_splits_and_the_text_of_the_commit(hub, program, fo
     assert_same(load_condensed(repo), make_set())
     copy = snapshot_download(repo, repo_type="dataset", local_dir=tmp_path / "copy")
     code, _, err = program("push", copy, hub.repo())
-    assert (code, f"Not published: test, which {copy} has beside the set" in err) == (0, True)
+    assert (code, f"note: test, which {copy} has beside the set, is left out" in err) == (0, True)
     code, _, err = program(*push, "--extra-split", f"dev={tmp_path / 'pets'}")
     assert code == 1
     assert "has no split 'dev'; its splits: test; choose one by --extra-split" in err

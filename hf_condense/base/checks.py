@@ -78,7 +78,7 @@ def check_path(name: str, value: object) -> None:
     if not isinstance(value, (str, os.PathLike)):
         raise TypeError(f"{name} should be a path, as text or a Path; got {value!r:.80} ({type(value).__name__})")
     if value == "":
-        raise ValueError(f"{name} should be a path; got empty text. Pass '.' for the current folder")
+        raise ValueError(f"{name} should be a path; got empty text, where '.' would name the current folder")
 
 
 def integer(name: str, value: object, *, least: int | None = None) -> int:

@@ -11,7 +11,7 @@ import click
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import visible
-from hf_condense.cli.input import is_one_split, load_split, refuse_config, refuse_revision
+from hf_condense.cli.input import is_one_split, load_split, refuse_config, refuse_revision, refuse_split
 from hf_condense.cli.options import (
     DEFAULT_NETWORK,
     Integer,
@@ -206,10 +206,8 @@ class _Rows(NamedTuple):
 def _check_rows(source: _Rows, test: _Rows) -> None:
     """Refuse to test networks on no rows, or on those that the set was made of, and options of no dataset."""
     for rows, name, default in ((source, "source", "train"), (test, "test", "test")):
-        if rows.place is not None and rows.split != default and is_one_split(rows.place):
-            raise click.UsageError(
-                f"--{name}-split {rows.split}: {rows.place!r} holds a single split, so there is none to choose"
-            )
+        if rows.place is not None and rows.split != default:
+            refuse_split(f"--{name}-split", rows.split, rows.place)
         if rows.place is not None:
             refuse_revision(f"--{name}-revision", rows.revision, rows.place)
         elif rows.revision is not None:

@@ -77,6 +77,12 @@ def refuse_revision(option: str, revision: str | None, place: str) -> None:
         raise click.UsageError(f"{option} {revision} is for datasets on the Hub; {place!r} is a folder of this machine")
 
 
+def refuse_split(option: str, split: str, place: str) -> None:
+    """Refuse the name of a split for a folder that `Dataset.save_to_disk` wrote: it has no splits."""
+    if is_one_split(place):
+        raise click.UsageError(f"{option} {split}: {place!r} holds a single split, so there is none to choose")
+
+
 def is_saved(place: str) -> bool:
     """Return whether a place is a folder that `save_to_disk` wrote."""
     return any((local_path(place) / mark).is_file() for mark in ("dataset_dict.json", "state.json"))

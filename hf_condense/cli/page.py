@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from hf_condense.cli.input import load_split, refuse_config, refuse_revision
+from hf_condense.cli.input import load_split, refuse_config, refuse_revision, refuse_split
 from hf_condense.cli.options import FilePath, Integer, cache_option, quiet_option
 
 
@@ -44,6 +44,8 @@ def page(
     if source is not None:
         refuse_config("--config", config, source)
         refuse_revision("--source-revision", source_revision, source)
+        if source_split != "train":
+            refuse_split("--source-split", source_split, source)
         real = load_split(source, config, source_split, "--source-split", source_revision)
     elif config is not None or source_revision is not None or source_split != "train":
         raise click.UsageError(

@@ -57,9 +57,12 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
     # The folder of one set may have been renamed, so only a folder of sets names them.
     own_name = None if place == resolve_folder(folder) else place.name
     splits = {split: load_split(place, None, split, "--extra-split") for split, place in places} or None
-    if not splits and (beside := read_facts(place).extra_splits):
-        names = listed(beside, quoted=False)
-        echo(f"Not published: {names}, which {folder} has beside the set; name them by --extra-split.", err=True)
+    if left := read_facts(place).extra_splits.keys() - {*(splits or {})}:
+        names = listed(sorted(left), quoted=False)
+        echo(
+            f"note: {names}, which {folder} has beside the set, is left out; name such splits by --extra-split",
+            err=True,
+        )
     publish_set(small, repo, config_name=name or own_name, extra_splits=splits, **settings)
 
 

@@ -14,7 +14,7 @@ import click
 
 from hf_condense.base.paths import local_path
 from hf_condense.cli.errors import USER_ERRORS
-from hf_condense.cli.input import choose_split, is_one_split, load_splits, refuse_config, refuse_revision
+from hf_condense.cli.input import choose_split, load_splits, refuse_config, refuse_revision, refuse_split
 from hf_condense.cli.options import (
     DEFAULT_NETWORK,
     FilePath,
@@ -158,19 +158,21 @@ def run(
 
     if private and repo is None:
         raise click.UsageError("--private is for the repository of --push, which is missing")
-    if split != "train" and is_one_split(dataset):
-        raise click.UsageError(f"--split {split}: {dataset!r} holds a single split, so there is none to choose")
+    if split != "train":
+        refuse_split("--split", split, dataset)
     refuse_config("--config", config, dataset)
     refuse_revision("--dataset-revision", dataset_revision, dataset)
     from datasets import DatasetDict
 
     from hf_condense import condense_dataset
     from hf_condense.base.files import check_place
+    from hf_condense.condensed.folder import refuse_set
 
     place = out or Path("condensed") / Path(dataset).resolve().name
     _check_outside(place, dataset)
     if os.environ.get("RANK", "0") == "0":  # there is no accelerator yet; the main process alone saves
         check_place(local_path(place))
+        refuse_set(local_path(place))
     started = time.perf_counter()
     splits = load_splits(dataset, config, dataset_revision)
     has_test = isinstance(splits, DatasetDict) and "test" in splits

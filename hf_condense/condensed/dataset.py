@@ -159,7 +159,8 @@ class CondensedDataset(datasets.Dataset):
         Raises:
             TypeError: If the folder is no path, the name no text, or `overwrite` neither True nor False.
             ValueError: If the name cannot be used, or the set cannot be written exactly.
-            FileExistsError: If the folder has another set of the same name and `overwrite` is False.
+            FileExistsError: If the folder has another set of the same name and `overwrite` is False; or, in any case,
+                if it is the folder of a set, or has a set whose name differs in upper and lower case only.
             CondensedFormatError: If the card or another set in the folder, or the one of this name without
                 `overwrite`, cannot be read.
             OSError: If writing fails. Earlier files are then unchanged.

@@ -6,6 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -48,8 +49,8 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 
     Raises:
         ValueError: If the name is not usable, or the set cannot be written exactly.
-        FileExistsError: If another set, or something else, is stored under the name and may not be replaced, or the
-            folder is that of a set.
+        FileExistsError: If another set, or something else, is stored under the name and may not be replaced; or if
+            the folder is that of a set, or has a set whose name differs in case only.
         OSError: If writing failed; the earlier files are untouched.
     """
     folder = local_path(folder)
@@ -66,15 +67,23 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     if old is not None and facts.repeats(old):
         facts = old
     own = {f"{name}/{file}": data for file, data in {**files, FACTS: facts.to_bytes()}.items()}
+    target = folder / name
     new = own if old is None and not overwrite else ()
     while True:
         others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
         card = render({**others, name: facts}, read_card(folder))
-        write_files(folder, {**own, README: card.encode()}, new=new)
+        try:
+            write_files(folder, {**own, README: card.encode()}, new=new)
+        except FileExistsError:
+            if not (new and target.is_dir()):
+                raise
+            _wait_for(target / FACTS)  # another process is saving a set under this name
+            _refuse_replacing(folder, name, _stored_facts(target, damaged_is_none=False), facts)
+            return target
         if set(list_sets(folder)) <= {*others, name}:  # else another process has saved a set meanwhile
             break
         new = ()
-    return folder / name
+    return target
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
@@ -211,14 +220,27 @@ def _stored_facts(target: Path, *, damaged_is_none: bool) -> Facts | None:
         raise
 
 
-def _refuse_place(folder: Path, name: str) -> None:
-    """Raise `FileExistsError` if a folder is that of a set, or has a set whose name differs in case only."""
+def refuse_set(folder: Path) -> None:
+    """Raise `FileExistsError` if a folder is that of a set: a set inside it would not be found."""
     if (folder / FACTS).exists():
         raise FileExistsError(
-            f"{folder} is the folder of one set, and a set inside it would not be found; save to {folder.parent}, the "
-            "folder of sets"
+            f"{folder} is the folder of one set, and a set inside it would not be found; save to "
+            f"{folder.absolute().parent}, the folder of sets"
         )
-    if alike := [other for other in list_sets(folder) if other != name and other.lower() == name.lower()]:
+
+
+def _wait_for(file: Path) -> None:
+    """Wait until there is a file, for two seconds at most."""
+    end = time.monotonic() + 2
+    while not file.exists() and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def _refuse_place(folder: Path, name: str) -> None:
+    """Raise `FileExistsError` if a folder is that of a set, or a new name differs from another one in case only."""
+    refuse_set(folder)
+    others = list_sets(folder)
+    if name not in others and (alike := [other for other in others if other.lower() == name.lower()]):
         raise FileExistsError(
             f"{folder} already holds {alike[0]!r}, which some systems do not tell from {name!r}; pass another "
             "config_name="
@@ -249,7 +271,7 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str
             files are untouched.
         OSError: If writing failed; the earlier files are untouched.
     """
-    changed = {path: data for path, data in files.items() if not _holds(folder / path, data)}
+    changed = {path: data for path, data in files.items() if path in new or not _holds(folder / path, data)}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         _sweep(folder)
@@ -261,8 +283,9 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str
             with ExitStack() as undo:
                 for source, backup, path in zip(written, old, changed, strict=True):
                     if path in new:
-                        _claim(folder / path, undo)
-                    _replace(source, backup, folder / path, undo)
+                        _add(source, folder / path, undo)
+                    else:
+                        _replace(source, backup, folder / path, undo)
                 undo.pop_all()
     except OSError as error:
         reason = file_in_the_way(error, folder) or error.strerror or error
@@ -291,10 +314,15 @@ def _write_through(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _claim(target: Path, undo: ExitStack) -> None:
-    """Make an empty file, or raise `FileExistsError` if there is one, and register how to undo this."""
+def _add(source: Path, target: Path, undo: ExitStack) -> None:
+    """Move `source` to `target`, or raise `FileExistsError` if there is a file, and register how to undo this."""
     _make_folder_of(target, undo)
-    target.touch(exist_ok=False)
+    try:
+        os.link(source, target)  # whole at once, and never over another file
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without links
+        os.replace(source, target)
     undo.callback(target.unlink, missing_ok=True)
 
 

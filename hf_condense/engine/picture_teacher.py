@@ -34,7 +34,7 @@ logger = logging.getLogger("hf_condense")
 # Pixels; the shorter side of the images on which a teacher is trained, if those of the source are not smaller.
 TEACHER_SIDE = 64
 
-_JUDGED = 200  # rows at least on which the caller's teacher is measured, if there are as many
+_JUDGED = 200  # rows on which the caller's teacher is measured if fewer are held out
 _CERTAIN = 20  # rows from which on a teacher that is right no more often than by chance is refused
 
 # How a teacher of `settle_teacher` is trained; its augmentation is an option of the method.
@@ -58,7 +58,8 @@ def settle_teacher(
         augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
     Raises:
-        ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more rows than by chance.
+        ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more of 20 rows or more than
+            by chance.
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
@@ -140,7 +141,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     positions = held_out_rows(run)
     if len(positions) < _JUDGED:
         most = max(1, _JUDGED // len(source.classes))
-        positions = torch.cat([_spread(source.positions(c), most) for c in source.classes])
+        spread = torch.cat([_spread(source.positions(c), most) for c in source.classes])
+        positions = max(positions, spread, key=len)
     logits_of = teacher.in_order(source.class_names)
     # One part after the other: all pictures at their full size may not fit into memory.
     parts = (source.images[index.to(source.images.device)] for index in positions.split(FORWARD_IMAGES))
@@ -164,4 +166,5 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
 
 def _spread(positions: range, most: int) -> Tensor:
     """Return at most so many positions, evenly spread: int64 (n,)."""
-    return torch.tensor(positions[:: max(1, -(-len(positions) // most))])
+    places = torch.linspace(0, len(positions) - 1, min(most, len(positions)), dtype=torch.float64)
+    return positions.start + places.round().long()

@@ -203,9 +203,7 @@ def _warn_of_unused_momentum(cls: AnyMethod, caller_values: Mapping[str, Any], s
     """Log a warning if the caller gives a momentum although what is stored is learned by Adam."""
     name = cls.Config.name_of_role("momentum")
     if name is not None and caller_values.get(name) and decoder_class(storage).own_rate is not None:
-        logger.warning(
-            "%s=%r does not move what is stored: storage=%r is learned by Adam", name, caller_values[name], storage
-        )
+        logger.warning("%s=%r has no effect: storage=%r is learned by Adam", name, caller_values[name], storage)
 
 
 def settled_form(caller_values: Mapping[str, Any], preset_values: Mapping[str, Any], task: Task) -> tuple[str, int]:

@@ -16,7 +16,7 @@ class Task:
         ipc: Images per class that may be stored; the largest number if classes differ.
         num_classes: Number of classes that are condensed.
         image_shape: (channels, height, width).
-        std: Standard deviation of pixels in [0, 1], averaged over channels: the unit of normalised images.
+        std: Standard deviation of pixels in [0, 1], averaged over channels that vary: the unit of normalised images.
         storage: Storage form, or None where a preset is asked which one it takes.
         expand: Rows that the form decodes into for each image of the budget.
     """

@@ -176,7 +176,7 @@ def _baselines(baselines: str | Sequence[str]) -> list[str]:
     coresets = [info.name for info in list_methods() if info.kind == "coreset"]
     real = [name for name in names if name != "none"]
     for name in real:
-        one_of("baselines", name, dict.fromkeys(["random", "full", *coresets]))
+        one_of("baselines", name, dict.fromkeys(["random", "full", *coresets, "none"]))
     if real and len(real) < len(names):
         raise ValueError(f"baselines names 'none' beside {listed(real)}; leave out one or the other")
     return real

@@ -34,7 +34,7 @@ def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
 
     Args:
         task: ipc, classes and image shape.
-        rows: Rows in a student step for each image of the budget.
+        rows: Rows in a student step for each image of the budget; at most 500 in all.
     """
     if task.ipc > MEASURED_IPC:
         return limited_rows(task)

@@ -341,8 +341,8 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         small = [run.source.class_names[c] for c in run.ipc if run.source.counts[c] < _FEW_ROWS]
         if small and config.kernel == _GAUSSIAN:
             logger.warning(
-                "fewer than %d rows in %s: they have no distribution to speak of, and images may move "
-                "away from them at the usual rate; method='dm' keeps them",
+                "classes with fewer than %d rows: %s; at the usual rate their images may drift away from these rows, "
+                "which method='dm' keeps",
                 _FEW_ROWS,
                 listed(small),
             )

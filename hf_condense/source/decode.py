@@ -287,8 +287,11 @@ class UndecodableError(ValueError):
 
     def __init__(self, row: int, why: str, file: str | None = None) -> None:
         super().__init__(f"row {row} has a picture{f' ({file!r})' if file else ''} that cannot be decoded {why}")
-        self.row = row
-        self.why = why
+        self.row, self.why, self.file = row, why, file
+
+    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, str, str | None]]:
+        """Return how a copy is made in another process."""
+        return type(self), (self.row, self.why, self.file)
 
 
 @contextmanager

@@ -48,18 +48,38 @@ def test_several_sets_without_a_default_raise_value_error(tmp_path, text):
     assert load_condensed(tmp_path, "dm_ipc1").recipe.ipc == 1
 
 
+def overtake(small, folder, monkeypatch):
+    """Save a set in a folder after the next save there has looked at it, and before that one writes."""
+    write = folder_module.write_files
+
+    def late(place, files, **options):
+        monkeypatch.setattr(folder_module, "write_files", write)
+        small.save_condensed(folder)
+        write(place, files, **options)
+
+    monkeypatch.setattr(folder_module, "write_files", late)
+
+
+def test_same_set_that_another_process_saves_at_once_is_no_conflict(tmp_path, monkeypatch):
+    overtake(make_set(), tmp_path, monkeypatch)
+    target = make_set(created_at="2027-01-01T00:00:00Z").save_condensed(tmp_path)
+    assert_same(load_condensed(target), make_set())
+    assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_set_is_saved_where_the_file_system_has_no_links(links, tmp_path, monkeypatch):
+    if not links:
+        monkeypatch.setattr(os, "link", lambda *paths: (_ for _ in ()).throw(PermissionError(errno.EPERM, "no links")))
+    assert_same(load_condensed(make_set().save_condensed(tmp_path)), make_set())
+    assert list_sets(tmp_path) == ["dm_ipc2"]
+
+
 def test_set_of_another_process_that_was_faster_is_kept(tmp_path, monkeypatch):
     """Another process saves a set under the name after this one has looked and before it writes."""
     first, second = make_set(seed=1), make_set(seed=2)
-    write = folder_module.write_files
-
-    def faster(folder, files, **options):
-        monkeypatch.setattr(folder_module, "write_files", write)
-        first.save_condensed(tmp_path)
-        write(folder, files, **options)
-
-    monkeypatch.setattr(folder_module, "write_files", faster)
-    with pytest.raises(FileExistsError, match="could not save to"):
+    overtake(first, tmp_path, monkeypatch)
+    with pytest.raises(FileExistsError, match="already holds"):
         second.save_condensed(tmp_path)
     before = files_below(tmp_path)
     assert_same(load_condensed(tmp_path), first)

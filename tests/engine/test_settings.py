@@ -227,7 +227,7 @@ def test_image_rate_of_the_caller_that_moves_nothing_is_told(
 def test_momentum_of_the_caller_that_moves_nothing_is_told(storage: str, caplog: pytest.LogCaptureFixture) -> None:
     given = {"storage": storage, "momentum": 0.9}
     settle(get_method("dc"), "quick", given, Task(ipc=2, num_classes=3, image_shape=(3, 16, 16)))
-    told = "momentum=0.9 does not move what is stored: storage='siren' is learned by Adam"
+    told = "momentum=0.9 has no effect: storage='siren' is learned by Adam"
     assert [record.getMessage() for record in caplog.records] == ([told] if storage == "siren" else [])
 
 

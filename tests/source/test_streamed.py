@@ -1,6 +1,7 @@
 """Large pictures are decoded when they are asked for; they are the same images, and nothing else is decoded."""
 
 import io
+import pickle
 from collections import Counter
 from types import SimpleNamespace
 
@@ -144,8 +145,10 @@ def test_pictures_of_a_part_are_decoded_now_or_when_they_are_asked_for(
 def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> None:
     monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
     source = load_source(pictures(broken=4), streams=True, cache=False, progress=False)
-    with pytest.raises(ValueError, match="row 4 has a picture that cannot be decoded"):
+    with pytest.raises(ValueError, match="row 4 has a picture that cannot be decoded") as caught:
         _ = source.images[torch.arange(12)]
+    copy = pickle.loads(pickle.dumps(caught.value))  # as for other processes
+    assert (type(copy), str(copy)) == (type(caught.value), str(caught.value))
 
 
 @pytest.mark.parametrize("method", ["random", "rded"])

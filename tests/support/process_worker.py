@@ -176,9 +176,9 @@ class Cases:
         written: list[str] = []
         write = sets_folder.write_files
 
-        def watched(place: Path, files: dict[str, bytes]) -> None:
+        def watched(place: Path, files: dict[str, bytes], **options: Any) -> None:
             written.extend(files)
-            write(place, files)
+            write(place, files, **options)
 
         small = self.condense("random", 1)
         self.patch.setattr(sets_folder, "write_files", watched)

@@ -148,7 +148,7 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
             "README.md: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"
         )
     if _LONG_NUMBER.search(front):
-        raise CondensedFormatError("README.md: the metadata has a number of more than 1,000 digits")
+        raise CondensedFormatError("README.md: the metadata has 1,000 digits or more in a row, which is no number")
     if _has_too_many_entries(card):
         raise CondensedFormatError(f"README.md: metadata of more than {_MAX_ENTRIES:,} lines and commas")
     try:
