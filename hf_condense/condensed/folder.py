@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -28,6 +29,7 @@ logger = logging.getLogger("hf_condense")
 _MAX_PLACES = 8  # in a message
 _DEPTHS = ("*/*.*", "*/*/*.*")  # where data lie: in splits or classes, or in classes of splits
 _DATA_ENDINGS = {".arrow", ".parquet", ".jpg", ".jpeg", ".png", ".webp"}
+_BRACKETS = re.compile(r"\[.+\]")
 _SCRATCH = "hf_condense"  # temporary folders are named after it
 _BACKUPS = "old"  # in a temporary folder
 
@@ -63,6 +65,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
     _warn_of_other_data(folder)
+    _warn_of_brackets(folder)
     facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
@@ -116,6 +119,15 @@ def _warn_of_other_data(folder: Path) -> None:
             folder,
             found,
             str(folder),
+        )
+
+
+def _warn_of_brackets(folder: Path) -> None:
+    """Warn if the path of a folder has brackets around something."""
+    if _BRACKETS.search(str(folder.absolute())):
+        logger.warning(
+            "load_dataset takes the brackets in %s for a pattern and finds no data there; load_condensed reads the set",
+            folder.absolute(),
         )
 
 

@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,16 @@ def test_set_inside_a_set_and_names_that_differ_in_case_are_refused(tmp_path):
     with pytest.raises(ValueError, match="config name 'default' is what load_dataset calls a set without a name"):
         make_set().save_condensed(tmp_path, "default")
     assert files_below(tmp_path) == before
+
+
+@pytest.mark.parametrize(("name", "reads"), [("a [b]", False), ("a]b[ *?", True)])
+def test_folder_whose_name_load_dataset_takes_for_a_pattern_is_told(name, reads, tmp_path, caplog):
+    small = make_set()
+    small.save_condensed(tmp_path / name)
+    assert ("takes the brackets in" in caplog.text) != reads
+    assert_same(load_condensed(tmp_path / name), small)
+    with nullcontext() if reads else pytest.raises(FileNotFoundError):
+        assert len(load_dataset(str(tmp_path / name), split="train")) == len(small)
 
 
 def test_permissions_of_a_card_are_kept(tmp_path):

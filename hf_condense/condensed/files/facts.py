@@ -180,6 +180,10 @@ class Facts:
         first, second = (_identity(recipe, by_content) for recipe in recipes)
         names = sorted(first.keys() | second.keys())
         if fields := [name for name in names if first.get(name) != second.get(name)]:
+            if fields == ["plan"]:
+                return (
+                    "a set of the same recipe, but computed in other parts (plan differs), as for another max_memory,"
+                )
             return f"another recipe ({', '.join(fields)} {'differ' if len(fields) > 1 else 'differs'})"
         same = self.sha256.get(TENSORS) == other.sha256.get(TENSORS)
         return None if same else "other tensors of the same recipe"
