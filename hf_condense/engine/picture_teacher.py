@@ -58,8 +58,8 @@ def settle_teacher(
         augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
     Raises:
-        ValueError: If the caller's teacher lacks a class of the dataset, or is right on no more of 20 rows or more than
-            by chance.
+        ValueError: If the caller's teacher lacks a class of the dataset or, measured on 20 rows or more, is right no
+            more often than by chance.
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
