@@ -27,6 +27,7 @@ from hf_condense.base.processes import from_main, get_accelerator, main_first
 from hf_condense.base.progress import announce
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.files.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
@@ -35,7 +36,7 @@ from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.loop import Callback, Saving, optimise
 from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
-from hf_condense.engine.registry import canonical_name, get_method
+from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, check_ipc, ipc_by_class, settle
 from hf_condense.engine.task import Task
@@ -255,10 +256,20 @@ def condense_dataset(
             steps_are_chosen = preset is None and given["steps"] is None
             if preset is None:
                 given, settled_preset = _filled_in(given, choice.values), choice.preset
-                announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
+            reason = choice.reason if preset is None else f"{method} with preset={preset!r}"
+            announce(f"method='auto' runs {reason}", shown=shows_progress)
         settings = settle(get_method(method), settled_preset, given, task)
-        facts = {"accelerator": accelerator, "seed": seed, "cache": cache, "progress": progress, "compile": compile}
-        run = build_run(settings, source=source, ipc=amounts, interrupts=interrupts, **facts)
+        run = build_run(
+            settings,
+            source=source,
+            ipc=amounts,
+            accelerator=accelerator,
+            seed=seed,
+            cache=cache,
+            progress=progress,
+            compile=compile,
+            interrupts=interrupts,
+        )
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
         outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started, workers, steps_are_chosen)
         small = _condense(run, get_method(method), settings, preset, outside)
@@ -283,17 +294,21 @@ class _Outside:
 
     def saving(self, run: Run, identity: dict[str, Any]) -> Saving:
         """Return where checkpoints of a run are written, with an earlier one if there is one."""
-        if self.folder is None:
-            return Saving(None, self.every, identity, None, self.started, self.workers)
-        folder = local_path(self.folder)
-        # The main process alone writes them, perhaps to a disk that the others do not see.
-        read = partial(read_checkpoint, folder, identity, steps_are_chosen=self.steps_are_chosen)
-        resumed = from_main(run.accelerator, read)
+        folder = None if self.folder is None else local_path(self.folder)
+        resumed = None
+        if folder is not None:  # the main process alone writes them, perhaps to a disk that the others do not see
+            read = partial(read_checkpoint, folder, identity, steps_are_chosen=self.steps_are_chosen)
+            resumed = from_main(run.accelerator, read)
         return Saving(folder, self.every, identity, resumed, self.started, self.workers)
 
 
 def _claim(folder: Path) -> None:
     """Make the folder of checkpoints, and see that it can be written to before hours of work."""
+    if (folder / FACTS).exists() or any(folder.glob(f"*/{FACTS}")):
+        raise FileExistsError(
+            f"checkpoint_dir={str(folder)!r} holds condensed sets; pass a folder of its own, such as "
+            f"{str(folder / 'checkpoint')!r}"
+        )
     with explained_access(folder):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
@@ -308,9 +323,7 @@ def _condense(
 ) -> CondensedDataset:
     """Run a method of any kind and return its set."""
     method = cls(cls.Config.build(settings.options))
-    recipe = make_recipe(
-        run, method, settings, method=canonical_name(cls), preset=preset, image_size=run.source.image_size
-    )
+    recipe = make_recipe(run, method, settings, preset)
     check_writable(recipe, run.dataset, len(run.ipc))
     if not isinstance(method, Method):
         unused = {

@@ -21,10 +21,10 @@ from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.files.packing import read_tensors
 from hf_condense.condensed.folder import (
     check_level,
-    choose,
     is_repository,
     list_sets,
     read_card,
+    refuse_no_sets,
     refuse_revision,
     resolve_folder,
 )
@@ -118,7 +118,7 @@ def write_page(
         )
     else:
         folders = _in_folder(path_or_repo)
-    choose(str(path_or_repo), list(folders), next(iter(folders), None), None)  # raises if there are no sets
+    refuse_no_sets(str(path_or_repo), folders)
     card = read_card(next(iter(folders.values()))[0].parent)
     nearest: dict[str, _Finder] = {}
     if source is not None:

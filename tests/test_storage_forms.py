@@ -84,6 +84,7 @@ def test_every_method_learns_in_the_form(method: str, storage: str) -> None:
     ("storage", "options", "rate"),
     [
         ("half", {"lr_img": 0.001}, 0.004),
+        ("patches", {"lr_img": 0.001, "expand": 4}, 0.001),
         ("dct", {"lr_img": 0.001}, 0.016),
         ("dct", {"lr_img": 0.001, "expand": 6}, 0.006),
         ("dct", {"lr_img": 0.001, "lr_stored": 0.5}, 0.5),
@@ -354,10 +355,12 @@ def test_finished_run_can_be_stored_again_in_half_precision(tmp_path: Path) -> N
     assert torch.equal(learned(half), learned(whole).half())
 
 
-def test_numbers_too_large_for_half_precision_raise_value_error() -> None:
-    message = r"coefficients has numbers up to .*; float16 holds numbers up to 65,504. Pass store_dtype='float32'"
-    with pytest.raises(ValueError, match=message):
-        condense(storage="dct", store_dtype="float16", pixel_range="free", lr_stored=1e9, steps=1)
+def test_numbers_too_large_for_half_precision_are_stored_in_full(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"storage": "dct", "pixel_range": "free", "lr_stored": 1e9, "steps": 1}
+    small = condense(store_dtype="float16", **options)
+    assert "the set is stored as 'float32', because coefficients has numbers up to" in caplog.text
+    assert small.recipe.store_dtype == "float32"
+    assert torch.equal(learned(small), learned(condense(**options)))
 
 
 @pytest.mark.parametrize("storage", ["patches", *FORMS])

@@ -33,10 +33,12 @@ class RunInterrupted(KeyboardInterrupt):
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """Return `"; did you mean 'x'?"`, where x is the choice closest to `name`, or `""` if none is close.
 
-    A choice that begins with the name and an underscore is close, too: `lr_img` is what `lr` may stand for.
+    A choice in other letters, upper or lower, is close, too, and one that begins with the name and an underscore:
+    `lr_img` is what `lr` may stand for.
     """
     names = list(choices)
-    matches = difflib.get_close_matches(name, names, n=1) or [c for c in names if c.startswith(f"{name}_")]
+    matches = [c for c in names if c.lower() == name.lower()] or difflib.get_close_matches(name, names, n=1)
+    matches = matches or [c for c in names if c.startswith(f"{name}_")]
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 

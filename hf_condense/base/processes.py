@@ -68,8 +68,9 @@ def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bo
             "accelerator should be an accelerate.Accelerator, such as Accelerator(cpu=True) for the CPU; "
             f"got {accelerator!r:.80} ({type(accelerator).__name__})"
         )
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator is None:
-        cpu_group = int(os.environ.get("WORLD_SIZE", "1")) > 1 and not torch.cuda.is_available()
+        cpu_group = launched > 1 and not torch.cuda.is_available()
         joined = bool(AcceleratorState._shared_state)
         if cpu_group and not joined:
             # Default arguments in this module keep the group alive that exists when the module is imported. So it is
@@ -78,7 +79,6 @@ def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bo
 
             atexit.register(_leave_group)
         accelerator = new_accelerator(cpu=cpu_group and not joined)
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != launched:
         raise CannotRunError(
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "

@@ -136,7 +136,7 @@ def evaluate_command(
     """
     from hf_condense import CondensedDataset, evaluate
     from hf_condense.condensed.files.facts import read_facts
-    from hf_condense.condensed.folder import pick, resolve_folder
+    from hf_condense.condensed.folder import pick
     from hf_condense.condensed.scores.records import check_whole
     from hf_condense.evaluation.request import Request
 
@@ -165,7 +165,7 @@ def evaluate_command(
         )
     if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
-    place = pick(resolve_folder(folder), name).absolute() if save else None
+    place = pick(folder, name).absolute() if save else None
     evaluated = None if place is None else read_facts(place).sha256
     if place is not None and isinstance(train, CondensedDataset):
         check_whole(train.recipe, ipc or [None])

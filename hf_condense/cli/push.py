@@ -53,10 +53,10 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
     if len(dict(places)) < len(places):
         raise click.UsageError("--extra-split names a split twice; give each once")
     small = load_condensed(folder, name)
-    place = pick(resolve_folder(folder), name)
+    place = pick(folder, name)
     # The folder of one set may have been renamed, so only a folder of sets names them.
     own_name = None if place == resolve_folder(folder) else place.name
-    splits = {split: load_split(place, None, split, "--extra-split") for split, place in places} or None
+    splits = {split: load_split(rows, None, split, "--extra-split") for split, rows in places} or None
     if left := read_facts(place).extra_splits.keys() - {*(splits or {})}:
         names = listed(sorted(left), quoted=False)
         echo(

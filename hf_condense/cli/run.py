@@ -49,7 +49,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # JSON has no .5
     metavar="INTEGER",
     default=("10",),
     callback=lambda ctx, param, texts: parse_amounts(texts),
-    help="Images per class; or CLASS=INTEGER, repeated for every class.  [default: 10]",
+    help="Images per class; or CLASS=INTEGER, repeated for every class.",
 )
 @column_options
 @click.option("--image-size", help="Resize the shorter side to this, or to HEIGHTxWIDTH, and crop the centre.")

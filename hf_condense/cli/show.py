@@ -54,12 +54,12 @@ def _check_picture(file: Path) -> None:
 
 def _folder_of_set(path_or_repo: str, name: str | None, revision: str | None) -> Path:
     """Return where the files of a set that was just loaded are; those of a repository are kept from then."""
-    from hf_condense.condensed.folder import is_repository, pick, resolve_folder
+    from hf_condense.condensed.folder import is_repository, pick
     from hf_condense.condensed.hub.repository import download
 
     if is_repository(path_or_repo):
         return download(path_or_repo, name, revision=revision, local_files_only=True)[0]
-    return pick(resolve_folder(path_or_repo), name)
+    return pick(path_or_repo, name)
 
 
 def _other_sets(path_or_repo: str, shown: Path) -> list[str]:

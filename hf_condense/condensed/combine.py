@@ -42,7 +42,7 @@ def combine_condensed(sets: Sequence[CondensedDataset]) -> CondensedDataset:
 
     Returns:
         The set `combined_ipc{n}`. It carries the sources of its parts, one after the other, if all are known and have
-        the same features.
+        the same features, apart from the names of a `ClassLabel`.
 
     Raises:
         TypeError: If something else than condensed sets is given.
@@ -83,7 +83,7 @@ def _combined(sets: list[CondensedDataset]) -> CondensedDataset:
             {n: f for n, f in sets[0].features.items() if n in (recipe.image_column, recipe.label_column)}
         )
         rows = decoded_rows(tensors, recipe, datasets.Features({**features, recipe.label_column: label}))
-    return CondensedDataset.from_parts(rows, tensors, recipe, _combined_source(sets))
+    return CondensedDataset.from_parts(rows, tensors, recipe, _combined_source(sets, label))
 
 
 def _check(sets: list[CondensedDataset]) -> None:
@@ -276,24 +276,37 @@ def _source_facts(recipes: list[Recipe]) -> dict[str, Any]:
     return {**facts, "num_examples": sum(counts) if all(isinstance(n, int) for n in counts) else None}
 
 
-def _combined_source(sets: list[CondensedDataset]) -> datasets.Dataset | None:
-    """Return the sources one after the other, each once, if all are known and have the same features.
+def _combined_source(sets: list[CondensedDataset], label: Any) -> datasets.Dataset | None:
+    """Return the sources one after the other, each once, with the labels of the feature `label`.
+
+    None if one is not known, or if their features then differ.
 
     Two are the same if they have the same images, or, for sets of different image sizes, the same rows. None also if
     two sets were combined before of sources of which they share some: these cannot be taken out.
     """
     sources: list[datasets.Dataset] = []
     known: set[str] = set()
-    if sets[0].source is None:
-        return None
-    features = sets[0].source.features
     for s in sorted(sets, key=lambda s: -len(s.recipe.sources)):  # what was combined may hold the source of another
-        if s.source is None or s.source.features != features:
+        if s.source is None:
+            return None
+        source = _with_label(s.source.with_format(None), s.recipe.label_column, label)
+        if sources and source.features != sources[0].features:
             return None
         hashes = {facts["content_hash"] for facts in s.recipe.sources if facts.get("content_hash")}
         if s.source._fingerprint not in known and not (hashes and hashes <= known):
             if hashes & known:
                 return None
-            sources.append(s.source.with_format(None))
+            sources.append(source)
         known |= {s.source._fingerprint, *hashes}
     return datasets.concatenate_datasets(sources)
+
+
+def _with_label(source: datasets.Dataset, column: str, label: Any) -> datasets.Dataset:
+    """Return a dataset whose labels are those of another `ClassLabel` that has all of its names."""
+    own = source.features[column]
+    if own == label or not isinstance(own, datasets.ClassLabel):
+        return source
+    index = {i: label.str2int(name) for i, name in enumerate(own.names)}
+    labels = [index.get(value, value) for value in source[column]]
+    order = source.column_names
+    return source.remove_columns(column).add_column(column, labels, feature=label).select_columns(order)

@@ -160,13 +160,15 @@ def resolve_folder(path_or_repo: str | Path) -> Path:
     return folder
 
 
-def pick(folder: Path, name: str | None) -> Path:
+def pick(path: str | Path, name: str | None) -> Path:
     """Return the folder of one set: the set of this name, else the card's default, else the only set.
 
     Raises:
         ValueError: If there is no set of this name, or if there are several and no default.
+        FileNotFoundError: If there is no such folder.
         CondensedFormatError: If the folder holds no set, or its card cannot be read.
     """
+    folder = resolve_folder(path)
     if (folder / FACTS).exists():
         own = folder.absolute().name  # "." has no name of its own
         if name not in (None, own):
@@ -176,6 +178,15 @@ def pick(folder: Path, name: str | None) -> Path:
     names = list_sets(folder)
     default = default_config(read_card(folder)) if name is None and len(names) > 1 else None
     return folder / choose(str(folder), names, name, default)
+
+
+def refuse_no_sets(where: str, names: Collection[str]) -> None:
+    """Raise `CondensedFormatError` if a folder or repository, which messages call `where`, has no sets."""
+    if not names:
+        raise CondensedFormatError(
+            f"{where} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset, or "
+            "datasets.load_from_disk for what save_to_disk wrote."
+        )
 
 
 def choose(where: str, names: list[str], name: str | None, default: str | None) -> str:
@@ -191,11 +202,7 @@ def choose(where: str, names: list[str], name: str | None, default: str | None) 
         ValueError: If there is no set of this name, or if there are several and no default.
         CondensedFormatError: If there are no sets.
     """
-    if not names:
-        raise CondensedFormatError(
-            f"{where} has no condensed set (no */{FACTS}). Is it a plain dataset? Use datasets.load_dataset, or "
-            "datasets.load_from_disk for what save_to_disk wrote."
-        )
+    refuse_no_sets(where, names)
     if name is None and len(names) > 1:
         name = default
         if name not in names:

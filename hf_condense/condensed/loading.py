@@ -83,7 +83,7 @@ def load_condensed(
             force_download=force_download,
         )
     else:
-        folder = pick(resolve_folder(path_or_repo), name)
+        folder = pick(path_or_repo, name)
         facts = read_facts(folder)
     return CondensedDataset.from_parts(*unpack(folder, facts))
 

@@ -41,14 +41,14 @@ _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
 # taken where its training leaves most of the budget, and as many steps as were measured.
 _POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
 _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
+_SHARE_OF_POOL = 1 / 3
+_FEWEST_STEPS_WITH_POOL = 150
+_SECONDS_PER_UPDATE = 0.002  # of the pool, apart from its pixels
 # Few whole colour images, learned along experts for a minute, led those of `m3d` by six points, but not with ten images
 # per class. A run should leave a third of the steps of those that were measured.
 _FEWEST_STEPS_WITH_EXPERTS = 500
 _PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as long as, with its second derivatives
 _FORM = {"storage", "expand", "factor"}
-_SHARE_OF_POOL = 1 / 3
-_FEWEST_STEPS_WITH_POOL = 150
-_SECONDS_PER_UPDATE = 0.002  # of the pool, apart from its pixels
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,12 @@ class _Case:
         if "steps" in self.given:
             steps = self.given["steps"]
             return f"{steps} {plural(steps, 'step')} (as asked for, whatever the budget of {self.minutes_text})"
-        return f"{steps:,} {plural(steps, 'step')} (about {self.minutes_text} on this kind of device)"
+        times = {
+            _MOST_STEPS: f"the most; less than {self.minutes_text}",
+            _FEWEST_STEPS: f"the fewest; {self.minutes_text} or more",
+        }
+        time = times.get(steps, f"about {self.minutes_text}")
+        return f"{steps:,} {plural(steps, 'step')} ({time} on this kind of device)"
 
     @property
     def minutes_text(self) -> str:
@@ -186,7 +191,7 @@ def _composed(case: _Case) -> Choice:
     affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(5000, max(100, affordable)))
     affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
-    pictures = int(min(300, max(4 * task.ipc, affordable)))
+    pictures = int(max(4 * task.ipc, min(300, affordable)))
     values: dict[str, Any] = {"network": case.network, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"

@@ -147,7 +147,7 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     return facts if isinstance(facts, dict) else {}
 
 
-_OF_DATA = frozenset({"mean", "std"})  # what differs with the rows
+_OF_DATA = frozenset({"mean", "std", "options.lr_img"})  # what differs with the rows; presets divide rates by the std
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:
@@ -171,8 +171,10 @@ def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, st
 
 def _flat(identity: dict[str, Any]) -> dict[str, Any]:
     """Flatten nested dicts to dotted names, so that a message can name a single option."""
-    nested = {name: value if isinstance(value, dict) else {"": value} for name, value in identity.items()}
-    return {f"{name}.{key}".rstrip("."): value for name, values in nested.items() for key, value in values.items()}
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
 
 
 def optimiser_tensors(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -57,7 +57,12 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
         started: When the call began, by `time.perf_counter`.
     """
     share_tensors(run.accelerator, run.synthetic.state().values())
-    tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
+    try:
+        tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
+    except OverflowError as error:  # the set itself should not be lost
+        logger.warning("the set is stored as 'float32', because %s; a smaller learning rate may help", error)
+        recipe = dataclasses.replace(recipe, store_dtype="float32")
+        tensors = run.synthetic.finished()
     columns = (recipe.image_column, recipe.label_column)
     if dropped := [name for name in run.dataset.column_names if name not in columns]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))

@@ -99,7 +99,9 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
         "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
         "little noise; a smaller %s takes every row once",
         listed(few, _NAMED, quoted=False),
-        "expand or ipc" if run.decoder.expand > 1 else "ipc",
+        " or ".join(
+            name for name, value in (("expand", run.decoder.expand), ("ipc", max(run.ipc.values()))) if value > 1
+        ),
     )
     numbers = to_device(torch.tensor(list(noise)), rows.device)
     noisy = rows.index_select(0, numbers) + to_device(torch.stack(list(noise.values())), rows.device)
@@ -163,9 +165,12 @@ def _check_finite(run: Run, features: Tensor) -> None:
     usable = torch.cat([in_float64(part).square().sum(1).isfinite() for part in parts])  # (N,)
     if not bool(usable.all()):
         worst = int((~usable).nonzero()[0])
+        advice = "repair these rows, or filter them out"
+        if not bool(usable.any()):
+            advice = f"it is so for all rows, so the network {run.factory.name!r} is at fault; pass another network="
         raise ValueError(
             f"the features of {int((~usable).sum())} rows are not finite, or too large to compare; the first is row "
-            f"{int(run.source.rows[worst])}: {features[worst].tolist()!s:.100}. Repair these rows, or filter them out"
+            f"{int(run.source.rows[worst])}: {features[worst].tolist()!s:.100}; {advice}"
         )
 
 

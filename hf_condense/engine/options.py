@@ -16,6 +16,16 @@ from hf_condense.base.checks import number, one_of
 from hf_condense.base.errors import did_you_mean
 from hf_condense.networks.augment import Augmentation
 
+# What other libraries call some options and arguments.
+_SYNONYMS = {
+    "device": "accelerator",
+    "epochs": "steps",
+    "images_per_class": "ipc",
+    "iterations": "steps",
+    "learning_rate": "lr_img",
+    "lr": "lr_img",
+    "model": "network",
+}
 ROLES = ("batch_real", "image_rate", "momentum", "stored_rate", "init", "augment")
 """Roles that an option can have for the engine; see `option`."""
 
@@ -65,13 +75,14 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def redefined(config: type[MethodConfig], name: str, default: Any) -> Any:
+def redefined(config: type[MethodConfig], name: str, default: Any, help: str | None = None) -> Any:
     """Declare a field of a base config again with another default; all else is as the base declares it.
 
     Args:
         config: The base.
         name: The field, which the subclass must bear with the same name and type.
         default: The value that is used if neither the caller nor a preset gives one.
+        help: Another help; None: that of the base.
 
     Raises:
         ValueError: If the base has no such field.
@@ -88,7 +99,8 @@ def redefined(config: type[MethodConfig], name: str, default: Any) -> Any:
     """
     fields = {f.name: f for f in dataclasses.fields(config)}
     one_of("name", name, fields)
-    return dataclasses.field(default=default, metadata=fields[name].metadata)
+    changes = {} if help is None else {"help": help}
+    return dataclasses.field(default=default, metadata={**fields[name].metadata, **changes})
 
 
 ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
@@ -124,7 +136,8 @@ class MethodConfig:
         for name in options:
             if name not in names:
                 listing = f"options: {', '.join(names)}" if names else "this method has no options"
-                raise TypeError(f"unknown option {name!r}{did_you_mean(name, [*names, *arguments])}; {listing}")
+                hint = did_you_mean(_SYNONYMS.get(name, name), [*names, *arguments])
+                raise TypeError(f"unknown option {name!r}{hint}; {listing}")
         return cls(**options)
 
     @classmethod
@@ -187,6 +200,8 @@ def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) 
             spelled = " or ".join(
                 "None" if kind is type(None) else _IN_WORDS.get(kind, kind.__name__) for kind in kinds
             )
+        if rules.get("role") == "augment":
+            spelled += ", such as 'color_crop' or 'none'"
         raise TypeError(f"{name} should be {spelled}; got {value!r} ({type(value).__name__})")
     if rules.get("choices") is not None:
         one_of(name, value, rules["choices"])

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hf_condense.base.cache import content_key
 from hf_condense.base.processes import from_main, main_first
+from hf_condense.base.spread import spread
 from hf_condense.engine.run import Run
 from hf_condense.engine.soft_labels import facts_for_recipe
 from hf_condense.engine.trained_networks import (
@@ -141,8 +142,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     positions = held_out_rows(run)
     if len(positions) < _JUDGED:
         most = max(1, _JUDGED // len(source.classes))
-        spread = torch.cat([_spread(source.positions(c), most) for c in source.classes])
-        positions = max(positions, spread, key=len)
+        of_classes = [source.positions(c) for c in source.classes]
+        positions = max(positions, torch.cat([r.start + spread(len(r), most) for r in of_classes]), key=len)
     logits_of = teacher.in_order(source.class_names)
     # One part after the other: all pictures at their full size may not fit into memory.
     parts = (source.images[index.to(source.images.device)] for index in positions.split(FORWARD_IMAGES))
@@ -162,9 +163,3 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     if len(answers) > 1 and share < min(2 * chance, (1 + chance) / 2):
         logger.warning("the teacher %r is right on only %.1f %% of %d rows", teacher.name, 100 * share, len(labels))
     return {"accuracy": share, "accuracy_rows": len(labels)}
-
-
-def _spread(positions: range, most: int) -> Tensor:
-    """Return at most so many positions, evenly spread: int64 (n,)."""
-    places = torch.linspace(0, len(positions) - 1, min(most, len(positions)), dtype=torch.float64)
-    return positions.start + places.round().long()

@@ -18,6 +18,7 @@ from hf_condense.base.cache import content_key
 from hf_condense.base.devices import convolution_precision
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine.method import Composer, Method, Selector
+from hf_condense.engine.registry import canonical_name
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 from hf_condense.networks.augment import families_of
@@ -48,10 +49,7 @@ def make_recipe(
     run: Run,
     implementation: Method[Any] | Composer[Any] | Selector[Any],
     settings: Settings,
-    *,
-    method: str,
     preset: str | None,
-    image_size: tuple[int, int] | None,
 ) -> Recipe:
     """Return the recipe of a set before it is made; `completed` adds what is known only afterwards.
 
@@ -59,10 +57,9 @@ def make_recipe(
         run: The run.
         implementation: The method with its options.
         settings: The settled values.
-        method: Name under which the method is registered.
         preset: Name of the preset that was asked for, or None.
-        image_size: What `image_size=` asked for, as (height, width), or None.
     """
+    method, image_size = canonical_name(type(implementation)), run.source.image_size
     options = {name: _as_json(value) for name, value in dataclasses.asdict(implementation.config).items()}
     amounts = set(run.ipc.values())
     views, top = implementation.label_views(run.num_classes)

@@ -8,7 +8,7 @@ import importlib
 import logging
 import re
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any
+from typing import Any, TypeGuard
 
 from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.files.names import check_name
@@ -59,7 +59,7 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
         ValueError: If the name is in use, not made of lower case letters, digits and `_`, or such that sets cannot be
             named after it.
     """
-    if not (isinstance(cls, type) and issubclass(cls, (Method, Composer, Selector))):
+    if not _is_method(cls):
         raise TypeError(f"register_method takes a subclass of Method, Composer or Selector; got {cls!r}")
     _check_declared(cls)
     name = name or cls.info.name
@@ -101,7 +101,12 @@ def get_method(name: str) -> AnyMethod:
         ValueError: If there is no such method. The message gives the nearest name and lists all names.
     """
     if not isinstance(name, str):
-        raise TypeError(f"method should be a name; got {name!r}. For a class of your own, call register_method first")
+        advice = (
+            "the number of images per class is ipc="
+            if isinstance(name, int)
+            else "for a class of your own, call register_method first"
+        )
+        raise TypeError(f"method should be a name; got {name!r}; {advice}")
     targets = _names()
     if name in targets:
         return _load(name, targets[name])
@@ -154,7 +159,7 @@ def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
         return target
     if isinstance(target, EntryPoint):
         loaded: Any = target.load()
-        if not (isinstance(loaded, type) and issubclass(loaded, (Method, Composer, Selector))):
+        if not _is_method(loaded):
             raise TypeError(
                 f"the entry point {name!r} leads to {loaded!r}, which is not a Method, Composer or Selector"
             )
@@ -165,17 +170,21 @@ def _load(name: str, target: str | EntryPoint | AnyMethod) -> AnyMethod:
     return cls
 
 
+def _is_method(value: object) -> TypeGuard[AnyMethod]:
+    return isinstance(value, type) and issubclass(value, tuple(_KINDS))
+
+
 def _check_declared(cls: AnyMethod) -> None:
     """Raise `TypeError` unless a class declares and defines what a method must."""
     info = getattr(cls, "info", None)
-    kind = next(kind for base, kind in _KINDS.items() if issubclass(cls, base))
+    base, kind = next(item for item in _KINDS.items() if issubclass(cls, item[0]))
     if not isinstance(info, MethodInfo):
         raise TypeError(f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}; got {info!r}")
     if info.kind != kind:
-        bases = ", ".join(f"{base.__name__} for {name!r}" for base, name in _KINDS.items())
+        bases = ", ".join(f"{known.__name__} for {name!r}" for known, name in _KINDS.items())
         raise TypeError(
             f"{cls.__name__}.info should be a MethodInfo of kind {kind!r}, as the class extends "
-            f"{next(base.__name__ for base, name in _KINDS.items() if name == kind)}; got kind {info.kind!r}. "
+            f"{base.__name__}; got kind {info.kind!r}. "
             f"The base classes are {bases}"
         )
     if missing := sorted(getattr(cls, "__abstractmethods__", ())):

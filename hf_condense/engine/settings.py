@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_condense.base.checks import integer, listed, one_of
 from hf_condense.base.errors import did_you_mean
+from hf_condense.base.words import plural
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor, storage_of_factor
 from hf_condense.condensed.recipe_checks import PIXEL_RANGES, STORE_DTYPES
@@ -63,10 +64,11 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     check_preset(cls, preset)
     check_learning(cls, given)
     neutral, may_be_none = _neutral_values(cls), cls.Config.names_that_may_be_none()
-    is_given = {
-        name: name not in neutral and (value is not None or name in may_be_none) for name, value in given.items()
+    caller_values = {
+        name: value
+        for name, value in given.items()
+        if name not in neutral and (value is not None or name in may_be_none)
     }
-    caller_values = {name: value for name, value in given.items() if is_given[name]}
     (storage, expand), of_preset = form_and_values(cls, preset, caller_values, task)
     values = {**RUN_DEFAULTS, **of_preset, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)
@@ -311,7 +313,8 @@ def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource, of_real_rows
                 f"{{{name!r}: {rows}, ...}} (in a terminal --ipc {name}={rows} and so on), gives each class its own"
             )
         raise ValueError(
-            f"ipc={n} is more than the {rows} rows of class {name!r}{others}, and coresets repeat no row; {advice}"
+            f"ipc={n} is more than the {rows} {plural(rows, 'row')} of class {name!r}{others}, and coresets repeat no "
+            f"row; {advice}"
         )
     return {c: int(amounts[c]) for c in counts}
 

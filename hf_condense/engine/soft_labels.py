@@ -65,7 +65,7 @@ def teacher_labels(
         temperature: Temperature of the labels in training.
 
     Raises:
-        ValueError: If no class has a row to hold out.
+        ValueError: If no class has a row to hold out, or the logits are not finite.
     """
 
     def label() -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
@@ -75,11 +75,21 @@ def teacher_labels(
             teacher = trained_network(run, updates)
             logits, state = network_logits(teacher, synthetic.all()[0]), teacher.state_dict()
             facts = teacher_facts(run, [state], RECIPES["dc"].updates(len(run.source), updates))
+        _check_finite(run, logits, facts["updates"])
         return logits.cpu(), facts, {name: tensor.cpu() for name, tensor in state.items()}
 
     # Only the main process trains teachers.
     logits, facts, state = from_main(run.accelerator, label)
     return Labels(logits.to(run.device), facts, _labeller(run, state))
+
+
+def _check_finite(run: Run, logits: Tensor, updates: int) -> None:
+    """Raise `ValueError` for logits of a teacher that has diverged: a set with them could not be saved."""
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"the logits of the teacher, {run.factory.name} after {updates:,} updates, are NaN or infinite; pass "
+            "another network, or fewer teacher_updates"
+        )
 
 
 def network_logits(network: nn.Module, images: Tensor) -> Tensor:
@@ -134,7 +144,7 @@ def _labeller(run: Run, state: dict[str, Tensor]) -> Callable[[Tensor], Tensor] 
     return Teacher(net, names, name=run.factory.name, mean=mean, std=std).logits
 
 
-def check_rows_to_hold_out(run: Run) -> Tensor:
+def rows_to_hold_out(run: Run) -> Tensor:
     """Return the positions of the rows that are held out from a teacher that stops early, sorted: int64 (n,).
 
     Raises:
@@ -153,7 +163,7 @@ def _labels_of_early_teacher(
     run: Run, synthetic: SyntheticSet, updates: int, temperature: float
 ) -> tuple[Tensor, dict[str, Any], dict[str, Tensor]]:
     """Return the logits, the facts and the weights of a teacher that is stopped early."""
-    held_out = check_rows_to_hold_out(run)
+    held_out = rows_to_hold_out(run)
     rows = synthetic.all()[0].detach()
     held_out_source = run.source.part(held_out)
     states = _early_states(run, updates, held_out)

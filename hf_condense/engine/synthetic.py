@@ -109,10 +109,6 @@ class SyntheticSet:
         """Return all decoded rows and their labels: (rows, C, H, W) and (rows,)."""
         return self.of(list(self.rows))
 
-    def targets(self, classes: Sequence[int], temperature: float = 1.0) -> Tensor:
-        """Return the training targets of the rows of `of(classes)`: labels (n,), or probabilities (n, K) if soft."""
-        return self.targets_at(self._index(classes), temperature)
-
     def targets_at(self, rows: Tensor | None, temperature: float = 1.0) -> Tensor:
         """Return the training targets of the rows of `at(rows)`: labels (n,), or probabilities (n, K) if soft."""
         rows = self._on_device(rows)
@@ -147,7 +143,7 @@ class SyntheticSet:
             dtype: Type to which stored floating-point numbers are rounded; uint8 is for images only.
 
         Raises:
-            ValueError: If a number is too large for this type.
+            OverflowError: If a number is too large for this type.
         """
         exported, decoder = self.decoder.export(self.stored, self._to_pixels)
         stored = {name: _rounded(name, t, dtype) if t.is_floating_point() else t for name, t in exported.items()}
@@ -196,10 +192,7 @@ def _rounded(name: str, tensor: Tensor, dtype: torch.dtype) -> Tensor:
     largest, most = float(tensor.abs().max()), torch.finfo(dtype).max
     if largest > most:
         kind = str(dtype).removeprefix("torch.")
-        raise ValueError(
-            f"{name} has numbers up to {largest:,.0f}; {kind} holds numbers up to {most:,.0f}. Pass "
-            "store_dtype='float32', or a smaller learning rate"
-        )
+        raise OverflowError(f"{name} has numbers up to {largest:,.0f}, and {kind} holds numbers up to {most:,.0f}")
     return tensor.to(dtype)
 
 

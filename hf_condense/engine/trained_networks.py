@@ -77,9 +77,7 @@ def held_out_rows(run: Run) -> Tensor:
 
 def training_set_without(source: ClassSource, held_out: Tensor) -> TrainingSet:
     """Return a source as training data, without the rows at some positions."""
-    is_seen = torch.ones(len(source), dtype=torch.bool)
-    is_seen[held_out] = False
-    seen = source.part(is_seen.nonzero()[:, 0], decoded=False)
+    seen = source.part(source.others(held_out), decoded=False)
     return TrainingSet(seen, seen.labels, len(source.class_names))
 
 

@@ -190,6 +190,11 @@ def evaluate(
     cache, progress = boolean("cache", cache), boolean("progress", progress)
     if teacher is not None and not isinstance(teacher, Teacher):
         raise TypeError(f"teacher should be a Teacher, which knows the names of its classes; got {teacher!r:.80}")
+    if isinstance(test, CondensedDataset) and not isinstance(train, CondensedDataset):
+        raise ValueError(
+            f"networks would be tested on the condensed set {test.recipe.config_name!r}; pass it first, and the real "
+            "test set second: evaluate(small, test)"
+        )
     train = train if isinstance(train, tuple) else check_dataset(train, "train")
     source = _find_source(train, source, request)
     test = check_dataset(test, "test")
@@ -292,7 +297,7 @@ def _contenders(
 
 
 def _factories(networks: Sequence[NetworkSpec], subject: Subject) -> list[NetworkFactory]:
-    """Return factories of the networks with different names: callables of the same name get a number."""
+    """Return factories of different networks: callables of the same name get a number."""
     channels, height, width = subject.data.image_shape
     seen: Counter[str] = Counter()
     factories = []
@@ -300,6 +305,8 @@ def _factories(networks: Sequence[NetworkSpec], subject: Subject) -> list[Networ
         factory = network_factory(
             spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names)
         )
+        if factory.named and factory.name in seen:  # another spelling of it
+            continue
         seen[factory.name] += 1
         number = seen[factory.name]
         factories.append(factory if number == 1 else dataclasses.replace(factory, name=f"{factory.name} ({number})"))

@@ -15,6 +15,7 @@ from torch import Tensor
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders import Frame
+from hf_condense.condensed.tensors import eight_bit_pixels
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.evaluation.trials import Trials
 from hf_condense.source.class_source import ClassSource
@@ -67,9 +68,7 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
             "the learning rate is searched on held-out training rows, but no class of source has a row to spare that "
             "the set does not have; pass one rate, such as lr=0.01, or a larger source"
         )
-    is_left = torch.ones(len(source), dtype=torch.bool)
-    is_left[positions] = False
-    return real.part(is_left.nonzero()[:, 0]), real.part(positions)
+    return real.part(source.others(positions)), real.part(positions)
 
 
 def _occur(source: ClassSource, subject: Subject) -> Tensor:
@@ -82,7 +81,7 @@ def _occur(source: ClassSource, subject: Subject) -> Tensor:
 
 def _coded(images: Tensor, frame: Frame) -> list[bytes]:
     """Return a digest of the 8-bit pixels of each normalised image."""
-    coded = (frame.to_pixels(images) * 255).round().to("cpu", torch.uint8)
+    coded = eight_bit_pixels(frame.to_pixels(images)).cpu()
     return [hashlib.sha256(image.numpy().tobytes()).digest() for image in coded]
 
 

@@ -75,7 +75,7 @@ class Trials:
         first = self.contenders[0]
         batch = min(first.rows, first.training.batch_size)
         self.chunk = chunk_size(self.network, self.test.images.image_shape, batch)
-        if self.chunk == batch:  # The set is trained on in whole batches, so larger contenders should be, too.
+        if self.chunk >= batch:  # The set is trained on in whole batches, so larger contenders should be, too.
             self.chunk = chunk_size(self.network, self.test.images.image_shape, first.training.batch_size)
         # One module is compiled and its weights are overwritten, so that code is generated once, not for every network.
         compiled: Any = torch.compile(self.network, dynamic=False) if self._should_compile() else self.network

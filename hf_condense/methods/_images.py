@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.engine.method import Method
 from hf_condense.engine.options import MethodConfig, option
-from hf_condense.engine.soft_labels import Labels, check_rows_to_hold_out, teacher_labels
+from hf_condense.engine.soft_labels import Labels, rows_to_hold_out, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 from hf_condense.networks.losses import tempered_cross_entropy
 
@@ -132,7 +132,7 @@ class ImageMethod(Method[ImageT]):
             ValueError: If a teacher should stop early, and there are no rows to hold out for that.
         """
         if self.config.early_teacher:
-            check_rows_to_hold_out(run)  # now: labels may be given after the last step only
+            rows_to_hold_out(run)  # now: labels may be given after the last step only
         synthetic = self.first_images(run)
         if self.config.soft_labels in self.trained_labels:
             self._label(run, synthetic)

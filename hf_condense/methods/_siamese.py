@@ -354,16 +354,12 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             )
         return summary
 
-    def _new_summary(self, chunk: Chunk) -> Tensor:
-        run, classes = chunk.run, chunk.classes
-        embeddings = run.embed(self.real_rows(run, classes, chunk.draw))
-        return self.summary(chunk, embeddings.unflatten(0, (len(classes), -1)))  # from (k, B, D)
-
     def _keyed_summary(self, chunk: Chunk) -> Tensor:
         """Return the summary; dropout draws by the key of the chunk, not by that of the step, which may be any."""
-        run = chunk.run
-        with seeded_globals(run.seed, "real embeddings", chunk.draw, chunk.classes[0], devices=[run.device]):
-            return self._new_summary(chunk)
+        run, classes = chunk.run, chunk.classes
+        with seeded_globals(run.seed, "real embeddings", chunk.draw, classes[0], devices=[run.device]):
+            embeddings = run.embed(self.real_rows(run, classes, chunk.draw))
+            return self.summary(chunk, embeddings.unflatten(0, (len(classes), -1)))  # from (k, B, D)
 
     def _kept_tensors(self, run: Run) -> KeptTensors:
         """Return a place for summaries, with a limit of bytes, which says so when they are not enough."""

@@ -63,6 +63,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
     exchanges_in_losses: ClassVar[bool] = True
     cost_in_forwards: ClassVar[int] = 4
+    rate_remedy: ClassVar[str] = "such as lr_img or lr_student"
+    memory_remedy: ClassVar[str] = "a smaller batch_syn, network or image_size needs less"
     experts: Recordings
 
     @property
@@ -88,9 +90,6 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         steps = {"steps": self.config.steps} if follows_steps else {}
         return {**super().identity(run), **steps, "compile": run.compile}
 
-    rate_remedy: ClassVar[str] = "such as lr_img or lr_student"
-    memory_remedy: ClassVar[str] = "a smaller batch_syn, network or image_size needs less"
-
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, whiten the source if the options say so, and record the experts."""
         self._check(run)
@@ -109,9 +108,12 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     def rate(self, t: int, values: Sequence[float]) -> float:
         """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
         most = self.config.most_ratio
-        if most is None or values[-1] <= most:
+        # A value that is not a number is skipped, too.
+        skipped = 0 if most is None else sum(not value <= most for value in values)
+        self._updates = len(values) - skipped
+        self._moved = most is None or values[-1] <= most
+        if most is None or self._moved:
             return super().rate(t, values)
-        skipped = sum(not value <= most for value in values)  # a value that is not a number is skipped, too
         if skipped in _LOGGED_COUNTS:
             logger.warning(
                 "the update of step %d is skipped, because its objective is %.3g, above most_ratio=%g; so were %d of "
@@ -309,10 +311,11 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 student = student - step_size * summed(run, whole)
 
     def after_update(self, run: Run, t: int) -> None:
-        """Update the average of the images."""
-        if not self.config.average:
+        """Update the average of the images, unless the update was skipped."""
+        if not self.config.average or not self._moved:
             return
-        decay = min(self.config.average, t / (t + 10))  # so that the first images do not dominate a short average
+        n = self._updates - 1
+        decay = min(self.config.average, n / (n + 10))  # so that the first images do not dominate a short average
         for name, tensor in run.synthetic.learned().items():
             self._averages[name].lerp_(tensor.detach(), 1 - decay)
 

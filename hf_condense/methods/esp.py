@@ -13,7 +13,7 @@ from torch import Tensor
 from hf_condense.base.devices import in_float64, to_device
 from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset
-from hf_condense.engine.options import option
+from hf_condense.engine.options import option, redefined
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
@@ -156,14 +156,17 @@ def direction_objective(subspaces: Sequence[tuple[slice, Subspace]], gradient: T
 class SubspaceProjectionConfig(TrajectoryConfig):
     """Options of ESP."""
 
-    lr_img: float = option(
+    lr_img: float = redefined(
+        TrajectoryConfig,
+        "lr_img",
         300.0,
         "Learning rate of the images, in normalised units. It is large because the objective is a ratio.",
-        gt=0,
-        role="image_rate",
     )
-    expert_span: int = option(
-        4, "Length of a window in snapshots after its start; as many steps span the subspace.", ge=1, tiny=4
+    expert_span: int = redefined(
+        TrajectoryConfig,
+        "expert_span",
+        4,
+        "Length of a window in snapshots after its start; as many steps span the subspace.",
     )
     student_steps: int = option(
         10, "Steps of the student from the start of a window.", ge=1, tiny=3, needs=_HAS_STUDENT

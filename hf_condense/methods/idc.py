@@ -26,15 +26,19 @@ class MultiFormationConfig(GradientMatchingConfig):
     """Options of IDC."""
 
     init: str = redefined(GradientMatchingConfig, "init", "real")
-    augment: str = option(
-        "color_crop_cutout", f"{AUGMENT_HELP} All families are applied, one after the other.", role="augment"
+    augment: str = redefined(
+        GradientMatchingConfig,
+        "augment",
+        "color_crop_cutout",
+        f"{AUGMENT_HELP} All families are applied, one after the other.",
     )
     batch_real: int = redefined(GradientMatchingConfig, "batch_real", 64)
-    distance: str = option(
+    distance: str = redefined(
+        GradientMatchingConfig,
+        "distance",
         "mse",
         "How gradients are compared: as one vector by 'mse' (sum of squares, for colour images), 'l1' (sum of absolute "
         "values, for grey ones) or 'cosine'; or 'layerwise' (by output rows of each tensor).",
-        choices=("layerwise", "cosine", "mse", "l1"),
     )
     matched: str = redefined(GradientMatchingConfig, "matched", "convolutions")
     outer_loop: int = option(100, "Updates of the images per network.", ge=1)

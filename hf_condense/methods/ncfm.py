@@ -36,11 +36,11 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
     )
     calibration: float = redefined(KernelMomentsConfig, "calibration", 1 / _MATCHING_WEIGHT)
     optimiser: str = redefined(KernelMomentsConfig, "optimiser", "adamw")
-    lr_img: float = option(
+    lr_img: float = redefined(
+        KernelMomentsConfig,
+        "lr_img",
         0.03,
         "Learning rate of the images, in normalised units: about what a number moves per step.",
-        gt=0,
-        role="image_rate",
     )
 
 

@@ -25,8 +25,12 @@ def rows_of_updates(rows: int, batch: int, updates: int, pairs: bool, *key: Key)
     update = epoch = 0
     while update < updates:
         order = torch.randperm(rows, generator=keyed_generator(*key, "order", epoch))
-        for index in order.split(batch)[: updates - update]:
-            yield torch.cat([index, order[:1]]) if pairs and len(index) == 1 and rows > 1 else index
+        for part in order.split(batch)[: updates - update]:
+            index = part
+            if pairs and len(index) == 1 and rows > 1:
+                other = order[1:2] if index == order[0] else order[:1]
+                index = torch.cat([index, other])
+            yield index
             update += 1
         epoch += 1
 

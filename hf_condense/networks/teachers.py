@@ -199,7 +199,7 @@ class Teacher:
             float32 (n, number of classes), on the device of the images.
 
         Raises:
-            ValueError: If the classifier returns something else than one logit per class.
+            ValueError: If the classifier returns something else than one finite logit per class.
         """
         if isinstance(self.predict, nn.Module) and _devices(self.predict) != {pixels.device}:
             self.predict.to(pixels.device)
@@ -227,6 +227,11 @@ class Teacher:
             raise ValueError(
                 f"the teacher {self.name!r} has {len(self.classes)} classes, so it should return logits {expected}; it "
                 f"returned {shape}"
+            )
+        if not bool(logits.isfinite().all()):
+            raise ValueError(
+                f"the teacher {self.name!r} returned logits that are NaN or infinite; pass one whose training did not "
+                "diverge, and that takes images of this kind"
             )
         return logits.float()
 
@@ -293,6 +298,8 @@ def _check_processor(processor: dict[str, Any], path: str) -> None:
     other = {name: value for name, value in other.items() if value}
     if processor.get("do_rescale", True) and not math.isclose(processor.get("rescale_factor", 1 / 255), 1 / 255):
         other["rescale_factor"] = processor["rescale_factor"]
+    if not processor.get("do_rescale", True):
+        other["do_rescale"] = False
     if other:
         listed = ", ".join(f"{name}={value!r}" for name, value in other.items())
         raise ValueError(

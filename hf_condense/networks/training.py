@@ -51,7 +51,7 @@ def chunk_size(net: nn.Module, image_shape: tuple[int, ...], batch: int, *, seco
         second_derivatives: Whether gradients of the network's weights are differentiated.
     """
     if has_batch_statistics(net):
-        return batch
+        return max(2, batch)  # a single row gets another one beside it
     device = _device(net)
     channels, height, width = image_shape
     bytes_per_image = max(1, activation_bytes(net, (channels, height, width)))

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
+from hf_condense.base.spread import spread
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.preview import grid_of
 from hf_condense.condensed.tensors import eight_bit_pixels, first_rows
@@ -113,7 +114,7 @@ def evolution_strip(
     left = 22 + max(text_width(name, TEXT) for name in [*names, "step"])
     sheet = Sheet()
     sheet.write(left - 10, 12 + _LINE / 2, "step", align="right")
-    for column, number in enumerate(_spread(len(snapshots.steps), max_steps)):
+    for column, number in enumerate(spread(len(snapshots.steps), max_steps).tolist()):
         pictures = tiles(snapshots.images[number][first] / 255)
         height, width = pictures.shape[1] + GAP, pictures.shape[2] + GAP
         x = left + column * width
@@ -176,10 +177,3 @@ def _frame(images: Tensor, caption: str, labels: Tensor, width: int) -> Image.Im
 def _check(snapshots: Snapshots) -> None:
     if not snapshots.steps:
         raise ValueError("snapshots should hold copies of a run's images; pass it in callbacks= of a run with steps")
-
-
-def _spread(count: int, most: int) -> list[int]:
-    """Return at most `most` of the numbers below `count`, evenly spread, the first and the last among them."""
-    if count <= most:
-        return list(range(count))
-    return [round(i * (count - 1) / (most - 1)) for i in range(most)]

@@ -178,6 +178,12 @@ class ClassSource:
             parts.append((order if among is None else order[among[order]])[:count])
         return torch.cat(parts).sort().values
 
+    def others(self, positions: Tensor) -> Tensor:
+        """Return the positions that are not among some: sorted, int64 (n,)."""
+        is_left = torch.ones(len(self), dtype=torch.bool)
+        is_left[positions] = False
+        return is_left.nonzero()[:, 0]
+
     def part(self, positions: Tensor, *, decoded: bool = True) -> ClassSource:
         """Return a source of the images at some positions, sorted, int64 (n,). It keeps the constants.
 
@@ -188,7 +194,7 @@ class ClassSource:
             decoded: Whether pictures that would be decoded whenever they are asked for are decoded now, and held in
                 memory.
         """
-        chosen = hashlib.blake2b(positions.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
+        digest = hashlib.blake2b(positions.numpy().astype("<i8").tobytes(), digest_size=16).hexdigest()
         images: Tensor | ChosenImages | StreamedPictures
         if isinstance(self.images, StreamedPictures):
             images = self.images[positions] if decoded else self.images.part(positions)
@@ -199,7 +205,7 @@ class ClassSource:
             images=images,
             labels=self.labels[positions],
             rows=self.rows[positions],
-            content_hash=content_key(content=self.content_hash, positions=chosen),
+            content_hash=content_key(content=self.content_hash, positions=digest),
         )
 
     def to(self, device: torch.device | str) -> ClassSource:

@@ -27,6 +27,7 @@ from hf_condense.base.checks import integer
 from hf_condense.base.files import explained_access, folder_size, new_folder, remove_folder
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
+from hf_condense.base.spread import spread
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import Labels, check_dataset, find_image_column, find_label_column, read_labels
 from hf_condense.source.decode import (
@@ -315,16 +316,10 @@ def _streamed(
     """Return pictures that are decoded when they are asked for, with the pixel values of some of them."""
     in_row_order = StreamedPictures(ds, column, torch.arange(len(order), device="cpu"), shape, mode)
     counts = _Counts(shape[0])
-    for rows in _spread_rows(len(order)).split(max(1, min(_SLICE, _DECODED_BYTES // math.prod(shape)))):
+    for rows in spread(len(order), _SAMPLED).split(max(1, min(_SLICE, _DECODED_BYTES // math.prod(shape)))):
         images, depths = in_row_order.with_depths(rows)
         counts.add(images.numpy(), depths)
     return counts.of(StreamedPictures(ds, column, order, shape, mode))
-
-
-def _spread_rows(count: int) -> Tensor:
-    """Return at most 1,000 row numbers of `count`, evenly spread, with the first and the last one: int64 (n,)."""
-    # float32 has no odd numbers above 2**24, so it would name rows that do not exist.
-    return torch.linspace(0, count - 1, min(_SAMPLED, count), dtype=torch.float64, device="cpu").round().long()
 
 
 def _map_slices(

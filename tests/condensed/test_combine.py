@@ -278,6 +278,16 @@ def test_sources_of_other_features_are_left_out(toy) -> None:
     assert combine_condensed(sets).source is None
 
 
+def test_sources_with_other_classes_get_the_labels_of_all() -> None:
+    pets, fish = (toy_dataset((0, 1), rows=6, names=names) for names in (("cat", "dog"), ("cod", "cat")))
+    both = combine_condensed([condense_dataset(ds, "random", 1, progress=False) for ds in (pets, fish)])
+    feature = both.source.features["label"]
+    assert feature.names == ["cat", "dog", "cod"]
+    names = [ds.features["label"].int2str(label) for ds in (pets, fish) for label in ds["label"]]
+    assert [feature.int2str(label) for label in both.source["label"]] == names
+    assert both.source.column_names == pets.column_names
+
+
 def test_source_in_another_format_is_there_once(toy) -> None:
     first, second = (condense_dataset(ds, "random", 1, progress=False) for ds in (toy, toy.with_format("torch")))
     both = combine_condensed([first, second])

@@ -96,17 +96,15 @@ def test_network_of_zeros_gives_its_last_bias() -> None:
     assert torch.equal(form.decode({"weights": weights}), weights[:, -3:, None, None].expand(2, 3, 6, 7))
 
 
-def test_fresh_weights_lie_within_the_bounds_of_the_paper() -> None:
-    form = Siren((3, 32, 32), 9)
-    fresh, width = form._fresh(500, torch.Generator().manual_seed(0)), 15
-    bounds = {
-        "first matrix": (0, 2 * width, 1 / 2),
-        "first bias": (2 * width, width, 1 / math.sqrt(2)),
-        "second matrix": (3 * width, width**2, math.sqrt(6 / width) / 10),
-        "second bias": (3 * width + width**2, width, 1 / math.sqrt(width)),
-    }
-    for start, count, bound in bounds.values():
-        part = fresh[:, start : start + count]
+@pytest.mark.parametrize(("side", "width", "hidden", "frequency"), [(32, 15, 2, 10), (64, 19, 3, 40)])
+def test_fresh_weights_lie_within_the_bounds_of_the_paper(side: int, width: int, hidden: int, frequency: int) -> None:
+    form = Siren((3, side, side), {32: 9, 64: 14}[side])
+    assert form.width == width
+    fresh = form._fresh(1000, torch.Generator().manual_seed(0))
+    inner, inner_bias = math.sqrt(6 / width) / frequency, 1 / math.sqrt(width)
+    bounds = [(2 * width, 1 / 2), (width, 1 / math.sqrt(2))]  # numbers of a part and their bound: matrix and bias
+    bounds += [(width**2, inner), (width, inner_bias)] * (hidden - 1) + [(3 * width, inner), (3, inner_bias)]
+    for part, (_, bound) in zip(fresh.split([count for count, _ in bounds], 1), bounds, strict=True):
         assert 0.99 * bound < float(part.abs().max()) <= bound
         assert float(part.std()) == pytest.approx(bound / math.sqrt(3), rel=0.02)
 
@@ -177,6 +175,21 @@ def test_weights_take_steps_of_adam_and_what_a_method_adds_takes_steps_of_sgd() 
         saved = optimiser_tensors(optimiser)
         optimiser = made(*mine)
         load_optimiser(optimiser, saved)
+
+
+def test_fit_is_that_of_adam_at_a_falling_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 8)
+    form = Siren((3, 8, 8), 4)
+    real, fresh = smooth(2, form.image_shape), form._fresh(2, torch.Generator().manual_seed(0))
+    plain = fresh.clone().requires_grad_()
+    optimiser = torch.optim.Adam([plain])
+    for rate in (0.02, 0.0175, 0.015, 0.0125, 0.01, 0.0075, 0.005, 0.0025):
+        images = form.decode({"weights": plain})
+        optimiser.zero_grad()
+        (images - real).square().mean((1, 2, 3)).sum().backward()
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.step()
+    torch.testing.assert_close(form._fitted(fresh, real, False), plain.detach(), rtol=0, atol=1e-4)
 
 
 def test_fit_of_a_row_does_not_depend_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """method="auto" chooses by a rule, says what it chose, and lets the caller win."""
 
 import logging
+import re
 import signal
 import time
 from functools import partial
@@ -358,6 +359,30 @@ def test_run_takes_the_form_that_the_log_tells(caplog: pytest.LogCaptureFixture)
     (line,) = [record.getMessage() for record in caplog.records if "auto" in record.getMessage()]
     assert small.recipe.expand == 32
     assert "storage 'dct' with 32 rows" in line
+
+
+def test_method_of_a_preset_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"preset": "quick", "steps": 1, "network": "convnet-w4-d1", "progress": False, "compile": False}
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        condense_dataset(toy_dataset(names=("a", "b", "c")), ipc=1, **options)
+    assert "method='auto' runs m3d with preset='quick'" in [record.getMessage() for record in caplog.records]
+
+
+@pytest.mark.parametrize(
+    ("minutes", "text"),
+    [
+        (1e-9, r"10 steps \(the fewest; 1e-09 minutes or more on"),
+        (1e9, r"10,000 steps \(the most; less than 1e\+09 minutes on"),
+    ],
+)
+def test_steps_that_no_budget_decides_are_told_as_such(minutes: float, text: str) -> None:
+    reason = choose(Task(1, 10, (3, 32, 32)), minutes, None, device=CPU, workers=1).reason
+    assert re.search(text, reason), reason
+
+
+def test_pictures_that_are_scored_are_told() -> None:
+    """A set of mosaics needs four crops, of as many pictures, for each of its images."""
+    assert choose(Task(1000, 10, (3, 65, 65)), 15, None, device=CPU, workers=1).values["pictures"] == 4000
 
 
 @pytest.mark.parametrize("given", [{"method": "dm"}, {"method": "auto", "preset": "quick"}])

@@ -373,3 +373,12 @@ def test_folder_that_cannot_be_written_raises_os_error_before_the_first_step(tmp
     assert not steps
     with pytest.raises(OSError, match=message):  # although the dataset has no such column
         quick_method("dm", checkpoint_dir=tmp_path / "file", image_column="picture").condense(toy_dataset())
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_folder_of_sets_is_no_place_for_a_checkpoint(inside: bool, tmp_path: Path) -> None:
+    condense(steps=1).save_condensed(tmp_path, "mine")
+    with pytest.raises(
+        FileExistsError, match=r"holds condensed sets; pass a folder of its own, such as '.*checkpoint'"
+    ):
+        condense(checkpoint_dir=tmp_path / "mine" if inside else tmp_path)

@@ -73,7 +73,6 @@ class TestSyntheticSet:
         for classes in ([2, 0], [5], [0, 2, 5]):
             of_classes = torch.cat([torch.tensor(synthetic.rows[c]) for c in classes])
             assert torch.equal(synthetic.of(classes)[0], synthetic.at(of_classes)[0])
-            assert torch.equal(synthetic.targets(classes, 2.0), synthetic.targets_at(of_classes, 2.0))
 
     def test_no_numbers_mean_all_rows(self) -> None:
         synthetic = make_set([0, 2], factor=2, soft_labels=noise(8, 3, seed=1))
@@ -165,7 +164,7 @@ class TestSyntheticSet:
         synthetic = make_set([0], clip=False)
         with torch.no_grad():
             synthetic.stored["images"][0, 0, 0, 0] = -1e6
-        with pytest.raises(ValueError, match=r"images has numbers up to 200,000; float16 holds numbers up to 65,504"):
+        with pytest.raises(OverflowError, match=r"images has numbers up to 200,000, and float16 holds .* up to 65,504"):
             synthetic.finished(torch.float16)
         assert float(synthetic.finished().images.min()) < -1e5
 

@@ -32,6 +32,15 @@ def test_hard_labels_are_the_default(method: str) -> None:
     assert small.recipe.temperature is None
 
 
+@pytest.mark.parametrize("early", [False, True])
+def test_teacher_that_diverged_raises_value_error(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_labels, "network_logits", lambda network, rows: network(rows) / 0.0)
+    with pytest.raises(
+        ValueError, match=r"the logits of the teacher, convnet-w8 after \d+ updates, are NaN or infinite"
+    ):
+        quick_method("dm", **SOFT, early_teacher=early).condense(toy_dataset())
+
+
 @pytest.mark.parametrize("factor", [1, 2])
 def test_teacher_predicts_the_classes_of_the_finished_images(factor: int) -> None:
     small = quick_method("dm", **SOFT).condense(toy_dataset(names=("a", "b", "c")), factor=factor)
@@ -122,11 +131,12 @@ def test_teacher_of_another_form_in_a_recipe_raises_format_error() -> None:
 
 
 @pytest.mark.parametrize("cache", [True, False])
-def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, monkeypatch) -> None:
+def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, monkeypatch, caplog) -> None:
     """Repeat the choice in plain steps: train on the other rows, label, train a student, score it on held-out rows."""
     monkeypatch.setattr(class_source, "_HELD_OUT_SHARE", 2)
     monkeypatch.setattr(soft_labels, "_STUDENT_UPDATES", 12)
     runs = []
+    caplog.set_level("INFO", "hf_condense")
     bench = quick_method("dm", **EARLY, steps=1, cache=cache, callbacks=[lambda run, done, loss: runs.append(run)])
     small = bench.condense(noisy_dataset())
     run, source = runs[0], runs[0].source
@@ -158,6 +168,8 @@ def test_early_teacher_is_the_best_of_its_states_on_held_out_rows(cache: bool, m
             scores[updates] = float((student.eval()(test).argmax(1) == source.labels[held_out]).float().mean())
     assert len(set(scores.values())) > 1, "the test should tell the states apart"
     best = max(scores, key=scores.get)
+    listing = ", ".join(f"{score:.1%} after {updates}" for updates, score in scores.items())
+    assert f"held-out accuracies of students: {listing}" in caplog.text
     assert small.recipe.teacher["updates"] == best
     assert small.recipe.teacher["held_out"] == len(held_out)
     assert small.recipe.teacher["content_hash"] == hashes[best]

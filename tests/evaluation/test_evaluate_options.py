@@ -47,6 +47,18 @@ def test_several_networks_and_a_callable_are_trained_in_turn(toy, small):
     ]
 
 
+def test_two_names_of_one_network_are_trained_once(toy, small):
+    result = run(small, toy, networks=["convnet", "convnet-w128"], seeds=1, max_updates=1, baselines=())
+    assert [score.network for score in result.scores] == ["convnet"]
+
+
+def test_test_set_in_the_place_of_the_condensed_one_raises_value_error(toy, small):
+    with pytest.raises(
+        ValueError, match=r"tested on the condensed set 'random_ipc2'; pass it first.*evaluate\(small, te"
+    ):
+        run(toy, small)
+
+
 def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
     grey = condense_dataset(toy_gray, "random", ipc=2, progress=False)
     assert run(grey, toy_gray, seeds=1, epochs=60).scores[0].mean > 0.9

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hf_condense import load_condensed
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores import Evaluation, Score
 from tests.support.short_evaluations import run
@@ -86,3 +87,4 @@ def test_the_data_frame_has_fractions_and_one_row_per_score():
 def test_records_fit_into_a_recipe(toy, small, tmp_path):
     measured = replace(small.recipe, evaluation=run(small, toy, seeds=1).to_records())
     CondensedDataset.from_parts(small.select(range(6)), small.synthetic, measured).save_condensed(tmp_path)
+    assert load_condensed(tmp_path).recipe.evaluation == measured.evaluation

@@ -120,7 +120,7 @@ def test_result_does_not_depend_on_the_chunks(method: str, monkeypatch: pytest.M
     sets = []
     for memory in (2**40, 1):
         monkeypatch.setattr(build, "memory_budget", lambda device, memory=memory: memory)
-        sets.append(condense(method, IPC, factor=2, batch_syn=3, lr_img=0.1))
+        sets.append(condense(method, IPC, factor=2, batch_syn=3, lr_img=30.0))
     assert [small.recipe.plan["classes_per_chunk"] for small in sets] == [3, 1]
     torch.testing.assert_close(sets[0].synthetic.images, sets[1].synthetic.images, atol=2e-5, rtol=0)
 

@@ -270,6 +270,19 @@ def test_calibration_of_a_step_equals_the_textbook(method, factor: int, ipc: obj
     assert float(expected_gradient.abs().max()) > 0
 
 
+def test_calibration_sees_batches_as_the_training_of_the_pool_did(monkeypatch) -> None:
+    modes: list[bool] = []
+    logits = Run.logits
+
+    def watched(run: Run, images: torch.Tensor, network: torch.nn.Module) -> torch.Tensor:
+        modes.append(network.training)
+        return logits(run, images, network)
+
+    monkeypatch.setattr(Run, "logits", watched)
+    quick_method("dm", **POOL, calibration=1.0, steps=1).condense(toy_dataset(), network="convnet-w4-bn")
+    assert set(modes) == {True}
+
+
 def test_calibration_loss_is_the_sum_of_the_means_of_the_classes() -> None:
     logits, labels = normal(5, 3).requires_grad_(), torch.tensor([0, 0, 2, 2, 2])
     losses = -logits.log_softmax(1)[torch.arange(5), labels]

@@ -192,13 +192,20 @@ class TestLibraries:
         torch.testing.assert_close(teacher.logits(pixels), expected)
 
     @pytest.mark.parametrize(
-        "processor", [{"do_flip_channel_order": True}, {"include_top": True}, {"rescale_factor": 1 / 127.5}]
+        "processor",
+        [{"do_flip_channel_order": True}, {"include_top": True}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False}],
     )
     def test_processor_that_does_more_to_pictures_raises_value_error(self, processor: dict[str, Any]) -> None:
         (name,) = processor
         with pytest.raises(ValueError, match=rf"the processor of 'mine' has {name}=.*Teacher\(predict, classes\)"):
             _check_processor(processor, "mine")
         _check_processor({"do_rescale": True, "rescale_factor": 1 / 255, "do_flip_channel_order": False}, "mine")
+
+
+def test_logits_that_are_not_finite_raise_value_error() -> None:
+    teacher = Teacher(lambda pixels: pixels.flatten(1)[:, :3] / 0.0, COLOURS)
+    with pytest.raises(ValueError, match=r"the teacher '.*' returned logits that are NaN or infinite"):
+        teacher.logits(PIXELS)
 
 
 class TestDevices:

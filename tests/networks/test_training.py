@@ -92,6 +92,8 @@ def test_families_left_out_of_always_are_not_applied():
     [
         ({"epochs": 0}, "epochs should be at least 1; got 0"),
         ({"lr": math.inf}, "lr should be smaller than inf; got inf"),
+        ({"gamma": math.inf}, "gamma should be smaller than inf; got inf"),
+        ({"weight_decay": math.inf}, "weight_decay should be smaller than inf; got inf"),
         ({"momentum": 1}, "momentum should be smaller than 1; got 1"),
         ({"lr": math.nan}, "lr should be larger than 0; got nan"),
         ({"milestones": (0.5, 0.5)}, "milestones should increase within"),
@@ -411,10 +413,11 @@ def test_one_family_as_text_is_always_applied():
     assert [stage.families for stage in recipe.augmentations()] == [("flip",), ("color",)]
 
 
-def test_last_batch_of_one_row_gets_another_one_for_batch_statistics():
+@pytest.mark.parametrize(("batch_size", "seen"), [(4, [4, 2]), (1, [2] * 5)])
+def test_update_of_one_row_gets_another_one_for_batch_statistics(batch_size, seen):
     images = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     data = TrainingSet(images, torch.tensor([0, 1, 0, 1, 0]), 2)
-    recipe = TrainingRecipe("mine", epochs=1, batch_size=4)
+    recipe = TrainingRecipe("mine", epochs=1, batch_size=batch_size)
 
     class Flat(torch.nn.Sequential):
         def __init__(self):
@@ -423,8 +426,9 @@ def test_last_batch_of_one_row_gets_another_one_for_batch_statistics():
 
         def forward(self, images):
             self.seen.append(len(images))
+            assert len(images.unique(dim=0)) == len(images), "a row has no spread"
             return super().forward(images)
 
     net = Flat()
-    assert train_network(net, data, recipe, "key") == 2
-    assert net.seen == [4, 2]
+    assert train_network(net, data, recipe, "key") == len(seen)
+    assert net.seen == seen

@@ -141,8 +141,8 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     """Split a card into its metadata and its text."""
     if not card.lstrip().startswith("---"):
         return {}, card
-    block = REGEX_YAML_BLOCK.search(card)
-    front = block[2] if block else ""  # all that the YAML parser sees
+    match = REGEX_YAML_BLOCK.search(card)
+    front = match[2] if match else ""  # all that the YAML parser sees
     if _ANCHOR.search(front) and _ALIAS.search(front):
         raise CondensedFormatError(
             "README.md: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"

@@ -306,8 +306,7 @@ def _licensed(source: dict[str, Any], licence: Any) -> dict[str, Any]:
 
 def _licences(recipe: Recipe) -> list[Any]:
     """Return the licence of the source, or of the source of every part."""
-    sources = [part["recipe"]["source"] for part in recipe.parts] if recipe.parts is not None else [recipe.source]
-    return [source.get("license") for source in sources]
+    return [own.source.get("license") for own in recipe.part_recipes]
 
 
 def _is_count(value: object) -> bool:

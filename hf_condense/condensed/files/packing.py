@@ -32,7 +32,7 @@ from hf_condense.condensed.files.untrusted import (
 from hf_condense.condensed.preview import first_images
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import VIEW_COLUMNS, Parts, decoded_rows, eight_bit, row_features
-from hf_condense.condensed.tensors import CondensedTensors
+from hf_condense.condensed.tensors import CondensedTensors, are_alone
 
 _PREVIEW_SIDE = 1000  # the picture is scaled down to at most this many pixels along a side
 _PREVIEW_IMAGES = 10  # the picture shows at most this many images along a side
@@ -174,7 +174,7 @@ def stored_table(rows: datasets.Dataset) -> pa.Table:
 
 def _preview(tensors: CondensedTensors) -> bytes:
     """Draw the first images of the first classes as PNG."""
-    one_each = int(tensors.row_labels.bincount().max()) == 1
+    one_each = are_alone(tensors.row_labels)
     picture = first_images(tensors, max_classes=_PREVIEW_IMAGES ** (1 + one_each))
     picture.thumbnail((_PREVIEW_SIDE, _PREVIEW_SIDE))
     buffer = io.BytesIO()
@@ -201,7 +201,7 @@ def stored_features(facts: Facts) -> datasets.Features:
     features = {}
     for name, description in described.items():
         if name in columns:
-            build = _image_feature if name == recipe.image_column else _label_feature
+            build = _described_image if name == recipe.image_column else _described_label
             feature = build(description if isinstance(description, dict) else {}, recipe)
             if feature is None:
                 raise CondensedFormatError(
@@ -211,7 +211,7 @@ def stored_features(facts: Facts) -> datasets.Features:
     return datasets.Features(features)
 
 
-def _image_feature(described: dict[str, Any], recipe: Recipe) -> datasets.Image | None:
+def _described_image(described: dict[str, Any], recipe: Recipe) -> datasets.Image | None:
     """Return the image feature that is described, or None if the description is none of an image."""
     # Whatever the mode is, `row_features` replaces one that does not suit; earlier versions wrote that of the source.
     mode, decode = described.get("mode"), described.get("decode", True)
@@ -219,7 +219,7 @@ def _image_feature(described: dict[str, Any], recipe: Recipe) -> datasets.Image 
     return datasets.Image(mode=mode, decode=decode) if valid and described.get("_type") == "Image" else None
 
 
-def _label_feature(described: dict[str, Any], recipe: Recipe) -> datasets.ClassLabel | datasets.Value | None:
+def _described_label(described: dict[str, Any], recipe: Recipe) -> datasets.ClassLabel | datasets.Value | None:
     """Return the label feature that is described, or None if it cannot hold the recipe's label values."""
     kinds = {type(value) for value in recipe.label_values}
     if described.get("_type") == "ClassLabel":

@@ -1,0 +1,24 @@
+"""Numbers that are evenly spread over a range."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def spread(count: int, most: int) -> Tensor:
+    """Return at most `most` of the numbers below `count`, evenly spread, with the first and, if `most` > 1, the last.
+
+    Args:
+        count: How many numbers there are, >= 0.
+        most: How many are returned at most, >= 1.
+
+    Returns:
+        Sorted. int64 (n,), on the CPU.
+
+    Example:
+        >>> spread(10, 4).tolist()
+        [0, 3, 6, 9]
+    """
+    # float32 has no odd numbers above 2**24, so it would name rows that do not exist.
+    return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64, device="cpu").round().long()
