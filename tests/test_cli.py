@@ -361,6 +361,16 @@ def test_eval_prints_the_set_beside_its_baselines(program: Program, saved: Path,
     assert "random" not in out
 
 
+def test_eval_tells_which_of_several_sets_it_takes(program: Program, saved: Path, folder: Path, tmp_path: Path) -> None:
+    small = load_condensed(saved)
+    for name in ("first", "second"):
+        small.save_condensed(tmp_path, name)
+    quick = ("--network", "convnet-w8", "--max-updates", 1, "--seeds", 1, "--baseline", "none", "--quiet")
+    text = "Evaluating first; other sets here, for --name: second"
+    assert text in program("eval", tmp_path, "--source", folder, *quick)[2]
+    assert "other sets" not in program("eval", tmp_path, "--name", "second", "--source", folder, *quick)[2]
+
+
 def test_eval_needs_the_source_only_for_what_is_drawn_from_it(
     program: Program, saved: Path, folder: Path, tmp_path: Path
 ) -> None:

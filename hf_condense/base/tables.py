@@ -75,10 +75,11 @@ def _folded(rows: Sequence[Sequence[str]], columns: Collection[int], width: int)
 
 
 def _pieces(text: str, width: int) -> list[str]:
-    """Return a text in pieces, cut behind a blank, a hyphen or an underscore where that is possible."""
+    """Return a text in pieces, cut behind a blank, or else behind a hyphen or an underscore, where that is possible."""
     pieces = []
     while len(text) > width:
-        cut = max(text.rfind(mark, 0, width) for mark in " _-") + 1 or width
+        blank = text.rfind(" ", 0, width)
+        cut = (blank if blank >= width // 2 else max(text.rfind(mark, 0, width) for mark in " _-")) + 1 or width
         pieces.append(text[:cut].rstrip())
         text = text[cut:]
     return [*pieces, text]

@@ -11,7 +11,15 @@ import click
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 from hf_condense.base.tables import visible
-from hf_condense.cli.input import is_one_split, load_split, refuse_config, refuse_revision, refuse_split
+from hf_condense.cli.input import (
+    folder_of_set,
+    is_one_split,
+    load_split,
+    other_sets,
+    refuse_config,
+    refuse_revision,
+    refuse_split,
+)
 from hf_condense.cli.options import (
     DEFAULT_NETWORK,
     Integer,
@@ -157,6 +165,10 @@ def evaluate_command(
             "--source, or pass --baseline none and at most one --lr"
         )
     train = _load_set(folder, name, revision)
+    if name is None and isinstance(train, CondensedDataset):
+        shown = folder_of_set(folder, None, revision)
+        if others := other_sets(folder, shown):
+            echo(f"Evaluating {shown.name}; other sets here, for --name: {', '.join(others)}", err=True)
     needs_source |= not isinstance(train, CondensedDataset)
     if source is None and needs_source:
         raise click.UsageError(

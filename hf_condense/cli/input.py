@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.paths import local_path
 
 if TYPE_CHECKING:
@@ -114,3 +116,25 @@ def _load_dataset(name: str, config: str | None, revision: str | None) -> Any:
         raise ConnectionError("the Hub cannot be reached, and no such dataset is cached") from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
+
+
+def folder_of_set(path_or_repo: str, name: str | None, revision: str | None) -> Path:
+    """Return where the files of a set that was just loaded are; those of a repository are kept from then."""
+    from hf_condense.condensed.folder import is_repository, pick
+    from hf_condense.condensed.hub.repository import download
+
+    if is_repository(path_or_repo):
+        return download(path_or_repo, name, revision=revision, local_files_only=True)[0]
+    return pick(path_or_repo, name)
+
+
+def other_sets(path_or_repo: str, shown: Path) -> list[str]:
+    """Return the names of the sets in a folder or repository beside the one that is shown, whose folder is given."""
+    from hf_condense import list_condensed
+    from hf_condense.condensed.folder import is_repository
+
+    # Those of a repository are of the same commit; what is shown may be cached, and the Hub out of reach.
+    commit = shown.parent.name if is_repository(path_or_repo) else None
+    with suppress(OSError, CondensedFormatError):
+        return [name for name in list_condensed(path_or_repo, revision=commit) if name != shown.absolute().name]
+    return []

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 
 import click
 
-from hf_condense.base.errors import CondensedFormatError
+from hf_condense.cli.input import folder_of_set, other_sets
 from hf_condense.cli.options import FilePath, Integer
 from hf_condense.cli.text import command_line, facts_table
 
@@ -30,9 +29,9 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
         _check_picture(preview)
         preview.parent.mkdir(parents=True, exist_ok=True)
     small = load_condensed(folder, name, revision=revision)
-    place = _folder_of_set(folder, name, revision)
+    place = folder_of_set(folder, name, revision)
     click.echo(facts_table(small, read_facts(place)))
-    if others := _other_sets(folder, place):
+    if others := other_sets(folder, place):
         click.echo(f"\nOther sets here, for --name: {', '.join(others)}")
     if preview is None:
         click.echo(
@@ -50,25 +49,3 @@ def _check_picture(file: Path) -> None:
     suffixes = Image.registered_extensions()
     if suffixes.get(file.suffix.lower()) not in Image.SAVE:
         raise ValueError(f"--preview should end in .png or in another picture format; got {str(file)!r}")
-
-
-def _folder_of_set(path_or_repo: str, name: str | None, revision: str | None) -> Path:
-    """Return where the files of a set that was just loaded are; those of a repository are kept from then."""
-    from hf_condense.condensed.folder import is_repository, pick
-    from hf_condense.condensed.hub.repository import download
-
-    if is_repository(path_or_repo):
-        return download(path_or_repo, name, revision=revision, local_files_only=True)[0]
-    return pick(path_or_repo, name)
-
-
-def _other_sets(path_or_repo: str, shown: Path) -> list[str]:
-    """Return the names of the sets in a folder or repository beside the one that is shown, whose folder is given."""
-    from hf_condense import list_condensed
-    from hf_condense.condensed.folder import is_repository
-
-    # Those of a repository are of the same commit; what is shown may be cached, and the Hub out of reach.
-    commit = shown.parent.name if is_repository(path_or_repo) else None
-    with suppress(OSError, CondensedFormatError):
-        return [name for name in list_condensed(path_or_repo, revision=commit) if name != shown.absolute().name]
-    return []

@@ -16,6 +16,11 @@ def test_columns_named_in_right_are_aligned_to_the_right():
     assert plain_table([("rows", "n"), ("1", "100")], right={0}).split("\n") == ["rows  n", "   1  100"]
 
 
+def test_names_stay_whole_where_a_blank_is_near():
+    text = plain_table([("options", "augment=color_crop_cutout, teacher_updates=5000")], width=40)
+    assert text.split("\n") == ["options  augment=color_crop_cutout,", "         teacher_updates=5000"]
+
+
 def test_wide_cells_are_folded_behind_a_mark_where_the_table_would_be_too_wide():
     rows = [("name", "n"), ("a_name_of_many_parts", "1"), ("x" * 20, "2")]
     assert plain_table(rows, right={1}, width=19).split("\n") == [
