@@ -34,7 +34,7 @@ _LEAST_UPDATES = 10  # of a teacher that is stopped early: before that, it knows
 _STUDENT_UPDATES = 100  # of the network that tries a teacher's labels
 
 
-class Labels(NamedTuple):
+class SoftLabels(NamedTuple):
     """Soft labels of a set, and what gave them.
 
     Attributes:
@@ -51,7 +51,7 @@ class Labels(NamedTuple):
 @torch.no_grad()
 def teacher_labels(
     run: Run, synthetic: SyntheticSet, updates: int, *, early: bool = False, temperature: float = 1.0
-) -> Labels:
+) -> SoftLabels:
     """Return the soft labels that a trained network gives to the decoded rows of a set.
 
     Args:
@@ -80,7 +80,7 @@ def teacher_labels(
 
     # Only the main process trains teachers.
     logits, facts, state = from_main(run.accelerator, label)
-    return Labels(logits.to(run.device), facts, _labeller(run, state))
+    return SoftLabels(logits.to(run.device), facts, _labeller(run, state))
 
 
 def _check_finite(run: Run, logits: Tensor, updates: int) -> None:

@@ -10,7 +10,7 @@ from functools import cached_property
 from hf_condense.base.checks import listed
 from hf_condense.base.words import plural
 from hf_condense.condensed.scores import RELABELLED, SOFT_LABELS
-from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomDraws, StoredRows
+from hf_condense.evaluation.draws import Fixed, LabelledRows, RandomDraws, StoredRows, TrainingImages
 from hf_condense.evaluation.selection import Selection
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
@@ -32,7 +32,7 @@ class Contender:
     """
 
     name: str
-    images: Fixed | RandomDraws | LabelledRows | StoredRows
+    images: TrainingImages
     training: TrainingRecipe
     max_updates: int | None
     ipc: int | None = None
@@ -128,7 +128,7 @@ class Baselines:
             )
         return RandomDraws(self.real, rows, self._num_classes, self.seed)
 
-    def _drawn(self, name: str, images: RandomDraws | LabelledRows | StoredRows) -> Contender:
+    def _drawn(self, name: str, images: TrainingImages) -> Contender:
         return Contender(name, images, self.training, self.max_updates, self.ipc)
 
     def _full(self) -> Contender:

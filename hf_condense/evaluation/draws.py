@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -21,13 +21,28 @@ from hf_condense.networks.training_set import TrainingSet
 _BATCH = 64  # images that a teacher labels at a time
 
 
+class TrainingImages(ABC):
+    """The images that networks are trained on."""
+
+    content: str | None = None
+    """Hash of the images if other evaluations train on the same ones, whose scores are cached; None otherwise."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of images."""
+
+    @abstractmethod
+    def for_seed(self, network_seed: Key) -> TrainingSet:
+        """Return the images that the network of a seed is trained on."""
+
+
 @dataclass(frozen=True)
-class Fixed:
+class Fixed(TrainingImages):
     """The same images for every network.
 
     Attributes:
         data: The images and their labels.
-        content: Hash of the images if other evaluations train on the same ones; None otherwise.
+        content: Their hash, or None.
     """
 
     data: TrainingSet
@@ -43,7 +58,7 @@ class Fixed:
 
 
 @dataclass(frozen=True)
-class RandomDraws:
+class RandomDraws(TrainingImages):
     """Random real rows, drawn anew for every network.
 
     Attributes:
@@ -51,14 +66,12 @@ class RandomDraws:
         rows_per_class: Rows to draw of every class, by class index of `real`; at most as many as the class has.
         num_classes: Outputs of a network.
         seed: Seed of the evaluation.
-        content: None, because scores of rows that are drawn anew are not cached.
     """
 
     real: RealImages
     rows_per_class: dict[int, int]
     num_classes: int
     seed: int
-    content: ClassVar[None] = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -80,20 +93,18 @@ class RandomDraws:
 
 
 @dataclass(frozen=True)
-class LabelledRows:
+class LabelledRows(TrainingImages):
     """Random real rows with the soft labels of a teacher, of the same kind as those of the evaluated set.
 
     Attributes:
         rows: Draws the rows.
         logits_of: The teacher: gives the logits (n, K) of normalised images (n, C, H, W).
         like: The evaluated set, whose temperature and views the rows share.
-        content: None, because scores of rows that are drawn anew are not cached.
     """
 
     rows: RandomDraws
     logits_of: Callable[[Tensor], Tensor]
     like: TrainingSet
-    content: ClassVar[None] = None
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -114,7 +125,7 @@ class LabelledRows:
 
 
 @dataclass(frozen=True)
-class StoredRows:
+class StoredRows(TrainingImages):
     """Random real rows that are stored in the form of the evaluated set: where learning may start from.
 
     The rows for a seed are those that `rows` draws. The set itself gives its form and its normalisation, and nothing
@@ -126,7 +137,6 @@ class StoredRows:
         decoder: Its storage form, in the normalisation that it was made for.
         cache: Whether fits to rows may be kept under `$HF_HOME/condense`.
         progress: Whether fits to rows show a progress bar.
-        content: None, because scores of rows that are drawn anew are not cached.
     """
 
     rows: RandomDraws
@@ -134,7 +144,6 @@ class StoredRows:
     decoder: Decoder
     cache: bool
     progress: bool
-    content: ClassVar[None] = None
     _memo: dict[int, Tensor] = field(default_factory=dict, init=False, repr=False)
     _stored: dict[Key, CondensedTensors] = field(default_factory=dict, init=False, repr=False)
 

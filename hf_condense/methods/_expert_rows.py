@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.processes import broadcast, broadcast_object
 from hf_condense.engine.initial import repeated
-from hf_condense.engine.soft_labels import Labels, network_logits, teacher_facts
+from hf_condense.engine.soft_labels import SoftLabels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, snapshot_interval
 from hf_condense.methods._images import statistics_rows
 from hf_condense.methods._recordings import Recordings
@@ -39,7 +39,7 @@ def correct_positions(run: Run, experts: Recordings) -> Tensor:
 
 
 @torch.no_grad()
-def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic: SyntheticSet) -> Labels:
+def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic: SyntheticSet) -> SoftLabels:
     """Return the soft labels that experts give to the decoded rows of a set.
 
     Args:
@@ -53,7 +53,7 @@ def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic
     logits = mean_of_correct((network_logits(trained_expert(run, experts, e), images) for e in numbers), labels)
     updates = (config.snapshots - 1) * snapshot_interval(config, len(run.source))
     facts = teacher_facts(run, ({"weights": _last_weights(experts, e)} for e in numbers), updates)
-    return Labels(broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts))
+    return SoftLabels(broadcast(run.accelerator, logits), broadcast_object(run.accelerator, facts))
 
 
 def trained_expert(run: Run, experts: Recordings, number: int) -> nn.Module:

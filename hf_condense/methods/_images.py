@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.engine.method import Method
 from hf_condense.engine.options import MethodConfig, option
-from hf_condense.engine.soft_labels import Labels, rows_to_hold_out, teacher_labels
+from hf_condense.engine.soft_labels import SoftLabels, rows_to_hold_out, teacher_labels
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 from hf_condense.networks.losses import tempered_cross_entropy
 
@@ -144,7 +144,7 @@ class ImageMethod(Method[ImageT]):
         """Return the set that optimisation starts from, without soft labels."""
         return super().initialise(run)
 
-    def labels(self, run: Run, synthetic: SyntheticSet) -> Labels:
+    def labels(self, run: Run, synthetic: SyntheticSet) -> SoftLabels:
         """Return the soft labels that the teacher gives to the decoded rows of a set."""
         config = self.config
         return teacher_labels(

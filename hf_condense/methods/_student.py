@@ -15,7 +15,7 @@ from hf_condense.base.processes import reduce
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss
-from hf_condense.engine.soft_labels import Labels
+from hf_condense.engine.soft_labels import SoftLabels
 from hf_condense.methods._expert_rows import correct_positions, expert_labels
 from hf_condense.methods._experts import check_experts, recorded_experts
 from hf_condense.methods._images import ImageMethod, batch_rows, check_two_classes, cross_entropy
@@ -134,7 +134,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             return run.start(run, correct_positions(run, self.experts))
         return super().first_images(run)
 
-    def labels(self, run: Run, synthetic: SyntheticSet) -> Labels:
+    def labels(self, run: Run, synthetic: SyntheticSet) -> SoftLabels:
         """Return the soft labels that the teacher or the experts give to the decoded rows of a set."""
         if self.config.labels_from == "teacher":
             return super().labels(run, synthetic)

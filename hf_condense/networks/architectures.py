@@ -308,13 +308,17 @@ def _is_small(image_size: tuple[int, int]) -> bool:
     return min(image_size) <= _SMALL_SIDE
 
 
+def like(conv: nn.Conv2d, channels: int) -> nn.Conv2d:
+    """Return a convolution like another one, for images of some channels, with fresh weights."""
+    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
+    return nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=conv.bias is not None)  # type: ignore[arg-type]
+
+
 def _stem(conv: nn.Conv2d, channels: int, image_size: tuple[int, int]) -> nn.Conv2d:
     """Return a first convolution like `conv` for the given images; for small ones it keeps their resolution."""
-    bias = conv.bias is not None
     if _is_small(image_size):
-        return nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=bias)
-    kernel, stride, padding = conv.kernel_size, conv.stride, conv.padding
-    return nn.Conv2d(channels, conv.out_channels, kernel, stride, padding, bias=bias)  # type: ignore[arg-type]
+        return nn.Conv2d(channels, conv.out_channels, 3, padding=1, bias=conv.bias is not None)
+    return like(conv, channels)
 
 
 def _pad_to_multiple(size: tuple[int, int], multiple: int) -> tuple[nn.Module, tuple[int, int]]:

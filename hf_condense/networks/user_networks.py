@@ -11,7 +11,7 @@ from typing import Any, Final
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from hf_condense.networks.architectures import TORCHVISION
+from hf_condense.networks.architectures import TORCHVISION, like
 
 _KEYWORDS: Final[tuple[str, ...]] = ("channels", "num_classes", "image_size")
 _ADVICE: Final = "pass a function f(channels=, num_classes=, image_size=) that makes a network"
@@ -128,13 +128,5 @@ def _adapt_channels(net: nn.Module, channels: int) -> None:
         if isinstance(conv, nn.Conv2d):
             if conv.in_channels != channels:
                 parent, _, child = name.rpartition(".")
-                new = nn.Conv2d(
-                    channels,
-                    conv.out_channels,
-                    conv.kernel_size,  # type: ignore[arg-type]
-                    conv.stride,  # type: ignore[arg-type]
-                    conv.padding,  # type: ignore[arg-type]
-                    bias=conv.bias is not None,
-                )
-                setattr(net.get_submodule(parent), child, new)
+                setattr(net.get_submodule(parent), child, like(conv, channels))
             return
