@@ -155,8 +155,8 @@ def condense_dataset(
             `checkpoint_every` steps, a picture of the set. On a GPU, each step then waits for its loss. Methods without
             steps have nothing to report.
         logging_dir: Folder of trackers that write files, such as TensorBoard.
-        budget: Minutes that `method="auto"` may take, > 0, met within a factor of about two. It is refused with another
-            method or a preset. Default: 15.
+        budget: Minutes that `method="auto"` may take, > 0, met within a factor of about two if 10 to 10,000 steps fit.
+            It is refused with another method or a preset. Default: 15.
         **method_options: Fields of the method's config, for example `lr_img=`, `batch_real=`, `augment=`. They replace
             the values of the preset. None is a value like any other where the option may be None; elsewhere it leaves
             the option open.
@@ -172,7 +172,8 @@ def condense_dataset(
             tracker is unknown or not installed, or the checkpoint is damaged, of another run, or beyond `steps`.
         MemoryError: If a step does not fit into memory, however it is cut. Checkpoints are kept.
         NonFiniteLossError: If the loss becomes NaN or infinite. Checkpoints are kept.
-        OSError: If the cache or the folder for checkpoints cannot be read or written when the run begins.
+        OSError: If the cache or the folder for checkpoints cannot be read or written when the run begins, or if that
+            folder holds condensed sets.
         RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed (the file is
             removed, so that the same call works), or if processes or mixed precision are set up in a way that is not
             supported.

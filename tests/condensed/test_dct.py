@@ -17,12 +17,9 @@ from torch import Tensor
 from hf_condense.condensed.decoders import PIXELS, Frame, Origin
 from hf_condense.condensed.decoders.dct import Dct
 from tests.reference import dct as textbook
+from tests.support.draws import normal
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def origin_of(rows: dict[int, Tensor]) -> Origin:
@@ -50,7 +47,7 @@ def started(form: Dct, rows: dict[int, Tensor], counts: dict[int, int]) -> tuple
 @settings(max_examples=20, deadline=None)
 def test_dct_equals_the_textbook(shape: tuple[int, int, int], expand: int, counts: list[int], seed: int) -> None:
     form = Dct(shape, min(expand, math.prod(shape)))
-    rows = {2 * c: noise(n + 2, *shape, seed=seed + c) for c, n in enumerate(counts)}
+    rows = {2 * c: normal(n + 2, *shape, seed=seed + c) for c, n in enumerate(counts)}
     stored, first = started(form, rows, dict(zip(rows, counts, strict=True)))
     places = [textbook.best_places(rows[c], form.kept) for c in rows]
     assert stored["places"].tolist() == places
@@ -64,7 +61,7 @@ def test_dct_equals_the_textbook(shape: tuple[int, int, int], expand: int, count
 
 @pytest.mark.parametrize("shape", [(3, 5, 8), (1, 7, 4), (3, 1, 6)])
 def test_all_coefficients_have_the_length_of_the_image_and_give_it_back(shape: tuple[int, int, int]) -> None:
-    form, images = Dct(shape, 1), noise(4, *shape).float()
+    form, images = Dct(shape, 1), normal(4, *shape).float()
     lengths = [values.flatten(1).norm(dim=1) for values in (images, form.transform(images))]
     torch.testing.assert_close(*lengths)
     stored, first = started(form, {0: images}, {0: 3})
@@ -72,13 +69,13 @@ def test_all_coefficients_have_the_length_of_the_image_and_give_it_back(shape: t
 
 
 def test_start_projects_rows_at_right_angles() -> None:
-    form, rows = Dct((3, 6, 5), 4), {0: noise(9, 3, 6, 5), 1: noise(9, 3, 6, 5, seed=1) + 1}
+    form, rows = Dct((3, 6, 5), 4), {0: normal(9, 3, 6, 5), 1: normal(9, 3, 6, 5, seed=1) + 1}
     stored, first = started(form, rows, {0: 2, 1: 3})
     decoded = form.decode(stored)
     again = form.start(decoded, torch.tensor([0, 0, 1, 1, 1]), origin_of(rows))
     torch.testing.assert_close(again["coefficients"], stored["coefficients"])
     torch.testing.assert_close(form.decode(again), decoded)
-    other = form.decode({**stored, "coefficients": noise(5, form.kept, seed=2)})
+    other = form.decode({**stored, "coefficients": normal(5, form.kept, seed=2)})
     products = ((first - decoded) * other).flatten(1).sum(1)
     torch.testing.assert_close(products, torch.zeros(5, dtype=torch.float64))
     assert float((first - decoded).square().sum()) > 1, "something should be lost"
@@ -86,7 +83,7 @@ def test_start_projects_rows_at_right_angles() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 2, 4), (3, 1, 3)])
 def test_no_other_places_lose_less_of_the_rows_of_a_class(shape: tuple[int, int, int]) -> None:
-    form, rows = Dct(shape, 3), noise(6, *shape) * torch.arange(1, shape[2] + 1)
+    form, rows = Dct(shape, 3), normal(6, *shape) * torch.arange(1, shape[2] + 1)
     stored, _ = started(form, {0: rows}, {0: 6})
 
     def error(places: tuple[int, ...]) -> float:
@@ -121,9 +118,9 @@ def test_constant_image_has_its_brightness_in_the_first_coefficient_alone() -> N
 
 def test_gradient_of_clipped_pixels_is_zero() -> None:
     form = Dct((3, 4, 5), 2, Frame(MEAN, STD))
-    stored, _ = started(form, {0: 2 * noise(4, 3, 4, 5).float()}, {0: 4})
+    stored, _ = started(form, {0: 2 * normal(4, 3, 4, 5).float()}, {0: 4})
     coefficients = stored["coefficients"].requires_grad_()
-    images, weights = form.decode({**stored, "coefficients": coefficients}), noise(4, 3, 4, 5, seed=3).float()
+    images, weights = form.decode({**stored, "coefficients": coefficients}), normal(4, 3, 4, 5, seed=3).float()
     inside = (images > form.frame.value(0)) & (images < form.frame.value(1))
     assert 0 < float(inside.float().mean()) < 1
     pixels = images.detach() * STD[:, None, None] + MEAN[:, None, None]
@@ -137,7 +134,7 @@ def test_gradient_of_clipped_pixels_is_zero() -> None:
 @pytest.mark.parametrize("frame", [PIXELS, Frame(MEAN.double(), STD.double())])
 def test_decode_passes_gradcheck_twice(frame: Frame) -> None:
     form = Dct((3, 3, 4), 6, frame)
-    stored, _ = started(form, {0: noise(3, 3, 3, 4), 4: noise(3, 3, 3, 4, seed=1)}, {0: 2, 4: 1})
+    stored, _ = started(form, {0: normal(3, 3, 3, 4), 4: normal(3, 3, 3, 4, seed=1)}, {0: 2, 4: 1})
 
     def decode(coefficients: Tensor) -> Tensor:
         return form.decode({**stored, "coefficients": coefficients}, torch.tensor([2, 0])).square()
@@ -201,12 +198,12 @@ def test_stored_values_without_sense_raise_value_error(change: dict[str, list], 
 
 def test_stored_values_of_start_are_accepted() -> None:
     form = Dct((3, 2, 2), 6)
-    stored, _ = started(form, {0: noise(2, 3, 2, 2), 2: noise(3, 3, 2, 2)}, {0: 1, 2: 2})
+    stored, _ = started(form, {0: normal(2, 3, 2, 2), 2: normal(3, 3, 2, 2)}, {0: 1, 2: 2})
     form.check_stored(stored, torch.tensor([0, 2, 2]))
 
 
 def test_classes_are_read_once_however_often_the_memo_is_used() -> None:
-    rows, reads = {0: noise(5, 1, 6, 6)}, []
+    rows, reads = {0: normal(5, 1, 6, 6)}, []
 
     def rows_of(c: int) -> Iterator[Tensor]:
         reads.append(c)

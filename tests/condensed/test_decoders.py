@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -26,6 +27,7 @@ from hf_condense.condensed.decoders.pixels import Pixels
 from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.condensed.tensors import CondensedTensors
 from tests.reference import decode as textbook
+from tests.support.draws import normal
 from tests.support.half_size import HalfSize
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
@@ -38,8 +40,7 @@ def _short_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 30)
 
 
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+noise = partial(normal, dtype=torch.float32)
 
 
 def decode(images: Tensor, factor: int, frame: Frame = PIXELS) -> Tensor:

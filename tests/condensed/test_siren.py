@@ -16,12 +16,9 @@ from hf_condense.condensed.decoders import PIXELS, Frame, Origin
 from hf_condense.condensed.decoders.siren import Siren, _size
 from hf_condense.engine.checkpoint import load_optimiser, optimiser_tensors
 from tests.reference import siren as textbook
+from tests.support.draws import normal
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
-
-
-def noise(*shape: int, seed: int = 0) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def origin(seed: int = 0, *, cache: bool = False) -> Origin:
@@ -32,7 +29,7 @@ def smooth(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
     """Return images of one slow wave for each channel, of size 1: (n, C, H, W)."""
     channels, height, width = shape
     y, x = torch.linspace(-1, 1, height)[:, None], torch.linspace(-1, 1, width)[None]
-    slopes = noise(n, channels, 3, 1, 1, seed=seed).float()
+    slopes = normal(n, channels, 3, 1, 1, seed=seed).float()
     return torch.sin(slopes[:, :, 0] * y + slopes[:, :, 1] * x + slopes[:, :, 2])
 
 
@@ -46,7 +43,7 @@ def smooth(n: int, shape: tuple[int, int, int], seed: int = 0) -> Tensor:
 def test_siren_equals_the_textbook(shape: tuple[int, int, int], share: float, n: int, seed: int) -> None:
     most = math.prod(shape) // textbook.size(shape, 2)
     form = Siren(shape, 1 + round(share * (most - 1)))
-    weights = noise(n, textbook.size(shape, form.width), seed=seed) / 10
+    weights = normal(n, textbook.size(shape, form.width), seed=seed) / 10
     expected = torch.stack([textbook.image(row, shape, form.width) for row in weights])
     torch.testing.assert_close(form.decode({"weights": weights}), expected)
 
@@ -54,7 +51,7 @@ def test_siren_equals_the_textbook(shape: tuple[int, int, int], share: float, n:
 @pytest.mark.parametrize("shape", [(3, 64, 2), (1, 2, 64)])
 def test_large_images_have_three_hidden_layers_and_equal_the_textbook(shape: tuple[int, int, int]) -> None:
     form = Siren(shape, 2)
-    weights = noise(1, textbook.size(shape, form.width)) / 10
+    weights = normal(1, textbook.size(shape, form.width)) / 10
     assert form.layout(1, 1) == {"weights": ("F32", list(weights.shape))}
     torch.testing.assert_close(form.decode({"weights": weights})[0], textbook.image(weights[0], shape, form.width))
 
@@ -147,7 +144,7 @@ def test_fit_follows_smooth_images(expand: int, share: float, most: float) -> No
 
 def test_weights_take_steps_of_adam_and_what_a_method_adds_takes_steps_of_sgd() -> None:
     """Between the steps, the optimiser is saved and restored, as a resumed run does."""
-    starts = (noise(3, 5), noise(4, seed=1), noise(2, seed=2))
+    starts = (normal(3, 5), normal(4, seed=1), normal(2, seed=2))
     form, rates = Siren((1, 8, 8), 2), (0.1, 0.5, 0.2)
 
     def made(weights: Tensor, added: Tensor, labels: Tensor) -> torch.optim.Optimizer:
@@ -165,7 +162,7 @@ def test_weights_take_steps_of_adam_and_what_a_method_adds_takes_steps_of_sgd() 
     optimiser = made(*mine)
     for step in range(4):
         for first, second in zip(mine, plain, strict=True):
-            first.grad = noise(*first.shape, seed=10 + step)
+            first.grad = normal(*first.shape, seed=10 + step)
             second.grad = first.grad.clone()
         optimiser.step()
         for one in plain_optimisers:

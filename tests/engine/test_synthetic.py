@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import Tensor
 
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.condensed.decoders.patches import form_of_factor
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.source.whitening import Whitening
+from tests.support.draws import normal
 
 MEAN, STD = torch.tensor([0.3, 0.5, 0.6]), torch.tensor([0.2, 0.25, 0.4])
 
 
-def noise(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+noise = partial(normal, dtype=torch.float32)
 
 
 def make_set(

@@ -28,6 +28,7 @@ from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.gradient import convolution_matching, gradient_matching
+from tests.support.draws import normal
 from tests.support.observed_step import augmented_rows, objective_of_step
 
 DISTANCES = {
@@ -36,10 +37,6 @@ DISTANCES = {
     "mse": squared_distance,
     "l1": absolute_distance,
 }
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def rows_in_float64(run: Run, method: Any, draw: int) -> list[dict[int, torch.Tensor]]:

@@ -15,6 +15,7 @@ from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import subspace as reference
 from tests.reference import trajectory
+from tests.support.draws import normal
 from tests.support.trajectory_step import ObservedMethod, observe
 
 SPAN = {"student_steps": 3, "expert_span": 3}
@@ -29,10 +30,6 @@ CASES = {
     "siren": {"storage": "siren", "lr_student": 0.0625},
     "learned labels": {"soft_labels": "learned", "teacher_updates": 2, "temperature": 2.0},
 }
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def points(steps: int = 4, size: int = 50, seed: int = 0) -> torch.Tensor:

@@ -16,11 +16,8 @@ from hf_condense.methods.m3d import (
 )
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import mmd as reference
+from tests.support.draws import normal
 from tests.support.observed_step import augmented_rows, objective_of_step
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 def textbook(synthetic: torch.Tensor, real: torch.Tensor, kernel: str) -> torch.Tensor:

@@ -10,11 +10,8 @@ from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference.distribution import distribution_matching
+from tests.support.draws import normal
 from tests.support.observed_step import augmented_rows, objective_of_step
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 @pytest.mark.parametrize("augment", ["none", "color_crop_cutout_flip_scale_rotate"])

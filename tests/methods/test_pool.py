@@ -24,6 +24,7 @@ from hf_condense.networks.flat import parameter_vector
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.reference.distribution import distribution_matching
 from tests.reference.pool import blended, calibration
+from tests.support.draws import normal
 from tests.support.observed_step import augmented_rows, objective_of_step
 
 POOL = {"networks": "pool", "pool_size": 3, "pool_updates": 6, "lr_pool": 0.05, "batch_pool": 12}
@@ -60,10 +61,6 @@ def recorded(run: Run, config: PoolConfig = CONFIG, *, cache: bool = True) -> Po
 
 def images(method: str, ds: Any = None, **options: Any) -> torch.Tensor:
     return quick_method(method, **options).condense(ds or toy_dataset()).synthetic.stored["images"]
-
-
-def normal(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
 # Recording
