@@ -19,7 +19,7 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._siamese import EmbeddingMatching
 from hf_condense.methods._student import TrajectoryMethod
 from hf_condense.methods._student_options import TrajectoryConfig
-from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
+from hf_condense.methods._student_presets import default_values, long_windows, shared_quick_values, student_form
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import KernelMoments
 
@@ -218,7 +218,7 @@ def _default(task: Task) -> dict[str, Any]:
 
 
 def _quick(task: Task) -> dict[str, Any]:
-    return {**_short(task), **student_form(task)}
+    return {**_short(task), **student_form(task), **long_windows(task, steps=1600)}
 
 
 def _short(task: Task) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from hf_condense.engine.task import Task
 from hf_condense.methods._images import FLIPS_OF_DIGITS
 from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
-from hf_condense.methods._student_presets import default_values, shared_quick_values, student_form
+from hf_condense.methods._student_presets import default_values, long_windows, shared_quick_values, student_form
 from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.source.whitening import LARGEST_WHITENED
 
@@ -109,7 +109,7 @@ def _default(task: Task) -> dict[str, Any]:
 
 def _quick(task: Task) -> dict[str, Any]:
     if few_images(task):
-        return {**short_run(task), **student_form(task)}
+        return {**short_run(task), **student_form(task), **long_windows(task, steps=150)}
     # In a form of many rows, more steps on fewer rows do better, and so does a window as short as what the student
     # can follow; for digits, also smaller updates of the images and more steps of the student.
     changes: dict[str, Any] = {}
