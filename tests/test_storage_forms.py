@@ -103,7 +103,7 @@ def test_first_step_has_the_rate_that_the_form_makes_of_that_of_the_images(
     assert float(tensor.grad.abs().max()) > 1e-3
 
 
-@pytest.mark.parametrize(("options", "rate"), [({}, 0.003), ({"lr_img": 5.0}, 0.003), ({"lr_stored": 0.01}, 0.01)])
+@pytest.mark.parametrize(("options", "rate"), [({}, 0.001), ({"lr_img": 5.0}, 0.001), ({"lr_stored": 0.01}, 0.01)])
 def test_first_step_of_networks_is_that_of_adam(options: dict[str, Any], rate: float) -> None:
     """The first step of Adam moves every weight by its rate, up or down."""
     first: list[torch.Tensor] = []

@@ -45,8 +45,8 @@ class ImageConfig(MethodConfig):
     lr_stored: float | None = option(
         None,
         "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
-        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.003 by Adam; under optimiser='adamw' lr_img "
-        "as it is, but for 'siren' 0.003 too).",
+        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam; under optimiser='adamw' lr_img "
+        "as it is, but for 'siren' 0.001 too).",
         gt=0,
         role="stored_rate",
     )

@@ -160,7 +160,7 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
     optimiser: str = option(
         "form",
         "'form': the optimiser that suits the storage form (SGD for pixels). 'adamw': AdamW at the rate lr_stored, "
-        "else 0.003 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per "
+        "else 0.001 for 'siren', and lr_img as it is for other forms; each number then moves by about that rate per "
         "step, however small its gradient. Presets choose lr_img for the method's own optimiser: give lr_img with "
         "another one.",
         choices=("form", "adamw"),

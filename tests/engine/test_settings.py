@@ -211,7 +211,7 @@ def test_option_with_an_effect_or_from_a_preset_is_taken(
         ({"lr_stored": 5.0}, None),
         ({"storage": "siren"}, None),
         ({"storage": "dct", "lr_img": 5.0}, None),
-        ({"storage": "siren", "lr_img": 5.0}, "storage='siren' has a rate of its own, 0.003, which lr_stored= changes"),
+        ({"storage": "siren", "lr_img": 5.0}, "storage='siren' has a rate of its own, 0.001, which lr_stored= changes"),
         ({"lr_stored": 1.0, "lr_img": 5.0}, "lr_stored=1.0 is the rate of what is stored"),
     ],
 )

@@ -526,7 +526,7 @@ def test_first_step_of_adamw_moves_every_pixel_by_the_rate_and_decays_it() -> No
         ("pixels", None, 2.0),
         ("pixels", 0.25, 0.25),
         ("dct", None, 2.0),
-        ("siren", None, 0.003),
+        ("siren", None, 0.001),
         ("siren", 0.25, 0.25),
     ],
 )

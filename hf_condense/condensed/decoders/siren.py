@@ -21,7 +21,7 @@ CACHE_VERSION = 1  # version of the cached fits; increment when the same rows st
 _LEAST_WIDTH, _DEFAULT_WIDTH, _LARGE_WIDTH = 2, 6, 20
 _LARGE_SIDE = 64  # pixels; from here on networks have three hidden layers and a higher frequency
 _FIRST_FREQUENCY = 30.0
-_RATE, _BETAS = 0.003, (0.5, 0.99)  # of Adam while a set is learned
+_RATE, _BETAS = 0.001, (0.5, 0.99)  # of Adam while a set is learned
 _FIT_STEPS, _FIT_RATE = 500, 0.02
 _FIT_ROWS = 512  # networks that are fitted at once, at most
 _FIT_BYTES = 2**30  # that their graph may take; it does not depend on the machine, which would change bits
@@ -101,7 +101,7 @@ class Siren(Decoder):
             )
 
     def rate(self, image_rate: float) -> float:
-        """Return the rate of Adam, 0.003, whatever the image rate: its steps do not depend on the size of gradients."""
+        """Return the rate of Adam, 0.001, whatever the image rate: its steps do not depend on the size of gradients."""
         return _RATE
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
