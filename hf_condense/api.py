@@ -31,7 +31,7 @@ from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.files.writable import check_writable
 from hf_condense.engine.auto import choose
 from hf_condense.engine.build import build_run, check_request, plan_run
-from hf_condense.engine.checkpoint import read_checkpoint, workers_in
+from hf_condense.engine.checkpoint import FILE_NAME, read_checkpoint, workers_in
 from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.loop import Callback, Saving, optimise
 from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
@@ -140,8 +140,8 @@ def condense_dataset(
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
             the one before; one that cannot be written is only warned of. SIGINT (Ctrl-C) and SIGTERM finish the step
-            and write a checkpoint before they end the run; a second signal ends it at once. Methods without steps have
-            no checkpoints.
+            and write a checkpoint before they end the run; a second signal ends it at once. A folder of condensed sets
+            is refused. Methods without steps have no checkpoints.
         checkpoint_every: Steps between two checkpoints, >= 1.
         cache: Whether to keep decoded images, features, experts, pools, teachers and the networks that storage='siren'
             fits to rows under `$HF_HOME/condense`, unless `datasets.disable_caching()` was called. Where `network` is a
@@ -305,12 +305,14 @@ class _Outside:
 
 def _claim(folder: Path) -> None:
     """Make the folder of checkpoints, and see that it can be written to before hours of work."""
-    if (folder / FACTS).exists() or any(folder.glob(f"*/{FACTS}")):
-        raise FileExistsError(
-            f"checkpoint_dir={str(folder)!r} holds condensed sets; pass a folder of its own, such as "
-            f"{str(folder / 'checkpoint')!r}"
-        )
     with explained_access(folder):
+        holds_sets = (folder / FACTS).exists() or any(folder.glob(f"*/{FACTS}"))
+        # An earlier run may have saved its set beside its checkpoint.
+        if holds_sets and not (folder / FILE_NAME).exists():
+            raise FileExistsError(
+                f"checkpoint_dir={str(folder)!r} holds condensed sets; pass a folder of its own, such as "
+                f"{str(folder / 'checkpoint')!r}"
+            )
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
 

@@ -59,7 +59,10 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     share_tensors(run.accelerator, run.synthetic.state().values())
     try:
         tensors = run.synthetic.finished(getattr(torch, recipe.store_dtype))
-    except OverflowError as error:  # the set itself should not be lost
+    except OverflowError as error:
+        if recipe.store_dtype == "float32":
+            raise
+        # The set itself should not be lost.
         logger.warning("the set is stored as 'float32', because %s; a smaller learning rate may help", error)
         recipe = dataclasses.replace(recipe, store_dtype="float32")
         tensors = run.synthetic.finished()

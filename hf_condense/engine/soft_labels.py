@@ -83,13 +83,45 @@ def teacher_labels(
     return SoftLabels(logits.to(run.device), facts, _labeller(run, state))
 
 
+def train_teacher_first(run: Run, updates: int, *, early: bool) -> None:
+    """Train the teacher of labels that are given after the last step, so that one that diverges is told before.
+
+    Its weights are cached, and the labels are given by these. Without a cache, it is trained when they are needed.
+
+    Args:
+        run: The run.
+        updates: As in `teacher_labels`.
+        early: As in `teacher_labels`.
+
+    Raises:
+        ValueError: If no class has a row to hold out, or the weights are not finite.
+    """
+    held_out = rows_to_hold_out(run) if early else None
+    if not (run.cache and run.factory.named):
+        return
+
+    def train() -> None:
+        if held_out is None:
+            states = [trained_network(run, updates).state_dict()]
+        else:
+            states = list(_early_states(run, updates, held_out).values())
+        if not any(all(bool(tensor.isfinite().all()) for tensor in state.values()) for state in states):
+            raise _diverged(run, updates)
+
+    from_main(run.accelerator, train)
+
+
+def _diverged(run: Run, updates: int) -> ValueError:
+    return ValueError(
+        f"the logits of the teacher, {run.factory.name} after {updates:,} updates, are NaN or infinite; pass another "
+        "network, or fewer teacher_updates"
+    )
+
+
 def _check_finite(run: Run, logits: Tensor, updates: int) -> None:
     """Raise `ValueError` for logits of a teacher that has diverged: a set with them could not be saved."""
     if not bool(logits.isfinite().all()):
-        raise ValueError(
-            f"the logits of the teacher, {run.factory.name} after {updates:,} updates, are NaN or infinite; pass "
-            "another network, or fewer teacher_updates"
-        )
+        raise _diverged(run, updates)
 
 
 def network_logits(network: nn.Module, images: Tensor) -> Tensor:

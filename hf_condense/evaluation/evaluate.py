@@ -154,7 +154,7 @@ def evaluate(
     Raises:
         TypeError: If `train`, `test` or `source` is no `Dataset`, or an option has the wrong type.
         ValueError: If a name is unknown, a number is out of range, a baseline lacks its source or enough rows in it,
-            or `test` has a class that `train` does not know.
+            `test` has a class that `train` does not know, or `test` is a condensed set and `train` is none.
         MemoryError: If the training of a single network does not fit into memory.
         OSError: If the cache cannot be read or written.
         RuntimeError: If compiled code in torch's cache was unfinished, because a process was killed (the file is
@@ -300,13 +300,16 @@ def _factories(networks: Sequence[NetworkSpec], subject: Subject) -> list[Networ
     """Return factories of different networks: callables of the same name get a number."""
     channels, height, width = subject.data.image_shape
     seen: Counter[str] = Counter()
+    named: set[str] = set()
     factories = []
     for spec in networks:
         factory = network_factory(
             spec, channels=channels, image_size=(height, width), num_classes=len(subject.class_names)
         )
-        if factory.named and factory.name in seen:  # another spelling of it
+        if factory.named and factory.name in named:  # another spelling of it
             continue
+        if factory.named:
+            named.add(factory.name)
         seen[factory.name] += 1
         number = seen[factory.name]
         factories.append(factory if number == 1 else dataclasses.replace(factory, name=f"{factory.name} ({number})"))
@@ -321,7 +324,7 @@ def _find_source(
         source = train.source
     if source is not None:
         return check_dataset(source, "source")
-    unknown = "which is not known here (a set that was loaded or combined does not carry it)"
+    unknown = "which is not known here (loaded sets do not carry it, nor those combined of sources with unlike columns)"
     if request.baselines:
         number = len(request.baselines)
         what = f"the {plural(number, 'baseline')} {', '.join(request.baselines)} {'is' if number == 1 else 'are'}"

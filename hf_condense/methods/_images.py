@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hf_condense.engine.method import Method
 from hf_condense.engine.options import MethodConfig, option
-from hf_condense.engine.soft_labels import SoftLabels, rows_to_hold_out, teacher_labels
+from hf_condense.engine.soft_labels import SoftLabels, teacher_labels, train_teacher_first
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
 from hf_condense.networks.losses import tempered_cross_entropy
 
@@ -129,10 +129,11 @@ class ImageMethod(Method[ImageT]):
         """Return the first images, with soft labels if the method uses them while condensing.
 
         Raises:
-            ValueError: If a teacher should stop early, and there are no rows to hold out for that.
+            ValueError: If a teacher diverges, or should stop early and there are no rows to hold out for that.
         """
-        if self.config.early_teacher:
-            rows_to_hold_out(run)  # now: labels may be given after the last step only
+        config = self.config
+        if config.soft_labels != "none" and config.soft_labels not in self.trained_labels:
+            train_teacher_first(run, config.teacher_updates, early=config.early_teacher)
         synthetic = self.first_images(run)
         if self.config.soft_labels in self.trained_labels:
             self._label(run, synthetic)

@@ -29,7 +29,7 @@ def shared_quick_values(task: Task) -> dict[str, Any]:
 def long_windows(task: Task, steps: int) -> dict[str, Any]:
     """Return longer windows for runs of minutes on few images with many rows each in frequencies; {} for others.
 
-    There they gained one or two points over the windows of `shared_quick_values`, on grey and on colour images.
+    There they gained one to three points over the windows of `shared_quick_values`, on grey and on colour images.
 
     Args:
         task: ipc, classes, image shape and storage form.

@@ -10,7 +10,7 @@ from hf_condense import CondensedFormatError, load_condensed
 from hf_condense.cli.text import facts_table
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine import soft_labels
+from hf_condense.engine import soft_labels, trained_networks
 from hf_condense.engine.soft_labels import teacher_facts
 from hf_condense.engine.trained_networks import training_set_without
 from hf_condense.networks.training import train_network
@@ -233,3 +233,22 @@ def test_teacher_of_whitened_images_labels_no_pixels() -> None:
     small = quick_method("mtt", **SOFT, zca=True, pixel_range="free").condense(toy_dataset(), 1)
     assert small.synthetic.soft_labels is not None
     assert small.teacher is None
+
+
+@pytest.mark.parametrize("early", [False, True])
+def test_teacher_that_diverges_is_told_before_the_first_step(early: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverge(net: torch.nn.Module, *args: object, on_update=None, **options: object) -> int:
+        with torch.no_grad():
+            next(net.parameters()).fill_(torch.nan)
+        for _ in range(40 if on_update else 0):
+            on_update()
+        return 40
+
+    monkeypatch.setattr(soft_labels, "train_network", diverge)
+    monkeypatch.setattr(trained_networks, "train_network", diverge)
+    steps: list[int] = []
+    options = {**SOFT, "early_teacher": early, "seed": 31}  # of which no weights are cached
+    bench = quick_method("dm", **options, cache=True, callbacks=[lambda run, done, loss: steps.append(done)])
+    with pytest.raises(ValueError, match=r"logits of the teacher, convnet-w8 after 40 updates, are NaN or infinite"):
+        bench.condense(toy_dataset())
+    assert not steps

@@ -52,6 +52,21 @@ def test_two_names_of_one_network_are_trained_once(toy, small):
     assert [score.network for score in result.scores] == ["convnet"]
 
 
+def test_function_of_the_name_of_a_network_stands_beside_it(toy, small):
+    def make():
+        class Own(torch.nn.Sequential):
+            pass
+
+        def convnet(*, channels, num_classes, image_size):
+            return Own(torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes))
+
+        convnet.__qualname__ = "convnet-w4"
+        return convnet
+
+    result = run(small, toy, networks=[make(), "convnet-w4"], seeds=1, max_updates=1, baselines=())
+    assert [score.network for score in result.scores] == ["convnet-w4", "convnet-w4 (2)"]
+
+
 def test_test_set_in_the_place_of_the_condensed_one_raises_value_error(toy, small):
     with pytest.raises(
         ValueError, match=r"tested on the condensed set 'random_ipc2'; pass it first.*evaluate\(small, te"
@@ -178,7 +193,7 @@ def test_a_missing_source_is_explained(toy, small):
     loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
     with pytest.raises(ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines=\(\)"):
         run(loaded, toy, baselines=("random", "full"))
-    with pytest.raises(ValueError, match=r"the baseline random is drawn from .*a set that was loaded or combined does"):
+    with pytest.raises(ValueError, match=r"the baseline random is drawn from .*loaded sets do not carry it, nor those"):
         run(loaded, toy, baselines="random")
     assert run(loaded, toy, baselines=(), seeds=1).scores[0].set == "random_ipc2"
 
