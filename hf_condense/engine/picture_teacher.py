@@ -59,8 +59,8 @@ def settle_teacher(
         augment: Families of augmentation of its training, or "none"; every image gets all of them.
 
     Raises:
-        ValueError: If the caller's teacher lacks a class of the dataset or, measured on 20 rows or more, is right no
-            more often than by chance.
+        ValueError: If the caller's teacher lacks a class of the dataset, gives logits that are not finite or, measured
+            on 20 rows or more, is right no more often than by chance; or if the training of the run's network diverges.
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
@@ -97,6 +97,11 @@ def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str
         return cached_tensors_of(run, "networks", key, train)
 
     net.load_state_dict(from_main(run.accelerator, state_of_teacher))
+    if not all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values()):
+        raise ValueError(
+            f"the weights of the teacher, {factory.name} after {updates:,} updates, are NaN or infinite; pass another "
+            "network, or fewer teacher_updates"
+        )
     teacher = Teacher(
         net,
         source.class_names,
@@ -135,8 +140,8 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     """Return the accuracy of the caller's teacher on some rows of the source, and how many these are.
 
     Raises:
-        ValueError: If it is right on no more rows than by chance, although it tells the classes apart and there are
-            enough rows to be certain.
+        ValueError: If its logits are not finite, or if it is right on no more rows than by chance, although it tells
+            the classes apart and there are enough rows to be certain.
     """
     source = run.source
     positions = held_out_rows(run)
@@ -147,7 +152,13 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     logits_of = teacher.in_order(source.class_names)
     # One part after the other: all pictures at their full size may not fit into memory.
     parts = (source.images[index.to(source.images.device)] for index in positions.split(FORWARD_IMAGES))
-    chosen = torch.cat([logits_of(part.to(run.device).float() / 255).argmax(1).cpu() for part in parts])
+    logits = torch.cat([logits_of(part.to(run.device).float() / 255).cpu() for part in parts])
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"the teacher {teacher.name!r} gives logits that are NaN or infinite; pass one whose training did not "
+            "diverge, and that takes images of this kind"
+        )
+    chosen = logits.argmax(1)
     labels = source.labels[positions]
     share = float((chosen == labels).float().mean())
     answers = {c: chosen[labels == c].mode().values.item() for c in labels.unique().tolist()}  # the most frequent ones

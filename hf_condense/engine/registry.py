@@ -101,12 +101,10 @@ def get_method(name: str) -> AnyMethod:
         ValueError: If there is no such method. The message gives the nearest name and lists all names.
     """
     if not isinstance(name, str):
-        advice = (
-            "the number of images per class is ipc="
-            if isinstance(name, int)
-            else "for a class of your own, call register_method first"
+        count = " (the number of images per class is ipc=)" if isinstance(name, int) else ""
+        raise TypeError(
+            f"method should be a name; got {name!r}{count}. For a class of your own, call register_method first"
         )
-        raise TypeError(f"method should be a name; got {name!r}; {advice}")
     targets = _names()
     if name in targets:
         return _load(name, targets[name])

@@ -199,7 +199,7 @@ class Teacher:
             float32 (n, number of classes), on the device of the images.
 
         Raises:
-            ValueError: If the classifier returns something else than one finite logit per class.
+            ValueError: If the classifier returns something else than one logit per class.
         """
         if isinstance(self.predict, nn.Module) and _devices(self.predict) != {pixels.device}:
             self.predict.to(pixels.device)
@@ -227,11 +227,6 @@ class Teacher:
             raise ValueError(
                 f"the teacher {self.name!r} has {len(self.classes)} classes, so it should return logits {expected}; it "
                 f"returned {shape}"
-            )
-        if not bool(logits.isfinite().all()):
-            raise ValueError(
-                f"the teacher {self.name!r} returned logits that are NaN or infinite; pass one whose training did not "
-                "diverge, and that takes images of this kind"
             )
         return logits.float()
 

@@ -334,6 +334,20 @@ class TestTeacher:
         with pytest.raises(ValueError, match=r"is right on 0\.0% of \d+ rows, no more than by chance.*'cat' as 'dog'"):
             quick_method("rded", teacher=wrong, cache=False).condense(TOY)
 
+    def test_teacher_without_finite_logits_raises_value_error(self) -> None:
+        lost = Teacher(lambda images: nearest_class(images) / 0.0, NAMES)
+        with pytest.raises(ValueError, match=r"the teacher '.*' gives logits that are NaN or infinite"):
+            quick_method("rded", teacher=lost, cache=False).condense(TOY)
+
+    def test_training_that_diverges_raises_value_error(self, monkeypatch) -> None:
+        def diverge(net, *args, **options) -> None:
+            with torch.no_grad():
+                next(net.parameters()).fill_(torch.nan)
+
+        monkeypatch.setattr("hf_condense.engine.picture_teacher.train_network", diverge)
+        with pytest.raises(ValueError, match=r"the weights of the teacher, .* after \d+ updates, are NaN or infinite"):
+            quick_method("rded", cache=False).condense(TOY)
+
     def test_teacher_that_is_wrong_on_a_few_rows_is_used(self, caplog) -> None:
         few = TOY.select(
             [row for c in range(3) for row in [i for i, label in enumerate(TOY["label"]) if label == c][:2]]

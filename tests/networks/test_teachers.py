@@ -202,12 +202,6 @@ class TestLibraries:
         _check_processor({"do_rescale": True, "rescale_factor": 1 / 255, "do_flip_channel_order": False}, "mine")
 
 
-def test_logits_that_are_not_finite_raise_value_error() -> None:
-    teacher = Teacher(lambda pixels: pixels.flatten(1)[:, :3] / 0.0, COLOURS)
-    with pytest.raises(ValueError, match=r"the teacher '.*' returned logits that are NaN or infinite"):
-        teacher.logits(PIXELS)
-
-
 class TestDevices:
     def test_module_is_moved_where_the_images_are_but_only_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         moves = []

@@ -12,9 +12,10 @@ import torch
 from PIL import Image
 
 from hf_condense import Teacher, condense_dataset, evaluate
+from hf_condense.base.spread import spread
 from hf_condense.engine.picture_teacher import _measured
 from hf_condense.source import streamed
-from hf_condense.source.load import _spread_rows, load_source
+from hf_condense.source.load import load_source
 
 SIDE = 66
 
@@ -74,17 +75,17 @@ def test_only_the_pictures_of_an_index_are_decoded(decoded: Counter[int], monkey
 
 
 def test_rows_for_the_mean_are_spread_over_all_of_a_large_dataset() -> None:
-    rows = _spread_rows(20_000_000)
+    rows = spread(20_000_000, 1000)
     assert (len(rows), int(rows[0]), int(rows[-1])) == (1000, 0, 19_999_999)
     assert set(rows.diff().tolist()) == {20_020, 20_021}, "they are 20,020.02 rows apart"
-    assert _spread_rows(3).tolist() == [0, 1, 2]
-    assert _spread_rows(1).tolist() == [0]
+    assert spread(3, 1000).tolist() == [0, 1, 2]
+    assert spread(1, 1000).tolist() == [0]
 
 
 @pytest.mark.parametrize("rows", [2, 999, 1001, 3925, 5000])
 def test_rows_for_the_mean_of_a_small_dataset_are_those_that_float32_gives(rows: int) -> None:
     """Sets of earlier versions keep their normalisation."""
-    assert torch.equal(_spread_rows(rows), torch.linspace(0, rows - 1, min(1000, rows)).round().long())
+    assert torch.equal(spread(rows, 1000), torch.linspace(0, rows - 1, min(1000, rows)).round().long())
 
 
 @pytest.mark.parametrize(("most", "together"), [(1, 1), (3 * SIDE * (SIDE + 4) * 5, 5), (2**28, 8)])
