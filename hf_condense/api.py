@@ -127,8 +127,9 @@ def condense_dataset(
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers. Default: the
             preset's, else `"valid"`.
         store_dtype: Type of the stored numbers in the result: `"float32"`, or `"float16"`, to which they are rounded at
-            the end. Pixels and patches in the valid range may also be stored as `"uint8"`, with 8 bits per channel.
-            Default: the preset's, else `"float32"`.
+            the end; if that cannot hold one of them, they stay float32, and a warning says so. Pixels and patches in
+            the valid range may also be stored as `"uint8"`, with 8 bits per channel. Default: the preset's, else
+            `"float32"`.
         compile: Whether to compile forward passes: True, False, or `"auto"`, which decides from shapes and device.
         max_memory: Memory that a step may use, in bytes or as text such as `"4GiB"`; the chunk plan follows from it.
             Default: a quarter to half of what is free. A step that does not fit all the same is cut smaller and
