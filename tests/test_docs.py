@@ -21,7 +21,7 @@ GITHUB = ROOT / ".github"
 EXAMPLES = ROOT / "examples"
 OVERVIEW = (EXAMPLES / "README.md").read_text(encoding="utf-8")
 PAGES = [ROOT / "README.md", ROOT / "model_cards" / "README.md", *sorted(GITHUB.glob("*.md"))]
-PAGES += [EXAMPLES / "README.md", EXAMPLES / "benchmarks" / "README.md"]
+PAGES += [EXAMPLES / "README.md", *sorted((EXAMPLES / "benchmarks").glob("*.md"))]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

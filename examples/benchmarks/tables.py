@@ -1,7 +1,7 @@
 """Print rows that `forms.py --out` has kept as Markdown tables: one for each dataset and number of images per class.
 
 A cell has the mean accuracy in per cent and its standard deviation by each recipe, and the number of steps. This prints
-those of the benchmarks' README:
+those of the page of benchmarks:
 
     python examples/benchmarks/tables.py examples/benchmarks/records/forms.jsonl
 """
