@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -37,18 +38,23 @@ _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
 _DEFAULT_BUDGET = 15.0  # minutes
 # Shares of the budget for the training of a teacher and for scoring crops; the rest is for reading pictures.
 _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
+_MOST_UPDATES, _FEWEST_UPDATES = 5000, 100  # of the teacher
+_MOST_PICTURES = 300  # of a class whose crops are scored
 # A pool of trained networks, and a light calibration by them, gained up to three points in 150 to 350 steps. It is
 # taken where its training leaves most of the budget, and as many steps as were measured.
 _POOL = {"networks": "pool", "pool_size": 10, "pool_updates": 300, "batch_pool": 128, "calibration": 0.01}
 _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
-_SECONDS_PER_UPDATE = 0.002  # of the pool, apart from its pixels
+_SECONDS_PER_UPDATE = 0.002  # of a network in training, apart from its pixels
+_BATCH_OF_TEACHER = 256  # of soft labels
 # Few whole colour images, learned along experts for a minute, led those of `m3d` by six points, but not with ten images
 # per class. A run should leave a third of the steps of those that were measured.
 _FEWEST_STEPS_WITH_EXPERTS = 500
 _PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as long as, with its second derivatives
 _FORM = {"storage", "expand", "factor"}
+# Options that mean something else to m3d and to esp, or nothing.
+_DIFFER = {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored", "soft_labels"}
 
 
 @dataclass(frozen=True)
@@ -78,7 +84,7 @@ class _Case:
         network: The network.
         rate: Bytes of activations that a process goes through per second, forward and backward.
         processes: Processes that share the work.
-        given: The caller's options, steps and storage form by name; none is None.
+        given: The caller's options, steps and storage form by name, without those that are left open.
     """
 
     task: Task
@@ -107,6 +113,25 @@ class _Case:
         """Return what the forward pass of an image of this (height, width) takes."""
         shape = (self.task.image_shape[0], *size)
         return _bytes_of_forward(self.network, shape, self.task.num_classes) / self.rate
+
+    @cached_property
+    def along_experts(self) -> tuple[tuple[str, int], dict[str, Any]]:
+        """Storage form, `expand` and options of a run along experts: the caller's, or those of the preset."""
+        method = get_method("esp")
+        form, of_preset = form_and_values(method, "quick", self.given, self.task)
+        return form, {**dataclasses.asdict(method.Config()), **of_preset, **self.given}
+
+    def seconds_of_networks(self, count: int, updates: int, batch: int) -> float:
+        """Return what the training of networks takes, which the processes share; options may be no numbers yet."""
+        seconds = count * updates * (_SECONDS_PER_UPDATE + 3 * batch * self.seconds_of_forward)
+        return float(seconds / max(1, min(self.processes, count)))
+
+    @property
+    def seconds_of_teacher(self) -> float:
+        """What the training of the teacher of soft labels takes, if the caller asks for them."""
+        if self.given.get("soft_labels", "none") == "none":
+            return 0.0
+        return self.seconds_of_networks(1, self.given.get("teacher_updates", 1000), _BATCH_OF_TEACHER)
 
     def form(self) -> tuple[str, int]:
         """Return the storage form that the caller asks for, else the best one, and its `expand`."""
@@ -162,7 +187,8 @@ def choose(
     minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * workers
-    caller_values = {name: value for name, value in (given or {}).items() if value is not None}
+    may_be_none = get_method("esp").Config.names_that_may_be_none()
+    caller_values = {name: value for name, value in (given or {}).items() if value is not None or name in may_be_none}
     case = _Case(task, minutes, spec, rate, processes, caller_values)
     # rded needs two classes, because it trains a network to tell them apart.
     learns = "m3d" in candidates or "esp" in candidates
@@ -189,19 +215,24 @@ def _composed(case: _Case) -> Choice:
     seconds_of_forward = case.seconds_of_forward_at(scaled(task.image_shape[1:], side))
     batch, crops = 128, given.get("crops", 5)
     affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
-    updates = int(min(5000, max(100, affordable)))
+    updates = int(min(_MOST_UPDATES, max(_FEWEST_UPDATES, affordable)))
     affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
-    pictures = int(max(4 * task.ipc, min(300, affordable)))
+    pictures = int(max(4 * task.ipc, min(_MOST_PICTURES, affordable)))
     values: dict[str, Any] = {"network": case.network, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
+    time = f"about {case.minutes_text}"
+    if values["pictures"] == _MOST_PICTURES and updates == _MOST_UPDATES:
+        time = f"the most; {case.minutes_text} or less"
+    elif values["pictures"] == 4 * task.ipc and updates == _FEWEST_UPDATES:
+        time = f"the fewest; {case.minutes_text} or more"
     if "teacher" in given:
         trained = "the teacher that was passed"
         del values["teacher_updates"]
     why = "pictures are large, and learning images would take hours" if case.is_large else "as the options ask for"
     reason = (
         f"rded, which composes images of crops of {values['pictures']} pictures per class ({why}), and "
-        f"{trained} (about {case.minutes_text} on this kind of device)"
+        f"{trained} ({time} on this kind of device)"
     )
     return Choice("rded", "default", values, reason)
 
@@ -211,15 +242,15 @@ def _learned(case: _Case) -> Choice:
     task, given = case.task, case.given
     storage, expand = case.form()
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    drawn = min(given.get("batch_syn", rows), rows)
+    drawn = min(given.get("batch_syn") or rows, rows)
     batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
+    steps_per_embedding = ipm if given.get("reuse_real", True) else 1  # of real rows
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
-    seconds_of_pool = _seconds_of_pool(case, pool)
+    seconds_of_pool = case.seconds_of_networks(*(pool[name] for name in ("pool_size", "pool_updates", "batch_pool")))
 
     def affordable(seconds: float, passes: float) -> int:
         """Return the steps for the rest of the budget, if each makes `passes` forward passes of the synthetic rows."""
-        # Real rows are embedded once in `ipm` steps.
-        forwards = case.classes_in_turn * (batch / ipm + passes * drawn)
+        forwards = case.classes_in_turn * (batch / steps_per_embedding + passes * drawn)
         return _affordable_steps(case, seconds, forwards)
 
     # A backward pass costs about two forward passes. The calibration takes half as long as the rest (measured).
@@ -249,51 +280,50 @@ def _experts_pay(case: _Case) -> bool:
     task, given = case.task, case.given
     is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
     asks_for_pixels = given.keys() & _FORM and case.form()[0] == "pixels"
-    # Some options mean something else to the two methods, or nothing; and the caller's steps may be few.
-    is_of_m3d = given.keys() & {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored"}
-    if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d:
+    is_of_m3d = any(given.get(name) is not None for name in _DIFFER)
+    by_epochs = given.get("snapshot_every", 1) is None  # of a length that is not known here
+    if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d or by_epochs:
         return False
-    if _seconds_of_pool(case, _experts(case)) > _SHARE_OF_POOL * 60 * case.minutes or not _is_trainable(case):
+    if _seconds_of_experts(case) > _SHARE_OF_POOL * 60 * case.minutes or not _is_trainable(case):
         return False
-    steps: int = _followed(case).values["steps"]
-    return steps >= _FEWEST_STEPS_WITH_EXPERTS
+    return _steps_along_experts(case) >= _FEWEST_STEPS_WITH_EXPERTS
 
 
 def _followed(case: _Case) -> Choice:
     """Return how images are learned along experts."""
-    task, given = case.task, case.given
-    (storage, expand), options = _form_and_options_along_experts(case)
-    rows = task.num_classes * decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
-    drawn, experts = min(options.get("batch_syn") or rows, rows), _experts(case)
-    steps = _affordable_steps(case, _seconds_of_pool(case, experts), _PASSES_OF_STUDENT * drawn)
-    values: dict[str, Any] = {"network": case.network, "steps": given.get("steps", steps)}
+    (storage, expand), options = case.along_experts
+    steps = _steps_along_experts(case)
+    values: dict[str, Any] = {"network": case.network, "steps": case.given.get("steps", steps)}
     form = "in the storage form of the preset"
-    if given.keys() & _FORM:
+    if case.given.keys() & _FORM:
         values |= {"storage": storage, "expand": expand}
         form = _form_text((storage, expand), ("", 0))
-    networks = f"along {experts['pool_size']} networks in training"
+    networks = f"along {options['experts']} networks in training"
     return Choice("esp", "quick", values, f"esp, {form}, {networks}, {case.steps_text(steps)}")
 
 
-def _form_and_options_along_experts(case: _Case) -> tuple[tuple[str, int], dict[str, Any]]:
-    """Return storage form, `expand` and options of a run along experts: the caller's, else those of the preset."""
-    form, of_preset = form_and_values(get_method("esp"), "quick", case.given, case.task)
-    return form, {**of_preset, **case.given}
+def _seconds_of_experts(case: _Case) -> float:
+    """Return what the training of experts takes; 0 if snapshots are taken by epochs, whose length is not known."""
+    _, options = case.along_experts
+    updates = (options["snapshots"] - 1) * (options["snapshot_every"] or 0)
+    return case.seconds_of_networks(options["experts"], updates, options["batch_expert"])
 
 
-def _experts(case: _Case) -> dict[str, Any]:
-    """Return the experts of a run along them, in the terms of a pool."""
-    _, options = _form_and_options_along_experts(case)
-    return {
-        "pool_size": options["experts"],
-        "pool_updates": (options["snapshots"] - 1) * options["snapshot_every"],
-        "batch_pool": options["batch_expert"],
-    }
+def _steps_along_experts(case: _Case) -> int:
+    """Return the steps along experts that the rest of the budget allows."""
+    task, ((storage, expand), options) = case.task, case.along_experts
+    rows = task.num_classes * decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
+    forwards = _PASSES_OF_STUDENT * min(options["batch_syn"] or rows, rows)
+    if options["form"] == "rollout":
+        forwards *= options["student_steps"]
+    if options["beside"] != "none":
+        forwards += task.num_classes * options["batch_real"] + 3 * rows
+    return _affordable_steps(case, _seconds_of_experts(case), forwards)
 
 
 def _affordable_steps(case: _Case, seconds: float, forwards: float) -> int:
     """Return the steps for what is left of the budget after some seconds, if each takes `forwards` forward passes."""
-    left = 60 * case.minutes - _SECONDS_OF_SETUP - seconds
+    left = 60 * case.minutes - _SECONDS_OF_SETUP - case.seconds_of_teacher - seconds
     per_step = _SECONDS_PER_STEP + forwards * case.seconds_of_forward
     return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / per_step)))
 
@@ -307,13 +337,6 @@ def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
         text = f"storage {storage!r} with {expand} rows in the space of one image"
         why = "it gained most at 1 and 10 images per class of 28 and 32 pixels"
     return f"{text} ({why if form == best else 'as asked for'})"
-
-
-def _seconds_of_pool(case: _Case, pool: Mapping[str, Any]) -> float:
-    """Return what the training of a pool takes. The processes share it; methods refuse options that are no numbers."""
-    size, updates, batch = (pool[name] for name in ("pool_size", "pool_updates", "batch_pool"))
-    seconds = size * updates * (_SECONDS_PER_UPDATE + 3 * batch * case.seconds_of_forward)
-    return float(seconds / max(1, min(case.processes, size)))
 
 
 def _is_trainable(case: _Case) -> bool:

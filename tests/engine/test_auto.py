@@ -102,6 +102,46 @@ def test_checkpoint_of_another_budget_is_refused_by_a_message_that_names_the_bud
         auto(steps=11)
 
 
+@pytest.mark.parametrize(
+    ("given", "factor"),
+    [
+        # Of each class, 128 real images and 10 synthetic ones, three times, in place of a fifth of the real ones: 2.8
+        # times as many, beside the fixed cost of a step.
+        ({"reuse_real": False}, 2.5),
+        ({"ipm": 1}, 2.5),
+        ({"soft_labels": "teacher", "teacher_updates": 3000}, 1.2),
+    ],
+)
+def test_options_that_make_a_run_dearer_leave_fewer_steps(given: dict, factor: float) -> None:
+    pixels = {"storage": "pixels", "networks": "fresh"}
+    plain = choose_for(budget=5, given=pixels).values["steps"]
+    steps = choose_for(budget=5, given={**pixels, **given}).values["steps"]
+    assert steps < plain / factor
+
+
+@pytest.mark.parametrize(
+    ("given", "factor"),
+    [({"form": "rollout"}, 6), ({"beside": "m3d"}, 5), ({"batch_syn": None}, 1)],
+)
+def test_options_that_make_a_step_along_experts_dearer_leave_fewer_steps(given: dict, factor: float) -> None:
+    pixels = {"storage": "pixels", "experts": 4}
+    plain = choose_for(ipc=1, budget=2, candidates=("esp",), given=pixels).values["steps"]
+    steps = choose_for(ipc=1, budget=2, candidates=("esp",), given={**pixels, **given}).values["steps"]
+    assert steps <= plain / factor
+
+
+@pytest.mark.parametrize("given", [{"soft_labels": "teacher"}, {"snapshot_every": None}])
+def test_experts_are_not_chosen_for_labels_of_a_teacher_or_for_epochs_of_unknown_length(given: dict) -> None:
+    assert choose_for(ipc=1, given={"storage": "pixels"}).method == "esp"
+    assert choose_for(ipc=1, given={"storage": "pixels", **given}).method == "m3d"
+
+
+def test_reason_of_rded_says_whether_the_most_or_the_fewest_updates_and_pictures_decide() -> None:
+    for budget, words in ((1e9, "the most; 1e+09 minutes or less"), (1e-3, "the fewest; 0.001 minutes or more")):
+        assert words in choose_for(size=96, budget=budget).reason
+    assert "(about 15 minutes" in choose_for(size=128).reason
+
+
 @pytest.mark.parametrize("size", [2, 4, 8])
 @pytest.mark.parametrize("seconds", [3, 15])
 def test_steps_of_tiny_images_fit_the_budget_although_each_has_a_fixed_cost(size: int, seconds: int) -> None:

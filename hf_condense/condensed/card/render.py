@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,8 @@ from hf_condense.condensed.files.names import MAX_README_BYTES
 from hf_condense.condensed.wording import title
 
 _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
-_ROW = re.compile(r"^\| ([\w.-]+) \|.*$(?!\n\| ?-)", re.MULTILINE)  # of a table of sets, but not of its head
+# A row of a table of sets, but not its head. `escape` may have written an underscore by its number.
+_ROW = re.compile(r"^\| ((?:[\w.-]|&#95;)+) \|.*$(?!\n\| ?-)", re.MULTILINE)
 _MAX_ENTRIES = 30_000  # lines and commas of the metadata; the YAML parser takes up to 0.3 ms for each
 _BREAKS = "\n,\x85\u2028\u2029"
 _ANCHOR, _ALIAS = (re.compile(rf"(?:^|[\s\[{{,:-]){mark}[^\s,\[\]{{}}]") for mark in (r"&", r"\*"))
@@ -57,7 +59,7 @@ def render(
     metadata, body = _split(existing) if existing else ({}, fill(NEW_CARD, {"title": escape(title(sets))}))
     if not _BLOCK.search(body):
         body = f"{body.rstrip()}\n\n{START}{END}\n"
-    earlier = {name for text in _BLOCK.findall(body) for name in _ROW.findall(text)}
+    earlier = {html.unescape(name) for text in _BLOCK.findall(body) for name in _ROW.findall(text)}
     try:
         metadata = merge(metadata, sets, earlier, default)
         if license is not None:
