@@ -19,6 +19,7 @@ from hf_condense.base.cache import cache_enabled
 from hf_condense.base.checks import boolean, byte_count, check_path, compile_option, integer, listed, seed_value
 from hf_condense.base.compiled_code import removes_unfinished_code
 from hf_condense.base.devices import CompileOption
+from hf_condense.base.errors import did_you_mean
 from hf_condense.base.files import explained_access
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.memory import limited_memory
@@ -98,7 +99,7 @@ def condense_dataset(
             budget and leave 500 steps, and no steps, batch sizes or image rates are given. With a `preset`, only the
             method is chosen; the settings are those of the preset.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
-            Coresets take at most the rows that a class has; images that are learned may be more.
+            Coresets cannot keep more rows than a class has; images that are learned may be more.
         image_column: Image column. Default: the only Image column. Transparent pixels become white.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
         split: The split of a `DatasetDict` that is condensed.
@@ -377,7 +378,8 @@ def _pick_split(ds: Any, split: str) -> Any:
             raise ValueError(f"split={split!r} is for a DatasetDict, but ds is a single split; leave split out")
         return ds
     if split not in ds:
-        raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}")
+        hint = did_you_mean(split, ds) if isinstance(split, str) else ""
+        raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}{hint}")
     return ds[split]
 
 

@@ -246,7 +246,9 @@ def explained_access(target: Path) -> Iterator[None]:
         place = f"the cache, {target}," if cache_folder("") in target.parents else str(target)
         reason, remedy = file_in_the_way(error, target), ""
         if reason is None:
-            reason, remedy = f"{os.strerror(error.errno)}: {error.filename}", "ask its owner for access, or "
+            reason = os.strerror(error.errno)
+            if error.errno in (errno.EACCES, errno.EPERM):
+                reason, remedy = f"{reason}: {error.filename}", "ask its owner for access, or "
         what = reason if reason.startswith(f"{place} is ") else f"{place} cannot be read or written ({reason})"
         message = f"{what}; {remedy}{_other_place(target)}"
         raise OSError(error.errno, message) from error

@@ -18,6 +18,16 @@ def local_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def folder_name(folder: Path) -> str:
+    """Return the name of a folder, also of `.` and of `..`, whose names are those of other folders.
+
+    Example:
+        >>> folder_name(Path("sets/digits/.."))
+        'sets'
+    """
+    return os.path.basename(os.path.abspath(folder))
+
+
 def cache_folder(kind: str) -> Path:
     """Return the folder for one kind of cached files, for example `"sources"`; it need not exist."""
     import datasets  # slow, and the help of the command line needs this module

@@ -8,6 +8,7 @@ from itertools import zip_longest
 
 _LEAST = 16  # characters that folding leaves of a column
 _HIDDEN = frozenset({"Cc", "Cf", "Zl", "Zp"})  # controls, formats such as the direction of writing, line breaks
+_NO_WIDTH = frozenset({"Mn", "Me", "Cf"})  # marks that stand on other characters, and formats
 _JOINERS = "\u200c\u200d"  # formats that words of some languages, and some emoji, are written with
 
 
@@ -49,14 +50,27 @@ def plain_table(rows: Sequence[Sequence[str]], *, right: Collection[int] = (), w
     lines = []
     for row in rows:
         columns = enumerate(zip(row, widths, strict=True))
-        cells = [cell.rjust(width) if i in right else cell.ljust(width) for i, (cell, width) in columns]
+        cells = [_padded(cell, width, right=i in right) for i, (cell, width) in columns]
         lines.append("  ".join(cells).rstrip())
     return "\n".join(lines)
 
 
+def _padded(cell: str, width: int, *, right: bool) -> str:
+    blanks = " " * (width - _columns(cell))
+    return blanks + cell if right else cell + blanks
+
+
+def _columns(text: str) -> int:
+    """Return how many columns of a terminal a text takes: wide characters take two, accents of others none."""
+    if text.isascii():
+        return len(text)
+    accents = sum(unicodedata.category(char) in _NO_WIDTH for char in text)
+    return len(text) + sum(unicodedata.east_asian_width(char) in "WF" for char in text) - accents
+
+
 def _widths(rows: Sequence[Sequence[str]]) -> list[int]:
-    """Return the length of the longest cell of every column."""
-    return [max(map(len, column)) for column in zip(*rows, strict=True)]
+    """Return the width of the widest cell of every column."""
+    return [max(map(_columns, column)) for column in zip(*rows, strict=True)]
 
 
 def _folded(rows: Sequence[Sequence[str]], columns: Collection[int], width: int) -> list[Sequence[str]]:

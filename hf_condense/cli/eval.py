@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -177,7 +178,7 @@ def evaluate_command(
         )
     if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
         raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
-    place = pick(folder, name).absolute() if save else None
+    place = Path(os.path.abspath(pick(folder, name))) if save else None
     evaluated = None if place is None else read_facts(place).sha256
     if place is not None and isinstance(train, CondensedDataset):
         check_whole(train.recipe, ipc or [None])

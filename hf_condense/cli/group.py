@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from hf_condense._version import __version__
-from hf_condense.base.errors import RunInterrupted
+from hf_condense.base.errors import RunInterrupted, plain_text
 from hf_condense.cli.combine import combine
 from hf_condense.cli.demo import demo
 from hf_condense.cli.errors import OneLineError, is_of_user
@@ -50,7 +50,8 @@ class _Commands(click.Group):
 
     def _in_options(self, ctx: click.Context, error: BaseException) -> str:
         """Return the message of an error in the options of the command that ran."""
-        return as_options(str(error), self.commands.get(ctx.invoked_subcommand or "", self))
+        text = plain_text(error) if isinstance(error, Exception) else str(error)
+        return as_options(text, self.commands.get(ctx.invoked_subcommand or "", self))
 
 
 @click.group(

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -48,13 +50,19 @@ def save_set(small: CondensedDataset, out: Path, overwrite: bool, name: str | No
     So no work is lost: in a new folder beside the one that is in the way, else in one for temporary files. The command
     should then end with exit code 1, as scripts look for the set where they asked for it.
     """
+    from hf_condense.condensed.folder import list_sets
+
     try:
         return Saved(small.save_condensed(out, name, overwrite=overwrite), elsewhere=False)
     except (FileExistsError, CondensedFormatError) as error:  # the second: another set or the card there is damaged
-        place, number = local_path(out).resolve(), 2  # a folder called "." has no name to add to
-        while (beside := place.with_name(f"{place.name}-{number}")).exists():
-            number += 1
-        return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
+        place = local_path(out).resolve()  # a folder called "." has no name to add to
+        for number in itertools.count(2):
+            beside = place.with_name(f"{place.name}-{number}")
+            # An earlier call may have saved this very set there.
+            if not beside.exists() or (name or small.recipe.config_name) in list_sets(beside):
+                with suppress(FileExistsError, CondensedFormatError):
+                    return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
+        raise AssertionError("numbers do not end") from error
     except OSError as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="hf_condense-"))
         try:

@@ -42,13 +42,12 @@ def push(folder: Path, repo: str, name: str | None, extra_splits: tuple[str, ...
 
     This needs a token with write access: `hf auth login`, or the environment variable HF_TOKEN.
     """
-    from huggingface_hub.utils import validate_repo_id
-
     from hf_condense import load_condensed
     from hf_condense.condensed.files.facts import read_facts
+    from hf_condense.condensed.files.names import check_repository
     from hf_condense.condensed.folder import pick, resolve_folder
 
-    validate_repo_id(repo)
+    check_repository(repo)
     places = [_name_and_place(text) for text in extra_splits]
     if len(dict(places)) < len(places):
         raise click.UsageError("--extra-split names a split twice; give each once")

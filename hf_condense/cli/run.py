@@ -250,17 +250,15 @@ def _check_run(
     **settings: Any,
 ) -> None:
     """Refuse what is wrong whatever the dataset is, before it is loaded, which may take long."""
-    from huggingface_hub.utils import validate_repo_id
-
     from hf_condense.base.checks import byte_count
-    from hf_condense.condensed.files.names import check_name
+    from hf_condense.condensed.files.names import check_name, check_repository
     from hf_condense.engine.build import check_request
     from hf_condense.source.load import checked_size
 
     if name is not None:
         check_name(name)
     if repo is not None:
-        validate_repo_id(repo)
+        check_repository(repo)
     check_request(method, preset, method_options, settings, budget)
     checked_size(size)
     if max_memory is not None:

@@ -20,14 +20,13 @@ from hf_condense.cli.text import command_line, facts_table
 def show(folder: str, name: str | None, revision: str | None, preview: Path | None, per_class: int | None) -> None:
     """Print how a set was made, from a folder or a repository USER/REPO on the Hub, and save a picture of it."""
     from hf_condense import load_condensed
+    from hf_condense.base.files import output_file
     from hf_condense.condensed.files.facts import read_facts
     from hf_condense.condensed.files.names import PREVIEW
 
     if preview is None and per_class is not None:
         raise click.UsageError("--per-class is for the picture of --preview, which is missing")
-    if preview is not None:
-        _check_picture(preview)
-        preview.parent.mkdir(parents=True, exist_ok=True)
+    picture_format = None if preview is None else _picture_format(preview)
     small = load_condensed(folder, name, revision=revision)
     place = folder_of_set(folder, name, revision)
     click.echo(facts_table(small, read_facts(place)))
@@ -38,14 +37,16 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
             f"\nTo save a picture:  {command_line('show', folder, name=name, revision=revision, preview=PREVIEW)}"
         )
     else:
-        small.preview(per_class or 10).save(preview)
+        with output_file(preview) as work:
+            small.preview(per_class or 10).save(work, format=picture_format)
         click.echo(f"\nSaved the picture {preview}.")
 
 
-def _check_picture(file: Path) -> None:
-    """Refuse a file name that does not say which picture format to write."""
+def _picture_format(file: Path) -> str:
+    """Return the picture format that the name of a file says; raise if it says none."""
     from PIL import Image
 
-    suffixes = Image.registered_extensions()
-    if suffixes.get(file.suffix.lower()) not in Image.SAVE:
+    name = Image.registered_extensions().get(file.suffix.lower())
+    if name is None or name not in Image.SAVE:
         raise ValueError(f"--preview should end in .png or in another picture format; got {str(file)!r}")
+    return name

@@ -92,7 +92,7 @@ def _check(sets: list[CondensedDataset]) -> None:
         if not isinstance(s, CondensedDataset):
             raise TypeError(f"sets should be condensed sets; got {type(s).__name__}")
     if len(sets) < 2:
-        raise ValueError(f"there should be two condensed sets or more to combine; got {len(sets)}")
+        raise ValueError(f"combining takes two condensed sets or more; got {len(sets)}")
     for name in _ALIKE:
         _check_equal(name, [getattr(s.recipe, name) for s in sets])
     for name in ("zca_matrix", "zca_mean"):

@@ -15,11 +15,19 @@ from pathlib import Path
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.files import abandoned, file_in_the_way, temporary_prefix
-from hf_condense.base.paths import local_path
+from hf_condense.base.paths import folder_name, local_path
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
-from hf_condense.condensed.files.names import FACTS, MAX_README_BYTES, README, check_name, is_name, is_repository_name
+from hf_condense.condensed.files.names import (
+    FACTS,
+    MAX_README_BYTES,
+    README,
+    check_name,
+    is_name,
+    is_repository_name,
+    shard_split,
+)
 from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.files.untrusted import read_bytes
 from hf_condense.condensed.rows import Parts
@@ -76,7 +84,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
         others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
         card = render({**others, name: facts}, read_card(folder))
         try:
-            write_files(folder, {**own, README: card.encode()}, new=new)
+            write_files(folder, {**own, README: card.encode()}, new=new, removed=_stale_shards(folder, name, own))
         except FileExistsError:
             if not (new and target.is_dir()):
                 raise
@@ -87,6 +95,12 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
             break
         new = ()
     return target
+
+
+def _stale_shards(folder: Path, name: str, files: Collection[str]) -> list[str]:
+    """Return the shards of rows in the folder of a set that it does not consist of: they would be read with its own."""
+    shards = (path.relative_to(folder).as_posix() for path in (folder / name).glob("train-*.parquet"))
+    return sorted(shard for shard in shards if shard not in files and shard_split(Path(shard).name) == "train")
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
@@ -170,7 +184,7 @@ def pick(path: str | Path, name: str | None) -> Path:
     """
     folder = resolve_folder(path)
     if (folder / FACTS).exists():
-        own = folder.absolute().name  # "." has no name of its own
+        own = folder_name(folder)
         if name not in (None, own):
             raise ValueError(f"{folder} is the folder of one set, {own!r}; got name={name!r}")
         return folder
@@ -274,7 +288,9 @@ def _refuse_replacing(folder: Path, name: str, old: Facts | None, facts: Facts) 
     refuse_replacing(str(folder), name, old, facts, occupied=occupied, advice=advice)
 
 
-def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str] = ()) -> None:
+def write_files(
+    folder: Path, files: Mapping[str, bytes], *, new: Collection[str] = (), removed: Collection[str] = ()
+) -> None:
     """Write files below a folder so that either all are new or all are as they were.
 
     Only a process that is killed in the moment in which it replaces them can leave some of both; the earlier ones then
@@ -284,6 +300,7 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str
         folder: Created if missing.
         files: Content by path below the folder; a file that has this content already is left alone.
         new: Those of the paths under which no other file may be by now.
+        removed: Paths below the folder of files that are removed.
 
     Raises:
         FileExistsError: If there is a file under one of `new`, such as that of a process that was faster; the earlier
@@ -300,6 +317,8 @@ def write_files(folder: Path, files: Mapping[str, bytes], *, new: Collection[str
                 source.parent.mkdir(parents=True, exist_ok=True)
                 _write_through(source, data)
             with ExitStack() as undo:
+                for path in removed:
+                    _remove(Path(scratch, _BACKUPS, path), folder / path, undo)
                 for source, backup, path in zip(written, old, changed, strict=True):
                     if path in new:
                         _add(source, folder / path, undo)
@@ -358,7 +377,11 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _replace(source: Path, backup: Path, target: Path, undo: ExitStack) -> None:
-    """Move `source` to `target`, keep the earlier file as `backup`, and register how to undo this."""
+    """Move `source` to `target`, keep the earlier file as `backup`, and register how to undo this.
+
+    What a link leads to is replaced, not the link.
+    """
+    target = target.resolve()
     _make_folder_of(target, undo)
     if target.exists():
         backup.parent.mkdir(parents=True, exist_ok=True)
@@ -368,6 +391,13 @@ def _replace(source: Path, backup: Path, target: Path, undo: ExitStack) -> None:
     else:
         undo.callback(target.unlink, missing_ok=True)
     os.replace(source, target)
+
+
+def _remove(backup: Path, target: Path, undo: ExitStack) -> None:
+    """Move a file to `backup`, from where it is removed with the other ones, and register how to undo this."""
+    backup.parent.mkdir(parents=True, exist_ok=True)
+    os.replace(target, backup)
+    undo.callback(os.replace, backup, target)
 
 
 def _holds(path: Path, data: bytes) -> bool:

@@ -7,6 +7,7 @@ import typing
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -54,7 +55,7 @@ class Recipe:
         mean: Mean of the normalisation for which the set was made, per channel, in pixel units.
         std: Standard deviation of that normalisation, per channel, in pixel units.
         source: Facts about the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
-        citation: Line that cites the method's paper, or None in sets of older versions.
+        citation: Lines that cite the papers of the method, or None in sets of older versions.
         rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise. In a combined set
             they are row numbers in the sources of its parts.
         temperature: Temperature of the soft labels (logits), or None without soft labels.
@@ -193,7 +194,7 @@ class Recipe:
         frame = Frame(torch.tensor(self.mean), torch.tensor(self.std), clip=self.pixel_range == "valid")
         return cls(self.image_shape, self.expand, PIXELS if cls.stores_images else frame)
 
-    @property
+    @cached_property
     def part_recipes(self) -> list[Recipe]:
         """The recipes of the parts of a combined set; that of the set itself for any other one."""
         return [self] if self.parts is None else [Recipe.from_dict(part["recipe"]) for part in self.parts]

@@ -24,7 +24,7 @@ def summary(stored: Facts, tensors: CondensedTensors) -> dict[str, str]:
         "set": f"{recipe.config_name}: {stored.num_rows} rows, columns {', '.join(stored.features)}",
         "method": f"{recipe.method} ({recipe.kind}), version {recipe.method_version}",
         "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
-        "images per class": recipe.ipc,
+        "images per class": recipe.ipc_text,
         "image": f"{channels} x {height} x {width} (channels, height, width)",
         "storage": f"{recipe.storage}, {recipe.expand} row{'s'[: recipe.expand > 1]} for each image of the budget",
         **_sizes(stored, tensors),
@@ -32,7 +32,7 @@ def summary(stored: Facts, tensors: CondensedTensors) -> dict[str, str]:
         "parts": " + ".join(part.config_name for part in recipe.part_recipes) if recipe.parts else None,
         "network": recipe.network,
         "steps": recipe.steps,
-        "seed": recipe.seed,
+        "seed": None if recipe.parts else recipe.seed,  # each part has its own
         "preset": recipe.preset,
         "teacher": recipe.teacher_text,
         "options": ", ".join(f"{name}={value}" for name, value in recipe.options.items()),

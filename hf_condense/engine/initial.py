@@ -96,8 +96,8 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
     if not few:
         return rows
     logger.warning(
-        "the set decodes into more rows than some classes have: %s. It starts from copies too, which differ by a "
-        "little noise; a smaller %s takes every row once",
+        "the set decodes into more rows than some classes have: %s. Some of its rows start as copies with a little "
+        "noise; with a smaller %s each real row is used at most once",
         listed(few, _NAMED, quoted=False),
         " or ".join(
             name for name, value in (("expand", run.decoder.expand), ("ipc", max(run.ipc.values()))) if value > 1

@@ -118,7 +118,12 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             bar.update()
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
             if callbacks:  # one of them may take long in one process, or fail there
-                together(run.accelerator, partial(_call, callbacks, run, done, value))
+                try:
+                    together(run.accelerator, partial(_call, callbacks, run, done, value))
+                except Exception:
+                    if saving.folder is not None:  # so that the same run without the error can go on from here
+                        optimisation.save(done)
+                    raise
             ends = optimisation.is_interrupted
             is_kept = True
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):

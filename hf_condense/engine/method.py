@@ -100,6 +100,10 @@ class _Declared(ABC, Generic[ConfigT]):
     def __init__(self, config: ConfigT) -> None:
         self.config = config
 
+    def also_cites(self) -> tuple[str, ...]:
+        """Return the names of methods whose parts the options ask for: cards cite their papers, too."""
+        return ()
+
     @property
     def label_temperature(self) -> float | None:
         """Temperature of the soft labels that the set stores; default: None, it stores none."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from hf_condense.base.cache import content_key
 from hf_condense.base.devices import convolution_precision
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine.method import Composer, Method, Selector
-from hf_condense.engine.registry import canonical_name
+from hf_condense.engine.method import Composer, Method, MethodInfo, Selector
+from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 from hf_condense.networks.augment import families_of
@@ -86,12 +86,20 @@ def make_recipe(
         image_size=list(image_size) if image_size else None,
         mean=run.source.mean.tolist(),
         std=run.source.std.tolist(),
-        citation=dataclasses.replace(implementation.info, name=method).citation,
+        citation="\n".join(_citations(dataclasses.replace(implementation.info, name=method), implementation)),
         source={**_described(run.dataset), "content_hash": run.source.content_hash},
         temperature=implementation.label_temperature,
         label_views=views,
         label_top=top,
     )
+
+
+def _citations(info: MethodInfo, implementation: Method[Any] | Composer[Any] | Selector[Any]) -> Iterator[str]:
+    """Yield the lines that cite the paper of a method, and those of others whose parts its options ask for."""
+    yield info.citation
+    for name in implementation.also_cites():
+        if name != info.name:
+            yield get_method(name).info.citation
 
 
 def identity(recipe: Recipe, run: Run, method: Method[Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from hf_condense.base.cache import content_key
 from hf_condense.base.checks import listed
 from hf_condense.base.words import plural
 from hf_condense.condensed.scores import RELABELLED, SOFT_LABELS
@@ -119,8 +120,8 @@ class Baselines:
         rows = {c: min(times * n, available[c]) for c, n in self._rows_per_class.items()}
         if scarce := sum(rows[c] < times * n for c, n in self._rows_per_class.items()):
             logger.warning(
-                "%d of %d %s fewer real rows than a baseline of random rows takes (%d for each image that the set "
-                "stores); of such a class, it takes all rows",
+                "%d of %d %s too few real rows for a baseline of random rows (%d for each image that the set stores), "
+                "which then takes all of them",
                 scarce,
                 len(rows),
                 f"{plural(len(rows), 'class')} {'has' if scarce == 1 else 'have'}",
@@ -140,7 +141,9 @@ class Baselines:
         updates, training = self.max_updates or self.subject_updates, self.training
         if training.updates(len(data)) < self.subject_updates:  # a form may decode into more rows than a small source
             training = replace(training, epochs=epochs_for(self.subject_updates, len(data), training.batch_size))
-        return Contender("full", Fixed(data, source.content_hash), training, updates)
+        # The same rows may stand for other outputs of networks.
+        content = content_key(content=source.content_hash, outputs=self.real.outputs.tolist())
+        return Contender("full", Fixed(data, content), training, updates)
 
     def _coreset(self, name: str) -> Contender:
         positions = self.selection.positions(name, self._rows_per_class)

@@ -209,7 +209,7 @@ def evaluate(
     how: dict[str, Any] = {"image_size": size, "eight_bit": eight_bit, "teacher": teacher, "relabel": relabel}
     read = partial(_read, train, test, source, reader, request, **how)
     subject, test_images, real = main_first(accelerator, read)
-    _warn_of_training_rows(train, test_images)
+    _warn_of_training_rows(train, test_images, real)
     held_out = None
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
@@ -261,13 +261,20 @@ def _read(
     return subject, test_images, real
 
 
-def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages) -> None:
-    """Log a warning if the test images are those that a condensed set was made from."""
+def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages, real: RealImages | None) -> None:
+    """Log a warning if test images are those that a condensed set was made from, or are in the real training set."""
     made_from = train.recipe.sources if isinstance(train, CondensedDataset) else []
     if test.images.content_hash in [source.get("content_hash") for source in made_from]:
         logger.warning(
             "the test images are those that the set was made from, so the accuracies say little about new ones; "
             "pass the test split as test="
+        )
+    elif real is not None and (shared := test.images.count_also_in(real.images)):
+        logger.warning(
+            "%d of %d test images are in the real training set, too, so the accuracies say little about new ones; "
+            "test on others",
+            shared,
+            len(test.images),
         )
 
 
@@ -324,7 +331,7 @@ def _find_source(
         source = train.source
     if source is not None:
         return check_dataset(source, "source")
-    unknown = "which is not known here (loaded sets do not carry it, nor those combined of sources with unlike columns)"
+    unknown = "which is not known here (a loaded set does not carry it, and a set combined of others may not)"
     if request.baselines:
         number = len(request.baselines)
         what = f"the {plural(number, 'baseline')} {', '.join(request.baselines)} {'is' if number == 1 else 'are'}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -160,10 +160,23 @@ def read_test(test: datasets.Dataset, subject: Subject, reader: Reader) -> RealI
     if unknown := [name for c in source.classes if (name := source.class_names[c]) not in subject.class_names]:
         raise ValueError(
             f"test has classes that the set does not know: {listed(unknown)}; classes are matched by name, and "
-            f"the set's are {listed(subject.class_names)}"
+            f"the set's are {listed(subject.class_names)}{_numbers_hint(test, unknown, source, subject)}"
         )
     _warn_of_absent(source, "test", subject, "they count as wrong")
     return subject.matching(source, reader.device)
+
+
+def _numbers_hint(test: datasets.Dataset, unknown: Sequence[str], source: ClassSource, subject: Subject) -> str:
+    """Say how numbers become the names of the set's classes, if the unknown classes of the test rows are numbers."""
+    column = source.label_column
+    if isinstance(test.features[column], datasets.ClassLabel) or not all(name.isdecimal() for name in unknown):
+        return ""
+    if max(map(int, unknown)) >= len(subject.class_names):
+        return ""
+    return (
+        f". If they are numbers of these classes, in this order: test.cast_column({column!r}, "
+        "datasets.ClassLabel(names=[...])) with all names"
+    )
 
 
 def read_source(source: datasets.Dataset, subject: Subject, reader: Reader, *, few: bool) -> RealImages:
@@ -299,7 +312,8 @@ def _tensor_subject(
     images, labels = check_tensor_set(train, len(names))
     if source is None:
         logger.warning(_OWN_CONSTANTS)
-        mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3)).clamp(min=1e-6)
+        mean, std = images.mean((0, 2, 3)), images.std((0, 2, 3), correction=0)
+        std[std < 1e-6] = 1.0  # as of the pixels of datasets
     else:
         channels, height, width = images.shape[1:]
         constants = reader.load(source, "source", shape=(channels, height, width))

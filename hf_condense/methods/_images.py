@@ -27,6 +27,9 @@ AUGMENT_HELP = (
     "where mirroring changes the meaning of an image, as for digits."
 )
 FLIPS_OF_DIGITS = "For digits they leave out flips: pass augment='color_crop_cutout_scale_rotate'."
+FLIPS_OF_DIGITS_AND_EXPERTS = (
+    "For digits they leave out flips: pass augment= and augment_expert='color_crop_cutout_scale_rotate'."
+)
 
 # What gives options of soft labels an effect.
 _SOFT = {"soft_labels": ("teacher", "learned")}
@@ -129,9 +132,15 @@ class ImageMethod(Method[ImageT]):
         """Return the first images, with soft labels if the method uses them while condensing.
 
         Raises:
-            ValueError: If a teacher diverges, or should stop early and there are no rows to hold out for that.
+            ValueError: If labels of a teacher are asked for, and the dataset has one class, or the teacher diverges, or
+                it should stop early and there are no rows to hold out for that.
         """
         config = self.config
+        if config.soft_labels != "none" and run.num_classes < 2:
+            raise ValueError(
+                f"soft_labels={config.soft_labels!r} trains a network to tell classes apart, but the dataset has one "
+                f"class, {run.source.class_names[0]!r}; leave soft_labels out"
+            )
         if config.soft_labels != "none" and config.soft_labels not in self.trained_labels:
             train_teacher_first(run, config.teacher_updates, early=config.early_teacher)
         synthetic = self.first_images(run)

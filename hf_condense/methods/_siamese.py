@@ -237,6 +237,10 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
         self._plan: Plan | None = None  # the one whose chunks they are of
         self._pool: Pool | None = None
 
+    def also_cites(self) -> tuple[str, ...]:
+        """Return `dance` if there is a pool, whose blends and calibration are those of its paper."""
+        return () if self.config.networks == "fresh" else ("dance",)
+
     def identity(self, run: Run) -> dict[str, Any]:
         """Return also the caller's choice about compiling if it decides how the networks of a pool are trained."""
         pool = {} if self.config.networks == "fresh" else {"compile": run.compile}

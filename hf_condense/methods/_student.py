@@ -134,6 +134,12 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             return run.start(run, correct_positions(run, self.experts))
         return super().first_images(run)
 
+    def also_cites(self) -> tuple[str, ...]:
+        """Return `datm` if windows expand, or experts choose the first rows or labels, as in its paper."""
+        config = self.config
+        is_datm = config.first_max_start is not None or config.init == _CORRECT or config.labels_from == "experts"
+        return ("datm",) if is_datm else ()
+
     def labels(self, run: Run, synthetic: SyntheticSet) -> SoftLabels:
         """Return the soft labels that the teacher or the experts give to the decoded rows of a set."""
         if self.config.labels_from == "teacher":

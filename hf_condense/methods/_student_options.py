@@ -70,8 +70,8 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     )
     average: float = option(
         0.0,
-        "Decay of an exponential moving average of the images, in [0, 1); the average is returned. Warmed up as "
-        "min(average, t / (t + 10)). 0 returns the last images.",
+        "Decay of an exponential moving average of the images, in [0, 1); the average is returned, beside the last "
+        "values of what else is learned. Warmed up as min(average, t / (t + 10)). 0 returns the last images.",
         ge=0,
         lt=1,
     )

@@ -8,8 +8,9 @@ from typing import Any, ClassVar
 from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
+from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
 from hf_condense.methods._student_presets import default_values, limited_rows, student_form
-from hf_condense.methods.mtt import paper_row, short_run
+from hf_condense.methods.mtt import nearest_ipc, paper_batch, paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.source.whitening import LARGEST_WHITENED
@@ -37,7 +38,7 @@ _LABELS = {"soft_labels": "learned", "labels_from": "experts", "momentum_label":
 def _paper(task: Task) -> dict[str, Any]:
     """Return the options of the authors' table for the row that is nearest to a task."""
     kind, _ = paper_row(task)
-    row = kind, min((ipc for k, ipc in _PAPER if k == kind), key=lambda ipc: abs(ipc - task.ipc))
+    row = kind, nearest_ipc((ipc for k, ipc in _PAPER if k == kind), task)
     steps, span, min_start, first, last, expansion, lr_img, batch, lr_label, lr_lr = _PAPER[row]
     return {
         **_LABELS,
@@ -54,7 +55,7 @@ def _paper(task: Task) -> dict[str, Any]:
         "lr_label": lr_label,
         "lr_student": 0.01,
         "lr_lr": lr_lr,
-        "batch_syn": batch,
+        "batch_syn": paper_batch(batch, task),
         "zca": math.prod(task.image_shape) <= LARGEST_WHITENED,  # as in the authors' code, where images are larger
         "pixel_range": "free",
         "experts": 100,
@@ -118,7 +119,7 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
         "paper": Preset(
             "100 experts trained with GSAM for 100 epochs, 10,000 steps; options by classes, ipc and image size, as in "
             "the authors' table (ICLR 2024). The experts' sharpness-aware steps are not adaptive, gradients are those "
-            "of TESLA, and labels always start from all experts.",
+            f"of TESLA, and labels always start from all experts. {FLIPS_OF_DIGITS_AND_EXPERTS}",
             _paper,
         ),
         "quick": Preset(

@@ -333,7 +333,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         They are always computed in float32: under autocast or in TF32, a second derivative loses too much.
         """
         rows, _ = self.synthetic_rows(run, classes, t)
-        targets = run.synthetic.targets_at(self.row_numbers(run, classes, t), self.config.temperature)
+        targets = run.synthetic.targets_at(self.row_numbers(run, classes, t), self.loss_temperature)
         amounts = self.rows_per_step(run)
         counts = [amounts[c] for c in classes]
         return self._gradients(

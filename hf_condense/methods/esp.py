@@ -262,6 +262,11 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         ),
     }
 
+    def also_cites(self) -> tuple[str, ...]:
+        """Return also the method whose objective is added, if one is."""
+        added = () if self.config.beside == "none" else (self.config.beside,)
+        return (*super().also_cites(), *added)
+
     @property
     def batch_real(self) -> int:
         """Real images per class that a step embeds: those of the added objective, if there is one."""

@@ -328,6 +328,10 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         self._frequencies = torch.empty(0)
         self._orders: dict[int, tuple[Tensor, Tensor]] = {}  # of the columns of each class in this draw, with inverses
 
+    def also_cites(self) -> tuple[str, ...]:
+        """Return also `ncfm` if characteristic functions are compared, as in its paper."""
+        return (*super().also_cites(), *(("ncfm",) if self.config.kernel == _CHARACTERISTIC else ()))
+
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, and record the pool if the options ask for one."""
         config = self.config

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,7 +14,7 @@ from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS
+from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
 from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._student_presets import default_values, long_windows, shared_quick_values, student_form
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.run import Run
     from hf_condense.engine.synthetic import SyntheticSet
 
+_MOST_PAPER_ROWS = 1000
 _LEAST_RATE = 1e-5  # lower bound of the student's learned rate
 
 # The table of the authors' code: options by kind of task and images per class. The kinds stand for CIFAR-10, CIFAR-100
@@ -80,7 +81,18 @@ def paper_row(task: Task) -> tuple[str, int]:
     """Return the row of the paper's table that is nearest to a task: kind of task and images per class."""
     small = min(task.image_shape[1:]) < 48
     kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
-    return kind, min((1, 10, 50), key=lambda n: abs(n - task.ipc))
+    return kind, nearest_ipc((1, 10, 50), task)
+
+
+def nearest_ipc(published: Iterable[int], task: Task) -> int:
+    """Return the published number of images per class whose ratio to that of a task is nearest to 1."""
+    return min(published, key=lambda n: abs(math.log(n / task.ipc)))
+
+
+def paper_batch(published: int | None, task: Task) -> int | None:
+    """Return the rows in a student step: those published. None, the whole set, was published for 1,000 rows at most."""
+    rows = task.num_classes * task.ipc
+    return _MOST_PAPER_ROWS if published is None and rows > _MOST_PAPER_ROWS else published
 
 
 def paper_table(task: Task) -> dict[str, Any]:
@@ -95,7 +107,7 @@ def paper_table(task: Task) -> dict[str, Any]:
         "lr_student": lr_student,
         "lr_lr": lr_lr,
         "zca": zca and math.prod(task.image_shape) <= LARGEST_WHITENED,
-        "batch_syn": batch,
+        "batch_syn": paper_batch(batch, task),
         "experts": 100,
         "snapshots": 51,
         "augment_expert": ALL_FAMILIES,
@@ -187,7 +199,7 @@ class TrajectoryMatching(StudentMatching):
         ),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
-            f"(CVPR 2022). {FLIPS_OF_DIGITS}",
+            f"(CVPR 2022). {FLIPS_OF_DIGITS_AND_EXPERTS}",
             paper_table,
         ),
         "quick": Preset(

@@ -100,7 +100,7 @@ def _values(task: Task) -> dict[str, Any]:
 def _paper(task: Task) -> dict[str, Any]:
     values = {**_values(task), "padded": True}
     if min(task.image_shape[1:]) > _MOSAIC_SIDE:
-        return {**values, "view_area": 0.5}
+        return values
     return {**values, "view_area": 1.0, "mosaic": 1}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS
+from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
 from hf_condense.methods.mtt import (
     StudentMatching,
     TrajectoryMatching,
@@ -56,7 +56,7 @@ class ConstantMemoryMatching(StudentMatching):
         **TrajectoryMatching.presets,
         "paper": Preset(
             "10,000 steps, labels of the experts, given once (the authors' code labels anew in every step); otherwise "
-            f"MTT's table, as there (ICML 2023). {FLIPS_OF_DIGITS}",
+            f"MTT's table, as there (ICML 2023). {FLIPS_OF_DIGITS_AND_EXPERTS}",
             _tesla_paper,
         ),
     }

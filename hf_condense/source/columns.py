@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
+from PIL import Image
 from torch import Tensor
 
 from hf_condense.source.column_hints import image_hint
@@ -83,7 +85,8 @@ def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
 
     def hint_if_none() -> str:
         for name in ds.features:
-            if not _is_text(ds.features[name]) and (hint := image_hint(ds, name)):
+            is_picture = not _is_text(ds.features[name]) or _names_picture(ds, name)
+            if is_picture and (hint := image_hint(ds, name)):
                 return f"; if {name!r} is the image column: {hint.removeprefix('; ')}"
         return ""
 
@@ -93,6 +96,13 @@ def find_image_column(ds: datasets.Dataset, given: str | None) -> str:
 def _is_text(feature: Any) -> bool:
     """Return whether a column with this feature holds text, or lists of texts, most of which are no paths."""
     return getattr(getattr(feature, "feature", feature), "dtype", "") in ("string", "large_string")
+
+
+def _names_picture(ds: datasets.Dataset, column: str) -> bool:
+    """Return whether the first value of a column of text is the name of a picture file."""
+    first = ds.select_columns([column])[0][column]
+    first = first[0] if isinstance(first, list) and first else first
+    return isinstance(first, str) and os.path.splitext(first)[1].lower() in Image.registered_extensions()
 
 
 def find_label_column(ds: datasets.Dataset, given: str | None) -> str:

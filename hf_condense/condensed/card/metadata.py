@@ -37,6 +37,7 @@ def merge(
     ours = {*sets, *earlier}
     configs, infos = entries(existing.get("configs")), entries(existing.get("dataset_info"))
     names = [config_of(entry) for entry in configs]
+    known = {name: sets[name] for name in earlier if name in sets}
     order = [name for name in dict.fromkeys(names) if name in sets] + [name for name in sets if name not in names]
     merged = [
         *({key: value for key, value in entry.items() if key != "default"} for entry in _others(configs, ours)),
@@ -44,7 +45,7 @@ def merge(
     ]
     return {
         **_search_facts(sets),
-        **_without_inherited_licence(existing, sets),
+        **_without_inherited_licence(_without_facts_of(existing, known), sets),
         "tags": _tags(existing.get("tags")),
         "configs": _with_default(merged, (default, default_of(configs), *order)),
         "dataset_info": [*_others(infos, ours), *(_dataset_info(name, sets[name]) for name in order)],
@@ -87,6 +88,12 @@ def _with_default(configs: list[Entry], candidates: Iterable[str | None]) -> lis
     names = {config_of(entry) for entry in configs}
     default = next(name for name in candidates if name in names)
     return [{**entry, "default": True} if config_of(entry) == default else entry for entry in configs]
+
+
+def _without_facts_of(existing: Mapping[str, Any], sets: Mapping[str, Facts]) -> dict[str, Any]:
+    """Return metadata without what was written for some sets: other sets may have joined them since."""
+    written = _search_facts(sets) if sets else {}
+    return {key: value for key, value in existing.items() if key == "license" or value != written.get(key)}
 
 
 def _without_inherited_licence(existing: Mapping[str, Any], sets: Mapping[str, Facts]) -> dict[str, Any]:

@@ -55,7 +55,7 @@ def block(sets: Mapping[str, Facts], default: str, *, place: str, licence: objec
         "eight_bit_errors": _eight_bit_errors(sets),
         "distances": _distances(parts),
         "verdicts": _verdicts(parts),
-        "licence": f"the licence {escape(licence)}" if licence else "no licence",
+        "licence": f"the licence {_licence(licence)}" if licence else "no licence",
         "source_licences": _source_licences(parts),
         "citations": _citations(parts),
     }
@@ -259,12 +259,17 @@ def _verdicts(recipes: Mapping[str, Recipe]) -> str:
     return bullets(lines)
 
 
+def _licence(stated: object) -> str:
+    """Return a licence as text; a card may state several."""
+    return escape(", ".join(map(str, stated)) if isinstance(stated, list) else stated)
+
+
 def _source_licences(recipes: Mapping[str, Recipe]) -> str:
     """Say what is known of the licences of the sources, whose terms the sets inherit."""
     lines = []
     for name, recipe in recipes.items():
         if licence := recipe.source.get("license"):
-            lines.append(f"{escape(name)}: its source states the licence {escape(licence)}.")
+            lines.append(f"{escape(name)}: its source states the licence {_licence(licence)}.")
         else:
             lines.append(
                 f"{escape(name)}: the licence of its source is not known here; look it up before you share the set."
@@ -274,6 +279,6 @@ def _source_licences(recipes: Mapping[str, Recipe]) -> str:
 
 def _citations(recipes: Mapping[str, Recipe]) -> str:
     """Cite the papers of the methods and of the storage forms, each once."""
-    methods = [recipe.citation for recipe in recipes.values() if recipe.citation]
+    methods = [line for recipe in recipes.values() for line in (recipe.citation or "").splitlines()]
     forms = [paper for recipe in recipes.values() for paper in recipe.decoder.papers]
     return bullets(dict.fromkeys(map(escape, [*methods, *forms])))

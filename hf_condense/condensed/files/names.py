@@ -14,6 +14,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+_OWN_FILES = frozenset({README.lower(), FACTS, "page.html"})  # of the folder of sets, or of a set
+_DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # Windows has no files or folders of these names
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 
 
@@ -37,6 +39,11 @@ def check_name(name: str) -> str:
         raise ValueError(
             f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "
             f"and have no part that names a split ({', '.join(sorted(_SPLIT_WORDS))})"
+        )
+    if name.lower() in _OWN_FILES or name.endswith(".") or _DEVICES.fullmatch(name):
+        raise ValueError(
+            f"config name {name!r} is that of a file beside the sets, ends with '.', or is none that Windows can have; "
+            "choose another one"
         )
     return name
 
@@ -64,6 +71,17 @@ def is_repository_name(name: object) -> bool:
     except HFValidationError:  # such as for the folder `runs/cifar--10`
         return False
     return True
+
+
+def check_repository(name: str) -> None:
+    """Raise `ValueError` unless one can push to a repository of this name: `"user/name"`, or `"name"` of one's own."""
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        raise ValueError(
+            f"{name!r:.80} is no name of a repository; pass 'user/name', of letters, digits, '-', '_' and '.', each of "
+            "them at most 96 characters and without '--' or '..'"
+        ) from None
 
 
 def is_split(name: object) -> bool:

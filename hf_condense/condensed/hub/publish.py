@@ -21,7 +21,15 @@ from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing, with_licences
-from hf_condense.condensed.files.names import FACTS, README, TENSORS, check_name, is_repository_name, shard_split
+from hf_condense.condensed.files.names import (
+    FACTS,
+    README,
+    TENSORS,
+    check_name,
+    check_repository,
+    is_repository_name,
+    shard_split,
+)
 from hf_condense.condensed.files.packing import pack, read_tensors
 from hf_condense.condensed.folder import read_card
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
@@ -114,6 +122,7 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
         CondensedFormatError: If the card or another set in the repository cannot be read.
         PermissionError, FileNotFoundError, ConnectionError: See `readable_errors`.
     """
+    check_repository(repo_id)
     name = check_name(parts.recipe.config_name if config_name is None else config_name)
     if how.revision is not None and _COMMIT.fullmatch(how.revision):
         raise ValueError(f"revision should be a branch to push to; got the commit {how.revision}")
@@ -192,7 +201,7 @@ def _contents(api: HfApi, repo_id: str, new: _NewSet, how: Publication, cache: P
     repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
     files = repository.files()
     card = read_card(repository.fetch(README, files[README].size).parent) if README in files else None
-    _refuse_foreign(repo_id, files, card)
+    _refuse_foreign(repo_id, files, None if how.replace_card else card)
     sets = {}
     for name in set_names(files):
         path = f"{name}/{FACTS}"

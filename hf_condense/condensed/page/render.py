@@ -379,9 +379,9 @@ def _distances(nearest: Mapping[str, Any]) -> Html:
 def _neighbours(shown: Shown, per_class: int, max_classes: int) -> Html:
     """Return the first images of every class, each above the real image that is nearest to it."""
     assert shown.nearest is not None
-    rows = first_rows(shown.tensors.row_labels.tolist(), per_class)
+    rows = first_rows(shown.tensors.row_labels.tolist(), per_class, max_classes)
     names = shown.facts.recipe.class_names
-    classes = list(rows)[:max_classes]
+    classes = list(rows)
     images = shown.tensors.decoded(torch.tensor([row for c in classes for row in rows[c]]))[0]  # (n, C, H, W)
     counts = [len(rows[c]) for c in classes]
     figures = []
