@@ -166,6 +166,8 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert "saved beside it" in err
     assert load_condensed(tmp_path / "set").recipe == first.recipe
     assert load_condensed(tmp_path / "set-2").recipe.seed == 2
+    assert program(*again, "--seed", 2)[0] == 1
+    assert not (tmp_path / "set-3").exists(), "the set is beside it already"
     assert program(*again, "--seed", 4, "--overwrite")[0] == 0
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 
@@ -732,7 +734,7 @@ def test_an_error_that_is_a_bug_keeps_its_traceback(
         (["--method", "dm", "--option", "momentum=1.5"], "momentum should be smaller than 1; got 1.5"),
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
-        (["--push", "a/b/c"], "Repo id must be"),
+        (["--push", "a/b/c"], "no name of a repository"),
         (
             ["--max-memory", "much"],
             "--max-memory should be a number of bytes, such as 4000000000, '4GB' or '4GiB'; got",

@@ -9,7 +9,7 @@ from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
-from hf_condense.methods._student_presets import default_values, limited_rows, student_form
+from hf_condense.methods._student_presets import default_values, limited_rows, long_windows, student_form
 from hf_condense.methods.mtt import nearest_ipc, paper_batch, paper_row, short_run
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.augment import ALL_FAMILIES
@@ -68,7 +68,12 @@ def _paper(task: Task) -> dict[str, Any]:
 
 def _quick(task: Task) -> dict[str, Any]:
     """Return MTT's values with the parts of this method; the experts are the same, so they are recorded once."""
-    return {**_short(task), **(student_form(task) if few_images(task) else limited_rows(task))}
+    if not few_images(task):
+        return {**_short(task), **limited_rows(task)}
+    windows = long_windows(task, steps=150)
+    if windows:  # a lower rate lets students pass the guard, and windows may come from later training
+        windows |= {"lr_student": 0.02, "first_max_start": 6, "max_start": 15}
+    return {**_short(task), **student_form(task), **windows}
 
 
 def _short(task: Task) -> dict[str, Any]:

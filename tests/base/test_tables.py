@@ -65,3 +65,8 @@ def test_row_of_another_length_raises_value_error():
 
 def test_markdown_table_has_a_rule_below_the_head():
     assert markdown_table(["a", "b"], []) == "| a | b |\n| --- | --- |"
+
+
+def test_wide_characters_and_accents_are_counted_as_a_terminal_shows_them():
+    lines = plain_table([("猫猫", "1"), ("cats", "2"), ("e\u0301te\u0301", "3"), ("a", "4")]).split("\n")
+    assert lines == ["猫猫  1", "cats  2", "e\u0301te\u0301   3", "a     4"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -473,3 +474,59 @@ def test_files_that_a_killed_process_was_replacing_are_kept_and_named(tmp_path, 
     kept = files_below(left / "old" / "dm_ipc2")
     assert len(kept) == 3
     assert kept.items() <= earlier.items()
+
+
+def test_removed_set_leaves_the_card_whatever_its_name(tmp_path):
+    for name in ("a-_b", "c"):
+        make_set().save_condensed(tmp_path, name)
+    shutil.rmtree(tmp_path / "a-_b")
+    make_set(ipc=1).save_condensed(tmp_path, "d")
+    assert config_names((tmp_path / "README.md").read_text()) == ["c", "d"]
+    assert len(load_dataset(str(tmp_path), "c", split="train", cache_dir=str(tmp_path / "cache"))) == 4
+    assert list_sets(tmp_path) == ["c", "d"]
+
+
+@pytest.mark.parametrize("name", ["README.md", "readme.MD", FACTS, "page.html", "a.", "nul", "COM1.txt"])
+def test_name_of_a_file_beside_the_sets_or_that_windows_cannot_have_is_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="choose another one"):
+        make_set().save_condensed(tmp_path, name)
+    assert files_below(tmp_path) == {}
+    assert check_name("common") == "common"
+
+
+def test_folder_of_one_set_is_called_by_its_name_from_below(tmp_path, monkeypatch):
+    place = make_set().save_condensed(tmp_path, "mine")
+    (place / "below").mkdir()
+    monkeypatch.chdir(place / "below")
+    assert list_condensed("..") == ["mine"]
+    assert_same(load_condensed("..", "mine"), make_set())
+
+
+def test_linked_card_is_replaced_where_it_is(tmp_path):
+    (tmp_path / "sets").mkdir()
+    (tmp_path / "mine.md").write_text("# Mine\n")
+    (tmp_path / "sets/README.md").symlink_to(tmp_path / "mine.md")
+    make_set().save_condensed(tmp_path / "sets")
+    assert (tmp_path / "sets/README.md").is_symlink()
+    assert config_names((tmp_path / "mine.md").read_text()) == ["dm_ipc2"]
+
+
+def test_saving_removes_stray_shards_that_would_be_read_with_the_rows(tmp_path):
+    place = make_set().save_condensed(tmp_path)
+    stray, other = place / "train-00001-of-00002.parquet", place / "test-00000-of-00001.parquet"
+    for file in (stray, other):
+        shutil.copy(place / PARQUET, file)
+    make_set().save_condensed(tmp_path, overwrite=True)
+    assert (stray.exists(), other.exists()) == (False, True)
+    other.unlink()
+    assert len(load_dataset(str(tmp_path), split="train", cache_dir=str(tmp_path / "cache"))) == 4
+
+
+def test_stray_shard_comes_back_if_saving_fails(tmp_path, monkeypatch):
+    place = make_set().save_condensed(tmp_path)
+    shutil.copy(place / PARQUET, place / "train-00001-of-00002.parquet")
+    before = files_below(tmp_path)
+    monkeypatch.setattr(folder_module, "_replace", lambda *args: (_ for _ in ()).throw(OSError(errno.EIO, "broken")))
+    with pytest.raises(OSError, match="the earlier files are untouched"):
+        make_set(seed=5).save_condensed(tmp_path, overwrite=True)
+    assert files_below(tmp_path) == before

@@ -129,6 +129,16 @@ def test_text_metadata_and_harmless_files_of_the_owner_are_kept(hub):
     assert {"LICENSE", "notes.md"} < paths(repo)
 
 
+def test_new_card_that_would_no_longer_list_the_data_of_an_owner_is_refused(hub):
+    repo = hub.repo()
+    real_rows().select_columns(["image", "label"]).push_to_hub(repo)
+    make_set().push_to_hub(repo)
+    before = str(card(repo))
+    with pytest.raises(FileExistsError, match=r"holds other data .*; nothing was changed"):
+        make_set(ipc=1).push_to_hub(repo, replace_card=True)
+    assert str(card(repo)) == before
+
+
 def test_plain_dataset_in_the_same_repository_is_kept(hub):
     repo = hub.repo()
     rows = real_rows().select_columns(["image", "label"])
@@ -251,7 +261,7 @@ def test_unusable_config_names_raise_value_error(name):
 
 @pytest.mark.parametrize("repo", ["a/b/c", "alice/..", "buckets/alice/x"])
 def test_impossible_repository_names_raise_value_error(hub, repo):
-    with pytest.raises(ValueError, match=r"[Rr]epo id"):
+    with pytest.raises(ValueError, match="no name of a repository"):
         make_set().push_to_hub(repo)
 
 

@@ -23,7 +23,7 @@ from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.rng import key_seed
 from hf_condense.engine.run import Run
 from hf_condense.testing import quick_method, toy_dataset
-from tests.support.engine_methods import Leap, Pull, PullConfig, Watchful, condense, registered, same
+from tests.support.engine_methods import Leap, Pull, PullConfig, Stop, Watchful, condense, registered, same, stop_after
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -228,3 +228,14 @@ def test_loss_of_another_kind_raises_an_error_that_names_loss(
     monkeypatch.setattr(Pull, "losses", lambda self, run, t: iter([wrong(run.synthetic.all()[0].sum())]))
     with pytest.raises(kind, match=message):
         condense()
+
+
+def test_callback_that_fails_leaves_a_checkpoint_of_its_step(tmp_path: Path) -> None:
+    with pytest.raises(Stop):
+        condense(steps=4, checkpoint_dir=tmp_path, checkpoint_every=100, callbacks=[stop_after(3)])
+    steps: list[int] = []
+    again = condense(
+        steps=4, checkpoint_dir=tmp_path, checkpoint_every=100, callbacks=[lambda run, done, loss: steps.append(done)]
+    )
+    assert steps == [4]
+    assert same(again, condense(steps=4))

@@ -14,3 +14,22 @@ def test_runtime_tells_the_device_and_its_threads() -> None:
     with pretend_device("mps"):
         on_mac = condense("dm", steps=1, batch_real=4).recipe.runtime
     assert (on_mac["device"], on_mac["device_name"]) == ("mps", "mps")
+
+
+def test_papers_of_parts_that_the_options_ask_for_are_cited_too() -> None:
+    def cited(method: str, **options: object) -> list[str]:
+        small = condense(method, steps=1, batch_real=4, **options)
+        return [line.split(" (")[1].split(")")[0] for line in (small.recipe.citation or "").splitlines()]
+
+    pool = {"networks": "pool", "pool_size": 1, "pool_updates": 1}
+    assert cited("m3d") == ["m3d"]
+    assert cited("m3d", kernel="characteristic", frequencies=8, **pool) == ["m3d", "dance", "ncfm"]
+    assert cited("dance", pool_size=1, pool_updates=1) == ["dance"]
+
+
+def test_card_has_a_line_for_each_paper(tmp_path) -> None:
+    small = condense("dm", steps=1, batch_real=4, networks="pool", pool_size=1, pool_updates=1)
+    small.save_condensed(tmp_path)
+    card = (tmp_path / "README.md").read_text()
+    assert "\n- Distribution Matching (dm): " in card
+    assert "\n- Dual-View Distribution Alignment (dance): " in card

@@ -157,7 +157,7 @@ def test_pixels_are_normalised_with_the_source(toy, small, trainings, caplog):
     run(view, toy, source=toy, seeds=1)
     constants = load_source(toy, cache=False, progress=False).mean
     assert torch.equal(trainings[0][0].images.mean, constants)
-    assert not caplog.records
+    assert "own mean and std" not in caplog.text
     run(view, toy, baselines=(), seeds=1)
     assert "own mean and std" in caplog.text
     assert "source=" in caplog.text
@@ -271,6 +271,14 @@ def test_training_rows_as_test_rows_are_told(toy, caplog):
     assert "the test images are those" not in caplog.text
     run(small, toy.select(range(30)), seeds=1, epochs=1)
     assert "the test images are those that the set was made from" in caplog.text
+
+
+def test_test_rows_that_are_among_the_training_rows_are_counted(toy, small, caplog):
+    run(small, toy.select(range(16, 36)), source=toy.select(range(26)), seeds=1, epochs=1)
+    assert "10 of 20 test images are in the real training set, too" in caplog.text
+    caplog.clear()
+    run(small, toy.select(range(26, 36)), source=toy.select(range(26)), seeds=1, epochs=1)
+    assert "in the real training set" not in caplog.text
 
 
 def fulls(trainings) -> int:

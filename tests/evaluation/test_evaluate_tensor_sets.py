@@ -9,6 +9,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from hf_condense.evaluation.reader import Reader
+from hf_condense.evaluation.subject import _tensor_subject
 from hf_condense.evaluation.tensor_sets import read_tensor_set
 from hf_condense.source.load import load_source
 from tests.support.condensed_sets import make_set
@@ -29,6 +31,16 @@ def tensors(toy):
     source = load_source(toy.select(range(9)), cache=False, progress=False)
     order = source.rows.argsort()
     return source.images[order], source.labels[order]
+
+
+def test_channel_without_variation_is_not_stretched(toy, tensors):
+    """Without a source, the constants are those of the tensors: of the same pixels as a dataset, they are the same."""
+    images = tensors[0].clone()
+    images[:, 2] = 0
+    reader = Reader(None, None, cache=False, progress=False, device=torch.device("cpu"))
+    subject = _tensor_subject((images, tensors[1]), toy, None, reader)
+    assert subject.std[2] == 1
+    assert torch.allclose(subject.std[:2], (images[:, :2] / 255).std((0, 2, 3), correction=0))
 
 
 @pytest.fixture(scope="module")

@@ -37,3 +37,8 @@ def test_auto_learns_large_images_of_one_class() -> None:
     ds = toy_dataset(("only",), size=66)
     small = condense_dataset(ds, ipc=1, budget=1e-3, network="convnet-w4-d1", label_column="label", progress=False)
     assert small.recipe.method == "m3d"
+
+
+def test_labels_of_a_teacher_for_one_class_raise_value_error() -> None:
+    with pytest.raises(ValueError, match=r"soft_labels='teacher' trains a network .* one class, 'only'; leave soft"):
+        quick_method("dm", soft_labels="teacher").condense(toy_dataset(("only",)), 1)
