@@ -227,7 +227,7 @@ def test_other_values_than_condensed_sets_are_refused() -> None:
         combine_condensed(make_set())
     with pytest.raises(TypeError, match="a list of condensed sets; got NoneType"):
         combine_condensed(None)
-    with pytest.raises(ValueError, match="two condensed sets or more to combine; got 1"):
+    with pytest.raises(ValueError, match="takes two condensed sets or more; got 1"):
         combine_condensed([make_set()])
     with pytest.raises(ValueError, match=r"class_names .* should be equal"):
         combine_condensed([make_set(soft=True), make_set(soft=True, **FISH)])

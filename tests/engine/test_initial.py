@@ -130,7 +130,7 @@ def test_one_warning_names_classes_with_too_few_rows(caplog: pytest.LogCaptureFi
     assert "copies" not in caplog.text
     with caplog.at_level(logging.WARNING, "hf_condense"):
         condense("dm", ds=toy_dataset(rows=1), steps=1, batch_real=1)
-    assert "; a smaller ipc takes every row once" in caplog.text
+    assert "; with a smaller ipc each real row is used at most once" in caplog.text
 
 
 @pytest.mark.parametrize("row", [-1, 12])

@@ -105,7 +105,7 @@ def test_baseline_of_all_rows_is_what_a_run_starts_from(
 def test_a_single_class_with_few_rows_is_told_in_the_singular(toy: Dataset, caplog: pytest.LogCaptureFixture) -> None:
     few = toy.filter(lambda row, i: row["label"] != 0 or i < 9, with_indices=True)
     run(start(few, "dct", 8), toy, seeds=1, epochs=1)
-    assert "1 of 3 classes has fewer real rows" in caplog.text
+    assert "1 of 3 classes has too few real rows for a baseline" in caplog.text
 
 
 def test_classes_with_few_rows_repeat_them(
@@ -117,7 +117,7 @@ def test_classes_with_few_rows_repeat_them(
     told = [
         text
         for text in caplog.messages
-        if "3 of 3 classes have fewer real rows than a baseline of random rows takes (8" in text
+        if "3 of 3 classes have too few real rows for a baseline of random rows (8" in text
     ]
     assert len(told) == 1
     assert {name: score.rows for name, score in scores.items()} == {

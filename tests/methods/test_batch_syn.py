@@ -134,12 +134,12 @@ def test_resumed_run_equals_the_straight_run(
         pass
 
     def stop(run: Run, done: int, loss: float) -> None:
-        if done == 4:
+        if done == 3:
             raise Stop
 
     monkeypatch.setattr("hf_condense.condensed.decoders.siren._FIT_STEPS", 20)
     options = {"storage": storage, "batch_syn": 2, "steps": 6}
-    saving = {"checkpoint_dir": tmp_path, "checkpoint_every": 3}
+    saving = {"checkpoint_dir": tmp_path}
     with pytest.raises(Stop):
         condense(method, 3, callbacks=[stop], **saving, **options)
     steps: list[int] = []

@@ -3,17 +3,10 @@
 import pytest
 import torch
 
-from hf_condense.methods import m3d
+from hf_condense.methods import _kernels, m3d
+from hf_condense.methods._kernels import WIDTHS, gaussian_mixture, linear, polynomial, squared_distances, squared_mmd
 from hf_condense.methods.dm import DistributionMatching
-from hf_condense.methods.m3d import (
-    WIDTHS,
-    KernelMoments,
-    gaussian_mixture,
-    linear,
-    polynomial,
-    squared_distances,
-    squared_mmd,
-)
+from hf_condense.methods.m3d import KernelMoments
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import mmd as reference
 from tests.support.draws import normal
@@ -66,7 +59,8 @@ def test_real_rows_are_compared_with_each_other_once_for_all_steps_of_a_network(
         compared.extend([x.shape[1]] if x is y else [])
         return squared_distances(x, y)
 
-    monkeypatch.setattr(m3d, "squared_distances", watched)
+    for module in (m3d, _kernels):
+        monkeypatch.setattr(module, "squared_distances", watched)
     rows = objective_of_step(KernelMoments, {"ipm": 3}, 3, ipc).method.config.batch_real
     assert rows > 3  # no class has as many synthetic ones
     assert compared.count(rows) == 2, "four steps on two networks"

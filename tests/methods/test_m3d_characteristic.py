@@ -3,15 +3,10 @@
 import pytest
 import torch
 
+from hf_condense.methods._kernels import characteristic_discrepancy, characteristic_function, normalised, parse_scales
+from hf_condense.methods._siamese import Chunk
 from hf_condense.methods.dm import class_means, mean_discrepancy
-from hf_condense.methods.m3d import (
-    Chunk,
-    KernelMoments,
-    characteristic_discrepancy,
-    characteristic_function,
-    normalised,
-    parse_scales,
-)
+from hf_condense.methods.m3d import KernelMoments
 from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import characteristic as reference
 from tests.support.draws import normal
