@@ -140,7 +140,10 @@ def encoded_cells(cells: pa.ChunkedArray, rows: Sequence[int], column: str) -> l
 def _file_content(path: str | None, row: int, column: str) -> bytes:
     """Read the picture of a row that holds a path and no bytes, from wherever the Image feature reads it."""
     if path is None:
-        raise ValueError(f"row {row} has no picture in {column!r}; filter such rows out")
+        raise ValueError(
+            f"row {row} has no picture in {column!r}; filter such rows out: "
+            f"ds.filter(lambda row: row[{column!r}] is not None)"
+        )
     try:
         with open(path, "rb") if is_local_path(path) else xopen(path, "rb") as file:
             content: bytes = file.read()

@@ -75,8 +75,8 @@ def _combined(recipes: Mapping[str, Recipe]) -> str:
     """Say what the parts of combined sets are."""
     lines = []
     for name, recipe in recipes.items():
-        for i, part in enumerate(recipe.parts or [], 1):
-            own = Recipe.from_dict(part["recipe"])
+        parts = zip(recipe.parts or (), recipe.part_recipes, strict=False)  # a set that is not combined is its own part
+        for i, (part, own) in enumerate(parts, 1):
             origin = f" of {escape(own.source['name'])}" if own.source.get("name") else ""
             amounts = ", ".join(f"{label} {amount}" for label, amount in part["ipc"].items())
             lines.append(f"{name}, part {i}: {_name(own.config_name)}{origin}, images per class: {escape(amounts)}.")
