@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +36,7 @@ from hf_condense.cli.text import json_text
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
 
+    from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.scores.tabular import Tabular
     from hf_condense.evaluation.tensor_sets import TensorSet
@@ -144,9 +145,6 @@ def evaluate_command(
     or a .safetensors file with the tensors `images` (N, C, H, W), 0 black and 1 white, and `labels` (N,).
     """
     from hf_condense import CondensedDataset, evaluate
-    from hf_condense.condensed.files.facts import read_facts
-    from hf_condense.condensed.folder import pick
-    from hf_condense.condensed.scores.records import check_whole
     from hf_condense.evaluation.request import Request
 
     real, tested = _Rows(source, source_split, source_revision), _Rows(test, test_split, test_revision)
@@ -176,13 +174,7 @@ def evaluate_command(
             f"{folder!r} is no condensed set, so its images are normalised as the real training set is; name this one "
             "by --source"
         )
-    if save and not (isinstance(train, CondensedDataset) and local_path(folder).exists()):
-        raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
-    place = Path(os.path.abspath(pick(folder, name))) if save else None
-    evaluated = None if place is None else read_facts(place).sha256
-    if place is not None and isinstance(train, CondensedDataset):
-        check_whole(train.recipe, ipc or [None])
-        _check_card(place)
+    stored = _Stored.of(train, folder, name, ipc) if save else None
     evaluation = evaluate(
         train,
         tested.load(config, "--test-split, or other rows by --test"),
@@ -194,13 +186,42 @@ def evaluate_command(
         **settings,
     )
     echo(_printed(evaluation, form, by_class, ipc))
-    if place is not None and isinstance(train, CondensedDataset):
-        if read_facts(place).sha256 != evaluated:
+    if stored is not None:
+        stored.add(evaluation)
+
+
+class _Stored(NamedTuple):
+    """A set in a folder of this machine, to which accuracies are added."""
+
+    small: CondensedDataset
+    place: Path
+    sha256: Mapping[str, str]
+
+    @classmethod
+    def of(cls, train: object, folder: str, name: str | None, ipc: Sequence[int]) -> _Stored:
+        """Return the set that is evaluated; raise unless accuracies can be added to it."""
+        from hf_condense import CondensedDataset
+        from hf_condense.condensed.files.facts import read_facts
+        from hf_condense.condensed.folder import pick
+        from hf_condense.condensed.scores.records import check_whole
+
+        if not isinstance(train, CondensedDataset) or not local_path(folder).exists():
+            raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
+        place = Path(os.path.abspath(pick(folder, name)))
+        check_whole(train.recipe, ipc or [None])
+        _check_card(place)
+        return cls(train, place, read_facts(place).sha256)
+
+    def add(self, evaluation: Evaluation) -> None:
+        """Store accuracies beside the set, and show them on its card."""
+        from hf_condense.condensed.files.facts import read_facts
+
+        if read_facts(self.place).sha256 != self.sha256:
             raise FileExistsError(
-                f"another set was saved in {place} during the evaluation, so these accuracies were not stored"
+                f"another set was saved in {self.place} during the evaluation, so these accuracies were not stored"
             )
-        train.with_evaluation(evaluation).save_condensed(place.parent, place.name, overwrite=True)
-        echo(f"Stored the accuracies in {place}; its card shows them.", err=True)
+        self.small.with_evaluation(evaluation).save_condensed(self.place.parent, self.place.name, overwrite=True)
+        echo(f"Stored the accuracies in {self.place}; its card shows them.", err=True)
 
 
 class _Rows(NamedTuple):
