@@ -151,7 +151,8 @@ def condense_dataset(
         progress: Whether to show progress bars, unless they are disabled for the Hugging Face libraries. They need a
             terminal or a notebook; each checkpoint is also logged, to the logger `hf_condense` at level INFO.
         callbacks: Functions that are called after each update as `callback(run, steps_done, loss)`. On a GPU, each step
-            then waits for its loss.
+            then waits for its loss. If one raises, the run ends, and those after it are not called; with a
+            `checkpoint_dir`, the run goes on after this step the next time.
         log_with: Trackers of Accelerate that the run is reported to, as `accelerate.Accelerator(log_with=)` takes them:
             `"tensorboard"`, `"wandb"`, a tracker, or a list of these. They get the loss, steps per second and, every
             `checkpoint_every` steps, a picture of the set. On a GPU, each step then waits for its loss. Methods without

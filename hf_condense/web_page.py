@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hf_condense.base.checks import boolean, check_path
 from hf_condense.base.files import explained_access, output_file
-from hf_condense.base.paths import folder_name, local_path
+from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.files.facts import Facts, read_facts
@@ -183,4 +183,4 @@ def _in_folder(path: str | Path) -> dict[str, tuple[Path, Facts]]:
     root = resolve_folder(path)
     check_level(root)
     folders = [root] if (root / FACTS).exists() else [root / name for name in list_sets(root)]
-    return {folder_name(folder): (folder, read_facts(folder)) for folder in folders}
+    return {named_folder(folder).name: (folder, read_facts(folder)) for folder in folders}

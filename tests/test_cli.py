@@ -168,6 +168,8 @@ def test_run_never_loses_a_set_to_one_that_is_in_the_way(program: Program, folde
     assert load_condensed(tmp_path / "set-2").recipe.seed == 2
     assert program(*again, "--seed", 2)[0] == 1
     assert not (tmp_path / "set-3").exists(), "the set is beside it already"
+    assert program(*again, "--seed", 3)[0] == 1
+    assert load_condensed(tmp_path / "set-3").recipe.seed == 3
     assert program(*again, "--seed", 4, "--overwrite")[0] == 0
     assert load_condensed(tmp_path / "set").recipe.seed == 4
 

@@ -18,14 +18,15 @@ def local_path(path: str | Path) -> Path:
     return Path(os.path.expanduser(path))
 
 
-def folder_name(folder: Path) -> str:
-    """Return the name of a folder, also of `.` and of `..`, whose names are those of other folders.
+def named_folder(folder: Path) -> Path:
+    """Return the absolute path of a folder, which ends with its own name, also for `.` and for `..`.
 
     Example:
-        >>> folder_name(Path("sets/digits/.."))
-        'sets'
+        >>> named_folder(Path(".")) == Path.cwd()
+        True
     """
-    return os.path.basename(os.path.abspath(folder))
+    absolute = folder.absolute()
+    return absolute.resolve() if absolute.name == ".." else absolute
 
 
 def cache_folder(kind: str) -> Path:

@@ -91,12 +91,21 @@ def _folded(rows: Sequence[Sequence[str]], columns: Collection[int], width: int)
 def _pieces(text: str, width: int) -> list[str]:
     """Return a text in pieces, cut behind a blank, or else behind a hyphen or an underscore, where that is possible."""
     pieces = []
+    whole, width = width, _fitting(text, width)
     while len(text) > width:
         blank = text.rfind(" ", 0, width)
         cut = (blank if blank >= width // 2 else max(text.rfind(mark, 0, width) for mark in " _-")) + 1 or width
         pieces.append(text[:cut].rstrip())
         text = text[cut:]
+        width = _fitting(text, whole)
     return [*pieces, text]
+
+
+def _fitting(text: str, width: int) -> int:
+    """Return how many of the first characters of a text fit into columns of a terminal, at least 1."""
+    if text.isascii():
+        return width
+    return max(1, next((n - 1 for n in range(1, len(text) + 1) if _columns(text[:n]) > width), len(text)))
 
 
 def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

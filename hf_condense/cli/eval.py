@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.base.paths import local_path
+from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.tables import visible
 from hf_condense.cli.input import (
     folder_of_set,
@@ -207,7 +206,7 @@ class _Stored(NamedTuple):
 
         if not isinstance(train, CondensedDataset) or not local_path(folder).exists():
             raise click.UsageError(f"--save is for condensed sets in folders of this machine; got {folder!r}")
-        place = Path(os.path.abspath(pick(folder, name)))
+        place = named_folder(pick(folder, name))
         check_whole(train.recipe, ipc or [None])
         _check_card(place)
         return cls(train, place, read_facts(place).sha256)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.base.paths import folder_name, local_path
+from hf_condense.base.paths import local_path, named_folder
 
 if TYPE_CHECKING:
     from datasets import Dataset, DatasetDict
@@ -136,5 +136,5 @@ def other_sets(path_or_repo: str, shown: Path) -> list[str]:
     # Those of a repository are of the same commit; what is shown may be cached, and the Hub out of reach.
     commit = shown.parent.name if is_repository(path_or_repo) else None
     with suppress(OSError, CondensedFormatError):
-        return [name for name in list_condensed(path_or_repo, revision=commit) if name != folder_name(shown)]
+        return [name for name in list_condensed(path_or_repo, revision=commit) if name != named_folder(shown).name]
     return []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -56,13 +55,13 @@ def save_set(small: CondensedDataset, out: Path, overwrite: bool, name: str | No
         return Saved(small.save_condensed(out, name, overwrite=overwrite), elsewhere=False)
     except (FileExistsError, CondensedFormatError) as error:  # the second: another set or the card there is damaged
         place = local_path(out).resolve()  # a folder called "." has no name to add to
-        for number in itertools.count(2):
-            beside = place.with_name(f"{place.name}-{number}")
-            # An earlier call may have saved this very set there.
-            if not beside.exists() or (name or small.recipe.config_name) in list_sets(beside):
+        number = 2
+        while (beside := place.with_name(f"{place.name}-{number}")).exists():
+            if (name or small.recipe.config_name) in list_sets(beside):  # an earlier call may have saved this very set
                 with suppress(FileExistsError, CondensedFormatError):
                     return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
-        raise AssertionError("numbers do not end") from error
+            number += 1
+        return _save_instead(small, beside, name, f"{error}; saved beside it, in {beside}")
     except OSError as error:
         elsewhere = Path(tempfile.mkdtemp(prefix="hf_condense-"))
         try:

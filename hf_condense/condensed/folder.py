@@ -15,7 +15,7 @@ from pathlib import Path
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.files import abandoned, file_in_the_way, temporary_prefix
-from hf_condense.base.paths import folder_name, local_path
+from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.card.render import default_config, render
 from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
@@ -26,7 +26,6 @@ from hf_condense.condensed.files.names import (
     check_name,
     is_name,
     is_repository_name,
-    shard_split,
 )
 from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.files.untrusted import read_bytes
@@ -52,7 +51,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
         parts: The set.
         folder: The folder of sets, created if missing; `~` stands for the home folder.
         name: Name of the set in the folder. None: that of the recipe.
-        overwrite: Replace another set of this name.
+        overwrite: Replace another set of this name, and remove other files `train-*.parquet` from its folder.
 
     Returns:
         The folder of this set.
@@ -82,9 +81,11 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     new = own if old is None and not overwrite else ()
     while True:
         others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
-        card = render({**others, name: facts}, read_card(folder))
+        before = others if old is None else {**others, name: old}
+        card = render({**others, name: facts}, read_card(folder), before=before)
         try:
-            write_files(folder, {**own, README: card.encode()}, new=new, removed=_stale_shards(folder, name, own))
+            removed = _strays(folder, name, own) if overwrite else ()
+            write_files(folder, {**own, README: card.encode()}, new=new, removed=removed)
         except FileExistsError:
             if not (new and target.is_dir()):
                 raise
@@ -97,10 +98,10 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     return target
 
 
-def _stale_shards(folder: Path, name: str, files: Collection[str]) -> list[str]:
-    """Return the shards of rows in the folder of a set that it does not consist of: they would be read with its own."""
-    shards = (path.relative_to(folder).as_posix() for path in (folder / name).glob("train-*.parquet"))
-    return sorted(shard for shard in shards if shard not in files and shard_split(Path(shard).name) == "train")
+def _strays(folder: Path, name: str, files: Collection[str]) -> list[str]:
+    """Return the files in the folder of a set that `load_dataset` would read with its own rows."""
+    found = (path.relative_to(folder).as_posix() for path in (folder / name).glob("train-*.parquet"))
+    return sorted(file for file in found if file not in files)
 
 
 def is_repository(path_or_repo: str | Path) -> bool:
@@ -184,7 +185,7 @@ def pick(path: str | Path, name: str | None) -> Path:
     """
     folder = resolve_folder(path)
     if (folder / FACTS).exists():
-        own = folder_name(folder)
+        own = named_folder(folder).name
         if name not in (None, own):
             raise ValueError(f"{folder} is the folder of one set, {own!r}; got name={name!r}")
         return folder
@@ -377,11 +378,7 @@ def _remove_if_empty(folder: Path) -> None:
 
 
 def _replace(source: Path, backup: Path, target: Path, undo: ExitStack) -> None:
-    """Move `source` to `target`, keep the earlier file as `backup`, and register how to undo this.
-
-    What a link leads to is replaced, not the link.
-    """
-    target = target.resolve()
+    """Move `source` to `target`, keep the earlier file as `backup`, and register how to undo this."""
     _make_folder_of(target, undo)
     if target.exists():
         backup.parent.mkdir(parents=True, exist_ok=True)

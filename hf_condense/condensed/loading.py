@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from hf_condense.base.checks import boolean, check_path
-from hf_condense.base.paths import folder_name
+from hf_condense.base.paths import named_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.files.names import FACTS
@@ -134,7 +134,7 @@ def list_condensed(
     refuse_revision(path_or_repo, revision)
     if not is_repository(path_or_repo):
         folder = resolve_folder(path_or_repo)
-        return [folder_name(folder)] if (folder / FACTS).is_file() else list_sets(folder)
+        return [named_folder(folder).name] if (folder / FACTS).is_file() else list_sets(folder)
     return list_names(
         str(path_or_repo), revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only
     )

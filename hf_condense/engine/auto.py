@@ -129,7 +129,7 @@ class _Case:
     @property
     def seconds_of_teacher(self) -> float:
         """What the training of the teacher of soft labels takes, if the caller asks for them."""
-        if self.given.get("soft_labels", "none") == "none":
+        if self.given.get("soft_labels", "none") == "none" or self.given.get("labels_from") == "experts":
             return 0.0
         return self.seconds_of_networks(1, self.given.get("teacher_updates", 1000), _BATCH_OF_TEACHER)
 
@@ -217,14 +217,17 @@ def _composed(case: _Case) -> Choice:
     affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(_MOST_UPDATES, max(_FEWEST_UPDATES, affordable)))
     affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
-    pictures = int(max(4 * task.ipc, min(_MOST_PICTURES, affordable)))
+    fewest = 4 * task.ipc
+    pictures = int(max(fewest, min(_MOST_PICTURES, affordable)))
     values: dict[str, Any] = {"network": case.network, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     time = f"about {case.minutes_text}"
-    if values["pictures"] == _MOST_PICTURES and updates == _MOST_UPDATES:
+    fewest = 4 * task.ipc
+    decided = values["pictures"], values["teacher_updates"]
+    if decided == (max(fewest, _MOST_PICTURES), _MOST_UPDATES):
         time = f"the most; {case.minutes_text} or less"
-    elif values["pictures"] == 4 * task.ipc and updates == _FEWEST_UPDATES:
+    elif decided == (fewest, _FEWEST_UPDATES):
         time = f"the fewest; {case.minutes_text} or more"
     if "teacher" in given:
         trained = "the teacher that was passed"

@@ -209,7 +209,8 @@ def evaluate(
     how: dict[str, Any] = {"image_size": size, "eight_bit": eight_bit, "teacher": teacher, "relabel": relabel}
     read = partial(_read, train, test, source, reader, request, **how)
     subject, test_images, real = main_first(accelerator, read)
-    _warn_of_training_rows(train, test_images, real)
+    if accelerator.is_main_process:
+        _warn_of_training_rows(train, test_images, real)
     held_out = None
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
@@ -271,8 +272,7 @@ def _warn_of_training_rows(train: datasets.Dataset | TensorSet, test: RealImages
         )
     elif real is not None and (shared := test.images.count_also_in(real.images)):
         logger.warning(
-            "%d of %d test images are in the real training set, too, so the accuracies say little about new ones; "
-            "test on others",
+            "%d of %d test images are in the real training set, too; accuracies on these say little about new images",
             shared,
             len(test.images),
         )

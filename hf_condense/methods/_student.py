@@ -135,10 +135,11 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         return super().first_images(run)
 
     def also_cites(self) -> tuple[str, ...]:
-        """Return `datm` if windows expand, or experts choose the first rows or labels, as in its paper."""
+        """Return `datm` if windows expand or experts choose the first rows, `tesla` if they give the labels."""
         config = self.config
-        is_datm = config.first_max_start is not None or config.init == _CORRECT or config.labels_from == "experts"
-        return ("datm",) if is_datm else ()
+        of_datm = config.first_max_start is not None or config.init == _CORRECT
+        of_tesla = config.soft_labels != "none" and config.labels_from == "experts"
+        return (*(("datm",) if of_datm else ()), *(("tesla",) if of_tesla else ()))
 
     def labels(self, run: Run, synthetic: SyntheticSet) -> SoftLabels:
         """Return the soft labels that the teacher or the experts give to the decoded rows of a set."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +25,7 @@ from hf_condense.source.streamed import StreamedPictures
 from hf_condense.source.whitening import Whitening
 
 _BATCH_NUMBERS = 2**25  # of the images of a class that are read at a time
+_MOST_COMPARED_BYTES = 2**31  # some seconds
 _HELD_OUT_SHARE = 10  # one row in this many of a class is held out
 _MOST_HELD_OUT = 1000  # rows in all, but at least one of each class that has two
 
@@ -185,17 +187,21 @@ class ClassSource:
         return is_left.nonzero()[:, 0]
 
     def count_also_in(self, other: ClassSource) -> int:
-        """Return how many of the images have the pixels of one of `other`; 0 if either would have to be decoded."""
-        if isinstance(self.images, StreamedPictures) or isinstance(other.images, StreamedPictures):
+        """Return how many of the images have the pixels of one of `other`.
+
+        It is 0 where this would take long: if either would have to be decoded, or `other` has more than 2 GiB.
+        """
+        streams = isinstance(self.images, StreamedPictures) or isinstance(other.images, StreamedPictures)
+        if streams or len(other) * math.prod(other.image_shape) > _MOST_COMPARED_BYTES:
             return 0
-        theirs = set(other._digests())
-        return sum(digest in theirs for digest in self._digests())
+        own = Counter(self._digests())
+        return sum(own.pop(digest, 0) for digest in other._digests())
 
     def _digests(self) -> Iterator[bytes]:
         """Yield a hash of the pixels of every image."""
         for positions in torch.arange(len(self), device="cpu").split(1024):
             pixels: Tensor = self.images[to_device(positions, self.images.device)]  # (n, C, H, W)
-            for image in pixels.cpu().numpy():
+            for image in pixels.cpu().contiguous().numpy():
                 yield hashlib.blake2b(image, digest_size=16).digest()
 
     def part(self, positions: Tensor, *, decoded: bool = True) -> ClassSource:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
+import mimetypes
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import datasets
 import torch
-from PIL import Image
 from torch import Tensor
 
 from hf_condense.source.column_hints import image_hint
@@ -102,7 +101,7 @@ def _names_picture(ds: datasets.Dataset, column: str) -> bool:
     """Return whether the first value of a column of text is the name of a picture file."""
     first = ds.select_columns([column])[0][column]
     first = first[0] if isinstance(first, list) and first else first
-    return isinstance(first, str) and os.path.splitext(first)[1].lower() in Image.registered_extensions()
+    return isinstance(first, str) and (mimetypes.guess_type(first, strict=False)[0] or "").startswith("image/")
 
 
 def find_label_column(ds: datasets.Dataset, given: str | None) -> str:

@@ -70,3 +70,9 @@ def test_markdown_table_has_a_rule_below_the_head():
 def test_wide_characters_and_accents_are_counted_as_a_terminal_shows_them():
     lines = plain_table([("猫猫", "1"), ("cats", "2"), ("e\u0301te\u0301", "3"), ("a", "4")]).split("\n")
     assert lines == ["猫猫  1", "cats  2", "e\u0301te\u0301   3", "a     4"]
+
+
+def test_wide_characters_are_folded_where_a_terminal_ends():
+    lines = plain_table([("name", "猫" * 30)], width=40).split("\n")
+    assert "".join(line[6:] for line in lines) == "猫" * 30
+    assert [len(line) - 6 for line in lines] == [17, 13], "two columns for each"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 from datasets import load_dataset
-from huggingface_hub import snapshot_download
+from huggingface_hub import DatasetCard, snapshot_download
 
 from hf_condense import condense_dataset, write_page
 from hf_condense.base.errors import CondensedFormatError
@@ -502,20 +502,34 @@ def test_folder_of_one_set_is_called_by_its_name_from_below(tmp_path, monkeypatc
     assert_same(load_condensed("..", "mine"), make_set())
 
 
-def test_linked_card_is_replaced_where_it_is(tmp_path):
-    (tmp_path / "sets").mkdir()
-    (tmp_path / "mine.md").write_text("# Mine\n")
-    (tmp_path / "sets/README.md").symlink_to(tmp_path / "mine.md")
-    make_set().save_condensed(tmp_path / "sets")
-    assert (tmp_path / "sets/README.md").is_symlink()
-    assert config_names((tmp_path / "mine.md").read_text()) == ["dm_ipc2"]
+def test_what_a_card_says_of_the_sources_follows_the_sets(tmp_path):
+    def facts() -> tuple[object, ...]:
+        data = DatasetCard.load(tmp_path / "README.md").data.to_dict()
+        return data["source_datasets"], data["pretty_name"], data.get("license")
+
+    def of(name: str, licence: str) -> CondensedDataset:
+        return make_set(source={"name": name, "license": licence})
+
+    of("u/one", "mit").save_condensed(tmp_path, "a")
+    assert facts() == (["u/one"], "u/one, condensed", "mit")
+    of("v/two", "mit").save_condensed(tmp_path, "b")
+    assert facts()[0] == ["u/one", "v/two"]
+    of("w/three", "cc0-1.0").save_condensed(tmp_path, "a", overwrite=True)
+    assert facts()[0] == ["v/two", "w/three"]
+    assert facts()[2] is None, "the sources do not agree"
+    card = (tmp_path / "README.md").read_text()
+    (tmp_path / "README.md").write_text(re.sub("pretty_name: .*", "pretty_name: Mine", card))
+    of("x/four", "mit").save_condensed(tmp_path, "c")
+    assert facts()[:2] == (["v/two", "w/three", "x/four"], "Mine")
 
 
 def test_saving_removes_stray_shards_that_would_be_read_with_the_rows(tmp_path):
     place = make_set().save_condensed(tmp_path)
-    stray, other = place / "train-00001-of-00002.parquet", place / "test-00000-of-00001.parquet"
+    stray, other = place / "train-more.parquet", place / "test-00000-of-00001.parquet"
     for file in (stray, other):
         shutil.copy(place / PARQUET, file)
+    make_set().save_condensed(tmp_path)
+    assert stray.exists(), "without overwrite=True, nothing is removed"
     make_set().save_condensed(tmp_path, overwrite=True)
     assert (stray.exists(), other.exists()) == (False, True)
     other.unlink()

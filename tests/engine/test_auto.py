@@ -130,6 +130,15 @@ def test_options_that_make_a_step_along_experts_dearer_leave_fewer_steps(given: 
     assert steps <= plain / factor
 
 
+def test_labels_of_experts_take_no_share_of_the_budget() -> None:
+    pixels = {"storage": "pixels", "experts": 4, "soft_labels": "teacher"}
+    steps = [
+        choose_for(ipc=1, budget=2, candidates=("esp",), given={**pixels, **given}).values["steps"]
+        for given in ({"labels_from": "experts"}, {"soft_labels": "none"}, {})
+    ]
+    assert steps[0] == steps[1] > steps[2]
+
+
 @pytest.mark.parametrize("given", [{"soft_labels": "teacher"}, {"snapshot_every": None}])
 def test_experts_are_not_chosen_for_labels_of_a_teacher_or_for_epochs_of_unknown_length(given: dict) -> None:
     assert choose_for(ipc=1, given={"storage": "pixels"}).method == "esp"
@@ -140,6 +149,8 @@ def test_reason_of_rded_says_whether_the_most_or_the_fewest_updates_and_pictures
     for budget, words in ((1e9, "the most; 1e+09 minutes or less"), (1e-3, "the fewest; 0.001 minutes or more")):
         assert words in choose_for(size=96, budget=budget).reason
     assert "(about 15 minutes" in choose_for(size=128).reason
+    assert "the most;" in choose_for(ipc=100, size=96, budget=1e9).reason
+    assert "(about 1e+09 minutes" in choose_for(size=96, budget=1e9, given={"teacher_updates": 10}).reason
 
 
 @pytest.mark.parametrize("size", [2, 4, 8])

@@ -51,8 +51,7 @@ def test_baselines_are_drawn_within_the_classes_of_a_condensed_set(ten, small, m
         f"28 of 40 rows of test are of classes that the set has no rows of ({absent}); they count as wrong",
         f"28 of 40 rows of source are of classes that the set has no rows of ({absent}); baselines are made from the "
         "other rows",
-        "40 of 40 test images are in the real training set, too, so the accuracies say little about new ones; test on "
-        "others",
+        "40 of 40 test images are in the real training set, too; accuracies on these say little about new images",
     ]
 
 

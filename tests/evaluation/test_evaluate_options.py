@@ -14,7 +14,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel
+from datasets import ClassLabel, Dataset, Features, Image, Value
 
 import hf_condense
 import hf_condense.base.devices
@@ -196,6 +196,17 @@ def test_a_missing_source_is_explained(toy, small):
     with pytest.raises(ValueError, match=r"the baseline random is drawn from .*a loaded set does not carry it, and"):
         run(loaded, toy, baselines="random")
     assert run(loaded, toy, baselines=(), seeds=1).scores[0].set == "random_ipc2"
+
+
+def test_numbers_in_place_of_names_are_explained(toy, small):
+    features = Features({"image": Image(), "label": Value("int64")})
+    numbers = Dataset.from_dict({"image": toy["image"][:6], "label": [0, 1, 2] * 2}, features=features)
+    with pytest.raises(ValueError, match=r"test\.cast_column\('label', datasets\.ClassLabel\(names=\[\.\.\.\]\)\)"):
+        run(small, numbers, source=toy, label_column="label")
+    beyond = Dataset.from_dict({"image": toy["image"][:2], "label": [0, 3]}, features=features)
+    with pytest.raises(ValueError, match="test has classes") as caught:
+        run(small, beyond, source=toy, label_column="label")
+    assert "cast_column" not in str(caught.value), "3 is no class of the set"
 
 
 def test_unknown_classes_are_explained(toy, small):

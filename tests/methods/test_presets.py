@@ -229,3 +229,16 @@ def test_quick_runs_in_frequencies_take_four_times_the_rate(method: str) -> None
         }
         assert rates["dct"] == pytest.approx(4 * rates["pixels"])
         assert rates["patches"] == rates["pixels"]
+
+
+@pytest.mark.parametrize(("ipc", "row"), [(1, 1), (3, 1), (4, 10), (20, 10), (23, 50), (500, 50)])
+def test_paper_takes_the_row_whose_ratio_is_nearest(ipc: int, row: int) -> None:
+    expected = settled("mtt", "paper", Task(row, 10, COLOUR))[1]
+    assert settled("mtt", "paper", Task(ipc, 10, COLOUR))[1].max_start == expected.max_start
+
+
+@pytest.mark.parametrize("method", ["mtt", "tesla", "datm"])
+def test_student_steps_of_a_paper_take_the_whole_set_up_to_1000_rows(method: str) -> None:
+    batches = [settled(method, "paper", Task(ipc, 40, COLOUR))[1].batch_syn for ipc in (1, 25, 26, 500)]
+    assert batches[:2] == [None, None]
+    assert batches[2:3] == [1000]

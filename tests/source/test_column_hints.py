@@ -109,3 +109,13 @@ def test_pixels_out_of_range_are_named(values: np.ndarray) -> None:
 @pytest.mark.parametrize(("cell", "feature"), [(3, Value("int64")), ([[1], [2, 3]], nested(2, "int64"))])
 def test_columns_that_hold_no_pictures_get_no_advice(cell: Any, feature: Any) -> None:
     assert "cast" not in refusal(column_set(cell, feature))
+
+
+@pytest.mark.parametrize(
+    ("path", "hinted"), [("a/b.PNG", True), ("b.webp", True), ("clip.mpg", False), ("a cat", False)]
+)
+def test_text_that_names_a_picture_is_hinted_at(path: str, hinted: bool) -> None:
+    ds = datasets.Dataset.from_dict({"file": [path], "label": ["x"]})
+    with pytest.raises(ValueError, match="no column holds an Image") as caught:
+        load_source(ds, label_column="label", cache=False)
+    assert ("if 'file' is the image column: cast it first: ds.cast_column('file'" in str(caught.value)) == hinted

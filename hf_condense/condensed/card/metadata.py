@@ -23,13 +23,18 @@ _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000
 
 
 def merge(
-    existing: Mapping[str, Any], sets: Mapping[str, Facts], earlier: set[str], default: str | None
+    existing: Mapping[str, Any],
+    sets: Mapping[str, Facts],
+    before: Mapping[str, Facts],
+    earlier: set[str],
+    default: str | None,
 ) -> dict[str, Any]:
     """Return an owner's metadata with the entries of our sets renewed and with what it lacks.
 
     Args:
         existing: Metadata of the existing card.
         sets: Config name to the facts of every set that is stored.
+        before: The sets that the existing metadata was written for, as far as they are known.
         earlier: The sets that our part of the existing card lists. Those of them that are not in `sets` have been
             removed, so their entries go; a config that the owner added is never among them.
         default: Config that `load_dataset` takes without a name. None: the existing default, else the first set.
@@ -37,7 +42,6 @@ def merge(
     ours = {*sets, *earlier}
     configs, infos = entries(existing.get("configs")), entries(existing.get("dataset_info"))
     names = [config_of(entry) for entry in configs]
-    known = {name: sets[name] for name in earlier if name in sets}
     order = [name for name in dict.fromkeys(names) if name in sets] + [name for name in sets if name not in names]
     merged = [
         *({key: value for key, value in entry.items() if key != "default"} for entry in _others(configs, ours)),
@@ -45,7 +49,7 @@ def merge(
     ]
     return {
         **_search_facts(sets),
-        **_without_inherited_licence(_without_facts_of(existing, known), sets),
+        **_without_inherited_licence(_without_facts_of(existing, before), sets),
         "tags": _tags(existing.get("tags")),
         "configs": _with_default(merged, (default, default_of(configs), *order)),
         "dataset_info": [*_others(infos, ours), *(_dataset_info(name, sets[name]) for name in order)],
@@ -91,9 +95,9 @@ def _with_default(configs: list[Entry], candidates: Iterable[str | None]) -> lis
 
 
 def _without_facts_of(existing: Mapping[str, Any], sets: Mapping[str, Facts]) -> dict[str, Any]:
-    """Return metadata without what was written for some sets: other sets may have joined them since."""
+    """Return metadata without what was written for some sets: others may have joined them, or taken their place."""
     written = _search_facts(sets) if sets else {}
-    return {key: value for key, value in existing.items() if key == "license" or value != written.get(key)}
+    return {key: value for key, value in existing.items() if value != written.get(key)}
 
 
 def _without_inherited_licence(existing: Mapping[str, Any], sets: Mapping[str, Facts]) -> dict[str, Any]:

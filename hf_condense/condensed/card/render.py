@@ -32,6 +32,7 @@ def render(
     sets: Mapping[str, Facts],
     existing: str | None = None,
     *,
+    before: Mapping[str, Facts] | None = None,
     default: str | None = None,
     license: str | None = None,
     place: str = "path/to/this",
@@ -46,6 +47,7 @@ def render(
     Args:
         sets: Config name to the facts of a set, at least one.
         existing: Text of the existing README.md, or None.
+        before: The sets that it was written for, as far as they are known. Default: none.
         default: Config that `load_dataset` takes without a name. None: the existing card's, else the first set.
         license: Licence of the whole. None: the existing card's, else that of the sources if they agree.
         place: Repository or folder that the snippets load from.
@@ -61,7 +63,7 @@ def render(
         body = f"{body.rstrip()}\n\n{START}{END}\n"
     earlier = {html.unescape(name) for text in _BLOCK.findall(body) for name in _ROW.findall(text)}
     try:
-        metadata = merge(metadata, sets, earlier, default)
+        metadata = merge(metadata, sets, before or {}, earlier, default)
         if license is not None:
             metadata["license"] = license
         main_set = default_of(metadata["configs"])

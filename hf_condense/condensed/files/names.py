@@ -40,11 +40,10 @@ def check_name(name: str) -> str:
             f"config name {name!r} should be 1 to 64 letters, digits, '.', '_' or '-', begin with a letter or digit, "
             f"and have no part that names a split ({', '.join(sorted(_SPLIT_WORDS))})"
         )
-    if name.lower() in _OWN_FILES or name.endswith(".") or _DEVICES.fullmatch(name):
-        raise ValueError(
-            f"config name {name!r} is that of a file beside the sets, ends with '.', or is none that Windows can have; "
-            "choose another one"
-        )
+    if name.lower() in _OWN_FILES:
+        raise ValueError(f"config name {name!r} is that of a file beside the sets; choose another one")
+    if name.endswith(".") or _DEVICES.fullmatch(name):
+        raise ValueError(f"config name {name!r} cannot be that of a folder on Windows; choose another one")
     return name
 
 
@@ -75,13 +74,13 @@ def is_repository_name(name: object) -> bool:
 
 def check_repository(name: str) -> None:
     """Raise `ValueError` unless one can push to a repository of this name: `"user/name"`, or `"name"` of one's own."""
+    if not isinstance(name, str):
+        raise TypeError(f"repo_id should be text, such as 'user/name'; got {name!r:.80} ({type(name).__name__})")
     try:
         validate_repo_id(name)
-    except HFValidationError:
-        raise ValueError(
-            f"{name!r:.80} is no name of a repository; pass 'user/name', of letters, digits, '-', '_' and '.', each of "
-            "them at most 96 characters and without '--' or '..'"
-        ) from None
+    except HFValidationError as error:
+        reason = str(error).partition(" Use `repo_type`")[0]
+        raise ValueError(f"{name!r:.80} is no name of a repository, such as 'user/name': {reason:.300}") from None
 
 
 def is_split(name: object) -> bool:

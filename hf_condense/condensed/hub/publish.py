@@ -299,6 +299,7 @@ def _files_to_store(contents: _Contents, new: _NewSet, facts: Facts, how: Public
     card = render(
         sets,
         None if how.replace_card else contents.card,
+        before=contents.sets,
         default=new.name if how.set_default else default_config(contents.card),
         license=how.license,
         place=contents.repository.name,

@@ -223,7 +223,11 @@ def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_cl
         f"{recipe.method} ({recipe.kind}), images per class: {amount_text(recipe)}; {len(recipe.class_names)} classes, "
         f"{facts.num_rows:,} rows of {size_text(recipe)}, from {source_text(recipe)}."
     )
-    details = {**summary(facts, shown.tensors), "licence": recipe.source.get("license"), "citation": recipe.citation}
+    details = {
+        **summary(facts, shown.tensors),
+        "licence": recipe.source.get("license"),
+        "citation": (recipe.citation or "").replace("\n", "; ") or None,
+    }
     return element(
         "article",
         element("h2", name),
