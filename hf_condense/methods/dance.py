@@ -73,7 +73,8 @@ class DualViewAlignment(DistributionMatching):
             _paper,
         ),
         "quick": Preset(
-            "1,000 steps at width 32, falling rates, the storage form that was best with `m3d`: minutes on two cores.",
+            "1,000 steps at width 32, falling rates, the storage form that was best with `m3d`: minutes on two cores "
+            "for some 1,000 rows, all of which take part in each step.",
             _quick,
         ),
     }

@@ -92,7 +92,7 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
         ),
         "quick": Preset(
             "1,000 steps at width 32, five per network, falling rates, the storage form that measured best: minutes on "
-            "two cores.",
+            "two cores for some 1,000 rows, all of which take part in each step.",
             _quick,
         ),
     }
