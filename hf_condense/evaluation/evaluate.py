@@ -93,7 +93,7 @@ def evaluate(
             as logits, float (N, K).
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Test
             rows of a class that `train` names but has no rows of count as errors, and a warning gives their number; a
-            class that `train` does not name is refused.
+            class that `train` does not name is refused. A warning counts the images that `source` has, too.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,
