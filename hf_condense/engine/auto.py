@@ -223,7 +223,6 @@ def _composed(case: _Case) -> Choice:
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
     time = f"about {case.minutes_text}"
-    fewest = 4 * task.ipc
     decided = values["pictures"], values["teacher_updates"]
     if decided == (max(fewest, _MOST_PICTURES), _MOST_UPDATES):
         time = f"the most; {case.minutes_text} or less"
@@ -283,7 +282,7 @@ def _experts_pay(case: _Case) -> bool:
     task, given = case.task, case.given
     is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
     asks_for_pixels = given.keys() & _FORM and case.form()[0] == "pixels"
-    is_of_m3d = any(given.get(name) is not None for name in _DIFFER)
+    is_of_m3d = any(given.get(name) not in (None, "none") for name in _DIFFER)
     by_epochs = given.get("snapshot_every", 1) is None  # of a length that is not known here
     if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d or by_epochs:
         return False
