@@ -30,7 +30,7 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.names import FACTS
 from hf_condense.condensed.files.writable import check_writable
-from hf_condense.engine.auto import choose
+from hf_condense.engine.auto import Choice, choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import FILE_NAME, read_checkpoint, workers_in
 from hf_condense.engine.finish import finish_synthetic, select_coreset
@@ -244,8 +244,7 @@ def condense_dataset(
         steps_are_chosen = False
         if method == "auto":
             workers = from_main(accelerator, partial(_workers, accelerator, checkpoint_dir))
-            # With a preset, the choice of the method is all that is taken.
-            open_values = given if preset is None else None
+            open_values = given if preset is None else None  # with a preset, the method is all that is chosen
             choice = choose(
                 task,
                 budget,
@@ -256,12 +255,11 @@ def condense_dataset(
                 candidates=candidates,
                 given=open_values,
             )
-            method = choice.method
-            steps_are_chosen = preset is None and given["steps"] is None
-            if preset is None:
-                given, settled_preset = _filled_in(given, choice.values), choice.preset
-            reason = choice.reason if preset is None else f"{method} with preset={preset!r}"
-            announce(f"method='auto' runs {reason}", shown=shows_progress)
+            if preset is not None:
+                choice = Choice(choice.method, preset, {}, f"{choice.method} with preset={preset!r}")
+            announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
+            steps_are_chosen = given["steps"] is None and "steps" in choice.values
+            method, settled_preset, given = choice.method, choice.preset, _filled_in(given, choice.values)
         settings = settle(get_method(method), settled_preset, given, task)
         run = build_run(
             settings,
@@ -275,7 +273,15 @@ def condense_dataset(
             interrupts=interrupts,
         )
         interrupts.remains = _remains_in_cache(cache, run.factory.named)
-        outside = _Outside(checkpoint_dir, checkpoint_every, callbacks, trackers, started, workers, steps_are_chosen)
+        outside = _Outside(
+            folder=checkpoint_dir,
+            every=checkpoint_every,
+            callbacks=callbacks,
+            trackers=trackers,
+            started=started,
+            workers=workers,
+            steps_are_chosen=steps_are_chosen,
+        )
         small = _condense(run, get_method(method), settings, preset, outside)
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 

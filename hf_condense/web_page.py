@@ -8,7 +8,6 @@ from functools import partial
 from pathlib import Path
 
 import datasets
-import torch
 from torch import Tensor
 
 from hf_condense.base.checks import boolean, check_path
@@ -17,7 +16,7 @@ from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.files.facts import Facts, read_facts
-from hf_condense.condensed.files.names import FACTS
+from hf_condense.condensed.files.names import FACTS, PAGE
 from hf_condense.condensed.files.packing import read_tensors
 from hf_condense.condensed.folder import (
     check_level,
@@ -29,8 +28,8 @@ from hf_condense.condensed.folder import (
     resolve_folder,
 )
 from hf_condense.condensed.hub.repository import download_all
-from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
-from hf_condense.engine.copies import nearest_images
+from hf_condense.condensed.page.render import MARK, Shown, render_page
+from hf_condense.engine.nearest import nearest_images
 from hf_condense.evaluation.reader import Reader
 from hf_condense.source.columns import check_dataset
 
@@ -122,7 +121,7 @@ def write_page(
     card = read_card(next(iter(folders.values()))[0].parent)
     nearest: dict[str, _Finder] = {}
     if source is not None:
-        reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
+        reader = Reader.of_set(cache=cache, progress=progress)
         nearest = _finders(check_dataset(source, "source"), folders, reader)
     sets = {
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()

@@ -23,7 +23,7 @@ from hf_condense import (
 )
 from hf_condense.condensed.files.names import FACTS, README, TENSORS
 from hf_condense.condensed.preview import grid
-from hf_condense.engine.copies import nearest_real
+from hf_condense.engine.nearest import nearest_real
 from hf_condense.engine.registry import get_method
 from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset

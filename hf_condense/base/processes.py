@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -255,11 +255,11 @@ def main_first(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
     return results[0]
 
 
-def reduce(accelerator: Accelerator, tensor: Tensor, reduction: Literal["sum", "mean"] = "sum") -> Tensor:
-    """Return the sum or the mean of a tensor over all processes, in every process, without a graph."""
+def reduce(accelerator: Accelerator, tensor: Tensor) -> Tensor:
+    """Return the sum of a tensor over all processes, in every process, without a graph."""
     if accelerator.num_processes == 1:
         return tensor
-    reduced: Any = accelerator.reduce(tensor, reduction=reduction)
+    reduced: Any = accelerator.reduce(tensor, reduction="sum")
     result: Tensor = reduced
     return result
 

@@ -1,6 +1,8 @@
-"""Numbers that are evenly spread over a range."""
+"""Numbers that are spread over a range, or repeated."""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor
@@ -22,3 +24,13 @@ def spread(count: int, most: int) -> Tensor:
     """
     # float32 has no odd numbers above 2**24, so it would name rows that do not exist.
     return torch.linspace(0, count - 1, min(most, count), dtype=torch.float64, device="cpu").round().long()
+
+
+def repeated(numbers: Tensor, n: int) -> Tensor:
+    """Return `n` numbers: some (m,), from the first to the last again and again, and cut off.
+
+    Example:
+        >>> repeated(torch.tensor([3, 1, 4]), 5)
+        tensor([3, 1, 4, 3, 1])
+    """
+    return numbers.repeat(math.ceil(n / len(numbers)))[:n]

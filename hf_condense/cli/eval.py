@@ -25,7 +25,7 @@ from hf_condense.cli.options import (
     Integer,
     cache_option,
     column_options,
-    compile_option,
+    compile_flags,
     parse_size,
     quiet_option,
 )
@@ -103,7 +103,7 @@ if TYPE_CHECKING:
     "method such as herding or kcenter, or none; may be repeated.",
 )
 @cache_option
-@compile_option
+@compile_flags
 @click.option(
     "--by-class", is_flag=True, help="Also print the accuracy by class, and what each class is most often taken for."
 )
@@ -152,7 +152,7 @@ def evaluate_command(
         tested = tested._replace(place=source, revision=source_revision)
     refuse_config("--config", config, *(place for place in (source, test) if place is not None))
     size = None if image_size is None else parse_size(image_size)
-    settings.update(lr=_parse_rates(rates), ipc=ipc or None, compile="auto" if compile is None else compile)
+    settings.update(lr=_parse_rates(rates), ipc=ipc or None)
     checked = ("recipe", "epochs", "max_updates", "lr", "ipc", "seeds", "seed", "augment", "compile")
     asked = {name: settings[name] for name in checked}
     request = Request.check(networks=networks, baselines=baselines, **asked)

@@ -34,8 +34,11 @@ class FilePath(click.Path):
 cache_option = click.option(
     "--cache/--no-cache", default=True, help="Keep what is decoded and trained under $HF_HOME, and use what is there."
 )
-compile_option = click.option(
-    "--compile/--no-compile", default=None, help="Compile the networks, or do not.  [default: if that saves time]"
+compile_flags = click.option(
+    "--compile/--no-compile",
+    default=None,
+    callback=lambda ctx, param, value: "auto" if value is None else value,
+    help="Compile the networks, or do not.  [default: if that saves time]",
 )
 
 

@@ -21,7 +21,7 @@ from hf_condense.cli.options import (
     Integer,
     cache_option,
     column_options,
-    compile_option,
+    compile_flags,
     overwrite_option,
     parse_amounts,
     parse_size,
@@ -112,7 +112,7 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # JSON has no .5
 )
 @click.option("--logging-dir", type=FilePath(file_okay=False), default=Path("runs"), help="Folder of trackers' files.")
 @cache_option
-@compile_option
+@compile_flags
 @click.option("--profile", is_flag=True, help="Print where the time goes: parts of the run, and operations of a step.")
 @click.option("--out", type=FilePath(file_okay=False), help="Folder to save to.  [default: condensed/DATASET]")
 @click.option(
@@ -132,7 +132,6 @@ def run(
     split: str,
     dataset_revision: str | None,
     image_size: str | None,
-    compile: bool | None,
     options: Sequence[str],
     out: Path | None,
     name: str | None,
@@ -151,7 +150,6 @@ def run(
     Exit codes: 0 if all went well, 1 for an error, also if the set had to be saved in another place, 2 for a wrong
     command line, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
-    settings["compile"] = "auto" if compile is None else compile
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else parse_size(image_size)
     _check_run(method_options, size, name, repo, **settings)

@@ -20,7 +20,9 @@ from hf_condense.engine.picture_teacher import TEACHER_SIDE, scaled
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import form_and_values, settled_form
 from hf_condense.engine.task import Task
-from hf_condense.networks.factory import NetworkSpec, activation_bytes, network_factory
+from hf_condense.engine.trained_networks import BATCH_SIZE
+from hf_condense.networks.factory import NetworkSpec, network_factory
+from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.source.streamed import LARGE_SIDE
 
 CANDIDATES = ("m3d", "rded", "esp")
@@ -47,14 +49,13 @@ _ASKS_FOR_POOL = (*_POOL, "lr_pool", "augment_pool", "cutmix_pool")
 _SHARE_OF_POOL = 1 / 3
 _FEWEST_STEPS_WITH_POOL = 150
 _SECONDS_PER_UPDATE = 0.002  # of a network in training, apart from its pixels
-_BATCH_OF_TEACHER = 256  # of soft labels
 # Few whole colour images, learned along experts for a minute, led those of `m3d` by six points, but not with ten images
 # per class. A run should leave a third of the steps of those that were measured.
 _FEWEST_STEPS_WITH_EXPERTS = 500
 _PASSES_OF_STUDENT = 10  # forward passes of the rows that a step takes about as long as, with its second derivatives
 _FORM = {"storage", "expand", "factor"}
 # Options that mean something else to m3d and to esp, or nothing.
-_DIFFER = {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored", "soft_labels"}
+_OTHER_MEANING_IN_ESP = {"steps", "batch_real", "batch_syn", "lr_img", "lr_stored", "soft_labels"}
 
 
 @dataclass(frozen=True)
@@ -131,7 +132,8 @@ class _Case:
         """What the training of the teacher of soft labels takes, if the caller asks for them."""
         if self.given.get("soft_labels", "none") == "none" or self.given.get("labels_from") == "experts":
             return 0.0
-        return self.seconds_of_networks(1, self.given.get("teacher_updates", 1000), _BATCH_OF_TEACHER)
+        updates = self.given.get("teacher_updates", _default("m3d", "teacher_updates"))
+        return self.seconds_of_networks(1, updates, BATCH_SIZE)
 
     def form(self) -> tuple[str, int]:
         """Return the storage form that the caller asks for, else the best one, and its `expand`."""
@@ -187,16 +189,19 @@ def choose(
     minutes = checked_minutes(budget)
     spec = network or ("convnet-w32" if device.type == "cpu" else "convnet")
     rate = _BYTES_PER_SECOND.get(device.type, _BYTES_PER_SECOND["other"]) * workers
-    may_be_none = get_method("esp").Config.names_that_may_be_none()
-    caller_values = {name: value for name, value in (given or {}).items() if value is not None or name in may_be_none}
-    case = _Case(task, minutes, spec, rate, processes, caller_values)
+    case = _Case(task, minutes, spec, rate, processes, get_method("esp").Config.decided(given or {}))
     # rded needs two classes, because it trains a network to tell them apart.
     learns = "m3d" in candidates or "esp" in candidates
     if not learns or (case.is_large and "rded" in candidates and task.num_classes > 1):
-        return _composed(case)
+        return _choice_of_rded(case)
     if "esp" in candidates and ("m3d" not in candidates or _experts_pay(case)):
-        return _followed(case)
-    return _learned(case)
+        return _choice_of_esp(case)
+    return _choice_of_m3d(case)
+
+
+def _default(method: str, option: str) -> Any:
+    """Return the default of an option of a method."""
+    return getattr(get_method(method).Config(), option)
 
 
 def checked_minutes(budget: float | None) -> float:
@@ -207,13 +212,13 @@ def checked_minutes(budget: float | None) -> float:
     return minutes
 
 
-def _composed(case: _Case) -> Choice:
+def _choice_of_rded(case: _Case) -> Choice:
     """Return how images are composed of crops."""
     task, given = case.task, case.given
     # The side at which the teacher is trained and sees crops.
     side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
     seconds_of_forward = case.seconds_of_forward_at(scaled(task.image_shape[1:], side))
-    batch, crops = 128, given.get("crops", 5)
+    batch, crops = 128, given.get("crops", _default("rded", "crops"))
     affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
     updates = int(min(_MOST_UPDATES, max(_FEWEST_UPDATES, affordable)))
     affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
@@ -239,7 +244,7 @@ def _composed(case: _Case) -> Choice:
     return Choice("rded", "default", values, reason)
 
 
-def _learned(case: _Case) -> Choice:
+def _choice_of_m3d(case: _Case) -> Choice:
     """Return how images are learned from embeddings."""
     task, given = case.task, case.given
     storage, expand = case.form()
@@ -282,7 +287,7 @@ def _experts_pay(case: _Case) -> bool:
     task, given = case.task, case.given
     is_alike = few_images(task) and task.image_shape[0] > 1 and max(task.image_shape[1:]) <= LARGE_SIDE
     asks_for_pixels = given.keys() & _FORM and case.form()[0] == "pixels"
-    is_of_m3d = any(given.get(name) not in (None, "none") for name in _DIFFER)
+    is_of_m3d = any(given.get(name) not in (None, "none") for name in _OTHER_MEANING_IN_ESP)
     by_epochs = given.get("snapshot_every", 1) is None  # of a length that is not known here
     if not asks_for_pixels or not is_alike or task.num_classes < 2 or is_of_m3d or by_epochs:
         return False
@@ -291,7 +296,7 @@ def _experts_pay(case: _Case) -> bool:
     return _steps_along_experts(case) >= _FEWEST_STEPS_WITH_EXPERTS
 
 
-def _followed(case: _Case) -> Choice:
+def _choice_of_esp(case: _Case) -> Choice:
     """Return how images are learned along experts."""
     (storage, expand), options = case.along_experts
     steps = _steps_along_experts(case)

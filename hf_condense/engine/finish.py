@@ -18,11 +18,11 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors, round_robin
-from hf_condense.engine.copies import nearest_of_set
-from hf_condense.engine.initial import select_rows
 from hf_condense.engine.method import Selector
+from hf_condense.engine.nearest import nearest_of_set
 from hf_condense.engine.provenance import completed
 from hf_condense.engine.run import Run
+from hf_condense.engine.selecting import select_rows
 
 logger = logging.getLogger("hf_condense")
 

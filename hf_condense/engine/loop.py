@@ -117,13 +117,8 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
             done = t + 1
             bar.update()
             bar.set_postfix(loss=f"{value:.4g}", refresh=False)
-            if callbacks:  # one of them may take long in one process, or fail there
-                try:
-                    together(run.accelerator, partial(_call, callbacks, run, done, value))
-                except Exception:
-                    if saving.folder is not None:  # so that the same run without the error can go on from here
-                        optimisation.save(done)
-                    raise
+            if callbacks:
+                optimisation.call(callbacks, done, value)
             ends = optimisation.is_interrupted
             is_kept = True
             if saving.folder is not None and (ends or done % saving.every == 0 or done == steps):
@@ -137,11 +132,6 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
         optimisation.check()
     with seeded_globals(run.seed, "finish", devices=[run.device]):
         method.finish(run)
-
-
-def _call(callbacks: Sequence[Callback], run: Run, done: int, value: float) -> None:
-    for callback in callbacks:
-        callback(run, done, value)
 
 
 class _Values(Sequence[float]):
@@ -290,7 +280,7 @@ class _Optimisation:
         """Combine the gradients of all processes, and update the learned tensors."""
         run, method = self.run, self.method
         for tensor in self.learned:
-            tensor.grad = reduce(run.accelerator, gradient_of(tensor), method.reduction)
+            tensor.grad = reduce(run.accelerator, gradient_of(tensor))
         method.adjust_gradients(run)
         self.values.append(total)
         factor = method.rate(t, self.values)
@@ -338,9 +328,23 @@ class _Optimisation:
         flags = [run.interrupts.signal is not None, total is None]
         value = torch.zeros((), device=run.device) if total is None else total
         exchanged = torch.stack([value, *value.new_tensor(flags)])
-        value, signals, shortages = reduce(run.accelerator, exchanged, self.method.reduction)
+        value, signals, shortages = reduce(run.accelerator, exchanged)
         self._signal_somewhere = bool(signals)
         return None if bool(shortages) else value
+
+    def call(self, callbacks: Sequence[Callback], done: int, value: float) -> None:
+        """Call the callbacks in every process, one of which may take long or fail; an error leaves a checkpoint."""
+
+        def each() -> None:
+            for callback in callbacks:
+                callback(self.run, done, value)
+
+        try:
+            together(self.run.accelerator, each)
+        except Exception:
+            if self.saving.folder is not None:  # so that the same run without the error can go on from here
+                self.save(done)
+            raise
 
     def save(self, done: int) -> bool:
         """Write a checkpoint from the main process; the others wait.

@@ -139,8 +139,6 @@ class Method(_Declared[ConfigT]):
     7. `finish(run)` is called once, after the last step.
     """
 
-    reduction: ClassVar[Literal["sum", "mean"]] = "sum"
-    """How the gradients of processes combine: `"sum"` if processes share the classes, `"mean"` if they are replicas."""
     exchanges_in_losses: ClassVar[bool] = False
     """Whether `losses` exchanges values with other processes; a step that lacks memory is then not repeated."""
     cost_in_forwards: ClassVar[int] = 1

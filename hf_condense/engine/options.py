@@ -75,7 +75,7 @@ def option(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def redefined(config: type[MethodConfig], name: str, default: Any, help: str | None = None) -> Any:
+def redefined(config: type[MethodConfig], name: str, default: Any, help: str | None = None, **rules: Any) -> Any:
     """Declare a field of a base config again with another default; all else is as the base declares it.
 
     Args:
@@ -83,9 +83,10 @@ def redefined(config: type[MethodConfig], name: str, default: Any, help: str | N
         name: The field, which the subclass must bear with the same name and type.
         default: The value that is used if neither the caller nor a preset gives one.
         help: Another help; None: that of the base.
+        **rules: Other values of what `option` takes by name, such as `choices`.
 
     Raises:
-        ValueError: If the base has no such field.
+        ValueError: If the base has no such field, or there is no such rule.
 
     Example:
         >>> @dataclass(frozen=True)
@@ -99,8 +100,10 @@ def redefined(config: type[MethodConfig], name: str, default: Any, help: str | N
     """
     fields = {f.name: f for f in dataclasses.fields(config)}
     one_of("name", name, fields)
-    changes = {} if help is None else {"help": help}
-    return dataclasses.field(default=default, metadata={**fields[name].metadata, **changes})
+    metadata = {**fields[name].metadata, **rules}
+    for rule in rules:
+        one_of("rule", rule, fields[name].metadata)
+    return dataclasses.field(default=default, metadata=metadata if help is None else {**metadata, "help": help})
 
 
 ConfigSelf = TypeVar("ConfigSelf", bound="MethodConfig")
@@ -141,11 +144,12 @@ class MethodConfig:
         return cls(**options)
 
     @classmethod
-    def names_that_may_be_none(cls) -> frozenset[str]:
-        """Return the names of the options, apart from `steps`, for which None is a value."""
+    def decided(cls, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values that a caller decides on; None leaves a value open unless it is one for that option."""
         hints = typing.get_type_hints(cls)
         names = (f.name for f in dataclasses.fields(cls) if type(None) in typing.get_args(hints[f.name]))
-        return frozenset(names) - {"steps"}
+        may_be_none = frozenset(names) - {"steps"}
+        return {name: value for name, value in values.items() if value is not None or name in may_be_none}
 
     @classmethod
     def tiny_options(cls) -> dict[str, Any]:

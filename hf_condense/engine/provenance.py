@@ -22,7 +22,7 @@ from hf_condense.engine.registry import canonical_name, get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings
 from hf_condense.networks.augment import families_of
-from hf_condense.networks.flat import parameter_count
+from hf_condense.networks.network_facts import parameter_count
 from hf_condense.networks.teachers import Teacher
 
 # `datasets` caches what it loads from the Hub in such a folder. No attribute of a dataset names its repository.

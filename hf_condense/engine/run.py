@@ -23,8 +23,8 @@ from hf_condense.engine.plan import Plan
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkFactory
-from hf_condense.networks.flat import copy_state, parameter_count
-from hf_condense.networks.network_facts import NetworkFacts
+from hf_condense.networks.flat import copy_state
+from hf_condense.networks.network_facts import NetworkFacts, parameter_count
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.whitening import Whitening, fit_whitening
 

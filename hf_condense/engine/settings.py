@@ -63,12 +63,8 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     """
     check_preset(cls, preset)
     check_learning(cls, given)
-    neutral, may_be_none = _neutral_values(cls), cls.Config.names_that_may_be_none()
-    caller_values = {
-        name: value
-        for name, value in given.items()
-        if name not in neutral and (value is not None or name in may_be_none)
-    }
+    neutral = _neutral_values(cls)
+    caller_values = cls.Config.decided({name: value for name, value in given.items() if name not in neutral})
     (storage, expand), of_preset = form_and_values(cls, preset, caller_values, task)
     values = {**RUN_DEFAULTS, **of_preset, **caller_values}
     network, pixel_range, store_dtype = (values.pop(name) for name in RUN_DEFAULTS)

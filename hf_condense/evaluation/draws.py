@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.rng import Key, keyed_generator
+from hf_condense.base.spread import repeated
 from hf_condense.condensed.decoders import Decoder, Origin
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.condensed.views import ViewLabels
-from hf_condense.engine.initial import labels_of, repeated
+from hf_condense.engine.initial import labels_of
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.networks.training_set import TrainingSet

@@ -39,6 +39,11 @@ class Reader:
     has_options: bool = True
     _sources: dict[_Key, ClassSource] = field(default_factory=dict, init=False, repr=False)
 
+    @classmethod
+    def of_set(cls, *, cache: bool, progress: bool) -> Reader:
+        """Return what reads the source of a set, whose recipe names the columns, for pictures of both."""
+        return cls(None, None, cache, progress, torch.device("cpu"), has_options=False)
+
     def check_columns(self, by_role: Mapping[str, datasets.Dataset | None]) -> None:
         """Refuse a column of the caller's that no dataset has.
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from hf_condense.engine.build import build_run
-from hf_condense.engine.initial import select_rows
 from hf_condense.engine.method import Selector
 from hf_condense.engine.registry import get_method
+from hf_condense.engine.selecting import select_rows
 from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task
 from hf_condense.networks.factory import NetworkSpec

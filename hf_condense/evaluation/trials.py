@@ -32,7 +32,8 @@ from hf_condense.condensed.scores import Evaluation, Score, gathered
 from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.accuracy import predictions, share_correct
-from hf_condense.networks.factory import NetworkFactory, activation_bytes
+from hf_condense.networks.factory import NetworkFactory
+from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import chunk_size, train_network, train_stack
 from hf_condense.networks.training_recipe import TrainingRecipe
@@ -124,7 +125,7 @@ class Trials:
             rows=contender.rows,
             network=self.factory.name,
             recipe=training.name,
-            augment=training.augment if training.augmentations() else None,
+            augment=training.augment,
             updates=updates,
             epochs=round(updates * training.epochs / training.updates(contender.rows), 2),
             accuracies=(),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.processes import broadcast, broadcast_object
-from hf_condense.engine.initial import repeated
+from hf_condense.base.spread import repeated
 from hf_condense.engine.soft_labels import SoftLabels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, snapshot_interval
 from hf_condense.methods._images import statistics_rows

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from hf_condense.engine.options import option
 from hf_condense.methods._images import ImageConfig
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
-from hf_condense.networks.augment import Augmentation, families_of
+from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def expert_recipe(config: ExpertConfig, every: int, rows: int) -> TrainingRecipe
         momentum=config.momentum_expert,
         weight_decay=0.0,
         milestones=(),
-        augment=config.augment_expert if families_of(config.augment_expert) else None,
+        augment=config.augment_expert,
         flatness=config.flatness,
         surrogate_gap=config.surrogate_gap,
     )

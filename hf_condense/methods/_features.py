@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor
 
-from hf_condense.engine.features import features_of
 from hf_condense.engine.method import Preset, Selector
 from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.task import Task
+from hf_condense.engine.trained_networks import (
+    BATCH_SIZE,
+    FORWARD_IMAGES,
+    cached_tensors_of,
+    network_key,
+    trained_network,
+)
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -59,3 +67,45 @@ class FeatureSelector(Selector[FeatureConfig]):
         """Return the features that the options name: (N, D)."""
         config = self.config
         return features_of(run, config.features, config.feature_updates, config.feature_batch)
+
+
+def features_of(run: Run, kind: str, updates: int, batch: int = BATCH_SIZE) -> Tensor:
+    """Return a feature for every image of the source, in its order.
+
+    Args:
+        run: The run.
+        kind: `"network"` (embeddings of the run's network, which is trained on the whole source), `"pixels"`
+            (normalised pixels), or the name of a numeric column of the dataset.
+        updates: Training updates of that network, >= 0.
+        batch: Rows per update, >= 1.
+
+    Returns:
+        (N, D), on the CPU.
+
+    Raises:
+        ValueError: If there is no such column, or its rows are not vectors of equal length.
+    """
+    if kind == "pixels":
+        return _joined((images.flatten(1) for images in run.source.all_images(FORWARD_IMAGES)), len(run.source))
+    if kind != "network":
+        return run.numeric_column(kind)
+    key = network_key(run, updates, batch)
+    return cached_tensors_of(run, "features", key, lambda: {"features": _embedded(run, updates, batch)})["features"]
+
+
+@torch.no_grad()
+def _embedded(run: Run, updates: int, batch: int) -> Tensor:
+    """Return embeddings of the source by a network that was trained on it: (N, D)."""
+    net = trained_network(run, updates, batch)
+    return _joined((net.embed(images).float() for images in run.source.all_images(FORWARD_IMAGES)), len(run.source))  # type: ignore[operator]
+
+
+def _joined(parts: Iterable[Tensor], rows: int) -> Tensor:
+    """Return parts (n, D) one after the other, on the CPU: (rows, D). Memory never holds them twice."""
+    whole, start = torch.empty(rows, 0), 0
+    for part in parts:
+        if not start:
+            whole = torch.empty(rows, part.shape[1], dtype=part.dtype)
+        whole[start : start + len(part)] = part
+        start += len(part)
+    return whole

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
-from torch import Tensor
 
 from hf_condense.engine.method import Method
-from hf_condense.engine.options import MethodConfig, option
+from hf_condense.engine.options import MethodConfig, option, redefined
 from hf_condense.engine.soft_labels import SoftLabels, teacher_labels, train_teacher_first
 from hf_condense.networks.augment import ALL_FAMILIES, Augmentation
-from hf_condense.networks.losses import tempered_cross_entropy
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -26,8 +24,8 @@ AUGMENT_HELP = (
     "Siamese augmentation: some of color, crop, cutout, flip, scale and rotate, joined by _, or 'none'. Leave out flip "
     "where mirroring changes the meaning of an image, as for digits."
 )
-FLIPS_OF_DIGITS = "For digits they leave out flips: pass augment='color_crop_cutout_scale_rotate'."
-FLIPS_OF_DIGITS_AND_EXPERTS = (
+ADVICE_FOR_DIGITS = "For digits they leave out flips: pass augment='color_crop_cutout_scale_rotate'."
+ADVICE_FOR_DIGITS_AND_EXPERTS = (
     "For digits they leave out flips: pass augment= and augment_expert='color_crop_cutout_scale_rotate'."
 )
 
@@ -48,8 +46,7 @@ class ImageConfig(MethodConfig):
     lr_stored: float | None = option(
         None,
         "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
-        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam; under optimiser='adamw' lr_img "
-        "as it is, but for 'siren' 0.001 too).",
+        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam).",
         gt=0,
         role="stored_rate",
     )
@@ -59,7 +56,6 @@ class ImageConfig(MethodConfig):
         ge=0,
         lt=1,
         role="momentum",
-        needs={"optimiser": ("form",)},
     )
     decay: bool = option(
         False, "Decrease the learning rates linearly to zero over the steps, so that short runs end with less noise."
@@ -88,7 +84,9 @@ class ImageConfig(MethodConfig):
 class LearnedLabelConfig(ImageConfig):
     """Options of methods that can learn soft labels with the images."""
 
-    soft_labels: str = option(
+    soft_labels: str = redefined(
+        ImageConfig,
+        "soft_labels",
         "none",
         "'teacher': label the images with a network trained on the real data (before condensing if the method trains "
         "on soft labels, otherwise after). 'learned': start from the teacher's logits and optimise them together with "
@@ -143,14 +141,14 @@ class ImageMethod(Method[ImageT]):
             )
         if config.soft_labels != "none" and config.soft_labels not in self.trained_labels:
             train_teacher_first(run, config.teacher_updates, early=config.early_teacher)
-        synthetic = self.first_images(run)
+        synthetic = self.first_set(run)
         if self.config.soft_labels in self.trained_labels:
             self._label(run, synthetic)
             assert synthetic.soft_labels is not None
             synthetic.soft_labels.requires_grad_(self.config.soft_labels == "learned")
         return synthetic
 
-    def first_images(self, run: Run) -> SyntheticSet:
+    def first_set(self, run: Run) -> SyntheticSet:
         """Return the set that optimisation starts from, without soft labels."""
         return super().initialise(run)
 
@@ -219,9 +217,3 @@ def check_two_classes(run: Run, method: str) -> None:
             f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, "
             "such as 'dm' or 'm3d'"
         )
-
-
-def cross_entropy(logits: Tensor, targets: Tensor, temperature: float = 1.0, reduction: str = "mean") -> Tensor:
-    """Return what `tempered_cross_entropy` does, in float32 or wider, for networks that may run under autocast."""
-    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
-    return tempered_cross_entropy(logits, targets, temperature, reduction)

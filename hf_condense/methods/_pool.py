@@ -10,9 +10,10 @@ from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.engine.options import option
-from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes, cross_entropy
+from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes
 from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
+from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperatur
         >>> float(calibration_loss(torch.zeros(3, 2), torch.tensor([0, 1, 1]), torch.tensor([0, 1, 1])).exp())
         4.0
     """
-    losses = cross_entropy(logits, targets, temperature, reduction="none")  # (n,)
+    losses = tempered_cross_entropy(logits, targets, temperature, reduction="none")  # (n,)
     _, places, counts = labels.unique(return_inverse=True, return_counts=True)
     total: Tensor = (losses / to_device(counts[places], losses.device)).sum()
     return total
@@ -161,7 +162,6 @@ def recorded_pool(run: Run, config: PoolConfig) -> Pool:
 
 def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     """Return the training recipe of a pool: SGD with momentum and weight decay, and a rate that falls twice."""
-    augment = config.augment_pool if families_of(config.augment_pool) else None
     return TrainingRecipe(
         "pool",
         epochs=epochs_for(config.pool_updates, rows, config.batch_pool),
@@ -170,8 +170,8 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
         milestones=(2 / 3, 5 / 6),
         gamma=0.2,
         restart_optimiser=False,
-        augment=augment,
-        always=() if augment is None else ALWAYS,
+        augment=config.augment_pool,
+        always=ALWAYS if families_of(config.augment_pool) else (),
         cutmix_probability=config.cutmix_pool,
     )
 

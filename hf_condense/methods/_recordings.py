@@ -24,7 +24,8 @@ from hf_condense.base.files import write_tensors
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.processes import from_main, together
 from hf_condense.base.progress import progress_bar
-from hf_condense.networks.flat import copy_state, parameter_count, parameter_vector
+from hf_condense.networks.flat import copy_state, parameter_vector
+from hf_condense.networks.network_facts import parameter_count
 from hf_condense.networks.training import chunk_size, train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.networks.training_set import TrainingSet

@@ -18,13 +18,14 @@ from hf_condense.engine.method import Loss
 from hf_condense.engine.soft_labels import SoftLabels
 from hf_condense.methods._expert_rows import correct_positions, expert_labels
 from hf_condense.methods._experts import check_experts, recorded_experts
-from hf_condense.methods._images import ImageMethod, batch_rows, check_two_classes, cross_entropy
+from hf_condense.methods._images import ImageMethod, batch_rows, check_two_classes
 from hf_condense.methods._recordings import Recordings
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._windows import Window, check_windows, random_window
 from hf_condense.networks.augment import Transform
 from hf_condense.networks.flat import FlatNetwork
 from hf_condense.networks.instance_norm import use_closed_forms
+from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.training import chunk_size
 
 if TYPE_CHECKING:
@@ -128,11 +129,11 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             )
         return 0.0
 
-    def first_images(self, run: Run) -> SyntheticSet:
+    def first_set(self, run: Run) -> SyntheticSet:
         """Return the set that optimisation starts from: real rows that experts classify right, if options say so."""
         if self.config.init == _CORRECT:
             return run.start(run, correct_positions(run, self.experts))
-        return super().first_images(run)
+        return super().first_set(run)
 
     def also_cites(self) -> tuple[str, ...]:
         """Return `datm` if windows expand or experts choose the first rows, `tesla` if they give the labels."""
@@ -223,7 +224,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         parts = images.split(self._rows_at_a_time)
         with run.accelerator.autocast(), seeded_globals(*key, devices=[run.device]):
             logits = torch.cat([self.net.logits(weights, part) for part in parts])
-        loss = cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
+        loss = tempered_cross_entropy(logits, targets, self.loss_temperature, reduction="sum") / batch.size
         (gradient,) = torch.autograd.grad(loss, weights, create_graph=graph)
         return gradient
 
@@ -242,7 +243,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             total = part.detach() if total is None else total + part.detach()
             if kept is not None:
                 kept.append(part)
-        return summed(run, torch.zeros_like(vector) if total is None else total)
+        return reduce(run.accelerator, torch.zeros_like(vector) if total is None else total)
 
     def two_passes(
         self, run: Run, vector: Tensor, batch: Batch, objective: Callable[[Tensor], Tensor]
@@ -315,7 +316,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 whole += gradient.detach()
                 yield Loss(-step_size * (direction @ gradient), reported_once(run, value, first=n == i == 0))
             if kept is None and n < steps[-1]:
-                student = student - step_size * summed(run, whole)
+                student = student - step_size * reduce(run.accelerator, whole)
 
     def after_update(self, run: Run, t: int) -> None:
         """Update the average of the images, unless the update was skipped."""
@@ -361,22 +362,17 @@ def reported_once(run: Run, value: Tensor, first: bool) -> Tensor:
     return value if first and run.accelerator.is_main_process else torch.zeros_like(value)
 
 
-def summed(run: Run, part: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, without a graph."""
-    return reduce(run.accelerator, part)
-
-
 class _Summed(torch.autograd.Function):
     """All-reduce (sum) in the forward and in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, run: Run) -> Tensor:
         ctx.run = run
-        return summed(run, part)
+        return reduce(run.accelerator, part)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return summed(ctx.run, gradient.contiguous()), None
+        return reduce(ctx.run.accelerator, gradient.contiguous()), None
 
 
 def summed_with_graph(run: Run, part: Tensor) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from hf_condense.engine.options import option
+from hf_condense.engine.options import option, redefined
 from hf_condense.methods._experts import ExpertConfig
 from hf_condense.methods._images import LearnedLabelConfig
 from hf_condense.networks.augment import ALL_FAMILIES
@@ -14,17 +14,18 @@ from hf_condense.networks.augment import ALL_FAMILIES
 class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
     """Options of methods that train a student along expert trajectories."""
 
-    lr_img: float = option(
+    lr_img: float = redefined(
+        LearnedLabelConfig,
+        "lr_img",
         100.0,
         "Learning rate of the images, in normalised units. It is large because objectives are ratios.",
-        gt=0,
-        role="image_rate",
     )
-    init: str = option(
+    init: str = redefined(
+        LearnedLabelConfig,
+        "init",
         "real",
         "Start from 'real' rows, 'correct' (rows that experts classify right at the end of their training), 'noise', "
         "or the rows of a coreset method.",
-        role="init",
     )
     labels_from: str = option(
         "teacher",
@@ -33,11 +34,12 @@ class TrajectoryConfig(LearnedLabelConfig, ExpertConfig):
         choices=("teacher", "experts"),
         needs={"soft_labels": ("teacher", "learned")},
     )
-    augment: str = option(
+    augment: str = redefined(
+        LearnedLabelConfig,
+        "augment",
         ALL_FAMILIES,
         "Augmentation of the synthetic images: families joined by _, or 'none'. Each image draws its own in every "
         "student step. Leave out flip where mirroring changes the meaning of an image, as for digits.",
-        role="augment",
     )
     student_steps: int = option(10, "Steps of the student from the start of a window.", ge=1, tiny=3)
     expert_span: int = option(2, "Length of a window of the expert, in snapshots after its start.", ge=1, tiny=4)

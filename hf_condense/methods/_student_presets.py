@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from typing import Any
 
 from hf_condense.engine.forms import MEASURED_IPC, few_images, lean_form_values
 from hf_condense.engine.task import Task
 
 _MANY_ROWS = 8  # of a storage form, for each image of the budget
+_MOST_PAPER_ROWS = 1000
 _MOST_ROWS = 500  # in a student step; the graph of all steps of a student is in memory together in some methods
 
 
@@ -55,6 +58,16 @@ def student_form(task: Task, rows: int = 4) -> dict[str, Any]:
     return {**lean_form_values(task), "batch_syn": min(_MOST_ROWS, rows * task.ipc * task.num_classes)}
 
 
+def short_run(task: Task) -> dict[str, Any]:
+    """Return the options of a run of minutes, without a storage form."""
+    changes: dict[str, Any] = {"steps": 400, "student_steps": 8}
+    if not few_images(task):
+        # A student step is expensive, so there are fewer updates over a shorter window. Each image has a smaller share
+        # in the gradient, so the rate is larger.
+        changes |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
+    return {**shared_quick_values(task), **changes, "network": "convnet-w32"}
+
+
 def default_values(quick: dict[str, Any], task: Task) -> dict[str, Any]:
     """Return the values of presets `default`: those of `quick` with the usual width, 50 experts and twice the steps.
 
@@ -68,3 +81,21 @@ def default_values(quick: dict[str, Any], task: Task) -> dict[str, Any]:
 def limited_rows(task: Task) -> dict[str, Any]:
     """Return a limit to the rows of a student step if the set decodes into more."""
     return {"batch_syn": _MOST_ROWS} if task.expand * task.ipc * task.num_classes > _MOST_ROWS else {}
+
+
+def paper_row(task: Task) -> tuple[str, int]:
+    """Return the row of the paper's table that is nearest to a task: kind of task and images per class."""
+    small = min(task.image_shape[1:]) < 48
+    kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
+    return kind, nearest_ipc((1, 10, 50), task)
+
+
+def nearest_ipc(published: Iterable[int], task: Task) -> int:
+    """Return the published number of images per class whose ratio to that of a task is nearest to 1."""
+    return min(published, key=lambda n: abs(math.log(n / task.ipc)))
+
+
+def paper_batch(published: int | None, task: Task) -> int | None:
+    """Return the rows in a student step: those published. None, the whole set, was published for 1,000 rows at most."""
+    rows = task.num_classes * task.ipc
+    return _MOST_PAPER_ROWS if published is None and rows > _MOST_PAPER_ROWS else published

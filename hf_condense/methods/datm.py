@@ -8,9 +8,17 @@ from typing import Any, ClassVar
 from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
-from hf_condense.methods._student_presets import default_values, limited_rows, long_windows, student_form
-from hf_condense.methods.mtt import nearest_ipc, paper_batch, paper_row, short_run
+from hf_condense.methods._images import ADVICE_FOR_DIGITS_AND_EXPERTS
+from hf_condense.methods._student_presets import (
+    default_values,
+    limited_rows,
+    long_windows,
+    nearest_ipc,
+    paper_batch,
+    paper_row,
+    short_run,
+    student_form,
+)
 from hf_condense.methods.tesla import ConstantMemoryMatching
 from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.source.whitening import LARGEST_WHITENED
@@ -124,7 +132,7 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
         "paper": Preset(
             "100 experts trained with GSAM for 100 epochs, 10,000 steps; options by classes, ipc and image size, as in "
             "the authors' table (ICLR 2024). The experts' sharpness-aware steps are not adaptive, gradients are those "
-            f"of TESLA, and labels always start from all experts. {FLIPS_OF_DIGITS_AND_EXPERTS}",
+            f"of TESLA, and labels always start from all experts. {ADVICE_FOR_DIGITS_AND_EXPERTS}",
             _paper,
         ),
         "quick": Preset(

@@ -20,11 +20,12 @@ from hf_condense.engine.forms import MEASURED_IPC, lean_form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, cross_entropy, statistics_rows
+from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, statistics_rows
 from hf_condense.methods._recordings import check_trainable
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
-from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.instance_norm import use_closed_forms
+from hf_condense.networks.losses import tempered_cross_entropy
+from hf_condense.networks.network_facts import activation_bytes, has_batch_statistics
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.networks.training_set import TrainingSet
@@ -164,7 +165,7 @@ def looped_gradients(
     parameters = list(matched_parameters(net, matched).values())
     gradients = []
     for class_images, class_targets in zip(images, targets, strict=True):
-        loss = cross_entropy(net(class_images), class_targets, temperature)
+        loss = tempered_cross_entropy(net(class_images), class_targets, temperature)
         gradients.append(torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True))
     return [torch.stack(parts) for parts in zip(*gradients, strict=True)]
 
@@ -183,7 +184,7 @@ def batched_gradients(
 
     def loss(weights: Mapping[str, Tensor], class_images: Tensor, class_targets: Tensor) -> Tensor:
         logits = functional_call(net, {**weights, **fixed}, (class_images,))
-        return cross_entropy(logits, class_targets, temperature)
+        return tempered_cross_entropy(logits, class_targets, temperature)
 
     class_gradients = vmap(grad(loss), in_dims=(None, 0, 0), randomness="different")
     gradients: dict[str, Tensor] = class_gradients(parameters, torch.stack(list(images)), torch.stack(list(targets)))
@@ -369,7 +370,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             momentum=0.0,
             weight_decay=0.0,
             milestones=(),
-            augment=None if self.augmentation is None else self.config.augment,
+            augment=self.config.augment,
         )
         return data, recipe, None
 

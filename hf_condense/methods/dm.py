@@ -12,8 +12,8 @@ from hf_condense.base.devices import to_device
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS
-from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
+from hf_condense.methods._embeddings import Chunk, EmbeddingConfig, EmbeddingMatching
+from hf_condense.methods._images import ADVICE_FOR_DIGITS
 
 
 def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
@@ -88,7 +88,7 @@ class DistributionMatching(EmbeddingMatching[DistributionMatchingConfig]):
     presets: ClassVar[dict[str, Preset]] = {
         "default": Preset("1,000 steps at width 128, a learning rate of 1 per stored image of a class.", _default),
         "paper": Preset(
-            f"20,000 steps and unclamped pixels, as the authors' code runs it (WACV 2023). {FLIPS_OF_DIGITS}", _paper
+            f"20,000 steps and unclamped pixels, as the authors' code runs it (WACV 2023). {ADVICE_FOR_DIGITS}", _paper
         ),
         "quick": Preset(
             "1,000 steps at width 32, five per network, falling rates, the storage form that measured best: minutes on "

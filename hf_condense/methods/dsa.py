@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.options import redefined
-from hf_condense.methods._images import FLIPS_OF_DIGITS
+from hf_condense.methods._images import ADVICE_FOR_DIGITS
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import ALL_FAMILIES
 
@@ -44,7 +44,7 @@ class SiameseGradientMatching(GradientMatching):
     presets: ClassVar[dict[str, Preset]] = {
         **GradientMatching.presets,
         "paper": Preset(
-            f"1,000 networks and unclamped pixels, as the authors' code runs it (ICML 2021). {FLIPS_OF_DIGITS}",
+            f"1,000 networks and unclamped pixels, as the authors' code runs it (ICML 2021). {ADVICE_FOR_DIGITS}",
             GradientMatching.presets["paper"].values,
         ),
     }

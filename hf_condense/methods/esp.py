@@ -16,7 +16,7 @@ from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.plan import CUTS
 from hf_condense.engine.task import Task
-from hf_condense.methods._siamese import EmbeddingMatching
+from hf_condense.methods._embeddings import EmbeddingMatching
 from hf_condense.methods._student import TrajectoryMethod
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._student_presets import default_values, long_windows, shared_quick_values, student_form
@@ -168,9 +168,7 @@ class SubspaceProjectionConfig(TrajectoryConfig):
         4,
         "Length of a window in snapshots after its start; as many steps span the subspace.",
     )
-    student_steps: int = option(
-        10, "Steps of the student from the start of a window.", ge=1, tiny=3, needs=_HAS_STUDENT
-    )
+    student_steps: int = redefined(TrajectoryConfig, "student_steps", 10, needs=_HAS_STUDENT)
     lr_student: float = option(0.05, "Learning rate of the student.", gt=0, needs=_HAS_STUDENT)
     form: str = option(
         "free",

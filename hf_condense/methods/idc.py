@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
+from hf_condense.methods._embeddings import scale_by_budgets
 from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
-from hf_condense.methods._siamese import scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
@@ -41,9 +41,12 @@ class MultiFormationConfig(GradientMatchingConfig):
         "values, for grey ones) or 'cosine'; or 'layerwise' (by output rows of each tensor).",
     )
     matched: str = redefined(GradientMatchingConfig, "matched", "convolutions")
-    outer_loop: int = option(100, "Updates of the images per network.", ge=1)
-    inner_loop: int = option(
-        8, "Updates of the network, with batches of real rows, after each update of the images.", ge=0
+    outer_loop: int = redefined(GradientMatchingConfig, "outer_loop", 100, "Updates of the images per network.")
+    inner_loop: int = redefined(
+        GradientMatchingConfig,
+        "inner_loop",
+        8,
+        "Updates of the network, with batches of real rows, after each update of the images.",
     )
     batch_net: int = option(64, "Real images per update of the network in the inner loop.", ge=1)
     cutmix: float = option(0.5, "Share of the updates of the inner loop that use CutMix, in [0, 1].", ge=0, le=1)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from hf_condense.base.checks import listed
 from hf_condense.base.devices import to_device
+from hf_condense.base.spread import repeated
 from hf_condense.engine.forms import form_rate, form_values
-from hf_condense.engine.initial import repeated
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
+from hf_condense.methods._embeddings import Chunk, EmbeddingConfig, EmbeddingMatching
 from hf_condense.methods._kernels import (
     Kernel,
     characteristic_discrepancy,
@@ -28,7 +29,6 @@ from hf_condense.methods._kernels import (
     squared_distances,
     squared_mmd,
 )
-from hf_condense.methods._siamese import Chunk, EmbeddingConfig, EmbeddingMatching
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -39,8 +39,7 @@ _FEW_ROWS = 3  # of a class
 
 
 _GAUSSIAN, _CHARACTERISTIC = "gaussian", "characteristic"
-FREQUENCIES = {"kernel": (_CHARACTERISTIC,)}
-"""What gives options of frequencies an effect."""
+_FREQUENCIES = {"kernel": (_CHARACTERISTIC,)}  # what gives options of frequencies an effect
 _KERNELS: dict[str, Kernel] = {_GAUSSIAN: gaussian_mixture, "linear": linear, "polynomial": polynomial}
 
 
@@ -62,25 +61,26 @@ class KernelMomentsConfig(EmbeddingConfig):
         "larger number costs time and lessens noise.",
         ge=1,
         tiny=16,
-        needs=FREQUENCIES,
+        needs=_FREQUENCIES,
     )
     scales: str = option(
         "1",
         "With kernel='characteristic': standard deviations of the frequencies, joined by _, such as '0.5_1_2'; each "
         "has an equal share. The scale s compares rows as a Gaussian kernel of width 1/s does.",
-        needs=FREQUENCIES,
+        valid=parse_scales,
+        needs=_FREQUENCIES,
     )
     amplitude_weight: float = option(
         0.5,
         "With kernel='characteristic': weight of the differences between moduli (alpha).",
         ge=0,
-        needs=FREQUENCIES,
+        needs=_FREQUENCIES,
     )
     phase_weight: float = option(
         0.5,
         "With kernel='characteristic': weight of the differences between phases (beta).",
         ge=0,
-        needs=FREQUENCIES,
+        needs=_FREQUENCIES,
     )
     augment: str = redefined(EmbeddingConfig, "augment", "color_crop_cutout")
     ipm: int = redefined(EmbeddingConfig, "ipm", 5)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +14,17 @@ from hf_condense.engine.forms import few_images
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
+from hf_condense.methods._images import ADVICE_FOR_DIGITS_AND_EXPERTS
 from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
-from hf_condense.methods._student_presets import default_values, long_windows, shared_quick_values, student_form
+from hf_condense.methods._student_presets import (
+    default_values,
+    long_windows,
+    paper_batch,
+    paper_row,
+    short_run,
+    student_form,
+)
 from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.source.whitening import LARGEST_WHITENED
 
@@ -25,7 +32,6 @@ if TYPE_CHECKING:
     from hf_condense.engine.run import Run
     from hf_condense.engine.synthetic import SyntheticSet
 
-_MOST_PAPER_ROWS = 1000
 _LEAST_RATE = 1e-5  # lower bound of the student's learned rate
 
 # The table of the authors' code: options by kind of task and images per class. The kinds stand for CIFAR-10, CIFAR-100
@@ -77,24 +83,6 @@ class TrajectoryMatchingConfig(TrajectoryConfig):
     lr_lr: float = option(1e-5, "Learning rate of the student's learning rate; 0 keeps the initial value.", ge=0)
 
 
-def paper_row(task: Task) -> tuple[str, int]:
-    """Return the row of the paper's table that is nearest to a task: kind of task and images per class."""
-    small = min(task.image_shape[1:]) < 48
-    kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
-    return kind, nearest_ipc((1, 10, 50), task)
-
-
-def nearest_ipc(published: Iterable[int], task: Task) -> int:
-    """Return the published number of images per class whose ratio to that of a task is nearest to 1."""
-    return min(published, key=lambda n: abs(math.log(n / task.ipc)))
-
-
-def paper_batch(published: int | None, task: Task) -> int | None:
-    """Return the rows in a student step: those published. None, the whole set, was published for 1,000 rows at most."""
-    rows = task.num_classes * task.ipc
-    return _MOST_PAPER_ROWS if published is None and rows > _MOST_PAPER_ROWS else published
-
-
 def paper_table(task: Task) -> dict[str, Any]:
     """Return the options of the paper's table for the row that is nearest to a task."""
     steps, span, starts, lr_img, lr_student, lr_lr, zca, batch = _PAPER[paper_row(task)]
@@ -129,16 +117,6 @@ def _quick(task: Task) -> dict[str, Any]:
         is_grey = task.image_shape[0] == 1
         changes = {"expert_span": 2, **({"lr_img": 200.0, "student_steps": 12} if is_grey else {"lr_img": 1000.0})}
     return {**short_run(task), **student_form(task, rows=1), **changes}
-
-
-def short_run(task: Task) -> dict[str, Any]:
-    """Return the options of a run of minutes, without a storage form."""
-    changes: dict[str, Any] = {"steps": 400, "student_steps": 8}
-    if not few_images(task):
-        # A student step is expensive, so there are fewer updates over a shorter window. Each image has a smaller share
-        # in the gradient, so the rate is larger.
-        changes |= {"steps": 150, "expert_span": 4, "max_start": 12, "lr_student": 0.03, "lr_img": 1e4}
-    return {**shared_quick_values(task), **changes, "network": "convnet-w32"}
 
 
 def student_rate(run: Run) -> Tensor:
@@ -199,7 +177,7 @@ class TrajectoryMatching(StudentMatching):
         ),
         "paper": Preset(
             "100 experts of 50 epochs, 5,000 steps; options by classes, ipc and image size, as in the authors' table "
-            f"(CVPR 2022). {FLIPS_OF_DIGITS_AND_EXPERTS}",
+            f"(CVPR 2022). {ADVICE_FOR_DIGITS_AND_EXPERTS}",
             paper_table,
         ),
         "quick": Preset(

@@ -8,10 +8,10 @@ from typing import Any, ClassVar
 
 from hf_condense.engine.forms import form_rate, form_values
 from hf_condense.engine.method import MethodInfo, Preset
-from hf_condense.engine.options import option, redefined
+from hf_condense.engine.options import redefined
 from hf_condense.engine.task import Task
 from hf_condense.methods._pool import PAPER_POOL
-from hf_condense.methods.m3d import FREQUENCIES, KernelMoments, KernelMomentsConfig
+from hf_condense.methods.m3d import KernelMoments, KernelMomentsConfig
 
 _MATCHING_WEIGHT = 300  # of the discrepancy beside the calibration, in the authors' code
 
@@ -21,18 +21,20 @@ class CharacteristicMatchingConfig(KernelMomentsConfig):
     """Options of NCFM."""
 
     networks: str = redefined(KernelMomentsConfig, "networks", "pool")
-    kernel: str = option(
+    kernel: str = redefined(
+        KernelMomentsConfig,
+        "kernel",
         "characteristic",
         "What compares embeddings: 'characteristic' (distance of characteristic functions at random frequencies, a "
         "root per frequency), or a kernel of m3d: 'gaussian', 'linear', 'polynomial'.",
-        choices=("characteristic", "gaussian", "linear", "polynomial"),
     )
     normalise: bool = redefined(KernelMomentsConfig, "normalise", True)
-    scales: str = option(
+    scales: str = redefined(
+        KernelMomentsConfig,
+        "scales",
         "0.5_1_2_4",
         "Standard deviations of the frequencies, joined by _; each has an equal share. The scale s compares rows as a "
         "Gaussian kernel of width 1/s does.",
-        needs=FREQUENCIES,
     )
     calibration: float = redefined(KernelMomentsConfig, "calibration", 1 / _MATCHING_WEIGHT)
     optimiser: str = redefined(KernelMomentsConfig, "optimiser", "adamw")

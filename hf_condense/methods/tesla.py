@@ -10,15 +10,9 @@ from torch import Tensor
 
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import FLIPS_OF_DIGITS_AND_EXPERTS
-from hf_condense.methods.mtt import (
-    StudentMatching,
-    TrajectoryMatching,
-    distance_ratio,
-    paper_row,
-    paper_table,
-    student_rate,
-)
+from hf_condense.methods._images import ADVICE_FOR_DIGITS_AND_EXPERTS
+from hf_condense.methods._student_presets import paper_row
+from hf_condense.methods.mtt import StudentMatching, TrajectoryMatching, distance_ratio, paper_table, student_rate
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
@@ -56,7 +50,7 @@ class ConstantMemoryMatching(StudentMatching):
         **TrajectoryMatching.presets,
         "paper": Preset(
             "10,000 steps, labels of the experts, given once (the authors' code labels anew in every step); otherwise "
-            f"MTT's table, as there (ICML 2023). {FLIPS_OF_DIGITS_AND_EXPERTS}",
+            f"MTT's table, as there (ICML 2023). {ADVICE_FOR_DIGITS_AND_EXPERTS}",
             _tesla_paper,
         ),
     }

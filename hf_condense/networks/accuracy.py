@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.memory import memory_budget
 from hf_condense.networks.batches import with_zero_rows
-from hf_condense.networks.factory import activation_bytes
+from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.source.class_source import ClassSource
 
 _CPU_TEST_CHUNK = 64

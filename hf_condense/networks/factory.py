@@ -10,11 +10,9 @@ from typing import Any, Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from hf_condense.base.checks import integer
 from hf_condense.base.errors import did_you_mean
-from hf_condense.base.memory import graph_bytes
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.architectures import (
     TORCHVISION,
@@ -196,35 +194,6 @@ def list_networks() -> list[str]:
         ['alexnet', 'convnet', 'lenet', 'mlp', 'resnet18', 'vgg11']
     """
     return sorted(("convnet", *_PLAIN, *TORCHVISION))
-
-
-def has_batch_statistics(net: nn.Module) -> bool:
-    """Return whether a network normalises over the batch, so that an image's output depends on its neighbours."""
-    return any(isinstance(module, _BatchNorm) for module in net.modules())
-
-
-def activation_bytes(net: nn.Module, image_shape: tuple[int, ...]) -> int:
-    """Return how many bytes the forward pass of one image keeps for the backward pass, without the weights.
-
-    The network runs once, on its own device. Its buffers and the global generators stay as they are.
-
-    Args:
-        net: Any network from images to logits.
-        image_shape: (channels, height, width) of an image, or whatever else the network takes for one.
-
-    Example:
-        >>> activation_bytes(nn.Sequential(nn.Flatten(), nn.Linear(12, 5)), (3, 2, 2))  # the 12 floats of the image
-        48
-    """
-    weight = next(net.parameters(), torch.empty(0))
-    buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
-    images = torch.zeros(2, *image_shape, device=weight.device, dtype=weight.dtype)  # batch norm needs two images
-    images.requires_grad_()
-    with seeded_globals("activation_bytes", devices=[weight.device]):
-        kept = graph_bytes(
-            lambda: torch.func.functional_call(net, buffers, (images,)), (*net.parameters(), *buffers.values())
-        )
-    return kept // len(images)
 
 
 def _parse(spec: str, image_size: tuple[int, int]) -> tuple[str, Callable[..., nn.Module]]:

@@ -56,21 +56,6 @@ class FlatNetwork:
         return {**parameters, **{name: buffer.clone() for name, buffer in self.net.named_buffers()}}
 
 
-def parameter_count(net: nn.Module) -> int:
-    """Return the number P of a network's parameters, frozen ones too.
-
-    Example:
-        >>> parameter_count(nn.Linear(2, 1)), parameter_bytes(nn.Linear(2, 1))
-        (3, 12)
-    """
-    return sum(parameter.numel() for parameter in net.parameters())
-
-
-def parameter_bytes(net: nn.Module) -> int:
-    """Return the size of a network's parameters in bytes."""
-    return sum(parameter.numel() * parameter.element_size() for parameter in net.parameters())
-
-
 def parameter_vector(net: nn.Module) -> Tensor:
     """Return a copy of a network's parameters as one vector (P,), on the CPU and without a graph."""
     return parameters_to_vector(net.parameters()).detach().cpu()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -12,7 +13,7 @@ def tempered_cross_entropy(
     """Return the cross-entropy at a temperature, times its square, which keeps the size of gradients.
 
     Args:
-        logits: (n, K).
+        logits: (n, K). It is computed in float32 or wider, because networks may run under autocast.
         targets: Labels (n,) or probabilities (n, K).
         temperature: Divisor of the logits, > 0.
         reduction: "mean" or "sum" over the rows, or "none".
@@ -24,4 +25,5 @@ def tempered_cross_entropy(
     References:
         Hinton et al., "Distilling the Knowledge in a Neural Network", 2015, section 2 (arXiv:1503.02531).
     """
+    logits = logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
     return F.cross_entropy(logits / temperature, targets, reduction=reduction) * (temperature**2 / rows)

@@ -17,8 +17,8 @@ from hf_condense.base.memory import is_out_of_memory, memory_budget
 from hf_condense.base.processes import reduce
 from hf_condense.base.rng import Key, seeded_globals
 from hf_condense.networks.batches import rows_of_updates, training_batch, with_last_row_repeated, with_zero_rows
-from hf_condense.networks.factory import activation_bytes, has_batch_statistics
 from hf_condense.networks.losses import tempered_cross_entropy
+from hf_condense.networks.network_facts import activation_bytes, has_batch_statistics
 from hf_condense.networks.network_stack import NetworkStack
 from hf_condense.networks.sharpness import sharpen
 from hf_condense.networks.training_recipe import TrainingRecipe

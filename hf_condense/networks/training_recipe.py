@@ -28,8 +28,8 @@ class TrainingRecipe:
         milestones: Where the learning rate drops, as increasing fractions of the updates in (0, 1).
         gamma: Factor of the learning rate at each milestone, > 0.
         restart_optimiser: Reset the momentum at each milestone, where the DC code makes a new optimiser.
-        augment: Families of DSA (`color`, `crop`, `cutout`, `flip`, `scale`, `rotate`) joined by `_`, or None. Each
-            image draws its own parameters.
+        augment: Families of DSA (`color`, `crop`, `cutout`, `flip`, `scale`, `rotate`) joined by `_`. None, as which
+            `"none"` is kept: no augmentation. Each image draws its own parameters.
         always: Those of the families that are applied to every image, in this order; families that are not in `augment`
             are left out. One of the remaining families is drawn per image.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.
@@ -90,7 +90,8 @@ class TrainingRecipe:
             _keep(self, view_area=number(prefix + "view_area", self.view_area, above=0, most=1))
         if not all(a < b for a, b in pairwise((0.0, *self.milestones, 1.0))):
             raise ValueError(f"{prefix}milestones should increase within (0, 1); got {self.milestones!r}")
-        self.augmentations()
+        if not self.augmentations():  # "none" and None are the same
+            _keep(self, augment=None)
 
     def augmentations(self) -> list[Augmentation]:
         """Return the augmentations that are applied to every batch, one after the other."""
@@ -135,7 +136,7 @@ def _families(name: str, families: Any) -> tuple[str, ...]:
 
 
 def _keep(recipe: TrainingRecipe, **values: Any) -> None:
-    """Give a frozen recipe plain numbers of Python in place of those of NumPy, which JSON does not know."""
+    """Give a frozen recipe checked values: plain numbers of Python in place of those of NumPy, which JSON lacks."""
     for name, value in values.items():
         object.__setattr__(recipe, name, value)
 

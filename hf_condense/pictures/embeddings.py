@@ -39,7 +39,7 @@ def embedding_scatter(
     seed: int = 0,
     file: str | Path | None = None,
     cache: bool = True,
-    progress: bool = False,
+    progress: bool = True,
 ) -> Figure:
     """Return the embeddings of real and synthetic rows in the plane of their two main directions.
 

@@ -18,7 +18,7 @@ from hf_condense.condensed.preview import SHORT_FLOW
 from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.tensors import are_alone, check_shown, first_rows, turns_of
-from hf_condense.engine.copies import nearest_images
+from hf_condense.engine.nearest import nearest_images
 from hf_condense.evaluation.reader import Reader
 from hf_condense.pictures.sheet import GAP, HEADING, TEXT, Pixels, Sheet, save_figure, short, text_width, tiles
 from hf_condense.source.class_source import ClassSource
@@ -62,7 +62,7 @@ def real_beside_condensed(
     max_classes: int = 20,
     seed: int = 0,
     cache: bool = True,
-    progress: bool = False,
+    progress: bool = True,
     file: str | Path | None = None,
 ) -> Figure:
     """Return random real rows beside as many rows of a set, class by class, with the accuracies that both reached.
@@ -103,7 +103,7 @@ def nearest_real_images(
     per_class: int = 5,
     max_classes: int = 20,
     cache: bool = True,
-    progress: bool = False,
+    progress: bool = True,
     file: str | Path | None = None,
 ) -> Figure:
     """Return the images of a set, each above the real row, of any class, that is nearest to it: copies show at once.
@@ -148,7 +148,7 @@ def nearest_real_images(
 
 
 def real_source(
-    small: CondensedDataset, source: datasets.Dataset | None, *, cache: bool = True, progress: bool = False
+    small: CondensedDataset, source: datasets.Dataset | None, *, cache: bool = True, progress: bool = True
 ) -> ClassSource:
     """Return the real training set of a condensed set as images by class, of the size and channels of its own.
 
@@ -170,7 +170,7 @@ def real_source(
             "source should be the real training set, which a set that was loaded or combined does not carry; got None"
         )
     channels, height, width = small.recipe.image_shape
-    reader = Reader(None, None, cache=cache, progress=progress, device=torch.device("cpu"), has_options=False)
+    reader = Reader.of_set(cache=cache, progress=progress)
     return reader.load(check_dataset(source, "source"), "source", small.recipe, (channels, height, width))
 
 

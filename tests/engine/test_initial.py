@@ -14,9 +14,9 @@ from hf_condense import condense_dataset, register_method
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders.dct import Dct
 from hf_condense.engine import initial
-from hf_condense.engine.features import features_of
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.run import Run
+from hf_condense.methods._features import features_of
 from hf_condense.methods.herding import herding
 from hf_condense.methods.kcenter import k_center
 from hf_condense.methods.random import RandomRows

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from hf_condense.methods import _siamese, idc
+from hf_condense.methods import _embeddings, idc
 from hf_condense.methods.dm import DistributionMatching, class_means, mean_discrepancy
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
@@ -31,7 +31,7 @@ def test_dm_step_equals_the_textbook(augment: str, factor: int, batch_syn: int |
     torch.testing.assert_close(gradient, expected_gradient.float(), rtol=1e-3, atol=1e-5 * scale + 1e-7)
 
 
-@pytest.mark.parametrize(("module", "options"), [(_siamese, ("dm",)), (idc, ("idc",))])
+@pytest.mark.parametrize(("module", "options"), [(_embeddings, ("dm",)), (idc, ("idc",))])
 def test_each_class_learns_at_the_rate_of_its_own_number_of_images(module, options, monkeypatch) -> None:
     """Presets choose the rate of the largest class, and the gradient of an image is smaller the more there are."""
     budgets = {0: 1, 1: 4, 2: 2}

@@ -10,14 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+import hf_condense.methods._embeddings as embeddings_module
 import hf_condense.methods._recordings as recordings_module
-import hf_condense.methods._siamese as siamese_module
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.paths import cache_folder
 from hf_condense.engine import build
 from hf_condense.engine.run import Run
+from hf_condense.methods._embeddings import KeptTensors
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, pool_recipe, recorded_pool
-from hf_condense.methods._siamese import KeptTensors
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.m3d import KernelMoments
 from hf_condense.networks.flat import parameter_vector
@@ -370,7 +370,7 @@ def test_statistics_that_do_not_fit_are_computed_again_with_the_same_result(
     kept = images("m3d", **options)
     assert len(real_draws) == 2
     assert "fits into memory" not in caplog.text
-    monkeypatch.setattr(siamese_module, "memory_budget", lambda device: 0)
+    monkeypatch.setattr(embeddings_module, "memory_budget", lambda device: 0)
     assert torch.equal(images("m3d", **options), kept)
     assert len(real_draws) == 2 + 5
     assert caplog.text.count("fits into memory for 0 of 2 draws (0 B)") == 1
@@ -554,7 +554,7 @@ def test_rate_of_adamw_is_the_stored_rate_or_that_of_the_form_or_else_the_image_
     ("options", "message"),
     [
         ({"calibration": 0.5}, r"calibration=0.5 needs trained networks, but networks='fresh'; pass networks='pool'"),
-        ({"draws": 4, "reuse_real": False}, "draws=4 keeps what is needed of the real images, but reuse_real=False"),
+        ({"draws": 4, "reuse_real": False}, "draws=4 has no effect with reuse_real=False; it needs reuse_real=True"),
         ({"networks": "pool", "cutmix_pool": 1.5}, "cutmix_pool should be at most 1; got 1.5"),
         ({"networks": "pool", "augment_pool": "flipp"}, "augment_pool: unknown augmentation 'flipp'"),
         ({"networks": "pools"}, "networks should be one of .*; got 'pools'"),

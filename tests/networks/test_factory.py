@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from hf_condense.networks.architectures import ConvNet, HalvingPool
-from hf_condense.networks.factory import has_batch_statistics, list_networks, network_factory
+from hf_condense.networks.factory import list_networks, network_factory
 from hf_condense.networks.instance_norm import InstanceNorm
+from hf_condense.networks.network_facts import has_batch_statistics
 from tests.support.small_networks import factory, weights
 
 

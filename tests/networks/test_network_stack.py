@@ -15,7 +15,8 @@ from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.views import ViewLabels, random_crops
 from hf_condense.networks import network_stack
 from hf_condense.networks.accuracy import predictions
-from hf_condense.networks.factory import activation_bytes, network_factory
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import train_network, train_stack
 from hf_condense.networks.training_recipe import RECIPES

@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from hf_condense.networks.factory import has_batch_statistics, list_networks
+from hf_condense.networks.factory import list_networks
 from hf_condense.networks.instance_norm import InstanceNorm
+from hf_condense.networks.network_facts import has_batch_statistics
 from tests.support.small_networks import factory
 
 

@@ -16,7 +16,8 @@ from hf_condense.base.rng import keyed_generator
 from hf_condense.networks import training
 from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.batches import _mixed, rows_of_updates
-from hf_condense.networks.factory import activation_bytes, network_factory
+from hf_condense.networks.factory import network_factory
+from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.networks.training import accumulate_gradient, chunk_size, train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe, epochs_for
 from hf_condense.networks.training_set import TrainingSet

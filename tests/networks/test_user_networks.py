@@ -9,7 +9,8 @@ import torchvision.models
 from torch import Tensor, nn
 
 from hf_condense.networks.architectures import ConvNet
-from hf_condense.networks.factory import activation_bytes, check_network
+from hf_condense.networks.factory import check_network
+from hf_condense.networks.network_facts import activation_bytes
 from tests.support.small_networks import factory, weights
 
 

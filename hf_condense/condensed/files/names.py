@@ -8,13 +8,14 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 TENSORS, FACTS, PREVIEW, README = "condensed.safetensors", "condense_config.json", "preview.png", "README.md"
+PAGE = "page.html"
 MAX_README_BYTES = 1 << 20
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _SPLIT = re.compile(r"\w{1,64}(\.\w{1,64})*")
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
-_OWN_FILES = frozenset({README.lower(), FACTS, "page.html"})  # of the folder of sets, or of a set
+_OWN_FILES = frozenset({README.lower(), FACTS, PAGE})  # of the folder of sets, or of a set
 _DEVICES = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")  # Windows has no files or folders of these names
 _SPLIT_WORDS = frozenset({"train", "test", "validation", "valid", "dev", "eval", "data"})
 

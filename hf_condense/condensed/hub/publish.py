@@ -23,6 +23,7 @@ from hf_condense.condensed.card.render import config_names, default_config, rend
 from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing, with_licences
 from hf_condense.condensed.files.names import (
     FACTS,
+    PAGE,
     README,
     TENSORS,
     check_name,
@@ -35,7 +36,7 @@ from hf_condense.condensed.folder import read_card
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, set_names
 from hf_condense.condensed.hub.splits import write_splits
-from hf_condense.condensed.page.render import MARK, PAGE, Shown, render_page
+from hf_condense.condensed.page.render import MARK, Shown, render_page
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.tensors import CondensedTensors

@@ -38,7 +38,6 @@ from hf_condense.condensed.wording import (
     whitening_note,
 )
 
-PAGE = "page.html"
 MARK = '<meta name="generator" content="hf_condense">'  # how a page that is ours is told from any other file
 _SMALL, _LARGE = 60, 192  # pixels; smaller images are enlarged by a whole factor, larger ones scaled down
 _BAR = 200  # units of a drawn accuracy of 100 %

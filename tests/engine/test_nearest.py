@@ -7,11 +7,11 @@ import logging
 import pytest
 import torch
 
-import hf_condense.engine.copies
+import hf_condense.engine.nearest
 from hf_condense import condense_dataset, load_condensed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.recipe import Recipe
-from hf_condense.engine.copies import nearest_real
+from hf_condense.engine.nearest import nearest_real
 from hf_condense.source.load import load_source
 from tests.support.condensed_sets import make_recipe
 from tests.support.pretend_device import pretend_device
@@ -56,7 +56,7 @@ def test_images_shifted_by_an_eighth_have_that_distance(source):
 
 @pytest.mark.parametrize("chunk", [1, 1000, 2**23])
 def test_distances_do_not_depend_on_the_chunk_size(source, monkeypatch, chunk):
-    monkeypatch.setattr(hf_condense.engine.copies, "_CHUNK_BYTES", 4 * chunk)
+    monkeypatch.setattr(hf_condense.engine.nearest, "_CHUNK_BYTES", 4 * chunk)
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 1.4 - 0.2
     nearest = nearest_real(images, source)
     real = source.images / 255
@@ -72,7 +72,7 @@ def test_duplicate_real_rows_have_distance_zero(toy):
 
 
 def test_sample_of_real_rows_follows_the_seed(source, monkeypatch):
-    monkeypatch.setattr(hf_condense.engine.copies, "_SAMPLE", 4)
+    monkeypatch.setattr(hf_condense.engine.nearest, "_SAMPLE", 4)
     first, again, other = (nearest_real(source.images[:1] / 255, source, seed) for seed in (0, 0, 1))
     assert first == again
     assert first["rows"] == 4
@@ -80,7 +80,7 @@ def test_sample_of_real_rows_follows_the_seed(source, monkeypatch):
 
 
 def test_source_that_is_too_large_gives_none_and_logs_why(source, monkeypatch, caplog):
-    monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", {"cpu": 38 * 36 * 192 - 1})
+    monkeypatch.setattr(hf_condense.engine.nearest, "_MOST_PRODUCTS", {"cpu": 38 * 36 * 192 - 1})
     with caplog.at_level(logging.INFO, logger="hf_condense"):
         assert nearest_real(source.images[:2] / 255, source) is None
     assert "not compared with the nearest source images" in caplog.text
@@ -88,7 +88,7 @@ def test_source_that_is_too_large_gives_none_and_logs_why(source, monkeypatch, c
 
 
 def test_source_that_is_too_large_for_a_cpu_is_compared_on_a_gpu(source, monkeypatch):
-    monkeypatch.setattr(hf_condense.engine.copies, "_MOST_PRODUCTS", {"cpu": 0, "other": 10**9})
+    monkeypatch.setattr(hf_condense.engine.nearest, "_MOST_PRODUCTS", {"cpu": 0, "other": 10**9})
     assert nearest_real(source.images[:2] / 255, source) is None
     with pretend_device():
         distances = nearest_real(source.images[:2] / 255, source.to("cuda:0"))
