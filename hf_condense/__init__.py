@@ -15,12 +15,13 @@ if TYPE_CHECKING:
     from hf_condense.condensed.training_views import TrainingViews
     from hf_condense.engine.method import Composer, Loss, Method, MethodInfo, Preset, Selector
     from hf_condense.engine.options import MethodConfig, option
-    from hf_condense.engine.registry import list_methods, register_method
+    from hf_condense.engine.registry import get_method, list_methods, register_method, unregister_method
     from hf_condense.engine.run import Run
     from hf_condense.evaluation.evaluate import evaluate
     from hf_condense.evaluation.ranking import RankingScores, dd_ranking
+    from hf_condense.networks.factory import list_networks
     from hf_condense.networks.teachers import Teacher
-    from hf_condense.networks.training_recipe import TrainingRecipe
+    from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe
     from hf_condense.web_page import write_page
 
 # Public name -> module; imported when first asked for, so that `import hf_condense` stays quick. No module at the top
@@ -50,12 +51,17 @@ _HOME = {
     "option": "engine.options",
     "list_methods": "engine.registry",
     "register_method": "engine.registry",
+    "get_method": "engine.registry",
+    "unregister_method": "engine.registry",
+    "list_networks": "networks.factory",
     "Teacher": "networks.teachers",
+    "RECIPES": "networks.training_recipe",
     "TrainingRecipe": "networks.training_recipe",
     "Run": "engine.run",
 }
 
 __all__ = [
+    "RECIPES",
     "Composer",
     "CondensedDataset",
     "CondensedFormatError",
@@ -78,11 +84,14 @@ __all__ = [
     "condense_dataset",
     "dd_ranking",
     "evaluate",
+    "get_method",
     "list_condensed",
     "list_methods",
+    "list_networks",
     "load_condensed",
     "option",
     "register_method",
+    "unregister_method",
     "write_page",
 ]
 

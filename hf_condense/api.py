@@ -386,7 +386,7 @@ def _pick_split(ds: Any, split: str) -> Any:
         return ds
     if split not in ds:
         hint = did_you_mean(split, ds) if isinstance(split, str) else ""
-        raise ValueError(f"split={split!r} should be one of the splits: {', '.join(map(repr, ds))}{hint}")
+        raise ValueError(f"split={split!r} is no split of the dataset, which has {', '.join(map(repr, ds))}{hint}")
     return ds[split]
 
 

@@ -109,7 +109,7 @@ def test_first_step_of_networks_is_that_of_adam(options: dict[str, Any], rate: f
     first: list[torch.Tensor] = []
 
     def observe(run: Run, done: int, loss: float) -> None:
-        first.append((run.synthetic.stored["weights"] - run.start(run, "real").stored["weights"]).detach().abs())
+        first.append((run.synthetic.stored["weights"] - run.start("real").stored["weights"]).detach().abs())
 
     condense(storage="siren", steps=1, callbacks=[observe], **options)
     assert float(first[0].max()) == pytest.approx(rate, rel=1e-3)

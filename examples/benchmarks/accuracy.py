@@ -15,11 +15,9 @@ from typing import Any
 import datasets
 from common import DIGITS, peak_of_process
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import RECIPES, condense_dataset, evaluate, get_method
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
-from hf_condense.engine.registry import get_method
-from hf_condense.networks.training_recipe import RECIPES
 
 
 def main(argv: list[str] | None = None) -> list[dict]:

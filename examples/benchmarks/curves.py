@@ -26,13 +26,12 @@ from typing import Any
 
 import datasets
 
-from hf_condense import Evaluation, condense_dataset, evaluate
+from hf_condense import Evaluation, condense_dataset, evaluate, get_method
 from hf_condense.base.paths import cache_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.rows import decoded_rows
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.demo_data import load_demo
-from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 
 BASELINES = ("random", "herding")

@@ -18,11 +18,9 @@ import datasets
 import torch
 from common import DIGITS, peak_of_process
 
-from hf_condense import CondensedDataset, condense_dataset, evaluate
+from hf_condense import RECIPES, CondensedDataset, condense_dataset, evaluate, get_method
 from hf_condense.condensed.decoders import Origin, decoder_class
 from hf_condense.demo_data import load_demo
-from hf_condense.engine.registry import get_method
-from hf_condense.networks.training_recipe import RECIPES
 
 SHAPES = {"32 px, 50 images per class": ((3, 32, 32), 50), "128 px, 10 images per class": ((3, 128, 128), 10)}
 

@@ -17,14 +17,13 @@ import datasets
 import torch
 from common import DIGITS, WITHOUT_FLIPS, peak_of_process
 
-from hf_condense import condense_dataset, evaluate
+from hf_condense import RECIPES as TRAININGS
+from hf_condense import condense_dataset, evaluate, get_method
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Method
-from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import settle
 from hf_condense.engine.task import Task
-from hf_condense.networks.training_recipe import RECIPES as TRAININGS
 
 # The recipe with which each paper evaluates its sets; papers that are not listed use dsa. On MNIST, the authors of dc
 # also take crops, scales and rotations, for 1,000 epochs.

@@ -24,7 +24,7 @@ import datasets
 from common import DIGITS, WITHOUT_FLIPS
 from PIL import Image
 
-from hf_condense import CondensedDataset, condense_dataset, evaluate, load_condensed
+from hf_condense import RECIPES, CondensedDataset, condense_dataset, evaluate, get_method, load_condensed
 from hf_condense.base.tables import markdown_table
 from hf_condense.condensed.card.render import render
 from hf_condense.condensed.files.facts import Facts, read_facts
@@ -47,9 +47,7 @@ from hf_condense.condensed.scores.records import (
 from hf_condense.condensed.wording import accuracy_text, training_text
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.method import Selector
-from hf_condense.engine.registry import get_method
 from hf_condense.networks.factory import network_factory
-from hf_condense.networks.training_recipe import RECIPES
 
 METHODS = ("herding", "dm", "m3d", "dc", "esp", "ncfm")
 PREFERRED = ("m3d", "dm")  # methods whose sets are the first that a reader should load

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from hf_condense import condense_dataset
+from hf_condense import RECIPES, condense_dataset
 from hf_condense.demo_data import load_demo
 from hf_condense.engine.run import Run
 from hf_condense.methods.herding import Herding
@@ -30,7 +30,6 @@ from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
 from hf_condense.networks.training import chunk_size, train_network
-from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source

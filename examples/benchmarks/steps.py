@@ -19,9 +19,8 @@ import psutil
 import torch
 from common import peak_of_process
 
-from hf_condense import condense_dataset
+from hf_condense import condense_dataset, get_method
 from hf_condense.demo_data import load_demo
-from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 
 

@@ -131,7 +131,6 @@ def evaluate_command(
     rates: tuple[str, ...],
     ipc: tuple[int, ...],
     image_size: str | None,
-    compile: bool | None,
     by_class: bool,
     form: str,
     save: bool,

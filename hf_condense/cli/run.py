@@ -147,8 +147,8 @@ def run(
 
     Example: hf-condense run uoft-cs/cifar10 --method dm --ipc 10 --option lr_img=5
 
-    Exit codes: 0 if all went well, 1 for an error, also if the set had to be saved in another place, 2 for a wrong
-    command line, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
+    Exit codes: 0 if all went well, 1 for an error, also if the set had to be saved in another place, 2 if the
+    command line cannot be read, 130 after SIGINT (Ctrl-C), 143 after SIGTERM.
     """
     method_options = _method_options(options, reserved=settings, method=settings["method"])
     size = None if image_size is None else parse_size(image_size)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
-_OWN = ("synthetic", "recipe", "source", "teacher")
+_OWN = ("synthetic", "recipe", "source", "labeller")
 _KEEPS_TYPE = frozenset(
     {"with_format", "set_format", "reset_format", "with_transform", "set_transform", "formatted_as"}
 )
@@ -48,7 +48,7 @@ class CondensedDataset(datasets.Dataset):
         synthetic: The exact tensors, in pixel units: 0 is black, 1 is white.
         recipe: How the set was made.
         source: The real training set from which the set was made. It exists in memory only and is not pickled or saved.
-        teacher: What gave the soft labels, a function from pixels (n, C, H, W) to logits (n, K) in label order, or
+        labeller: What gave the soft labels, a function from pixels (n, C, H, W) to logits (n, K) in label order, or
             None. It exists in memory only, like `source`.
 
     Example:
@@ -64,7 +64,7 @@ class CondensedDataset(datasets.Dataset):
     synthetic: CondensedTensors
     recipe: Recipe
     source: datasets.Dataset | None
-    teacher: Callable[[Tensor], Tensor] | None
+    labeller: Callable[[Tensor], Tensor] | None
 
     @classmethod
     def from_parts(
@@ -84,7 +84,7 @@ class CondensedDataset(datasets.Dataset):
         if len(rows) != tensors.num_rows:
             raise ValueError(f"{len(rows)} rows for {tensors.num_rows} decoded images; there should be one for each")
         condensed = cls.__new__(cls)
-        own = {"synthetic": tensors, "recipe": recipe, "source": source, "teacher": None}
+        own = {"synthetic": tensors, "recipe": recipe, "source": source, "labeller": None}
         condensed.__setstate__({**rows.__dict__, **own})
         return condensed
 
@@ -292,13 +292,13 @@ class CondensedDataset(datasets.Dataset):
         return new
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CondensedDataset:
-        memo.update({id(shared): shared for shared in (self.synthetic, self.source, self.teacher)})
+        memo.update({id(shared): shared for shared in (self.synthetic, self.source, self.labeller)})
         new = type(self).__new__(type(self))
         new.__setstate__(copy.deepcopy(self.__dict__, memo))
         return new
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "source": None, "teacher": None}
+        return {**self.__dict__, "source": None, "labeller": None}
 
     @property
     def parts(self) -> Parts:

@@ -105,7 +105,7 @@ def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:
     )
     frame = Frame(source.mean, source.std, clip=settings.pixel_range == "valid")
     decoder = decoder_class(settings.storage)(source.image_shape, settings.expand, frame)
-    return Run(source=source, factory=factory, decoder=decoder, start=initial_set, **facts)
+    return Run(source=source, factory=factory, decoder=decoder, make_start=initial_set, **facts)
 
 
 def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint | None = None) -> Plan:

@@ -84,5 +84,5 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     finished = from_main(run.accelerator, complete)  # times differ from process to process
     features = datasets.Features({name: kind for name, kind in run.dataset.features.items() if name in columns})
     small = CondensedDataset.from_parts(decoded_rows(tensors, finished, features), tensors, finished, run.dataset)
-    small.teacher = run.synthetic.labeller
+    small.labeller = run.synthetic.labeller
     return small

@@ -89,13 +89,13 @@ def _rows_at(run: Run, positions: Tensor) -> Tensor:
             name = run.source.class_names[c]
             drawn = torch.randn(len(copies), *run.source.image_shape, generator=run.rng("copies", name))
             noise.update(zip((first + i for i in copies), _NOISE * drawn, strict=True))
-            few.append(f"{name!r} ({n - len(copies)} for {n})")
+            few.append(f"{name!r} has {n - len(copies)} for {n}")
         first += n
     if not few:
         return rows
     logger.warning(
-        "the set decodes into more rows than some classes have: %s. Some of its rows start as copies with a little "
-        "noise; with a smaller %s each real row is used at most once",
+        "some classes have fewer real rows than the set starts from: %s. Some of its rows start as copies with a "
+        "little noise; with a smaller %s each real row is used at most once",
         listed(few, _NAMED, quoted=False),
         " or ".join(
             name for name, value in (("expand", run.decoder.expand), ("ipc", max(run.ipc.values()))) if value > 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -95,11 +95,13 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
         NonFiniteLossError: If a loss, gradient or update is NaN or infinite. The last checkpoint is kept.
         RunInterrupted: If a signal asks the run to end. The step is finished and its checkpoint written before.
         MemoryError: If a step does not fit into memory, however it is cut. The last checkpoint is kept.
-        ValueError: If the checkpoint is beyond `steps`, or a learned tensor is in no group of the optimiser.
+        ValueError: If the checkpoint is beyond `steps`, a step has no loss, or a learned tensor is in no group of the
+            optimiser.
     """
     if saving.resumed is not None and saving.resumed.step > steps:
         raise ValueError(
-            f"the checkpoint is at step {saving.resumed.step}, beyond steps={steps}; pass at least as many steps"
+            f"the checkpoint in {saving.folder} is at step {saving.resumed.step}, beyond steps={steps}; pass at least "
+            "as many steps to go on with that run; to start this one, pass another checkpoint_dir=, or remove the file"
         )
     if saving.resumed is not None:
         run.interrupts.remains = saving.remains(saving.resumed.step, steps)
@@ -183,6 +185,7 @@ class _Optimisation:
         self._are_finite: list[Tensor] = []  # whether everything was finite, in the steps that were not checked yet
         self._latest: float | None = None
         self._signal_somewhere = False
+        self._yielded = 0  # losses of this process in the last step
         self._last_saved = 0 if saving.resumed is None else saving.resumed.step  # 0: no checkpoint was written
         self._check_groups()
         # Rounding may differ from process to process, so all start from the tensors of the main one.
@@ -223,9 +226,13 @@ class _Optimisation:
         for tensor in self.learned:
             # Zeros, not None: a tensor that no chunk of this process reaches may be reached by another process.
             tensor.grad = torch.zeros_like(tensor)
-        total = torch.zeros((), device=run.device)
+        total, self._yielded = torch.zeros((), device=run.device), 0
         try:
-            for item in method.losses(run, t):
+            losses: object = method.losses(run, t)
+            if not isinstance(losses, Iterable):
+                raise TypeError(f"{_expected_losses(method.info.name)}; got {type(losses).__name__}")
+            for item in losses:
+                self._yielded += 1
                 loss, value = _checked_loss(item, method.info.name)
                 # With `inputs`, no gradients accumulate in the matched network.
                 loss.backward(inputs=self.learned)
@@ -319,18 +326,25 @@ class _Optimisation:
 
         Raises:
             MemoryError: If memory was not enough and the others wait for this process in the middle of the step.
+            ValueError: If no process had a loss.
         """
         run = self.run
         if run.accelerator.num_processes == 1:
-            return total
+            return self._of_losses(total, self._yielded)
         if total is None and self.method.exchanges_in_losses:
             raise self._memory_error(t)
-        flags = [run.interrupts.signal is not None, total is None]
+        flags = [run.interrupts.signal is not None, total is None, self._yielded]
         value = torch.zeros((), device=run.device) if total is None else total
         exchanged = torch.stack([value, *value.new_tensor(flags)])
-        value, signals, shortages = reduce(run.accelerator, exchanged)
+        value, signals, shortages, yielded = reduce(run.accelerator, exchanged)
         self._signal_somewhere = bool(signals)
-        return None if bool(shortages) else value
+        return self._of_losses(None if bool(shortages) else value, yielded)
+
+    def _of_losses(self, value: Tensor | None, yielded: int | Tensor) -> Tensor | None:
+        """Return the value of a step. Raise if it had no loss: real rows would pass for learned ones."""
+        if value is not None and not yielded:
+            raise ValueError(f"{_expected_losses(self.method.info.name)}; they yielded nothing")
+        return value
 
     def call(self, callbacks: Sequence[Callback], done: int, value: float) -> None:
         """Call the callbacks in every process, one of which may take long or fail; an error leaves a checkpoint."""
@@ -422,9 +436,13 @@ class _Optimisation:
         return "no checkpoint had been written"
 
 
+def _expected_losses(method: str) -> str:
+    return f"the losses of {method!r} should yield Loss(loss, value), each a tensor with one number"
+
+
 def _checked_loss(item: object, method: str) -> Loss:
     """Return what a method yielded as a `Loss`; raise if it is something else, or leads to no gradient."""
-    expected = f"the losses of {method!r} should yield Loss(loss, value), each a tensor with one number"
+    expected = _expected_losses(method)
     if not (isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)):
         raise TypeError(f"{expected}; got {type(item).__name__}")
     loss = Loss(*item)

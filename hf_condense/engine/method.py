@@ -193,7 +193,7 @@ class Method(_Declared[ConfigT]):
 
     def initialise(self, run: Run) -> SyntheticSet:
         """Return the set that optimisation starts from; default: what the option of the role `"init"` names."""
-        return run.start(run, self.config.of_role("init", "real"))
+        return run.start(self.config.of_role("init", "real"))
 
     def auxiliary(self, run: Run) -> dict[str, Tensor]:
         """Return tensors by name that are learned with the images but not stored in the result; default: none.

@@ -46,8 +46,7 @@ class Run:
         seed: Seed of every random draw.
         ipc: Budget in images of every class that is condensed, by class index.
         decoder: Storage form of the set, in normalised units.
-        start: Makes the set that optimisation starts from (`initial_set`), from the run and the name of a start, the
-            positions of real rows, or rows.
+        make_start: What `start` calls (`initial_set`), which cannot be imported here because it works with runs.
         cache: Whether features and experts may be cached.
         progress: Whether progress bars are shown.
         compile: The caller's choice: True, False or `"auto"`.
@@ -62,7 +61,7 @@ class Run:
     seed: int
     ipc: dict[int, int]
     decoder: Decoder
-    start: Callable[[Run, str | Tensor], SyntheticSet]
+    make_start: Callable[[Run, str | Tensor], SyntheticSet]
     cache: bool = True
     progress: bool = True
     compile: CompileOption = "auto"
@@ -81,6 +80,19 @@ class Run:
         """Device of all tensors."""
         device: torch.device = self.accelerator.device
         return device
+
+    def start(self, init: str | Tensor) -> SyntheticSet:
+        """Return the set that optimisation starts from.
+
+        Args:
+            init: `"real"` (random rows), `"noise"`, or the name of a coreset method. Or the rows themselves, sorted by
+                class, as many as the set decodes into: their positions in the source, int64 (rows,), or normalised
+                images, float32 (rows, C, H, W).
+
+        Raises:
+            ValueError: If `init` is none of these.
+        """
+        return self.make_start(self, init)
 
     @property
     def shows_progress(self) -> bool:

@@ -336,7 +336,7 @@ def _find_source(
         number = len(request.baselines)
         what = f"the {plural(number, 'baseline')} {', '.join(request.baselines)} {'is' if number == 1 else 'are'}"
         raise ValueError(
-            f"{what} drawn from the real training set, {unknown}; pass source=, or baselines=() to go without"
+            f"{what} drawn from the real training set, {unknown}; pass source=, or baselines='none' to go without"
         )
     if request.rates:
         raise ValueError(

@@ -216,9 +216,7 @@ def _has_soft_labels(train: datasets.Dataset | TensorSet, options: Mapping[str, 
         ValueError: If they are, and the teacher is not at hand to label random rows.
     """
     soft = has_soft_labels(train) or bool(options.get("relabel"))
-    teacher = options.get("teacher")
-    teacher = getattr(train, "teacher", None) if teacher is None else teacher
-    if soft and teacher is None:
+    if soft and options.get("teacher") is None and getattr(train, "labeller", None) is None:
         raise ValueError(
             "the set has soft labels, so random rows must be labelled by the same teacher; pass teacher=Teacher(...)"
         )

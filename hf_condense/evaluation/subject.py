@@ -252,7 +252,7 @@ def read_subject(
         subject = dataclasses.replace(subject, eight_bit=_eight_bit_rows(train, subject))
     of_pixels = None if teacher is None else teacher.in_order(subject.class_names)
     if of_pixels is None and isinstance(train, CondensedDataset) and subject.data.soft:
-        of_pixels = train.teacher
+        of_pixels = train.labeller
     if relabel and of_pixels is None:
         raise ValueError("relabel=True needs the teacher of the set; pass teacher=Teacher(...)")
     if of_pixels is None or (subject.whitening is not None and teacher is None):

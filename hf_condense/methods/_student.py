@@ -132,7 +132,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     def first_set(self, run: Run) -> SyntheticSet:
         """Return the set that optimisation starts from: real rows that experts classify right, if options say so."""
         if self.config.init == _CORRECT:
-            return run.start(run, correct_positions(run, self.experts))
+            return run.start(correct_positions(run, self.experts))
         return super().first_set(run)
 
     def also_cites(self) -> tuple[str, ...]:

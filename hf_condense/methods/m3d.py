@@ -172,8 +172,8 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         small = [run.source.class_names[c] for c in run.ipc if run.source.counts[c] < _FEW_ROWS]
         if small and config.kernel == _GAUSSIAN:
             logger.warning(
-                "classes with fewer than %d rows: %s; at the usual rate their images may drift away from these rows, "
-                "which method='dm' keeps",
+                "m3d compares distributions, and some classes have fewer than %d rows: %s; their images may drift away "
+                "from these rows. With method='dm' they stay close",
                 _FEW_ROWS,
                 listed(small),
             )

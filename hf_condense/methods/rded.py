@@ -181,7 +181,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
 
         rows = shared_out(run.accelerator, len(run.classes), choose)
         images = torch.cat([rows.pop(i) for i in range(len(run.classes))])  # uint8 (rows, C, H, W)
-        synthetic = run.start(run, run.source.normalise(images.to(run.device)))
+        synthetic = run.start(run.source.normalise(images.to(run.device)))
         synthetic.teacher, synthetic.labeller = facts, logits_of
         if config.soft_labels == "teacher":
             synthetic.view_labels = self._label(run, synthetic, logits_of)

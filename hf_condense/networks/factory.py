@@ -288,10 +288,10 @@ def _check_built_network(factory: NetworkFactory, own: OwnNetwork) -> None:
         raise ValueError(f"{where} failed on two images {tuple(images.shape)}: {error}{own.hint}") from error
     shapes = [tuple(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in (logits, embedding)]
     if shapes[0] != (2, factory.num_classes) or len(shapes[1]) != 2 or shapes[1][0] != 2:
-        raise ValueError(
-            f"{where} should turn two images into logits (2, {factory.num_classes}) and, with embed, into (2, D); "
-            f"got {shapes[0]} and {shapes[1]}"
-        )
+        what = f"logits (2, {factory.num_classes}); got {shapes[0]}"
+        if shapes[0] == (2, factory.num_classes):
+            what = f"embeddings (2, D) with embed; got {shapes[1]}"
+        raise ValueError(f"{where} should turn two images into {what}")
 
 
 def _layout(net: nn.Module) -> dict[str, tuple[int, ...]]:

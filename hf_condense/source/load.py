@@ -395,8 +395,8 @@ def _warn_of_dark_pictures(decoded: Decoded) -> None:
     bits = 8 + decoded.brightest.bit_length()
     rows = len(decoded.images)
     logger.warning(
-        "%d of %d rows have 16-bit pictures that come out dark: the upper 8 bits are used, and the brightest pixel is "
-        "%d of 255 (so the largest value is about %d of 65535). If the values have %d bits, multiply them by %d first",
+        "%d of %d rows have 16-bit pictures that come out dark: the upper 8 bits are used, and the brightest pixel, "
+        "as resized, is %d of 255 (about %d of 65535). If the values have %d bits, multiply them by %d first",
         decoded.rows_of_16_bits,
         rows if isinstance(decoded.images, Tensor) else min(_SAMPLED, rows),  # streamed pictures are not all looked at
         decoded.brightest,

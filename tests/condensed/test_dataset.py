@@ -336,6 +336,8 @@ def test_coreset_of_a_run_keeps_every_column_and_byte(method, options):
 
 def test_a_teacher_is_copied_but_not_pickled():
     made = make_set()
-    made.teacher = lambda pixels: pixels  # a function that cannot be pickled
-    assert copy.copy(made).teacher is copy.deepcopy(made).teacher is made.with_format("torch").teacher is made.teacher
-    assert pickle.loads(pickle.dumps(made)).teacher is None
+    made.labeller = lambda pixels: pixels  # a function that cannot be pickled
+    assert (
+        copy.copy(made).labeller is copy.deepcopy(made).labeller is made.with_format("torch").labeller is made.labeller
+    )
+    assert pickle.loads(pickle.dumps(made)).labeller is None

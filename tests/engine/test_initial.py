@@ -11,9 +11,10 @@ from datasets import Dataset, DatasetDict
 from torch import Tensor
 
 from hf_condense import condense_dataset, register_method
+from hf_condense.base.spread import repeated
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders.dct import Dct
-from hf_condense.engine import initial
+from hf_condense.engine import selecting
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.run import Run
 from hf_condense.methods._features import features_of
@@ -36,7 +37,7 @@ def start_run(rows: int = 3, mode: str = "RGB", **options: Any) -> Run:
 
 
 def coefficients(run: Run) -> torch.Tensor:
-    return run.start(run, "real").stored["coefficients"].detach()
+    return run.start("real").stored["coefficients"].detach()
 
 
 def test_copies_differ_from_their_rows_and_first_occurrences_are_exact(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,7 +54,7 @@ def test_copies_differ_from_their_rows_and_first_occurrences_are_exact(monkeypat
 
 def test_feature_that_is_not_finite_is_named_with_its_row(monkeypatch: pytest.MonkeyPatch) -> None:
     """Features are checked part by part, and the message counts over all parts."""
-    monkeypatch.setattr(initial, "_CHECKED_ROWS", 4)
+    monkeypatch.setattr(selecting, "_CHECKED_ROWS", 4)
     ds = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
     column = [[float(i), 1.0] for i in range(len(ds))]
     column[5], column[-1] = [torch.inf, 1.0], [1e300, 1.0]
@@ -87,7 +88,7 @@ def test_start_is_from_the_rows_that_the_named_coreset_method_chooses() -> None:
     for init, rule in (("herding", herding), ("kcenter", k_center)):
         positions = [run.source.positions(c) for c in run.classes]
         chosen = [rule(features[list(of_class)], 2) + of_class.start for of_class in positions]
-        starts.append(run.start(run, init).stored["images"].detach())
+        starts.append(run.start(init).stored["images"].detach())
         torch.testing.assert_close(starts[-1], run.source.at(torch.cat(chosen)))
     assert not torch.equal(*starts)
 
@@ -96,7 +97,7 @@ def test_noise_of_copies_depends_on_the_seed_and_the_class_alone() -> None:
     first, again, other = start_run(), start_run(), start_run(seed=1)
     assert torch.equal(coefficients(first), coefficients(again))
     positions = torch.tensor([0, 1, 2, 0, 3, 4, 5, 3, 6, 7, 8, 6])
-    starts = [run.start(run, positions).stored["coefficients"] for run in (first, other)]
+    starts = [run.start(positions).stored["coefficients"] for run in (first, other)]
     assert torch.equal(starts[0][~COPIES], starts[1][~COPIES])
     assert bool((starts[0][COPIES] != starts[1][COPIES]).any(1).all())
 
@@ -111,7 +112,7 @@ def test_copies_stay_within_the_valid_range(monkeypatch: pytest.MonkeyPatch) -> 
         return start(form, real, *others)
 
     monkeypatch.setattr(Dct, "start", spy)
-    run.start(run, "real")
+    run.start("real")
     black, white = (float(run.decoder.frame.value(pixel)) for pixel in (0, 1))
     assert float(starts[0].min()) >= black - 1e-6
     assert float(starts[0].max()) <= white + 1e-6
@@ -123,7 +124,7 @@ def test_one_warning_names_classes_with_too_few_rows(caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING, "hf_condense"):
         start_run()
     (message,) = [record.getMessage() for record in caplog.records if "copies" in record.getMessage()]
-    assert "more rows than some classes have: '0' (3 for 4), '1' (3 for 4), '2' (3 for 4)" in message
+    assert "fewer real rows than the set starts from: '0' has 3 for 4, '1' has 3 for 4, '2' has 3 for 4" in message
     assert "a smaller expand or ipc" in message
     caplog.clear()
     start_run(rows=4)
@@ -161,7 +162,7 @@ def test_one_split_of_a_dict_is_condensed_and_the_others_pass_through(toy: Datas
 
 def test_numbers_are_repeated_up_to_a_length() -> None:
     numbers = torch.tensor([3, 1, 4])
-    assert [initial.repeated(numbers, n).tolist() for n in (0, 2, 3, 7)] == [
+    assert [repeated(numbers, n).tolist() for n in (0, 2, 3, 7)] == [
         [],
         [3, 1],
         [3, 1, 4],

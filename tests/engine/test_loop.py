@@ -230,6 +230,19 @@ def test_loss_of_another_kind_raises_an_error_that_names_loss(
         condense()
 
 
+@pytest.mark.parametrize(
+    ("nothing", "kind", "message"),
+    [(iter(()), ValueError, "they yielded nothing"), (None, TypeError, "got NoneType")],
+)
+def test_step_without_a_loss_raises_an_error_that_names_the_method(
+    nothing: object, kind: type[Exception], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real rows that the set starts from would otherwise pass for learned ones."""
+    monkeypatch.setattr(Pull, "losses", lambda self, run, t: nothing)
+    with pytest.raises(kind, match=rf"the losses of 'pull' should yield Loss\(loss, value\).*; {message}"):
+        condense()
+
+
 def test_callback_that_fails_leaves_a_checkpoint_of_its_step(tmp_path: Path) -> None:
     with pytest.raises(Stop):
         condense(steps=4, checkpoint_dir=tmp_path, checkpoint_every=100, callbacks=[stop_after(3)])

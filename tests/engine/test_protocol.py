@@ -206,7 +206,7 @@ class Means(Composer[MeansConfig]):
     Config = MeansConfig
 
     def compose(self, run: Run) -> SyntheticSet:
-        synthetic = run.start(run, "noise")
+        synthetic = run.start("noise")
         with torch.no_grad():
             synthetic.stored["images"].copy_(torch.cat([self._means(run, c) for c in run.classes]))
         return synthetic

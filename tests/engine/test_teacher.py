@@ -223,7 +223,7 @@ def test_random_rows_with_labels_of_the_same_teacher_stand_beside_the_set(option
     ds = toy_dataset(names=("a", "b", "c"), rows=20)
     small = quick_method("dsa", **{**SOFT, **options}, steps=1).condense(ds, 1)
     if options.get("soft_labels") != "learned":
-        labels = small.teacher(small.synthetic.decoded()[0])
+        labels = small.labeller(small.synthetic.decoded()[0])
         torch.testing.assert_close(labels, small.synthetic.soft_labels, atol=1e-4, rtol=1e-4)
     table = run(small, ds, seeds=1, epochs=1, cache=False, compile=False)
     assert [score.set for score in table.scores][2:] == ["random", "random (soft labels)"]
@@ -232,7 +232,7 @@ def test_random_rows_with_labels_of_the_same_teacher_stand_beside_the_set(option
 def test_teacher_of_whitened_images_labels_no_pixels() -> None:
     small = quick_method("mtt", **SOFT, zca=True, pixel_range="free").condense(toy_dataset(), 1)
     assert small.synthetic.soft_labels is not None
-    assert small.teacher is None
+    assert small.labeller is None
 
 
 @pytest.mark.parametrize("early", [False, True])

@@ -40,7 +40,7 @@ def test_the_scores_of_hard_labels_are_those_of_the_definitions(toy, small, monk
     own_plain, random_plain = (plain[name].accuracies for name in ("random_ipc2", "random"))
     assert scores.ars == pytest.approx(augmentation_robust(own, random, own_plain, random_plain, 0.25))
     assert scores.hlr.interval is not None
-    assert [t.recipe.augment for t in trainings] == ["color_crop_cutout_flip_scale_rotate"] * 6 + ["none"] * 4
+    assert [t.recipe.augment for t in trainings] == ["color_crop_cutout_flip_scale_rotate"] * 6 + [None] * 4
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_training_without_augmentation_has_neither_cutmix_nor_crops(toy, small, 
     dd_ranking(small, toy, full_accuracy=1.0, recipe=recipe, **{**QUICK, "epochs": 1})
     augmented, plain = ([t.recipe for t in trainings[start : start + 4]] for start in (0, 4))
     assert augmented == [replace(RECIPES[recipe], epochs=1)] * 4
-    changed = {"epochs": 1, "augment": "none", "cutmix_probability": 0.0, "view_area": None}
+    changed = {"epochs": 1, "augment": None, "cutmix_probability": 0.0, "view_area": None}
     assert plain == [replace(RECIPES[recipe], name=f"{recipe} ({without})", **changed)] * 4
 
 

@@ -89,9 +89,9 @@ def test_first_rows_are_those_that_experts_get_right(method: type, options: dict
         rows = run.source.at(torch.tensor(positions)).double()
         correct = reference.correct_first(net, experts_of(observed), rows, c, order, count)
         chosen += [i + positions.start for i in correct]
-    expected = run.start(run, torch.tensor(chosen)).stored["images"]
+    expected = run.start(torch.tensor(chosen)).stored["images"]
     torch.testing.assert_close(observed.run.synthetic.stored["images"].float(), expected.detach())
-    plain = run.start(run, "real").stored["images"]
+    plain = run.start("real").stored["images"]
     assert not torch.equal(plain, expected), "the start should differ from random rows"
 
 

@@ -508,7 +508,7 @@ def test_first_step_of_adamw_moves_every_pixel_by_the_rate_and_decays_it() -> No
     for decay in (0.0, weight_decay):
 
         def observe(run: Run, done: int, loss: float) -> None:
-            starts.append(run.start(run, "real").stored["images"].detach())
+            starts.append(run.start("real").stored["images"].detach())
             finals.append(run.synthetic.stored["images"].detach().clone())
             gradients.append(run.synthetic.stored["images"].grad.clone())
 

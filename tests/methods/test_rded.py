@@ -288,7 +288,7 @@ class TestTeacher:
 
     def test_teacher_of_another_size_sees_images_of_that_size(self) -> None:
         small = quick_method("rded", teacher_size=8, cache=False).condense(TOY)
-        assert small.teacher.__self__.image_size == (8, 8)
+        assert small.labeller.__self__.image_size == (8, 8)
 
     @pytest.mark.parametrize(
         ("image_size", "teacher_size", "expected"),
@@ -296,7 +296,7 @@ class TestTeacher:
     )
     def test_teacher_sees_images_in_their_own_ratio(self, image_size, teacher_size, expected) -> None:
         bench = quick_method("rded", teacher_size=teacher_size, image_size=image_size, soft_labels="none", cache=False)
-        assert bench.condense(TOY).teacher.__self__.image_size == expected
+        assert bench.condense(TOY).labeller.__self__.image_size == expected
 
     def test_teacher_keeps_a_depth_that_is_the_default_at_the_size_of_the_images(self, tmp_path, monkeypatch) -> None:
         """At 16 pixels the default depth is 2, at 8 pixels it is 1."""
@@ -305,9 +305,9 @@ class TestTeacher:
         names = {"convnet-w4": "convnet-w4", "convnet-w4-d2": "convnet-w4-d2", "convnet-w4-d1": "convnet-w4"}
         for network, expected in names.items():
             small = quick_method("rded", network=network, **options).condense(TOY)
-            blocks = sum(isinstance(m, torch.nn.Conv2d) for m in small.teacher.__self__.predict.modules())
+            blocks = sum(isinstance(m, torch.nn.Conv2d) for m in small.labeller.__self__.predict.modules())
             assert blocks == (2 if expected == "convnet-w4-d2" else 1)
-            assert small.recipe.teacher["network"] == small.teacher.__self__.name == expected
+            assert small.recipe.teacher["network"] == small.labeller.__self__.name == expected
         assert len(list(cache_folder("networks").glob("*.safetensors"))) == 2, "equal teachers share a file"
 
     def test_own_teacher_is_named_with_its_accuracy(self, tmp_path: Path) -> None:
