@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from hf_condense.condensed.combine import combine_condensed
     from hf_condense.condensed.dataset import CondensedDataset
     from hf_condense.condensed.loading import list_condensed, load_condensed
+    from hf_condense.condensed.removal import remove_condensed
     from hf_condense.condensed.scores import Evaluation
     from hf_condense.condensed.training_views import TrainingViews
     from hf_condense.engine.method import Composer, Loss, Method, MethodInfo, Preset, Selector
@@ -39,6 +40,7 @@ _HOME = {
     "dd_ranking": "evaluation.ranking",
     "list_condensed": "condensed.loading",
     "load_condensed": "condensed.loading",
+    "remove_condensed": "condensed.removal",
     "write_page": "web_page",
     "TrainingViews": "condensed.training_views",
     "Composer": "engine.method",
@@ -91,6 +93,7 @@ __all__ = [
     "load_condensed",
     "option",
     "register_method",
+    "remove_condensed",
     "unregister_method",
     "write_page",
 ]

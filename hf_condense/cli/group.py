@@ -17,11 +17,12 @@ from hf_condense.cli.eval import evaluate_command
 from hf_condense.cli.methods import methods
 from hf_condense.cli.page import page
 from hf_condense.cli.push import push
+from hf_condense.cli.remove import remove
 from hf_condense.cli.run import run
 from hf_condense.cli.show import show
 from hf_condense.cli.text import as_options
 
-COMMANDS = (demo, run, push, evaluate_command, show, page, combine, methods)
+COMMANDS = (demo, run, push, evaluate_command, show, page, combine, remove, methods)
 
 
 class _Commands(click.Group):

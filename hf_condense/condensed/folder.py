@@ -25,6 +25,7 @@ from hf_condense.condensed.files.names import (
     README,
     check_name,
     is_name,
+    is_of_set,
     is_repository_name,
 )
 from hf_condense.condensed.files.packing import pack
@@ -96,6 +97,31 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
             break
         new = ()
     return target
+
+
+def remove(folder: Path, name: str) -> None:
+    """Remove a set from a folder of sets, and from its card; see `remove_condensed`."""
+    names = list_sets(folder)
+    refuse_removal(str(folder), name, names, f"remove {folder}, or the folder {name} in it by hand")
+    others = {other: read_facts(folder / other) for other in names if other != name}
+    facts = _stored_facts(folder / name, damaged_is_none=True)
+    before = others if facts is None else {**others, name: facts}
+    card = render(others, read_card(folder), before=before)
+    files = [f"{name}/{path.name}" for path in (folder / name).iterdir() if is_of_set(path.name)]
+    write_files(folder, {README: card.encode()}, removed=sorted(files))
+    _remove_if_empty(folder / name)
+
+
+def refuse_removal(where: str, name: str, names: Collection[str], instead: str) -> None:
+    """Raise unless a place has a set of this name and others beside it.
+
+    Raises:
+        ValueError: If it is not so; the message says what to do instead with the only set.
+        CondensedFormatError: If there are no sets.
+    """
+    choose(where, sorted(names), name, None)
+    if len(names) == 1:
+        raise ValueError(f"{name!r} is the only set in {where}, and a card needs one; nothing was changed: {instead}")
 
 
 def _strays(folder: Path, name: str, files: Collection[str]) -> list[str]:

@@ -25,6 +25,11 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
+def is_of_set(file: str) -> bool:
+    """Return whether a file in the folder of a set is one of those that a set consists of."""
+    return file in (TENSORS, FACTS, PREVIEW) or shard_split(file) is not None
+
+
 def check_name(name: str) -> str:
     """Return a config name if it is safe as a folder and cannot be mistaken for a split.
 

@@ -28,11 +28,12 @@ from hf_condense.condensed.files.names import (
     TENSORS,
     check_name,
     check_repository,
+    is_of_set,
     is_repository_name,
     shard_split,
 )
 from hf_condense.condensed.files.packing import pack, read_tensors
-from hf_condense.condensed.folder import read_card
+from hf_condense.condensed.folder import read_card, refuse_removal
 from hf_condense.condensed.hub.errors import readable_errors, with_retries
 from hf_condense.condensed.hub.repository import MAIN, Repository, client, set_names
 from hf_condense.condensed.hub.splits import write_splits
@@ -153,7 +154,7 @@ def _push(parts: Parts, repo_id: str, name: str, how: Publication) -> CommitInfo
             )
             if how.private:
                 with_retries(lambda: _refuse_public(api, repo_id))
-            return with_retries(lambda: _commit(_contents(api, repo_id, new, how, cache), new, how))
+            return with_retries(lambda: _commit(_contents(api, repo_id, name, how, cache), new, how))
 
 
 def _refuse_public(api: HfApi, repo_id: str) -> None:
@@ -192,8 +193,48 @@ def _stated_licence(source: Repository, cache: Path) -> Any:
         return None
 
 
-def _contents(api: HfApi, repo_id: str, new: _NewSet, how: Publication, cache: Path) -> _Contents:
+def remove(repo_id: str, name: str, *, token: str | bool | None, revision: str | None) -> CommitInfo:
+    """Remove a set from a repository in one commit; see `remove_condensed`."""
+    how = Publication(token=token, revision=revision, commit_message=f"Remove {name}", overwrite=True)
+
+    def commit() -> CommitInfo:
+        api = client(token)
+        with (
+            tempfile.TemporaryDirectory(prefix="hf_condense-") as cache,
+            readable_errors(repo_id, revision, pushing=True),
+        ):
+            with_retries(lambda: api.dataset_info(repo_id, revision=revision or MAIN))  # no branch is made for this
+            return with_retries(lambda: _commit_without(_contents(api, repo_id, name, how, Path(cache)), name, how))
+
+    return _in_main_process(commit)
+
+
+def _commit_without(contents: _Contents, name: str, how: Publication) -> CommitInfo:
+    """Remove a set from what the repository holds, in one commit; files in its folder that are not its own stay."""
+    refuse_removal(contents.repository.name, name, set_names(contents.files), "delete the repository")
+    sets = {other: facts for other, facts in contents.sets.items() if other != name}
+    default = default_config(contents.card)
+    card = render(
+        sets,
+        contents.card,
+        before=contents.sets,
+        default=None if default == name else default,
+        place=contents.repository.name,
+    )
+    page = {PAGE: _page(contents, {}, sets, default_config(card))} if _needs_page(contents, how) else {}
+    stale = [path for path in contents.files if path.startswith(f"{name}/") and is_of_set(path[len(name) + 1 :])]
+    return _store(contents, _additions({**page, README: card.encode()}), stale, how)
+
+
+def _contents(api: HfApi, repo_id: str, own: str, how: Publication, cache: Path) -> _Contents:
     """Return what the repository holds now; files of it that are read are kept in a folder of their own.
+
+    Args:
+        api: The client.
+        repo_id: The repository.
+        own: Name of the set that is published or removed.
+        how: How that is done.
+        cache: The folder.
 
     Raises:
         FileExistsError: If it holds data that nobody could read any more after the push.
@@ -209,7 +250,7 @@ def _contents(api: HfApi, repo_id: str, new: _NewSet, how: Publication, cache: P
         try:
             sets[name] = read_facts(repository.fetch(path, files[path].size).parent)
         except CondensedFormatError:
-            if name != new.name or not how.overwrite:
+            if name != own or not how.overwrite:
                 raise
     return _Contents(repository, files, card, sets)
 
@@ -254,9 +295,13 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
         facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))
     stale = _stale_files(contents, new, facts, {addition.path_in_repo for addition in additions})
+    return _store(contents, additions, stale, replace(how, commit_message=how.commit_message or f"Upload {new.name}"))
+
+
+def _store(contents: _Contents, additions: list[CommitOperationAdd], stale: list[str], how: Publication) -> CommitInfo:
+    """Commit files that are not there yet, and the removal of stale ones; if there are none of both, do nothing."""
     changed = [addition for addition in additions if not _is_stored(addition, contents.files)]
     repository = contents.repository
-    message, description = how.commit_message or f"Upload {new.name}", how.commit_description or ""
     if not changed and not stale:
         url = f"{repository.api.endpoint}/datasets/{repository.name}/commit/{repository.revision}"
         return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=repository.revision)
@@ -264,8 +309,8 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
         return repository.api.create_commit(
             repository.name,
             [*changed, *map(CommitOperationDelete, stale)],
-            commit_message=message,
-            commit_description=description,
+            commit_message=str(how.commit_message),
+            commit_description=how.commit_description or "",
             repo_type="dataset",
             revision=how.revision,
             create_pr=how.create_pr,
@@ -306,7 +351,8 @@ def _files_to_store(contents: _Contents, new: _NewSet, facts: Facts, how: Public
         place=contents.repository.name,
     )
     files = {**new.files, FACTS: facts.to_bytes()}
-    page = {PAGE: _page(contents, new, sets, default_config(card))} if _needs_page(contents, how) else {}
+    own = {new.name: Shown(sets[new.name], new.tensors)}
+    page = {PAGE: _page(contents, own, sets, default_config(card))} if _needs_page(contents, how) else {}
     return {**{f"{new.name}/{file}": data for file, data in files.items()}, **page, README: card.encode()}
 
 
@@ -327,9 +373,9 @@ def _needs_page(contents: _Contents, how: Publication) -> bool:
     return how.page or ours
 
 
-def _page(contents: _Contents, new: _NewSet, sets: Mapping[str, Facts], default: str | None) -> bytes:
-    """Return the page of all sets; the tensors of the published ones are fetched."""
-    shown = {new.name: Shown(sets[new.name], new.tensors)}
+def _page(contents: _Contents, own: Mapping[str, Shown], sets: Mapping[str, Facts], default: str | None) -> bytes:
+    """Return the page of all sets; the tensors of those that are not at hand, `own`, are fetched."""
+    shown = dict(own)
     for name in sets.keys() - shown.keys():
         path = f"{name}/{TENSORS}"
         if path not in contents.files:
