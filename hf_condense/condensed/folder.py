@@ -93,7 +93,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
             _wait_for(target / FACTS)  # another process is saving a set under this name
             _refuse_replacing(folder, name, _stored_facts(target, damaged_is_none=False), facts)
             return target
-        if set(list_sets(folder)) <= {*others, name}:  # else another process has saved a set meanwhile
+        if set(list_sets(folder)) - {name} == set(others):  # else another process has changed the folder meanwhile
             break
         new = ()
     return target
@@ -101,15 +101,22 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 
 def remove(folder: Path, name: str) -> None:
     """Remove a set from a folder of sets, and from its card; see `remove_condensed`."""
-    names = list_sets(folder)
-    refuse_removal(str(folder), name, names, f"remove {folder}, or the folder {name} in it by hand")
-    others = {other: read_facts(folder / other) for other in names if other != name}
-    facts = _stored_facts(folder / name, damaged_is_none=True)
-    before = others if facts is None else {**others, name: facts}
-    card = render(others, read_card(folder), before=before)
-    files = [f"{name}/{path.name}" for path in (folder / name).iterdir() if is_of_set(path.name)]
-    write_files(folder, {README: card.encode()}, removed=sorted(files))
-    _remove_if_empty(folder / name)
+    target = folder / name
+    refuse_removal(str(folder), name, list_sets(folder), f"remove {folder}, or {name} in it, by hand")
+    facts = _stored_facts(target, damaged_is_none=True)
+    splits = () if facts is None else facts.extra_splits
+    is_link = target.is_symlink()  # to a set that lies elsewhere, and stays there
+    while others := {other: read_facts(folder / other) for other in list_sets(folder) if other != name}:
+        card = render(others, read_card(folder), before=others if facts is None else {**others, name: facts})
+        files = [] if is_link or not target.is_dir() else [file.name for file in target.iterdir() if file.is_file()]
+        own = sorted(f"{name}/{file}" for file in files if is_of_set(file, splits))
+        write_files(folder, {README: card.encode()}, removed=own)
+        if is_link:
+            target.unlink(missing_ok=True)
+        else:
+            _remove_if_empty(target)
+        if set(list_sets(folder)) == set(others):  # else another process has saved or removed a set meanwhile
+            return
 
 
 def refuse_removal(where: str, name: str, names: Collection[str], instead: str) -> None:
@@ -354,7 +361,7 @@ def write_files(
                 undo.pop_all()
     except OSError as error:
         reason = file_in_the_way(error, folder) or error.strerror or error
-        raise OSError(error.errno, f"could not save to {folder}: {reason}; the earlier files are untouched") from error
+        raise OSError(error.errno, f"could not change {folder}: {reason}; the earlier files are untouched") from error
 
 
 def _sweep(folder: Path) -> None:

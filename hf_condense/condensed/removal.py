@@ -7,7 +7,7 @@ from pathlib import Path
 from hf_condense.base.checks import check_path
 from hf_condense.base.processes import is_main_process
 from hf_condense.condensed.files.names import FACTS
-from hf_condense.condensed.folder import is_repository, refuse_revision, remove, resolve_folder
+from hf_condense.condensed.folder import check_level, is_repository, refuse_revision, remove, resolve_folder
 from hf_condense.condensed.hub.publish import remove as remove_published
 
 
@@ -31,10 +31,12 @@ def remove_condensed(
         FileNotFoundError: If there is no such folder, repository or branch.
         PermissionError: If the token is missing or may not write.
         ConnectionError: If the Hub cannot be reached.
-        TypeError: If the place is no path or text.
+        TypeError: If the place is no path or text, or the name is no text.
         ValueError: If there is no set of this name, it is the only one, the folder is that of one set, or a folder is
             given a revision.
-        CondensedFormatError: If there is no set, or the card or another set cannot be read.
+        CondensedFormatError: If there is no set, or the card or another set cannot be read; repair that set, or remove
+            its folder by hand.
+        FileExistsError: If the repository holds other data that its card does not list.
         OSError: If the folder cannot be written; it then stays as it was.
 
     Example:
@@ -50,6 +52,8 @@ def remove_condensed(
         ['random_ipc2']
     """
     check_path("path_or_repo", path_or_repo)
+    if not isinstance(name, str):
+        raise TypeError(f"name should be the name of a set; got {name!r} ({type(name).__name__})")
     refuse_revision(path_or_repo, revision)
     if is_repository(path_or_repo):
         remove_published(str(path_or_repo), name, token=token, revision=revision)
@@ -57,5 +61,6 @@ def remove_condensed(
     folder = resolve_folder(path_or_repo)
     if (folder / FACTS).is_file():
         raise ValueError(f"{folder} is the folder of one set; pass the folder of sets that it is in")
+    check_level(folder)
     if is_main_process():
         remove(folder, name)

@@ -206,7 +206,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
     @property
     def keeps_real(self) -> bool:
         """Whether later steps compare with the same real rows, so that their summary is kept."""
-        return self.config.draws is not None or (self.config.reuse_real and self.config.ipm > 1)
+        return self.config.reuse_real and (self.config.draws is not None or self.config.ipm > 1)
 
     def summary(self, chunk: Chunk, real: Tensor) -> Tensor:
         """Return what the comparison needs of the real embeddings (k, B, D), first dimension k; default: all."""

@@ -192,5 +192,5 @@ def parse_scales(scales: str) -> tuple[float, ...]:
     except ValueError:
         numbers = ()
     if not numbers or not all(0 < number < math.inf for number in numbers):
-        raise ValueError(f"should be positive numbers joined by _, such as '0.5_1_2'; got {scales!r}")
+        raise ValueError(f"expected positive numbers joined by _, such as '0.5_1_2'; got {scales!r}")
     return numbers

@@ -172,8 +172,9 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
         small = [run.source.class_names[c] for c in run.ipc if run.source.counts[c] < _FEW_ROWS]
         if small and config.kernel == _GAUSSIAN:
             logger.warning(
-                "m3d compares distributions, and some classes have fewer than %d rows: %s; their images may drift away "
+                "%s compares distributions, and some classes have fewer than %d rows: %s; their images may drift away "
                 "from these rows. With method='dm' they stay close",
+                self.info.name,
                 _FEW_ROWS,
                 listed(small),
             )

@@ -28,8 +28,8 @@ class TrainingRecipe:
         milestones: Where the learning rate drops, as increasing fractions of the updates in (0, 1).
         gamma: Factor of the learning rate at each milestone, > 0.
         restart_optimiser: Reset the momentum at each milestone, where the DC code makes a new optimiser.
-        augment: Families of DSA (`color`, `crop`, `cutout`, `flip`, `scale`, `rotate`) joined by `_`. None, as which
-            `"none"` is kept: no augmentation. Each image draws its own parameters.
+        augment: Families of DSA (`color`, `crop`, `cutout`, `flip`, `scale`, `rotate`) joined by `_`. None means no
+            augmentation; `"none"` is kept as None. Each image draws its own parameters.
         always: Those of the families that are applied to every image, in this order; families that are not in `augment`
             are left out. One of the remaining families is drawn per image.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.

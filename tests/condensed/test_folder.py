@@ -337,7 +337,7 @@ def test_files_that_are_no_set_are_refused_and_kept(tmp_path):
 @pytest.mark.parametrize("place", ["file", "file/sets"])
 def test_a_file_where_a_folder_is_needed_is_named(tmp_path, place):
     (tmp_path / "file").touch()
-    with pytest.raises(OSError, match=r"could not save to .*: .*file is a file, and a folder is needed; the earlier"):
+    with pytest.raises(OSError, match=r"could not change .*: .*file is a file, and a folder is needed; the earlier"):
         make_set().save_condensed(tmp_path / place)
 
 
@@ -400,7 +400,7 @@ def test_full_disk_leaves_the_earlier_set_whole(tmp_path, monkeypatch, call, at,
         make_set().save_condensed(folder)
     before = files_below(folder)
     monkeypatch.setattr(os, call, FailingCall(getattr(os, call), at))
-    with pytest.raises(OSError, match=r"could not save to .*No space left on device; .* untouched") as error:
+    with pytest.raises(OSError, match=r"could not change .*No space left on device; .* untouched") as error:
         make_set(seed=1, source={"name": "other"}).save_condensed(folder, overwrite=True)
     monkeypatch.undo()
     assert error.value.errno == errno.ENOSPC

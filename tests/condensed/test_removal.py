@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from datasets import get_dataset_config_names, load_dataset
@@ -46,10 +48,52 @@ def test_text_of_the_owner_and_other_files_in_the_folder_of_the_set_stay(tmp_pat
     three_sets(tmp_path)
     card = tmp_path / "README.md"
     card.write_text(card.read_text() + "\nMy own words.\n")
-    (tmp_path / "dm_ipc2" / "notes.txt").write_text("mine")
+    mine = ["mine-00000-of-00001.parquet", "notes.txt"]
+    for name in mine:
+        (tmp_path / "dm_ipc2" / name).write_text("mine")
     remove_condensed(str(tmp_path), "dm_ipc2")
     assert "My own words." in card.read_text()
-    assert [path.name for path in (tmp_path / "dm_ipc2").iterdir()] == ["notes.txt"]
+    assert sorted(path.name for path in (tmp_path / "dm_ipc2").iterdir()) == mine
+
+
+def test_set_that_is_a_link_leaves_the_folder_and_stays_where_it_lies(tmp_path: Path) -> None:
+    three_sets(tmp_path / "far")
+    make_set(ipc=1).save_condensed(tmp_path / "near")
+    (tmp_path / "near" / "dm_ipc3").symlink_to(tmp_path / "far" / "dm_ipc3", target_is_directory=True)
+    remove_condensed(tmp_path / "near", "dm_ipc3")
+    assert list_condensed(tmp_path / "near") == ["dm_ipc1"]
+    assert not (tmp_path / "near" / "dm_ipc3").is_symlink()
+    assert_same(load_condensed(tmp_path / "far", "dm_ipc3"), make_set(ipc=3))
+
+
+def test_set_that_is_saved_meanwhile_is_on_the_card(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    three_sets(tmp_path)
+    write = folder_module.write_files
+
+    def late(folder: Path, files: Mapping[str, bytes], **options: Any) -> None:
+        monkeypatch.setattr(folder_module, "write_files", write)
+        make_set(ipc=4).save_condensed(tmp_path)
+        write(folder, files, **options)
+
+    monkeypatch.setattr(folder_module, "write_files", late)
+    remove_condensed(tmp_path, "dm_ipc2")
+    assert list_condensed(tmp_path) == sorted(config_names(read_card(tmp_path))) == ["dm_ipc1", "dm_ipc3", "dm_ipc4"]
+
+
+def test_set_that_is_removed_while_another_is_saved_is_not_on_the_card(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    three_sets(tmp_path)
+    write = folder_module.write_files
+
+    def late(folder: Path, files: Mapping[str, bytes], **options: Any) -> None:
+        monkeypatch.setattr(folder_module, "write_files", write)
+        remove_condensed(tmp_path, "dm_ipc2")
+        write(folder, files, **options)
+
+    monkeypatch.setattr(folder_module, "write_files", late)
+    make_set(ipc=4).save_condensed(tmp_path)
+    assert list_condensed(tmp_path) == sorted(config_names(read_card(tmp_path))) == ["dm_ipc1", "dm_ipc3", "dm_ipc4"]
 
 
 def test_damaged_set_can_be_removed(tmp_path: Path) -> None:
@@ -80,8 +124,10 @@ def test_what_cannot_be_removed_is_refused_and_nothing_changes(tmp_path: Path) -
             remove_condensed(tmp_path / place, name)
     with pytest.raises(ValueError, match="is for repositories"):
         remove_condensed(tmp_path / "some", "dm_ipc1", revision="main")
-    with pytest.raises(CondensedFormatError, match="has no condensed set"):
+    with pytest.raises(CondensedFormatError, match="has no condensed set, but its subfolders have; pass one"):
         remove_condensed(tmp_path, "dm_ipc1")
+    with pytest.raises(TypeError, match=r"name should be the name of a set; got None \(NoneType\)"):
+        remove_condensed(tmp_path / "some", None)  # type: ignore[arg-type]
     assert files_below(tmp_path) == before
 
 
@@ -115,6 +161,17 @@ def test_published_set_is_removed_in_one_commit_with_its_rows_on_card_and_page(h
     assert_same(load_condensed(repo, "dm_ipc1", revision=commits[1].commit_id), make_set(ipc=1))
 
 
+def test_commit_whose_answer_was_lost_is_not_made_twice(hub) -> None:
+    repo = hub.repo()
+    for ipc in (1, 2):
+        make_set(ipc=ipc).push_to_hub(repo)
+    hub.fault("^POST .*/commit/", lose_answer=True)
+    remove_condensed(repo, "dm_ipc1")
+    assert list_condensed(repo) == ["dm_ipc2"]
+    titles = [commit.title for commit in HfApi().list_repo_commits(repo, repo_type="dataset")]
+    assert titles.count("Remove dm_ipc1") == 1
+
+
 def test_only_set_unknown_set_and_missing_branch_of_a_repository_are_refused(hub) -> None:
     repo = hub.repo()
     make_set(ipc=1).push_to_hub(repo)
@@ -123,6 +180,8 @@ def test_only_set_unknown_set_and_missing_branch_of_a_repository_are_refused(hub
     make_set(ipc=2).push_to_hub(repo)
     with pytest.raises(ValueError, match="no condensed set named 'dm_ipc3'"):
         remove_condensed(repo, "dm_ipc3")
+    with pytest.raises(ValueError, match="revision should be a branch to push to; got the commit"):
+        remove_condensed(repo, "dm_ipc1", revision="0" * 40)
     with pytest.raises(FileNotFoundError, match="mine"):
         remove_condensed(repo, "dm_ipc1", revision="mine")
     assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2"]

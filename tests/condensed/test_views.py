@@ -41,6 +41,11 @@ class TestCrops:
         assert 0.45 < float(mirrored.float().mean()) < 0.55
         assert float(share.max()) > 0.9
 
+    def test_crops_reach_both_ends_of_an_image(self) -> None:
+        top, left, height, width, _ = random_crops(4000, (8, 8), 0.25, keyed_generator("a")).int().unbind(1)
+        for place, length in ((top, height), (left, width)):
+            assert set(place[length == 6].tolist()) == {0, 1, 2}
+
     def test_area_of_one_gives_the_whole_image(self) -> None:
         crops = random_crops(50, (7, 9), 1.0, keyed_generator("a"), mirror=False)
         assert bool((crops == torch.tensor([0, 0, 7, 9, 0])).all())

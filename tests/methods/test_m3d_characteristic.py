@@ -155,7 +155,7 @@ def test_normalised_linear_kernel_equals_the_distance_of_the_means_of_directions
 
 @pytest.mark.parametrize("scales", ["", "0", "-1", "1_", "1_two", "inf", "nan"])
 def test_scales_that_are_not_positive_numbers_raise_value_error(scales: str) -> None:
-    with pytest.raises(ValueError, match=r"scales: should be positive numbers joined by _, such as '0\.5_1_2'; got"):
+    with pytest.raises(ValueError, match=r"scales: expected positive numbers joined by _, such as '0\.5_1_2'; got"):
         quick_method("m3d", kernel="characteristic", scales=scales).condense(toy_dataset())
 
 

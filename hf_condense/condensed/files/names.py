@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -25,9 +26,14 @@ def is_name(name: str) -> bool:
     return _NAME.fullmatch(name) is not None
 
 
-def is_of_set(file: str) -> bool:
-    """Return whether a file in the folder of a set is one of those that a set consists of."""
-    return file in (TENSORS, FACTS, PREVIEW) or shard_split(file) is not None
+def is_of_set(file: str, splits: Collection[str]) -> bool:
+    """Return whether a file in the folder of a set is one of its own.
+
+    Args:
+        file: Name of the file.
+        splits: Splits that the set has beside its rows.
+    """
+    return file in (TENSORS, FACTS, PREVIEW) or shard_split(file) in ("train", *splits)
 
 
 def check_name(name: str) -> str:

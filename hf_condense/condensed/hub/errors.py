@@ -90,7 +90,8 @@ _PUSHING: tuple[_Rule, ...] = (
     _Rule(HfHubHTTPError,          _UNKNOWN,         PermissionError,
           "pushing to {repo} needs a valid token with write access: run `hf auth login`, set HF_TOKEN or pass token="),
     _Rule(HfHubHTTPError,          _FORBIDDEN,       PermissionError,
-          "no write access to {repo}: check the token (a read token cannot push), or pass create_pr=True"),
+          "no write access to {repo}: check the token (a read token cannot push); a push can open a pull "
+          "request instead: create_pr=True"),
     _Rule(RepositoryNotFoundError, _ANY,             FileNotFoundError,
           "no dataset repository {repo}, or it is private and not yours: check the name and the owner, or log in with "
           "`hf auth login` as a user who may write to it"),

@@ -96,7 +96,7 @@ class _Contents(NamedTuple):
         repository: The repository at that commit.
         files: What the Hub says of every file, by path.
         card: Text of the card, or None.
-        sets: Facts of the condensed sets by name, without a damaged set that is going to be replaced.
+        sets: Facts of the condensed sets by name, without a damaged set that is replaced or removed.
     """
 
     repository: Repository
@@ -126,8 +126,7 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
     """
     check_repository(repo_id)
     name = check_name(parts.recipe.config_name if config_name is None else config_name)
-    if how.revision is not None and _COMMIT.fullmatch(how.revision):
-        raise ValueError(f"revision should be a branch to push to; got the commit {how.revision}")
+    _refuse_commit(how.revision)
     if how.extra_splits is not None and not isinstance(how.extra_splits, Mapping):
         raise TypeError(
             "extra_splits should be rows by the name of their split, such as {'test': ds['test']}; got a "
@@ -195,23 +194,40 @@ def _stated_licence(source: Repository, cache: Path) -> Any:
 
 def remove(repo_id: str, name: str, *, token: str | bool | None, revision: str | None) -> CommitInfo:
     """Remove a set from a repository in one commit; see `remove_condensed`."""
+    _refuse_commit(revision)
     how = Publication(token=token, revision=revision, commit_message=f"Remove {name}", overwrite=True)
+    was_there = False
+
+    def attempt(cache: Path) -> CommitInfo:
+        nonlocal was_there
+        contents = _contents(api, repo_id, name, how, cache)
+        names = set_names(contents.files)
+        if was_there and name not in names:  # an earlier attempt has removed it, and its answer was lost
+            return _store(contents, [], [], how)
+        refuse_removal(repo_id, name, names, "delete the repository, or the folder and its entries on the card")
+        was_there = True
+        return _commit_without(contents, name, how)
 
     def commit() -> CommitInfo:
-        api = client(token)
         with (
-            tempfile.TemporaryDirectory(prefix="hf_condense-") as cache,
+            tempfile.TemporaryDirectory(prefix="hf_condense-") as scratch,
             readable_errors(repo_id, revision, pushing=True),
         ):
             with_retries(lambda: api.dataset_info(repo_id, revision=revision or MAIN))  # no branch is made for this
-            return with_retries(lambda: _commit_without(_contents(api, repo_id, name, how, Path(cache)), name, how))
+            return with_retries(lambda: attempt(Path(scratch)))
 
+    api = client(token)
     return _in_main_process(commit)
+
+
+def _refuse_commit(revision: str | None) -> None:
+    """Raise `ValueError` if a revision that should be written to is a commit."""
+    if revision is not None and _COMMIT.fullmatch(revision):
+        raise ValueError(f"revision should be a branch to push to; got the commit {revision}")
 
 
 def _commit_without(contents: _Contents, name: str, how: Publication) -> CommitInfo:
     """Remove a set from what the repository holds, in one commit; files in its folder that are not its own stay."""
-    refuse_removal(contents.repository.name, name, set_names(contents.files), "delete the repository")
     sets = {other: facts for other, facts in contents.sets.items() if other != name}
     default = default_config(contents.card)
     card = render(
@@ -222,7 +238,11 @@ def _commit_without(contents: _Contents, name: str, how: Publication) -> CommitI
         place=contents.repository.name,
     )
     page = {PAGE: _page(contents, {}, sets, default_config(card))} if _needs_page(contents, how) else {}
-    stale = [path for path in contents.files if path.startswith(f"{name}/") and is_of_set(path[len(name) + 1 :])]
+    own = contents.sets.get(name)
+    splits = () if own is None else own.extra_splits
+    stale = [
+        path for path in contents.files if path.startswith(f"{name}/") and is_of_set(path[len(name) + 1 :], splits)
+    ]
     return _store(contents, _additions({**page, README: card.encode()}), stale, how)
 
 
@@ -238,7 +258,7 @@ def _contents(api: HfApi, repo_id: str, own: str, how: Publication, cache: Path)
 
     Raises:
         FileExistsError: If it holds data that nobody could read any more after the push.
-        CondensedFormatError: If its card, or a set that is not going to be replaced, cannot be read.
+        CondensedFormatError: If its card, or a set that is neither replaced nor removed, cannot be read.
     """
     repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
     files = repository.files()
@@ -277,7 +297,7 @@ def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | Non
     if foreign:
         raise FileExistsError(
             f"{repo_id} holds other data ({listed(foreign, 1, quoted=False)}) and no card that lists it under "
-            "`configs:`; nothing was changed: push the set to a repository of its own"
+            "`configs:`; nothing was changed: list that data there, or keep sets in a repository of their own"
         )
 
 
@@ -299,7 +319,7 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
 
 
 def _store(contents: _Contents, additions: list[CommitOperationAdd], stale: list[str], how: Publication) -> CommitInfo:
-    """Commit files that are not there yet, and the removal of stale ones; if there are none of both, do nothing."""
+    """Commit files that are not there yet, and the removal of stale ones; if there are neither, do nothing."""
     changed = [addition for addition in additions if not _is_stored(addition, contents.files)]
     repository = contents.repository
     if not changed and not stale:
