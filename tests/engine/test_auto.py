@@ -12,7 +12,7 @@ import torch
 
 from hf_condense import condense_dataset
 from hf_condense.base.errors import RunInterrupted
-from hf_condense.engine.auto import choose
+from hf_condense.engine.auto import _Case, choose
 from hf_condense.engine.build import check_request
 from hf_condense.engine.checkpoint import workers_in
 from hf_condense.engine.task import Task
@@ -64,9 +64,6 @@ def test_what_the_caller_says_about_the_pool_decides() -> None:
 
 
 def test_pool_is_not_taken_for_a_network_with_frozen_parameters() -> None:
-    def frozen(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
-        return LinearNetwork(channels, num_classes, image_size).requires_grad_(False)
-
     for network, expected in ((frozen, None), (LinearNetwork, "pool")):
         choice = choose(Task(1, 10, (3, 32, 32)), 60, network, device=CPU, workers=2)
         assert choice.values.get("networks") == expected
@@ -191,6 +188,10 @@ class LinearNetwork(torch.nn.Sequential):
         super().__init__(torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] * image_size[1], num_classes))
 
 
+def frozen(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
+    return LinearNetwork(channels, num_classes, image_size).requires_grad_(False)
+
+
 def test_large_images_are_composed_and_small_ones_learned() -> None:
     choice = choose_for(size=224, classes=100)
     assert (choice.method, choice.preset) == ("rded", "default")
@@ -204,6 +205,11 @@ def test_teacher_and_pictures_of_composed_images_grow_with_the_budget() -> None:
     assert large["teacher_updates"] == pytest.approx(2 * small["teacher_updates"], rel=0.02)
     assert choose_for(size=224, classes=1000, budget=1).values["pictures"] == 40
     assert choose_for(size=224, budget=1e6).values["pictures"] == 300
+
+
+def test_more_crops_of_a_picture_leave_fewer_pictures() -> None:
+    few, many = (choose_for(size=224, classes=100, budget=2, given={"crops": n}).values["pictures"] for n in (5, 10))
+    assert many == pytest.approx(few / 2, rel=0.05)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +249,34 @@ def test_few_whole_colour_images_are_learned_along_experts() -> None:
         assert choose_for(**{"ipc": 1, "budget": 5, "given": pixels, **changes}).method == "m3d", changes
     grey = choose(Task(1, 10, (1, 28, 28)), 5, None, device=CPU, workers=2, given=pixels)
     assert grey.method == "m3d"
+
+
+@pytest.mark.parametrize(("sides", "method"), [((32, 64), "esp"), ((32, 96), "m3d"), ((96, 32), "m3d")])
+def test_images_with_one_long_side_are_not_learned_along_experts(sides: tuple[int, int], method: str) -> None:
+    options = {"device": CPU, "workers": 2, "candidates": ("m3d", "esp"), "given": {"storage": "pixels"}}
+    assert choose(Task(1, 10, (3, *sides)), 60, None, **options).method == method
+
+
+def test_network_with_frozen_parameters_is_not_trained_as_an_expert() -> None:
+    for network, method in ((frozen, "m3d"), (LinearNetwork, "esp")):
+        options = {"device": CPU, "workers": 2, "given": {"storage": "pixels"}}
+        assert choose(Task(1, 10, (3, 32, 32)), 60, network, **options).method == method
+
+
+def test_synthetic_rows_of_an_objective_beside_the_experts_have_a_price() -> None:
+    shared = {"storage": "pixels", "experts": 4}
+    alone, both = (
+        choose_for(ipc=1, size=64, budget=10, candidates=("esp",), given={**shared, **given}).values["steps"]
+        for given in ({}, {"beside": "dm", "batch_real": 1})
+    )
+    assert alone > 1.25 * both
+
+
+def test_batch_of_more_rows_than_a_class_has_costs_as_much_as_all_of_them() -> None:
+    whole, larger = (
+        choose_for(budget=2, given={"networks": "fresh", "batch_syn": rows}).values["steps"] for rows in (None, 10_000)
+    )
+    assert whole == larger
 
 
 def test_steps_along_experts_are_priced_as_the_preset_makes_them() -> None:
@@ -330,6 +364,14 @@ def test_processes_share_the_work_of_a_budget() -> None:
     composed = choose_for(size=224, classes=100, budget=1, processes=4).values
     assert composed["teacher_updates"] == large["teacher_updates"], "one process trains the teacher"
     assert composed["pictures"] == pytest.approx(4 * large["pictures"], rel=0.1)
+
+
+def test_more_processes_than_networks_do_not_train_them_faster() -> None:
+    one, two, eight = (
+        _Case(Task(1, 10, (3, 32, 32)), 5, "convnet-w8", 1e9, processes, {}).seconds_of_networks(2, 100, 16)
+        for processes in (1, 2, 8)
+    )
+    assert two == eight == one / 2
 
 
 def test_steps_of_the_caller_are_told_in_place_of_the_minutes() -> None:

@@ -21,6 +21,7 @@ import torch
 
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.rng import key_seed
+from hf_condense.engine import loop
 from hf_condense.engine.run import Run
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.engine_methods import Leap, Pull, PullConfig, Stop, Watchful, condense, registered, same, stop_after
@@ -84,6 +85,17 @@ def test_nan_raises_non_finite_loss_error_and_keeps_the_last_checkpoint(
         condense()
     monkeypatch.setattr(Pull, "poison", None)
     assert same(condense(checkpoint_dir=tmp_path), condense())
+
+
+def test_step_that_is_not_finite_is_named_among_those_that_are_checked_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first step is checked alone, then four together, as if nobody read the values on a GPU."""
+    start = loop._Optimisation.__init__
+    monkeypatch.setattr(loop._Optimisation, "__init__", lambda self, *parts, check_every: start(self, *parts, 4))
+    monkeypatch.setattr(Pull, "poison", ("loss", 3))
+    with pytest.raises(NonFiniteLossError, match="not finite at step 3 "):
+        condense()
 
 
 def test_update_that_overflows_is_never_checkpointed(tmp_path: Path) -> None:

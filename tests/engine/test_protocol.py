@@ -104,6 +104,13 @@ def test_checkpoint_of_another_identity_is_refused(tmp_path: Path, monkeypatch: 
         condense(checkpoint_dir=tmp_path)
 
 
+def test_real_batches_differ_from_step_to_step() -> None:
+    _, run = condense_with_run()
+    first, second, again = (run.real_batch(run.classes, 6, t) for t in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
+
+
 def test_learnable_that_the_optimiser_leaves_out_raises_value_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         duel.Duel, "optimiser", lambda self, run: torch.optim.SGD(list(run.synthetic.learned().values()), lr=0.1)

@@ -156,15 +156,22 @@ def test_features_by_default_are_embeddings_of_a_network_trained_on_the_source(
     assert small.recipe.rows == source.rows[torch.cat(chosen)].tolist()
 
 
-def test_features_of_other_networks_are_cached_apart(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_of_other_networks_and_images_are_cached_apart(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
-    ds = toy_dataset(names=("cat", "dog", "eel"))
 
-    def files_after(method: str, **options) -> int:
+    def files_after(method: str, rows: int = 12, **options) -> int:
+        ds = toy_dataset(names=("cat", "dog", "eel"), rows=rows)
         condense_dataset(ds, method, 2, **{**TRAINED, "network": "convnet-w4-d1", "cache": True, **options})
         return len(list(cache_folder("features").glob("*.safetensors")))
 
     assert files_after("herding") == 1
     assert files_after("kcenter") == 1, "both methods should share the features"
-    changes = ({"feature_updates": 4}, {"feature_batch": 6}, {"seed": 1}, {"network": "convnet-w5-d1"})
-    assert [files_after("herding", **change) for change in changes] == [2, 3, 4, 5]
+    changes = (
+        {"feature_updates": 4},
+        {"feature_batch": 6},
+        {"seed": 1},
+        {"network": "convnet-w5-d1"},
+        {"rows": 13},
+        {"image_size": (8, 12)},
+    )
+    assert [files_after("herding", **change) for change in changes] == [2, 3, 4, 5, 6, 7]

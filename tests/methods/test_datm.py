@@ -10,6 +10,7 @@ from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
 from hf_condense.methods._expert_rows import correct_rows, mean_of_correct, trained_expert
+from hf_condense.methods._images import statistics_rows
 from hf_condense.methods._windows import latest_start
 from hf_condense.methods.datm import DifficultyAlignedMatching
 from hf_condense.methods.esp import SubspaceProjection
@@ -138,6 +139,19 @@ def test_rows_that_no_expert_gets_right_have_the_mean_of_all() -> None:
         chosen = logits[right[:, i], i] if right[:, i].any() else logits[:, i]
         torch.testing.assert_close(means[i], chosen.mean(0))
         assert not right[:, i].any() or int(means[i].argmax()) == int(labels[i])
+
+
+def test_statistics_of_experts_with_batch_norm_are_plain_means_over_real_rows() -> None:
+    observed = observe(TrajectoryMatching, t=0, network="convnet-w4-d1-bn")
+    run = observed.run
+    with torch.no_grad():
+        network = trained_expert(run, observed.method.experts, 0)
+        norm = next(module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d))
+        seen: list[torch.Tensor] = []
+        norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+        network(run.source.sample(run.classes, statistics_rows(3), run.seed, "statistics").flatten(0, 1))
+    torch.testing.assert_close(norm.running_mean, seen[0].mean((0, 2, 3)))
+    torch.testing.assert_close(norm.running_var, seen[0].var((0, 2, 3)))
 
 
 def test_experts_with_batch_norm_label_rows_one_by_one() -> None:
@@ -288,6 +302,7 @@ def test_rows_of_other_storage_forms_are_labelled_by_experts(storage: str) -> No
         ({"most_ratio": 0}, r"most_ratio should be larger than 0; got 0"),
         ({"momentum_label": 1.0}, r"momentum_label should be smaller than 1; got 1.0"),
         ({"expansion_steps": 0}, r"expansion_steps should be at least 1; got 0"),
+        ({"expansion_steps": 3}, r"expansion_steps=3 has no effect without first_max_start"),
     ],
 )
 @pytest.mark.parametrize("method", ["mtt", "esp"])
@@ -305,13 +320,20 @@ def test_latest_start_beyond_the_last_window_is_told(caplog) -> None:
     ("ipc", "classes", "side", "expected"),
     [
         (1, 10, 32, {"student_steps": 80, "max_start": 4, "first_max_start": None, "most_ratio": 1.1, "lr_label": 5}),
-        (10, 10, 28, {"first_max_start": 10, "max_start": 20, "expansion_steps": 1000, "batch_syn": None}),
+        (
+            10,
+            10,
+            28,
+            {"first_max_start": 10, "max_start": 20, "expansion_steps": 1000, "batch_syn": None, "lr_img": 100},
+        ),
         (50, 10, 32, {"first_max_start": 20, "max_start": 40, "expansion_steps": 2000, "lr_img": 1000}),
         (500, 10, 32, {"min_start": 40, "max_start": 60, "student_steps": 40, "first_max_start": None}),
         (1, 100, 32, {"expert_span": 3, "student_steps": 40, "first_max_start": 10, "max_start": 20}),
         (50, 100, 32, {"min_start": 20, "max_start": 70, "init": "real"}),
         (100, 100, 32, {"min_start": 30, "lr_img": 50, "init": "correct"}),
+        (1, 200, 64, {"first_max_start": 15, "max_start": 20, "expansion_steps": 2000, "lr_img": 1e4}),
         (10, 200, 64, {"min_start": 10, "max_start": 50, "lr_img": 100, "batch_syn": 500, "lr_lr": 1e-4}),
+        (50, 200, 64, {"min_start": 40, "max_start": 70, "lr_img": 100, "batch_syn": 1000}),
     ],
 )
 def test_paper_preset_follows_the_table(ipc: int, classes: int, side: int, expected: dict) -> None:

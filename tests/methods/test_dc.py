@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from hf_condense.engine.run import Run
+from hf_condense.engine.task import Task
 from hf_condense.methods.dc import (
     GradientMatching,
     absolute_distance,
@@ -190,10 +191,15 @@ def test_equal_gradients_have_distance_zero() -> None:
 @pytest.mark.parametrize("ipc", [1, 2, 7, 10, 15, 49, 50, 51, 1000])
 def test_loops_are_in_range_for_every_ipc(ipc: int) -> None:
     outer, inner = loops(ipc)
-    assert 1 <= outer <= 50
-    assert outer <= max(1, ipc)
+    assert outer == min(ipc, 50)
     assert 1 <= inner <= 50
-    assert ipc == 1 or 400 <= outer * inner <= 600 or outer < 10
+    if ipc > 1:
+        assert inner == 50 if ipc < 10 else 400 <= outer * inner <= 600
+
+
+def test_quick_runs_of_many_images_have_short_outer_loops() -> None:
+    values = GradientMatching.presets["quick"].values
+    assert [values(Task(ipc, 10, (3, 32, 32)))["outer_loop"] for ipc in (1, 10, 100)] == [1, 10, 10]
 
 
 def test_paper_preset_follows_the_table() -> None:
@@ -230,6 +236,19 @@ def test_batch_statistics_are_frozen_while_classes_are_matched() -> None:
     before = norm.running_mean.clone()
     freeze_batch_statistics(instance._net, run, 1)
     assert not torch.equal(before, norm.running_mean)
+
+
+def test_batch_statistics_are_frozen_with_other_rows_in_each_step() -> None:
+    run = objective_of_step(GradientMatching, {"network": "convnet-w4-d1-bn"}, 0).run
+    means = []
+    for t in (0, 1, 0):
+        net = run.network("network", 0)
+        freeze_batch_statistics(net, run, t)
+        norm = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+        means.append(norm.running_mean.clone())
+    first, second, again = means
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 def test_learned_soft_labels_move_and_are_resumed_exactly(tmp_path) -> None:

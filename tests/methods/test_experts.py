@@ -22,6 +22,7 @@ from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
 from hf_condense.networks.sharpness import sharpen
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.source.load import load_source
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.observed_step import objective_of_step
 
@@ -160,6 +161,15 @@ def test_other_seeds_networks_and_images_give_other_experts(run: Run) -> None:
     other.whiten()
     folders.add(recorded(other).files[0].parent)
     assert len(folders) == 4
+
+
+def test_other_rows_and_other_sizes_of_images_give_other_experts(run: Run) -> None:
+    folders = {recorded(run).files[0].parent}
+    for rows, size in ((13, (8, 8)), (12, (8, 12))):
+        source = load_source(toy_dataset(rows=rows), label_column="label", image_size=size, cache=False, progress=False)
+        factory = network_factory(run.factory.name, channels=3, image_size=size, num_classes=3)
+        folders.add(recorded(dataclasses.replace(run, source=source, factory=factory)).files[0].parent)
+    assert len(folders) == 3
 
 
 def test_interrupted_recording_records_only_missing_experts(run: Run, trained: list[int]) -> None:

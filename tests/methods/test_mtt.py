@@ -197,6 +197,11 @@ def test_learned_rate_is_stored_and_stays_positive(method: type) -> None:
     assert float(learned.synthetic.student_lr) != pytest.approx(0.03, rel=1e-4)
 
 
+def test_rate_that_is_not_learned_stays_although_it_is_below_the_least_learned_one() -> None:
+    small = quick_method("mtt", lr_lr=0.0, lr_student=1e-6, steps=1).condense(toy_dataset())
+    assert float(small.synthetic.student_lr) == pytest.approx(1e-6)
+
+
 class Dropping(nn.Module):
     """A network with dropout that fails on an empty batch."""
 
@@ -270,13 +275,16 @@ def test_windows_are_parts_of_an_expert_and_start_before_max_start() -> None:
     assert starts == {(0, 0), (0, 1), (1, 0), (1, 1)}
 
 
-def test_batches_are_disjoint_parts_of_a_permutation() -> None:
-    observed = observe(TrajectoryMatching, batch_syn=4, ipc=2)
-    for draw in range(5):
-        batches = [observed.method.batch(observed.run, draw, n) for n in range(4)]
-        assert [batch.size for batch in batches] == [int(batch.mask.sum()) for batch in batches] == [4, 2, 4, 2]
-        for first, second in (batches[:2], batches[2:]):
-            assert bool((first.mask ^ second.mask).all())
+def test_batches_are_disjoint_parts_of_permutations_that_differ_by_draw_and_by_pass() -> None:
+    observed = observe(TrajectoryMatching, batch_syn=4, ipc=3)  # of 9 rows, so that a pass has three batches
+    beginnings = set()
+    for draw in range(4):
+        batches = [observed.method.batch(observed.run, draw, n) for n in range(6)]
+        assert [batch.size for batch in batches] == [int(batch.mask.sum()) for batch in batches] == [4, 4, 1] * 2
+        for parts in (batches[:3], batches[3:]):
+            assert bool(torch.stack([batch.mask for batch in parts]).any(0).all())
+            beginnings.add(tuple(parts[0].mask.tolist()))
+    assert len(beginnings) > 6, "of eight passes"
 
 
 @pytest.mark.parametrize(
@@ -367,11 +375,12 @@ def test_plan_counts_the_rows_of_a_batch(method: str) -> None:
     ("ipc", "classes", "side", "expected"),
     [
         (1, 10, 32, {"student_steps": 50, "max_start": 2, "lr_img": 100, "lr_lr": 1e-7, "zca": True}),
-        (10, 10, 28, {"student_steps": 30, "max_start": 20, "lr_student": 0.001, "zca": True}),
+        (10, 10, 28, {"student_steps": 30, "max_start": 20, "lr_student": 0.001, "lr_lr": 1e-5, "zca": True}),
         (50, 10, 32, {"student_steps": 30, "max_start": 40, "lr_img": 1000, "zca": False}),
         (1, 100, 32, {"student_steps": 20, "expert_span": 3, "lr_img": 1000, "zca": True}),
         (50, 100, 32, {"student_steps": 80, "batch_syn": 125}),
         (10, 200, 64, {"student_steps": 20, "max_start": 40, "lr_img": 1e4, "batch_syn": 200}),
+        (50, 200, 64, {"expert_span": 2, "max_start": 40, "lr_img": 1e4, "batch_syn": 300}),
         (7, 10, 32, {"student_steps": 30, "max_start": 20}),
     ],
 )

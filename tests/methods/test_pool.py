@@ -488,6 +488,17 @@ def test_what_is_kept_of_real_rows_is_forgotten_when_a_step_is_cut_smaller(monke
     torch.testing.assert_close(cut_smaller.synthetic.images, whole.synthetic.images, rtol=1e-4, atol=1e-5)
 
 
+def test_what_is_kept_of_a_draw_that_never_comes_again_is_forgotten() -> None:
+    counts: list[int] = []
+
+    class Watched(DistributionMatching):
+        def after_update(self, run, t):
+            counts.append(len(self._summaries._tensors))
+
+    objective_of_step(Watched, {"ipm": 2}, 7)
+    assert counts == [1] * 7
+
+
 # AdamW
 
 

@@ -14,6 +14,7 @@ from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.settings import Settings, settle
 from hf_condense.engine.task import Task
+from hf_condense.methods._student_presets import shared_quick_values, short_run
 from hf_condense.methods.dc import loops
 
 TASKS = (
@@ -229,6 +230,36 @@ def test_quick_runs_in_frequencies_take_four_times_the_rate(method: str) -> None
         }
         assert rates["dct"] == pytest.approx(4 * rates["pixels"])
         assert rates["patches"] == rates["pixels"]
+
+
+@pytest.mark.parametrize("preset", ["quick", "default"])
+@pytest.mark.parametrize(
+    ("method", "expected"), [("dm", [1, 10, 10]), ("m3d", [16, 160, 40]), ("ncfm", [0.04, 0.04, 0.02])]
+)
+def test_rates_of_short_runs_follow_images_per_class_and_the_spread_of_pixels(
+    method: str, expected: list[float], preset: str
+) -> None:
+    values = get_method(method).presets[preset].values
+    rates = [values(Task(ipc, 10, COLOUR, std=std))["lr_img"] for ipc, std in ((1, 0.25), (10, 0.25), (10, 0.5))]
+    assert rates == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("ipc", "expand", "experts", "snapshots", "expert_span", "max_start"),
+    [(1, 1, 24, 13, 4, 8), (1, 16, 16, 25, 4, 12), (10, 1, 16, 25, 12, 8)],
+)
+def test_experts_and_windows_of_quick_runs_are_those_that_were_measured(
+    ipc: int, expand: int, experts: int, snapshots: int, expert_span: int, max_start: int
+) -> None:
+    values = shared_quick_values(Task(ipc, 10, COLOUR, expand=expand))
+    assert (values["snapshot_every"], values["lr_expert"], values["batch_expert"]) == (4, 0.05, 128)
+    assert (values["experts"], values["snapshots"]) == (experts, snapshots)
+    assert (values["expert_span"], values["max_start"]) == (expert_span, max_start)
+
+
+def test_short_runs_of_many_images_have_fewer_steps_over_short_windows_at_a_larger_rate() -> None:
+    expected = {"steps": 150, "expert_span": 4, "max_start": 12, "lr_img": 1e4, "lr_student": 0.03}
+    assert expected.items() <= short_run(Task(10, 10, COLOUR)).items()
 
 
 @pytest.mark.parametrize(("ipc", "row"), [(1, 1), (3, 1), (4, 10), (20, 10), (23, 50), (500, 50)])

@@ -134,6 +134,19 @@ def test_class_with_too_few_pictures_gives_several_crops_of_each() -> None:
     assert len({tuple(tile.flatten().tolist()) for tile in tiles.flatten(0, 2)}) == 12
 
 
+def test_as_many_pictures_are_looked_at_as_crops_are_needed() -> None:
+    options = {"soft_labels": "none", "pictures": 1, "crops": 1, "crop_area": 1.0, "mosaic": 1, "cache": False}
+    images = quick_method("rded", teacher=KNOWING, **options).condense(TOY, 4).synthetic.stored["images"]
+    assert len(images[:4].unique(dim=0)) == 4
+
+
+def test_crops_that_leave_the_device_early_give_the_same_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_condense.methods.rded._PICTURES", 5)
+    whole = condense(soft_labels="none", pictures=12).synthetic.stored["images"]
+    monkeypatch.setattr("hf_condense.methods.rded._GATHERED", 0)
+    assert torch.equal(condense(soft_labels="none", pictures=12).synthetic.stored["images"], whole)
+
+
 @pytest.mark.parametrize(
     ("side", "storage", "mosaic"), [(63, "pixels", 1), (64, "pixels", 2), (65, "pixels", 2), (64, "patches", 1)]
 )

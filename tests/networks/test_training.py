@@ -15,7 +15,7 @@ from hf_condense.base.devices import has_compiler
 from hf_condense.base.rng import keyed_generator
 from hf_condense.networks import training
 from hf_condense.networks.accuracy import accuracy
-from hf_condense.networks.batches import _mixed, rows_of_updates
+from hf_condense.networks.batches import _cropped, _mixed, rows_of_updates
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.networks.training import accumulate_gradient, chunk_size, train_network
@@ -311,6 +311,13 @@ def test_augmentation_changes_what_is_seen():
         assert set(batch.unique().tolist()) == {0.0, 1.0}, "a crop fills with zeros"
         assert len({image.sum().item() for image in batch}) > 1, "every image draws its own parameters"
     assert not torch.equal(batches[0], batches[1]), "every update draws anew"
+
+
+def test_crops_differ_from_update_to_update():
+    images = toy_set(4).images
+    first, second, again = (_cropped(images, 0.2, t, [("a",)]) for t in (0, 1, 0))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, second)
 
 
 def test_cutmix_mixes_targets_by_area():
