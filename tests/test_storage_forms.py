@@ -98,7 +98,7 @@ def test_first_step_has_the_rate_that_the_form_makes_of_that_of_the_images(
     observe = {"steps": 1, "momentum": 0.0, "callbacks": [lambda run, done, loss: runs.append(run)]}
     condense(storage=storage, **observe, **options)
     ((name, tensor),) = runs[0].synthetic.learned().items()
-    start = runs[0].start(runs[0], "real").stored[name]
+    start = runs[0].start("real").stored[name]
     torch.testing.assert_close(tensor.detach(), (start - rate * tensor.grad).detach())
     assert float(tensor.grad.abs().max()) > 1e-3
 
@@ -280,7 +280,7 @@ def test_class_with_fewer_rows_than_the_form_decodes_into_repeats_them(storage: 
     quick_method(
         "dm", storage=storage, init="real", steps=1, callbacks=[lambda run, done, loss: runs.append(run)]
     ).condense(few, 1)
-    start = runs[0].start(runs[0], "real").all()[0]
+    start = runs[0].start("real").all()[0]
     by_class = start.unflatten(0, (3, rows)).detach()
     assert by_class.shape == (3, rows, 3, 8, 8)
     copies = by_class[:, 1:] - by_class[:, :1]

@@ -162,7 +162,9 @@ def test_plain_dataset_in_the_same_repository_is_kept(hub):
 def test_foreign_repository_is_refused_and_unchanged(hub, files):
     repo = hub.repo()
     before = commit(repo, files)
-    with pytest.raises(FileExistsError, match=r"holds other data \((rows.csv|cats/1.png|a.txt and 1 more)\).*its own"):
+    with pytest.raises(
+        FileExistsError, match=r"holds other data \((rows.csv|cats/1.png|a.txt and 1 more)\).*their own"
+    ):
         make_set().push_to_hub(repo, overwrite=True)
     assert HfApi().dataset_info(repo).sha == before
 

@@ -191,7 +191,9 @@ def test_what_needs_no_data_is_refused_before_anything_is_read(toy, small, monke
 
 def test_a_missing_source_is_explained(toy, small):
     loaded = CondensedDataset.from_parts(small.select(range(6)), small.synthetic, small.recipe)
-    with pytest.raises(ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines=\(\)"):
+    with pytest.raises(
+        ValueError, match=r"random, full are drawn from the real training set.*source=.*baselines='none'"
+    ):
         run(loaded, toy, baselines=("random", "full"))
     with pytest.raises(ValueError, match=r"the baseline random is drawn from .*a loaded set does not carry it, and"):
         run(loaded, toy, baselines="random")

@@ -391,15 +391,15 @@ def test_without_matplotlib_the_error_names_the_extra():
 
 
 @pytest.mark.parametrize("draw", [real_beside_condensed, nearest_real_images])
-def test_real_rows_are_cached_and_progress_is_shown_only_on_request(draw, tmp_path, monkeypatch):
+def test_real_rows_are_cached_and_progress_is_shown_unless_switched_off(draw, tmp_path, monkeypatch):
     monkeypatch.setattr("datasets.config.HF_CACHE_HOME", str(tmp_path))
     small = make_coreset()
     shown = watch_decoding(monkeypatch)
     draw(small, cache=False)
-    assert shown == [False]
+    assert shown == [True]
     assert not cache_folder("sources").exists()
-    draw(small, progress=True)
-    assert shown == [False, True]
+    draw(small, progress=False)
+    assert shown == [True, False]
     assert list(cache_folder("sources").iterdir())
 
 

@@ -22,10 +22,10 @@ from hf_condense.base.errors import RunInterrupted
 from hf_condense.base.processes import from_main
 from hf_condense.condensed import folder as sets_folder
 from hf_condense.condensed.loading import load_condensed
-from hf_condense.engine import checkpoint, features
+from hf_condense.engine import checkpoint
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
-from hf_condense.methods import _recordings
+from hf_condense.methods import _features, _recordings
 from hf_condense.testing import toy_dataset
 
 DS = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
@@ -60,14 +60,14 @@ class Cases:
 
     def drift(self) -> Any:
         """Features differ from process to process."""
-        embedded = features._embedded
+        embedded = _features._embedded
 
         def drifted(run: Run, *options: int) -> torch.Tensor:
             embeddings = embedded(run, *options)
             noise = torch.randn(embeddings.shape, generator=torch.Generator().manual_seed(self.rank))
             return embeddings + embeddings.std() * noise
 
-        self.patch.setattr(features, "_embedded", drifted)
+        self.patch.setattr(_features, "_embedded", drifted)
         sums: list[float] = []
         options = {"feature_updates": 1, "cache": False}
         rows = self.condense("herding", 3, **options).recipe.rows
