@@ -32,8 +32,8 @@ def remove_condensed(
         PermissionError: If the token is missing or may not write.
         ConnectionError: If the Hub cannot be reached.
         TypeError: If the place is no path or text, or the name is no text.
-        ValueError: If there is no set of this name, it is the only one, the folder is that of one set, or a folder is
-            given a revision.
+        ValueError: If there is no set of this name, it is the only one, the folder is that of one set, a folder is
+            given a revision, or `revision` is a commit.
         CondensedFormatError: If there is no set, or the card or another set cannot be read; repair that set, or remove
             its folder by hand.
         FileExistsError: If the repository holds other data that its card does not list.
