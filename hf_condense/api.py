@@ -260,6 +260,8 @@ def condense_dataset(
             announce(f"method='auto' runs {choice.reason}", shown=shows_progress)
             steps_are_chosen = given["steps"] is None and "steps" in choice.values
             method, settled_preset, given = choice.method, choice.preset, _filled_in(given, choice.values)
+            if source.streams and not get_method(method).streams:
+                source = main_first(accelerator, partial(read, streams=False)).to(accelerator.device)
         settings = settle(get_method(method), settled_preset, given, task)
         run = build_run(
             settings,

@@ -1,12 +1,15 @@
-"""Compiled code in torch's own cache, which a killed process may leave unfinished."""
+"""Compiling networks, and torch's own cache of compiled code, which a killed process may leave unfinished."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
 
 from hf_condense.base.errors import CannotRunError
 
@@ -16,6 +19,13 @@ _UNFINISHED = re.compile(
     r"(?:ImportError|OSError): (?P<path>/[^\n:]+\.so): (?:file too short|invalid ELF header|cannot read file data"
     r"|ELF file version does not match|object file has no (?:loadable segments|dynamic section))"
 )
+
+Network = TypeVar("Network", bound=Callable[..., Any])
+
+
+def compiled_if(wanted: bool, network: Network) -> Network:
+    """Return a network, or a function that runs one, compiled for the shapes that it gets if this is wanted."""
+    return cast(Network, torch.compile(network, dynamic=False)) if wanted else network
 
 
 @contextmanager

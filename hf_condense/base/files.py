@@ -208,7 +208,7 @@ def _sweep(target: Path) -> None:
 
 
 def _is_abandoned(entry: Path, machine: str, process: int) -> bool:
-    """Return whether the writer is dead or, if it runs on another machine, idle for a day."""
+    """Return whether the writer is dead, as far as is known here, or has written nothing for a day."""
     if machine == _machine() and not psutil.pid_exists(process):
         return True
     try:

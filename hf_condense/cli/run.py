@@ -210,12 +210,14 @@ def _method_options(texts: Sequence[str], reserved: Collection[str], method: str
     method_options = dict(_parse_option(text) for text in texts)
     if clash := sorted(method_options.keys() & set(reserved)):
         raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
-    words = text_options(method)  # for these, none and numbers are words like any other
+    words = text_options(method)  # for these, numbers are words like any other, and so is none unless None is a value
     for text in texts:
         name, _, word = text.partition("=")
         if name in words and isinstance(method_options[name], (int, float)) and word.lower() not in ("true", "false"):
             method_options[name] = word
-    return {name: None if value == "none" and name not in words else value for name, value in method_options.items()}
+    return {
+        name: None if value == "none" and words.get(name, True) else value for name, value in method_options.items()
+    }
 
 
 def _parse_option(text: str) -> tuple[str, Any]:

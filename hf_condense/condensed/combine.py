@@ -118,13 +118,21 @@ def _warn_of_repeats(sets: list[CondensedDataset]) -> None:
 
 
 def _check_equal(what: str, values: list[Any]) -> None:
-    """Raise `ValueError` unless all values are equal."""
+    """Raise `ValueError` unless all values are equal; of dicts, the message shows the entries that differ."""
     for i, value in enumerate(values):
         if value != values[0]:
+            first, other = _without_equal(values[0], value)
             raise ValueError(
-                f"{what} should be equal in all sets; got {values[0]!r:.80} in the first and "
-                f"{value!r:.80} in set {i + 1}"
+                f"{what} should be equal in all sets; got {first!r:.200} in the first and {other!r:.200} in set {i + 1}"
             )
+
+
+def _without_equal(first: Any, other: Any) -> tuple[Any, Any]:
+    """Return two values, and of two dicts only the entries that differ."""
+    if not (isinstance(first, dict) and isinstance(other, dict)):
+        return first, other
+    equal = {key for key in first.keys() & other.keys() if first[key] == other[key]}
+    return tuple({key: value for key, value in d.items() if key not in equal} for d in (first, other))  # type: ignore[return-value]
 
 
 def _classes(sets: list[CondensedDataset]) -> tuple[list[str], list[Any], Any]:
@@ -170,21 +178,21 @@ def _combined_rows(
     """Return the real rows of several coresets, with every column, interleaved by class."""
     tables, places, start = [], [], 0
     columns = list(sets[0].parts.rows.features)  # another set may have them in another order
+    features = [{**s.parts.rows.features, recipe.label_column: label} for s in sets]
+    _check_equal("the features of the columns", features)
+    schema = datasets.Features({column: features[0][column] for column in columns}).arrow_schema
     for s in sets:
         rows = s.parts.rows.with_format("arrow")
-        features = {**rows.features, recipe.label_column: label}
-        _check_equal("the features of the columns", [{**sets[0].features, recipe.label_column: label}, features])
         own = round_robin(s.synthetic.labels.tolist())
         places.append(start + torch.tensor(own).argsort())  # row of every entry
         start += len(own)
-        features = {column: features[column] for column in columns}
         value_of = dict(zip(recipe.class_names, recipe.label_values, strict=True))
         new_value = dict(zip(s.recipe.label_values, map(value_of.__getitem__, s.recipe.class_names), strict=True))
         table = rows[:].select(columns)
         values = [new_value[value] for value in table[recipe.label_column].to_pylist()]
-        kind = datasets.Features(features).arrow_schema.field(recipe.label_column)
+        kind = schema.field(recipe.label_column)
         table = table.set_column(table.schema.get_field_index(recipe.label_column), kind, pa.array(values, kind.type))
-        tables.append(table.replace_schema_metadata(datasets.Features(features).arrow_schema.metadata))
+        tables.append(table.replace_schema_metadata(schema.metadata))
     positions = torch.cat(places)[order][round_robin(labels.tolist())]
     return datasets.Dataset(InMemoryTable(pa.concat_tables(tables).take(positions.numpy()).combine_chunks()))
 

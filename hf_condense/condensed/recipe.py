@@ -54,7 +54,8 @@ class Recipe:
         image_size: What `image_size=` asked for, as (height, width), or None for the source's own size.
         mean: Mean of the normalisation for which the set was made, per channel, in pixel units.
         std: Standard deviation of that normalisation, per channel, in pixel units.
-        source: Facts about the source: `name`, `config`, `split`, `license`, `num_examples`, `content_hash`.
+        source: Facts about the source: `name`, `config`, `revision`, `split`, `license`, `num_examples`,
+            `content_hash`.
         citation: Lines that cite the papers of the method, or None in sets of older versions.
         rows: For a coreset, row numbers in the source, in the order of the tensors; None otherwise. In a combined set
             they are row numbers in the sources of its parts.

@@ -74,15 +74,16 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
                 f"row should be one integer; got {row!r:.80} ({type(row).__name__}); "
                 "for several rows take torch.utils.data.Subset or a DataLoader"
             ) from None
-        if not -len(self) <= row < len(self):
-            raise IndexError(f"row should be in {-len(self)}..{len(self) - 1}; got {row}")
-        (item,) = self.__getitems__([row % len(self)])
+        (item,) = self.__getitems__([row])
         return item
 
     @plain_torch()
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
         """Return several rows, as `DataLoader` asks for a batch."""
-        index = torch.as_tensor(rows)
+        for row in rows:
+            if not -len(self) <= row < len(self):
+                raise IndexError(f"row should be in {-len(self)}..{len(self) - 1}; got {row}")
+        index = torch.as_tensor(rows) % len(self)
         images, labels = self._tensors.decoded(index)
         if self._views is not None:
             numbers = torch.randint(self._views.num_views, (len(index),))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from hf_condense.base.words import plural
@@ -33,9 +33,9 @@ between equal images, 1 between black and white. Shifted or recoloured copies ar
 """What stands beside a table of distances."""
 
 
-def title(sets: Mapping[str, Facts]) -> str:
+def title(sets: Iterable[Facts]) -> str:
     """Return the title of a new card; it is text of unknown origin."""
-    names = {str(name) for facts in sets.values() if (name := facts.recipe.source.get("name"))}
+    names = {str(name) for facts in sets if (name := facts.recipe.source.get("name"))}
     return f"{names.pop()}, condensed" if len(names) == 1 else "Condensed image sets"
 
 

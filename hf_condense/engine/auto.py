@@ -278,7 +278,8 @@ def _choice_of_m3d(case: _Case) -> Choice:
     }
     values |= pool if has_pool else {}
     networks = f"a pool of {pool['pool_size']} trained networks" if has_pool else "random networks"
-    form = _form_text((storage, expand), best_form(task))
+    is_best = (storage, expand) == best_form(task)
+    form = f"{_form_text(storage, expand)} ({_why_best(storage) if is_best else 'as asked for'})"
     return Choice("m3d", "quick", values, f"m3d, {form}, {networks}, {case.steps_text(steps)}")
 
 
@@ -304,7 +305,7 @@ def _choice_of_esp(case: _Case) -> Choice:
     form = "in the storage form of the preset"
     if case.given.keys() & _FORM:
         values |= {"storage": storage, "expand": expand}
-        form = _form_text((storage, expand), ("", 0))
+        form = f"{_form_text(storage, expand)} (as asked for)"
     networks = f"along {options['experts']} networks in training"
     return Choice("esp", "quick", values, f"esp, {form}, {networks}, {case.steps_text(steps)}")
 
@@ -335,15 +336,18 @@ def _affordable_steps(case: _Case, seconds: float, forwards: float) -> int:
     return int(min(_MOST_STEPS, max(_FEWEST_STEPS, left / per_step)))
 
 
-def _form_text(form: tuple[str, int], best: tuple[str, int]) -> str:
-    """Say which storage form a run takes, and why: it is the best one, or what the caller asked for."""
-    storage, expand = form
+def _form_text(storage: str, expand: int) -> str:
+    """Say which storage form a run takes."""
     if storage == "pixels":
-        text, why = "whole images", "other forms were not measured for so many images, or for such small ones"
-    else:
-        text = f"storage {storage!r} with {expand} rows in the space of one image"
-        why = "it gained most at 1 and 10 images per class of 28 and 32 pixels"
-    return f"{text} ({why if form == best else 'as asked for'})"
+        return "whole images"
+    return f"storage {storage!r} with {expand} rows in the space of one image"
+
+
+def _why_best(storage: str) -> str:
+    """Say why a storage form is the best one that is known."""
+    if storage == "pixels":
+        return "other forms were not measured for so many images, or for such small ones"
+    return "it gained most at 1 and 10 images per class of 28 and 32 pixels"
 
 
 def _is_trainable(case: _Case) -> bool:

@@ -15,7 +15,7 @@ from hf_condense.base.memory import free_memory, memory_budget
 from hf_condense.condensed.decoders import Frame, decoder_class
 from hf_condense.engine.auto import CANDIDATES, checked_minutes
 from hf_condense.engine.checkpoint import Checkpoint
-from hf_condense.engine.initial import initial_set
+from hf_condense.engine.initial import check_start, initial_set
 from hf_condense.engine.method import Method
 from hf_condense.engine.plan import Plan, Workload, make_plan
 from hf_condense.engine.registry import get_method
@@ -36,7 +36,7 @@ def check_request(
     *,
     arguments: Iterable[str] = (),
 ) -> tuple[str, ...]:
-    """Check what needs no data: presets may still change what is not given.
+    """Check what does not depend on the data. What is not given is passed over: a preset may set it.
 
     Args:
         method: Name of a method, or `"auto"`.
@@ -69,8 +69,10 @@ def check_request(
     for name in CANDIDATES if method == "auto" else (method,):
         cls = get_method(name)
         try:
-            cls.Config.build(options, arguments)
+            config = cls.Config.build(options, arguments)
             check_preset(cls, preset)
+            if issubclass(cls, Method):
+                check_start(cls, config)
         except (TypeError, ValueError) as error:
             problems.append((options.keys() <= cls.Config.__dataclass_fields__.keys(), error))
         else:
@@ -84,11 +86,12 @@ def check_request(
     return tuple(suitable)
 
 
-def text_options(method: str) -> set[str]:
-    """Return the options of a method, or of those that `"auto"` may pick, that take text."""
+def text_options(method: str) -> dict[str, bool]:
+    """Return the options of a method, or of those that `"auto"` may pick, that take text, and whether None is one."""
     configs = [get_method(name).Config for name in (CANDIDATES if method == "auto" else (method,))]
     hints = {name: hint for config in configs for name, hint in typing.get_type_hints(config).items()}
-    return {name for name, hint in hints.items() if str in (hint, *typing.get_args(hint))}
+    takes = {name: (hint, *typing.get_args(hint)) for name, hint in hints.items()}
+    return {name: type(None) in kinds for name, kinds in takes.items() if str in kinds}
 
 
 def build_run(settings: Settings, *, source: ClassSource, **facts: Any) -> Run:

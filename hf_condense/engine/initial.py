@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,8 @@ from hf_condense.base.devices import to_device
 from hf_condense.base.processes import from_main
 from hf_condense.base.spread import repeated
 from hf_condense.condensed.decoders import Origin
-from hf_condense.engine.method import Selector
+from hf_condense.engine.method import Method, Selector
+from hf_condense.engine.options import MethodConfig
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.run import Run
 from hf_condense.engine.selecting import select_rows
@@ -27,6 +29,13 @@ _NAMED = 5  # classes that a warning names
 def start_names() -> list[str]:
     """Return the names of all starts: real rows, noise, and the coreset methods."""
     return ["real", "noise", *_coresets()]
+
+
+def check_start(cls: type[Method[Any]], config: MethodConfig) -> None:
+    """Raise `ValueError` unless the option of the role `"init"`, if there is one, names a start of a method."""
+    name = config.name_of_role("init")
+    if name is not None and isinstance(start := getattr(config, name), str):
+        one_of(name, start, [*cls.own_starts, *start_names()])
 
 
 def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:

@@ -148,6 +148,8 @@ class Method(_Declared[ConfigT]):
 
     rate_remedy: ClassVar[str] = "such as lr_img"
     """Which learning rates may be too large if a step is not finite; see `rate_advice`."""
+    own_starts: ClassVar[tuple[str, ...]] = ()
+    """What the option of the role `"init"` may name besides real rows, noise and coreset methods."""
     memory_remedy: ClassVar[str] = "a smaller network, batch_syn, batch_real or image_size needs less"
     """What to change if a step does not fit into memory, as the end of a sentence."""
 

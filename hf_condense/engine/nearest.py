@@ -11,7 +11,6 @@ from torch import Tensor
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.tensors import CondensedTensors
 from hf_condense.source.class_source import ClassSource
-from hf_condense.source.streamed import StreamedPictures
 
 logger = logging.getLogger("hf_condense")
 
@@ -100,7 +99,7 @@ def nearest_of_set(tensors: CondensedTensors, source: ClassSource, seed: int = 0
 
 def _are_comparable(rows: int, source: ClassSource) -> bool:
     """Return whether some images can be compared with the source in reasonable time; log why not."""
-    if isinstance(source.images, StreamedPictures):
+    if source.streams:
         logger.info("images were not compared with the nearest source images: pictures of this size are not all read")
         return False
     products = (rows + min(_SAMPLE, len(source))) * len(source) * source.images[0].numel()

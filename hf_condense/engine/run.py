@@ -14,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from hf_condense.base.compiled_code import compiled_if
 from hf_condense.base.devices import CompileOption, to_device
 from hf_condense.base.interrupts import Interrupts
 from hf_condense.base.processes import broadcast
@@ -280,14 +281,13 @@ class _Network:
     @cached_property
     def compiled(self) -> nn.Module:
         """The module, compiled if the plan says so."""
-        net: nn.Module = torch.compile(self.module, dynamic=False) if self.compiles else self.module  # type: ignore[assignment]
-        return net
+        return compiled_if(self.compiles, self.module)
 
     @cached_property
     def embed(self) -> Callable[[Tensor], Tensor]:
         """The forward pass to embeddings, compiled if the plan says so."""
         embed: Callable[[Tensor], Tensor] = self.module.embed  # type: ignore[assignment]
-        return torch.compile(embed, dynamic=False) if self.compiles else embed
+        return compiled_if(self.compiles, embed)
 
 
 @torch.no_grad()

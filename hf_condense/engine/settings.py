@@ -121,13 +121,10 @@ def form_and_values(
         caller_values: The caller's values by name; what is left open is not among them.
         task: ipc, classes and image shape.
     """
-    values_of = settled.values if (settled := cls.presets.get(preset or "default")) else _nothing
+    chosen = cls.presets.get(preset or "default")
+    values_of = chosen.values if chosen else lambda task: {}
     storage, expand = settled_form(caller_values, values_of(task), task)
     return (storage, expand), values_of(dataclasses.replace(task, storage=storage, expand=expand))
-
-
-def _nothing(task: Task) -> dict[str, Any]:
-    return {}
 
 
 def check_preset(cls: AnyMethod, preset: str | None) -> None:

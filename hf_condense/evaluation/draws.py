@@ -80,13 +80,8 @@ class RandomDraws(TrainingImages):
 
     def positions(self, network_seed: Key) -> dict[int, Tensor]:
         """Return the positions in the source of the rows for a seed, int64 (n,), by class index of `real`."""
-        source = self.real.images
-        positions = {}
-        for c, n in self.rows_per_class.items():
-            of_class = source.positions(c)
-            generator = keyed_generator(self.seed, "evaluate", "rows", network_seed, source.class_names[c])
-            positions[c] = torch.randperm(len(of_class), generator=generator)[:n] + of_class.start
-        return positions
+        draw = self.real.images.draw
+        return {c: draw(c, n, self.seed, "evaluate", "rows", network_seed) for c, n in self.rows_per_class.items()}
 
     def for_seed(self, network_seed: Key) -> TrainingSet:
         """Return the images that the network of a seed is trained on."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -18,14 +17,14 @@ from hf_condense.condensed.decoders import Frame
 from hf_condense.condensed.tensors import eight_bit_pixels
 from hf_condense.evaluation.subject import RealImages, Subject
 from hf_condense.evaluation.trials import Trials
-from hf_condense.source.class_source import ClassSource
+from hf_condense.source.class_source import ClassSource, pixel_digests
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
 logger = logging.getLogger("hf_condense")
 
-_BATCH = 1024  # images that are compared at a time
+_BATCH = 1024  # images that are brought to 8 bits at a time
 
 
 def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages, RealImages]:
@@ -43,8 +42,8 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
         Both parts.
 
     Raises:
-        ValueError: If no row can be held out, or the rows of a coreset cannot be told: it was combined from several
-            sources, or selected from another one.
+        ValueError: If no row can be held out, or the rows of a coreset cannot be identified: it was combined from
+            several sources, or selected from another one.
     """
     source = real.images
     may = torch.isin(real.outputs[source.labels], torch.tensor(sorted(subject.stored_per_class)))
@@ -73,16 +72,11 @@ def hold_out(real: RealImages, subject: Subject, seed: int) -> tuple[RealImages,
 
 def _occur(source: ClassSource, subject: Subject) -> Tensor:
     """Return which images of a source occur in a set that no recipe describes, to 8 bits: bool (N,)."""
-    frame, data = Frame(subject.mean.to(source.device), subject.std.to(source.device)), subject.data
-    rows, own_rows = (torch.arange(len(images)).split(_BATCH) for images in (source, data))
-    own = {pixels for part in own_rows for pixels in _coded(data.batch(part)[0].to(source.device), frame)}
-    return torch.tensor([pixels in own for part in rows for pixels in _coded(source.at(part), frame)])
-
-
-def _coded(images: Tensor, frame: Frame) -> list[bytes]:
-    """Return a digest of the 8-bit pixels of each normalised image."""
-    coded = eight_bit_pixels(frame.to_pixels(images)).cpu()
-    return [hashlib.sha256(image.numpy().tobytes()).digest() for image in coded]
+    frame, data, own = Frame(subject.mean, subject.std), subject.data, set[bytes]()
+    for rows in torch.arange(len(data)).split(_BATCH):
+        images, _ = data.batch(rows)
+        own.update(pixel_digests(eight_bit_pixels(frame.to_pixels(images.to(subject.mean.device)))))
+    return torch.tensor([digest in own for digest in source.digests()])
 
 
 def search_rates(

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, content_key
+from hf_condense.base.compiled_code import compiled_if
 from hf_condense.base.devices import CompileOption, compiling_pays, device_facts
 from hf_condense.base.errors import plain_text
 from hf_condense.base.files import atomic_file
@@ -33,6 +34,7 @@ from hf_condense.evaluation.contenders import Contender
 from hf_condense.evaluation.subject import RealImages
 from hf_condense.networks.accuracy import predictions, share_correct
 from hf_condense.networks.factory import NetworkFactory
+from hf_condense.networks.flat import copy_state
 from hf_condense.networks.network_facts import activation_bytes
 from hf_condense.networks.network_stack import NetworkStack, networks_together
 from hf_condense.networks.training import chunk_size, train_network, train_stack
@@ -79,8 +81,7 @@ class Trials:
         if self.chunk >= batch:  # The set is trained on in whole batches, so larger contenders should be, too.
             self.chunk = chunk_size(self.network, self.test.images.image_shape, first.training.batch_size)
         # One module is compiled and its weights are overwritten, so that code is generated once, not for every network.
-        compiled: Any = torch.compile(self.network, dynamic=False) if self._should_compile() else self.network
-        self.compiled_network: nn.Module = compiled
+        self.compiled_network = compiled_if(self._should_compile(), self.network)
 
     def together(self, contender: Contender) -> int:
         """Return how many networks are trained on a contender at a time."""
@@ -180,7 +181,7 @@ class Trials:
     ) -> int:
         """Train the network from the weights of a seed, and return the number of updates."""
         key = self._key(network_seed)
-        self.network.load_state_dict(self.factory.build(*key).state_dict())
+        copy_state(self.network, self.factory.fresh(*key))
         return train_network(
             self.compiled_network,
             data,

@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import byte_text, one_of
+from hf_condense.base.checks import byte_text
 from hf_condense.base.devices import to_device
 from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.plan import Plan
@@ -181,7 +180,6 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
 
     def prepare(self, run: Run) -> None:
         """Check options that depend on each other, and record the pool if the options ask for one."""
-        one_of("init", self.config.init, start_names())
         check_pool(run, self.config, self.info.name)
         if self.config.networks == "pool":
             self._pool = recorded_pool(run, self.config)

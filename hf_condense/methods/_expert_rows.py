@@ -30,10 +30,9 @@ def correct_positions(run: Run, experts: Recordings) -> Tensor:
     chosen = []
     expert = lru_cache(maxsize=1)(partial(trained_expert, run, experts))  # most rows are judged by the first one
     for c, n in run.counts.items():
-        positions = run.source.positions(c)
-        order = torch.randperm(len(positions), generator=run.rng("correct", run.source.class_names[c]))
+        order = run.source.draw(c, run.source.counts[c], run.seed, "correct")
         judges = (_judge(run, expert(number), c) for number in range(len(experts)))
-        chosen.append(correct_rows(order + positions.start, n, judges))
+        chosen.append(correct_rows(order, n, judges))
     # Rounding could differ from process to process, so all take the rows of the main one.
     return broadcast_object(run.accelerator, torch.cat(chosen))
 

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from hf_condense.base.cache import cache_enabled, content_key
+from hf_condense.base.compiled_code import compiled_if
 from hf_condense.base.devices import compiling_pays, device_facts
 from hf_condense.base.errors import NonFiniteLossError, plain_text
 from hf_condense.base.files import write_tensors
@@ -264,9 +265,7 @@ class _Recorder:
     @cached_property
     def trainee(self) -> nn.Module:
         """The module in the form that is trained, compiled or not."""
-        compiled: Any = torch.compile(self.net, dynamic=False) if self.compiled else self.net
-        trainee: nn.Module = compiled
-        return trainee
+        return compiled_if(self.compiled, self.net)
 
     @cached_property
     def whole(self) -> TrainingSet:
@@ -287,7 +286,7 @@ class _Recorder:
     def _snapshots(self, number: int, advance: Callable[[], object]) -> Tensor:
         """Train a network and return its snapshots (S, P)."""
         training = self.training
-        copy_state(self.net, self.run.factory.build(self.run.seed, "expert", number))
+        copy_state(self.net, self.run.factory.fresh(self.run.seed, "expert", number))
         snapshots = torch.empty(self.shape)
         snapshots[0] = parameter_vector(self.net)
         done = 0

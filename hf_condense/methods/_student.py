@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 import torch
 from torch import Tensor
 
-from hf_condense.base.checks import one_of
 from hf_condense.base.processes import reduce
 from hf_condense.base.rng import seeded_globals
-from hf_condense.engine.initial import start_names
 from hf_condense.engine.method import Loss
 from hf_condense.engine.soft_labels import SoftLabels
 from hf_condense.methods._expert_rows import correct_positions, expert_labels
@@ -61,6 +59,7 @@ ConfigT = TypeVar("ConfigT", bound=TrajectoryConfig)
 class TrajectoryMethod(ImageMethod[ConfigT]):
     """Base class of methods that train a student on the synthetic set, along the trajectory of an expert."""
 
+    own_starts: ClassVar[tuple[str, ...]] = (_CORRECT,)
     trained_labels: ClassVar[tuple[str, ...]] = ("teacher", "learned")
     exchanges_in_losses: ClassVar[bool] = True
     cost_in_forwards: ClassVar[int] = 4
@@ -107,13 +106,16 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         self._rows_at_a_time = cached if run.device.type == "cpu" else self.total
 
     def rate(self, t: int, values: Sequence[float]) -> float:
-        """Return 0, which skips the update, if the value of the step is above `most_ratio`."""
+        """Return 0, which skips the update, if the value of the step is above `most_ratio`.
+
+        What `after_update` needs is remembered: whether the step moves the set, and how many steps did.
+        """
         most = self.config.most_ratio
         # A value that is not a number is skipped, too.
         skipped = 0 if most is None else sum(not value <= most for value in values)
         self._updates = len(values) - skipped
         self._moved = most is None or values[-1] <= most
-        if most is None or self._moved:
+        if self._moved:
             return super().rate(t, values)
         if skipped in _LOGGED_COUNTS:
             logger.warning(
@@ -159,7 +161,6 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         check_two_classes(run, self.info.name)
         config = self.config
         check_windows(config)
-        one_of("init", config.init, [_CORRECT, *start_names()])
         check_experts(run, config)
         clips, storage = run.decoder.frame.clip, run.decoder.name
         if config.zca and (clips or not run.decoder.can_be_whitened):

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
 
-def _tesla_paper(task: Task) -> dict[str, Any]:
+def _paper(task: Task) -> dict[str, Any]:
     """Return MTT's table with more steps and the experts' labels; one row has another image rate and later starts."""
     values = {**paper_table(task), "steps": 10_000, "soft_labels": "teacher", "labels_from": "experts"}
     if paper_row(task) == ("few classes", 1):
@@ -51,7 +51,7 @@ class ConstantMemoryMatching(StudentMatching):
         "paper": Preset(
             "10,000 steps, labels of the experts, given once (the authors' code labels anew in every step); otherwise "
             f"MTT's table, as there (ICML 2023). {ADVICE_FOR_DIGITS_AND_EXPERTS}",
-            _tesla_paper,
+            _paper,
         ),
     }
 

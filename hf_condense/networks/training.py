@@ -246,7 +246,7 @@ class _GradientByChunks:
         if self.sharing is not None:
             self._shared(self.sharing, images, targets, temperature)
             return
-        while not self._fits(images, targets, temperature):
+        while not self._added_if_it_fits(images, targets, temperature):
             self.net.zero_grad()
             self.chunk = math.ceil(self.chunk / 2)
             logger.warning(
@@ -255,7 +255,7 @@ class _GradientByChunks:
                 self.chunk,
             )
 
-    def _fits(self, images: Tensor, targets: Tensor, temperature: float) -> bool:
+    def _added_if_it_fits(self, images: Tensor, targets: Tensor, temperature: float) -> bool:
         """Add the gradient; return False if memory was not enough and smaller chunks are possible."""
         try:
             accumulate_gradient(self.net, images, targets, self.chunk, temperature)

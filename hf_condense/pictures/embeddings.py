@@ -11,14 +11,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
-from hf_condense.base.rng import keyed_generator, seeded_globals
+from hf_condense.base.rng import seeded_globals
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.networks.factory import NetworkSpec, network_factory
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.networks.training_set import TrainingSet
-from hf_condense.pictures.sets import class_positions, real_source
+from hf_condense.pictures.sets import class_in, real_source
 from hf_condense.pictures.sheet import look, new_figure, save_figure, short
 
 _COLOURS = tuple(f"C{n}" for n in range(10))
@@ -80,10 +80,10 @@ def embedding_scatter(
         train_network(net, data, RECIPES["dc"], seed, "scatter", max_updates=updates)
     groups = []
     for c in classes:
-        positions = class_positions(real, names[c])
-        rows = torch.randperm(len(positions), generator=keyed_generator(seed, "scatter", names[c]))[:per_class]
+        of_real = class_in(real, names[c])
+        rows = real.draw(of_real, min(per_class, real.counts[of_real]), seed, "scatter")
         own = (images[labels == c] - real.mean.reshape(-1, 1, 1)) / real.std.reshape(-1, 1, 1)
-        groups.append((names[c], _embedded(net, real.at(rows + positions.start)), _embedded(net, own)))
+        groups.append((names[c], _embedded(net, real.at(rows)), _embedded(net, own)))
     return save_figure(_drawn(_in_plane(groups), f"{small.recipe.config_name}, as {factory.name} sees it"), file)
 
 

@@ -151,11 +151,11 @@ def accuracy_by_network(table: Evaluation, *, axes: Axes | None = None, file: st
     return _finished(axes, [(0.0, score) for score in table.scores], file, title_network=False, beside=is_new)
 
 
-def _axes(axes: Axes | None, width: int = 640, height: int = 440) -> Axes:
+def _axes(axes: Axes | None, width: int = 640) -> Axes:
     """Return the axes that were given, or those of a new figure."""
     if axes is not None:
         return axes
-    figure = new_figure(width, height)
+    figure = new_figure(width, 440)
     figure.set_layout_engine("constrained")
     return figure.subplots()
 

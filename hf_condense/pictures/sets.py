@@ -11,7 +11,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from hf_condense.base.rng import keyed_generator
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset, check_condensed
 from hf_condense.condensed.preview import SHORT_FLOW
@@ -174,8 +173,8 @@ def real_source(
     return reader.load(check_dataset(source, "source"), "source", small.recipe, (channels, height, width))
 
 
-def class_positions(source: ClassSource, name: str) -> range:
-    """Return where the rows of a class are in a source.
+def class_in(source: ClassSource, name: str) -> int:
+    """Return the index of a class in a source that has rows of it.
 
     Raises:
         ValueError: If it has none.
@@ -183,7 +182,7 @@ def class_positions(source: ClassSource, name: str) -> range:
     c = source.class_names.index(name) if name in source.class_names else -1
     if c not in source.counts:
         raise ValueError(f"source should be the real training set of the set; it has no rows of class {name!r}")
-    return source.positions(c)
+    return c
 
 
 def _first(small: CondensedDataset, per_class: int, max_classes: int) -> tuple[Tensor, Tensor]:
@@ -198,9 +197,7 @@ def _random_rows(source: ClassSource, labels: Tensor, names: Sequence[str], seed
     """Return random real rows of the same classes, in pixel units: (n, C, H, W)."""
     rows = []
     for c, count in zip(*(t.tolist() for t in labels.unique(return_counts=True)), strict=True):
-        positions = class_positions(source, names[c])
-        order = torch.randperm(len(positions), generator=keyed_generator(seed, "picture", names[c]))
-        rows.append(source.images[order[torch.arange(count) % len(positions)] + positions.start])
+        rows.append(source.images[source.draw(class_in(source, names[c]), count, seed, "picture")])
     return torch.cat(rows).float() / 255
 
 

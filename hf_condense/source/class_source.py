@@ -99,6 +99,11 @@ class ClassSource:
         """Return the classes that have images."""
         return tuple(self.counts)
 
+    @property
+    def streams(self) -> bool:
+        """Whether pictures are decoded whenever they are asked for."""
+        return isinstance(self.images, StreamedPictures)
+
     def positions(self, c: int) -> range:
         """Return the positions of a class's images in `images`."""
         return range(self._starts[c], self._starts[c + 1])
@@ -150,10 +155,11 @@ class ClassSource:
         Returns:
             Normalised images, (len(classes), n, C, H, W).
         """
-        positions = torch.cat([self._draw(c, n, *key) for c in classes])  # (len(classes) * n,)
+        positions = torch.cat([self.draw(c, n, *key) for c in classes])  # (len(classes) * n,)
         return self.at(positions).reshape(len(classes), n, *self.image_shape)
 
-    def _draw(self, c: int, n: int, *key: Key) -> Tensor:
+    def draw(self, c: int, n: int, *key: Key) -> Tensor:
+        """Return the positions of the images that `sample` draws of one class, int64 (n,), on the CPU."""
         positions = self.positions(c)
         generator = keyed_generator(*key, self.class_names[c])
         rounds = math.ceil(n / len(positions))
@@ -176,7 +182,7 @@ class ClassSource:
         parts = []
         for c, n in self.counts.items():
             count = min(most, max(n // _HELD_OUT_SHARE, int(n > 1)))
-            order = self._draw(c, n, *key)
+            order = self.draw(c, n, *key)
             parts.append((order if among is None else order[among[order]])[:count])
         return torch.cat(parts).sort().values
 
@@ -191,18 +197,16 @@ class ClassSource:
 
         It is 0 where this would take long: if either would have to be decoded, or `other` has more than 2 GiB.
         """
-        streams = isinstance(self.images, StreamedPictures) or isinstance(other.images, StreamedPictures)
-        if streams or len(other) * math.prod(other.image_shape) > _MOST_COMPARED_BYTES:
+        if self.streams or other.streams or len(other) * math.prod(other.image_shape) > _MOST_COMPARED_BYTES:
             return 0
-        own = Counter(self._digests())
-        return sum(own.pop(digest, 0) for digest in other._digests())
+        own = Counter(self.digests())
+        return sum(own.pop(digest, 0) for digest in other.digests())
 
-    def _digests(self) -> Iterator[bytes]:
+    def digests(self) -> Iterator[bytes]:
         """Yield a hash of the pixels of every image."""
         for positions in torch.arange(len(self), device="cpu").split(1024):
             pixels: Tensor = self.images[to_device(positions, self.images.device)]  # (n, C, H, W)
-            for image in pixels.cpu().contiguous().numpy():
-                yield hashlib.blake2b(image, digest_size=16).digest()
+            yield from pixel_digests(pixels)
 
     def part(self, positions: Tensor, *, decoded: bool = True) -> ClassSource:
         """Return a source of the images at some positions, sorted, int64 (n,). It keeps the constants.
@@ -237,3 +241,9 @@ class ClassSource:
         whitening = self.whitening and self.whitening.to(device)
         mean, std = self.mean.to(device), self.std.to(device)
         return replace(self, images=images, mean=mean, std=std, device=device, whitening=whitening)
+
+
+def pixel_digests(images: Tensor) -> Iterator[bytes]:
+    """Yield a hash of the pixels of every image, uint8 (n, C, H, W)."""
+    for image in images.cpu().contiguous().numpy():
+        yield hashlib.blake2b(image, digest_size=16).digest()

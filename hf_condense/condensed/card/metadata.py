@@ -119,7 +119,7 @@ def _search_facts(sets: Mapping[str, Facts]) -> dict[str, Any]:
     largest = max(facts.num_rows + sum(rows for rows, _ in facts.extra_splits.values()) for facts in sets.values())
     values = {
         "license": common([licence_of(facts.recipe) for facts in sets.values()]),
-        "pretty_name": title(sets),
+        "pretty_name": title(sets.values()),
         "annotations_creators": ["machine-generated"],
         "source_datasets": sorted(names) or None,
         "task_categories": ["image-classification"],

@@ -58,7 +58,7 @@ def render(
             large to be read.
     """
     sets = dict(sorted(sets.items()))
-    metadata, body = _split(existing) if existing else ({}, fill(NEW_CARD, {"title": escape(title(sets))}))
+    metadata, body = _split(existing) if existing else ({}, fill(NEW_CARD, {"title": escape(title(sets.values()))}))
     if not _BLOCK.search(body):
         body = f"{body.rstrip()}\n\n{START}{END}\n"
     earlier = {html.unescape(name) for text in _BLOCK.findall(body) for name in _ROW.findall(text)}

@@ -188,12 +188,12 @@ class Decoder(ABC):
         return budget * self.expand
 
     def rate(self, image_rate: float) -> float:
-        """Return the learning rate of the stored tensors for a method's image rate; default: that rate.
+        """Return the learning rate of the stored tensors for a method's image rate: `own_rate`, else by default that.
 
         Args:
             image_rate: The rate for images that are stored as pixels, in normalised units.
         """
-        return image_rate
+        return self.own_rate or image_rate
 
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         """Return the optimiser that suits the stored tensors; default: SGD.

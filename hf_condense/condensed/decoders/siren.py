@@ -100,10 +100,6 @@ class Siren(Decoder):
                 f"{self.expand}"
             )
 
-    def rate(self, image_rate: float) -> float:
-        """Return the rate of Adam, 0.001, whatever the image rate: its steps do not depend on the size of gradients."""
-        return _RATE
-
     def optimiser(self, groups: list[dict[str, Any]], momentum: float) -> torch.optim.Optimizer:
         """Return Adam, because weights of different layers have gradients of very different sizes.
 

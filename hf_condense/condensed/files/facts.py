@@ -173,7 +173,7 @@ class Facts:
         return dataclasses.replace(self, values={**values, EXTRA_SPLITS: sizes} if sizes else values)
 
     def difference(self, other: Facts) -> str | None:
-        """Return in words what the other set has that this one does not have, or None if they are the same set."""
+        """Return in words what this set is in comparison with another one, or None if they are the same set."""
         recipes = self.recipe, other.recipe
         # The same images may come from another commit of their repository, in which only its card was changed.
         by_content = all(source.get("content_hash") for recipe in recipes for source in recipe.sources)

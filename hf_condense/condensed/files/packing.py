@@ -201,8 +201,9 @@ def stored_features(facts: Facts) -> datasets.Features:
     features = {}
     for name, description in described.items():
         if name in columns:
-            build = _described_image if name == recipe.image_column else _described_label
-            feature = build(description if isinstance(description, dict) else {}, recipe)
+            entries = description if isinstance(description, dict) else {}
+            is_image = name == recipe.image_column
+            feature = _described_image(entries) if is_image else _described_label(entries, recipe)
             if feature is None:
                 raise CondensedFormatError(
                     f"{FACTS}: the feature of {name!r:.80} does not suit it: {description!r:.80}"
@@ -211,7 +212,7 @@ def stored_features(facts: Facts) -> datasets.Features:
     return datasets.Features(features)
 
 
-def _described_image(described: dict[str, Any], recipe: Recipe) -> datasets.Image | None:
+def _described_image(described: dict[str, Any]) -> datasets.Image | None:
     """Return the image feature that is described, or None if the description is none of an image."""
     # Whatever the mode is, `row_features` replaces one that does not suit; earlier versions wrote that of the source.
     mode, decode = described.get("mode"), described.get("decode", True)

@@ -48,7 +48,8 @@ def _align(name: str, ds: datasets.Dataset, features: datasets.Features) -> data
     """Return the rows in the columns of the condensed set, because all splits of a config have the same columns."""
     if not is_split(name):
         raise ValueError(
-            f"extra_splits: {name!r} should be letters, digits and '_', and not 'train', which is the condensed split"
+            f"extra_splits: {name!r} should be words of letters, digits and '_', joined by dots, and not 'train', "
+            "which is the condensed split"
         )
     if name.lower() == _ALL:
         raise ValueError(

@@ -19,7 +19,6 @@ from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.page.html import Html, element, markup
-from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.scores.class_scores import per_cent
 from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, Record, groups_of, ordered_roles
 from hf_condense.condensed.summary import summary
@@ -96,7 +95,7 @@ def render_page(
         raise ValueError("sets should hold at least one set; got none")
     check_shown(per_class, max_classes)
     sets = dict(sorted(sets.items()))
-    heading = title({name: shown.facts for name, shown in sets.items()})
+    heading = title(shown.facts for shown in sets.values())
     try:
         body = _body(heading, sets, default, _Place(place, revision), per_class=per_class, max_classes=max_classes)
     except (KeyError, TypeError, ValueError) as error:
@@ -234,7 +233,7 @@ def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_cl
         _images(shown, per_class, max_classes),
         element("h3", "Accuracy"),
         *(_scores(group) for group in groups_of(recipe)),
-        element("p", _accuracy_note(recipe), class_="note"),
+        element("p", accuracy_note("table") if groups_of(recipe) else "Not measured.", class_="note"),
         element("h3", "Load"),
         _snippet(_loading(place, name)),
         element("p", whitening_note(name).replace("`", ""), class_="note") if facts.is_whitened else None,
@@ -291,10 +290,6 @@ def _png(pixels: Tensor) -> tuple[str, int, int]:
     picture.save(buffer, "PNG", optimize=True)
     factor = max(1, round(_SMALL / max(picture.size)))
     return base64.b64encode(buffer.getvalue()).decode(), factor * picture.width, factor * picture.height
-
-
-def _accuracy_note(recipe: Recipe) -> str:
-    return accuracy_note("table") if groups_of(recipe) else "Not measured."
 
 
 def _scores(group: Mapping[str, Record]) -> Html:

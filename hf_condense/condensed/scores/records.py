@@ -12,10 +12,20 @@ from hf_condense.condensed.scores.evaluation import EIGHT_BIT, HARD_LABELS, RELA
 Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
 EIGHT_BIT_ROWS, FLOATS, RANDOM, WHOLE = "8-bit images", "exact floats", "random rows", "whole source"
-HARD = "exact floats, hard labels"
+_HARD = ", hard labels"
+HARD = FLOATS + _HARD
 _BY_TEACHER = ", labelled by a teacher in every update"
 AS_MANY, SAME_FORM = "random rows, as many as it decodes into", "random rows in the same form"
-_FIRST = (EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, AS_MANY, SAME_FORM)  # what each row of the table begins with
+# What each row of the table begins with.
+_FIRST = (
+    EIGHT_BIT_ROWS,
+    EIGHT_BIT_ROWS + _HARD,
+    FLOATS,
+    HARD,
+    RANDOM,
+    AS_MANY,
+    SAME_FORM,
+)
 _KINDS: dict[str, type | tuple[type, ...]] = {
     "set": str,
     "network": str,
@@ -91,7 +101,7 @@ def _role(record: Record, recipe: Recipe) -> str:
     roles = {
         recipe.config_name: own,
         recipe.config_name + EIGHT_BIT: EIGHT_BIT_ROWS,
-        recipe.config_name + HARD_LABELS: HARD,
+        recipe.config_name + HARD_LABELS: own + _HARD,
         recipe.config_name + RELABELLED: own + _BY_TEACHER,
         recipe.config_name + EIGHT_BIT + RELABELLED: EIGHT_BIT_ROWS + _BY_TEACHER,
         "random": RANDOM,
