@@ -400,6 +400,8 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
         (ValueError, {"store_dtype": "float8"}, "store_dtype should be one of"),
         (ValueError, {"steps": 0}, "steps should be at least 1"),
         (ValueError, {"momentum": 1.0}, "momentum should be smaller than 1; got 1.0"),
+        (ValueError, {"init": "reel"}, "init should be one of 'real', 'noise'"),
+        (ValueError, {"method": "datm", "init": "corect"}, "init should be one of 'correct', 'real', 'noise'"),
         (ValueError, {"augment": "flipp"}, "augment: unknown augmentation 'flipp'"),
         (ValueError, {"method": "mtt", "momentum_expert": 1.0}, "momentum_expert should be smaller than 1; got 1.0"),
         (ValueError, {"method": "mtt", "augment_expert": "flipp"}, "augment_expert: unknown augmentation 'flipp'"),

@@ -875,6 +875,8 @@ def test_wrong_usage_ends_with_exit_code_two(program: Program, arguments: list[s
         ("m3d", ["scales=1,2"], {"scales": "1,2"}),
         ("m3d", ["scales=[1]", "kernel=x=y"], {"scales": "[1]", "kernel": "x=y"}),
         ("m3d", ["networks=true"], {"networks": True}),
+        ("rded", ["teacher=none"], {"teacher": None}),
+        ("rded", ["teacher=5"], {"teacher": "5"}),
     ],
 )
 def test_options_become_numbers_truth_values_none_or_text(

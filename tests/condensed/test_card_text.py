@@ -345,6 +345,14 @@ def test_model_cards_are_rendered_and_measured(path):
     assert all((MODEL_CARDS / picture).is_file() for picture in pictures)
 
 
+def test_hard_labels_of_a_coreset_are_those_of_its_8_bit_images():
+    small = make_coreset()
+    name = small.recipe.config_name
+    scores = (score(f"{name} (relabelled)", 0.5), score(f"{name} (hard labels)", 0.25))
+    (group,) = groups_of(small.with_evaluation(Evaluation(scores)).recipe)
+    assert [*group] == ["8-bit images, labelled by a teacher in every update", "8-bit images, hard labels"]
+
+
 def test_rates_that_differ_from_the_first_are_named():
     small = make_set()
     scores = (score(small.recipe.config_name, 0.5, 0.75, lr=0.02), score("random", 0.25, 0.5, lr=0.01))

@@ -115,6 +115,13 @@ def test_real_rows_stay_as_they_are(tmp_path: Path) -> None:
     assert_same(both, load_condensed(tmp_path))
 
 
+def test_message_about_other_columns_names_the_set_and_what_differs() -> None:
+    first = make_coreset()
+    wide = make_coreset(real_rows().add_column("weight", [1.0] * len(real_rows())))
+    with pytest.raises(ValueError, match=r"got \{\} in the first and \{'weight': Value.*\} in set 3$"):
+        combine_condensed([first, make_coreset(seed=1), wide])
+
+
 def test_columns_in_another_order_go_together() -> None:
     ds = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
     first, second = (

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader
 from hf_condense import TrainingViews
 from hf_condense.condensed.views import view
 from tests.condensed.test_views import viewed_set
-from tests.support.condensed_sets import make_set
+from tests.support.condensed_sets import formed_set, make_set
 
 
 def normalised(images: torch.Tensor) -> torch.Tensor:
@@ -57,6 +57,15 @@ def test_hard_labels_are_one_hot_for_whole_rows() -> None:
 def test_row_beyond_the_end_raises_index_error() -> None:
     with pytest.raises(IndexError, match=r"row should be in -4\.\.3; got 4"):
         TrainingViews(make_set())[4]
+
+
+def test_rows_are_counted_from_the_end_in_batches_too() -> None:
+    views = TrainingViews(formed_set("dct", 4))
+    last, first = torch.utils.data.Subset(views, [-1, 0]).__getitems__([0, 1])
+    assert torch.equal(last["pixel_values"], views[len(views) - 1]["pixel_values"])
+    assert torch.equal(first["pixel_values"], views[0]["pixel_values"])
+    with pytest.raises(IndexError, match=r"row should be in .*; got -99"):
+        views.__getitems__([0, -99])
 
 
 def test_plain_dataset_raises_type_error() -> None:

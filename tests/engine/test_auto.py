@@ -294,6 +294,19 @@ def test_choice_of_experts_runs() -> None:
     assert (small.recipe.method, small.recipe.preset, small.recipe.storage) == ("esp", None, "dct")
 
 
+def test_large_pictures_of_one_class_are_read_once_for_all_steps() -> None:
+    """They are streamed for `rded` alone, which one class rules out."""
+    runs = []
+    ds = toy_dataset((0,), names=("a",), size=66).remove_columns("note")
+    options = {"storage": "pixels", "steps": 1, "batch_real": 2, "network": "convnet-w4-d1"}
+    small = condense_dataset(
+        ds, ipc=1, progress=False, cache=False, compile=False, callbacks=[lambda run, *_: runs.append(run)], **options
+    )
+    assert small.recipe.method == "m3d"
+    assert not runs[0].source.streams
+    assert small.recipe.nearest is not None
+
+
 def test_options_of_composing_are_followed_for_small_images() -> None:
     ds = toy_dataset(names=("a", "b", "c"), size=16).remove_columns("note")
     small = condense_dataset(
