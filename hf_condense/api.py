@@ -294,7 +294,7 @@ _ARGUMENTS = tuple(name for name in inspect.signature(condense_dataset).paramete
 
 @dataclass(frozen=True)
 class _Outside:
-    """What the caller wants to have or to hear of a run: checkpoints, callbacks, trackers; and how the call began."""
+    """Where a run saves and reports: checkpoints, callbacks, trackers; and how the call began."""
 
     folder: str | Path | None
     every: int

@@ -113,7 +113,7 @@ def law_counts_and_columns(method: MethodUnderTest) -> None:
     ds = toy_dataset(names=("cat", "dog", "eel"))
     small = method.condense(ds, 2)
     assert sorted(small["label"]) == [0, 0, 1, 1, 2, 2], small["label"]
-    assert list(small[:3]["label"]) == [0, 1, 2], "rows should be dealt out class by class"
+    assert list(small[:3]["label"]) == [0, 1, 2], "rows should take the classes in turn"
     assert small.features["image"] == ds.features["image"]
     assert small.features["label"] == ds.features["label"]
     assert ("note" in small.column_names) == method.selects, "only a coreset keeps columns beside image and label"

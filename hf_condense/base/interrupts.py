@@ -67,7 +67,7 @@ class Interrupts:
         """Let a block decide when it ends. At its end, a signal that has arrived raises `RunInterrupted`.
 
         Args:
-            what: What the block still does when a signal arrives. This is then told at once on the standard error, so
+            what: What the block still does when a signal arrives. This is printed to standard error at once, so
                 that nobody sends a second signal because nothing seems to happen.
         """
         self._postpones = what

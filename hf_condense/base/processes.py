@@ -82,7 +82,7 @@ def get_accelerator(accelerator: Accelerator | None = None, *, any_precision: bo
     if accelerator.num_processes != launched:
         raise CannotRunError(
             f"{launched} processes were launched, but Accelerate sees {accelerator.num_processes}; on CPUs, make the "
-            "accelerator before anything else with Accelerator(cpu=True), or leave it to condense_dataset"
+            "accelerator before anything else with Accelerator(cpu=True), or pass none"
         )
     if (kind := str(accelerator.distributed_type.value)) in _PLUGINS:
         raise CannotRunError(
@@ -174,13 +174,14 @@ def from_main(accelerator: Accelerator, make: Callable[[], Value]) -> Value:
     """
     if accelerator.num_processes == 1:
         return make()
-    group, outcomes = _hosts(), [None]
+    group = _hosts()
     if accelerator.is_main_process:
         mine = _Outcome.of(make)
         torch.distributed.broadcast_object_list([mine.portable()], src=0, group=group)
         if mine.failure is not None:
             raise mine.failure
         return mine.result(0)
+    outcomes = [None]
     torch.distributed.broadcast_object_list(outcomes, src=0, group=group)
     received: _Outcome[Value] | None = outcomes[0]
     assert received is not None

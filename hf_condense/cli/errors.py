@@ -23,8 +23,10 @@ class OneLineError(click.ClickException):
 
 def is_of_user(error: Exception) -> bool:
     """Return whether the message of an error tells its user what is wrong, as it does where memory is short."""
-    if isinstance(error, USER_ERRORS) or "torch" not in sys.modules:
-        return isinstance(error, USER_ERRORS)
+    if isinstance(error, USER_ERRORS):
+        return True
+    if "torch" not in sys.modules:
+        return False
     from hf_condense.base.memory import is_out_of_memory
 
     return is_out_of_memory(error)

@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 @click.option("--revision", help="Branch, tag or commit of the set's repository.  [default: main]")
 @click.option(
     "--source",
-    help="Real dataset that the set was made from: a Hub id or a folder. Not needed for a condensed set without "
-    "baselines and without a choice of --lr.",
+    help="Real dataset that the set was made from: a Hub id or a folder. Not needed for a condensed set with "
+    "--baseline none and at most one --lr.",
 )
 @click.option("--source-split", default="train", help="Training split of --source.")
 @click.option("--source-revision", help="Branch, tag or commit of --source on the Hub.  [default: main]")

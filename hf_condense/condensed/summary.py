@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
+from hf_condense.base.words import plural
 from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.tensors import CondensedTensors
@@ -26,7 +27,7 @@ def summary(stored: Facts, tensors: CondensedTensors) -> dict[str, str]:
         "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
         "images per class": recipe.ipc_text,
         "image": f"{channels} x {height} x {width} (channels, height, width)",
-        "storage": f"{recipe.storage}, {recipe.expand} row{'s'[: recipe.expand > 1]} for each image of the budget",
+        "storage": f"{recipe.storage}, {recipe.expand} {plural(recipe.expand, 'row')} for each image of the budget",
         **_sizes(stored, tensors),
         "pixel range": recipe.pixel_range,
         "parts": " + ".join(part.config_name for part in recipe.part_recipes) if recipe.parts else None,

@@ -20,6 +20,7 @@ logger = logging.getLogger("hf_condense")
 
 FILE_NAME = "checkpoint.safetensors"
 _FACTS = "hf_condense_checkpoint"  # in the metadata of the file
+_OF_DATA = frozenset({"mean", "std", "options.lr_img"})  # what differs with the rows; presets divide rates by the std
 
 
 @dataclass(frozen=True)
@@ -145,9 +146,6 @@ def _facts_in(folder: Path) -> dict[str, Any]:
     except (SafetensorError, OSError, ValueError, KeyError, TypeError):  # missing or damaged: no loss
         return {}
     return facts if isinstance(facts, dict) else {}
-
-
-_OF_DATA = frozenset({"mean", "std", "options.lr_img"})  # what differs with the rows; presets divide rates by the std
 
 
 def _differences(saved: dict[str, Any], current: dict[str, Any]) -> dict[str, str]:

@@ -37,6 +37,8 @@ Callback = Callable[[Run, int, float], None]
 class Saving:
     """Where and how often checkpoints are written.
 
+    There is one checkpoint at most: the next one replaces it.
+
     Attributes:
         folder: Folder of the checkpoint; None writes none.
         every: Steps between two checkpoints.
@@ -44,8 +46,6 @@ class Saving:
         resumed: The checkpoint to resume from, or None to start from the beginning.
         started: When the call began, by `time.perf_counter`.
         workers: Workers of a process, and processes, for which `method="auto"` chose the settings; None if it did not.
-
-    There is one checkpoint at most: the next one replaces it.
     """
 
     folder: Path | None

@@ -231,9 +231,9 @@ class Method(_Declared[ConfigT]):
         """Yield a `Loss` for each chunk of this process; the sum over all processes is the objective of step `t`.
 
         At least one process must yield one; to skip an update, return 0 from `rate`. A chunk is one of `run.chunks()`
-        or some other part of the set. The graph of a loss is freed before the next
-        loss is computed. If memory is not enough, the step starts again with smaller chunks: note that something has
-        been loaded or drawn for a step only once it is there.
+        or some other part of the set. The graph of a loss is freed before the next loss is computed. If memory is not
+        enough, the step starts again with smaller chunks: note that something has been loaded or drawn for a step only
+        once it is there.
         """
 
     def rate_advice(self, run: Run) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -102,7 +103,7 @@ def _are_comparable(rows: int, source: ClassSource) -> bool:
     if source.streams:
         logger.info("images were not compared with the nearest source images: pictures of this size are not all read")
         return False
-    products = (rows + min(_SAMPLE, len(source))) * len(source) * source.images[0].numel()
+    products = (rows + min(_SAMPLE, len(source))) * len(source) * math.prod(source.image_shape)
     most = _MOST_PRODUCTS["cpu" if source.device.type == "cpu" else "other"]
     if products > most or len(source) < 2:
         logger.info(

@@ -18,7 +18,10 @@ from hf_condense.engine.soft_labels import facts_for_recipe
 from hf_condense.engine.trained_networks import (
     FORWARD_IMAGES,
     cached_tensors_of,
+    cpu_state,
+    diverged_teacher,
     held_out_rows,
+    is_finite,
     network_key,
     training_set_without,
 )
@@ -89,7 +92,7 @@ def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str
     def train() -> dict[str, Tensor]:
         with torch.enable_grad():
             train_network(net, data, recipe, run.seed, "teacher", max_updates=updates)
-        return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+        return cpu_state(net)
 
     def state_of_teacher() -> dict[str, Tensor]:
         whole = network_key(run, updates, network=factory.name)
@@ -97,11 +100,8 @@ def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str
         return cached_tensors_of(run, "networks", key, train)
 
     net.load_state_dict(from_main(run.accelerator, state_of_teacher))
-    if not all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values()):
-        raise ValueError(
-            f"the weights of the teacher, {factory.name} after {updates:,} updates, are NaN or infinite; pass another "
-            "network, or fewer teacher_updates"
-        )
+    if not is_finite(net.state_dict()):
+        raise diverged_teacher("weights", factory.name, updates)
     teacher = Teacher(
         net,
         source.class_names,

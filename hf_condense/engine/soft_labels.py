@@ -16,7 +16,10 @@ from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.trained_networks import (
     FORWARD_IMAGES,
     cached_tensors_of,
+    cpu_state,
+    diverged_teacher,
     held_out_rows,
+    is_finite,
     network_key,
     trained_network,
     training_set_without,
@@ -73,10 +76,10 @@ def teacher_labels(
             logits, facts, state = _labels_of_early_teacher(run, synthetic, updates, temperature)
         else:
             teacher = trained_network(run, updates)
-            logits, state = network_logits(teacher, synthetic.all()[0]), teacher.state_dict()
+            logits, state = network_logits(teacher, synthetic.all()[0]), cpu_state(teacher)
             facts = teacher_facts(run, [state], RECIPES["dc"].updates(len(run.source), updates))
         _check_finite(run, logits, facts["updates"])
-        return logits.cpu(), facts, {name: tensor.cpu() for name, tensor in state.items()}
+        return logits.cpu(), facts, state
 
     # Only the main process trains teachers.
     logits, facts, state = from_main(run.accelerator, label)
@@ -84,7 +87,7 @@ def teacher_labels(
 
 
 def train_teacher_first(run: Run, updates: int, *, early: bool) -> None:
-    """Train the teacher of labels that are given after the last step, so that one that diverges is told before.
+    """Train the teacher of labels that are given after the last step, so that divergence is reported before the steps.
 
     Its weights are cached, and the labels are given by these. Without a cache, it is trained when they are needed.
 
@@ -105,23 +108,16 @@ def train_teacher_first(run: Run, updates: int, *, early: bool) -> None:
             states = [trained_network(run, updates).state_dict()]
         else:
             states = list(_early_states(run, updates, held_out).values())
-        if not any(all(bool(tensor.isfinite().all()) for tensor in state.values()) for state in states):
-            raise _diverged(run, updates)
+        if not any(map(is_finite, states)):
+            raise diverged_teacher("logits", run.factory.name, updates)
 
     from_main(run.accelerator, train)
-
-
-def _diverged(run: Run, updates: int) -> ValueError:
-    return ValueError(
-        f"the logits of the teacher, {run.factory.name} after {updates:,} updates, are NaN or infinite; pass another "
-        "network, or fewer teacher_updates"
-    )
 
 
 def _check_finite(run: Run, logits: Tensor, updates: int) -> None:
     """Raise `ValueError` for logits of a teacher that has diverged: a set with them could not be saved."""
     if not bool(logits.isfinite().all()):
-        raise _diverged(run, updates)
+        raise diverged_teacher("logits", run.factory.name, updates)
 
 
 def network_logits(network: nn.Module, images: Tensor) -> Tensor:

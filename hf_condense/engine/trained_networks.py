@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +59,28 @@ def trained_network(run: Run, updates: int, batch: int = BATCH_SIZE) -> nn.Modul
 
     def make() -> dict[str, Tensor]:
         _train(run, net, updates, batch)
-        return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+        return cpu_state(net)
 
     net.load_state_dict(cached_tensors_of(run, "networks", network_key(run, updates, batch), make))
     return net.eval()
+
+
+def cpu_state(net: nn.Module) -> dict[str, Tensor]:
+    """Return the parameters and buffers of a network by name, on the CPU."""
+    return {name: tensor.cpu() for name, tensor in net.state_dict().items()}
+
+
+def is_finite(state: Mapping[str, Tensor]) -> bool:
+    """Return whether all numbers of a network's state are finite."""
+    return all(bool(tensor.isfinite().all()) for tensor in state.values())
+
+
+def diverged_teacher(what: str, network: str, updates: int) -> ValueError:
+    """Return the error for a teacher whose weights or logits are not finite: a set with its labels cannot be saved."""
+    return ValueError(
+        f"the {what} of the teacher, {network} after {updates:,} updates, are NaN or infinite; pass another network, "
+        "or fewer teacher_updates"
+    )
 
 
 def cached_tensors_of(run: Run, kind: str, key: str, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -202,8 +202,8 @@ def evaluate(
     _check_eight_bit(train, eight_bit)
     training = request.shared_training(train)
     accelerator = get_accelerator(accelerator, any_precision=True)
-    show_progress = progress and accelerator.is_local_main_process
-    reader = Reader(image_column, label_column, cache, show_progress, accelerator.device)
+    shows_progress = progress and accelerator.is_local_main_process
+    reader = Reader(image_column, label_column, cache, shows_progress, accelerator.device)
     reader.check_columns({"train": _read_rows(train), "test": test, "source": source})
 
     how: dict[str, Any] = {"image_size": size, "eight_bit": eight_bit, "teacher": teacher, "relabel": relabel}
@@ -215,7 +215,7 @@ def evaluate(
     if request.rates and real is not None:
         real, held_out = hold_out(real, subject, request.seed)
     factories = _factories(request.networks, subject)  # first: coresets may take long
-    contenders = _contenders(subject, real, request, training, accelerator, cache, show_progress)
+    contenders = _contenders(subject, real, request, training, accelerator, cache, shows_progress)
     trials = [
         Trials(
             factory,
@@ -229,8 +229,8 @@ def evaluate(
         for factory in factories
     ]
     if held_out is not None:
-        search_rates(trials, request.rates, held_out, accelerator, show_progress)
-    table = run_trials(trials, subject.class_names, accelerator, show_progress)
+        search_rates(trials, request.rates, held_out, accelerator, shows_progress)
+    table = run_trials(trials, subject.class_names, accelerator, shows_progress)
     return table if subject.recipe is None else dataclasses.replace(table, run=subject.recipe.run)
 
 
@@ -285,7 +285,7 @@ def _contenders(
     training: TrainingRecipe,
     accelerator: Accelerator,
     cache: bool,
-    show_progress: bool,
+    shows_progress: bool,
 ) -> list[Contender]:
     """Return all sets of training images that networks are compared on: the subject, cut to each ipc, and baselines."""
     contenders: list[Contender] = []
@@ -294,7 +294,7 @@ def _contenders(
         own = subject_contenders(part, request.training_for_set(part, training), request.max_updates, n)
         contenders += own
         if real is not None and request.baselines:
-            selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, show_progress)
+            selection = Selection(real.own, request.networks[0], request.seed, accelerator, cache, shows_progress)
             cap, updates = request.max_updates, own[0].updates
             real_sets = Baselines(part, real, selection, training, cap, updates, request.seed, n)
             # The whole source stays the same, however few images of the set are used.

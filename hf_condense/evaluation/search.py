@@ -84,7 +84,7 @@ def search_rates(
     rates: Sequence[float],
     held_out: RealImages,
     accelerator: Accelerator,
-    show_progress: bool,
+    shows_progress: bool,
 ) -> None:
     """Give every contender of every kind of network the rate with the best accuracy on held-out rows.
 
@@ -93,7 +93,7 @@ def search_rates(
         rates: Candidates, besides the rate that a contender has, which is kept if no other is better.
         held_out: The held-out training rows.
         accelerator: Its processes share the work.
-        show_progress: Whether this process shows a progress bar.
+        shows_progress: Whether this process shows a progress bar.
     """
     jobs = [
         (kind, number, rate)
@@ -104,7 +104,7 @@ def search_rates(
 
     def try_share(share: range) -> dict[int, float]:
         accuracies, total = {}, sum(jobs[i][0].contenders[jobs[i][1]].updates for i in share)
-        with progress_bar(total, "Searching learning rates", "update", shown=show_progress) as bar:
+        with progress_bar(total, "Searching learning rates", "update", shown=shows_progress) as bar:
             for i in share:
                 kind, number, rate = jobs[i]
                 accuracies[i] = kind.held_out_accuracy(kind.contenders[number], rate, held_out, partial(bar.update, 1))

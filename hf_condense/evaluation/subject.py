@@ -183,7 +183,7 @@ def read_source(source: datasets.Dataset, subject: Subject, reader: Reader, *, f
     """Read the real training set that baselines are made from.
 
     Args:
-        source: The set. It is read last, because others may not be content with some of its rows.
+        source: The set. It is read last: the reader keeps what it has read, and a streamed source serves no other.
         subject: The evaluated set.
         reader: Reads it.
         few: Whether only some of its rows are needed, so that large pictures are decoded when they are asked for.

@@ -100,7 +100,7 @@ class Trials:
     def scores(
         self, contender: Contender, network_seeds: Sequence[int], advance: Callable[[int], object]
     ) -> list[Score]:
-        """Train the networks of some seeds, all at a time, and test them.
+        """Train the networks of some seeds together, and test them.
 
         Args:
             contender: What they are trained on.
@@ -234,7 +234,7 @@ class Trials:
 
 
 def run_trials(
-    trials: list[Trials], class_names: tuple[str, ...], accelerator: Accelerator, show_progress: bool
+    trials: list[Trials], class_names: tuple[str, ...], accelerator: Accelerator, shows_progress: bool
 ) -> Evaluation:
     """Train and test all networks; every process returns the scores of all.
 
@@ -242,7 +242,7 @@ def run_trials(
         trials: One for every kind of network, with the same contenders and seeds.
         class_names: Names of the outputs of a network.
         accelerator: Its processes share the work.
-        show_progress: Whether this process shows a progress bar.
+        shows_progress: Whether this process shows a progress bar.
     """
     jobs = [(kind, contender, s) for kind in trials for contender in kind.contenders for s in kind.network_seeds]
     networks = len(trials[0].network_seeds)
@@ -250,7 +250,7 @@ def run_trials(
     def run_share(share: range) -> dict[int, Score]:
         scores: dict[int, Score] = {}
         total = sum(jobs[i][1].updates for i in share)
-        with progress_bar(total, "Evaluating", "update", shown=show_progress) as bar:
+        with progress_bar(total, "Evaluating", "update", shown=shows_progress) as bar:
             # Jobs that differ in their seeds only lie side by side.
             for _, numbers in groupby(share, lambda i: i // networks):
                 group = list(numbers)

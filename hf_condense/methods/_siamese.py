@@ -70,16 +70,7 @@ class SiameseMethod(ImageMethod[ConfigT]):
         amounts = self.rows_per_step(run)
         if amounts == run.counts and tuple(classes) == run.classes:
             return None
-        return torch.cat([self._drawn_rows(run, c, amounts[c], draw) for c in classes])
-
-    def _drawn_rows(self, run: Run, c: int, n: int, draw: int) -> Tensor:
-        """Return the numbers of a class's rows in a draw: the next ones of a permutation, so that all take turns."""
-        rows = torch.tensor(run.synthetic.rows[c])
-        if n == len(rows):
-            return rows
-        draws = len(rows) // n  # that one permutation gives; what is left over waits for the next one
-        order = torch.randperm(len(rows), generator=run.rng("rows", run.source.class_names[c], draw // draws))
-        return rows[order[draw % draws * n :][:n]]
+        return torch.cat([_drawn_rows(run, c, amounts[c], draw) for c in classes])
 
     def augmented(self, run: Run, rows: Tensor, labels: Tensor, draw: int) -> Tensor:
         """Augment rows with the parameters of their class in this draw, the same for real and synthetic rows.
@@ -91,3 +82,13 @@ class SiameseMethod(ImageMethod[ConfigT]):
         if self._transform is None or self._transform[0] != draw:
             self._transform = draw, self.augmentation.draw(run.num_classes, run.rng("augment", draw))
         return self._transform[1](rows, labels)
+
+
+def _drawn_rows(run: Run, c: int, n: int, draw: int) -> Tensor:
+    """Return the numbers of a class's rows in a draw: the next ones of a permutation, so that all take turns."""
+    rows = torch.tensor(run.synthetic.rows[c])
+    if n == len(rows):
+        return rows
+    draws = len(rows) // n  # that one permutation gives; what is left over waits for the next one
+    order = torch.randperm(len(rows), generator=run.rng("rows", run.source.class_names[c], draw // draws))
+    return rows[order[draw % draws * n :][:n]]

@@ -85,9 +85,14 @@ def limited_rows(task: Task) -> dict[str, Any]:
 
 def paper_row(task: Task) -> tuple[str, int]:
     """Return the row of the paper's table that is nearest to a task: kind of task and images per class."""
-    small = min(task.image_shape[1:]) < 48
-    kind = ("many classes" if task.num_classes >= 50 else "few classes") if small else "large"
-    return kind, nearest_ipc((1, 10, 50), task)
+    return paper_kind(task), nearest_ipc((1, 10, 50), task)
+
+
+def paper_kind(task: Task) -> str:
+    """Return the kind of task in papers that a task is nearest to, by the size of images and the number of classes."""
+    if min(task.image_shape[1:]) >= 48:
+        return "large"
+    return "many classes" if task.num_classes >= 50 else "few classes"
 
 
 def nearest_ipc(published: Iterable[int], task: Task) -> int:

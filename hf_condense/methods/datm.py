@@ -15,7 +15,7 @@ from hf_condense.methods._student_presets import (
     long_windows,
     nearest_ipc,
     paper_batch,
-    paper_row,
+    paper_kind,
     short_run,
     student_form,
 )
@@ -45,7 +45,7 @@ _LABELS = {"soft_labels": "learned", "labels_from": "experts", "momentum_label":
 
 def _paper(task: Task) -> dict[str, Any]:
     """Return the options of the authors' table for the row that is nearest to a task."""
-    kind, _ = paper_row(task)
+    kind = paper_kind(task)
     row = kind, nearest_ipc((ipc for k, ipc in _PAPER if k == kind), task)
     steps, span, min_start, first, last, expansion, lr_img, batch, lr_label, lr_lr = _PAPER[row]
     return {

@@ -114,9 +114,8 @@ class CharacteristicMatching(KernelMoments):
             "code for CIFAR (CVPR 2025), which has no sampling network either. They update all images after each class "
             "and each calibration, halve the rate on plateaus and apply all families of augmentation at once; here, a "
             "step updates all classes together, the calibration sees the rows as the comparison does, the rate falls "
-            "linearly, and each class draws one family. Weight decay "
-            "draws pixels to the mean colour, not to black; it and the rate are scaled, as one step here stands for "
-            "their two for each class.",
+            "linearly, and each class draws one family. Weight decay draws pixels to the mean colour, not to black; it "
+            "and the rate are scaled, as one step here stands for their two for each class.",
             _paper,
         ),
         "quick": Preset(

@@ -169,7 +169,7 @@ class RealisticDistillation(Composer[RealisticConfig]):
             run, config.teacher, size=config.teacher_size, updates=config.teacher_updates, augment=config.augment
         )
         logits_of = teacher.in_order(run.source.class_names)
-        score = self._padded(logits_of, teacher, run.source.image_shape) if config.padded else logits_of
+        score = _padded(logits_of, teacher, run.source.image_shape) if config.padded else logits_of
 
         def choose(share: range) -> dict[int, Tensor]:
             rows = {}
@@ -248,21 +248,6 @@ class RealisticDistillation(Composer[RealisticConfig]):
         chosen = [candidates[values[:, i].argsort(dim=0, stable=True), i] for i in range(each)]
         return torch.cat(chosen)[:needed]
 
-    def _padded(
-        self, logits_of: Callable[[Tensor], Tensor], teacher: Teacher, shape: tuple[int, int, int]
-    ) -> Callable[[Tensor], Tensor]:
-        """Return a function that scores crops in the middle of an image that is empty, in the teacher's units."""
-        channels, height, width = shape
-
-        def score(crops: Tensor) -> Tensor:
-            mean = teacher.mean if len(teacher.mean) in (1, channels) else teacher.mean.mean(0, keepdim=True)
-            canvas = mean.to(crops).reshape(1, -1, 1, 1).repeat(len(crops), channels // len(mean), height, width)
-            top, left = (height - crops.shape[2]) // 2, (width - crops.shape[3]) // 2
-            canvas[:, :, top : top + crops.shape[2], left : left + crops.shape[3]] = crops
-            return logits_of(canvas)
-
-        return score
-
     def _label(self, run: Run, synthetic: SyntheticSet, logits_of: Callable[[Tensor], Tensor]) -> ViewLabels:
         """Return the teacher's labels of random views of every row.
 
@@ -330,3 +315,19 @@ def cut_crops(pictures: Tensor, boxes: Tensor, size: tuple[int, int]) -> Tensor:
             crop = resize(crop[None].float(), size)[0].round_().clamp_(0, 255).to(torch.uint8)
         crops.append(crop)
     return torch.stack(crops)
+
+
+def _padded(
+    logits_of: Callable[[Tensor], Tensor], teacher: Teacher, shape: tuple[int, int, int]
+) -> Callable[[Tensor], Tensor]:
+    """Return a function that scores crops in the middle of an image that is empty, in the teacher's units."""
+    channels, height, width = shape
+
+    def score(crops: Tensor) -> Tensor:
+        mean = teacher.mean if len(teacher.mean) in (1, channels) else teacher.mean.mean(0, keepdim=True)
+        canvas = mean.to(crops).reshape(1, -1, 1, 1).repeat(len(crops), channels // len(mean), height, width)
+        top, left = (height - crops.shape[2]) // 2, (width - crops.shape[3]) // 2
+        canvas[:, :, top : top + crops.shape[2], left : left + crops.shape[3]] = crops
+        return logits_of(canvas)
+
+    return score

@@ -175,6 +175,7 @@ RECIPES = {
 """The published evaluation recipes.
 
 `dc`: Zhao et al., ICLR 2021 (arXiv:2006.05929). `dsa`: Zhao and Bilen, ICML 2021 (arXiv:2102.08259), also used for DM
-and most of what followed. `idc`: Kim et al., ICML 2022 (arXiv:2205.14959), used by methods with a factor. `soft`: Sun
-et al., CVPR 2024 (arXiv:2312.03526), for the soft labels of a teacher; the paper's batches depend on the set.
+and most of what followed. `idc`: Kim et al., ICML 2022 (arXiv:2205.14959), made for sets that store patches.
+`soft`: Sun et al., CVPR 2024 (arXiv:2312.03526), for the soft labels of a teacher; the paper's batches depend on the
+set.
 """

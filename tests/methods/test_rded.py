@@ -17,7 +17,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, groups_of
 from hf_condense.condensed.views import random_crops, view
-from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, crop_boxes, cut_crops
+from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, _padded, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
@@ -214,7 +214,7 @@ def test_grey_images_stay_grey() -> None:
 def test_padded_crops_stand_in_the_middle_of_an_empty_image() -> None:
     seen = []
     teacher = Teacher(lambda images: seen.append(images) or predict(images), NAMES, mean=[0.2, 0.4, 0.6])
-    score = RealisticDistillation(RealisticConfig())._padded(teacher.logits, teacher, (3, 8, 8))
+    score = _padded(teacher.logits, teacher, (3, 8, 8))
     score(torch.ones(1, 3, 4, 4))
     assert float(seen[0][:, :, :2].abs().max()) == 0, "the empty part is zero after normalisation"
     torch.testing.assert_close(seen[0][0, :, 4, 4], torch.tensor([0.8, 0.6, 0.4]))
@@ -231,7 +231,7 @@ def test_empty_image_around_a_crop_has_the_channels_of_the_crop(
         return torch.zeros(len(images), len(NAMES))
 
     teacher = Teacher(logits_of, NAMES, mean=mean)
-    score = RealisticDistillation(RealisticConfig())._padded(logits_of, teacher, (channels, 8, 8))
+    score = _padded(logits_of, teacher, (channels, 8, 8))
     score(torch.ones(2, channels, 4, 4))
     assert seen[0].shape == (2, channels, 8, 8)
     torch.testing.assert_close(seen[0][1, :, 0, 0], torch.tensor(border))

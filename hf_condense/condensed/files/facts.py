@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -218,8 +218,7 @@ class Facts:
         """Return these facts with the licences of the sources of the same set, where these ones lack them."""
         if other is None or all(s.get("license") for s in self.recipe.sources) or self.difference(other) is not None:
             return self
-        stored = iter(_licences(other.recipe))
-        recipe = with_licences(self.recipe, lambda _: next(stored))
+        recipe = with_licences(self.recipe, _licences(other.recipe))
         recipe = dataclasses.replace(recipe, source=_licensed(recipe.source, other.recipe.source.get("license")))
         return self if recipe == self.recipe else Facts(recipe, {**self.values, "recipe": recipe.to_dict()})
 
@@ -281,20 +280,19 @@ def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, oc
         raise FileExistsError(f"{place} already holds {reason} under the name {name!r}; {advice}")
 
 
-def with_licences(recipe: Recipe, licence_of: Callable[[Mapping[str, Any]], Any]) -> Recipe:
+def with_licences(recipe: Recipe, licences: Sequence[Any]) -> Recipe:
     """Return a recipe whose sources have the licences that they lack.
 
     Args:
         recipe: The recipe.
-        licence_of: Gives the licence of a source, or None. It is asked once for every part of a combined set, in their
-            order, else for the only source, whether its licence is lacking or not.
+        licences: The licence, or None, of the source of every part of a combined set, else of the only source.
     """
     if recipe.parts is None:
-        return dataclasses.replace(recipe, source=_licensed(recipe.source, licence_of(recipe.source)))
+        return dataclasses.replace(recipe, source=_licensed(recipe.source, licences[0]))
     parts = []
-    for part in recipe.parts:
-        source = part["recipe"]["source"]
-        parts.append({**part, "recipe": {**part["recipe"], "source": _licensed(source, licence_of(source))}})
+    for part, licence in zip(recipe.parts, licences, strict=True):
+        source = _licensed(part["recipe"]["source"], licence)
+        parts.append({**part, "recipe": {**part["recipe"], "source": source}})
     shared = common([part["recipe"]["source"].get("license") for part in parts])
     return dataclasses.replace(recipe, parts=parts, source=_licensed(recipe.source, shared))
 

@@ -178,7 +178,7 @@ def _with_licences(recipe: Recipe, api: HfApi, cache: Path) -> Recipe:
             read[key] = _stated_licence(Repository(api, *key), cache)
         return read[key]
 
-    return with_licences(recipe, licence_of)
+    return with_licences(recipe, [licence_of(part.source) for part in recipe.part_recipes])
 
 
 def _stated_licence(source: Repository, cache: Path) -> Any:
