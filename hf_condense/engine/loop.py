@@ -23,7 +23,7 @@ from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
 from hf_condense.engine.method import Loss, Method
 from hf_condense.engine.run import Run
-from hf_condense.networks.sharpness import gradient_of
+from hf_condense.networks.flat import gradient_of
 
 logger = logging.getLogger("hf_condense")
 

@@ -6,12 +6,10 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import datasets
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from hf_condense.base.compiled_code import compiled_if
@@ -32,7 +30,6 @@ from hf_condense.source.whitening import Whitening, fit_whitening
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-_COLUMN_ROWS = 10_000  # of a column of features that are read at a time
 MAIN = "main"
 
 
@@ -224,22 +221,6 @@ class Run:
         matrix, mean = broadcast(self.accelerator, fitted.matrix), broadcast(self.accelerator, fitted.mean)
         self.source = replace(self.source, whitening=Whitening(matrix, mean))
 
-    def numeric_column(self, name: str) -> Tensor:
-        """Return a numeric column of the dataset in the source's order, as float32 (N, D).
-
-        Raises:
-            ValueError: If there is no such column, or its rows are not vectors of equal length.
-        """
-        if name not in self.dataset.column_names:
-            raise ValueError(f"the dataset has no column {name!r}; columns: {', '.join(self.dataset.column_names)}")
-        try:
-            rows = self.dataset.select_columns([name]).with_format("numpy", dtype=np.float64)
-            parts = [_vectors(batch[name]) for batch in rows.iter(_COLUMN_ROWS)]  # lists of Python would take memory
-            values = torch.from_numpy(np.concatenate(parts))
-        except (ValueError, TypeError) as error:
-            raise ValueError(f"column {name!r} should hold vectors of equal length; {error}") from error
-        return values[self.source.rows]
-
     def _slot(self, slot: str) -> _Network:
         """Return the network of a slot; the first call makes it."""
         if slot not in self._networks:
@@ -260,15 +241,6 @@ class Run:
         """Run a forward pass under the accelerator's autocast, and convert the result to float32."""
         with self.accelerator.autocast():
             return forward(images).float()
-
-
-def _vectors(rows: Any) -> NDArray[np.float32]:
-    """Return rows of numbers, as NumPy arrays, as one array (n, D)."""
-    stacked = np.stack(list(rows))
-    if stacked.dtype.kind not in "biuf":
-        raise TypeError(f"got {stacked.dtype}")
-    with np.errstate(over="ignore"):  # infinite features are named later
-        return stacked.astype(np.float32).reshape(len(stacked), -1)
 
 
 @dataclass

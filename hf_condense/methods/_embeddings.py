@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from hf_condense.base.checks import byte_text
-from hf_condense.base.devices import to_device
 from hf_condense.base.memory import memory_budget
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.method import Loss
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.plan import Plan
+from hf_condense.methods._images import scale_by_budgets
 from hf_condense.methods._pool import Pool, PoolConfig, calibration_loss, check_pool, recorded_pool
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 
@@ -121,24 +121,6 @@ class Chunk:
     run: Run
     classes: tuple[int, ...]
     draw: int
-
-
-def scale_by_budgets(run: Run) -> None:
-    """Scale the gradients of every class by its share of the largest ipc.
-
-    The mean over the images of a class divides the gradient of each image by their number, so most presets choose an
-    image rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own
-    number. The rate of a caller is treated likewise: it is that of the classes with most images.
-    AdamW, and Adam for the form 'siren', divide gradients by their size, so they move all classes alike.
-    """
-    most = max(run.ipc.values())
-    if min(run.ipc.values()) == most:
-        return
-    by_class = torch.tensor([run.ipc.get(c, 0) / most for c in range(run.num_classes)])
-    shares = to_device(by_class, run.device).index_select(0, run.synthetic.labels)  # (entries,)
-    for tensor in run.synthetic.learned().values():
-        if tensor.grad is not None:
-            tensor.grad.mul_(shares.view(-1, *[1] * (tensor.ndim - 1)))
 
 
 def summed_loss(rows: Tensor, *objectives: Callable[[Tensor], Tensor]) -> Loss:

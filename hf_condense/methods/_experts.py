@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from hf_condense.engine.options import option
-from hf_condense.methods._images import ImageConfig
-from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
+from hf_condense.methods._images import ImageConfig, check_trainable
+from hf_condense.methods._recordings import Recordings, Training, recorded_networks
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for
 

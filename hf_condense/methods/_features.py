@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_condense.engine.method import Preset, Selector
@@ -23,6 +25,7 @@ from hf_condense.engine.trained_networks import (
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
 
+_COLUMN_ROWS = 10_000  # of a column that are read at a time
 _NETWORK = {"features": ("network",)}
 
 
@@ -88,9 +91,35 @@ def features_of(run: Run, kind: str, updates: int, batch: int = BATCH_SIZE) -> T
     if kind == "pixels":
         return _joined((images.flatten(1) for images in run.source.all_images(FORWARD_IMAGES)), len(run.source))
     if kind != "network":
-        return run.numeric_column(kind)
+        return _column(run, kind)
     key = network_key(run, updates, batch)
     return cached_tensors_of(run, "features", key, lambda: {"features": _embedded(run, updates, batch)})["features"]
+
+
+def _column(run: Run, name: str) -> Tensor:
+    """Return a numeric column of the dataset in the source's order, as float32 (N, D).
+
+    Raises:
+        ValueError: If there is no such column, or its rows are not vectors of equal length.
+    """
+    if name not in run.dataset.column_names:
+        raise ValueError(f"the dataset has no column {name!r}; columns: {', '.join(run.dataset.column_names)}")
+    try:
+        rows = run.dataset.select_columns([name]).with_format("numpy", dtype=np.float64)
+        parts = [_vectors(batch[name]) for batch in rows.iter(_COLUMN_ROWS)]  # lists of Python would take memory
+        values = torch.from_numpy(np.concatenate(parts))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"column {name!r} should hold vectors of equal length; {error}") from error
+    return values[run.source.rows]
+
+
+def _vectors(rows: Any) -> NDArray[np.float32]:
+    """Return rows of numbers, as NumPy arrays, as one array (n, D)."""
+    stacked = np.stack(list(rows))
+    if stacked.dtype.kind not in "biuf":
+        raise TypeError(f"got {stacked.dtype}")
+    with np.errstate(over="ignore"):  # infinite features are named later
+        return stacked.astype(np.float32).reshape(len(stacked), -1)
 
 
 @torch.no_grad()

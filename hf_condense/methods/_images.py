@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import torch
 
+from hf_condense.base.devices import to_device
 from hf_condense.engine.method import Method
 from hf_condense.engine.options import MethodConfig, option, redefined
 from hf_condense.engine.soft_labels import SoftLabels, teacher_labels, train_teacher_first
@@ -217,3 +218,30 @@ def check_two_classes(run: Run, method: str) -> None:
             f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, "
             "such as 'dm' or 'm3d'"
         )
+
+
+def check_trainable(run: Run) -> None:
+    """Raise `ValueError` if the network has frozen parameters."""
+    if frozen := run.network_facts.frozen:
+        raise ValueError(
+            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
+            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
+        )
+
+
+def scale_by_budgets(run: Run) -> None:
+    """Scale the gradients of every class by its share of the largest ipc.
+
+    The mean over the images of a class divides the gradient of each image by their number, so most presets choose an
+    image rate that grows with ipc, and take the largest one. Each class then learns at the rate that suits its own
+    number. The rate of a caller is treated likewise: it is that of the classes with most images.
+    AdamW, and Adam for the form 'siren', divide gradients by their size, so they move all classes alike.
+    """
+    most = max(run.ipc.values())
+    if min(run.ipc.values()) == most:
+        return
+    by_class = torch.tensor([run.ipc.get(c, 0) / most for c in range(run.num_classes)])
+    shares = to_device(by_class, run.device).index_select(0, run.synthetic.labels)  # (entries,)
+    for tensor in run.synthetic.learned().values():
+        if tensor.grad is not None:
+            tensor.grad.mul_(shares.view(-1, *[1] * (tensor.ndim - 1)))

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hf_condense.base.devices import to_device
 from hf_condense.engine.options import option
-from hf_condense.methods._images import ALWAYS, ImageConfig, check_two_classes
-from hf_condense.methods._recordings import Recordings, Training, check_trainable, recorded_networks
+from hf_condense.methods._images import ALWAYS, ImageConfig, check_trainable, check_two_classes
+from hf_condense.methods._recordings import Recordings, Training, recorded_networks
 from hf_condense.networks.augment import Augmentation, families_of
 from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for

@@ -166,15 +166,6 @@ def _whole(run: Run, files: list[Path], recorder: _Recorder) -> list[Path]:
     return [file for file in files if file not in missing]
 
 
-def check_trainable(run: Run) -> None:
-    """Raise `ValueError` if the network has frozen parameters."""
-    if frozen := run.network_facts.frozen:
-        raise ValueError(
-            f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
-            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
-        )
-
-
 def _compiled(run: Run, training: Training) -> bool:
     """Return whether compiled code trains the networks: as the caller says, else by a rule from shapes and counts."""
     if run.compile != "auto":

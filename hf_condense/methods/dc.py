@@ -20,8 +20,7 @@ from hf_condense.engine.forms import MEASURED_IPC, lean_form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._images import LearnedLabelConfig, check_two_classes, statistics_rows
-from hf_condense.methods._recordings import check_trainable
+from hf_condense.methods._images import LearnedLabelConfig, check_trainable, check_two_classes, statistics_rows
 from hf_condense.methods._siamese import SiameseConfig, SiameseMethod
 from hf_condense.networks.instance_norm import use_closed_forms
 from hf_condense.networks.losses import tempered_cross_entropy

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
-from hf_condense.methods._embeddings import scale_by_budgets
-from hf_condense.methods._images import ALWAYS, AUGMENT_HELP
+from hf_condense.methods._images import ALWAYS, AUGMENT_HELP, scale_by_budgets
 from hf_condense.methods.dc import GradientMatching, GradientMatchingConfig
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training_recipe import TrainingRecipe, epochs_for

@@ -84,3 +84,9 @@ def copy_state(net: nn.Module, fresh: nn.Module) -> None:
         state.update(zip(group, numbers.split([state[name].numel() for name in group]), strict=True))
     for name, tensor in net.state_dict().items():
         tensor.copy_(state[name].view_as(tensor))
+
+
+def gradient_of(tensor: Tensor) -> Tensor:
+    """Return the gradient of a tensor that has one."""
+    assert tensor.grad is not None
+    return tensor.grad

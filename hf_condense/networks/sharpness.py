@@ -7,6 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from hf_condense.networks.flat import gradient_of
+
 _EPSILON = 1e-12  # keeps quotients of a zero gradient finite
 
 
@@ -40,12 +42,6 @@ def sharpen(net: nn.Module, accumulate: Callable[[], None], radius: float, gap: 
         along = _inner_product(plain, uphill) / (_inner_product(uphill, uphill) + _EPSILON)
         for g, u in zip(plain, uphill, strict=True):
             u.sub_(gap * (g - along * u))  # the part of the plain gradient that is orthogonal to the one uphill
-
-
-def gradient_of(tensor: Tensor) -> Tensor:
-    """Return the gradient of a tensor that has one."""
-    assert tensor.grad is not None
-    return tensor.grad
 
 
 def _inner_product(one: list[Tensor], other: list[Tensor]) -> Tensor:
