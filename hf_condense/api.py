@@ -392,10 +392,17 @@ def _pick_split(ds: Any, split: str) -> Any:
     return ds[split]
 
 
-def _check_callbacks(callbacks: Sequence[object]) -> None:
+def _check_callbacks(callbacks: Sequence[Callback]) -> None:
     """Check the callbacks, whose errors would otherwise occur much later."""
     if not isinstance(callbacks, Sequence) or not all(map(callable, callbacks)):
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
+    for callback in callbacks:
+        try:
+            inspect.signature(callback).bind(None, 1, 0.0)
+        except ValueError:  # some functions that are written in C do not tell
+            continue
+        except TypeError as error:
+            raise TypeError(f"callbacks are called as callback(run, steps_done, loss); {callback!r}: {error}") from None
 
 
 def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, Any]:

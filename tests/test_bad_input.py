@@ -393,6 +393,7 @@ def test_channels_other_than_1_or_3_are_refused(channels: Any) -> None:
         (TypeError, {"checkpoint_dir": 3}, "checkpoint_dir should be a path, as text or a Path; got 3 (int)"),
         (ValueError, {"checkpoint_dir": ""}, "checkpoint_dir should be a path; got empty text, where '.'"),
         (TypeError, {"logging_dir": None}, "logging_dir should be a path, as text or a Path; got None (NoneType)"),
+        (TypeError, {"callbacks": [lambda run: None]}, "callbacks are called as callback(run, steps_done, loss); "),
         (ValueError, {"ipc": {"cat": 1, "dog": 0}}, "got 0 for class 'dog'"),
         (ValueError, {"network": "convnt"}, "convnt"),
         (ValueError, {"storage": "dtc"}, "dtc"),

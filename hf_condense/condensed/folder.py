@@ -102,7 +102,8 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
 def remove(folder: Path, name: str) -> None:
     """Remove a set from a folder of sets, and from its card; see `remove_condensed`."""
     target = folder / name
-    refuse_removal(str(folder), name, list_sets(folder), f"remove {folder}, or {name} in it, by hand")
+    by_hand = f"remove {target} by hand, and {README} beside it if that describes no other data"
+    refuse_removal(str(folder), name, list_sets(folder), by_hand)
     facts = _stored_facts(target, damaged_is_none=True)
     splits = () if facts is None else facts.extra_splits
     is_link = target.is_symlink()  # to a set that lies elsewhere, and stays there
@@ -163,10 +164,11 @@ def _warn_of_other_data(folder: Path) -> None:
     data = (file for file in files if file.suffix.lower() in _DATA_ENDINGS and not file.parts[0].startswith("."))
     if (found := next(data, None)) is not None:
         logger.warning(
-            "%s has other data, such as %s; when a set is saved there, load_dataset(%r) reads sets and no longer these",
+            "%s has other data, such as %s; once a set is saved there, load_dataset reads sets and no longer these, "
+            "not even as an 'imagefolder'. To undo that, remove the folder of the set and %s",
             folder,
             found,
-            str(folder),
+            README,
         )
 
 

@@ -444,7 +444,10 @@ def _checked_loss(item: object, method: str) -> Loss:
     """Return what a method yielded as a `Loss`; raise if it is something else, or leads to no gradient."""
     expected = _expected_losses(method)
     if not (isinstance(item, tuple) and len(item) == 2 and all(isinstance(part, Tensor) for part in item)):
-        raise TypeError(f"{expected}; got {type(item).__name__}")
+        got = type(item).__name__
+        if isinstance(item, tuple):
+            got += f" of {', '.join(type(part).__name__ for part in item)}"
+        raise TypeError(f"{expected}; got {got}")
     loss = Loss(*item)
     if loss.loss.numel() != 1 or loss.value.numel() != 1:
         raise ValueError(f"{expected}; got shapes {tuple(loss.loss.shape)} and {tuple(loss.value.shape)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, NamedTuple, TypeVar
 
 import torch
@@ -48,6 +48,9 @@ class MethodInfo:
         link: Address of the paper.
         cost: What a step costs, in words.
         aliases: Other names that stand for the method.
+
+    Raises:
+        TypeError: If a value has the wrong type.
     """
 
     name: str
@@ -61,6 +64,14 @@ class MethodInfo:
     link: str
     cost: str
     aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, kind in {f.name: {"year": int, "aliases": tuple}.get(f.name, str) for f in fields(self)}.items():
+            if not isinstance(value := getattr(self, name), kind):
+                raise TypeError(
+                    f"{name} of the MethodInfo {self.name!r} should be of type {kind.__name__}; got {value!r} "
+                    f"({type(value).__name__})"
+                )
 
     @property
     def citation(self) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import io
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import datasets
 import numpy as np
@@ -15,6 +16,9 @@ from datasets.utils.file_utils import is_local_path, xopen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
+from hf_condense.base.checks import listed
+from hf_condense.base.words import plural
+
 Size = tuple[int, int]  # (height, width)
 
 _GREY_MODES = ("1", "L", "LA", "La")
@@ -23,6 +27,7 @@ _BATCH_ROWS, _BATCH_BYTES = 1000, 2**26  # of encoded pictures that are read tog
 _SIZE_OF_A_FILE = 2**20  # bytes; what is assumed of a picture in a file
 MAX_SIDE = 4096  # pixels; images are condensed up to this height and width
 _CLEAR_MODES = ("LA", "La", "P", "PA", "RGBA", "RGBa")
+_SEARCH_SECONDS = 10  # for further pictures that cannot be decoded
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
 # Formats whose pictures have their size and their orientation before they are decoded. Pillow learns those of the
@@ -299,13 +304,41 @@ class UndecodableError(ValueError):
 
 @contextmanager
 def files_named(ds: datasets.Dataset, column: str) -> Iterator[None]:
-    """Add to the error for a picture that cannot be decoded the path that its row of `ds` holds, if any."""
+    """Add to the error for a picture that cannot be decoded the path that its row of `ds` holds, and other rows."""
     try:
         yield
     except UndecodableError as error:
         cells = undecoded(ds.select([error.row]), column)[:].column(column)
         (path,) = pc.struct_field(cells, "path").to_pylist()
-        raise UndecodableError(error.row, error.why, path) from error.__cause__
+        why = error.why + _others_in_words(ds, column, error.row)
+        raise UndecodableError(error.row, why, path) from error.__cause__
+
+
+def _others_in_words(ds: datasets.Dataset, column: str, known: int) -> str:
+    """Return a sentence that names further rows whose pictures cannot be decoded; "" if none are found.
+
+    The search takes some seconds at most, so that whoever repairs a dataset need not call again for each row.
+    """
+    found, tried, end = [], 0, time.monotonic() + _SEARCH_SECONDS
+    with suppress(ValueError):  # a row without a picture ends the search
+        for row, data in (pair for start, batch in raw_batches(ds, column) for pair in enumerate(batch, start)):
+            if time.monotonic() > end:
+                break
+            tried = row + 1
+            if row != known and not _can_be_decoded(data):
+                found.append(row)
+    among = f" among the first {tried:,}" if tried < len(ds) else ""
+    others = f"{len(found)} other {plural(len(found), 'row')}{among}"
+    return f". Nor can the pictures of {others} be decoded: {listed(found)}" if found else ""
+
+
+def _can_be_decoded(data: bytes) -> bool:
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+    except Exception:  # Pillow's decoders raise errors of many types
+        return False
+    return True
 
 
 @contextmanager

@@ -22,6 +22,7 @@ import torch
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.rng import key_seed
 from hf_condense.engine import loop
+from hf_condense.engine.method import Loss
 from hf_condense.engine.run import Run
 from hf_condense.testing import quick_method, toy_dataset
 from tests.support.engine_methods import Leap, Pull, PullConfig, Stop, Watchful, condense, registered, same, stop_after
@@ -228,7 +229,8 @@ def test_other_options_and_not_the_steps_are_named_where_the_same_steps_were_giv
     ("wrong", "kind", "message"),
     [
         (lambda loss: loss, TypeError, r"should yield Loss\(loss, value\), each a tensor with one number; got Tensor"),
-        (lambda loss: (loss, 1.0), TypeError, "each a tensor with one number; got tuple"),
+        (lambda loss: (loss, 1.0), TypeError, "each a tensor with one number; got tuple of Tensor, float"),
+        (lambda loss: Loss(loss, 1.0), TypeError, "each a tensor with one number; got Loss of Tensor, float"),  # type: ignore[arg-type]
         (lambda loss: (loss, loss, loss), TypeError, "each a tensor with one number; got tuple"),
         (lambda loss: (loss.detach(), loss), ValueError, "has no graph that leads to what is learned"),
         (lambda loss: (loss.expand(3), loss), ValueError, r"got shapes \(3,\) and \(\)"),

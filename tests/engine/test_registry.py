@@ -172,6 +172,19 @@ def test_class_that_is_not_a_method_raises_type_error(cls: Any, message: str) ->
         register_method(cls, "mine")
 
 
+@pytest.mark.parametrize(
+    ("fact", "message"),
+    [
+        ({"year": "2026"}, r"year of the MethodInfo 'mean_pixels' should be of type int; got '2026' \(str\)"),
+        ({"summary": None}, r"summary of the MethodInfo 'mean_pixels' should be of type str; got None"),
+        ({"aliases": "mean"}, r"aliases of the MethodInfo 'mean_pixels' should be of type tuple; got 'mean' \(str\)"),
+    ],
+)
+def test_fact_of_another_type_is_refused_before_it_breaks_the_list_of_methods(fact: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        dataclasses.replace(MeanPixels.info, name="mean_pixels", **fact)
+
+
 def install(folder: Path, entries: str, module: str) -> None:
     """Put a package with entry points into a folder, as pip would."""
     about = folder / "other_methods-1.0.dist-info"
