@@ -317,3 +317,13 @@ def test_duration_of_a_stranger_that_is_no_number_is_left_out() -> None:
 def test_common_value_is_that_of_all() -> None:
     assert common([2, 2]) == 2
     assert common([2, None]) is None
+
+
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_parts_whose_units_differ_in_one_constant_keep_them(name: str) -> None:
+    pets, fish = formed_set("dct", 4), formed_set("dct", 4, **FISH, **{name: OTHER_UNITS[name]})
+    both = combine_condensed([pets, fish])
+    assert both.recipe.format_version == "3"
+    images = images_by_class(both)
+    for c, own in {**images_by_class(pets), **images_by_class(fish)}.items():
+        torch.testing.assert_close(images[c], own, rtol=0, atol=1e-6)

@@ -25,6 +25,7 @@ from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.files.parquet import to_parquet
 from hf_condense.condensed.files.untrusted import parse_json
 from hf_condense.condensed.loading import load_condensed
+from hf_condense.condensed.recipe_checks import check_amounts
 from tests.support.condensed_sets import make_coreset, make_set
 
 
@@ -452,3 +453,9 @@ def test_set_that_decodes_into_too_many_bytes_raises_format_error(packed, tmp_pa
     monkeypatch.setattr("hf_condense.condensed.files.untrusted._MAX_DECODED_BYTES", 4 * 3 * 8 * 8 * 48 - 1)
     with pytest.raises(CondensedFormatError, match=r"decodes into 36\.0 KiB .* at most 36\.0 KiB are read"):
         load_condensed(write_set(tmp_path / "set", packed["dct"]))
+
+
+def test_coreset_of_negative_rows_is_refused() -> None:
+    check_amounts(1, ["cat", "dog"], "coreset", [0, 5], "pixels")
+    with pytest.raises(CondensedFormatError, match="rows should be given for a coreset, and be >= 0"):
+        check_amounts(1, ["cat", "dog"], "coreset", [0, -1], "pixels")

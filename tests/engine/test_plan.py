@@ -243,3 +243,11 @@ def test_batch_never_repeats_the_rows_of_every_class(method: str) -> None:
 def test_forward_passes_are_of_one_size(images: int, limit: int, sizes: list[int]) -> None:
     run = SimpleNamespace(plan=Plan(1, limit, compile=False))
     assert [len(part) for part in Run.split_for_forward(run, torch.empty(images, 1))] == sizes
+
+
+def test_bytes_of_a_step_count_decoding_weights_and_gradients() -> None:
+    workload = Workload(
+        (1,) * 4, 4, 8, 1, MIB, batch_statistics=False, decoding_bytes=3, parameter_bytes=5, passes=2, cuts=()
+    )
+    assert workload.row_bytes == MIB + 3
+    assert workload.step_bytes(Plan(1, 0, compile=False)) == 2 * (4 * (MIB + 3) + 2 * 5)

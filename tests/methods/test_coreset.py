@@ -20,7 +20,7 @@ from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import coreset as reference
 from tests.support.counted_calls import CountedCalls
 
@@ -175,3 +175,9 @@ def test_features_of_other_networks_and_images_are_cached_apart(tmp_path, monkey
         {"image_size": (8, 12)},
     )
     assert [files_after("herding", **change) for change in changes] == [2, 3, 4, 5, 6, 7]
+
+
+def test_classes_draw_rows_of_their_own() -> None:
+    rows = torch.tensor(quick_method("random").condense(toy_dataset(), 3).recipe.rows)
+    numbers = rows.reshape(3, 3) // 3  # toy rows go through the classes in turn
+    assert len({tuple(part) for part in numbers.tolist()}) > 1, "of three classes"

@@ -368,3 +368,16 @@ def test_paper_preset_whitens_only_images_that_can_be_whitened() -> None:
     cls = get_method("datm")
     shapes = {64: True, 65: False, 128: False}
     assert {side: cls.presets["paper"].values(Task(1, 10, (3, side, side)))["zca"] for side in shapes} == shapes
+
+
+def test_number_of_steps_identifies_a_run_whose_windows_expand_over_a_share_of_them() -> None:
+    observed = observe(TrajectoryMatching)
+    for options, follows in (
+        ({"first_max_start": 1}, True),
+        ({"first_max_start": 1, "expansion_steps": 2}, False),
+        ({}, False),
+    ):
+        identities = [
+            TrajectoryMatching(TrajectoryMatching.Config(steps=n, **options)).identity(observed.run) for n in (4, 8)
+        ]
+        assert (identities[0] != identities[1]) is follows

@@ -232,3 +232,17 @@ def test_plan_counts_all_rows_if_an_objective_is_added() -> None:
 def test_guard_on_a_sum_of_two_objectives_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"most_ratio judges the objective of esp, to which beside='dm' adds"):
         quick_method("esp", beside="dm", most_ratio=1.0).condense(toy_dataset())
+
+
+def test_basis_of_nearly_parallel_steps_in_float32_is_orthonormal() -> None:
+    """The squares of small singular values would drown in the rounding errors of a Gram matrix in float32."""
+    steps = (normal(1, 5000) + 0.01 * normal(4, 5000, seed=1)).float()
+    basis = orthonormal_basis(steps)
+    assert basis.dtype == torch.float32
+    torch.testing.assert_close(basis @ basis.T, torch.eye(4), rtol=0, atol=1e-5)
+
+
+def test_set_of_two_objectives_cites_both_papers() -> None:
+    alone, both = (SubspaceProjection(SubspaceProjection.Config(beside=beside)) for beside in ("none", "m3d"))
+    assert "m3d" not in alone.also_cites()
+    assert "m3d" in both.also_cites()

@@ -185,3 +185,8 @@ def test_phases_and_moduli_have_closed_forms(weights: tuple[float, float]) -> No
     pair = torch.tensor([[0.6], [-0.6]]).double()  # phases of 0, and moduli of cos(0.6 t) and 1
     expected = weights[0] ** 0.5 * (1 - (0.6 * frequencies).cos()).mean()
     torch.testing.assert_close(discrepancy(pair, zero, frequencies, *weights), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_short_rows_are_normalised_too() -> None:
+    rows = 1e-8 * normal(3, 4)
+    torch.testing.assert_close(normalised(rows).norm(dim=-1), torch.ones(3, dtype=torch.float64))

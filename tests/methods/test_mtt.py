@@ -2,7 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import fields
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from hf_condense.engine.method import Loss
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
+from hf_condense.methods import _student
 from hf_condense.methods._experts import ExpertConfig
 from hf_condense.methods._images import ImageConfig
 from hf_condense.methods._student import TrajectoryMethod
@@ -326,18 +328,18 @@ def test_step_whose_value_is_no_number_is_skipped(monkeypatch: pytest.MonkeyPatc
     assert [torch.equal(a, b) for a, b in pairwise(images)] == [True, False]
 
 
-def test_average_of_the_images_is_the_result() -> None:
+@pytest.mark.parametrize(("average", "decays"), [(0.5, (1 / 11, 2 / 12)), (0.1, (1 / 11, 0.1))])
+def test_average_of_the_images_is_the_result(average: float, decays: tuple[float, float]) -> None:
     images = []
-    options = {"steps": 3, "average": 0.5}
     small = quick_method(
         "tesla",
         callbacks=[lambda run, done, loss: images.append(run.synthetic.stored["images"].detach().clone())],
         pixel_range="free",
-        **options,
+        steps=3,
+        average=average,
     ).condense(toy_dataset())
-    first = images[0]
-    second = first + (1 - 1 / 11) * (images[1] - first)
-    third = second + (1 - 2 / 12) * (images[2] - second)
+    second = images[0] + (1 - decays[0]) * (images[1] - images[0])
+    third = second + (1 - decays[1]) * (images[2] - second)
     recipe = small.recipe
     mean, std = (torch.tensor(values).reshape(-1, 1, 1) for values in (recipe.mean, recipe.std))
     torch.testing.assert_close(small.synthetic.images, third * std + mean)
@@ -419,3 +421,36 @@ def test_presets_of_all_methods_share_their_experts_and_fit_their_windows(
     assert all(values == shared[0] for values in shared)
     for values in presets:
         assert values["expert_span"] + values["max_start"] <= values["snapshots"]
+
+
+def test_units_are_dropped_anew_in_every_step_of_every_student() -> None:
+    observed = observe(TrajectoryMatching, network=Dropping, augment="none")
+    method, run, start = observed.method, observed.run, observed.window.start
+
+    def gradient(draw: int, n: int) -> torch.Tensor:
+        return method.whole_gradient(run, start, method.batch(run, draw, n))
+
+    gradients = [gradient(draw, n) for draw, n in ((0, 0), (0, 1), (1, 0), (1, 1))]
+    assert not any(torch.equal(a, b) for a, b in combinations(gradients, 2))
+    assert torch.equal(gradient(1, 0), gradients[2])
+
+
+def test_chunks_drop_units_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    observed, keys = observe(TrajectoryMatching, augment="none"), []
+    original = _student.seeded_globals
+
+    def watched(*key: Any, **options: Any) -> Any:
+        keys.append(key)
+        return original(*key, **options)
+
+    monkeypatch.setattr(_student, "seeded_globals", watched)
+    for classes in ((0,), (1,), (2,)):
+        batch = observed.method.batch(observed.run, 0, 0)
+        observed.method.chunk_gradient(observed.run, observed.window.start, batch, classes)
+    assert len(keys) == len(set(keys)) == 3
+
+
+def test_graphs_of_all_student_steps_are_kept_where_they_fit() -> None:
+    assert observe(ConstantMemoryMatching, student_steps=3).run.plan.keep_graphs
+    assert observe(SubspaceProjection, form="rollout", student_steps=3).run.plan.keep_graphs
+    assert not observe(SubspaceProjection, form="free", student_steps=3).run.plan.keep_graphs

@@ -611,3 +611,9 @@ def test_frozen_parameters_raise_value_error(trained: list[int]) -> None:
 def test_one_class_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"'dm' trains networks to tell classes apart, .* one class, 'only'"):
         quick_method("dm", networks="pool").condense(toy_dataset(("only",)), 1)
+
+
+def test_calibration_loss_at_a_temperature_is_that_of_divided_logits_times_its_square() -> None:
+    logits, soft, labels = normal(5, 3), normal(5, 3, seed=1).softmax(1), torch.tensor([0, 0, 2, 2, 2])
+    expected = 4 * calibration_loss(logits / 2, soft, labels)
+    torch.testing.assert_close(calibration_loss(logits, soft, labels, 2.0), expected)

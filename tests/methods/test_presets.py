@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from hf_condense.condensed.decoders import decoder_class
+from hf_condense.engine.forms import best_form
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.settings import Settings, settle
 from hf_condense.engine.task import Task
@@ -273,3 +274,17 @@ def test_student_steps_of_a_paper_take_the_whole_set_up_to_1000_rows(method: str
     batches = [settled(method, "paper", Task(ipc, 40, COLOUR))[1].batch_syn for ipc in (1, 25, 26, 500)]
     assert batches[:2] == [None, None]
     assert batches[2:3] == [1000]
+
+
+def test_papers_students_follow_experts_as_the_authors_trained_and_labelled() -> None:
+    for ipc in (1, 10, 50):
+        mtt, tesla = (get_method(name).presets["paper"].values(Task(ipc, 10, (3, 32, 32))) for name in ("mtt", "tesla"))
+        assert mtt["augment_expert"] == tesla["augment_expert"] == ALL_FAMILIES
+        assert mtt["pixel_range"] == tesla["pixel_range"] == "free"
+        assert (tesla["soft_labels"], tesla["labels_from"]) == ("teacher", "experts")
+        assert "soft_labels" not in mtt
+
+
+def test_best_form_changes_above_fifty_images_per_class() -> None:
+    forms = [best_form(Task(ipc, 10, (3, 32, 32))) for ipc in (50, 51)]
+    assert forms == [("dct", 8), ("pixels", 1)]

@@ -3,10 +3,13 @@
 import dataclasses
 import functools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Image
+from PIL import Image as Pictures
 from torch import Tensor
 
 from hf_condense import Teacher, condense_dataset, evaluate, load_condensed
@@ -16,7 +19,7 @@ from hf_condense.cli.text import facts_table
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, groups_of
-from hf_condense.condensed.views import random_crops, view
+from hf_condense.condensed.views import ViewLabels, random_crops, view
 from hf_condense.methods.rded import RealisticConfig, RealisticDistillation, _padded, crop_boxes, cut_crops
 from hf_condense.networks.augment import Augmentation
 from hf_condense.networks.training import train_network
@@ -532,3 +535,23 @@ class TestTraining:
         step = (weight - before[0] * (1 - 0.001 * 0.01)).abs()
         torch.testing.assert_close(step, torch.full_like(step, 0.001), rtol=0.02, atol=1e-6)
         torch.testing.assert_close((bias - before[1]).abs(), torch.full((3,), 0.001), rtol=0.02, atol=1e-6)
+
+
+def test_labels_of_images_outside_the_valid_range_are_those_of_clipped_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = np.random.default_rng(0).choice(np.array([0, 255], dtype=np.uint8), (12, 8, 8, 3))
+    ds = Dataset.from_dict(
+        {"image": [Pictures.fromarray(p) for p in pixels], "label": [0, 1] * 6},
+        features=Features({"image": Image(), "label": ClassLabel(names=["a", "b"])}),
+    )
+    seen: list[torch.Tensor] = []
+    original = ViewLabels.of_images
+
+    def watched(images: torch.Tensor, *rest: Any) -> ViewLabels:
+        seen.append(images)
+        return original(images, *rest)
+
+    monkeypatch.setattr(ViewLabels, "of_images", watched)
+    options = {"storage": "dct", "expand": 2, "pixel_range": "free", "crop_area": 1.0, "cache": False}
+    decoded, _ = quick_method("rded", **options).condense(ds).synthetic.decoded()
+    assert float(decoded.min()) < 0 or float(decoded.max()) > 1
+    torch.testing.assert_close(torch.cat(seen), decoded.clamp(0, 1))
