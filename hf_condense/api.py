@@ -34,6 +34,7 @@ from hf_condense.engine.auto import Choice, choose
 from hf_condense.engine.build import build_run, check_request, plan_run
 from hf_condense.engine.checkpoint import FILE_NAME, read_checkpoint, workers_in
 from hf_condense.engine.finish import finish_synthetic, select_coreset
+from hf_condense.engine.initial import check_start
 from hf_condense.engine.loop import Callback, Saving, optimise
 from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
 from hf_condense.engine.provenance import identity, make_recipe
@@ -337,6 +338,8 @@ def _condense(
 ) -> CondensedDataset:
     """Run a method of any kind and return its set."""
     method = cls(cls.Config.build(settings.options))
+    if isinstance(method, Method):
+        check_start(type(method), method.config)  # a preset may have named it
     recipe = make_recipe(run, method, settings, preset)
     check_writable(recipe, run.dataset, len(run.ipc))
     if not isinstance(method, Method):
@@ -398,7 +401,7 @@ def _check_callbacks(callbacks: Sequence[Callback]) -> None:
         raise TypeError(f"callbacks should be a list of callables; got {callbacks!r}")
     for callback in callbacks:
         try:
-            inspect.signature(callback).bind(None, 1, 0.0)
+            inspect.signature(callback, follow_wrapped=False).bind(None, 1, 0.0)
         except ValueError:  # some functions that are written in C do not tell
             continue
         except TypeError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -420,6 +421,17 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_read(
 ) -> None:
     monkeypatch.setattr("hf_condense.api.load_source", lambda *args, **options: pytest.fail("the dataset was read"))
     refused(kind, part, **options)
+
+
+def test_callback_that_wraps_another_function_is_judged_by_its_own_arguments() -> None:
+    steps = []
+
+    @functools.wraps(steps.append)
+    def call(run: Any, done: int, loss: float) -> None:
+        steps.append(done)
+
+    quick_method("dm", callbacks=[call], steps=1).condense(TOY)
+    assert steps == [1]
 
 
 def test_booleans_of_numpy_are_accepted() -> None:

@@ -165,7 +165,8 @@ def _warn_of_other_data(folder: Path) -> None:
     if (found := next(data, None)) is not None:
         logger.warning(
             "%s has other data, such as %s; once a set is saved there, load_dataset reads sets and no longer these, "
-            "not even as an 'imagefolder'. To undo that, remove the folder of the set and %s",
+            "not even as an 'imagefolder'. To undo that, remove the folder of the set, and %s or "
+            "what this adds to it",
             folder,
             found,
             README,

@@ -80,10 +80,11 @@ class TrainingViews(Dataset[dict[str, Tensor]]):
     @plain_torch()
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Tensor]]:
         """Return several rows, as `DataLoader` asks for a batch."""
+        total = len(self)
         for row in rows:
-            if not -len(self) <= row < len(self):
-                raise IndexError(f"row should be in {-len(self)}..{len(self) - 1}; got {row}")
-        index = torch.as_tensor(rows) % len(self)
+            if not -total <= row < total:
+                raise IndexError(f"row should be in {-total}..{total - 1}; got {row}")
+        index = torch.as_tensor(rows) % total
         images, labels = self._tensors.decoded(index)
         if self._views is not None:
             numbers = torch.randint(self._views.num_views, (len(index),))

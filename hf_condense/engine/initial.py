@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -32,10 +33,16 @@ def start_names() -> list[str]:
 
 
 def check_start(cls: type[Method[Any]], config: MethodConfig) -> None:
-    """Raise `ValueError` unless the option of the role `"init"`, if there is one, names a start of a method."""
-    name = config.name_of_role("init")
-    if name is not None and isinstance(start := getattr(config, name), str):
-        one_of(name, start, [*cls.own_starts, *start_names()])
+    """Raise `ValueError` unless the option of the role `"init"`, if there is one, names a start of a method.
+
+    Its default is right in any case, and an option that declares its choices has been checked by them.
+    """
+    declared = {f.name: f for f in fields(config)}.get(config.name_of_role("init") or "")
+    if declared is None or declared.metadata.get("choices") or declared.metadata.get("valid"):
+        return
+    start = getattr(config, declared.name)
+    if isinstance(start, str) and start != declared.default:
+        one_of(declared.name, start, [*cls.own_starts, *start_names()])
 
 
 def initial_set(run: Run, init: str | Tensor) -> SyntheticSet:

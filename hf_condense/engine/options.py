@@ -56,9 +56,9 @@ def option(
         valid: Function that raises `ValueError` for a value that cannot be used.
         choices: The only values allowed.
         role: What the engine uses the option for, if anything: `"batch_real"` (real images per class and step, for the
-            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of
-            what is stored, if not None), `"init"` (what to start from) or `"augment"` (families of augmentation, or
-            "none", which is checked). The option `steps` needs no role.
+            memory plan), `"image_rate"` and `"momentum"` (of the images' optimiser), `"stored_rate"` (of what is
+            stored, if not None), `"init"` (what to start from; see `Method.own_starts`) or `"augment"` (families of
+            augmentation, or "none", which is checked). The option `steps` needs no role.
         tiny: A value with which a run on a few toy images takes seconds, for `check_method`. Default: `default`.
         needs: Other options by name, with the values that let this one have an effect. A caller who gives it without
             them gets an error; what a preset gives is then left without effect.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from hf_condense.engine.forms import few_images
+from hf_condense.engine.forms import few_images, is_large_set
 from hf_condense.engine.method import MethodInfo, Preset
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import ADVICE_FOR_DIGITS_AND_EXPERTS
 from hf_condense.methods._student_presets import (
     default_values,
+    few_rows,
     limited_rows,
     long_windows,
     nearest_ipc,
@@ -77,7 +78,7 @@ def _paper(task: Task) -> dict[str, Any]:
 def _quick(task: Task) -> dict[str, Any]:
     """Return MTT's values with the parts of this method; the experts are the same, so they are recorded once."""
     if not few_images(task):
-        return {**_short(task), **limited_rows(task)}
+        return {**_short(task), **(few_rows(task) or limited_rows(task))}
     windows = long_windows(task, steps=150)
     if windows:  # a lower rate lets students pass the guard, and windows may come from later training
         windows |= {"lr_student": 0.02, "first_max_start": 6, "max_start": 15}
@@ -92,7 +93,8 @@ def _short(task: Task) -> dict[str, Any]:
         # `mtt` diverge at first, so no update would be made.
         changes |= {"soft_labels": "none", "lr_label": 5.0, "lr_student": 0.012}
         return {**shared, **_LABELS, **changes}
-    return {**shared, **_LABELS, **changes, "lr_label": 20.0}
+    labels = "none" if is_large_set(task) else "learned"  # they gained a point at 10 per class, and cost three at 50
+    return {**shared, **_LABELS, **changes, "soft_labels": labels, "lr_label": 20.0}
 
 
 def _default(task: Task) -> dict[str, Any]:

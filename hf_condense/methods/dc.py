@@ -16,7 +16,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from hf_condense.base.rng import seeded_globals
 from hf_condense.base.torch_state import exact_convolutions
-from hf_condense.engine.forms import MEASURED_IPC, lean_form_values
+from hf_condense.engine.forms import lean_form_values
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option, redefined
 from hf_condense.engine.task import Task
@@ -234,7 +234,7 @@ def _default(task: Task) -> dict[str, Any]:
 def _quick(task: Task) -> dict[str, Any]:
     # These values were chosen on a part of the training sets.
     short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
-    form = lean_form_values(task) if task.ipc <= MEASURED_IPC else {}
+    form = lean_form_values(task)
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
 

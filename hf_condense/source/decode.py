@@ -291,15 +291,17 @@ class UndecodableError(ValueError):
         row: Its row number.
         why: What is wrong, and what to do about it.
         file: The path that its row holds, if any.
+        others: A sentence about other such rows, which may be empty; None: they have not been looked for.
     """
 
-    def __init__(self, row: int, why: str, file: str | None = None) -> None:
-        super().__init__(f"row {row} has a picture{f' ({file!r})' if file else ''} that cannot be decoded {why}")
-        self.row, self.why, self.file = row, why, file
+    def __init__(self, row: int, why: str, file: str | None = None, others: str | None = None) -> None:
+        path = f" ({file!r})" if file else ""
+        super().__init__(f"row {row} has a picture{path} that cannot be decoded {why}{others or ''}")
+        self.row, self.why, self.file, self.others = row, why, file, others
 
-    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, str, str | None]]:
+    def __reduce__(self) -> tuple[type[UndecodableError], tuple[int, str, str | None, str | None]]:
         """Return how a copy is made in another process."""
-        return type(self), (self.row, self.why, self.file)
+        return type(self), (self.row, self.why, self.file, self.others)
 
 
 @contextmanager
@@ -308,10 +310,12 @@ def files_named(ds: datasets.Dataset, column: str) -> Iterator[None]:
     try:
         yield
     except UndecodableError as error:
+        if error.others is not None:
+            raise
         cells = undecoded(ds.select([error.row]), column)[:].column(column)
         (path,) = pc.struct_field(cells, "path").to_pylist()
-        why = error.why + _others_in_words(ds, column, error.row)
-        raise UndecodableError(error.row, why, path) from error.__cause__
+        others = _others_in_words(ds, column, error.row)
+        raise UndecodableError(error.row, error.why, path, others) from error.__cause__
 
 
 def _others_in_words(ds: datasets.Dataset, column: str, known: int) -> str:
@@ -328,8 +332,8 @@ def _others_in_words(ds: datasets.Dataset, column: str, known: int) -> str:
             if row != known and not _can_be_decoded(data):
                 found.append(row)
     among = f" among the first {tried:,}" if tried < len(ds) else ""
-    others = f"{len(found)} other {plural(len(found), 'row')}{among}"
-    return f". Nor can the pictures of {others} be decoded: {listed(found)}" if found else ""
+    others = f"{'that' if len(found) == 1 else 'those'} of {len(found)} other {plural(len(found), 'row')}{among}"
+    return f". Nor can {others} be decoded: {listed(found)}" if found else ""
 
 
 def _can_be_decoded(data: bytes) -> bool:

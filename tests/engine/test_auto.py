@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_condense import condense_dataset
+from hf_condense import api, condense_dataset
 from hf_condense.base.errors import RunInterrupted
+from hf_condense.engine import auto
 from hf_condense.engine.auto import _Case, choose
 from hf_condense.engine.build import check_request
 from hf_condense.engine.checkpoint import workers_in
@@ -294,17 +295,17 @@ def test_choice_of_experts_runs() -> None:
     assert (small.recipe.method, small.recipe.preset, small.recipe.storage) == ("esp", None, "dct")
 
 
-def test_large_pictures_of_one_class_are_read_once_for_all_steps() -> None:
+def test_large_pictures_of_one_class_are_read_once_for_all_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """They are streamed for `rded` alone, which one class rules out."""
-    runs = []
+    reads, load = [], api.load_source
+    monkeypatch.setattr(api, "load_source", lambda ds, **how: reads.append(how["streams"]) or load(ds, **how))
+    monkeypatch.setattr(auto, "_FEWEST_STEPS", 1)
     ds = toy_dataset((0,), names=("a",), size=66).remove_columns("note")
-    options = {"storage": "pixels", "steps": 1, "batch_real": 2, "network": "convnet-w4-d1"}
-    small = condense_dataset(
-        ds, ipc=1, progress=False, cache=False, compile=False, callbacks=[lambda run, *_: runs.append(run)], **options
-    )
+    off = {"progress": False, "cache": False, "compile": False}
+    small = condense_dataset(ds, ipc=1, storage="pixels", budget=1e-6, network="convnet-w4-d1", **off)
     assert small.recipe.method == "m3d"
-    assert not runs[0].source.streams
-    assert small.recipe.nearest is not None
+    assert reads == [True, False]
+    assert small.recipe.nearest is not None, "of streamed pictures there are no distances"
 
 
 def test_options_of_composing_are_followed_for_small_images() -> None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from hf_condense.api import condense_dataset
-from hf_condense.engine.method import Loss, Method, MethodInfo, Selector
+from hf_condense.engine.method import Loss, Method, MethodInfo, Preset, Selector
 from hf_condense.engine.options import MethodConfig, option
 from hf_condense.engine.registry import (
     BUILT_IN,
@@ -25,6 +25,7 @@ from hf_condense.engine.registry import (
     unregister_method,
 )
 from hf_condense.engine.run import Run
+from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods.dm import DistributionMatching
 from hf_condense.methods.random import RandomRows
 from hf_condense.testing import check_method, toy_dataset
@@ -47,6 +48,9 @@ INFO = MethodInfo(
 @dataclass(frozen=True)
 class NoOptions(MethodConfig):
     """No options."""
+
+
+TOY = toy_dataset(names=("cat", "dog", "eel"))
 
 
 class FirstRows(Selector[NoOptions]):
@@ -297,3 +301,52 @@ def test_package_may_register_the_class_of_its_own_entry_point(
             assert get_method("both").__name__ == "Both"
     assert not caplog.records
     unregister_method("both")
+
+
+@dataclass(frozen=True)
+class BlankConfig(MeanPixelsConfig):
+    """Options with starts of their own."""
+
+    init: str = option("black", "What to start from.", role="init")
+
+
+class FromBlank(MeanPixels):
+    info: ClassVar[MethodInfo] = dataclasses.replace(MeanPixels.info, name="from_blank")
+    Config = BlankConfig
+    own_starts: ClassVar[tuple[str, ...]] = ("white",)
+    presets: ClassVar[dict[str, Preset]] = {"wrong": Preset("Noise.", lambda task: {"init": "noize"})}
+
+    def prepare(self, run: Run) -> None:
+        assert self.config.init != "noize", "what a preset names is checked before hours of preparation"
+
+    def initialise(self, run: Run) -> SyntheticSet:
+        return run.start("real" if self.config.init in ("black", "white") else self.config.init)
+
+
+def test_method_may_start_from_what_it_declares_and_from_its_default() -> None:
+    register_method(FromBlank)
+    options = {"network": "convnet-w4-d1", "steps": 1, "progress": False, "cache": False}
+    for init in ({}, {"init": "black"}, {"init": "white"}, {"init": "herding"}):
+        assert len(condense_dataset(TOY, "from_blank", 1, **options, **init)) == 3
+    for wrong in ({"init": "noize"}, {"preset": "wrong"}):
+        with pytest.raises(ValueError, match=r"init should be one of 'white', 'real', 'noise', .*did you mean 'noise'"):
+            condense_dataset(TOY, "from_blank", 1, **options, **wrong)
+
+
+def test_start_that_declares_its_choices_is_checked_by_them() -> None:
+    @dataclass(frozen=True)
+    class ChosenConfig(MeanPixelsConfig):
+        begin: str = option("a", "What to start from.", role="init", choices=("a", "b"))
+
+    class Chosen(FromBlank):
+        info: ClassVar[MethodInfo] = dataclasses.replace(MeanPixels.info, name="chosen")
+        Config = ChosenConfig
+
+        def prepare(self, run: Run) -> None: ...
+
+        def initialise(self, run: Run) -> SyntheticSet:
+            return run.start("real")
+
+    register_method(Chosen)
+    options = {"network": "convnet-w4-d1", "steps": 1, "progress": False, "cache": False}
+    assert len(condense_dataset(TOY, "chosen", 1, begin="b", **options)) == 3

@@ -139,15 +139,13 @@ def test_other_rows_that_cannot_be_decoded_are_named(
     with pytest.raises(ValueError, match=r"row 1 .*repair or remove it") as caught:
         read(picture_set([good, good[:20], good, b"", good[:20]]))
     end = "repair or remove it"
-    assert str(caught.value).endswith(
-        f"{end}. Nor can the pictures of 2 other rows be decoded: 3, 4" if others else end
-    )
+    assert str(caught.value).endswith(f"{end}. Nor can those of 2 other rows be decoded: 3, 4" if others else end)
 
 
 def test_search_for_other_rows_ends_at_one_without_a_picture() -> None:
     good = encoded(noise(4, 4))
     ds = picture_set([good[:20], good, good[:20], *[good] * 1000, None])
-    message = r"row 0 .*\. Nor can the pictures of 1 other row among the first 1,000 be"
+    message = r"row 0 .*\. Nor can that of 1 other row among the first 1,000 be"
     with pytest.raises(ValueError, match=message), decode.files_named(ds, "image"):
         raise decode.UndecodableError(0, "(unknown format)")
 

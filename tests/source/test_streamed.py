@@ -3,6 +3,7 @@
 import io
 import pickle
 from collections import Counter
+from collections.abc import Collection
 from types import SimpleNamespace
 
 import datasets
@@ -20,13 +21,13 @@ from hf_condense.source.load import load_source
 SIDE = 66
 
 
-def pictures(rows: int = 12, side: int = SIDE, mode: str = "RGB", broken: int | None = None) -> datasets.Dataset:
-    """Return pictures of noise of three classes in turn; one may be cut off."""
+def pictures(rows: int = 12, side: int = SIDE, mode: str = "RGB", broken: Collection[int] = ()) -> datasets.Dataset:
+    """Return pictures of noise of three classes in turn; some may be cut off."""
     noise, table = np.random.default_rng(0), []
     for row in range(rows):
         buffer = io.BytesIO()
         Image.fromarray(noise.integers(0, 256, (side, side + 4, 3), dtype=np.uint8)).convert(mode).save(buffer, "PNG")
-        data = buffer.getvalue()[:2000] if row == broken else buffer.getvalue()
+        data = buffer.getvalue()[:2000] if row in broken else buffer.getvalue()
         table.append({"image": {"bytes": data, "path": None}, "label": row % 3})
     features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b", "c"])})
     return datasets.Dataset.from_list(table, features=features)
@@ -145,9 +146,10 @@ def test_pictures_of_a_part_are_decoded_now_or_when_they_are_asked_for(
 
 def test_damaged_picture_raises_value_error_that_names_its_row(monkeypatch) -> None:
     monkeypatch.setattr("hf_condense.source.load._SAMPLED", 2)
-    source = load_source(pictures(broken=4), streams=True, cache=False, progress=False)
+    source = load_source(pictures(broken=(4, 7)), streams=True, cache=False, progress=False)
     with pytest.raises(ValueError, match="row 4 has a picture that cannot be decoded") as caught:
         _ = source.images[torch.arange(12)]
+    assert str(caught.value).endswith("repair or remove it. Nor can that of 1 other row be decoded: 7")
     copy = pickle.loads(pickle.dumps(caught.value))  # as for other processes
     assert (type(copy), str(copy)) == (type(caught.value), str(caught.value))
 
@@ -205,3 +207,10 @@ def test_auto_composes_large_pictures(caplog: pytest.LogCaptureFixture) -> None:
     assert small.recipe.image_shape == [3, 66, 70]
     assert small.recipe.nearest is None
     assert any("method='auto' runs rded" in message for message in caplog.messages)
+
+
+def test_other_damaged_pictures_are_named_once_however_they_are_read() -> None:
+    for streams in (True, False):
+        with pytest.raises(ValueError, match="row 4 has a picture") as caught:
+            load_source(pictures(broken=(4, 7)), streams=streams, cache=False, progress=False)
+        assert str(caught.value).count("Nor can that of 1 other row be decoded: 7") == 1

@@ -188,7 +188,7 @@ class Decoder(ABC):
         return budget * self.expand
 
     def rate(self, image_rate: float) -> float:
-        """Return the learning rate of the stored tensors for a method's image rate: `own_rate`, else by default that.
+        """Return the learning rate of the stored tensors for an image rate: `own_rate` if there is one, else that rate.
 
         Args:
             image_rate: The rate for images that are stored as pixels, in normalised units.

@@ -20,7 +20,16 @@ from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.page.html import Html, element, markup
 from hf_condense.condensed.scores.class_scores import per_cent
-from hf_condense.condensed.scores.records import EIGHT_BIT_ROWS, FLOATS, HARD, RANDOM, Record, groups_of, ordered_roles
+from hf_condense.condensed.scores.records import (
+    EIGHT_BIT_ROWS,
+    FLOATS,
+    HARD,
+    HARD_EIGHT_BIT,
+    RANDOM,
+    Record,
+    groups_of,
+    ordered_roles,
+)
 from hf_condense.condensed.summary import summary
 from hf_condense.condensed.tensors import CondensedTensors, check_shown, eight_bit_pixels, first_rows
 from hf_condense.condensed.wording import (
@@ -176,7 +185,8 @@ def _overview_row(name: str, facts: Facts, numeric: Sequence[bool]) -> Html:
     recipe, sizes = facts.recipe, Sizes.of(facts)
     group = next(iter(groups_of(recipe)), {})
     own = next((group[role] for role in (EIGHT_BIT_ROWS, FLOATS) if role in group), None)
-    hard = f" (hard labels {_accuracy(group[HARD])})" if HARD in group else ""
+    with_hard = group.get(HARD) or group.get(HARD_EIGHT_BIT)
+    hard = f" (hard labels {_accuracy(with_hard)})" if with_hard else ""
     random = group.get(RANDOM)
     source = recipe.source.get("name") or "not stated"
     cells: list[tuple[object, object]] = [  # what is shown, what the table is sorted by

@@ -13,13 +13,13 @@ Record = dict[str, Any]  # a row of `Evaluation.to_records()`
 
 EIGHT_BIT_ROWS, FLOATS, RANDOM, WHOLE = "8-bit images", "exact floats", "random rows", "whole source"
 _HARD = ", hard labels"
-HARD = FLOATS + _HARD
+HARD, HARD_EIGHT_BIT = FLOATS + _HARD, EIGHT_BIT_ROWS + _HARD
 _BY_TEACHER = ", labelled by a teacher in every update"
 AS_MANY, SAME_FORM = "random rows, as many as it decodes into", "random rows in the same form"
 # What each row of the table begins with.
 _FIRST = (
     EIGHT_BIT_ROWS,
-    EIGHT_BIT_ROWS + _HARD,
+    HARD_EIGHT_BIT,
     FLOATS,
     HARD,
     RANDOM,
