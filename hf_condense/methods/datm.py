@@ -138,8 +138,8 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
             _paper,
         ),
         "quick": Preset(
-            "150 to 400 steps at width 32 with the experts of `mtt` and windows that expand; from 4 images per class "
-            "on, labels are learned: minutes.",
+            "150 to 400 steps at width 32 with the experts of `mtt` and windows that expand; from 4 to 10 images per "
+            "class, labels are learned: minutes.",
             _quick,
         ),
     }

@@ -265,7 +265,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         "default": Preset("A fifth of the paper's 1,000 networks; pixels stay valid.", _default),
         "paper": Preset("1,000 networks and unclamped pixels, as the authors' code runs it (ICLR 2021).", _paper),
         "quick": Preset(
-            "300 steps at width 32, real rows first, short loops, falling rates; up to 10 images per class in "
+            "300 steps at width 32, real rows first, short loops, falling rates; up to 50 images per class in "
             "frequencies: minutes on two cores.",
             _quick,
         ),

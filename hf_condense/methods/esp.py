@@ -254,7 +254,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
             _default,
         ),
         "quick": Preset(
-            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; up to 10 images per class in "
+            "1,000 to 3,000 steps at width 32, some 20 short experts, falling rates; up to 50 images per class in "
             "frequencies: minutes on two cores.",
             _quick,
         ),

@@ -181,7 +181,7 @@ class TrajectoryMatching(StudentMatching):
             paper_table,
         ),
         "quick": Preset(
-            "150 to 400 steps at width 32, some 20 short experts, falling rates; up to 10 images per class in "
+            "150 to 400 steps at width 32, some 20 short experts, falling rates; up to 50 images per class in "
             "frequencies: minutes.",
             _quick,
         ),
