@@ -22,6 +22,7 @@ import torch
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.rng import key_seed
 from hf_condense.engine import loop
+from hf_condense.engine.checkpoint import FILE_NAME
 from hf_condense.engine.method import Loss
 from hf_condense.engine.run import Run
 from hf_condense.testing import quick_method, toy_dataset
@@ -266,3 +267,14 @@ def test_callback_that_fails_leaves_a_checkpoint_of_its_step(tmp_path: Path) -> 
     )
     assert steps == [4]
     assert same(again, condense(steps=4))
+
+
+def test_numbers_that_are_not_finite_are_not_saved_between_two_checks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start = loop._Optimisation.__init__
+    monkeypatch.setattr(loop._Optimisation, "__init__", lambda self, *parts, check_every: start(self, *parts, 100))
+    monkeypatch.setattr(Pull, "poison", ("loss", 3))
+    with pytest.raises(NonFiniteLossError, match=r"not finite at step 3 .*; no checkpoint had been written"):
+        condense(checkpoint_dir=tmp_path, checkpoint_every=4)
+    assert not (tmp_path / FILE_NAME).exists()

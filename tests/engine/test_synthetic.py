@@ -194,3 +194,10 @@ def test_condensed_tensors_have_no_optional_tensors_by_default() -> None:
     tensors = CondensedTensors.of_images(noise(2, 1, 4, 4), torch.tensor([0, 1]))
     assert tensors.optional() == {}
     assert torch.equal(tensors.decoded()[0], tensors.images)
+
+
+def test_all_classes_in_another_order_come_in_that_order() -> None:
+    synthetic = make_set([0, 0, 2, 5])
+    images, labels = synthetic.of([5, 0, 2])
+    assert labels.tolist() == [5, 0, 0, 2]
+    assert torch.equal(images, synthetic.stored["images"][[3, 0, 1, 2]])

@@ -252,3 +252,23 @@ def test_teacher_that_diverges_is_told_before_the_first_step(early: bool, monkey
     with pytest.raises(ValueError, match=r"logits of the teacher, convnet-w8 after 40 updates, are NaN or infinite"):
         bench.condense(toy_dataset())
     assert not steps
+
+
+def test_students_that_try_an_early_teacher_are_trained_at_the_temperature_of_the_labels(monkeypatch) -> None:
+    temperatures: list[float] = []
+    original = soft_labels._student_accuracy
+    monkeypatch.setattr(
+        soft_labels,
+        "_student_accuracy",
+        lambda run, data, held_out: temperatures.append(data.temperature) or original(run, data, held_out),
+    )
+    monkeypatch.setattr(soft_labels, "_STUDENT_UPDATES", 2)
+    quick_method("dm", **EARLY, steps=1).condense(toy_dataset())
+    assert set(temperatures) == {2.0}
+
+
+def test_early_teachers_with_other_held_out_rows_are_cached_apart() -> None:
+    runs = []
+    quick_method("dm", steps=1, callbacks=[lambda run, done, loss: runs.append(run)]).condense(toy_dataset())
+    one, other = (soft_labels._early_states(runs[0], 10, torch.tensor([row]))[10] for row in (0, 1))
+    assert any(not torch.equal(one[name], other[name]) for name in one)

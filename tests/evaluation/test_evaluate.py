@@ -374,3 +374,25 @@ def test_any_coreset_method_can_be_a_baseline(toy, small, trainings):
     first = torch.tensor([p for c in source.classes for p in list(source.positions(c))[:2]])
     torch.testing.assert_close(trainings[4][0].images, source.at(first))
     assert trainings[4][0].labels.tolist() == [0, 0, 1, 1, 2, 2]
+
+
+def test_teacher_that_labels_every_update_sees_valid_pixels(toy):
+    seen = []
+
+    def label(pixels):
+        seen.append(pixels)
+        return pixels.mean((2, 3))
+
+    images = torch.linspace(-0.5, 1.5, 3 * 3 * 64).reshape(3, 3, 8, 8)
+    small = synthetic(toy, images=images, recipe_changes={"pixel_range": "free"})
+    teacher = Teacher(label, small.recipe.class_names)
+    run(small, toy, teacher=teacher, relabel=True, seeds=1, epochs=1, baselines=())
+    pixels = torch.cat(seen)
+    assert (float(pixels.min()), float(pixels.max())) == (0, 1)
+
+
+def test_another_seed_draws_other_random_rows(toy, small, trainings):
+    for seed in (0, 1):
+        run(small, toy, seeds=1, epochs=1, seed=seed)
+    (_, one, _, other) = (training.data.images for training in trainings)
+    assert not torch.equal(one, other)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, Features
 from torch import Tensor
 
 from hf_condense import CondensedDataset, condense_dataset, load_condensed
@@ -16,7 +16,7 @@ from hf_condense.condensed.decoders.siren import Siren
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.load import load_source
-from tests.support.short_evaluations import Training, relabelled, rows_of, run, watch_trainings
+from tests.support.short_evaluations import Training, relabelled, rows_of, run, synthetic, watch_trainings
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -176,3 +176,23 @@ def test_sets_that_decode_into_themselves_have_no_such_baseline(toy: Dataset, sm
     assert list(rows_of(run(pixels, toy, seeds=1, epochs=1))) == ["dm_ipc1", "random"]
     assert list(rows_of(run(small, toy, seeds=1, epochs=1))) == ["random_ipc2", "random"]
     assert list(rows_of(run(toy, toy, source=toy, seeds=1, epochs=1))) == ["train", "random"]
+
+
+def test_baseline_of_a_set_without_limits_is_not_clipped(toy: Dataset, trainings: list[Training]) -> None:
+    pictures = [picture.point(lambda value: 255 * (value > 127)) for picture in toy["image"][:]]  # any form overshoots
+    features = Features({name: toy.features[name] for name in ("image", "label")})
+    ds = Dataset.from_dict({"image": pictures, "label": toy["label"][:]}, features=features)
+    run(start(ds, "dct", 3, pixel_range="free"), ds, seeds=1, epochs=1)
+    source = load_source(ds, cache=False, progress=False)
+    pixels = Frame(source.mean, source.std, clip=False).to_pixels(trainings[3].data.images)
+    assert float(pixels.min()) < -0.01
+    assert float(pixels.max()) > 1.01
+
+
+def test_baseline_of_a_whitened_set_is_stored_in_whitened_space(toy: Dataset, trainings: list[Training]) -> None:
+    whitening = {"zca_matrix": 2 * torch.eye(3 * 8 * 8), "zca_mean": torch.full((3 * 8 * 8,), 0.25)}
+    run(synthetic(toy, factor=2, recipe_changes={"pixel_range": "free"}, **whitening), toy, seeds=1, epochs=1)
+    plain, stored = (training.data for training in trainings[2:4])
+    form = decoder_class("patches")((3, 8, 8), 4, Frame(torch.zeros(3), torch.ones(3), clip=False))
+    rows = form.start(plain.images, plain.labels, Origin(load_source(toy).batches, torch.Generator()))
+    torch.testing.assert_close(stored.images, form.decode(rows), rtol=1e-4, atol=1e-4)

@@ -271,3 +271,9 @@ def test_a_source_without_a_row_to_spare_is_refused(toy):
     small = condense_dataset(source, "random", 1, progress=False)
     with pytest.raises(ValueError, match="no class of source has a row to spare"):
         run(small, toy, source=source, lr="search", baselines=())
+
+
+def test_class_with_fewer_images_than_the_part_keeps_them_in_the_baseline_too(toy, trainings):
+    uneven = condense_dataset(toy, "random", ipc={"ball": 3, "cross": 1, "stripes": 2}, progress=False)
+    run(uneven, toy, ipc=2, seeds=1)
+    assert [training.data.labels.bincount().tolist() for training in trainings] == [[2, 1, 2]] * 2

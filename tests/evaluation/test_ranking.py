@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from hf_condense import Teacher, dd_ranking
-from hf_condense.evaluation.ranking import exponential_score
+from hf_condense.condensed.scores import Evaluation, Score
+from hf_condense.evaluation.ranking import _ranking, exponential_score
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.testing import quick_method
 from tests.reference.ranking import augmentation_robust, label_robust
@@ -148,3 +149,20 @@ def test_teacher_none_is_the_one_in_memory(toy):
     small = quick_method("rded", cache=False).condense(toy)
     scores = dd_ranking(small, toy, teacher=None, full_accuracy=0.75, **{**QUICK, "epochs": 1})
     assert scores.ior.baseline == "random (soft labels)"
+
+
+def test_networks_with_and_without_augmentation_have_the_rate_that_is_given(toy, small, monkeypatch):
+    trainings = watch_trainings(monkeypatch)
+    dd_ranking(small, toy, full_accuracy=1.0, **{**QUICK, "lr": 0.5, "epochs": 1})
+    assert [t.recipe.lr for t in trainings] == [0.5] * 8
+
+
+def test_weight_is_that_of_the_first_term_of_both_scores():
+    def table(**accuracies):
+        conditions = (10, "convnet-w8", "dsa", None, 300, 300)
+        return Evaluation(tuple(Score(name, *conditions, (a, a), (0, 1), 4.2) for name, a in accuracies.items()))
+
+    augmented, plain = table(own=0.5, random=0.4, full=0.9), table(own=0.45, random=0.25)
+    scores = _ranking(augmented, plain, None, 0.25, soft=False)
+    assert scores.lrs == pytest.approx(exponential_score(0.25 * 0.1 - 0.75 * 0.4))
+    assert scores.ars == pytest.approx(exponential_score(0.25 * 0.1 + 0.75 * 0.2))

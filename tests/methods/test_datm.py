@@ -9,7 +9,7 @@ import torch
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
-from hf_condense.methods._expert_rows import correct_rows, mean_of_correct, trained_expert
+from hf_condense.methods._expert_rows import correct_positions, correct_rows, mean_of_correct, trained_expert
 from hf_condense.methods._images import statistics_rows
 from hf_condense.methods._windows import latest_start
 from hf_condense.methods.datm import DifficultyAlignedMatching
@@ -381,3 +381,26 @@ def test_number_of_steps_identifies_a_run_whose_windows_expand_over_a_share_of_t
             TrajectoryMatching(TrajectoryMatching.Config(steps=n, **options)).identity(observed.run) for n in (4, 8)
         ]
         assert (identities[0] != identities[1]) is follows
+
+
+def test_first_rows_of_other_seeds_are_others() -> None:
+    observed = observe(TrajectoryMatching, t=0, init="correct", expert_span=2)
+    chosen = set()
+    for seed in range(3):
+        observed.run.seed = seed
+        chosen.add(tuple(correct_positions(observed.run, observed.method.experts).tolist()))
+    assert len(chosen) == 3
+
+
+@pytest.mark.parametrize(
+    ("ipc", "classes", "row"),
+    [
+        (10, 10, (80, 2, 0, 10, 20, 1000, 100, 2, 1e-5)),
+        (1000, 10, (100, 2, 40, None, 60, None, 50, 10, 1e-5)),
+        (10, 100, (80, 2, 0, 30, 50, 2000, 1000, 10, 1e-5)),
+    ],
+)
+def test_paper_preset_has_whole_rows_of_the_table(ipc: int, classes: int, row: tuple) -> None:
+    values = DifficultyAlignedMatching.presets["paper"].values(Task(ipc, classes, (3, 32, 32)))
+    names = ("student_steps", "expert_span", "min_start", "first_max_start", "max_start", "expansion_steps")
+    assert tuple(values[name] for name in (*names, "lr_img", "lr_label", "lr_lr")) == row

@@ -1,6 +1,7 @@
 """Gradient matching (DC, DSA) against a slow reference and closed forms."""
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -318,3 +319,28 @@ def test_network_with_frozen_parameters_raises_value_error(method: str) -> None:
 
     with pytest.raises(ValueError, match=r"2 parameters of the network are frozen \(net.1.weight, ...\)"):
         quick_method(method, network=half_frozen, cache=False).condense(toy_dataset())
+
+
+def test_lengths_of_loops_are_those_of_the_class_with_most_images() -> None:
+    options = {"outer_loop": None, "inner_loop": None}
+    method = objective_of_step(GradientMatching, options, 0, {0: 1, 1: 10, 2: 2}).method
+    assert (method._outer, method._inner) == loops(10)
+
+
+def test_dropout_draws_anew_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, original = [], Run.logits
+    monkeypatch.setattr(Run, "logits", lambda *args: seeds.append(torch.initial_seed()) or original(*args))
+    quick_method("dc", steps=3, outer_loop=3, inner_loop=0, cache=False).condense(toy_dataset(), 1)
+    assert len(set(seeds)) == 3
+
+
+def test_real_batch_in_parts_has_the_gradient_of_the_whole() -> None:
+    run, method, _, _ = objective_of_step(GradientMatching, {}, 0)
+    images = run.real_batch([0], 5, 0)[0]
+    assert len(images) == 5
+    gradients = []
+    for most in (5, 2):
+        run.plan = dataclasses.replace(run.plan, images_per_forward=most)
+        gradients.append(method._real_gradient(run, images, 0))
+    for whole, parts in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)

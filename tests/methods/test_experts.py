@@ -15,8 +15,8 @@ import hf_condense.methods._recordings as recordings_module
 from hf_condense.base.errors import NonFiniteLossError
 from hf_condense.base.paths import cache_folder
 from hf_condense.engine.run import Run
-from hf_condense.methods._experts import ExpertConfig, recorded_experts
-from hf_condense.methods._recordings import Recordings
+from hf_condense.methods._experts import ExpertConfig, expert_recipe, recorded_experts
+from hf_condense.methods._recordings import Recordings, Training
 from hf_condense.methods.mtt import TrajectoryMatching
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.flat import FlatNetwork, parameter_vector
@@ -331,3 +331,14 @@ def test_parameter_vector_is_a_copy() -> None:
     vector = parameter_vector(net)
     net.weight.data += 1
     assert float(vector) == pytest.approx(float(net.weight.detach()) - 1)
+
+
+def test_experts_that_compiled_code_trains_are_cached_apart(run: Run) -> None:
+    training = Training("expert", "lr_expert", expert_recipe(CONFIG, 2, 36), 3, 4, 2, 2)
+    folders = {recordings_module._cache_folder(run, training, compiled) for compiled in (False, True)}
+    assert len(folders) == 2
+
+
+def test_recipe_of_experts_has_the_options_of_sharpness() -> None:
+    recipe = expert_recipe(dataclasses.replace(CONFIG, flatness=0.1, surrogate_gap=0.7), every=2, rows=36)
+    assert (recipe.flatness, recipe.surrogate_gap) == (0.1, 0.7)

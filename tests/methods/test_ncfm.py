@@ -94,3 +94,9 @@ def test_ncfm_beats_random_rows_on_digits() -> None:
     means = dict(zip(evaluation.to_pandas()["set"], evaluation.to_pandas()["mean"], strict=True))
     (learned,) = (mean for name, mean in means.items() if not name.startswith("random"))
     assert learned > means["random"] + 0.01, means
+
+
+def test_paper_preset_has_momentum_where_the_authors_use_sgd() -> None:
+    cls = get_method("ncfm")
+    config = cls.Config.build(settle(cls, "paper", {}, Task(10, 100, (3, 32, 32), 0.25)).options)
+    assert (config.optimiser, config.momentum) == ("form", 0.5)

@@ -617,3 +617,25 @@ def test_calibration_loss_at_a_temperature_is_that_of_divided_logits_times_its_s
     logits, soft, labels = normal(5, 3), normal(5, 3, seed=1).softmax(1), torch.tensor([0, 0, 2, 2, 2])
     expected = 4 * calibration_loss(logits / 2, soft, labels)
     torch.testing.assert_close(calibration_loss(logits, soft, labels, 2.0), expected)
+
+
+def test_kept_tensors_have_all_their_room_again_after_clearing() -> None:
+    kept = KeptTensors(40)
+    kept.get("a", lambda: torch.zeros(10))
+    kept.clear()
+    first = kept.get("b", lambda: torch.ones(10))
+    assert kept.get("b", lambda: torch.zeros(10)) is first
+
+
+def test_choice_to_compile_identifies_a_run_with_a_pool_alone(run: Run) -> None:
+    runs = [dataclasses.replace(run, compile=choice) for choice in (False, True)]
+    for networks, differ in (("pool", True), ("fresh", False)):
+        method = DistributionMatching(DistributionMatching.Config(networks=networks))
+        assert (method.identity(runs[0]) != method.identity(runs[1])) is differ
+
+
+def test_dropout_draws_anew_for_every_embedding(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds, original = [], Run.embed
+    monkeypatch.setattr(Run, "embed", lambda self, rows: seeds.append(torch.initial_seed()) or original(self, rows))
+    quick_method("dm", steps=3, cache=False).condense(toy_dataset())
+    assert len(set(seeds)) == len(seeds) >= 6

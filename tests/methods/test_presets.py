@@ -105,8 +105,8 @@ def test_description_of_the_papers_settings_names_the_place_of_the_paper(method:
 
 
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
-# What measured best at 1 and at 10 images per class, for some at 50, and under m3d also at 3 and 5: storage form, rows per image, and
-# rows in a student step.
+# What measured best at 1 and at 10 images per class, for some at 50, and under m3d also at 3 and 5: storage form, rows
+# per image, and rows in a student step.
 FORMS = [
     ("m3d", Task(1, 10, COLOUR), ("dct", 32, None)),
     ("m3d", Task(3, 10, COLOUR), ("dct", 32, None)),

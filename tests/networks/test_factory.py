@@ -280,3 +280,10 @@ def test_numbers_below_one_raise_value_error() -> None:
     for wrong in ({"channels": 0}, {"num_classes": 0}, {"image_size": (0, 8)}):
         with pytest.raises(ValueError, match="at least 1; got 0"):
             network_factory("convnet", **{"channels": 1, "num_classes": 2, "image_size": (8, 8), **wrong})
+
+
+def test_each_side_is_padded_evenly_by_what_it_lacks_itself() -> None:
+    padded = ConvNet(1, 3, (28, 32), width=4, depth=3).features[0](torch.ones(1, 1, 28, 32))
+    expected = torch.zeros(1, 1, 32, 32)
+    expected[:, :, 2:30] = 1
+    assert torch.equal(padded, expected)

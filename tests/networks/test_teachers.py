@@ -231,3 +231,9 @@ class TestDevices:
                 return means(images)[:, self.columns]
 
         assert Teacher(Own(), COLOURS).logits(PIXELS).argmax(1).tolist() == [0, 1, 2]
+
+
+def test_hash_of_a_function_is_that_of_its_classes_in_their_order() -> None:
+    hashes = {Teacher(means, names).content_hash for names in (COLOURS, COLOURS[::-1], ["red", "green", "pink"])}
+    assert len(hashes) == 3
+    assert Teacher(means, COLOURS).content_hash in hashes

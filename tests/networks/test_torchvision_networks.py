@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from hf_condense.networks.architectures import torchvision_network
 from hf_condense.networks.factory import list_networks
 from hf_condense.networks.instance_norm import InstanceNorm
 from hf_condense.networks.network_facts import has_batch_statistics
@@ -83,3 +84,9 @@ def test_every_listed_name_works() -> None:
 def test_images_too_small_for_torchvision_raise_value_error(name: str) -> None:
     with pytest.raises(ValueError, match=f"{name} takes images of at least 16x16 pixels; got 15x15"):
         factory(name, side=15)
+
+
+@pytest.mark.parametrize(("size", "stem"), [((64, 96), 3), ((96, 64), 3), ((65, 96), 7)])
+def test_shorter_side_decides_whether_images_are_small(size: tuple[int, int], stem: int) -> None:
+    net = torchvision_network("resnet18", channels=3, num_classes=5, image_size=size)
+    assert net.conv1.kernel_size == (stem, stem)

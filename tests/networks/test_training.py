@@ -13,11 +13,14 @@ from torch import nn
 
 from hf_condense.base.devices import has_compiler
 from hf_condense.base.rng import keyed_generator
+from hf_condense.condensed.views import ViewLabels, random_crops
 from hf_condense.networks import training
 from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.batches import _cropped, _mixed, rows_of_updates
 from hf_condense.networks.factory import network_factory
+from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.network_facts import activation_bytes
+from hf_condense.networks.sharpness import sharpen
 from hf_condense.networks.training import accumulate_gradient, chunk_size, train_network
 from hf_condense.networks.training_recipe import RECIPES, TrainingRecipe, epochs_for
 from hf_condense.networks.training_set import TrainingSet
@@ -440,3 +443,73 @@ def test_update_of_one_row_gets_another_one_for_batch_statistics(batch_size, see
     net = Flat()
     assert train_network(net, data, recipe, "key") == len(seen)
     assert net.seen == seen
+
+
+def test_recipe_for_soft_labels_flips_random_crops_in_small_batches():
+    soft = RECIPES["soft"]
+    assert (soft.batch_size, soft.view_area) == (50, 0.5)
+    assert [(a.families, a.mode) for a in soft.augmentations()] == [(("flip",), "single")]
+
+
+def test_temperature_of_soft_labels_changes_no_training_on_hard_ones():
+    data = toy_set()
+    assert torch.equal(trained(replace(data, temperature=4.0)), trained(data))
+
+
+def test_loss_of_16_bit_logits_is_computed_in_float32():
+    logits = 8 * torch.randn(6, 3, generator=keyed_generator("logits")).bfloat16()
+    loss = tempered_cross_entropy(logits, torch.arange(6) % 3, 3.0)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, tempered_cross_entropy(logits.float(), torch.arange(6) % 3, 3.0))
+
+
+def test_update_of_a_recipe_with_flatness_follows_the_sharpened_gradient():
+    data = toy_set(8)
+    recipe = replace(PLAIN, epochs=1, weight_decay=0.0, flatness=0.5, surrogate_gap=0.7)
+    net = build()
+
+    def accumulate():
+        F.cross_entropy(net(data.images), data.labels).backward()
+
+    accumulate()
+    sharpen(net, accumulate, 0.5, 0.7)
+    gradient = torch.cat([p.grad.flatten() for p in net.parameters()])
+    torch.testing.assert_close(trained(data, recipe), weights(net) - 0.1 * gradient, rtol=1e-5, atol=1e-6)
+
+
+def test_rate_falls_along_the_cosine_over_the_updates_that_are_done(steps):
+    recipe = replace(PLAIN, lr=1.0, epochs=100, milestones=(), cosine=0.5)
+    train_network(build(), toy_set(20), recipe, "a", max_updates=4)
+    assert [lr for lr, _ in steps] == pytest.approx([(1 + math.cos(math.pi * t / 8)) / 2 for t in range(4)])
+
+
+def test_views_of_a_part_are_those_of_its_rows():
+    generator = keyed_generator("views")
+    crops = torch.stack([random_crops(4, (8, 8), 0.3, generator) for _ in range(10)])
+    views = ViewLabels.of_logits(torch.randn(10, 4, 3, generator=generator), crops, 2)
+    data, rows = replace(toy_set(10, soft=True), views=views), torch.tensor([7, 2])
+    expected = data.draw(rows, ("a",))
+    for mine, theirs in zip(data.part(rows).draw(torch.arange(2), ("a",)), expected, strict=True):
+        assert torch.equal(mine, theirs)
+
+
+def test_whole_images_are_seen_where_a_teacher_labels_every_update():
+    generator = keyed_generator("views")
+    crops = torch.stack([random_crops(4, (8, 8), 0.3, generator) for _ in range(10)])
+    views = ViewLabels.of_logits(torch.randn(10, 4, 3, generator=generator), crops, 2)
+    data, rows = replace(toy_set(10, soft=True), views=views), torch.arange(10)
+    assert data.sees_views
+    assert not torch.equal(data.draw(rows, ("a",))[0], data.images)
+    relabelled = replace(data, relabel=lambda seen: seen.mean((2, 3)))
+    assert not relabelled.sees_views
+    assert torch.equal(relabelled.draw(rows, ("a",))[0], data.images)
+
+
+def test_adamw_decays_weights_and_spares_biases():
+    """The decay is large enough to be seen beside a first step of the length of the rate."""
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    weight, bias = (p.detach().clone() for p in net.parameters())
+    train_network(net, toy_set(7), replace(RECIPES["soft"], weight_decay=100.0), "a", max_updates=1)
+    step = torch.full_like(weight, 0.001)
+    torch.testing.assert_close((net[1].weight.detach() - 0.9 * weight).abs(), step, rtol=0.02, atol=1e-6)
+    torch.testing.assert_close((net[1].bias.detach() - bias).abs(), step[:, 0], rtol=0.02, atol=1e-6)

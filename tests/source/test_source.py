@@ -16,6 +16,7 @@ from datasets import ClassLabel, Dataset, Value
 
 from hf_condense.source import load
 from hf_condense.source.class_source import ClassSource
+from hf_condense.source.columns import read_labels
 from hf_condense.source.load import load_source
 from hf_condense.testing import toy_dataset
 from tests.support.picture_sets import encoded, noise, picture_set, read
@@ -338,3 +339,11 @@ def test_source_larger_than_the_memory_is_mapped_for_reading(toy, monkeypatch):
     again = load_source(toy, progress=False)
     assert torch.equal(again.images, expected.images)
     assert torch.equal(again.at(torch.tensor([3, 0])), expected.at(torch.tensor([3, 0])))
+
+
+def test_first_number_beyond_the_names_of_a_class_label_is_refused() -> None:
+    table = Dataset.from_dict({"label": [0, 2, 1]}).data.table
+    features = datasets.Features({"label": ClassLabel(names=["a", "b"])})
+    ds = Dataset(datasets.table.InMemoryTable(table), info=datasets.DatasetInfo(features=features))
+    with pytest.raises(ValueError, match=r"row 1 has the label 2 in 'label', whose ClassLabel has names for 0\.\.1"):
+        read_labels(ds, "label")
