@@ -281,11 +281,11 @@ def test_batch_of_more_rows_than_a_class_has_costs_as_much_as_all_of_them() -> N
 
 
 def test_steps_along_experts_are_priced_as_the_preset_makes_them() -> None:
-    # Of 10 images per class, a step takes four rows each in the form dct; of 50, it takes the images themselves.
-    few, many = (choose_for(ipc=ipc, budget=30, candidates=("esp",)).values["steps"] for ipc in (10, 50))
-    assert 0.6 * few < many < few
-    given = {"batch_syn": 100}
-    assert choose_for(ipc=50, budget=30, candidates=("esp",), given=given).values["steps"] > 3 * many
+    # Of 10 images per class, a step takes four rows for each image, 400 in all; of 50, it takes 128.
+    few, many = (choose_for(ipc=ipc, budget=20, candidates=("esp",)).values["steps"] for ipc in (10, 50))
+    assert 2.5 * few < many < 3.5 * few
+    given = {"batch_syn": 384}
+    assert choose_for(ipc=50, budget=20, candidates=("esp",), given=given).values["steps"] < many / 2.5
 
 
 def test_choice_of_experts_runs() -> None:
