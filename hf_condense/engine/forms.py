@@ -57,6 +57,6 @@ def form_rate(task: Task) -> float:
     """Return the factor of the image rate for short runs in the task's storage form.
 
     At 1 image per class, runs ended best with it; at 10 images per class, no worse than with the method's own rate; at
-    50, the own rate of m3d was better by more than a point.
+    50, m3d did better with its own.
     """
     return _SHORT_RUN_RATE if task.storage == "dct" and not is_large_set(task) else 1.0
