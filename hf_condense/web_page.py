@@ -118,7 +118,7 @@ def write_page(
     else:
         folders = _in_folder(path_or_repo)
     refuse_no_sets(str(path_or_repo), folders)
-    card = read_card(next(iter(folders.values()))[0].parent)
+    card = read_card(next(iter(folders.values()))[0].parent, f"README.md of {path_or_repo}" if is_remote else None)
     nearest: dict[str, _Finder] = {}
     if source is not None:
         reader = Reader.of_set(cache=cache, progress=progress)

@@ -81,6 +81,16 @@ def check_path(name: str, value: object) -> None:
         raise ValueError(f"{name} should be a path; got empty text, where '.' would name the current folder")
 
 
+def check_text(name: str, value: object) -> None:
+    """Raise `TypeError` unless a value is text or None.
+
+    Example:
+        >>> check_text("revision", "main")
+    """
+    if value is not None and not isinstance(value, str):
+        raise TypeError(f"{name} should be text; got {value!r:.80} ({type(value).__name__})")
+
+
 def integer(name: str, value: object, *, least: int | None = None) -> int:
     """Return a value as an `int` if it is an integer (of Python or NumPy, but not a bool) and large enough.
 

@@ -32,8 +32,8 @@ from hf_condense.cli.output import echo, publish_set
     "extra_splits",
     multiple=True,
     metavar="NAME=DATASET",
-    help="Also publish the split NAME of a dataset, a Hub id or a folder, as it is; may be repeated.  "
-    "[default: those that are there]",
+    help="Publish the split NAME of a dataset, a Hub id or a folder, beside the set; may be repeated. These replace "
+    "the splits that are there.  [default: keep those]",
 )
 @overwrite_option
 @click.option("--page", is_flag=True, help="Add a page that shows all sets; later pushes renew it.")

@@ -15,7 +15,7 @@ import datasets
 from PIL import Image
 from torch import Tensor
 
-from hf_condense.base.checks import boolean, check_path
+from hf_condense.base.checks import boolean, check_path, check_text
 from hf_condense.condensed.folder import save
 from hf_condense.condensed.hub.publish import Publication, push
 from hf_condense.condensed.preview import first_images
@@ -231,7 +231,8 @@ class CondensedDataset(datasets.Dataset):
             extra_splits: Rows by split name that are published unchanged beside the set, for example
                 `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. No split
                 may be called `"all"`, which is what `datasets` calls all splits together. Default: keep the existing
-                extra splits, unless the columns of the set have changed; `{}` removes them.
+                extra splits, unless the columns of the set have changed. These replace them, with a warning if one
+                is not among these; `{}` removes them.
             page: Also publish `page.html` beside the card: one file that shows all sets of the repository, without a
                 server. Later pushes renew a page that is there.
 
@@ -239,8 +240,8 @@ class CondensedDataset(datasets.Dataset):
             The new commit; the latest one, with an empty `commit_message`, if nothing had to change.
 
         Raises:
-            TypeError: If a switch is neither True nor False, the name is no text, `extra_splits` is no mapping, or an
-                extra split is not a `Dataset`.
+            TypeError: If a switch is neither True nor False, what should be text is not, `extra_splits` is no mapping,
+                or an extra split is not a `Dataset`.
             ValueError: If a name or value cannot be used, the set cannot be written exactly, or `private=True` and the
                 repository is public. Nothing is changed.
             FileExistsError: If the repository has another set of the same name, data without a card, or somebody
@@ -267,6 +268,9 @@ class CondensedDataset(datasets.Dataset):
                 raise ValueError(
                     f"{name}={given!r} cannot be used: a condensed set has one small train split; leave {name} out"
                 )
+        texts = {"revision": revision, "commit_message": commit_message, "commit_description": commit_description}
+        for name, text in {**texts, "license": license}.items():
+            check_text(name, text)
         how = Publication(
             private=None if private is None else boolean("private", private),
             token=token,

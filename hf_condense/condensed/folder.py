@@ -12,13 +12,20 @@ from collections.abc import Collection, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
-from hf_condense.base.checks import listed
+from hf_condense.base.checks import check_text, listed
 from hf_condense.base.errors import CondensedFormatError, did_you_mean
 from hf_condense.base.files import abandoned, file_in_the_way, temporary_prefix
 from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.processes import is_main_process
-from hf_condense.condensed.card.render import default_config, render
-from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing
+from hf_condense.condensed.card.render import check_card, default_config, render
+from hf_condense.condensed.files.facts import (
+    Facts,
+    kept_sets,
+    read_facts,
+    read_sets,
+    refuse_damaged,
+    refuse_replacing,
+)
 from hf_condense.condensed.files.names import (
     FACTS,
     MAX_README_BYTES,
@@ -81,7 +88,9 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     target = folder / name
     new = own if old is None and not overwrite else ()
     while True:
-        others = {other: read_facts(folder / other) for other in list_sets(folder) if other != name}
+        sets = read_sets(_others(folder, name), folder.joinpath)
+        refuse_damaged(str(folder), sets.damaged)
+        others = sets.facts
         before = others if old is None else {**others, name: old}
         card = render({**others, name: facts}, read_card(folder), before=before)
         try:
@@ -93,7 +102,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
             _wait_for(target / FACTS)  # another process is saving a set under this name
             _refuse_replacing(folder, name, _stored_facts(target, damaged_is_none=False), facts)
             return target
-        if set(list_sets(folder)) - {name} == set(others):  # else another process has changed the folder meanwhile
+        if _others(folder, name) == list(others):  # else another process has changed the folder meanwhile
             break
         new = ()
     return target
@@ -107,8 +116,9 @@ def remove(folder: Path, name: str) -> None:
     facts = _stored_facts(target, damaged_is_none=True)
     splits = () if facts is None else facts.extra_splits
     is_link = target.is_symlink()  # to a set that lies elsewhere, and stays there
-    while others := {other: read_facts(folder / other) for other in list_sets(folder) if other != name}:
-        card = render(others, read_card(folder), before=others if facts is None else {**others, name: facts})
+    while others := _others(folder, name):
+        kept = kept_sets(str(folder), read_sets(others, folder.joinpath), by_hand)
+        card = render(kept, read_card(folder), before=kept if facts is None else {**kept, name: facts})
         files = [] if is_link or not target.is_dir() else [file.name for file in target.iterdir() if file.is_file()]
         own = sorted(f"{name}/{file}" for file in files if is_of_set(file, splits))
         write_files(folder, {README: card.encode()}, removed=own)
@@ -116,7 +126,7 @@ def remove(folder: Path, name: str) -> None:
             target.unlink(missing_ok=True)
         else:
             _remove_if_empty(target)
-        if set(list_sets(folder)) == set(others):  # else another process has saved or removed a set meanwhile
+        if list_sets(folder) == others:  # else another process has saved or removed a set meanwhile
             return
 
 
@@ -132,6 +142,11 @@ def refuse_removal(where: str, name: str, names: Collection[str], instead: str) 
         raise ValueError(f"{name!r} is the only set in {where}, and a card needs one; nothing was changed: {instead}")
 
 
+def _others(folder: Path, name: str) -> list[str]:
+    """Return the names of the sets in a folder without one, sorted."""
+    return [other for other in list_sets(folder) if other != name]
+
+
 def _strays(folder: Path, name: str, files: Collection[str]) -> list[str]:
     """Return the files in the folder of a set that `load_dataset` would read with its own rows."""
     found = (path.relative_to(folder).as_posix() for path in (folder / name).glob("train-*.parquet"))
@@ -144,7 +159,8 @@ def is_repository(path_or_repo: str | Path) -> bool:
 
 
 def refuse_revision(path_or_repo: str | Path, revision: str | None) -> None:
-    """Raise `ValueError` if a folder is given a revision, which only repositories have."""
+    """Raise if a folder is given a revision, which only repositories have, or the revision is no text."""
+    check_text("revision", revision)
     if revision is not None and not is_repository(path_or_repo):
         raise ValueError(f"revision={revision!r} is for repositories; {path_or_repo} is a folder of this machine")
 
@@ -266,18 +282,25 @@ def choose(where: str, names: list[str], name: str | None, default: str | None) 
     return name
 
 
-def read_card(folder: Path) -> str | None:
+def read_card(folder: Path, where: str | None = None) -> str | None:
     """Return the text of the card in a folder, or None if there is no card.
 
+    Args:
+        folder: The folder.
+        where: What messages call the card. Default: its path.
+
     Raises:
-        CondensedFormatError: If the card is too large, or is not UTF-8 text.
+        CondensedFormatError: If the card is too large, or is not UTF-8 text with metadata that can be read.
     """
     if not (folder / README).exists():
         return None
+    where = where or str(folder / README)
     try:
-        return read_bytes(folder / README, MAX_README_BYTES).decode()
+        card = read_bytes(folder / README, MAX_README_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise CondensedFormatError(f"{folder / README}: not UTF-8 text: {error}") from None
+        raise CondensedFormatError(f"{where}: not UTF-8 text: {error}") from None
+    check_card(card, where)
+    return card
 
 
 def _stored_facts(target: Path, *, damaged_is_none: bool) -> Facts | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from hf_condense.base.checks import boolean, check_path
+from hf_condense.base.checks import boolean, check_path, check_text
 from hf_condense.base.paths import named_folder
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.files.facts import read_facts
@@ -70,6 +70,7 @@ def load_condensed(
     check_path("path_or_repo", path_or_repo)
     local_files_only = boolean("local_files_only", local_files_only)
     force_download = boolean("force_download", force_download)
+    check_text("name", name)
     refuse_revision(path_or_repo, revision)
     if force_download and local_files_only:
         raise ValueError("force_download=True asks the Hub, and local_files_only=True does not; leave out one of them")

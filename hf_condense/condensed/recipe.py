@@ -39,7 +39,7 @@ class Recipe:
         storage: Storage form: a name in `condensed.decoders.DECODERS`.
         expand: Rows that the form decodes into for each image of the budget.
         seed: Seed of every random draw.
-        steps: Updates of the images; None for a coreset.
+        steps: Updates of the images; None if the method takes no steps.
         preset: Name of the preset that was asked for, or None.
         network: Name of the network that was matched, or that gave the features.
         options: Every field of the method's config, including defaults.

@@ -17,8 +17,9 @@ def remove_condensed(
     """Remove a set from a folder of sets or a repository on the Hub, with its rows on the card.
 
     Whoever deletes the files alone leaves a card that names them, and `load_dataset` then reads no other set either.
-    Only files that a set consists of are removed; others in its folder stay. If it was the default of the card, the
-    first of the other sets is the new one. Earlier commits of a repository keep the set.
+    Only files that a set consists of are removed, and splits that were published with it; others in its folder stay. If
+    it was the default of the card, the first of the other sets is the new one. Earlier commits of a repository keep the
+    set.
 
     Args:
         path_or_repo: A folder of sets, or, as text, a dataset repository `"user/name"`. A folder that exists comes
@@ -34,8 +35,8 @@ def remove_condensed(
         TypeError: If the place is no path or text, or the name is no text.
         ValueError: If there is no set of this name, it is the only one, the folder is that of one set, a folder is
             given a revision, or `revision` is a commit.
-        CondensedFormatError: If there is no set, or the card or another set cannot be read; repair that set, or remove
-            its folder by hand.
+        CondensedFormatError: If there is no set, the card cannot be read, or none of the other sets can; if some of
+            these can be read, the others leave the card, with a warning.
         FileExistsError: If the repository holds other data that its card does not list.
         OSError: If the folder cannot be written; it then stays as it was.
 

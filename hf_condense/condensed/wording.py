@@ -125,8 +125,15 @@ def distance_cells(distances: Mapping[str, float]) -> list[str]:
     return [f"{distances[name]:.4f}" for name in ("min", "median", "max")]
 
 
-def nearest_verdict(nearest: Mapping[str, Any]) -> str:
-    """Say in words how close learned images are to single source images."""
+def nearest_verdict(nearest: Mapping[str, Any], kind: str) -> str:
+    """Say in words how close the images of a set are to single source images.
+
+    Args:
+        nearest: The distances, as `nearest_real` returns them.
+        kind: Kind of the method; the images of a composed set are parts of source images.
+    """
+    if kind == "composed":
+        return "the images are composed of parts of source images, which this check does not find."
     learned, real = nearest["synthetic"], nearest["real"]
     if learned["min"] < _COPY:
         return f"at least one image is almost a copy of a source image, at a distance of {learned['min']:.4f}."

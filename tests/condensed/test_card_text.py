@@ -19,7 +19,7 @@ from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.scores import Evaluation
 from hf_condense.condensed.scores.records import FLOATS, RANDOM, groups_of, paired_difference
-from hf_condense.condensed.wording import accuracy_text, size_text, training_text
+from hf_condense.condensed.wording import accuracy_text, nearest_verdict, size_text, training_text
 from hf_condense.engine.registry import list_methods
 from hf_condense.source.whitening import Whitening
 from tests.support.card_sets import NEAREST, card_sets, facts_of, measured_set, score
@@ -182,6 +182,13 @@ def test_differences_are_paired_by_seed():
     assert paired_difference(first, {**second, "accuracies": ["x", "y"]}) is None
     assert paired_difference({"mean": 0.5}, {"mean": 0.5}) is None
     assert paired_difference(*Evaluation((score("a", 0.5), score("b", 0.25))).to_records()) == (0.25, None)
+
+
+def test_verdict_on_composed_images_says_that_they_are_parts():
+    distances = {"min": 0.05, "median": 0.1, "max": 0.2}
+    assert "composed of parts of source images" in nearest_verdict(
+        {"synthetic": distances, "real": distances}, "composed"
+    )
 
 
 @pytest.mark.parametrize(

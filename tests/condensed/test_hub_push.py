@@ -14,7 +14,15 @@ import pytest
 from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import CommitInfo, CommitOperationAdd, DatasetCard, HfApi, constants
 
-from hf_condense import CondensedDataset, combine_condensed, condense_dataset, list_condensed, load_condensed
+from hf_condense import (
+    CondensedDataset,
+    CondensedFormatError,
+    combine_condensed,
+    condense_dataset,
+    list_condensed,
+    load_condensed,
+    remove_condensed,
+)
 from hf_condense.condensed.card.render import config_names, default_config
 from hf_condense.condensed.card.template import END, START
 from tests.support.condensed_sets import assert_same, files_below, make_coreset, make_set, raw, real_rows
@@ -194,6 +202,29 @@ def test_damaged_set_blocks_every_push_that_does_not_replace_it(hub):
             small.push_to_hub(repo)
     make_set().push_to_hub(repo, overwrite=True)
     assert_same(load_condensed(repo), make_set())
+
+
+def test_damaged_sets_of_a_repository_can_be_removed_one_by_one(hub, caplog):
+    repo = hub.repo()
+    make_set(ipc=1).push_to_hub(repo)
+    make_set().push_to_hub(repo)
+    commit(repo, {"a/condense_config.json": "{", "b/condense_config.json": "{"})
+    remove_condensed(repo, "a")
+    assert f"the card of {repo} no longer describes sets that cannot be read" in caplog.text
+    assert "b/condense_config.json" in caplog.text
+    assert list_condensed(repo) == ["b", "dm_ipc1", "dm_ipc2"]
+    remove_condensed(repo, "b")
+    make_set(ipc=3).push_to_hub(repo)
+    assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2", "dm_ipc3"]
+
+
+def test_damaged_card_is_named_by_its_repository(hub):
+    repo = hub.repo()
+    make_set().push_to_hub(repo)
+    commit(repo, {"README.md": "---\nconfigs: [\n---\n"})
+    for call in (load_condensed, make_set(ipc=1).push_to_hub, lambda place: remove_condensed(place, "dm_ipc2")):
+        with pytest.raises(CondensedFormatError, match=f"README.md of {repo}: the metadata .* cannot be read"):
+            call(repo)
 
 
 def test_branches_and_pull_requests_leave_main_unchanged(hub):

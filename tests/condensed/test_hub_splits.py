@@ -86,6 +86,17 @@ def test_set_with_other_columns_removes_the_extra_splits(hub, caplog):
     assert get_dataset_split_names(repo) == ["train"]
 
 
+def test_extra_splits_that_others_replace_are_named(hub, caplog):
+    repo = hub.repo()
+    make_set().push_to_hub(repo, extra_splits={"test": labelled(5), "more": labelled(3)})
+    make_set().push_to_hub(repo, extra_splits={"test": labelled(6)})
+    assert "the extra splits of 'dm_ipc2' are replaced, and 'more' is removed" in caplog.text
+    assert get_dataset_split_names(repo) == ["train", "test"]
+    caplog.clear()
+    make_set().push_to_hub(repo, extra_splits={})
+    assert "are replaced" not in caplog.text
+
+
 def test_many_rows_are_cut_into_shards(hub, monkeypatch):
     monkeypatch.setattr(splits_module, "_SHARD_BYTES", 40_000)
     repo = hub.repo()

@@ -103,6 +103,41 @@ def test_damaged_set_can_be_removed(tmp_path: Path) -> None:
     assert list_condensed(tmp_path) == config_names(read_card(tmp_path)) == ["dm_ipc1", "dm_ipc3"]
 
 
+def test_damaged_sets_can_be_removed_one_by_one(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    three_sets(tmp_path)
+    for name in ("dm_ipc1", "dm_ipc2"):
+        (tmp_path / name / FACTS).write_text("{")
+    with pytest.raises(CondensedFormatError, match=r"nothing was changed: .*dm_ipc1/.*dm_ipc2/"):
+        make_set(ipc=4).save_condensed(tmp_path)
+    remove_condensed(tmp_path, "dm_ipc1")
+    assert "no longer describes" in caplog.text
+    assert "dm_ipc2" in caplog.text
+    assert list_condensed(tmp_path) == ["dm_ipc2", "dm_ipc3"]
+    assert config_names(read_card(tmp_path)) == ["dm_ipc3"]
+    remove_condensed(tmp_path, "dm_ipc2")
+    assert list_condensed(tmp_path) == config_names(read_card(tmp_path)) == ["dm_ipc3"]
+
+
+def test_set_that_is_restored_comes_back_to_the_card(tmp_path: Path) -> None:
+    three_sets(tmp_path)
+    facts = (tmp_path / "dm_ipc2" / FACTS).read_bytes()
+    (tmp_path / "dm_ipc2" / FACTS).write_text("{")
+    remove_condensed(tmp_path, "dm_ipc1")
+    (tmp_path / "dm_ipc2" / FACTS).write_bytes(facts)
+    make_set(ipc=3).save_condensed(tmp_path)
+    assert sorted(config_names(read_card(tmp_path))) == ["dm_ipc2", "dm_ipc3"]
+
+
+def test_last_set_that_can_be_read_is_not_removed(tmp_path: Path) -> None:
+    three_sets(tmp_path)
+    for name in ("dm_ipc1", "dm_ipc2"):
+        (tmp_path / name / FACTS).write_text("{")
+    before = files_below(tmp_path)
+    with pytest.raises(CondensedFormatError, match=r"no other set in .* can be read.*nothing was changed.*by hand"):
+        remove_condensed(tmp_path, "dm_ipc3")
+    assert files_below(tmp_path) == before
+
+
 def test_set_whose_files_were_deleted_by_hand_leaves_the_card_with_the_next_one(tmp_path: Path) -> None:
     three_sets(tmp_path)
     shutil.rmtree(tmp_path / "dm_ipc1")

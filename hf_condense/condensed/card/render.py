@@ -137,11 +137,16 @@ def config_names(card: str | None) -> list[str]:
     return [config_of(entry) for entry in entries(_metadata(card).get("configs"))]
 
 
+def check_card(card: str, where: str) -> None:
+    """Raise `CondensedFormatError` if the metadata of a card cannot be read; messages name the place."""
+    _split(card, where)
+
+
 def _metadata(card: str | None) -> dict[str, Any]:
     return {} if card is None else _split(card)[0]
 
 
-def _split(card: str) -> tuple[dict[str, Any], str]:
+def _split(card: str, where: str = "README.md") -> tuple[dict[str, Any], str]:
     """Split a card into its metadata and its text."""
     if not card.lstrip().startswith("---"):
         return {}, card
@@ -149,16 +154,16 @@ def _split(card: str) -> tuple[dict[str, Any], str]:
     front = match[2] if match else ""  # all that the YAML parser sees
     if _ANCHOR.search(front) and _ALIAS.search(front):
         raise CondensedFormatError(
-            "README.md: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"
+            f"{where}: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"
         )
     if _LONG_NUMBER.search(front):
-        raise CondensedFormatError("README.md: the metadata has 1,000 digits or more in a row, which is no number")
+        raise CondensedFormatError(f"{where}: the metadata has 1,000 digits or more in a row, which is no number")
     if _has_too_many_entries(card):
-        raise CondensedFormatError(f"README.md: metadata of more than {_MAX_ENTRIES:,} lines and commas")
+        raise CondensedFormatError(f"{where}: metadata of more than {_MAX_ENTRIES:,} lines and commas")
     try:
         parsed = DatasetCard(card)
         metadata: dict[str, Any] = parsed.data.to_dict()
     except Exception as error:  # the YAML parser's errors share no class with those of the card, and it recurses
         reason = f"the metadata between the --- lines cannot be read: {error!s:.200}"
-        raise CondensedFormatError(f"README.md: {reason}") from None
+        raise CondensedFormatError(f"{where}: {reason}") from None
     return metadata, parsed.text

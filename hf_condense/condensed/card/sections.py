@@ -253,7 +253,11 @@ def _distances(recipes: Mapping[str, Recipe]) -> str:
 def _verdicts(recipes: Mapping[str, Recipe]) -> str:
     """Say in words what the distances mean; coresets come last."""
     learned = {name: recipe for name, recipe in recipes.items() if recipe.kind != "coreset"}
-    lines = [f"{escape(name)}: {nearest_verdict(recipe.nearest)}" for name, recipe in learned.items() if recipe.nearest]
+    lines = [
+        f"{escape(name)}: {nearest_verdict(recipe.nearest, recipe.kind)}"
+        for name, recipe in learned.items()
+        if recipe.nearest
+    ]
     lines += [f"{escape(name)}: not checked." for name, recipe in learned.items() if not recipe.nearest]
     lines += [f"{escape(name)}: a coreset; its images are real rows." for name in recipes if name not in learned]
     return bullets(lines)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -257,6 +257,73 @@ def read_facts(folder: Path) -> Facts:
     """
     where = str(folder / FACTS)
     return Facts.from_values(parse_json(read_bytes(folder / FACTS, MAX_JSON_BYTES), where), where)
+
+
+class Sets(NamedTuple):
+    """The sets of a folder or repository.
+
+    Attributes:
+        facts: The facts of those that can be read, by name.
+        damaged: Why the other ones cannot be read, by name.
+    """
+
+    facts: dict[str, Facts]
+    damaged: dict[str, str]
+
+
+def read_sets(names: Iterable[str], folder_of: Callable[[str], Path]) -> Sets:
+    """Read the facts of sets.
+
+    Args:
+        names: The sets.
+        folder_of: Returns the folder of a set, whose `condense_config.json` is there if the set has one.
+    """
+    sets = Sets({}, {})
+    for name in names:
+        try:
+            sets.facts[name] = read_facts(folder_of(name))
+        except CondensedFormatError as error:
+            sets.damaged[name] = str(error)
+    return sets
+
+
+def refuse_damaged(where: str, damaged: Mapping[str, str]) -> None:
+    """Raise `CondensedFormatError` if a folder or repository has sets that a new card could not describe."""
+    if damaged:
+        raise CondensedFormatError(
+            f"{where} has sets that cannot be read, and its card describes all sets; nothing was changed: restore "
+            f"their files, or remove them by remove_condensed (in a terminal hf-condense remove): {_reasons(damaged)}"
+        )
+
+
+def kept_sets(where: str, sets: Sets, instead: str) -> dict[str, Facts]:
+    """Return the sets that the card of a folder or repository describes once another set is removed.
+
+    Args:
+        where: The folder or repository, for messages.
+        sets: The sets that stay. Those that are damaged leave the card, with a warning.
+        instead: What to do if all are damaged, for the message.
+
+    Raises:
+        CondensedFormatError: If all are damaged.
+    """
+    if sets.damaged and not sets.facts:
+        raise CondensedFormatError(
+            f"no other set in {where} can be read, and a card needs one; nothing was changed: restore their files, or "
+            f"{instead}. {_reasons(sets.damaged)}"
+        )
+    if sets.damaged:
+        logger.warning(
+            "the card of %s no longer describes sets that cannot be read; restore their files, or remove these sets "
+            "as well: %s",
+            where,
+            _reasons(sets.damaged),
+        )
+    return sets.facts
+
+
+def _reasons(damaged: Mapping[str, str]) -> str:
+    return "; ".join(damaged.values())
 
 
 def refuse_replacing(place: str, name: str, old: Facts | None, new: Facts, *, occupied: bool, advice: str) -> None:

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import datasets
 from huggingface_hub import CommitInfo, CommitOperationAdd, CommitOperationDelete, HfApi
@@ -20,7 +20,15 @@ from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
-from hf_condense.condensed.files.facts import Facts, read_facts, refuse_replacing, with_licences
+from hf_condense.condensed.files.facts import (
+    Facts,
+    Sets,
+    kept_sets,
+    read_sets,
+    refuse_damaged,
+    refuse_replacing,
+    with_licences,
+)
 from hf_condense.condensed.files.names import (
     FACTS,
     PAGE,
@@ -43,6 +51,8 @@ from hf_condense.condensed.rows import Parts
 from hf_condense.condensed.tensors import CondensedTensors
 
 Files = Mapping[str, bytes | Path]  # content, or where it is, by path
+
+Value = TypeVar("Value")
 
 logger = logging.getLogger("hf_condense")
 
@@ -96,13 +106,15 @@ class _Contents(NamedTuple):
         repository: The repository at that commit.
         files: What the Hub says of every file, by path.
         card: Text of the card, or None.
-        sets: Facts of the condensed sets by name, without a damaged set that is replaced or removed.
+        sets: Facts of the condensed sets by name, without damaged ones.
+        damaged: Why the other ones cannot be read, by name.
     """
 
     repository: Repository
     files: dict[str, RepoFile]
     card: str | None
     sets: dict[str, Facts]
+    damaged: dict[str, str]
 
 
 def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) -> CommitInfo:
@@ -153,7 +165,7 @@ def _push(parts: Parts, repo_id: str, name: str, how: Publication) -> CommitInfo
             )
             if how.private:
                 with_retries(lambda: _refuse_public(api, repo_id))
-            return with_retries(lambda: _commit(_contents(api, repo_id, name, how, cache), new, how))
+            return with_retries(lambda: _commit(_contents(api, repo_id, how, cache), new, how))
 
 
 def _refuse_public(api: HfApi, repo_id: str) -> None:
@@ -196,17 +208,18 @@ def remove(repo_id: str, name: str, *, token: str | bool | None, revision: str |
     """Remove a set from a repository in one commit; see `remove_condensed`."""
     _refuse_commit(revision)
     how = Publication(token=token, revision=revision, commit_message=f"Remove {name}", overwrite=True)
+    instead = "delete the repository, or the folder of the set and its entries on the card"
     was_there = False
 
     def attempt(cache: Path) -> CommitInfo:
         nonlocal was_there
-        contents = _contents(api, repo_id, name, how, cache)
+        contents = _contents(api, repo_id, how, cache)
         names = set_names(contents.files)
         if was_there and name not in names:  # an earlier attempt has removed it, and its answer was lost
             return _store(contents, [], [], how)
-        refuse_removal(repo_id, name, names, "delete the repository, or the folder and its entries on the card")
+        refuse_removal(repo_id, name, names, instead)
         was_there = True
-        return _commit_without(contents, name, how)
+        return _commit_without(contents, name, how, instead)
 
     def commit() -> CommitInfo:
         with (
@@ -226,9 +239,10 @@ def _refuse_commit(revision: str | None) -> None:
         raise ValueError(f"revision should be a branch to push to; got the commit {revision}")
 
 
-def _commit_without(contents: _Contents, name: str, how: Publication) -> CommitInfo:
+def _commit_without(contents: _Contents, name: str, how: Publication, instead: str) -> CommitInfo:
     """Remove a set from what the repository holds, in one commit; files in its folder that are not its own stay."""
-    sets = {other: facts for other, facts in contents.sets.items() if other != name}
+    others = Sets(_without(contents.sets, name), _without(contents.damaged, name))
+    sets = kept_sets(contents.repository.name, others, instead)
     default = default_config(contents.card)
     card = render(
         sets,
@@ -246,33 +260,36 @@ def _commit_without(contents: _Contents, name: str, how: Publication) -> CommitI
     return _store(contents, _additions({**page, README: card.encode()}), stale, how)
 
 
-def _contents(api: HfApi, repo_id: str, own: str, how: Publication, cache: Path) -> _Contents:
+def _without(sets: Mapping[str, Value], name: str) -> dict[str, Value]:
+    return {other: value for other, value in sets.items() if other != name}
+
+
+def _contents(api: HfApi, repo_id: str, how: Publication, cache: Path) -> _Contents:
     """Return what the repository holds now; files of it that are read are kept in a folder of their own.
 
     Args:
         api: The client.
         repo_id: The repository.
-        own: Name of the set that is published or removed.
-        how: How that is done.
+        how: How a set is published or removed.
         cache: The folder.
 
     Raises:
         FileExistsError: If it holds data that nobody could read any more after the push.
-        CondensedFormatError: If its card, or a set that is neither replaced nor removed, cannot be read.
+        CondensedFormatError: If its card cannot be read.
     """
     repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
     files = repository.files()
-    card = read_card(repository.fetch(README, files[README].size).parent) if README in files else None
+    card = None
+    if README in files:
+        card = read_card(repository.fetch(README, files[README].size).parent, f"{README} of {repo_id}")
     _refuse_foreign(repo_id, files, None if how.replace_card else card)
-    sets = {}
-    for name in set_names(files):
+
+    def folder_of(name: str) -> Path:
         path = f"{name}/{FACTS}"
-        try:
-            sets[name] = read_facts(repository.fetch(path, files[path].size).parent)
-        except CondensedFormatError:
-            if name != own or not how.overwrite:
-                raise
-    return _Contents(repository, files, card, sets)
+        return repository.fetch(path, files[path].size).parent
+
+    sets = read_sets(set_names(files), folder_of)
+    return _Contents(repository, files, card, sets.facts, sets.damaged)
 
 
 def _branch_commit(api: HfApi, repo_id: str, how: Publication) -> str:
@@ -303,6 +320,8 @@ def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | Non
 
 def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     """Add a set to what the repository holds, in one commit, or in none if everything is there already."""
+    damaged = _without(contents.damaged, new.name) if how.overwrite else contents.damaged
+    refuse_damaged(contents.repository.name, damaged)
     if not how.overwrite:
         _refuse_replacing(contents, new)
     old = contents.sets.get(new.name)
@@ -310,12 +329,23 @@ def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
         facts = new.facts.with_extra_splits_of(old, new.name)
     else:
         facts = new.facts.with_extra_splits(new.splits)
+        _warn_of_lost_splits(old, new)
     facts = facts.with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
     additions = _additions(_files_to_store(contents, new, facts, how))
     stale = _stale_files(contents, new, facts, {addition.path_in_repo for addition in additions})
     return _store(contents, additions, stale, replace(how, commit_message=how.commit_message or f"Upload {new.name}"))
+
+
+def _warn_of_lost_splits(old: Facts | None, new: _NewSet) -> None:
+    """Warn if a push replaces splits beside the set by others; whoever wants none says so by `{}`."""
+    if old is not None and new.splits and (lost := old.extra_splits.keys() - new.splits.keys()):
+        logger.warning(
+            "the extra splits of %r are replaced, and %s removed; pass all of them in one push to keep them",
+            new.name,
+            f"{listed(sorted(lost))} {'is' if len(lost) == 1 else 'are'}",
+        )
 
 
 def _store(contents: _Contents, additions: list[CommitOperationAdd], stale: list[str], how: Publication) -> CommitInfo:

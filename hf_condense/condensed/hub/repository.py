@@ -262,7 +262,7 @@ def _download(branch: Repository, name: str | None) -> tuple[Path, Facts]:
     """Download one set at the commit that the card is of."""
     readme = branch.require(README, "it holds no condensed sets; for a plain dataset use datasets.load_dataset")
     commit = replace(branch, revision=readme.parent.name)
-    default = default_config(read_card(readme.parent)) if name is None else None
+    default = default_config(read_card(readme.parent, f"{README} of {branch.name}")) if name is None else None
     if (folder := _facts_folder(commit, name or default)) is None:
         names = list_sets(readme.parent) if commit.local_files_only else set_names(commit.files())
         name = choose(commit.name, names, name, default)
@@ -281,7 +281,7 @@ def _cached_set(branch: Repository, name: str | None) -> tuple[Path, Facts] | No
     local = replace(branch, local_files_only=True)
     if name is None:
         with suppress(LocalEntryNotFoundError):
-            name = default_config(read_card(local.fetch(README).parent))
+            name = default_config(read_card(local.fetch(README).parent, f"{README} of {local.name}"))
     for commit in branch.cached_commits():
         with suppress(LocalEntryNotFoundError):
             folder, facts = _download(replace(local, revision=commit), name)

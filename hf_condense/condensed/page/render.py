@@ -360,12 +360,12 @@ def _nearest(shown: Shown, per_class: int, max_classes: int) -> Html | None:
         return None
     return markup(
         element("h3", "Distances to real images"),
-        _distances(recipe.nearest) if recipe.nearest else None,
+        _distances(recipe.nearest, recipe.kind) if recipe.nearest else None,
         _neighbours(shown, per_class, max_classes) if shown.nearest else None,
     )
 
 
-def _distances(nearest: Mapping[str, Any]) -> Html:
+def _distances(nearest: Mapping[str, Any], kind: str) -> Html:
     """Return the smallest, the median and the largest distance of learned images and of real rows."""
     head = (element("th", heading, scope="col") for heading in ("distance", "nearest", "median", "farthest"))
     rows = [
@@ -378,7 +378,7 @@ def _distances(nearest: Mapping[str, Any]) -> Html:
     ]
     table = element("table", element("thead", element("tr", *head)), element("tbody", *rows))
     return markup(
-        element("p", _capitalised(nearest_verdict(nearest))),
+        element("p", _capitalised(nearest_verdict(nearest, kind))),
         _scrolling(table, "Distances to the nearest real images"),
         element("p", DISTANCE_NOTE, class_="note"),
     )
