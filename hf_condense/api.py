@@ -36,11 +36,12 @@ from hf_condense.engine.checkpoint import FILE_NAME, read_checkpoint, workers_in
 from hf_condense.engine.finish import finish_synthetic, select_coreset
 from hf_condense.engine.initial import check_start
 from hf_condense.engine.loop import Callback, Saving, optimise
-from hf_condense.engine.method import AnyMethod, Composer, Method, Selector
+from hf_condense.engine.method import AnyMethod, Composer, Method, Selector, check_returned
 from hf_condense.engine.provenance import identity, make_recipe
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.engine.settings import Settings, check_ipc, ipc_by_class, settle
+from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.engine.task import Task
 from hf_condense.engine.tracking import tracked, tracker_host
 from hf_condense.networks.factory import NetworkSpec
@@ -100,7 +101,8 @@ def condense_dataset(
             budget and leave 500 steps, and no steps, batch sizes or image rates are given. With a `preset`, only the
             method is chosen; the settings are those of the preset.
         ipc: Images per class that may be stored, >= 1; or a dict `{class name: n}` with every class that has rows.
-            Coresets cannot keep more rows than a class has; images that are learned may be more.
+            Classes of a ClassLabel may also be named by their integers. A coreset has at most the rows of its class; a
+            learned set may have more images.
         image_column: Image column. Default: the only Image column. Transparent pixels become white.
         label_column: Label column; it may also hold text, integers or booleans. Default: the only ClassLabel column.
         split: The split of a `DatasetDict` that is condensed.
@@ -350,11 +352,13 @@ def _condense(
             "compile": run.compile is True,
         }
         if names := [name for name, value in unused.items() if value]:
-            logger.warning("%s: without effect, because %r takes no steps", ", ".join(names), recipe.method)
+            verb = "has" if len(names) == 1 else "have"
+            logger.warning("%s %s no effect: %r takes no steps", ", ".join(names), verb, recipe.method)
     if isinstance(method, Selector):
         return select_coreset(run, method, recipe, outside.started)
     if isinstance(method, Composer):
         run.synthetic, earlier = method.compose(run), 0.0
+        check_returned("compose", method.info.name, run.synthetic, SyntheticSet)
     else:
         steps, saving = recipe.steps or 0, outside.saving(run, identity(recipe, run, method))
         run.plan = plan_run(run, method, steps, saving.resumed)

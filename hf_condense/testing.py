@@ -29,7 +29,7 @@ _ROUNDING = 1e-3  # What rounding may add up to in a few steps, where sums have 
 
 
 def toy_dataset(
-    labels: tuple[int | str, ...] = (0, 1, 2),
+    labels: tuple[int | str, ...] | None = None,
     rows: int = 12,
     *,
     mode: str = "RGB",
@@ -39,7 +39,7 @@ def toy_dataset(
     """Make a tiny labelled image dataset: each class has its own pattern, and each row its own noise.
 
     Args:
-        labels: Label of every class.
+        labels: Label of every class. Default: 0, 1, ..., for each of the names, or up to 2.
         rows: Rows per class.
         mode: Mode of the pictures: "L", "RGB", "P", ...
         size: Side of the pictures, in pixels, >= 2.
@@ -48,6 +48,7 @@ def toy_dataset(
     Returns:
         A dataset with the columns `image`, `label` and `note` (text); its rows go through the classes in turn.
     """
+    labels = labels or tuple(range(len(names) or 3))
     noise = np.random.default_rng(0)
     ramp = np.add.outer(np.arange(size), np.arange(size)) * 128 // (2 * size)
     table = []

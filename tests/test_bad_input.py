@@ -443,7 +443,7 @@ def test_what_only_steps_can_use_is_named_in_a_warning(
     method: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     quick_method(method, checkpoint_dir=tmp_path, callbacks=[print], compile=True).condense(TOY)
-    assert f"checkpoint_dir, callbacks, compile: without effect, because '{method}' takes no steps" in caplog.text
+    assert f"checkpoint_dir, callbacks, compile have no effect: '{method}' takes no steps" in caplog.text
 
 
 # Finished sets: their evaluation, folders and views

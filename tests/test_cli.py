@@ -17,12 +17,13 @@ import tempfile
 import unicodedata
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import datasets
 import huggingface_hub
 import pytest
 import torch
+from click.testing import CliRunner
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
 from PIL import Image
 
@@ -115,6 +116,19 @@ def test_run_says_how_pictures_without_labels_should_lie(program: Program, toy: 
     assert code == 1
     assert "no column holds a ClassLabel; columns: 'image' (Image); pictures should lie in one folder per class" in err
     assert "pass --label-column for it" in err
+
+
+def test_error_of_loading_says_what_first_went_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*arguments: Any) -> None:
+        try:
+            raise KeyError("the cause")
+        except KeyError as cause:
+            raise RuntimeError("an error occurred") from cause
+
+    monkeypatch.setattr("hf_condense.cli.input._load_dataset", fail)
+    outcome = CliRunner().invoke(main, ["run", str(tmp_path)])
+    assert outcome.exit_code == 1
+    assert f"cannot load '{tmp_path}': an error occurred (KeyError: 'the cause')" in outcome.output
 
 
 @pytest.mark.parametrize("quiet", [False, True])

@@ -125,7 +125,7 @@ def is_out_of_memory(error: Exception) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(
-        words in str(error) for words in ("out of memory", "can't allocate memory")
+        words in str(error) for words in ("out of memory", "can't allocate memory", "STATUS_ALLOC_FAILED")
     )
 
 

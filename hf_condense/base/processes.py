@@ -257,7 +257,7 @@ def main_first(accelerator: Accelerator, work: Callable[[], Value]) -> Value:
 
 
 def reduce(accelerator: Accelerator, tensor: Tensor) -> Tensor:
-    """Return the sum of a tensor over all processes, in every process, without a graph."""
+    """Return the sum of a tensor over all processes, in every process, without a graph; of one process, the tensor."""
     if accelerator.num_processes == 1:
         return tensor
     reduced: Any = accelerator.reduce(tensor, reduction="sum")

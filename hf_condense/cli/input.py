@@ -45,9 +45,17 @@ def load_splits(name: str, config: str | None, revision: str | None = None) -> D
             loaded = _load_dataset(name, config, revision)
     except Exception as error:  # Whatever a loader raises, the message should name the dataset.
         missing = "" if Path(name).exists() else f"there is no folder {name!r} here, and "
-        raise ValueError(f"cannot load {name!r}: {missing}{error}") from error
+        raise ValueError(f"cannot load {name!r}: {missing}{error}{_cause(error)}") from error
     whole: Dataset | DatasetDict = loaded
     return whole
+
+
+def _cause(error: BaseException) -> str:
+    """Return what first went wrong, which the text of an error that followed may not say."""
+    first = error
+    while first.__cause__ is not None:
+        first = first.__cause__
+    return "" if str(first) in str(error) else f" ({type(first).__name__}: {first})"
 
 
 def choose_split(loaded: Dataset | DatasetDict, name: str, split: str, option: str | None) -> Dataset | DatasetDict:

@@ -137,7 +137,7 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
             reason,
         )
     if needed > free:
-        memory = "a step needs about %s of memory, but may use %s; it is tried all the same, and %s"
+        memory = "a step needs about %s of memory, but may use %s; it is tried all the same. If it fails: %s"
         logger.warning(memory, byte_text(needed), byte_text(free), method.memory_remedy)
     return plan
 

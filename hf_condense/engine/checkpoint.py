@@ -20,7 +20,8 @@ logger = logging.getLogger("hf_condense")
 
 FILE_NAME = "checkpoint.safetensors"
 _FACTS = "hf_condense_checkpoint"  # in the metadata of the file
-_OF_DATA = frozenset({"mean", "std", "options.lr_img"})  # what differs with the rows; presets divide rates by the std
+# What differs with the rows: presets scale options by the std.
+_OF_DATA = frozenset({"mean", "std", "options.lr_img", "options.weight_decay"})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -21,8 +21,9 @@ from hf_condense.base.progress import progress_bar
 from hf_condense.base.rng import seeded_globals
 from hf_condense.engine.build import smaller_plan
 from hf_condense.engine.checkpoint import Checkpoint, load_optimiser, optimiser_tensors
-from hf_condense.engine.method import Loss, Method
+from hf_condense.engine.method import Loss, Method, check_returned
 from hf_condense.engine.run import Run
+from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.flat import gradient_of
 
 logger = logging.getLogger("hf_condense")
@@ -70,7 +71,7 @@ class Saving:
     def remains(self, done: int, steps: int) -> str:
         """Say what an interruption after some steps leaves behind, and how to go on."""
         if self.folder is None:
-            lost = "the only step done is" if done == 1 else f"all {done} steps done are"
+            lost = "the only step done is" if done == 1 else f"the {done} steps done so far are"
             return (
                 f"{lost} lost, because there was no folder for checkpoints. With checkpoint_dir=, a run goes on from "
                 "where it was interrupted"
@@ -109,6 +110,7 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     run.plan = broadcast_object(run.accelerator, run.plan)
     method.prepare(run)
     run.synthetic = method.initialise(run)
+    check_returned("initialise", method.info.name, run.synthetic, SyntheticSet)
     is_read = bool(callbacks) or run.device.type == "cpu"
     optimisation = _Optimisation(run, method, saving, check_every=1 if is_read else _CHECK_EVERY)
     start = optimisation.resume() if saving.resumed is not None else 0
@@ -177,10 +179,12 @@ class _Optimisation:
     def __init__(self, run: Run, method: Method[Any], saving: Saving, check_every: int) -> None:
         self.run, self.method, self.saving, self.check_every = run, method, saving, check_every
         self.auxiliary = method.auxiliary(run)
+        check_returned("auxiliary", method.info.name, self.auxiliary, dict)
         self.learned = [*run.synthetic.parameters().values(), *self.auxiliary.values()]
         for tensor in self.learned:
             tensor.requires_grad_(True)
         self.optimiser = method.optimiser(run)
+        check_returned("optimiser", method.info.name, self.optimiser, torch.optim.Optimizer)
         self.values = _Values()
         self._are_finite: list[Tensor] = []  # whether everything was finite, in the steps that were not checked yet
         self._latest: float | None = None
@@ -211,8 +215,7 @@ class _Optimisation:
             with seeded_globals(run.seed, "step", t, devices=[run.device]):
                 total = self._exchanged(self._differentiated(t), t)
                 if total is not None:
-                    self._update(t, total)
-                    self._follow(t)
+                    self._apply(t, total)
             if total is None:
                 self._cut_smaller(t)
         if self._latest is None or len(self._are_finite) >= self.check_every:
@@ -227,8 +230,9 @@ class _Optimisation:
             # Zeros, not None: a tensor that no chunk of this process reaches may be reached by another process.
             tensor.grad = torch.zeros_like(tensor)
         total, self._yielded = torch.zeros((), device=run.device), 0
+        losses: object = None
         try:
-            losses: object = method.losses(run, t)
+            losses = method.losses(run, t)
             if not isinstance(losses, Iterable):
                 raise TypeError(f"{_expected_losses(method.info.name)}; got {type(losses).__name__}")
             for item in losses:
@@ -241,11 +245,15 @@ class _Optimisation:
             if is_out_of_memory(error):
                 return None
             raise
+        finally:
+            if isinstance(losses, Generator):
+                losses.close()  # else what it has changed for the time of a loss would stay until an error is forgotten
         return total
 
-    def _follow(self, t: int) -> None:
-        """Let the method follow an update, which cannot be repeated any more."""
+    def _apply(self, t: int, total: Tensor) -> None:
+        """Update the learned tensors and let the method follow. This cannot be repeated."""
         try:
+            self._update(t, total)
             self.method.after_update(self.run, t)
         except Exception as error:
             if is_out_of_memory(error):
@@ -276,7 +284,7 @@ class _Optimisation:
                 "networks with batch norm need whole batches at once; a network with another norm can be cut smaller"
             )
         else:
-            advice = "a smaller max_memory cuts steps smaller; " if self.method.cuts else ""
+            advice = "a lower max_memory cuts steps into smaller parts; " if self.method.cuts else ""
             advice += self.method.memory_remedy
         return MemoryError(
             f"step {t} does not fit into memory, cut as {self.run.plan}; {self._kept()}. "

@@ -304,4 +304,19 @@ class Selector(_Declared[ConfigT]):
         """
 
 
+def check_returned(hook: str, name: str, value: object, expected: type) -> None:
+    """Raise `TypeError` unless a hook of a method has returned what it should.
+
+    Args:
+        hook: Name of the hook.
+        name: Name of the method.
+        value: What it has returned.
+        expected: The type that this should have.
+    """
+    if not isinstance(value, expected):
+        raise TypeError(
+            f"{hook} of the method {name!r} should return a {expected.__name__}; got {type(value).__name__}"
+        )
+
+
 AnyMethod = type[Method[Any]] | type[Composer[Any]] | type[Selector[Any]]

@@ -103,9 +103,12 @@ def _are_comparable(rows: int, source: ClassSource) -> bool:
     if source.streams:
         logger.info("images were not compared with the nearest source images: pictures of this size are not all read")
         return False
+    if len(source) < 2:
+        logger.info("images were not compared with the nearest source images: the source has a single row")
+        return False
     products = (rows + min(_SAMPLE, len(source))) * len(source) * math.prod(source.image_shape)
     most = _MOST_PRODUCTS["cpu" if source.device.type == "cpu" else "other"]
-    if products > most or len(source) < 2:
+    if products > most:
         logger.info(
             "images were not compared with the nearest source images: %d rows take %.1e multiply-adds, above %.0e",
             len(source),

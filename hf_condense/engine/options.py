@@ -80,7 +80,7 @@ def redefined(config: type[MethodConfig], name: str, default: Any, help: str | N
 
     Args:
         config: The base.
-        name: The field, which the subclass must bear with the same name and type.
+        name: The field, which the subclass must declare under the same name and with the same type.
         default: The value that is used if neither the caller nor a preset gives one.
         help: Another help; None: that of the base.
         **rules: Other values of what `option` takes by name, such as `choices`.
@@ -187,7 +187,7 @@ _IN_WORDS: dict[type, str] = {int: "an integer", float: "a number", bool: "True 
 
 
 def _checked_option(name: str, value: Any, hint: Any, rules: Mapping[str, Any]) -> Any:
-    """Return one value of a config as its declared type, if it is of that type and in its range.
+    """Return one value of a config if it is of its declared type and in its range; an integer may stand for a float.
 
     Numbers of NumPy become Python's own, so that a recipe can be written as JSON.
     """

@@ -76,8 +76,10 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
     # Entry points are not imported for their aliases: this may be called while one of them is imported.
     classes = [_load(known, target) for known, target in others.items() if not isinstance(target, EntryPoint)]
     names = {_AUTO, *others, *(alias for other in classes for alias in other.info.aliases)}
-    if name in names:
-        raise ValueError(f"a method named {name!r} exists already; names in use: {', '.join(sorted(names))}")
+    if taken := [own_name for own_name in (name, *cls.info.aliases) if own_name in names]:
+        raise ValueError(
+            f"a method named {taken[0]!r} exists already; names and aliases in use: {', '.join(sorted(names))}"
+        )
     _registered[name] = cls
     return cls
 

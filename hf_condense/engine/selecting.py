@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hf_condense.base.devices import in_float64
 from hf_condense.base.processes import from_main
-from hf_condense.engine.method import Selector
+from hf_condense.engine.method import Selector, check_returned
 from hf_condense.engine.run import Run
 
 _CHECKED_ROWS = 65_536
@@ -47,6 +47,7 @@ def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict
             rows = features[positions.start : positions.stop].cpu()
         count, name = min(n, len(positions)), run.source.class_names[c]
         numbers = selector.select(rows, count, run.rng("select", name))
+        check_returned("select", selector.info.name, numbers, Tensor)
         if len(numbers) != count or len(numbers.unique()) != count:
             raise ValueError(
                 f"{selector.info.name!r} should select {count} different rows of class {name!r}; it selected "

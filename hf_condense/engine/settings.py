@@ -323,6 +323,11 @@ def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
                 f"ipc names {name!r}, which is not a class{did_you_mean(str(name), source.class_names)}; "
                 f"classes: {listed(source.class_names, quoted=False)}"
             )
+        if not isinstance(name, str) and index.get(str(name), index[name]) != index[name]:
+            raise ValueError(
+                f"ipc names {name!r}, which is the label of class {source.class_names[index[name]]!r}, while another "
+                f"class is called {str(name)!r}; name classes by texts"
+            )
         if index[name] not in source.counts:
             raise ValueError(f"ipc names class {name!r}, which has no rows; leave it out")
         if index[name] in amounts:

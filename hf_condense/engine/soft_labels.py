@@ -213,7 +213,9 @@ def _early_states(run: Run, updates: int, held_out: Tensor) -> dict[int, dict[st
     """Return the states of a teacher by its number of updates, in increasing order. They are cached."""
     data = training_set_without(run.source, held_out)
     most = RECIPES["dc"].updates(len(data), updates)
-    counts = sorted({most, *(most >> i for i in range(most.bit_length()) if most >> i >= _LEAST_UPDATES)})
+    counts = [most]
+    while counts[0] // 2 >= _LEAST_UPDATES:
+        counts.insert(0, counts[0] // 2)
 
     def make() -> dict[str, Tensor]:
         net, done, tensors = run.factory.build(run.seed, "features").to(run.device), 0, {}
@@ -232,8 +234,11 @@ def _early_states(run: Run, updates: int, held_out: Tensor) -> dict[int, dict[st
 
     key = content_key(whole=network_key(run, most), held_out=held_out.tolist())
     tensors = cached_tensors_of(run, "networks", key, make)
-    named = [(int(count), name, tensor) for path, tensor in tensors.items() for count, name in [path.split("/", 1)]]
-    return {count: {name: tensor for n, name, tensor in named if n == count} for count in counts}
+    states: dict[int, dict[str, Tensor]] = {count: {} for count in counts}
+    for path, tensor in tensors.items():
+        count, _, name = path.partition("/")
+        states[int(count)][name] = tensor
+    return states
 
 
 def _student_accuracy(run: Run, data: TrainingSet, held_out: ClassSource) -> float:

@@ -145,6 +145,8 @@ def dd_ranking(
     _refuse_several(network, options)
     augment = options.pop("augment", None)
     unaugmented = _without_augmentation(training_recipe(recipe, None, augment))
+    # Under the caller's name; `evaluate` adds what differs from the published recipe of this name.
+    unaugmented = replace(unaugmented, name=recipe if isinstance(recipe, str) else recipe.name)
     soft = _has_soft_labels(train, options)
     shared: dict[str, Any] = {"networks": [network], "lr": lr, **options}
     baselines = ["random"] if full_accuracy is not None else ["random", "full"]

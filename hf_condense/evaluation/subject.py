@@ -250,15 +250,19 @@ def read_subject(
     subject = _subject_of(train, test, source, reader, image_size)
     if eight_bit and isinstance(train, CondensedDataset):
         subject = dataclasses.replace(subject, eight_bit=_eight_bit_rows(train, subject))
+    if subject.whitening is not None:
+        if relabel or teacher is not None:
+            raise ValueError(
+                "a teacher labels pixels, but the set is whitened (zca=True); leave out teacher and relabel"
+            )
+        return subject
     of_pixels = None if teacher is None else teacher.in_order(subject.class_names)
     if of_pixels is None and isinstance(train, CondensedDataset) and subject.data.soft:
         of_pixels = train.labeller
-    if relabel and of_pixels is None:
-        raise ValueError("relabel=True needs the teacher of the set; pass teacher=Teacher(...)")
-    if of_pixels is None or (subject.whitening is not None and teacher is None):
+    if of_pixels is None:
+        if relabel:
+            raise ValueError("relabel=True needs the teacher of the set; pass teacher=Teacher(...)")
         return subject
-    if subject.whitening is not None:
-        raise ValueError("a teacher labels pixels, but the set is whitened (zca=True); leave teacher out")
     logits_of = partial(_labelled, of_pixels, subject.mean, subject.std)
     data, rows = subject.data, subject.eight_bit
     if relabel:

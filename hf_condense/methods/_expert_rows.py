@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from hf_condense.base.processes import broadcast, broadcast_object
+from hf_condense.base.processes import broadcast, broadcast_object, from_main
 from hf_condense.base.spread import repeated
 from hf_condense.engine.soft_labels import SoftLabels, network_logits, teacher_facts
 from hf_condense.methods._experts import ExpertConfig, snapshot_interval
@@ -27,14 +27,20 @@ _WALK = 256  # rows of a class that an expert classifies at a time
 @torch.no_grad()
 def correct_positions(run: Run, experts: Recordings) -> Tensor:
     """Return the positions of rows that experts classify right, as many as the set decodes into: (rows,)."""
+    # Rounding could differ from process to process, so all take the rows that the main one chooses.
+    return from_main(run.accelerator, partial(_correct_positions, run, experts))
+
+
+@torch.no_grad()
+def _correct_positions(run: Run, experts: Recordings) -> Tensor:
+    """Return what `correct_positions` returns, in the process that chooses."""
     chosen = []
     expert = lru_cache(maxsize=1)(partial(trained_expert, run, experts))  # most rows are judged by the first one
     for c, n in run.counts.items():
         order = run.source.draw(c, run.source.counts[c], run.seed, "correct")
         judges = (_judge(run, expert(number), c) for number in range(len(experts)))
         chosen.append(correct_rows(order, n, judges))
-    # Rounding could differ from process to process, so all take the rows of the main one.
-    return broadcast_object(run.accelerator, torch.cat(chosen))
+    return torch.cat(chosen)
 
 
 @torch.no_grad()
@@ -57,7 +63,7 @@ def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic
 
 def trained_expert(run: Run, experts: Recordings, number: int) -> nn.Module:
     """Return an expert at the end of its training, in evaluation mode. A second call overwrites its weights."""
-    network = run.network("expert", weights=_last_weights(experts, number), slot="expert").eval()
+    network = run.network("expert", weights=_last_weights(experts, number), slot="expert")
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if norms:  # only parameters are recorded, so the statistics are computed anew, as plain means
         for module in norms:

@@ -75,7 +75,7 @@ def check_experts(run: Run, config: ExpertConfig) -> None:
     """Check, before anything is trained, what `option` cannot check: the network, and options that depend on others.
 
     Raises:
-        ValueError: If an option is out of range, or the network has frozen parameters.
+        ValueError: If options contradict each other, or the network has frozen parameters.
     """
     check_trainable(run)
     if config.surrogate_gap and not config.flatness:

@@ -206,8 +206,16 @@ def batch_rows(run: Run, batch_syn: int | None) -> dict[int, int]:
     return {c: min(batch_syn or n, n) for c, n in run.counts.items()}
 
 
-def check_two_classes(run: Run, method: str) -> None:
+_UNTRAINED = "use a method that needs no trained network, such as 'dm' or 'm3d'"
+
+
+def check_two_classes(run: Run, method: str, instead: str = _UNTRAINED) -> None:
     """Raise unless networks have two classes to tell apart: with one class, no gradient of a loss moves them.
+
+    Args:
+        run: The run.
+        method: Name of the method.
+        instead: What to do, for the message.
 
     Raises:
         ValueError: If the dataset has one class.
@@ -215,17 +223,16 @@ def check_two_classes(run: Run, method: str) -> None:
     if run.num_classes < 2:
         raise ValueError(
             f"{method!r} trains networks to tell classes apart, but the dataset has one class, "
-            f"{run.source.class_names[0]!r}: their weights would never move. Use a method that needs no second class, "
-            "such as 'dm' or 'm3d'"
+            f"{run.source.class_names[0]!r}: their weights would never move; {instead}"
         )
 
 
-def check_trainable(run: Run) -> None:
-    """Raise `ValueError` if the network has frozen parameters."""
+def check_trainable(run: Run, instead: str = _UNTRAINED) -> None:
+    """Raise `ValueError` if the network has frozen parameters; `instead` says what to do."""
     if frozen := run.network_facts.frozen:
         raise ValueError(
             f"{len(frozen)} parameters of the network are frozen ({frozen[0]}, ...), but this method trains all of "
-            "them. Pass a network without frozen parameters, or a method that needs no training, such as 'dm'"
+            f"them; pass a network without frozen parameters, or {instead}"
         )
 
 

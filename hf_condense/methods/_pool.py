@@ -176,11 +176,14 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
     )
 
 
+_UNPOOLED = "pass networks='fresh' and calibration=0"
+
+
 def check_pool(run: Run, config: PoolConfig, method: str) -> None:
     """Check, before anything is trained, what `option` cannot check.
 
     Raises:
-        ValueError: If an option is out of range or requires a pool, or no network can be trained.
+        ValueError: If options contradict each other, or no network can be trained.
     """
     if config.networks == "fresh":
         if config.calibration:
@@ -189,5 +192,5 @@ def check_pool(run: Run, config: PoolConfig, method: str) -> None:
                 "networks='pool', or calibration=0"
             )
         return
-    check_two_classes(run, method)
-    check_trainable(run)
+    check_two_classes(run, method, _UNPOOLED)
+    check_trainable(run, _UNPOOLED)

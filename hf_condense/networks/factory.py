@@ -175,7 +175,7 @@ def check_network(spec: NetworkSpec) -> None:
     if not isinstance(spec, str):
         check_own(spec)
     elif _torchvision_builder(spec) is None:
-        _parse(spec, (32, 32))  # The size only decides which depth goes without saying.
+        _parse(spec, (32, 32))  # The size only decides which depth is the default.
 
 
 def list_networks() -> list[str]:

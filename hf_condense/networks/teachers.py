@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from hf_condense.base.checks import integer, listed
 from hf_condense.base.devices import to_device
+from hf_condense.base.memory import is_out_of_memory
 
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _BATCH = 64  # images in one forward pass
@@ -213,9 +214,9 @@ class Teacher:
         mean, std = (to_device(value, pixels.device).reshape(1, -1, 1, 1) for value in (self.mean, self.std))
         try:
             output = self.predict((pixels - mean) / std)
-        except torch.OutOfMemoryError:
-            raise
         except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
             raise ValueError(
                 f"the teacher {self.name!r} cannot take images of shape {tuple(pixels.shape[1:])}: {error}. If it "
                 "needs another size, pass image_size= to Teacher"

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from hf_condense.base.checks import boolean, integer, number, one_of
+from hf_condense.base.checks import boolean, check_text, integer, number, one_of
 from hf_condense.networks.augment import ALL_FAMILIES, FAMILIES, Augmentation, Mode
 
 
@@ -43,8 +44,8 @@ class TrainingRecipe:
             whose views have soft labels are replaced by one of these views instead.
 
     Raises:
-        TypeError: If a value is not a number.
-        ValueError: If a value is out of its range, or a family is unknown.
+        TypeError: If a value is of another type.
+        ValueError: If a value is out of its range, the name is empty, or a family is unknown.
     """
 
     name: str
@@ -67,6 +68,9 @@ class TrainingRecipe:
     view_area: float | None = None
 
     def __post_init__(self) -> None:
+        check_text("name", self.name)
+        if not self.name:
+            raise ValueError(f"name should be that of the recipe, such as 'mine'; got {self.name!r}")
         prefix = f"recipe {self.name!r}: "
         _keep(
             self,
@@ -75,7 +79,7 @@ class TrainingRecipe:
             lr=number(prefix + "lr", self.lr, above=0, below=math.inf),
             momentum=number(prefix + "momentum", self.momentum, least=0, below=1),
             weight_decay=number(prefix + "weight_decay", self.weight_decay, least=0, below=math.inf),
-            milestones=tuple(number(prefix + "milestones", fraction) for fraction in self.milestones),
+            milestones=_fractions(prefix + "milestones", self.milestones),
             gamma=number(prefix + "gamma", self.gamma, above=0, below=math.inf),
             restart_optimiser=boolean(prefix + "restart_optimiser", self.restart_optimiser),
             always=_families(prefix + "always", self.always),
@@ -123,13 +127,27 @@ def epochs_for(updates: int, rows: int, batch_size: int) -> int:
     return math.ceil(updates / math.ceil(rows / batch_size))
 
 
-def _families(name: str, families: Any) -> tuple[str, ...]:
-    """Return names of families of augmentations.
+def _fractions(name: str, fractions: Any) -> tuple[float, ...]:
+    """Return fractions of the updates.
 
     Raises:
+        TypeError: If they are not numbers in a sequence.
+    """
+    if isinstance(fractions, str) or not isinstance(fractions, Iterable):
+        raise TypeError(f"{name} should be a sequence of numbers, such as (0.5,); got {fractions!r}")
+    return tuple(number(name, fraction) for fraction in fractions)
+
+
+def _families(name: str, families: Any) -> tuple[str, ...]:
+    """Return names of families of augmentations, which text joins by `_`.
+
+    Raises:
+        TypeError: If they are neither text nor a sequence.
         ValueError: If one is unknown.
     """
-    names = (families,) if isinstance(families, str) else tuple(families)
+    if not isinstance(families, Iterable):
+        raise TypeError(f"{name} should be names of families, such as ('flip',); got {families!r}")
+    names = tuple(families.split("_") if isinstance(families, str) else families)
     for family in names:
         one_of(name, family, FAMILIES)
     return names

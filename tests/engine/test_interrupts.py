@@ -63,7 +63,9 @@ def test_signal_during_a_step_leaves_a_checkpoint_of_that_step(number: signal.Si
 
 
 def test_signal_without_a_checkpoint_folder_says_what_is_lost() -> None:
-    with pytest.raises(RunInterrupted, match=r"all 2 steps done are lost, because .* With checkpoint_dir=, a run goes"):
+    with pytest.raises(
+        RunInterrupted, match=r"the 2 steps done so far are lost, because .* With checkpoint_dir=, a run goes"
+    ):
         condense(callbacks=[raising(signal.SIGTERM, 2)])
 
 

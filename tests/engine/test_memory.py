@@ -123,8 +123,17 @@ def test_shortage_after_the_update_ends_the_run_with_advice(tmp_path: Path, monk
 
     monkeypatch.setattr(dc, "train_network", fail)  # the inner loop
     saves = {"checkpoint_dir": tmp_path, "checkpoint_every": 1}
-    with pytest.raises(MemoryError, match=r"step 0 does not fit into memory, .* A smaller max_memory"):
+    with pytest.raises(MemoryError, match=r"step 0 does not fit into memory, .* A lower max_memory"):
         condense("dc", steps=2, **METHODS["dc"], **saves)
+
+
+def test_shortage_in_the_step_of_the_optimiser_ends_the_run_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: torch.optim.Optimizer, closure: object = None) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(torch.optim.SGD, "step", fail)
+    with pytest.raises(MemoryError, match=r"step 0 does not fit into memory"):
+        condense("dm", steps=2, **METHODS["dm"])
 
 
 def test_student_whose_step_does_not_fit_gets_fewer_classes_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -139,7 +148,11 @@ def test_student_whose_step_does_not_fit_gets_fewer_classes_at_a_time(monkeypatc
     ("method", "options", "advice"),
     [
         ("mtt", {}, r"Fewer student_steps, .*'tesla'"),
-        ("esp", {"max_memory": 1}, r"A smaller max_memory cuts steps smaller; a smaller batch_syn, network or"),
+        (
+            "esp",
+            {"max_memory": 1},
+            r"A lower max_memory cuts steps into smaller parts; a smaller batch_syn, network or",
+        ),
     ],
 )
 def test_step_that_no_cut_can_make_smaller_is_not_repeated(
@@ -240,6 +253,8 @@ def test_errors_about_memory_are_recognised() -> None:
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
     assert is_out_of_memory(RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"))
     assert is_out_of_memory(RuntimeError("MPS backend out of memory (MPS allocated: 1 GB)"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert is_out_of_memory(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"))
     assert is_out_of_memory(MemoryError())
     assert not is_out_of_memory(RuntimeError("shape mismatch"))
     assert not is_out_of_memory(ValueError("out of memory"))
@@ -276,12 +291,13 @@ def test_bytes_of_a_row_are_known_for_images_of_any_size(form: str, shape: tuple
 @pytest.mark.parametrize("storage", ["pixels", "patches", "dct", "siren"])
 def test_rows_decoded_some_at_a_time_equal_all(storage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     small = condense("dm", steps=1, batch_real=4, storage=storage)
-    tensors, decoder = small.synthetic, small.synthetic.decoder
-    whole = decoder.decode(tensors.stored)
+    decoder = small.synthetic.decoder
+    stored = {name: t.double() if t.is_floating_point() else t for name, t in small.synthetic.stored.items()}
+    whole = decoder.decode(stored)
     monkeypatch.setattr(base, "_DECODED_AT_ONCE", 3 * 4 * 3 * 64)
-    torch.testing.assert_close(decoder.images(tensors.stored, None, len(whole)), whole, atol=1e-6, rtol=0)
+    torch.testing.assert_close(decoder.images(stored, None, len(whole)), whole, atol=1e-12, rtol=0)
     rows = torch.tensor([5, 1, 0, 4])
-    torch.testing.assert_close(decoder.images(tensors.stored, rows, len(whole)), whole[rows], atol=1e-6, rtol=0)
+    torch.testing.assert_close(decoder.images(stored, rows, len(whole)), whole[rows], atol=1e-12, rtol=0)
 
 
 def test_decoding_a_coordinate_network_counts_for_the_plan() -> None:

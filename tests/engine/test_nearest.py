@@ -95,9 +95,11 @@ def test_source_that_is_too_large_for_a_cpu_is_compared_on_a_gpu(source, monkeyp
     assert distances["synthetic"]["max"] == 0
 
 
-def test_single_row_gives_none(toy):
+def test_single_row_gives_none_and_the_log_says_why(toy, caplog):
     single_row = load_source(toy.select([0]), cache=False, progress=False)
-    assert nearest_real(single_row.images / 255, single_row) is None
+    with caplog.at_level(logging.INFO, "hf_condense"):
+        assert nearest_real(single_row.images / 255, single_row) is None
+    assert "the source has a single row" in caplog.text
 
 
 def test_recipes_of_learned_sets_hold_distances_and_those_of_coresets_do_not(toy):

@@ -21,7 +21,7 @@ from hf_condense import (
     option,
     register_method,
 )
-from hf_condense.engine.method import Composer
+from hf_condense.engine.method import Composer, Loss
 from hf_condense.engine.registry import unregister_method
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.networks.flat import parameter_vector
@@ -117,6 +117,37 @@ def test_learnable_that_the_optimiser_leaves_out_raises_value_error(monkeypatch:
     )
     with pytest.raises(ValueError, match="the optimiser of 'duel' has no group with directions"):
         condense()
+
+
+@pytest.mark.parametrize(
+    ("hook", "expected"), [("initialise", "SyntheticSet"), ("auxiliary", "dict"), ("optimiser", "Optimizer")]
+)
+def test_hook_that_returns_something_else_is_named(hook: str, expected: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(duel.Duel, hook, lambda self, run: None)
+    with pytest.raises(TypeError, match=f"{hook} of the method 'duel' should return a {expected}; got NoneType"):
+        condense()
+
+
+def test_what_a_loss_changes_for_its_time_is_restored_when_the_engine_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    is_open = []
+
+    def fail(gradient: Tensor) -> None:
+        raise RuntimeError("no derivative")
+
+    def losses(self: object, run: Run, t: int) -> Iterator[Loss]:
+        is_open.append(True)
+        images = run.synthetic.stored["images"] * 1
+        images.register_hook(fail)
+        try:
+            yield Loss(images.sum(), torch.zeros(()))
+        finally:
+            is_open.clear()
+
+    monkeypatch.setattr(duel.Duel, "losses", losses)
+    with pytest.raises(RuntimeError, match="no derivative") as caught:
+        condense()
+    assert caught.tb is not None  # which holds the generator
+    assert not is_open
 
 
 def test_options_are_found_by_their_roles() -> None:
@@ -240,6 +271,11 @@ class TestComposed:
         small.save_condensed(tmp_path)
         assert_same(load_condensed(tmp_path), small)
         assert "| composed |" in (tmp_path / "README.md").read_text()
+
+    def test_composer_that_returns_something_else_is_named(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(Means, "compose", lambda self, run: None)
+        with pytest.raises(TypeError, match="compose of the method 'means' should return a SyntheticSet; got NoneType"):
+            condense_dataset(TOY, "means", 2, network="convnet-w4-d1", progress=False)
 
     def test_steps_raise_value_error(self) -> None:
         with pytest.raises(ValueError, match="steps=5 makes no sense for 'means', which composes its images once"):

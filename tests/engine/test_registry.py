@@ -134,7 +134,7 @@ def test_method_registered_under_another_name_is_called_by_it() -> None:
 
 @pytest.mark.parametrize("name", ["random", "dm", "auto"])
 def test_name_in_use_raises_value_error(name: str) -> None:
-    with pytest.raises(ValueError, match=rf"named '{name}' exists already; names in use: .*kcenter"):
+    with pytest.raises(ValueError, match=rf"named '{name}' exists already; names and aliases in use: .*kcenter"):
         register_method(FirstRows, name)
     with pytest.raises(ValueError, match="'dm' was not registered"):
         unregister_method("dm")
@@ -282,6 +282,15 @@ def test_alias_in_use_raises_value_error(alias: str) -> None:
     with pytest.raises(ValueError, match=f"named '{alias}' exists already"):
         register_method(FirstRows, alias)
     assert get_method("echo") is get_method("m3d")
+
+
+@pytest.mark.parametrize("alias", ["dm", "echo", "auto"])
+def test_method_that_claims_an_alias_in_use_is_refused(alias: str) -> None:
+    class Claiming(FirstRows):
+        info: ClassVar[MethodInfo] = dataclasses.replace(FirstRows.info, name="claiming", aliases=(alias,))
+
+    with pytest.raises(ValueError, match=f"named '{alias}' exists already"):
+        register_method(Claiming)
 
 
 def test_package_may_register_the_class_of_its_own_entry_point(

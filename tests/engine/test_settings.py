@@ -303,6 +303,14 @@ def test_numbers_by_name_or_value_are_returned_in_class_order(source: ClassSourc
     assert list(ipc_by_class(ipc, source).items()) == [(0, 1), (2, 3)]
 
 
+def test_integer_that_may_stand_for_two_classes_is_refused() -> None:
+    source = read(toy_dataset(names=("2", "0", "cat")))
+    with pytest.raises(ValueError, match=r"ipc names 0, which is the label of class '2', while another class is .*'0'"):
+        ipc_by_class({0: 1, 1: 2, 2: 3}, source)
+    assert ipc_by_class({"0": 1, "2": 2, "cat": 3}, source) == {1: 1, 0: 2, 2: 3}
+    assert ipc_by_class({0: 1, 1: 2, 2: 3}, read(toy_dataset(names=("0", "1", "2")))) == {0: 1, 1: 2, 2: 3}
+
+
 def test_classes_with_too_few_rows_are_counted_and_ways_out_are_named(source: ClassSource) -> None:
     with pytest.raises(
         ValueError,

@@ -312,7 +312,7 @@ def test_a_teacher_of_pixels_is_refused_for_a_whitened_set(toy):
     whitening = {"zca_matrix": torch.eye(3 * 8 * 8), "zca_mean": torch.full((3 * 8 * 8,), 0.5)}
     small = synthetic(toy, **whitening)
     teacher = Teacher(lambda images: torch.zeros(len(images), 3), small.recipe.class_names)
-    with pytest.raises(ValueError, match=r"the set is whitened \(zca=True\); leave teacher out"):
+    with pytest.raises(ValueError, match=r"the set is whitened \(zca=True\); leave out teacher and relabel"):
         run(small, toy, teacher=teacher, baselines=())
 
 

@@ -62,6 +62,13 @@ def test_cutmix_alone_is_an_augmentation(toy, small, monkeypatch):
     assert [t.recipe.cutmix_probability for t in trainings] == [0.5] * 4 + [0.0] * 4
 
 
+def test_plain_training_is_headed_by_what_it_has(toy, small):
+    recipe = replace(RECIPES["dsa"], batch_size=64, cutmix_probability=0.5)
+    scores = dd_ranking(small, toy, full_accuracy=1.0, recipe=recipe, **{**QUICK, "epochs": 1})
+    assert {s.recipe for s in scores.evaluation.scores} == {"dsa (batch_size=64, cutmix_probability=0.5)"}
+    assert {s.recipe for s in scores.plain_evaluation.scores} == {"dsa (batch_size=64)"}
+
+
 def test_the_scores_of_soft_labels_use_the_same_labels_for_random_rows(toy, monkeypatch):
     trainings = watch_trainings(monkeypatch)
     small = synthetic(toy, soft_labels=LOGITS, recipe_changes={"temperature": 3.0})

@@ -349,7 +349,9 @@ def test_average_of_the_images_is_the_result(average: float, decays: tuple[float
 def test_rollout_that_does_not_fit_into_memory_logs_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     options = {"student_steps": 40, "steps": 1, "max_memory": "1MiB"}
     quick_method("mtt", **options).condense(toy_dataset())
-    assert "MiB of memory, but may use 1.0 MiB; it is tried all the same, and fewer student_steps" in caplog.text
+    assert (
+        "MiB of memory, but may use 1.0 MiB; it is tried all the same. If it fails: fewer student_steps" in caplog.text
+    )
     assert "'tesla', which keeps one step at a time" in caplog.text
     caplog.clear()
     quick_method("tesla", **options).condense(toy_dataset())

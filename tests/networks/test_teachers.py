@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Value
-from torch import nn
+from torch import Tensor, nn
 
 from hf_condense import Teacher
 from hf_condense.networks.teachers import _check_processor, resize
@@ -122,6 +122,17 @@ class TestImages:
         teacher = Teacher(nn.Sequential(nn.Flatten(), nn.Linear(7, 3)), COLOURS)
         with pytest.raises(ValueError, match=r"cannot take images of shape \(3, 4, 4\).*pass image_size= to Teacher"):
             teacher.logits(PIXELS)
+
+    @pytest.mark.parametrize(
+        "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("can't allocate memory")]
+    )
+    def test_lack_of_memory_is_not_blamed_on_the_size(self, error: RuntimeError) -> None:
+        def fail(images: Tensor) -> Tensor:
+            raise error
+
+        with pytest.raises(type(error), match=str(error)) as caught:
+            Teacher(fail, COLOURS).logits(PIXELS)
+        assert caught.value is error
 
     def test_something_that_cannot_be_called_raises_type_error(self) -> None:
         with pytest.raises(TypeError, match="should be a function or a module; got 5"):

@@ -114,6 +114,26 @@ def test_bad_recipes_raise_value_error(change, message):
         replace(RECIPES["dc"], **change)
 
 
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"milestones": 0.5}, TypeError, r"recipe 'dc': milestones should be a sequence of numbers.*got 0\.5"),
+        ({"milestones": "0.5"}, TypeError, r"milestones should be a sequence of numbers.*got '0\.5'"),
+        ({"always": 5}, TypeError, r"always should be names of families.*got 5"),
+        ({"name": 5}, TypeError, r"name should be text; got 5 \(int\)"),
+        ({"name": ""}, ValueError, "name should be that of the recipe"),
+        ({"name": None}, ValueError, "name should be that of the recipe"),
+    ],
+)
+def test_wrong_types_name_the_field(change, error, message):
+    with pytest.raises(error, match=message):
+        replace(RECIPES["dc"], **change)
+
+
+def test_families_that_are_always_applied_may_be_joined():
+    assert replace(RECIPES["dsa"], always="flip_color").always == ("flip", "color")
+
+
 def test_training_takes_exactly_its_epochs(steps):
     updates = train_network(build(), toy_set(20), PLAIN, "a")
     assert updates == len(steps) == 4 * 3  # 8 + 8 + 4 rows an epoch
