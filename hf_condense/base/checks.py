@@ -18,6 +18,8 @@ from hf_condense.base.errors import did_you_mean
 if TYPE_CHECKING:
     from hf_condense.base.devices import CompileOption
 
+MAX_SIDE = 4096  # pixels; images of sets and of sources have at most this height and width
+
 P = ParamSpec("P")
 R = TypeVar("R")
 

@@ -10,6 +10,7 @@ import math
 from itertools import pairwise
 from typing import Any
 
+from hf_condense.base.checks import MAX_SIDE
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.json_types import is_a
 from hf_condense.condensed.decoders import decoder_class
@@ -17,8 +18,6 @@ from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS
 
 PIXEL_RANGES = ("valid", "free")
 STORE_DTYPES = ("float32", "float16", "uint8")
-
-_LONGEST_SIDE = 4096  # pixels
 
 
 def check_form(kind: str, pixel_range: str, store_dtype: str, storage: str) -> None:
@@ -86,9 +85,9 @@ def check_classes(class_names: list[str], label_values: list[int | str | bool]) 
 def check_images(image_shape: list[int], mean: list[float], std: list[float]) -> None:
     """Check the shape of the images and the constants of their normalisation."""
     channels, sides = image_shape[:1], image_shape[1:]
-    if len(sides) != 2 or channels not in ([1], [3]) or not all(1 <= side <= _LONGEST_SIDE for side in sides):
+    if len(sides) != 2 or channels not in ([1], [3]) or not all(1 <= side <= MAX_SIDE for side in sides):
         raise CondensedFormatError(
-            f"recipe: image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..{_LONGEST_SIDE}; got "
+            f"recipe: image_shape should be [C, H, W] with C of 1 or 3 and sides in 1..{MAX_SIDE}; got "
             f"{image_shape!s:.80}"
         )
     counts = [[len(mean)], [len(std)]]

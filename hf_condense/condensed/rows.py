@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import datasets
 import pyarrow as pa
 import torch
-from PIL import Image
 from torch import Tensor
+from torchvision.transforms.functional import to_pil_image
 
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.condensed.tensors import CondensedTensors, eight_bit_pixels, round_robin
@@ -133,9 +133,8 @@ def eight_bit(tensors: CondensedTensors) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _png(pixels: Tensor) -> bytes:
     """Encode 8-bit pixels (C, H, W) with one or three channels as PNG."""
-    array = pixels[0] if len(pixels) == 1 else pixels.permute(1, 2, 0)
     buffer = io.BytesIO()
-    Image.fromarray(array.contiguous().numpy()).save(buffer, "PNG")
+    to_pil_image(pixels).save(buffer, "PNG")
     return buffer.getvalue()
 
 

@@ -16,7 +16,7 @@ from hf_condense.base.checks import number
 from hf_condense.base.words import plural
 from hf_condense.condensed.decoders import decoder_class
 from hf_condense.engine.forms import best_form, few_images
-from hf_condense.engine.picture_teacher import TEACHER_SIDE, scaled
+from hf_condense.engine.picture_teacher import TEACHER, TEACHER_SIDE, scaled
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.settings import form_and_values, settled_form
 from hf_condense.engine.task import Task
@@ -218,12 +218,12 @@ def _choice_of_rded(case: _Case) -> Choice:
     # The side at which the teacher is trained and sees crops.
     side = given.get("teacher_size", min(TEACHER_SIDE, *task.image_shape[1:]))
     seconds_of_forward = case.seconds_of_forward_at(scaled(task.image_shape[1:], side))
-    batch, crops = 128, given.get("crops", _default("rded", "crops"))
-    affordable = 60 * case.minutes * _SHARE_OF_TEACHER / (3 * batch * seconds_of_forward)  # by one process alone
-    updates = int(min(_MOST_UPDATES, max(_FEWEST_UPDATES, affordable)))
-    affordable = 60 * case.minutes * _SHARE_OF_CROPS / (case.classes_in_turn * crops * seconds_of_forward)
+    crops = given.get("crops", _default("rded", "crops"))
+    seconds_of_update = 3 * TEACHER.batch_size * seconds_of_forward  # by one process alone
+    updates = int(min(_MOST_UPDATES, max(_FEWEST_UPDATES, 60 * case.minutes * _SHARE_OF_TEACHER / seconds_of_update)))
+    seconds_of_picture = case.classes_in_turn * crops * seconds_of_forward  # of each class
     fewest = 4 * task.ipc
-    pictures = int(max(fewest, min(_MOST_PICTURES, affordable)))
+    pictures = int(max(fewest, min(_MOST_PICTURES, 60 * case.minutes * _SHARE_OF_CROPS / seconds_of_picture)))
     values: dict[str, Any] = {"network": case.network, "teacher_updates": updates, "pictures": pictures, "crops": crops}
     values |= {name: given[name] for name in values.keys() & given.keys()}
     trained = f"a teacher of {values['teacher_updates']:,} updates at {side} pixels"
@@ -250,8 +250,8 @@ def _choice_of_m3d(case: _Case) -> Choice:
     storage, expand = case.form()
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn = min(given.get("batch_syn") or rows, rows)
-    batch, ipm = given.get("batch_real", 128), given.get("ipm", 5)
-    steps_per_embedding = ipm if given.get("reuse_real", True) else 1  # of real rows
+    batch, ipm, reuse = (given.get(name, _default("m3d", name)) for name in ("batch_real", "ipm", "reuse_real"))
+    steps_per_embedding = ipm if reuse else 1  # of real rows
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
     seconds_of_pool = case.seconds_of_networks(*(pool[name] for name in ("pool_size", "pool_updates", "batch_pool")))
 

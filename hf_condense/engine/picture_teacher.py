@@ -42,7 +42,7 @@ _JUDGED = 200  # rows on which the caller's teacher is measured if fewer are hel
 _CERTAIN = 20  # rows from which on a teacher that is right no more often than by chance is refused
 
 # How a teacher of `settle_teacher` is trained; its augmentation is an option of the method.
-_TEACHER = TrainingRecipe(
+TEACHER = TrainingRecipe(
     "teacher", epochs=300, batch_size=128, lr=0.02, milestones=(0.6, 0.85), gamma=0.2, restart_optimiser=False
 )
 
@@ -82,7 +82,7 @@ def scaled(size: tuple[int, int], side: int) -> tuple[int, int]:
 def _trained_teacher(run: Run, size: tuple[int, int], updates: int, augment: str) -> tuple[Teacher, dict[str, Any]]:
     """Return the run's network, trained on the source at a (height, width), and its facts."""
     families = families_of(augment)
-    recipe = dataclasses.replace(_TEACHER, augment=augment, always=families)
+    recipe = dataclasses.replace(TEACHER, augment=augment, always=families)
     source = main_first(run.accelerator, partial(_at_size, run, size))
     held_out = held_out_rows(run)
     data = training_set_without(source, held_out)

@@ -350,10 +350,8 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         # So that processes can share the batch, unless it is small. Batch statistics are those of whole batches.
         if run.device.type == "cpu" and not run.network_facts.batch_statistics:
             parts = min(batch, max(parts, run.accelerator.num_processes))
-        chunk = math.ceil(batch / parts)
-        key = (run.seed, "inner", t)
-        shared = {"chunk": chunk, "accelerator": run.accelerator}
-        train_network(run.compiled_network(), data, recipe, *key, max_updates=updates, **shared)
+        split = {"chunk": math.ceil(batch / parts), "accelerator": run.accelerator}
+        train_network(run.compiled_network(), data, recipe, run.seed, "inner", t, max_updates=updates, **split)
 
     def inner_training(self, run: Run) -> tuple[TrainingSet, TrainingRecipe, int | None]:
         """Return what the inner loop trains the network on, how, and for how many updates at most: the current set."""

@@ -14,6 +14,7 @@ from torch import Tensor
 from hf_condense.base.devices import to_device
 from hf_condense.base.processes import shared_out
 from hf_condense.base.progress import progress_bar
+from hf_condense.condensed.decoders import decoder_class
 from hf_condense.condensed.views import MOST_CLASSES, MOST_VIEWS, ViewLabels, random_crops
 from hf_condense.engine.method import Composer, MethodInfo, Preset
 from hf_condense.engine.options import MethodConfig, option
@@ -94,7 +95,7 @@ class RealisticConfig(MethodConfig):
 
 def _values(task: Task) -> dict[str, Any]:
     """Return 8-bit numbers for the forms that store images: the crops have no more."""
-    return {"store_dtype": "uint8"} if task.storage in (None, "pixels", "patches") else {}
+    return {"store_dtype": "uint8"} if decoder_class(task.storage or "pixels").stores_images else {}
 
 
 def _paper(task: Task) -> dict[str, Any]:

@@ -11,9 +11,11 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from torch import Tensor, nn
 
+from hf_condense.base.checks import integer
 from hf_condense.base.rng import seeded_globals
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.dataset import CondensedDataset
+from hf_condense.condensed.tensors import check_shown
 from hf_condense.networks.factory import NetworkSpec, network_factory
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
@@ -60,10 +62,8 @@ def embedding_scatter(
     Raises:
         ValueError: If there is no source, it lacks a class of the set, or a number is too small.
     """
-    if min(per_class, max_classes) < 1 or updates < 0:
-        raise ValueError(
-            f"per_class and max_classes should be >= 1 and updates >= 0; got {per_class}, {max_classes} and {updates}"
-        )
+    check_shown(per_class, max_classes)
+    integer("updates", updates, least=0)
     real, names = real_source(small, source, cache=cache, progress=progress), small.recipe.class_names
     images, labels = small.synthetic.decoded()
     classes = labels.unique()[:max_classes].tolist()

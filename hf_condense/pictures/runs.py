@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from hf_condense.base.checks import integer
 from hf_condense.base.files import output_file
 from hf_condense.base.paths import local_path
 from hf_condense.base.spread import spread
@@ -106,8 +107,8 @@ def evolution_strip(
         ValueError: If there are no copies, or a number is too small.
     """
     _check(snapshots)
-    if max_steps < 2 or max_classes < 1:
-        raise ValueError(f"max_steps should be >= 2 and max_classes >= 1; got {max_steps} and {max_classes}")
+    integer("max_steps", max_steps, least=2)
+    integer("max_classes", max_classes, least=1)
     classes = snapshots.labels.unique()[:max_classes].tolist()
     first = [int((snapshots.labels == c).nonzero()[0]) for c in classes]
     names = [short(snapshots.class_names[c]) for c in classes]

@@ -16,7 +16,7 @@ from datasets.utils.file_utils import is_local_path, xopen
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from hf_condense.base.checks import listed
+from hf_condense.base.checks import MAX_SIDE, listed
 from hf_condense.base.words import plural
 
 Size = tuple[int, int]  # (height, width)
@@ -25,7 +25,6 @@ _GREY_MODES = ("1", "L", "LA", "La")
 _MODES = (*_GREY_MODES, "RGB", "P", "PA", "RGBA", "RGBX", "RGBa", "CMYK", "YCbCr", "LAB", "HSV")
 _BATCH_ROWS, _BATCH_BYTES = 1000, 2**26  # of encoded pictures that are read together
 _SIZE_OF_A_FILE = 2**20  # bytes; what is assumed of a picture in a file
-MAX_SIDE = 4096  # pixels; images are condensed up to this height and width
 _CLEAR_MODES = ("LA", "La", "P", "PA", "RGBA", "RGBa")
 _SEARCH_SECONDS = 10  # for further pictures that cannot be decoded
 _ORIENTATION = 0x0112

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hf_condense.base.cache import cache_enabled, content_key
-from hf_condense.base.checks import integer
+from hf_condense.base.checks import MAX_SIDE, integer
 from hf_condense.base.files import explained_access, folder_size, new_folder, remove_folder
 from hf_condense.base.paths import cache_folder
 from hf_condense.base.progress import progress_bar
@@ -31,7 +31,6 @@ from hf_condense.base.spread import spread
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import Labels, check_dataset, find_image_column, find_label_column, read_labels
 from hf_condense.source.decode import (
-    MAX_SIDE,
     EncodedPictures,
     Size,
     common_shape,
