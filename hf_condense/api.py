@@ -384,7 +384,7 @@ def _remains_in_cache(cache: bool, named: bool = True) -> str:
         return "nothing was kept, because the cache is off"
     if not named:
         return "decoded images are in the cache, but nothing of networks, because network= is a callable"
-    return "what was finished of decoding and of recording networks is in the cache, where the same run finds it"
+    return "images decoded and networks recorded so far are in the cache; the same run reuses them"
 
 
 def _pick_split(ds: Any, split: str) -> Any:
@@ -395,7 +395,7 @@ def _pick_split(ds: Any, split: str) -> Any:
         return ds
     if split not in ds:
         hint = did_you_mean(split, ds) if isinstance(split, str) else ""
-        raise ValueError(f"split={split!r} is no split of the dataset, which has {', '.join(map(repr, ds))}{hint}")
+        raise ValueError(f"split={split!r} is not a split of the dataset, which has {', '.join(map(repr, ds))}{hint}")
     return ds[split]
 
 

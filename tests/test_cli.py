@@ -403,7 +403,7 @@ def test_eval_needs_the_source_only_for_what_is_drawn_from_it(
         assert "name it by --source, or pass --baseline none and at most one --lr" in " ".join(err.split())
     code, _, err = program("eval", folder, *evaluation, "--baseline", "none")
     assert code == 2
-    assert "is no condensed set, so its images are normalised as the real training set is" in " ".join(err.split())
+    assert "is not a condensed set, so its images are normalised as the real training set is" in " ".join(err.split())
 
 
 def test_what_a_dataset_in_a_folder_does_not_have_is_refused(
@@ -570,7 +570,7 @@ def test_messages_of_the_library_name_options_of_the_command(program: Program, f
         return err.replace("\n", " ")
 
     run = ("run", folder, "--method", "dm", "--ipc", 1)
-    assert "--image-column picture is no column" in error(*run, "--image-column", "picture")
+    assert "--image-column picture is not a column" in error(*run, "--image-column", "picture")
     assert "--store-dtype uint8 is for images in [0, 1]" in error(*run, "--storage", "dct", "--store-dtype", "uint8")
     assert "got --storage dct. Pass" in error(*run, "--storage", "dct", "--factor", 2)
     assert "; choose one by --split" in error(*run, "--split", "validation")
@@ -750,7 +750,7 @@ def test_an_error_that_is_a_bug_keeps_its_traceback(
         (["--method", "dm", "--option", "momentum=1.5"], "momentum should be smaller than 1; got 1.5"),
         (["--method", "dm", "--preset", "papr"], "dm has no preset 'papr'; did you mean 'paper'?"),
         (["--method", "random", "--preset", "paper"], "random has no preset 'paper'; presets: none"),
-        (["--push", "a/b/c"], "no name of a repository"),
+        (["--push", "a/b/c"], "not the name of a repository"),
         (
             ["--max-memory", "much"],
             "--max-memory should be a number of bytes, such as 4000000000, '4GB' or '4GiB'; got",
@@ -787,7 +787,7 @@ def test_what_needs_no_data_is_refused_before_the_dataset_is_loaded(
         (["--augment", "flipp"], "unknown augmentation 'flipp'; known: color, crop"),
         (["--recipe", "dsaa"], "recipe should be one of 'dc', 'dsa', 'idc', 'soft'; got 'dsaa'; did you mean 'dsa'?"),
         (["--baseline", "none", "--baseline", "herdin"], "got 'herdin'; did you mean 'herding'?"),
-        (["--baseline", "none", "--baseline", "full"], "names 'none' beside 'full'; leave out one or the other"),
+        (["--baseline", "none", "--baseline", "full"], "has both 'none' and 'full'; leave out one or the other"),
         (["--network", "resnet-18"], "did you mean 'resnet18'?"),
     ],
 )
@@ -859,6 +859,7 @@ def test_a_tilde_in_a_path_is_the_home_folder(
         ["run"],
         ["run", "x", "--ipc", "0"],
         ["run", "x", "--option", "lr_img"],
+        ["run", "x", "--option", "lr_img=1", "--option", "lr_img=2"],
         ["run", "x", "--option", "seed=1"],
         ["run", "x", "--option", "pixel_range=free"],
         ["run", "x", "--pixel-range", "wide"],

@@ -250,13 +250,13 @@ def test_run_publishes_what_it_saved(hub, program, toy: Dataset, tmp_path):
 def test_an_impossible_repository_is_refused_before_anything_is_loaded(program, toy, tmp_path):
     code, _, err = program("run", tmp_path / "nothing", "--push", "a/b/c")
     assert code == 1
-    assert "no name of a repository" in err
+    assert "not the name of a repository" in err
 
 
 def test_push_refuses_an_impossible_repository_before_the_set_is_loaded(program, tmp_path):
     code, _, err = program("push", tmp_path / "nothing", "a/b/c")
     assert code == 1
-    assert "no name of a repository" in err
+    assert "not the name of a repository" in err
 
 
 def test_show_prints_the_sizes_of_a_set_on_the_hub_under_any_name(hub, program):

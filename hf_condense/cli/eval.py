@@ -169,7 +169,7 @@ def evaluate_command(
     needs_source |= not isinstance(train, CondensedDataset)
     if source is None and needs_source:
         raise click.UsageError(
-            f"{folder!r} is no condensed set, so its images are normalised as the real training set is; name this one "
+            f"{folder!r} is not a condensed set, so its images are normalised as the real training set is; name this one "
             "by --source"
         )
     stored = _Stored.of(train, folder, name, ipc) if save else None

@@ -207,7 +207,12 @@ def _method_options(texts: Sequence[str], reserved: Collection[str], method: str
     """Read the texts of `--option`; names that have an option of the command line of their own are refused."""
     from hf_condense.engine.build import text_options
 
-    method_options = dict(_parse_option(text) for text in texts)
+    parsed = [_parse_option(text) for text in texts]
+    method_options = dict(parsed)
+    if len(method_options) < len(parsed):
+        names = [name for name, _ in parsed]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise click.UsageError(f"--option names {twice} twice; give each option once")
     if clash := sorted(method_options.keys() & set(reserved)):
         raise click.UsageError(f"--option {clash[0]}: use --{clash[0].replace('_', '-')} instead")
     words = text_options(method)  # for these, numbers are words like any other, and so is none unless None is a value

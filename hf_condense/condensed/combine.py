@@ -123,7 +123,7 @@ def _check_equal(what: str, values: list[Any]) -> None:
         if value != values[0]:
             first, other = _without_equal(values[0], value)
             raise ValueError(
-                f"{what} should be equal in all sets; got {first!r:.200} in the first and {other!r:.200} in set {i + 1}"
+                f"{what} should be equal in all sets; got {first!r:.200} in set 1 and {other!r:.200} in set {i + 1}"
             )
 
 

@@ -44,7 +44,7 @@ logger = logging.getLogger("hf_condense")
 _MAX_PLACES = 8  # in a message
 _DEPTHS = ("*/*.*", "*/*/*.*")  # where data lie: in splits or classes, or in classes of splits
 _DATA_ENDINGS = {".arrow", ".parquet", ".jpg", ".jpeg", ".png", ".webp"}
-_BRACKETS = re.compile(r"\[.+\]")
+_PATTERN = re.compile(r"\[.+\]|::")  # brackets around something, or a chain of file systems
 _SCRATCH = "hf_condense"  # temporary folders are named after it
 _BACKUPS = "old"  # in a temporary folder
 
@@ -80,7 +80,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
     _warn_of_other_data(folder)
-    _warn_of_brackets(folder)
+    _warn_of_pattern(folder)
     facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
     if old is not None and facts.repeats(old):
         facts = old
@@ -189,11 +189,12 @@ def _warn_of_other_data(folder: Path) -> None:
         )
 
 
-def _warn_of_brackets(folder: Path) -> None:
-    """Warn if the path of a folder has brackets around something."""
-    if _BRACKETS.search(str(folder.absolute())):
+def _warn_of_pattern(folder: Path) -> None:
+    """Warn if `load_dataset` takes the path of a folder for something else."""
+    if (match := _PATTERN.search(str(folder.absolute()))) is not None:
         logger.warning(
-            "load_dataset takes the brackets in %s for a pattern and finds no data there; load_condensed reads the set",
+            "load_dataset takes the %s in %s for a pattern and finds no data there; load_condensed reads the set",
+            "'::'" if match[0] == "::" else "brackets",
             folder.absolute(),
         )
 

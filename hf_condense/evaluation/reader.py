@@ -62,7 +62,7 @@ class Reader:
                 raise TypeError(f"{option} should be the name of a column; got {name!r} ({type(name).__name__})")
             if not any(name in names for names in columns.values()):
                 listed = "; ".join(f"{role} has {', '.join(map(repr, names))}" for role, names in columns.items())
-                raise ValueError(f"{option}={name!r} is no column of {' or '.join(columns)}; {listed}")
+                raise ValueError(f"{option}={name!r} is not a column of {' or '.join(columns)}; {listed}")
 
     def columns(self, ds: datasets.Dataset, what: str, recipe: Recipe | None = None) -> tuple[str, str]:
         """Return the image and the label column of a dataset: each the caller's, the recipe's or the only one.

@@ -178,7 +178,7 @@ def _baselines(baselines: str | Sequence[str]) -> list[str]:
     for name in real:
         one_of("baselines", name, dict.fromkeys(["random", "full", *coresets, "none"]))
     if real and len(real) < len(names):
-        raise ValueError(f"baselines names 'none' beside {listed(real)}; leave out one or the other")
+        raise ValueError(f"baselines has both 'none' and {listed(real)}; leave out one or the other")
     return real
 
 

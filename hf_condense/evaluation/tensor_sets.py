@@ -47,7 +47,7 @@ def read_tensor_set(path: str | Path) -> TensorSet:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the file is no safetensors file, or lacks one of them. Pickles are never opened.
+        ValueError: If the file is not a safetensors file, or lacks one of them. Pickles are never opened.
     """
     file = local_path(path)
     if not file.is_file():
@@ -65,7 +65,7 @@ def read_tensor_set(path: str | Path) -> TensorSet:
                 )
             return tensors.get_tensor("images"), tensors.get_tensor("labels")
     except safetensors.SafetensorError as error:
-        raise ValueError(f"{file} is no safetensors file: {error}") from None
+        raise ValueError(f"{file} is not a safetensors file: {error}") from None
 
 
 def check_tensor_set(train: TensorSet, num_classes: int) -> TensorSet:

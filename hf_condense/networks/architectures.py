@@ -108,7 +108,7 @@ class ConvNet(nn.Module):
         halvings = 0 if pooling == "none" else depth
         if min(image_size) < 2**halvings:
             raise ValueError(
-                f"{halvings} {plural(halvings, 'pooling')} would leave nothing of {image_size[0]}x{image_size[1]} "
+                f"{halvings} {plural(halvings, 'pooling layer')} would leave nothing of {image_size[0]}x{image_size[1]} "
                 f"images: use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
             )
         padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)

@@ -315,7 +315,7 @@ def _load_weights(net: nn.Module, file: Path, name: str) -> None:
             state = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise ValueError(
-                f"{file} is no file of weights alone, and other objects are not read, because that may run code; save "
+                f"{file} holds more than weights, and other objects are not read, because that may run code; save "
                 f"the state dict of the network: {error!s:.200}"
             ) from None
         if isinstance(state, dict):

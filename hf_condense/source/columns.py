@@ -160,7 +160,7 @@ def _find(
         if not isinstance(given, str):
             raise TypeError(f"{role}_column should be the name of a column; got {given!r} ({type(given).__name__})")
         if given not in ds.features:
-            raise ValueError(f"{role}_column={given!r} is no column of the dataset; {columns}")
+            raise ValueError(f"{role}_column={given!r} is not a column of the dataset; {columns}")
         if not suits(ds.features[given]):
             hint = image_hint(ds, given) if role == "image" else ""
             raise ValueError(

@@ -118,7 +118,7 @@ def test_real_rows_stay_as_they_are(tmp_path: Path) -> None:
 def test_message_about_other_columns_names_the_set_and_what_differs() -> None:
     first = make_coreset()
     wide = make_coreset(real_rows().add_column("weight", [1.0] * len(real_rows())))
-    with pytest.raises(ValueError, match=r"got \{\} in the first and \{'weight': Value.*\} in set 3$"):
+    with pytest.raises(ValueError, match=r"got \{\} in set 1 and \{'weight': Value.*\} in set 3$"):
         combine_condensed([first, make_coreset(seed=1), wide])
 
 
@@ -213,7 +213,7 @@ def test_networks_are_trained_on_all_parts() -> None:
 @pytest.mark.parametrize(
     ("second", "message"),
     [
-        (lambda: make_coreset(), "kind should be equal .*'synthetic' in the first and 'coreset' in set 2"),
+        (lambda: make_coreset(), "kind should be equal .*'synthetic' in set 1 and 'coreset' in set 2"),
         (lambda: make_set(factor=2), "storage should be equal"),
         (lambda: make_set(image_shape=[1, 8, 8]), "image_shape should be equal"),
         (lambda: make_set(label_column="kind"), "label_column should be equal"),

@@ -294,7 +294,7 @@ def test_unusable_config_names_raise_value_error(name):
 
 @pytest.mark.parametrize("repo", ["a/b/c", "alice/..", "buckets/alice/x"])
 def test_impossible_repository_names_raise_value_error(hub, repo):
-    with pytest.raises(ValueError, match="no name of a repository"):
+    with pytest.raises(ValueError, match="not the name of a repository"):
         make_set().push_to_hub(repo)
 
 

@@ -79,7 +79,7 @@ def test_signal_before_the_first_step_ends_the_run_at_once(monkeypatch: pytest.M
         time.sleep(60)
 
     monkeypatch.setattr(Pull, "prepare", interrupted)
-    with pytest.raises(RunInterrupted, match=r"SIGTERM; what was finished of .* is in the cache, where the same"):
+    with pytest.raises(RunInterrupted, match=r"SIGTERM; images decoded and networks .* are in the cache; the same run"):
         condense()
     with pytest.raises(RunInterrupted, match="SIGTERM; nothing was kept, because the cache is off"):
         condense(cache=False)

@@ -71,10 +71,11 @@ def test_the_callers_column_comes_first_where_it_exists(toy, small, renamed):
 @pytest.mark.parametrize("option", ["image_column", "label_column"])
 def test_a_column_that_no_dataset_has_is_refused_with_those_that_there_are(toy, small, option):
     with pytest.raises(
-        ValueError, match=f"{option}='nope' is no column of test or source; test has 'image', 'label', 'note'; source"
+        ValueError,
+        match=f"{option}='nope' is not a column of test or source; test has 'image', 'label', 'note'; source",
     ):
         run(small, toy, **{option: "nope"})
-    with pytest.raises(ValueError, match=f"{option}='nope' is no column of train or test; train has 'image'"):
+    with pytest.raises(ValueError, match=f"{option}='nope' is not a column of train or test; train has 'image'"):
         run(toy, toy, baselines=(), **{option: "nope"})
     with pytest.raises(TypeError, match=f"{option} should be the name of a column; got 3"):
         run(small, toy, **{option: 3})

@@ -102,7 +102,7 @@ def test_a_grey_set_learns_from_grey_and_refuses_colour(toy_gray, toy):
         ({"max_updates": 0}, "max_updates should be at least 1"),
         ({"augment": "colour"}, "did you mean 'color'"),
         ({"augment": ""}, "unknown augmentation ''; known: color, .*, or 'none' alone"),
-        ({"label_column": "nope"}, "'nope' is no column"),
+        ({"label_column": "nope"}, "'nope' is not a column"),
     ],
 )
 def test_a_bad_option_is_refused_with_what_would_be_right(toy, small, options, message):

@@ -171,7 +171,7 @@ def test_files_that_are_no_set_are_refused_with_what_is_missing(program, folder,
     (tmp_path / "b.safetensors").write_bytes(b"nothing")
     for name, message in {
         "a": "should hold the tensors images and labels; images are missing, it holds image, labels",
-        "b": "is no safetensors file",
+        "b": "is not a safetensors file",
         "c": "no file",
     }.items():
         code, _, err = program("eval", tmp_path / f"{name}.safetensors", "--source", folder, *QUICK)

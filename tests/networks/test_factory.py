@@ -262,7 +262,7 @@ def test_networks_are_made_on_the_cpu_whatever_the_default_device() -> None:
         ("convnet-w0", "width should be at least 1; got 0"),
         ("convnet-d0", "depth should be at least 1; got 0"),
         ("convnet-w6-gn", "multiple of 4; got 6"),
-        ("convnet-d5", r"5 poolings would leave nothing of 16x16 images: use images of at least 32x32 pixels"),
+        ("convnet-d5", r"5 pooling layers would leave nothing of 16x16 images: use images of at least 32x32 pixels"),
     ],
 )
 def test_bad_names_say_what_is_right(spec: str, message: str) -> None:

@@ -92,7 +92,7 @@ def check_repository(name: str) -> None:
         validate_repo_id(name)
     except HFValidationError as error:
         reason = str(error).partition(" Use `repo_type`")[0]
-        raise ValueError(f"{name!r:.80} is no name of a repository, such as 'user/name': {reason:.300}") from None
+        raise ValueError(f"{name!r:.80} is not the name of a repository, such as 'user/name': {reason:.300}") from None
 
 
 def is_split(name: object) -> bool:
