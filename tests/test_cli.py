@@ -31,6 +31,7 @@ import hf_condense
 from hf_condense import CondensedDataset, __version__, list_condensed, list_methods, load_condensed
 from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import main
+from hf_condense.cli.run import _parse_option
 from hf_condense.methods.dm import DistributionMatching
 from tests.support.command_line import Program
 from tests.support.condensed_sets import files_below, make_coreset, make_set
@@ -446,7 +447,7 @@ def test_hints_about_a_dataset_without_a_test_split_lead_to_other_rows(
     code, _, err = program(*evaluation)
     assert code == 1
     assert "its splits: train; choose one by --test-split, or other rows by --test" in err
-    for same in ((), ("--test", place)):
+    for same in ((), ("--test", place), ("--test", f"{place}/."), ("--test", os.path.relpath(place))):
         code, _, err = program(*evaluation, *same, "--test-split", "train")
         assert code == 2
         assert "tested on the rows that the set was made of" in err
@@ -1121,3 +1122,8 @@ def test_show_refuses_images_per_class_without_a_picture(program: Program, saved
     code, _, err = program("show", saved, "--per-class", 3)
     assert code == 2
     assert "--per-class is for the picture of --preview, which is missing" in err
+
+
+@pytest.mark.parametrize("text", ["1E-2", "1e-2", "0.01", ".01", "+.01"])
+def test_number_of_an_option_may_have_any_exponent(text: str) -> None:
+    assert _parse_option(f"lr_img={text}") == ("lr_img", 0.01)

@@ -169,8 +169,8 @@ def evaluate_command(
     needs_source |= not isinstance(train, CondensedDataset)
     if source is None and needs_source:
         raise click.UsageError(
-            f"{folder!r} is not a condensed set, so its images are normalised as the real training set is; name this one "
-            "by --source"
+            f"{folder!r} is not a condensed set, so its images are normalised as the real training set is; name this "
+            "one by --source"
         )
     stored = _Stored.of(train, folder, name, ipc) if save else None
     evaluation = evaluate(
@@ -254,11 +254,18 @@ def _check_rows(source: _Rows, test: _Rows) -> None:
         return
     if test.place is None and is_one_split(source.place):
         raise click.UsageError(f"{source.place!r} holds a single split; name the rows to test on by --test")
-    if (test.split == source.split or is_one_split(source.place)) and test.place in (None, source.place):
+    is_same = test.place is None or _is_same(test.place, source.place)
+    if is_same and (test.split == source.split or is_one_split(source.place)):
         raise click.UsageError(
             f"networks would be tested on the rows that the set was made of, {source.split!r} of {source.place!r}; "
             "name another --test-split, or another dataset by --test"
         )
+
+
+def _is_same(place: str, other: str) -> bool:
+    """Return whether two places are one: the same text, or one folder spelt in two ways."""
+    folders = local_path(place), local_path(other)
+    return place == other or (all(folder.exists() for folder in folders) and folders[0].samefile(folders[1]))
 
 
 def _parse_rates(texts: Sequence[str]) -> float | str | list[float] | None:

@@ -261,13 +261,17 @@ def _distinct(recipes: list[Recipe]) -> list[Recipe]:
 
 
 def _pooled(recipes: list[Recipe]) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation, per channel, of the pixels of all sources together."""
+    """Return mean and standard deviation, per channel, of the pixels of all sources together.
+
+    If the size of one is not known, all count alike.
+    """
     if all((recipe.mean, recipe.std) == (recipes[0].mean, recipes[0].std) for recipe in recipes):
         return recipes[0].mean, recipes[0].std
     recipes = _distinct(recipes)
     sizes = [recipe.source.get("num_examples") for recipe in recipes]
-    weights = [size if isinstance(size, int) and size > 0 else 1 for size in sizes]
-    weight = torch.tensor(weights, dtype=torch.float64) / sum(weights)  # (sources,)
+    is_known = all(isinstance(size, int) and size > 0 for size in sizes)
+    weight = torch.tensor(sizes if is_known else [1] * len(sizes), dtype=torch.float64)  # (sources,)
+    weight = weight / weight.sum()
     means, stds = (torch.tensor([getattr(r, name) for r in recipes], dtype=torch.float64) for name in ("mean", "std"))
     mean = weight @ means  # (C,)
     std = (weight @ (stds.square() + means.square()) - mean.square()).sqrt()

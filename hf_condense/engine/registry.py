@@ -195,8 +195,8 @@ def _check_declared(cls: AnyMethod) -> None:
     names = {f.name for f in dataclasses.fields(config)}
     if undecorated := [name for name in vars(config).get("__annotations__", {}) if name not in names]:
         raise TypeError(
-            f"{cls.__name__}.Config declares {', '.join(undecorated)} but is not a dataclass of its own; decorate it with "
-            "@dataclass(frozen=True)"
+            f"{cls.__name__}.Config declares {', '.join(undecorated)} but is not a dataclass of its own; decorate it "
+            "with @dataclass(frozen=True)"
         )
     if kind == "synthetic" and "steps" not in names:
         raise TypeError(f"{cls.__name__}.Config should have an option 'steps', the updates of the images")

@@ -108,8 +108,9 @@ class ConvNet(nn.Module):
         halvings = 0 if pooling == "none" else depth
         if min(image_size) < 2**halvings:
             raise ValueError(
-                f"{halvings} {plural(halvings, 'pooling layer')} would leave nothing of {image_size[0]}x{image_size[1]} "
-                f"images: use images of at least {2**halvings}x{2**halvings} pixels, or a smaller depth"
+                f"{halvings} {plural(halvings, 'pooling layer')} would leave nothing of "
+                f"{image_size[0]}x{image_size[1]} images: use images of at least "
+                f"{2**halvings}x{2**halvings} pixels, or a smaller depth"
             )
         padding, (h, w) = _pad_to_multiple(image_size, 2**halvings)
         layers: list[nn.Module] = [padding]

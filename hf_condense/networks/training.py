@@ -273,11 +273,14 @@ class _GradientByChunks:
         own = slice(sharing.process_index, None, sharing.num_processes)
         for part, target in zip(images.split(self.chunk)[own], targets.split(self.chunk)[own], strict=True):
             accumulate_gradient(self.net, part, target, self.chunk, temperature, rows)
-        parameters = list(self.net.parameters())
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]  # a process may have no chunk
-        whole = reduce(sharing, torch.cat([part.flatten() for part in parts]))
-        for p, gradient in zip(parameters, whole.split([p.numel() for p in parameters]), strict=True):
-            p.grad = gradient.view_as(p)
+        parameters = [p for p in self.net.parameters() if p.requires_grad]
+        # A process may have no chunk. Where none has a gradient there should be none, or weights would decay.
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
+        has_gradient = parts[0].new_tensor([p.grad is not None for p in parameters])
+        whole = reduce(sharing, torch.cat([has_gradient, *(part.flatten() for part in parts)]))
+        counts, *gradients = whole.split([len(parameters), *(p.numel() for p in parameters)])
+        for p, count, gradient in zip(parameters, counts.tolist(), gradients, strict=True):
+            p.grad = gradient.view_as(p) if count else None
 
 
 def _sharing(accelerator: Accelerator | None, chunks: int) -> Accelerator | None:

@@ -95,6 +95,13 @@ def test_networks_get_the_normalisation_of_all_sources_together() -> None:
     assert combine_condensed([dark, dark]).recipe.source == dark.recipe.source
 
 
+def test_sources_of_unknown_size_count_alike_in_the_normalisation() -> None:
+    grey = {"image_shape": [1, 8, 8], "std": [0.1]}
+    known = make_set(**grey, mean=[0.2], source={"num_examples": 50_000, "content_hash": "a"})
+    unknown = make_set(**grey, mean=[0.6], source={"num_examples": None, "content_hash": "b"})
+    assert combine_condensed([known, unknown]).recipe.mean == pytest.approx([0.4])
+
+
 def test_real_rows_stay_as_they_are(tmp_path: Path) -> None:
     pets, ds = real_rows(), real_rows()
     fish = ds.cast_column("label", datasets.ClassLabel(names=["eel", "cat"]))
@@ -327,3 +334,70 @@ def test_parts_whose_units_differ_in_one_constant_keep_them(name: str) -> None:
     images = images_by_class(both)
     for c, own in {**images_by_class(pets), **images_by_class(fish)}.items():
         torch.testing.assert_close(images[c], own, rtol=0, atol=1e-6)
+
+
+def test_labels_of_views_with_other_numbers_of_logits_do_not_go_together() -> None:
+    with pytest.raises(ValueError, match="label_top should be equal in all sets; got 2 in set 1 and 3 in set 2"):
+        combine_condensed([viewed_set(k=2), viewed_set(k=3, seed=1)])
+
+
+def test_sets_of_one_whitening_matrix_and_two_means_do_not_go_together() -> None:
+    first, second = make_set(zca=True), make_set(zca=True, seed=1)
+    tensors = replace(second.synthetic, zca_matrix=first.synthetic.zca_matrix)
+    other = CondensedDataset.from_parts(second, tensors, second.recipe)
+    with pytest.raises(ValueError, match="zca_mean should be equal in all sets"):
+        combine_condensed([first, other])
+
+
+def test_equal_images_of_other_classes_cause_no_warning(caplog: pytest.LogCaptureFixture) -> None:
+    combine_condensed([make_set(), make_set(class_names=FISH["class_names"])])
+    assert not caplog.records
+
+
+def test_source_of_several_sets_counts_once_in_the_normalisation() -> None:
+    grey = {"image_shape": [1, 8, 8]}
+    source = {"num_examples": 30, "content_hash": "a"}
+    dark = [make_set(**grey, seed=seed, mean=[0.2], std=[0.1], source=source) for seed in (0, 1)]
+    light = make_set(**grey, mean=[0.6], std=[0.2], source={"num_examples": 10, "content_hash": "b"})
+    both, all_three = combine_condensed([dark[0], light]).recipe, combine_condensed([*dark, light]).recipe
+    assert (all_three.mean, all_three.std) == (both.mean, both.std)
+    assert all_three.source == both.source
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (
+            {"soft": True, "temperature": 2.0},
+            {"soft": True, "temperature": 4.0},
+            "the temperature of the soft labels should be equal in all sets; got 2.0 in set 1 and 4.0 in set 2",
+        ),
+        (
+            {"label_values": [3, 7]},
+            {"label_values": [7, 3]},
+            "class 'cat' has the label 3 in one set and 7 in another",
+        ),
+    ],
+)
+def test_labels_that_mean_something_else_do_not_go_together(first: dict, second: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        combine_condensed([make_set(**first), make_set(seed=1, **second)])
+
+
+def test_recipe_has_the_options_that_are_equal_in_all_parts_and_the_latest_time() -> None:
+    first = make_set(options={"lr_img": 1.0, "momentum": 0.5}, created_at="2026-03-01T00:00:00Z")
+    second = make_set(options={"lr_img": 2.0, "momentum": 0.5}, created_at="2026-02-01T00:00:00Z", **FISH)
+    both = combine_condensed([first, second]).recipe
+    assert both.options == {"momentum": 0.5}
+    assert both.created_at == "2026-03-01T00:00:00Z"
+
+
+def test_labels_of_views_follow_the_rows_that_an_image_holds() -> None:
+    sets = [viewed_set(seed=seed, factor=2) for seed in (0, 1)]
+    both = combine_condensed(sets)
+    images = both.synthetic.decoded()[0]
+    for s in sets:
+        for row, image in enumerate(s.synthetic.decoded()[0]):
+            place = int((images - image).abs().amax((1, 2, 3)).argmin())
+            assert torch.equal(both.synthetic.view_labels.values[place], s.synthetic.view_labels.values[row])
+            assert torch.equal(both.synthetic.view_labels.crops[place], s.synthetic.view_labels.crops[row])

@@ -20,13 +20,14 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from hf_condense.base.errors import CondensedFormatError
+from hf_condense.condensed.files import untrusted
 from hf_condense.condensed.files.names import FACTS, PARQUET, TENSORS
 from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.files.parquet import to_parquet
 from hf_condense.condensed.files.untrusted import parse_json
 from hf_condense.condensed.loading import load_condensed
 from hf_condense.condensed.recipe_checks import check_amounts
-from tests.support.condensed_sets import make_coreset, make_set
+from tests.support.condensed_sets import make_coreset, make_recipe, make_set
 
 
 @pytest.fixture(scope="module")
@@ -459,3 +460,35 @@ def test_coreset_of_negative_rows_is_refused() -> None:
     check_amounts(1, ["cat", "dog"], "coreset", [0, 5], "pixels")
     with pytest.raises(CondensedFormatError, match="rows should be given for a coreset, and be >= 0"):
         check_amounts(1, ["cat", "dog"], "coreset", [0, -1], "pixels")
+
+
+@pytest.mark.parametrize("missing", ["zca_matrix", "zca_mean"])
+def test_half_of_a_whitening_is_refused(missing: str, tmp_path: Path) -> None:
+    from safetensors.torch import load, save
+
+    files = pack(make_set(zca=True, pixel_range="free").parts).files
+    tensors = load(files[TENSORS])
+    del tensors[missing]
+    with pytest.raises(CondensedFormatError, match="zca_matrix and zca_mean belong together; one is missing"):
+        load_condensed(write_set(tmp_path, {**files, TENSORS: save(tensors, metadata={"hf_condense": "1"})}))
+
+
+def test_tensors_may_be_listed_in_any_order(packed: dict[str, dict[str, bytes]], tmp_path: Path) -> None:
+    files = packed["synthetic"]
+    turned = with_header(files[TENSORS], lambda header: dict(reversed(header.items())))
+    assert turned != files[TENSORS]
+    first, second = (
+        load_condensed(write_set(tmp_path / name, {**files, TENSORS: data})).synthetic.all()
+        for name, data in (("first", files[TENSORS]), ("second", turned))
+    )
+    assert all(torch.equal(first[name], second[name]) for name in first.keys() | second.keys())
+
+
+def test_size_of_a_set_counts_all_rows_that_an_image_decodes_into(monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = make_recipe(factor=2)
+    size = 4 * 5 * 4 * 3 * 8 * 8  # five images of four rows in float32
+    monkeypatch.setattr(untrusted, "_MAX_DECODED_BYTES", size)
+    untrusted.check_decoded_size(recipe, 5)
+    monkeypatch.setattr(untrusted, "_MAX_DECODED_BYTES", size - 1)
+    with pytest.raises(CondensedFormatError, match="the set decodes into"):
+        untrusted.check_decoded_size(recipe, 5)

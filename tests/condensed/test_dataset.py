@@ -16,7 +16,7 @@ from PIL import Image
 
 from hf_condense import condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
-from hf_condense.condensed.rows import decoded_rows
+from hf_condense.condensed.rows import decoded_rows, row_features
 from hf_condense.condensed.tensors import round_robin
 from tests.support.condensed_sets import make_coreset, make_recipe, make_set, make_tensors, real_rows
 
@@ -341,3 +341,11 @@ def test_a_teacher_is_copied_but_not_pickled():
         copy.copy(made).labeller is copy.deepcopy(made).labeller is made.with_format("torch").labeller is made.labeller
     )
     assert pickle.loads(pickle.dumps(made)).labeller is None
+
+
+@pytest.mark.parametrize("decode", [True, False])
+def test_pictures_in_another_mode_stay_decoded_or_not(decode: bool) -> None:
+    source = datasets.Features(
+        {"image": datasets.Image(mode="CMYK", decode=decode), "label": datasets.ClassLabel(names=["cat", "dog"])}
+    )
+    assert row_features(make_recipe(), source)["image"] == datasets.Image(mode="RGB", decode=decode)

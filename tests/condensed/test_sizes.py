@@ -13,7 +13,7 @@ from hf_condense.condensed.files.names import TENSORS
 from hf_condense.condensed.files.packing import pack
 from hf_condense.condensed.files.sizes import Sizes
 from tests.support.card_sets import facts_of
-from tests.support.condensed_sets import formed_set, make_coreset, make_set
+from tests.support.condensed_sets import formed_set, make_coreset, make_set, real_rows
 
 IPC = {"cat": 1, "dog": 3}
 SETS: dict[str, Callable[[], CondensedDataset]] = {
@@ -89,3 +89,9 @@ def test_file_too_small_for_its_tensors_raises_format_error() -> None:
     with pytest.raises(CondensedFormatError, match="dm_ipc2"):
         render({"dm_ipc2": facts_of(small, tensor_bytes=3103)})
     assert Sizes.of(facts_of(small, tensor_bytes=3104)).header_bytes == 0
+
+
+def test_column_of_a_coreset_that_is_called_as_soft_labels_are_takes_no_bytes_of_the_tensors() -> None:
+    ds = real_rows()
+    facts = facts_of(make_coreset(ds.add_column("soft_label", [[0.5, 0.5]] * len(ds))))
+    assert Sizes.of(facts).soft_label_bytes == 0

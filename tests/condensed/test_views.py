@@ -18,6 +18,7 @@ from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.files.names import FACTS, TENSORS
 from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.hub.splits import write_splits
+from hf_condense.condensed.tensors import round_robin
 from hf_condense.condensed.views import CLASSES, CROPS, VALUES, ViewLabels, random_crops, view
 from tests.support.condensed_sets import make_set
 from tests.support.pretend_device import pretend_device
@@ -210,3 +211,31 @@ def rewrite(folder: Path, tensors: dict[str, torch.Tensor]) -> None:
     facts = (folder / FACTS).read_text().replace(old, hashlib.sha256(data).hexdigest())
     facts = facts.replace(json.dumps(read_facts(folder).tensor_bytes), json.dumps(len(data)))
     (folder / FACTS).write_text(facts)
+
+
+def test_border_of_a_crop_at_the_border_of_its_image_is_as_bright_as_the_rest() -> None:
+    """Where a crop is enlarged, its outermost pixels lie beyond the image by less than a pixel."""
+    crops = torch.tensor([[0, 0, 4, 4, 0], [4, 4, 4, 4, 1]])
+    torch.testing.assert_close(view(torch.ones(2, 3, 8, 8), crops), torch.ones(2, 3, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("crop", "fits"), [([0, 0, 6, 8, 0], True), ([0, 0, 8, 6, 0], False), ([0, 0, 6, 8, 2], False)]
+)
+def test_crops_are_checked_against_height_and_width_and_end_in_zero_or_one(crop: list[int], fits: bool) -> None:
+    labels = ViewLabels.of_logits(torch.zeros(1, 1, 3), torch.tensor(crop, dtype=torch.int16).reshape(1, 1, 5), 2)
+    if fits:
+        labels.check((6, 8))
+    else:
+        with pytest.raises(ValueError, match="should lie within images of 6x8 and end in 0 or 1"):
+            labels.check((6, 8))
+
+
+def test_rows_have_the_labels_of_their_own_views() -> None:
+    small = viewed_set()
+    order = round_robin(small.synthetic.row_labels.tolist())
+    assert order != sorted(order)
+    views = small.synthetic.view_labels
+    assert small["soft_label"] == views.values[order].tolist()
+    assert small["soft_label_class"] == views.classes[order].tolist()
+    assert small["soft_label_crop"] == views.crops[order].tolist()

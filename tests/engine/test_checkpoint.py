@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from hf_condense.base.errors import NonFiniteLossError, RunInterrupted
-from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint
+from hf_condense.engine.checkpoint import FILE_NAME, Checkpoint, read_checkpoint, workers_in
 from hf_condense.engine.plan import Plan
 from hf_condense.engine.run import Run
 from hf_condense.testing import quick_method, toy_dataset
@@ -382,3 +382,47 @@ def test_folder_of_sets_is_no_place_for_a_checkpoint(inside: bool, tmp_path: Pat
         FileExistsError, match=r"holds condensed sets; pass a folder of its own, such as '.*checkpoint'"
     ):
         condense(checkpoint_dir=tmp_path / "mine" if inside else tmp_path)
+
+
+def test_other_rows_are_named_and_not_the_numbers_that_follow_from_them(tmp_path: Path) -> None:
+    condense("dm", steps=1, batch_real=4, checkpoint_dir=tmp_path)
+    with pytest.raises(ValueError, match=r"another run \(another dataset, or other rows of it\)\. To go on"):
+        condense("dm", ds=toy_dataset(rows=11), steps=1, batch_real=4, checkpoint_dir=tmp_path)
+
+
+def test_checkpoint_that_does_not_fit_into_memory_is_not_called_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoint(1).write(tmp_path)
+
+    def refuse(*args: object, **options: object) -> None:
+        raise MemoryError("no memory left")
+
+    monkeypatch.setattr("hf_condense.engine.checkpoint.safe_open", refuse)
+    with pytest.raises(MemoryError, match="no memory left"):
+        read_checkpoint(tmp_path, {"seed": 0})
+
+
+def test_checkpoint_of_a_resumed_run_has_the_values_of_all_steps(tmp_path: Path) -> None:
+    values: list[float] = []
+    for steps in (2, 5):
+        condense(steps=steps, checkpoint_dir=tmp_path, callbacks=[lambda run, done, loss: values.append(loss)])
+    assert read_tree(tmp_path).group("history")["values"].tolist() == values
+    assert len(values) == 5
+
+
+def test_tensors_in_any_layout_are_written(tmp_path: Path) -> None:
+    turned = torch.arange(6.0).reshape(2, 3).T
+    Checkpoint(1, {"seed": 0}, PLAN, {"method.turned": turned, "method.again": turned}).write(tmp_path)
+    found = read_checkpoint(tmp_path, {"seed": 0})
+    assert found is not None
+    assert torch.equal(found.group("method")["turned"], turned)
+    assert torch.equal(found.group("method")["again"], turned)
+
+
+def test_workers_of_a_checkpoint_are_read_in_their_order(tmp_path: Path) -> None:
+    replace(checkpoint(1), workers=(3, 2)).write(tmp_path)
+    found = read_checkpoint(tmp_path, {"seed": 0})
+    assert found is not None
+    assert found.workers == workers_in(tmp_path) == (3, 2)
+    assert workers_in(tmp_path / "nowhere") is None

@@ -278,3 +278,36 @@ def test_numbers_that_are_not_finite_are_not_saved_between_two_checks(
     with pytest.raises(NonFiniteLossError, match=r"not finite at step 3 .*; no checkpoint had been written"):
         condense(checkpoint_dir=tmp_path, checkpoint_every=4)
     assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_falling_rates_are_shares_of_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.SGD.step
+
+    def watched(optimiser: torch.optim.SGD, *args: object) -> object:
+        rates.append(optimiser.param_groups[0]["lr"])
+        return step(optimiser, *args)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", watched)
+    quick_method("dm", steps=4, decay=True).condense(toy_dataset())
+    assert rates == pytest.approx([rates[0] * share for share in (1, 0.75, 0.5, 0.25)])
+
+
+def test_callback_that_fails_without_a_folder_of_checkpoints_raises_its_own_error() -> None:
+    with pytest.raises(Stop):
+        condense(steps=2, callbacks=[stop_after(1)])
+
+
+def test_every_step_has_draws_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    draws: list[float] = []
+    losses = Pull.losses
+
+    def drawing(method: Pull, run: Run, t: int) -> Iterator[Loss]:
+        draws.append(float(torch.rand(())))
+        return losses(method, run, t)
+
+    monkeypatch.setattr(Pull, "losses", drawing)
+    for _ in range(2):
+        condense(steps=3)
+    assert draws[:3] == draws[3:]
+    assert len(set(draws)) == 3

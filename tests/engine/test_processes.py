@@ -8,11 +8,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from hf_condense.base import processes
 from hf_condense.base.processes import get_accelerator, main_first, together
 from hf_condense.engine.checkpoint import FILE_NAME
 from tests.support.process_worker import NAMES, condense
@@ -40,6 +42,10 @@ def seen(folder: Path) -> dict[str, list[Any]]:
     """Return what both processes have seen, by case."""
     results = [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
     return {name: [result[name] for result in results] for name in NAMES}
+
+
+def test_frozen_weights_stay_where_processes_share_a_batch(seen: dict[str, list[Any]]) -> None:
+    assert seen["frozen"] == pytest.approx([0, 0], abs=1e-6)
 
 
 def test_processes_hold_one_set_although_their_features_differ(seen: dict[str, list[Any]]) -> None:
@@ -132,3 +138,35 @@ def test_single_process_calls_once_and_raises_its_own_error() -> None:
     assert together(accelerator, lambda: len(calls)) == [1]
     with pytest.raises(ZeroDivisionError):
         together(accelerator, lambda: 1 / 0)
+
+
+class Two(Exception):
+    """An exception that can be pickled, but not made again from what pickle keeps of it."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} {second}")
+
+
+def test_exception_that_another_process_could_not_make_again_is_replaced() -> None:
+    failure = processes._Outcome(failure=Two("disk", "full")).portable().failure
+    assert type(failure) is RuntimeError
+    assert str(failure) == "Two: disk full"
+    kept = OSError("disk full")
+    assert processes._Outcome(failure=kept).portable().failure is kept
+
+
+def test_numbered_jobs_are_divided_among_the_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "together", lambda accelerator, work: [work()])
+    ranks = [SimpleNamespace(process_index=rank, num_processes=2) for rank in (0, 1)]
+    shares = [processes.shared_out(rank, 5, lambda numbers: dict.fromkeys(numbers, "done")) for rank in ranks]
+    assert [list(share) for share in shares] == [[0, 2, 4], [1, 3]]
+
+
+@pytest.mark.parametrize("is_main", [True, False])
+def test_main_process_works_before_the_others(is_main: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    monkeypatch.setattr(processes, "from_main", lambda _, work: (is_main and work(), events.append("the main one has")))
+    monkeypatch.setattr(processes, "together", lambda _, work: (work(), events.append("all have")))
+    assert processes.main_first(SimpleNamespace(num_processes=2), lambda: events.append("works")) is None
+    first = ["works", "the main one has"] if is_main else ["the main one has", "works"]
+    assert events == [*first, "all have"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -9,9 +11,11 @@ import hf_condense.evaluation.trials
 from hf_condense import combine_condensed, condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores.records import groups_of
+from hf_condense.evaluation.draws import LabelledRows
 from hf_condense.evaluation.request import Request
 from hf_condense.networks.factory import list_networks
 from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.load import load_source
 from tests.support.short_evaluations import run, synthetic, watch_trainings
 
@@ -277,3 +281,55 @@ def test_class_with_fewer_images_than_the_part_keeps_them_in_the_baseline_too(to
     uneven = condense_dataset(toy, "random", ipc={"ball": 3, "cross": 1, "stripes": 2}, progress=False)
     run(uneven, toy, ipc=2, seeds=1)
     assert [training.data.labels.bincount().tolist() for training in trainings] == [[2, 1, 2]] * 2
+
+
+def test_random_rows_are_labelled_in_every_update_if_the_set_is() -> None:
+    images = torch.arange(4.0).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
+    drawn = TrainingSet(images, torch.tensor([0, 0, 1, 2]), 3)
+    like = TrainingSet(images, torch.zeros(4, 3), 3, temperature=4.0, relabel=lambda seen: seen.mean((2, 3)))
+    rows = LabelledRows(SimpleNamespace(for_seed=lambda seed: drawn), lambda seen: pytest.fail("labelled once"), like)
+    data = rows.for_seed(0)
+    assert data.relabel is like.relabel
+    assert data.temperature == 4.0
+    assert torch.equal(data.images, images)
+
+
+def test_a_rate_that_is_given_twice_is_one_rate(toy, small, trainings):
+    run(small, toy, lr=[0.03, 0.03], seeds=1, baselines=())
+    assert [training.recipe.lr for training in trainings] == [0.03]
+
+
+def test_set_that_was_made_without_flips_is_trained_on_without_augmentation_if_flips_are_all(toy):
+    small = synthetic(toy, recipe_changes={"augment": "color_crop"})
+    assert run(small, toy, recipe="soft", seeds=1, epochs=1, baselines=()).scores[0].augment is None
+    assert run(small, toy, recipe="soft", augment="flip", seeds=1, epochs=1, baselines=()).scores[0].augment == "flip"
+
+
+def test_sets_that_are_larger_than_the_evaluated_one_are_trained_on_in_whole_batches(toy, small, monkeypatch):
+    chunks = []
+    original = hf_condense.evaluation.trials.train_network
+
+    def watched(*args, chunk, **options):
+        chunks.append(chunk)
+        return original(*args, chunk=chunk, **options)
+
+    monkeypatch.setattr(hf_condense.evaluation.trials, "train_network", watched)
+    run(small, toy, seeds=1, epochs=1, baselines=("full",), cache=False)
+    assert len(chunks) == 2
+    assert min(chunks) >= len(toy)
+
+
+def test_cached_scores_are_those_of_as_many_updates(toy, small):
+    options = {"seeds": 1, "epochs": 40, "baselines": "full"}
+    assert run(small, toy, **options).score("full").mean > 0.9
+    assert run(small, toy, max_updates=3, **options).score("full").updates == 3
+
+
+def test_network_with_one_parameter_that_is_not_finite_has_diverged(caplog: pytest.LogCaptureFixture) -> None:
+    net = torch.nn.Linear(2, 3)
+    hf_condense.evaluation.trials._warn_of_divergence(net, 1, "mine")
+    assert not caplog.records
+    with torch.no_grad():
+        net.bias[1] = torch.inf
+    hf_condense.evaluation.trials._warn_of_divergence(net, 1, "mine")
+    assert "1 of 1 networks trained on 'mine' diverged" in caplog.text

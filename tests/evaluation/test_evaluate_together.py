@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -165,3 +167,12 @@ def test_networks_that_need_a_training_of_their_own_are_trained_alone(toy, small
     (score,) = run(small, toy, **options).scores
     assert [training.key[-1] for training in trainings] == [*score.seeds]
     assert not stacks
+
+
+def test_seconds_of_networks_trained_together_are_shared_out(toy, small, stacks, monkeypatch):
+    clock = count(step=12)
+    monkeypatch.setattr(trials, "time", SimpleNamespace(perf_counter=lambda: next(clock)))
+    options = {"seeds": 3, "epochs": 1, "baselines": (), "cache": False}
+    together, one = run(small, toy, **options), run(small, toy, **{**options, "seeds": 1})
+    assert stacks == [[0, 1, 2]]
+    assert (together.scores[0].seconds, one.scores[0].seconds) == (12, 12)

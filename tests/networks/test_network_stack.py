@@ -202,3 +202,8 @@ def test_stack_takes_hardly_more_launches_than_one_network_and_never_waits(recip
             launches.append(sum(counts.launches.values()))
             assert not counts.waits
     assert launches[1] < 1.5 * launches[0]
+
+
+def test_networks_that_share_a_set_may_come_first() -> None:
+    first, second = toy_set(0), toy_set(1)
+    assert_trained_alike([first, first, second], "dc", factory().build, updates=3)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from torch import nn
 from hf_condense.base.devices import has_compiler
 from hf_condense.base.rng import keyed_generator
 from hf_condense.condensed.views import ViewLabels, random_crops
-from hf_condense.networks import training
+from hf_condense.networks import batches, training
 from hf_condense.networks.accuracy import accuracy
-from hf_condense.networks.batches import _cropped, _mixed, rows_of_updates
+from hf_condense.networks.batches import _augmented, _cropped, _mixed, rows_of_updates, training_batch
 from hf_condense.networks.factory import network_factory
 from hf_condense.networks.losses import tempered_cross_entropy
 from hf_condense.networks.network_facts import activation_bytes
@@ -533,3 +534,86 @@ def test_adamw_decays_weights_and_spares_biases():
     step = torch.full_like(weight, 0.001)
     torch.testing.assert_close((net[1].weight.detach() - 0.9 * weight).abs(), step, rtol=0.02, atol=1e-6)
     torch.testing.assert_close((net[1].bias.detach() - bias).abs(), step[:, 0], rtol=0.02, atol=1e-6)
+
+
+def test_chunks_that_processes_share_out_add_up_to_the_gradient_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    images, targets = toy_set(10, soft=True, temperature=2.0).batch(torch.arange(10))
+    whole = build()
+    accumulate_gradient(whole, images, targets, 10, 2.0)
+    shares: list[torch.Tensor] = []
+    monkeypatch.setattr(training, "reduce", lambda accelerator, share: shares.append(share) or share)
+    for rank in (0, 1):
+        accelerator = SimpleNamespace(process_index=rank, num_processes=2)
+        training._GradientByChunks(build(), 4, accelerator)(images, targets, 2.0)  # chunks of 4, 4 and 2 images
+    gradients = [p.grad.flatten() for p in whole.parameters()]
+    with_gradient = torch.full((len(gradients),), 2.0)  # how many processes have a gradient of each parameter
+    expected = torch.cat([with_gradient, *gradients])
+    torch.testing.assert_close(torch.stack(shares).sum(0), expected, rtol=1e-5, atol=1e-6)
+    assert all(bool(share.any()) for share in shares)
+
+
+def test_chunks_of_networks_with_very_many_activations_have_fewer_images() -> None:
+    wide = network_factory("convnet", channels=3, image_size=(64, 64), num_classes=3).build()
+    most = 64 * 2**20 // activation_bytes(wide, (3, 64, 64))
+    assert most < 32
+    assert chunk_size(wide, (3, 64, 64), most) == most
+    assert chunk_size(wide, (3, 64, 64), most + 1) < most
+
+
+def test_labels_of_views_and_of_a_teacher_are_soft_whatever_stands_beside_them() -> None:
+    """Networks are then trained at the temperature of these labels."""
+    generator = keyed_generator("views")
+    crops = torch.stack([random_crops(4, (8, 8), 0.3, generator) for _ in range(6)])
+    views = ViewLabels.of_logits(torch.randn(6, 4, 3, generator=generator), crops, 2)
+    hard = toy_set(6)
+    assert not hard.soft
+    assert replace(hard, views=views).soft
+    assert replace(hard, relabel=lambda seen: seen.mean((2, 3))).soft
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"gamma": 0.0}, "gamma should be larger than 0; got 0"),
+        ({"view_area": 1.5}, "view_area should be at most 1; got 1.5"),
+    ],
+)
+def test_zero_factor_and_crops_larger_than_the_image_raise_value_error(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(RECIPES["dc"], **change)
+
+
+def test_stages_of_augmentation_have_draws_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple[str | int, ...]] = []
+    generator = batches.keyed_generator
+    monkeypatch.setattr(batches, "keyed_generator", lambda *key: keys.append(key) or generator(*key))
+    for t in (0, 1):
+        batches._augmented(toy_set(4).images, RECIPES["idc"], t, [("a",)])
+    assert len(set(keys)) == len(keys) == 4
+
+
+def test_new_labels_of_every_update_are_taken_at_their_temperature() -> None:
+    data = replace(toy_set(6), temperature=4.0, relabel=lambda seen: 5 * seen.mean((2, 3)))
+    images, targets = training_batch(data, torch.arange(6), PLAIN, 0, [("a",)])
+    torch.testing.assert_close(targets, (5 * images.mean((2, 3)) / 4).softmax(1))
+
+
+def test_views_with_labels_are_not_cropped_again() -> None:
+    generator = keyed_generator("views")
+    crops = torch.stack([random_crops(4, (8, 8), 0.3, generator) for _ in range(6)])
+    views = ViewLabels.of_logits(torch.randn(6, 4, 3, generator=generator), crops, 2)
+    data, recipe = replace(toy_set(6, soft=True), views=views), replace(PLAIN, view_area=0.2)
+    images, _ = training_batch(data, torch.arange(6), recipe, 0, [("a",)])
+    assert torch.equal(images, data.draw(torch.arange(6), ("a", 0))[0])
+    whole, _ = training_batch(toy_set(6), torch.arange(6), recipe, 0, [("a",)])
+    assert not torch.equal(whole, toy_set(6).images)
+
+
+def test_images_are_augmented_before_they_are_mixed() -> None:
+    """Else the rectangle of CutMix would be moved, and its share of the area would not be that of the targets."""
+    data, recipe, keys = toy_set(6), replace(RECIPES["idc"], cutmix_probability=1.0), [("a",)]
+    for t in range(3):
+        augmented = _augmented(data.images, recipe, t, keys)
+        expected = _mixed(augmented, F.one_hot(data.labels, 3).float(), recipe, t, keys)
+        for mine, theirs in zip(training_batch(data, torch.arange(6), recipe, t, keys), expected, strict=True):
+            assert torch.equal(mine, theirs)

@@ -16,6 +16,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate import Accelerator, debug_launcher
+from torch import nn
+from torch.nn.utils import parameters_to_vector
 
 from hf_condense import api
 from hf_condense.base.errors import RunInterrupted
@@ -26,6 +28,9 @@ from hf_condense.engine import checkpoint
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import _features, _recordings
+from hf_condense.networks.training import train_network
+from hf_condense.networks.training_recipe import TrainingRecipe
+from hf_condense.networks.training_set import TrainingSet
 from hf_condense.testing import toy_dataset
 
 DS = toy_dataset(names=("cat", "dog", "eel")).remove_columns("note")
@@ -204,6 +209,21 @@ class Cases:
         options = {"checkpoint_dir": self.folder / f"foreign disk of {self.rank}"}
         self.condense(steps=2, **options)
         return self._error(seed=3, **options)
+
+    def frozen(self) -> Any:
+        """Processes share the batches of a network whose first layer is frozen and would decay if it had a gradient."""
+        data = TrainingSet(torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3, 3)
+        recipe = TrainingRecipe("decaying", epochs=3, batch_size=8, lr=0.1, weight_decay=0.5)
+        trained = []
+        for accelerator in (None, self.accelerator):
+            torch.manual_seed(0)
+            network = nn.Sequential(nn.Flatten(), nn.Linear(48, 4).requires_grad_(False), nn.ReLU(), nn.Linear(4, 3))
+            first = network[1].weight.clone()
+            train_network(network, data, recipe, "a", chunk=4, accelerator=accelerator)
+            trained.append(parameters_to_vector(network.parameters()))
+            assert torch.equal(network[1].weight, first), "frozen weights moved"
+        alone, shared = trained
+        return float((alone - shared).abs().max())
 
     def _slow(self, module: Any, name: str) -> None:
         """Let a function take long in the main process."""
