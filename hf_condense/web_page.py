@@ -16,7 +16,7 @@ from hf_condense.base.paths import local_path, named_folder
 from hf_condense.base.torch_state import plain_torch
 from hf_condense.condensed.card.render import default_config
 from hf_condense.condensed.files.facts import Facts, read_facts
-from hf_condense.condensed.files.names import FACTS, PAGE
+from hf_condense.condensed.files.names import FACTS, PAGE, README
 from hf_condense.condensed.files.packing import read_tensors
 from hf_condense.condensed.folder import (
     check_level,
@@ -118,7 +118,7 @@ def write_page(
     else:
         folders = _in_folder(path_or_repo)
     refuse_no_sets(str(path_or_repo), folders)
-    card = read_card(next(iter(folders.values()))[0].parent, f"README.md of {path_or_repo}" if is_remote else None)
+    card = read_card(next(iter(folders.values()))[0].parent, f"{README} of {path_or_repo}" if is_remote else None)
     nearest: dict[str, _Finder] = {}
     if source is not None:
         reader = Reader.of_set(cache=cache, progress=progress)

@@ -231,8 +231,8 @@ class CondensedDataset(datasets.Dataset):
             extra_splits: Rows by split name that are published unchanged beside the set, for example
                 `{"test": ds["test"]}`. They must have the columns of the set; missing soft labels become NaN. No split
                 may be called `"all"`, which is what `datasets` calls all splits together. Default: keep the existing
-                extra splits, unless the columns of the set have changed. These replace them, with a warning if one
-                is not among these; `{}` removes them.
+                extra splits, unless the columns of the set have changed. Splits that are given replace all existing
+                ones, with a warning about those that are lost; `{}` removes all.
             page: Also publish `page.html` beside the card: one file that shows all sets of the repository, without a
                 server. Later pushes renew a page that is there.
 
@@ -269,7 +269,7 @@ class CondensedDataset(datasets.Dataset):
                     f"{name}={given!r} cannot be used: a condensed set has one small train split; leave {name} out"
                 )
         texts = {"revision": revision, "commit_message": commit_message, "commit_description": commit_description}
-        for name, text in {**texts, "license": license}.items():
+        for name, text in texts.items():
             check_text(name, text)
         how = Publication(
             private=None if private is None else boolean("private", private),

@@ -89,7 +89,7 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     new = own if old is None and not overwrite else ()
     while True:
         sets = read_sets(_others(folder, name), folder.joinpath)
-        refuse_damaged(str(folder), sets.damaged)
+        refuse_damaged(str(folder), sets.damaged, name)
         others = sets.facts
         before = others if old is None else {**others, name: old}
         card = render({**others, name: facts}, read_card(folder), before=before)

@@ -52,7 +52,7 @@ def load_condensed(
             is not cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached.
-        TypeError: If the place is no path or text, or a switch is neither True nor False.
+        TypeError: If the place is no path or text, the name or revision no text, or a switch neither True nor False.
         ValueError: If there is no set of this name, or if there are several and no default, if a folder is given a
             revision, or if both `force_download` and `local_files_only` are True.
         CondensedFormatError: If a file is damaged, unsafe, foreign or of a newer format.
@@ -117,7 +117,7 @@ def list_condensed(
             cached.
         PermissionError: If the token is missing or may not read.
         ConnectionError: If the Hub cannot be reached, and no set is cached.
-        TypeError: If the place is no path or text, or `local_files_only` is neither True nor False.
+        TypeError: If the place is no path or text, the revision no text, or `local_files_only` neither True nor False.
         ValueError: If a folder is given a revision.
 
     Example:

@@ -32,7 +32,7 @@ def remove_condensed(
         FileNotFoundError: If there is no such folder, repository or branch.
         PermissionError: If the token is missing or may not write.
         ConnectionError: If the Hub cannot be reached.
-        TypeError: If the place is no path or text, or the name is no text.
+        TypeError: If the place is no path or text, or the name or revision is no text.
         ValueError: If there is no set of this name, it is the only one, the folder is that of one set, a folder is
             given a revision, or `revision` is a commit.
         CondensedFormatError: If there is no set, the card cannot be read, or none of the other sets can; if some of

@@ -130,13 +130,13 @@ def nearest_verdict(nearest: Mapping[str, Any], kind: str) -> str:
 
     Args:
         nearest: The distances, as `nearest_real` returns them.
-        kind: Kind of the method; the images of a composed set are parts of source images.
+        kind: Kind of the method; the images of a composed set are combined from source images.
     """
-    if kind == "composed":
-        return "the images are composed of parts of source images, which this check does not find."
     learned, real = nearest["synthetic"], nearest["real"]
     if learned["min"] < _COPY:
         return f"at least one image is almost a copy of a source image, at a distance of {learned['min']:.4f}."
+    if kind == "composed":
+        return "the images are combined from source images, and this check does not find parts of these."
     consequence = ""
     if learned["median"] < max(real["median"] / 2, real["min"]):
         compared, consequence = "much closer", ", so they still show single source images"

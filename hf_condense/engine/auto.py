@@ -37,6 +37,7 @@ _BYTES_PER_SECOND = {"cpu": 1.5e9, "mps": 3e10, "other": 2e11}
 _SECONDS_PER_STEP = 0.012
 _SECONDS_OF_SETUP = 1.0
 _MOST_STEPS, _FEWEST_STEPS = 10_000, 10
+_BATCH_REAL = 128  # of a class in a step of m3d, half of its own number
 _DEFAULT_BUDGET = 15.0  # minutes
 # Shares of the budget for the training of a teacher and for scoring crops; the rest is for reading pictures.
 _SHARE_OF_TEACHER, _SHARE_OF_CROPS = 0.5, 0.25
@@ -250,7 +251,8 @@ def _choice_of_m3d(case: _Case) -> Choice:
     storage, expand = case.form()
     rows = decoder_class(storage)(task.image_shape, expand).rows(task.ipc)
     drawn = min(given.get("batch_syn") or rows, rows)
-    batch, ipm, reuse = (given.get(name, _default("m3d", name)) for name in ("batch_real", "ipm", "reuse_real"))
+    batch = given.get("batch_real", _BATCH_REAL)
+    ipm, reuse = (given.get(name, _default("m3d", name)) for name in ("ipm", "reuse_real"))
     steps_per_embedding = ipm if reuse else 1  # of real rows
     pool = {**_POOL, **{name: value for name, value in given.items() if name in _POOL}}
     seconds_of_pool = case.seconds_of_networks(*(pool[name] for name in ("pool_size", "pool_updates", "batch_pool")))

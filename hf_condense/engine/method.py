@@ -315,7 +315,8 @@ def check_returned(hook: str, name: str, value: object, expected: type) -> None:
     """
     if not isinstance(value, expected):
         raise TypeError(
-            f"{hook} of the method {name!r} should return a {expected.__name__}; got {type(value).__name__}"
+            f"{hook} of the method {name!r} should return an object of type {expected.__name__}; got "
+            f"{type(value).__name__}"
         )
 
 

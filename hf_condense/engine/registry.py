@@ -76,7 +76,9 @@ def register_method(cls: AnyMethod, name: str | None = None) -> AnyMethod:
     # Entry points are not imported for their aliases: this may be called while one of them is imported.
     classes = [_load(known, target) for known, target in others.items() if not isinstance(target, EntryPoint)]
     names = {_AUTO, *others, *(alias for other in classes for alias in other.info.aliases)}
-    if taken := [own_name for own_name in (name, *cls.info.aliases) if own_name in names]:
+    inherited = {alias for base in cls.__mro__[1:] for alias in getattr(vars(base).get("info"), "aliases", ())}
+    aliases = {*cls.info.aliases} - inherited if name == cls.info.name else set()
+    if taken := [claimed for claimed in (name, *sorted(aliases)) if claimed in names]:
         raise ValueError(
             f"a method named {taken[0]!r} exists already; names and aliases in use: {', '.join(sorted(names))}"
         )

@@ -288,7 +288,8 @@ def ipc_by_class(ipc: int | Mapping[Any, int], source: ClassSource, of_real_rows
 
     Raises:
         TypeError: If a number is not an integer.
-        ValueError: If a number is below 1, a dict does not name each class once, or a set of real rows should have more
+        ValueError: If a number is below 1, a dict does not name each class once, an integer in it is the label of one
+            class and the name of another, or a set of real rows should have more
             of them than a class has.
     """
     counts = source.counts
@@ -326,7 +327,7 @@ def _by_index(ipc: Mapping[Any, int], source: ClassSource) -> dict[int, int]:
         if not isinstance(name, str) and index.get(str(name), index[name]) != index[name]:
             raise ValueError(
                 f"ipc names {name!r}, which is the label of class {source.class_names[index[name]]!r}, while another "
-                f"class is called {str(name)!r}; name classes by texts"
+                f"class is called {str(name)!r}; give the names of classes as text"
             )
         if index[name] not in source.counts:
             raise ValueError(f"ipc names class {name!r}, which has no rows; leave it out")

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 _WALK = 256  # rows of a class that an expert classifies at a time
 
 
-@torch.no_grad()
 def correct_positions(run: Run, experts: Recordings) -> Tensor:
     """Return the positions of rows that experts classify right, as many as the set decodes into: (rows,)."""
     # Rounding could differ from process to process, so all take the rows that the main one chooses.
@@ -63,7 +62,7 @@ def expert_labels(run: Run, experts: Recordings, config: ExpertConfig, synthetic
 
 def trained_expert(run: Run, experts: Recordings, number: int) -> nn.Module:
     """Return an expert at the end of its training, in evaluation mode. A second call overwrites its weights."""
-    network = run.network("expert", weights=_last_weights(experts, number), slot="expert")
+    network = run.network("expert", weights=_last_weights(experts, number), slot="expert").eval()
     norms = [module for module in network.modules() if isinstance(module, _BatchNorm)]
     if norms:  # only parameters are recorded, so the statistics are computed anew, as plain means
         for module in norms:

@@ -31,6 +31,7 @@ ADVICE_FOR_DIGITS_AND_EXPERTS = (
 )
 
 # What gives options of soft labels an effect.
+_UNTRAINED = "use a method that needs no trained network, such as 'dm' or 'm3d'"
 _SOFT = {"soft_labels": ("teacher", "learned")}
 _LEARNED = {"soft_labels": ("learned",)}
 _TEACHER = {**_SOFT, "labels_from": ("teacher",)}
@@ -204,9 +205,6 @@ def statistics_rows(num_classes: int) -> int:
 def batch_rows(run: Run, batch_syn: int | None) -> dict[int, int]:
     """Return how many rows of every class a batch of `batch_syn` rows has at most; None: of all rows."""
     return {c: min(batch_syn or n, n) for c, n in run.counts.items()}
-
-
-_UNTRAINED = "use a method that needs no trained network, such as 'dm' or 'm3d'"
 
 
 def check_two_classes(run: Run, method: str, instead: str = _UNTRAINED) -> None:

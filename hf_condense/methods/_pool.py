@@ -28,6 +28,7 @@ PAPER_POOL: dict[str, Any] = {
 }
 """The pool of the code of DANCE and NCFM for CIFAR: 60 epochs of 50,000 images."""
 
+_UNPOOLED = "pass networks='fresh' and calibration=0"
 _WITH_POOL = "With networks='pool': "
 _POOL = {"networks": ("pool",)}  # what gives options of the pool an effect
 
@@ -174,9 +175,6 @@ def pool_recipe(config: PoolConfig, rows: int) -> TrainingRecipe:
         always=ALWAYS if families_of(config.augment_pool) else (),
         cutmix_probability=config.cutmix_pool,
     )
-
-
-_UNPOOLED = "pass networks='fresh' and calibration=0"
 
 
 def check_pool(run: Run, config: PoolConfig, method: str) -> None:

@@ -313,10 +313,10 @@ def _load_weights(net: nn.Module, file: Path, name: str) -> None:
     else:
         try:
             state = torch.load(file, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
+        except (pickle.UnpicklingError, EOFError) as error:
             raise ValueError(
-                f"{file} holds more than weights, and other objects are not read, because that may run code; save "
-                f"the state dict of the network: {error!s:.200}"
+                f"{file} is not a file of weights alone: it is damaged, or holds other objects, which are not read "
+                f"because that may run code; save the state dict of the network: {error!s:.200}"
             ) from None
         if isinstance(state, dict):
             state = state.get("state_dict", state)  # type: ignore[assignment]  # as training scripts save it

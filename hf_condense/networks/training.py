@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -240,6 +240,7 @@ class _GradientByChunks:
     net: nn.Module
     chunk: int
     sharing: Accelerator | None
+    _learned: list[nn.Parameter] = field(default_factory=list, init=False)  # others get no gradient, so do not decay
 
     def __call__(self, images: Tensor, targets: Tensor, temperature: float) -> None:
         """Add the gradient of a batch to the network's, which is zero."""
@@ -273,14 +274,12 @@ class _GradientByChunks:
         own = slice(sharing.process_index, None, sharing.num_processes)
         for part, target in zip(images.split(self.chunk)[own], targets.split(self.chunk)[own], strict=True):
             accumulate_gradient(self.net, part, target, self.chunk, temperature, rows)
-        parameters = [p for p in self.net.parameters() if p.requires_grad]
-        # A process may have no chunk. Where none has a gradient there should be none, or weights would decay.
-        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        has_gradient = parts[0].new_tensor([p.grad is not None for p in parameters])
-        whole = reduce(sharing, torch.cat([has_gradient, *(part.flatten() for part in parts)]))
-        counts, *gradients = whole.split([len(parameters), *(p.numel() for p in parameters)])
-        for p, count, gradient in zip(parameters, counts.tolist(), gradients, strict=True):
-            p.grad = gradient.view_as(p) if count else None
+        if not self._learned:  # the first batch is a whole one, of which every process has a chunk
+            self._learned = [p for p in self.net.parameters() if p.grad is not None]
+        parts = [torch.zeros_like(p) if p.grad is None else p.grad for p in self._learned]  # there may be no chunk
+        whole = reduce(sharing, torch.cat([part.flatten() for part in parts]))
+        for p, gradient in zip(self._learned, whole.split([p.numel() for p in self._learned]), strict=True):
+            p.grad = gradient.view_as(p)
 
 
 def _sharing(accelerator: Accelerator | None, chunks: int) -> Accelerator | None:

@@ -32,7 +32,7 @@ class TrainingRecipe:
         augment: Families of DSA (`color`, `crop`, `cutout`, `flip`, `scale`, `rotate`) joined by `_`. None means no
             augmentation; `"none"` is kept as None. Each image draws its own parameters.
         always: Those of the families that are applied to every image, in this order; families that are not in `augment`
-            are left out. One of the remaining families is drawn per image.
+            are left out. Text may join them by `_`. One of the remaining families is drawn per image.
         cutmix_beta: Both parameters of CutMix's Beta distribution, > 0.
         cutmix_probability: Share of the updates that use CutMix, in [0, 1].
         flatness: Radius of sharpness-aware training (SAM), >= 0; 0 trains without it.
@@ -70,7 +70,7 @@ class TrainingRecipe:
     def __post_init__(self) -> None:
         check_text("name", self.name)
         if not self.name:
-            raise ValueError(f"name should be that of the recipe, such as 'mine'; got {self.name!r}")
+            raise ValueError(f"name: a recipe needs one, such as 'mine'; got {self.name!r}")
         prefix = f"recipe {self.name!r}: "
         _keep(
             self,

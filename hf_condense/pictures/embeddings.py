@@ -60,6 +60,7 @@ def embedding_scatter(
         progress: Show a progress bar while they are decoded.
 
     Raises:
+        TypeError: If a number is not an integer.
         ValueError: If there is no source, it lacks a class of the set, or a number is too small.
     """
     check_shown(per_class, max_classes)

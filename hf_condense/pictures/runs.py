@@ -104,6 +104,7 @@ def evolution_strip(
         file: File to save the figure to, or None. Its suffix decides the format: `.png`, `.pdf`, `.svg`, ...
 
     Raises:
+        TypeError: If a number is not an integer.
         ValueError: If there are no copies, or a number is too small.
     """
     _check(snapshots)

@@ -184,11 +184,11 @@ def test_differences_are_paired_by_seed():
     assert paired_difference(*Evaluation((score("a", 0.5), score("b", 0.25))).to_records()) == (0.25, None)
 
 
-def test_verdict_on_composed_images_says_that_they_are_parts():
+def test_verdict_on_composed_images_says_what_is_not_found():
     distances = {"min": 0.05, "median": 0.1, "max": 0.2}
-    assert "composed of parts of source images" in nearest_verdict(
-        {"synthetic": distances, "real": distances}, "composed"
-    )
+    nearest = {"synthetic": distances, "real": distances}
+    assert "combined from source images" in nearest_verdict(nearest, "composed")
+    assert "almost a copy" in nearest_verdict({**nearest, "synthetic": {**distances, "min": 0.0}}, "composed")
 
 
 @pytest.mark.parametrize(

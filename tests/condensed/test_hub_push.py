@@ -210,7 +210,7 @@ def test_damaged_sets_of_a_repository_can_be_removed_one_by_one(hub, caplog):
     make_set().push_to_hub(repo)
     commit(repo, {"a/condense_config.json": "{", "b/condense_config.json": "{"})
     remove_condensed(repo, "a")
-    assert f"the card of {repo} no longer describes sets that cannot be read" in caplog.text
+    assert f"the new card of {repo} leaves out sets that cannot be read" in caplog.text
     assert "b/condense_config.json" in caplog.text
     assert list_condensed(repo) == ["b", "dm_ipc1", "dm_ipc2"]
     remove_condensed(repo, "b")
@@ -221,10 +221,12 @@ def test_damaged_sets_of_a_repository_can_be_removed_one_by_one(hub, caplog):
 def test_damaged_card_is_named_by_its_repository(hub):
     repo = hub.repo()
     make_set().push_to_hub(repo)
-    commit(repo, {"README.md": "---\nconfigs: [\n---\n"})
+    commit(repo, {"README.md": "---\nmine: &a [1]\nyours: *a\n---\n"})
     for call in (load_condensed, make_set(ipc=1).push_to_hub, lambda place: remove_condensed(place, "dm_ipc2")):
-        with pytest.raises(CondensedFormatError, match=f"README.md of {repo}: the metadata .* cannot be read"):
+        with pytest.raises(CondensedFormatError, match=f"README.md of {repo}: metadata with YAML aliases"):
             call(repo)
+    make_set().push_to_hub(repo, replace_card=True, overwrite=True)
+    assert_same(load_condensed(repo), make_set())
 
 
 def test_branches_and_pull_requests_leave_main_unchanged(hub):

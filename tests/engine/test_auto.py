@@ -16,6 +16,7 @@ from hf_condense.engine import auto
 from hf_condense.engine.auto import _Case, choose
 from hf_condense.engine.build import check_request
 from hf_condense.engine.checkpoint import workers_in
+from hf_condense.engine.registry import get_method
 from hf_condense.engine.task import Task
 from hf_condense.testing import toy_dataset
 
@@ -336,6 +337,11 @@ def test_form_that_the_caller_names_is_chosen_and_told(given: dict, form: tuple[
 @pytest.mark.parametrize("given", [{"batch_real": 16}, {"ipm": 20}, {"batch_syn": 8}, {"storage": "pixels"}])
 def test_options_that_make_steps_cheaper_give_more_of_them(given: dict) -> None:
     assert choose_for(ipc=1, budget=2, given=given).values["steps"] > choose_for(ipc=1, budget=2).values["steps"]
+
+
+def test_embeddings_are_of_half_the_real_rows_that_the_method_takes_itself() -> None:
+    values = choose_for(ipc=10, budget=2).values
+    assert values["batch_real"] == 128 == get_method("m3d").Config().batch_real // 2
 
 
 def test_options_of_the_caller_are_among_the_values() -> None:

@@ -27,6 +27,7 @@ from hf_condense.engine.registry import (
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods.dm import DistributionMatching
+from hf_condense.methods.kcenter import KCenter
 from hf_condense.methods.random import RandomRows
 from hf_condense.testing import check_method, toy_dataset
 
@@ -252,7 +253,7 @@ def test_config_without_the_decorator_raises_type_error_that_names_its_options()
     class Careless(MeanPixels):
         Config = Bare
 
-    with pytest.raises(TypeError, match=r"declares steps but is no dataclass .* decorate it with @dataclass"):
+    with pytest.raises(TypeError, match=r"declares steps but is not a dataclass .* decorate it with @dataclass"):
         register_method(Careless)
 
 
@@ -282,6 +283,19 @@ def test_alias_in_use_raises_value_error(alias: str) -> None:
     with pytest.raises(ValueError, match=f"named '{alias}' exists already"):
         register_method(FirstRows, alias)
     assert get_method("echo") is get_method("m3d")
+
+
+def test_aliases_of_a_base_class_stay_those_of_the_base() -> None:
+    class Nearer(KCenter):
+        info: ClassVar[MethodInfo] = dataclasses.replace(KCenter.info, name="nearer")
+
+    register_method(Nearer)
+    register_method(KCenter, "another")
+    try:
+        assert get_method("k_center") is KCenter
+    finally:
+        unregister_method("nearer")
+        unregister_method("another")
 
 
 @pytest.mark.parametrize("alias", ["dm", "echo", "auto"])

@@ -154,6 +154,28 @@ def test_statistics_of_experts_with_batch_norm_are_plain_means_over_real_rows() 
     torch.testing.assert_close(norm.running_var, seen[0].var((0, 2, 3)))
 
 
+def test_statistics_of_experts_with_dropout_are_not_random() -> None:
+    def network(channels: int, num_classes: int, image_size: tuple[int, int]) -> torch.nn.Module:
+        height, width = image_size
+        return torch.nn.Sequential(
+            torch.nn.Dropout2d(0.5),
+            torch.nn.BatchNorm2d(channels),
+            torch.nn.Flatten(),
+            torch.nn.Linear(channels * height * width, num_classes),
+        )
+
+    observed = observe(TrajectoryMatching, t=0, network=network)
+    means = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        with torch.no_grad():
+            expert = trained_expert(observed.run, observed.method.experts, 0)
+        means.append(
+            next(module for module in expert.modules() if isinstance(module, torch.nn.BatchNorm2d)).running_mean.clone()
+        )
+    assert torch.equal(*means)
+
+
 def test_experts_with_batch_norm_label_rows_one_by_one() -> None:
     """Only parameters of experts are recorded, so the statistics are computed anew, from real rows."""
     observed = observe(TrajectoryMatching, t=0, network="convnet-w4-d1-bn", **LABELS)

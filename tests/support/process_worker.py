@@ -214,16 +214,16 @@ class Cases:
         """Processes share the batches of a network whose first layer is frozen and would decay if it had a gradient."""
         data = TrainingSet(torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(8) % 3, 3)
         recipe = TrainingRecipe("decaying", epochs=3, batch_size=8, lr=0.1, weight_decay=0.5)
-        trained = []
+        trained, moved = [], []
         for accelerator in (None, self.accelerator):
             torch.manual_seed(0)
             network = nn.Sequential(nn.Flatten(), nn.Linear(48, 4).requires_grad_(False), nn.ReLU(), nn.Linear(4, 3))
             first = network[1].weight.clone()
             train_network(network, data, recipe, "a", chunk=4, accelerator=accelerator)
             trained.append(parameters_to_vector(network.parameters()))
-            assert torch.equal(network[1].weight, first), "frozen weights moved"
+            moved.append(not torch.equal(network[1].weight, first))
         alone, shared = trained
-        return float((alone - shared).abs().max())
+        return moved, float((alone - shared).abs().max())
 
     def _slow(self, module: Any, name: str) -> None:
         """Let a function take long in the main process."""

@@ -287,12 +287,24 @@ def read_sets(names: Iterable[str], folder_of: Callable[[str], Path]) -> Sets:
     return sets
 
 
-def refuse_damaged(where: str, damaged: Mapping[str, str]) -> None:
-    """Raise `CondensedFormatError` if a folder or repository has sets that a new card could not describe."""
+def refuse_damaged(where: str, damaged: Mapping[str, str], new: str) -> None:
+    """Raise if a folder or repository has sets that a new card could not describe.
+
+    Args:
+        where: The folder or repository, for the message.
+        damaged: Why sets in it cannot be read, by name.
+        new: Name of the set that is stored there.
+
+    Raises:
+        CondensedFormatError: If there are such sets; the message says what to do.
+    """
     if damaged:
+        advice = "remove them by remove_condensed (in a terminal hf-condense remove)"
+        if new in damaged:
+            advice += f", or replace {new!r} with overwrite=True"
         raise CondensedFormatError(
             f"{where} has sets that cannot be read, and its card describes all sets; nothing was changed: restore "
-            f"their files, or remove them by remove_condensed (in a terminal hf-condense remove): {_reasons(damaged)}"
+            f"their files, {advice}: {_reasons(damaged)}"
         )
 
 
@@ -309,13 +321,13 @@ def kept_sets(where: str, sets: Sets, instead: str) -> dict[str, Facts]:
     """
     if sets.damaged and not sets.facts:
         raise CondensedFormatError(
-            f"no other set in {where} can be read, and a card needs one; nothing was changed: restore their files, or "
-            f"{instead}. {_reasons(sets.damaged)}"
+            f"none of the other sets in {where} can be read, and a card needs one; nothing was changed: restore their "
+            f"files, or {instead}. {_reasons(sets.damaged)}"
         )
     if sets.damaged:
         logger.warning(
-            "the card of %s no longer describes sets that cannot be read; restore their files, or remove these sets "
-            "as well: %s",
+            "the new card of %s leaves out sets that cannot be read; restore their files, or remove these sets as "
+            "well: %s",
             where,
             _reasons(sets.damaged),
         )

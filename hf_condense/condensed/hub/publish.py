@@ -279,9 +279,7 @@ def _contents(api: HfApi, repo_id: str, how: Publication, cache: Path) -> _Conte
     """
     repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
     files = repository.files()
-    card = None
-    if README in files:
-        card = read_card(repository.fetch(README, files[README].size).parent, f"{README} of {repo_id}")
+    card = _card(repository, files, how)
     _refuse_foreign(repo_id, files, None if how.replace_card else card)
 
     def folder_of(name: str) -> Path:
@@ -290,6 +288,18 @@ def _contents(api: HfApi, repo_id: str, how: Publication, cache: Path) -> _Conte
 
     sets = read_sets(set_names(files), folder_of)
     return _Contents(repository, files, card, sets.facts, sets.damaged)
+
+
+def _card(repository: Repository, files: Mapping[str, RepoFile], how: Publication) -> str | None:
+    """Return the text of a repository's card, or None if there is none, or a damaged one that is replaced."""
+    if README not in files:
+        return None
+    try:
+        return read_card(repository.fetch(README, files[README].size).parent, f"{README} of {repository.name}")
+    except CondensedFormatError:
+        if how.replace_card:
+            return None
+        raise
 
 
 def _branch_commit(api: HfApi, repo_id: str, how: Publication) -> str:
@@ -321,7 +331,7 @@ def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | Non
 def _commit(contents: _Contents, new: _NewSet, how: Publication) -> CommitInfo:
     """Add a set to what the repository holds, in one commit, or in none if everything is there already."""
     damaged = _without(contents.damaged, new.name) if how.overwrite else contents.damaged
-    refuse_damaged(contents.repository.name, damaged)
+    refuse_damaged(contents.repository.name, damaged, new.name)
     if not how.overwrite:
         _refuse_replacing(contents, new)
     old = contents.sets.get(new.name)
