@@ -81,9 +81,13 @@ def test_unusable_dataset_is_refused_with_what_it_lacks(case: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "options", "parts"),
     [
-        (ValueError, {"image_column": "img"}, ("image_column='img'", "no column", "'image' (Image), 'label' (Class")),
+        (
+            ValueError,
+            {"image_column": "img"},
+            ("image_column='img'", "not a column", "'image' (Image), 'label' (Class"),
+        ),
         (ValueError, {"image_column": "note"}, ("is string", "an Image", "ds.cast_column('note', datasets.Image())")),
-        (ValueError, {"label_column": "lable"}, ("label_column='lable'", "no column", "'label' (ClassLabel)")),
+        (ValueError, {"label_column": "lable"}, ("label_column='lable'", "not a column", "'label' (ClassLabel)")),
         (ValueError, {"label_column": "image"}, ("is Image", "a ClassLabel, text, integers or booleans")),
         (TypeError, {"image_column": 3}, ("image_column should be the name of a column", "3 (int)")),
         (TypeError, {"label_column": ["label"]}, ("label_column should be the name", "['label'] (list)")),

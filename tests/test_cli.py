@@ -25,6 +25,7 @@ import pytest
 import torch
 from click.testing import CliRunner
 from datasets import ClassLabel, Dataset, DatasetDict, load_dataset
+from datasets.exceptions import DatasetGenerationError
 from PIL import Image
 
 import hf_condense
@@ -124,7 +125,7 @@ def test_error_of_loading_says_what_first_went_wrong(tmp_path: Path, monkeypatch
         try:
             raise KeyError("the cause")
         except KeyError as cause:
-            raise RuntimeError("an error occurred") from cause
+            raise DatasetGenerationError("an error occurred") from cause
 
     monkeypatch.setattr("hf_condense.cli.input._load_dataset", fail)
     outcome = CliRunner().invoke(main, ["run", str(tmp_path)])

@@ -51,11 +51,15 @@ def load_splits(name: str, config: str | None, revision: str | None = None) -> D
 
 
 def _cause(error: BaseException) -> str:
-    """Return what first went wrong, which the text of an error that followed may not say."""
-    first = error
+    """Return what first went wrong in a loader, which the text of the error that `datasets` raises does not say."""
+    from datasets.exceptions import DatasetGenerationError
+
+    if not isinstance(error, DatasetGenerationError):
+        return ""
+    first: BaseException = error
     while first.__cause__ is not None:
         first = first.__cause__
-    return "" if str(first) in str(error) else f" ({type(first).__name__}: {first})"
+    return f" ({type(first).__name__}: {first})"
 
 
 def choose_split(loaded: Dataset | DatasetDict, name: str, split: str, option: str | None) -> Dataset | DatasetDict:

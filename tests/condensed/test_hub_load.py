@@ -325,6 +325,6 @@ def test_files_that_are_too_large_are_not_downloaded(hub, pets, path, limit):
 def test_unreadable_card_raises_unless_a_name_is_given(hub, pets):
     commit(pets, {"README.md": b"---\na: &a {b: 1}\nc: {<<: *a}\n---\n"})
     for action in (lambda: load_condensed(pets), lambda: make_set(ipc=1).push_to_hub(pets)):
-        with pytest.raises(CondensedFormatError, match=r"README\.md: metadata with YAML aliases"):
+        with pytest.raises(CondensedFormatError, match=rf"README\.md of {pets}: metadata with YAML aliases"):
             action()
     assert_same(load_condensed(pets, "herding_ipc2"), make_coreset())

@@ -356,5 +356,5 @@ def test_values_of_a_preset_name_its_form() -> None:
         "storage": "dct",
         "expand": 32,
     }
-    of_factor = preset_values(get_method("idc"), "quick", task)
+    of_factor = preset_values(get_method("idc"), "default", task)
     assert (of_factor["storage"], of_factor["expand"], "factor" in of_factor) == ("patches", 4, False)

@@ -170,11 +170,16 @@ def test_options_that_make_no_sense_raise_value_error(options: dict, message: st
 
 
 @pytest.mark.parametrize("preset", ["default", "quick", "paper"])
-def test_presets_store_patches_and_follow_the_authors_rates(preset: str) -> None:
+def test_presets_store_patches_or_frequencies_and_follow_the_authors_rates(preset: str) -> None:
     cls = get_method("idc")
     colour, grey = (Task(10, 10, shape, std=0.25) for shape in ((3, 32, 32), (1, 28, 28)))
     values, grey_values = (cls.presets[preset].values(task) for task in (colour, grey))
-    assert (values["factor"], values["distance"], grey_values["distance"]) == (2, "mse", "l1")
+    assert (values["distance"], grey_values["distance"]) == ("mse", "l1")
+    if preset == "quick":
+        assert (values["storage"], values["expand"], "factor" in values) == ("dct", 8, False)
+        assert cls.presets[preset].values(Task(51, 10, (3, 32, 32)))["factor"] == 2
+    else:
+        assert values["factor"] == 2
     faster, grey_faster = (80, 2000) if preset == "quick" else (1, 1)
     assert values["lr_img"] == pytest.approx(faster * 0.005 / 0.25**2)
     assert grey_values["lr_img"] == pytest.approx(grey_faster * 0.0001 / 0.25**2)
@@ -182,7 +187,9 @@ def test_presets_store_patches_and_follow_the_authors_rates(preset: str) -> None
     assert cls.presets[preset].values(larger)["lr_img"] == pytest.approx(4 * values["lr_img"])
     of_one = cls.presets[preset].values(Task(1, 10, (3, 32, 32)))["lr_img"]
     assert of_one == pytest.approx(values["lr_img"] / (1 if preset == "quick" else 10))
-    cls.Config.build({name: value for name, value in values.items() if name not in ("factor", "network")})
+    cls.Config.build(
+        {name: value for name, value in values.items() if name not in ("factor", "storage", "expand", "network")}
+    )
 
 
 def test_paper_preset_follows_the_authors_code() -> None:
