@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from torch import Tensor
 
-from hf_condense.engine.forms import few_images
+from hf_condense.engine.forms import few_images, is_large_set
 from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
@@ -111,11 +111,13 @@ def _quick(task: Task) -> dict[str, Any]:
     if few_images(task):
         return {**short_run(task), **student_form(task), **long_windows(task, steps=150)}
     # In a form of many rows, more steps on fewer rows do better, and so does a window as short as what the student
-    # can follow; for digits, also smaller updates of the images and more steps of the student.
+    # can follow; for digits, also smaller updates of the images and more steps of the student. Fifty images per class
+    # do better with smaller updates, too.
     changes: dict[str, Any] = {}
     if task.storage == "dct":
-        is_grey = task.image_shape[0] == 1
-        changes = {"expert_span": 2, **({"lr_img": 200.0, "student_steps": 12} if is_grey else {"lr_img": 1000.0})}
+        changes = {"expert_span": 2, "lr_img": 250.0 if is_large_set(task) else 1000.0}
+        if task.image_shape[0] == 1:
+            changes |= {"lr_img": 200.0, "student_steps": 12}
     return {**short_run(task), **student_form(task, rows=1), **changes}
 
 

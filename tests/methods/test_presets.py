@@ -175,6 +175,8 @@ def test_quick_runs_of_large_sets_keep_their_own_rate_and_hard_labels() -> None:
             for ipc in (10, 11, 50)
         ]
         assert rates == pytest.approx([4, 1, 1]), method
+    for method in ("mtt", "tesla"):
+        assert [settled(method, "quick", Task(ipc, 10, COLOUR))[1].lr_img for ipc in (10, 11, 50)] == [1000, 250, 250]
     labels = [settled("datm", "quick", Task(ipc, 10, COLOUR))[1].soft_labels for ipc in (3, 10, 11)]
     assert labels == ["none", "learned", "none"]
 
