@@ -19,6 +19,7 @@ from hf_condense.evaluation.subject import RealImages
 from hf_condense.evaluation.trials import Trials
 from hf_condense.methods._recordings import Training, _cache_folder
 from hf_condense.methods._siamese import SiameseMethod
+from hf_condense.methods._student import TrajectoryMethod
 from hf_condense.methods.dc import GradientMatching
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.source.load import load_source
@@ -124,6 +125,30 @@ def test_dc_rounds_to_tf32_on_its_real_side_only(monkeypatch: pytest.MonkeyPatch
     with pretend_device():
         quick_method("dc", steps=1, inner_loop=0).condense(TOY)
     assert precisions == {"real": {"tf32"}, "synthetic": {"float32"}, "backward": {"float32"}}
+    assert convolution_precision(GPU) == "tf32"  # as before
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [("mtt", {}), ("tesla", {}), ("esp", {}), ("esp", {"form": "point"}), ("esp", {"form": "rollout"}), ("datm", {})],
+)
+def test_gradients_of_students_are_not_rounded_to_tf32(
+    method: str, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    precisions: dict[str, set[str]] = {"forward": set(), "backward": set()}
+    gradient = TrajectoryMethod.chunk_gradient
+
+    def chunk_gradient(*args: Any, **kwargs: Any) -> torch.Tensor:
+        precisions["forward"].add(convolution_precision(GPU))
+        result = gradient(*args, **kwargs)
+        if result.requires_grad:
+            result.register_hook(lambda _: precisions["backward"].add(convolution_precision(GPU)))
+        return result
+
+    monkeypatch.setattr(TrajectoryMethod, "chunk_gradient", chunk_gradient)
+    with pretend_device():
+        quick_method(method, steps=1, **options).condense(TOY)
+    assert precisions == {"forward": {"float32"}, "backward": {"float32"}}
     assert convolution_precision(GPU) == "tf32"  # as before
 
 

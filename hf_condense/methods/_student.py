@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from functools import wraps
+from typing import TYPE_CHECKING, Any, ClassVar, Concatenate, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor
 
 from hf_condense.base.processes import reduce
 from hf_condense.base.rng import seeded_globals
+from hf_condense.base.torch_state import exact_convolutions
 from hf_condense.engine.method import Loss
 from hf_condense.engine.soft_labels import SoftLabels
 from hf_condense.methods._expert_rows import correct_positions, expert_labels
@@ -54,6 +56,26 @@ class Batch:
 
 
 ConfigT = TypeVar("ConfigT", bound=TrajectoryConfig)
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+
+def in_exact_convolutions(
+    losses: Callable[Concatenate[Any, Run, _Arguments], Generator[Loss, None, _Result]],
+) -> Callable[Concatenate[Any, Run, _Arguments], Generator[Loss, None, _Result]]:
+    """Make a method's generator of losses, and the engine's use of them, compute convolutions in float32.
+
+    They are gradients of gradients, and lose too much in TF32.
+    """
+
+    @wraps(losses)
+    def exact(
+        method: Any, run: Run, /, *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> Generator[Loss, None, _Result]:
+        with exact_convolutions(run.device):
+            return (yield from losses(method, run, *args, **kwargs))
+
+    return exact
 
 
 class TrajectoryMethod(ImageMethod[ConfigT]):
@@ -246,6 +268,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 kept.append(part)
         return reduce(run.accelerator, torch.zeros_like(vector) if total is None else total)
 
+    @in_exact_convolutions
     def two_passes(
         self, run: Run, vector: Tensor, batch: Batch, objective: Callable[[Tensor], Tensor]
     ) -> Generator[Loss, None, Tensor]:
@@ -279,9 +302,10 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             yield Loss(direction @ gradient, reported_once(run, value, first=i == 0))
         return total
 
+    @in_exact_convolutions
     def rollout(
         self, run: Run, draw: int, window: Window, rate: Tensor, objective: Callable[[Tensor], Tensor]
-    ) -> Iterator[Loss]:
+    ) -> Generator[Loss, None, None]:
         """Yield the losses of an objective of the student's displacement after all its steps, one chunk at a time.
 
         The weights along the rollout count as constants. The objective then depends on the images through the gradients

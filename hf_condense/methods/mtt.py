@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +15,7 @@ from hf_condense.engine.method import Loss, MethodInfo, Preset
 from hf_condense.engine.options import option
 from hf_condense.engine.task import Task
 from hf_condense.methods._images import ADVICE_FOR_DIGITS_AND_EXPERTS
-from hf_condense.methods._student import TrajectoryMethod, summed_with_graph
+from hf_condense.methods._student import TrajectoryMethod, in_exact_convolutions, summed_with_graph
 from hf_condense.methods._student_options import TrajectoryConfig
 from hf_condense.methods._student_presets import (
     default_values,
@@ -204,7 +204,8 @@ class TrajectoryMatching(StudentMatching):
         """None: the graphs of all student steps are in memory together, however a step is cut."""
         return ()
 
-    def losses(self, run: Run, t: int) -> Iterator[Loss]:
+    @in_exact_convolutions
+    def losses(self, run: Run, t: int) -> Generator[Loss, None, None]:
         """Yield this process's share of the distance ratio, with the graph of all student steps."""
         window = self.window(run, t)
         rate, student = student_rate(run), window.start.clone().requires_grad_()
