@@ -97,6 +97,24 @@ def test_last_of_equal_cells_is_shown_with_its_note() -> None:
     ]
 
 
+def test_gains_are_differences_from_the_rows_that_sets_start_from() -> None:
+    def record(method: str, form: str, **accuracies: tuple[float, float]) -> dict:
+        job = {"form": form, "recipes": ["dc", "dsa"]}
+        of = [[{"set": name, "rows": 6, "mean": pair[i]} for name, pair in accuracies.items()] for i in range(2)]
+        return {"job": job, "method": method, "set": "a", "dc": of[0], "dsa": of[1]}
+
+    gains = names_of("benchmarks/tables.py")["gains"]
+    start = {"random as dct": (0.5, 0.75), "random": (0.125, 0.25)}
+    few = [record("dc", "pixels", a=(0.25, 0.125)), record("m3d", "dct", a=(0.5625, 0.75), **start)]
+    many = [record("dc", "dct", a=(0.25, 0.75), **start), record("dc", "patches:4", a=(1.0, 1.0))]
+    assert gains("b", {1: few, 10: many}).splitlines() == [
+        "| b | dct, 1 per class | dct, 10 per class | pixels, 1 per class |",
+        "|---|---|---|---|",
+        "| `m3d` | +6.2, +0.0 |  |  |",
+        "| `dc` |  | -25.0, +0.0 | +12.5, -12.5 |",
+    ]
+
+
 def test_tables_of_the_benchmarks_are_those_of_their_records() -> None:
     benchmarks = EXAMPLES / "benchmarks"
     tables = names_of("benchmarks/tables.py")["main"]([str(benchmarks / "records/forms.jsonl")])

@@ -1,7 +1,8 @@
-"""Print rows that `forms.py --out` has kept as Markdown tables: one for each dataset and number of images per class.
+"""Print rows that `forms.py --out` has kept as Markdown tables.
 
-A cell has the mean accuracy in per cent and its standard deviation by each recipe, and the number of steps. This prints
-those of the page of benchmarks:
+There is one for each dataset and number of images per class: a cell has the mean accuracy in per cent and its standard
+deviation under each recipe, and the number of steps. Then comes one for each dataset with what learning adds. This
+prints those of the page of benchmarks:
 
     python examples/benchmarks/tables.py examples/benchmarks/records/forms.jsonl
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 FORMS = ("pixels", "patches", "dct", "siren")  # in the order of the columns
 METHODS = ("m3d", "dm", "dance", "ncfm", "dc", "dsa", "idc", "mtt", "tesla", "datm", "esp")  # in that of the rows
+GAINING = ("dct", "pixels")  # the forms of the tables of what learning adds
 MARKS = "¹²³⁴⁵⁶⁷⁸⁹"
 
 
@@ -29,6 +31,10 @@ def main(argv: list[str] | None = None) -> list[str]:
             dataset = Path(record["job"]["dataset"] or "demo").name
             groups[dataset, record["job"]["ipc"]].append(record)
     tables = [table(dataset, groups[dataset, ipc]) for dataset, ipc in sorted(groups)]
+    by_dataset = {
+        name: {ipc: groups[name, ipc] for other, ipc in sorted(groups) if other == name} for name, _ in groups
+    }
+    tables += [gains(dataset, by_dataset[dataset]) for dataset in sorted(by_dataset)]
     print("\n\n".join(tables))
     return tables
 
@@ -62,6 +68,45 @@ def table(dataset: str, records: list[dict]) -> str:
     return "\n".join([*lines, "", *(f"- {MARKS[i]} {text}" for i, text in enumerate(notes)), f"- {costs(records)}"])
 
 
+def gains(dataset: str, groups: dict[int, list[dict]]) -> str:
+    """Return a table of the points that learning adds to the rows that sets start from, by number of images per class.
+
+    These are random rows, in the form of the set and as many as it decodes into.
+    """
+    cells: dict[tuple[str, str, int], str] = {}
+    for ipc, records in groups.items():
+        means = means_of(records)
+        for (method, form, number), own in means.items():
+            if method != "random" and form in GAINING and ("random", form, number) in means:
+                points = zip(own, means["random", form, number], strict=True)
+                cells[method, form, ipc] = ", ".join(f"{100 * (mean - start):+.1f}" for mean, start in points)
+    columns = [(form, ipc) for form in GAINING for ipc in groups if any(key[1:] == (form, ipc) for key in cells)]
+    rows = [
+        f"| `{method}` | " + " | ".join(cells.get((method, *column), "") for column in columns) + " |"
+        for method in METHODS
+        if any(key[0] == method for key in cells)
+    ]
+    head = f"| {dataset} | " + " | ".join(f"{form}, {ipc} per class" for form, ipc in columns) + " |"
+    return "\n".join([head, "|---" * (len(columns) + 1) + "|", *rows])
+
+
+def means_of(records: list[dict]) -> dict[tuple[str, str, int], list[float]]:
+    """Return the mean accuracies under each recipe by method (or "random"), form and number of rows; the last count."""
+    means: dict[tuple[str, str, int], list[float]] = {}
+    for record in records:
+        form = record["job"]["form"].split(":")[0]
+        for by_recipe in zip(*(record[recipe] for recipe in record["job"]["recipes"]), strict=True):
+            own = [row["mean"] for row in by_recipe]
+            name, rows = by_recipe[0]["set"], by_recipe[0]["rows"]
+            if name == record["set"]:
+                means[record["method"], form, rows] = own
+            elif name == "random":
+                means["random", "pixels", rows] = own
+            elif name.startswith("random as"):
+                means["random", form, rows] = own
+    return means
+
+
 def heading(column: tuple[int, int]) -> str:
     """Return the name of a storage form, and how many rows it has in the space of an image."""
     form, rows = column
@@ -69,7 +114,7 @@ def heading(column: tuple[int, int]) -> str:
 
 
 def accuracies(by_recipe: Iterable[list[dict]]) -> str:
-    """Return the accuracies of a set by each recipe."""
+    """Return the accuracies of a set under each recipe."""
     return ", ".join(f"{100 * rows[0]['mean']:.1f} ± {100 * rows[0]['std']:.1f}" for rows in by_recipe)
 
 
