@@ -124,9 +124,9 @@ def condense_dataset(
             (a small coordinate network for every row). Default: that of the preset, else pixels. In any form, a class
             may store `ipc * C * H * W` numbers. A preset's `expand` goes with the preset's form: if another form is
             named, that form's default applies.
-        expand: Rows for each image of the budget, >= 1: 1 for pixels, the square of a factor for patches (default 4);
-            by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of width
-            6, or 20 for images of 64 pixels or more.
+        expand: Rows decoded from the space of one stored image, >= 1: 1 for pixels, the square of a factor for patches
+            (default 4); by default 16 (colour, ipc below 4) or 8 for `"dct"`, and for `"siren"` what gives networks of
+            width 6, or 20 for images of 64 pixels or more.
         factor: Multi-formation factor f >= 1, short for `storage="patches", expand=f*f`; 1 is short for pixels.
         pixel_range: `"valid"` keeps pixels within [0, 1]; `"free"` does not, as in several papers. Default: the
             preset's, else `"valid"`.

@@ -62,8 +62,9 @@ cards say how the sets were made, how networks were trained and tested, and what
 
 "Real rows in the form" are as many random rows as the set decodes into, stored as the set stores its images, but not
 learned. A set may store as many floats as its images per class have, in whatever form; the positions that `dct` stores
-come on top of them, as the last column shows. Networks on the whole set take as many updates as those on the condensed
-one. Other networks are trained on the exact floats.
+come on top of them, as the last column shows. Options on the cards are named as by the version that made a set:
+`progress` of `esp` is `progress_weight` now, and `expansion_steps` is given with `first_max_start` only. Networks on
+the whole set take as many updates as those on the condensed one. Other networks are trained on the exact floats.
 
 {places}
 {notes}

@@ -76,7 +76,9 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")  # JSON has no .5
     help="What is stored: pixels (images), patches (smaller images), dct (frequencies) or siren (small networks).  "
     "[default: the preset's, else pixels]",
 )
-@click.option("--expand", type=Integer(1), help="Rows for each image of the budget.  [default: the form's]")
+@click.option(
+    "--expand", type=Integer(1), help="Rows decoded from the space of one stored image.  [default: the form's]"
+)
 @click.option("--factor", type=Integer(1), help="Short for --storage patches --expand FACTOR*FACTOR.")
 @click.option(
     "--store-dtype",

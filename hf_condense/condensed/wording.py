@@ -17,7 +17,7 @@ _COPY = 0.01  # an image shows a source row if it is this near: two or three gre
 
 _ACCURACY = """\
 Test accuracy in per cent after the last epoch: mean ± standard deviation (n - 1) over n networks with fresh weights. \
-The test images were not used to choose anything. The networks of a {group} share their initial weights and the \
+The scoring chose nothing on the test images. The networks of a {group} share their initial weights and the \
 training recipe, whatever they are trained on, but for the learning rate where one stands beside an accuracy: a set \
 may have learned its own, and rates may be chosen on held-out training rows. Random rows are drawn again for every \
 network. ConvNets have instance normalisation unless their name says otherwise."""

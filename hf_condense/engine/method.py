@@ -23,8 +23,8 @@ class Loss(NamedTuple):
     """What a method yields for each of its chunks.
 
     Attributes:
-        loss: The tensor that is differentiated: the objective, or a surrogate with the right gradient. ().
-        value: The value of the objective, which is reported and checked for NaN. ().
+        loss: The tensor that is differentiated: the objective, or a surrogate with the right gradient. A scalar, ().
+        value: The value of the objective, which is reported and checked for NaN. A scalar, ().
     """
 
     loss: Tensor

@@ -93,7 +93,8 @@ def evaluate(
             as logits, float (N, K).
         test: Real images with classes of the same names, in any order. They are resized to the size of `train`'s. Test
             rows of a class that `train` names but has no rows of count as errors, and a warning gives their number; a
-            class that `train` does not name is refused. A warning counts the images that `source` has, too.
+            class that `train` does not name is refused. A warning gives the number of test images that `source` has,
+            too.
         source: The real training set: baselines are drawn from it, and pixels normalised with its mean and std.
             Default: what `train` was made from, if that is known. Baselines have rows of `train`'s classes only.
         networks: One or more networks: names such as `"convnet"`, `"convnet-w32"`, `"mlp"`, `"lenet"`, `"alexnet"`,
@@ -133,10 +134,10 @@ def evaluate(
             row is called `"<set> (8-bit)"`. Networks and draws are the same as on its floats. Coresets have 8-bit
             images anyway and get no second row; a `train` that is not condensed has one kind of images only, and is
             refused.
-        image_column: Image column of those datasets that have it. Of the others, and by default: the one that the set
-            was made from, if they have it, else the only Image column.
-        label_column: Label column of those datasets that have it. Of the others, and by default: the one that the set
-            was made from, if they have it, else the only ClassLabel.
+        image_column: Image column, for every dataset that has it. Datasets without it, and all by default, use the
+            column that the set was made from, else their only Image column.
+        label_column: Label column, for every dataset that has it. Datasets without it, and all by default, use the
+            column that the set was made from, else their only ClassLabel.
         image_size: Side or (height, width) that the pictures of `train` are brought to, if it is neither condensed nor
             tensors: the shorter side is resized and the centre cropped. Pictures of different sizes need it. Default:
             their own size.

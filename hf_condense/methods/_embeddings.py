@@ -203,7 +203,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
             labels: Classes of the synthetic rows. (n,).
 
         Returns:
-            ().
+            A scalar, ().
         """
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:

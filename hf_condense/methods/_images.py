@@ -47,8 +47,8 @@ class ImageConfig(MethodConfig):
     lr_img: float = option(1.0, "Learning rate of the images, in normalised units.", gt=0, role="image_rate")
     lr_stored: float | None = option(
         None,
-        "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
-        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam).",
+        "Learning rate of the stored numbers themselves. None: derived from lr_img by the storage form (for 'pixels' "
+        "and 'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam).",
         gt=0,
         role="stored_rate",
     )

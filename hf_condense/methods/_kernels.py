@@ -42,7 +42,7 @@ def squared_mmd(synthetic: Tensor, real: Tensor, kernel: Kernel, within: Tensor 
             are the same in all steps on the same real rows. (K, B, B).
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         Zhang et al., "M3D: Dataset Condensation by Minimizing Maximum Mean Discrepancy", AAAI 2024, equation 6

@@ -126,7 +126,7 @@ def calibration_loss(logits: Tensor, targets: Tensor, labels: Tensor, temperatur
         temperature: Divisor of the logits, > 0.
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         Zhang et al., "DANCE: Dual-View Distribution Alignment for Dataset Condensation", IJCAI 2024, on

@@ -111,7 +111,7 @@ class DifficultyAlignedMatching(ConstantMemoryMatching):
 
     References:
         Guo et al., "Towards Lossless Dataset Distillation via Difficulty-Aligned Trajectory Matching", ICLR 2024
-        (arXiv:2310.05773).
+        (arXiv:2310.05773), section 3.2 on windows.
     """
 
     info: ClassVar[MethodInfo] = MethodInfo(

@@ -70,7 +70,7 @@ def layerwise_distance(synthetic: Gradients, real: Gradients) -> Tensor:
         real: Gradients of the real batches, in the same shapes.
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         Zhao et al., "Dataset Condensation with Gradient Matching", ICLR 2021, equations 9 and 10 (arXiv:2006.05929).

@@ -24,7 +24,7 @@ def mean_discrepancy(real: Tensor, synthetic: Tensor) -> Tensor:
         synthetic: Mean synthetic embedding of each class. (K, D).
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         Zhao and Bilen, "Dataset Condensation with Distribution Matching", WACV 2023, equation 4 (arXiv:2110.04181).

@@ -106,7 +106,7 @@ def step_objective(
         weight: Weight of the progress term beside the residual.
 
     Returns:
-        ().
+        A scalar, ().
 
     Example:
         >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -137,7 +137,7 @@ def direction_objective(subspaces: Sequence[tuple[slice, Subspace]], gradient: T
         weight: Weight of the second term.
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         A reconstruction; see `SubspaceProjection`.

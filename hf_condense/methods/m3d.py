@@ -269,7 +269,7 @@ class KernelMoments(EmbeddingMatching[KernelMomentsConfig]):
             real: Characteristic function of its real rows. (2, F).
 
         Returns:
-            ().
+            A scalar, ().
         """
         with torch.enable_grad():
             order, inverse = self._columns(chunk, c, synthetic)

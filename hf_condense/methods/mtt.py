@@ -59,7 +59,7 @@ def distance_ratio(reached: Tensor, start: Tensor, target: Tensor) -> Tensor:
         target: Weights at which the expert ended. (P,).
 
     Returns:
-        ().
+        A scalar, ().
 
     References:
         Cazenavette et al., "Dataset Distillation by Matching Training Trajectories", CVPR 2022, equation 2

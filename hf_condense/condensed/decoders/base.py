@@ -117,7 +117,7 @@ class Decoder(ABC):
 
     Args:
         image_shape: (channels, height, width) of a decoded image.
-        expand: Rows for each image of the budget.
+        expand: Rows decoded from the space of one stored image.
         frame: Units of the decoded images.
 
     Raises:
