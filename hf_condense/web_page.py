@@ -118,7 +118,10 @@ def write_page(
     else:
         folders = _in_folder(path_or_repo)
     refuse_no_sets(str(path_or_repo), folders)
-    card = read_card(next(iter(folders.values()))[0].parent, f"{README} of {path_or_repo}" if is_remote else None)
+    default: str | None = next(iter(folders))
+    if len(folders) > 1:
+        parent = next(iter(folders.values()))[0].parent
+        default = default_config(read_card(parent, f"{README} of {path_or_repo}" if is_remote else None))
     nearest: dict[str, _Finder] = {}
     if source is not None:
         reader = Reader.of_set(cache=cache, progress=progress)
@@ -127,7 +130,7 @@ def write_page(
         name: Shown(facts, read_tensors(folder, facts), nearest.get(name)) for name, (folder, facts) in folders.items()
     }
     where = {"place": str(path_or_repo), "revision": revision} if is_remote else {}
-    page = render_page(sets, default=default_config(card), per_class=per_class, max_classes=max_classes, **where)
+    page = render_page(sets, default=default, per_class=per_class, max_classes=max_classes, **where)
     with output_file(file) as work:
         work.write_text(page, encoding="utf-8")
     return local_path(file)

@@ -12,7 +12,17 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, IterableDatasetDict, List, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    IterableDatasetDict,
+    List,
+    Value,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pictures
@@ -56,6 +66,7 @@ DATASETS: dict[str, tuple[type[Exception], Callable[[], Any], tuple[str, ...]]] 
     "torch": (TypeError, lambda: torch.utils.data.TensorDataset(torch.ones(2)), ("datasets.Dataset", "TensorDataset")),
     "dict": (TypeError, lambda: {"train": TOY}, ("one split", "dict", "'train'", "pick one")),
     "stream": (TypeError, TOY.to_iterable_dataset, ("IterableDataset", "without streaming=True", "take(10_000)")),
+    "generator": (TypeError, lambda: IterableDataset.from_generator(lambda: iter([{"a": 1}])), ("ds.cast(features)",)),
     "streams": (TypeError, lambda: IterableDatasetDict(train=TOY.to_iterable_dataset()), ("IterableDatasetDict",)),
     "split": (ValueError, lambda: DatasetDict(test=TOY, extra=TOY), ("split='train'", "'test', 'extra'")),
     "no rows": (ValueError, lambda: TOY.select([]), ("no rows",)),

@@ -33,7 +33,9 @@ from hf_condense import CondensedDataset, __version__, list_condensed, list_meth
 from hf_condense.base.processes import get_accelerator
 from hf_condense.cli import main
 from hf_condense.cli.run import _parse_option
+from hf_condense.condensed.scores import Evaluation, Score
 from hf_condense.methods.dm import DistributionMatching
+from hf_condense.testing import toy_dataset
 from tests.support.command_line import Program
 from tests.support.condensed_sets import files_below, make_coreset, make_set
 from tests.support.watched_bars import watch_decoding
@@ -537,7 +539,7 @@ def test_show_prints_the_recipe_and_saves_a_picture(program: Program, saved: Pat
         "stored floats": "1,152 float32, 4,608 B: images 6 x 3 x 8 x 8",
         "integers": "48 B: labels 6",
         "tensor file": f"{tensors.stat().st_size:,} B: all of these and a header, exact",
-        "Parquet file": f"{rows.stat().st_size:,} B (1/2): 6 decoded rows of 8-bit images",
+        "Parquet file": f"{(size := rows.stat().st_size):,} B (1/{4608 / size:.1f}): 6 decoded rows of 8-bit images",
         "source pixels": "4,608 B",
     }.items():
         assert re.search(rf"^{name} +{re.escape(value)}$", out, re.MULTILINE), name
@@ -636,6 +638,10 @@ def test_demo_ends_with_an_equal_set_and_a_picture_of_random_and_condensed_rows(
     for word in ("random", "full", "equal to the last bit"):
         assert word in out
     assert len(load_condensed(tmp_path / "demo")) == 10
+    small = load_condensed(tmp_path / "demo")
+    measured = Score(small.recipe.config_name, 10, "convnet-w8", "dc", None, 3.0, 3, (0.5, 0.6), (0, 1), 1.0)
+    small.with_evaluation(Evaluation((measured,))).save_condensed(tmp_path / "demo", overwrite=True)
+    assert program("demo", "--out", tmp_path / "demo", *quick)[0] == 0, "a set that was measured is still equal"
     before = files_below(tmp_path / "demo")
     code, out, err = program("demo", "--out", tmp_path / "demo", "--steps", 3, *quick[2:])
     assert (code, "saved beside it" in err) == (1, True)
@@ -1128,3 +1134,27 @@ def test_show_refuses_images_per_class_without_a_picture(program: Program, saved
 @pytest.mark.parametrize("text", ["1E-2", "1e-2", "0.01", ".01", "+.01"])
 def test_number_of_an_option_may_have_any_exponent(text: str) -> None:
     assert _parse_option(f"lr_img={text}") == ("lr_img", 0.01)
+
+
+def test_classes_without_rows_are_not_counted(program: Program, tmp_path: Path) -> None:
+    toy_dataset((0, 2), names=("cat", "cow", "dog")).to_parquet(tmp_path / "toys" / "train.parquet")
+    code, out, _ = program(
+        "run", tmp_path / "toys", "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "a"
+    )
+    assert code == 0
+    assert "Made 2 images of 2 classes" in out
+    assert "| random_ipc1 | random | coreset | 1 | 2 | 2 |" in (tmp_path / "a" / "README.md").read_text()
+
+
+def test_measuring_random_rows_is_proposed_with_a_short_training(
+    program: Program, folder: Path, tmp_path: Path
+) -> None:
+    code, out, _ = program("run", folder, "--method", "random", "--ipc", 1, "--quiet", "--out", tmp_path / "a")
+    assert code == 0
+    (line,) = [line for line in out.splitlines() if line.startswith("To see what the set is worth:  ")]
+    assert line.endswith("--network convnet-w32 --recipe dc")
+
+
+def test_show_names_a_set_as_its_folder_does(program: Program, tmp_path: Path) -> None:
+    make_set().save_condensed(tmp_path, "mine")
+    assert re.search(r"^set +mine: ", program("show", tmp_path)[1], re.MULTILINE)

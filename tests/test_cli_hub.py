@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -321,3 +324,33 @@ def test_run_without_the_hub_takes_a_cached_dataset_and_names_a_missing_one_at_o
         "error: cannot load 'alice/nothing': there is no folder 'alice/nothing' here, and the Hub cannot be reached, "
         "and no such dataset is cached\n",
     )
+
+
+def test_eval_takes_a_cached_dataset_without_a_connection(hub, toy, tmp_path):
+    repo = hub.repo()
+    toy.push_to_hub(repo)
+    load_dataset(repo, split="train")
+    words = [
+        "eval",
+        repo,
+        "--test",
+        repo,
+        "--source",
+        repo,
+        "--network",
+        "convnet-w4-d1",
+        "--recipe",
+        "dc",
+        "--baseline",
+        "none",
+    ]
+    words += ["--test-split", "train", "--label-column", "label", "--seeds", "1", "--epochs", "1", "--quiet"]
+    command = [sys.executable, "-c", "from hf_condense.cli import main; main()", *words]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1"}
+    process = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 0, process.stderr
+    assert "convnet-w4-d1" in process.stdout or "convnet-d1-w4" in process.stdout
+    other = [*command[:4], "alice/nothing", *command[5:]]
+    process = subprocess.run(other, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    assert process.returncode == 1
+    assert "the Hub is not asked" in process.stderr

@@ -7,6 +7,7 @@ import errno
 import io
 import os
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -212,3 +213,12 @@ def test_folder_in_place_of_the_page_is_refused(tmp_path):
     make_set().save_condensed(tmp_path)
     with pytest.raises(IsADirectoryError, match=r"is a folder; name a file for the page, such as .*\.html"):
         write_page(tmp_path, tmp_path)
+
+
+def test_card_beside_a_single_set_is_not_read(tmp_path):
+    make_set().save_condensed(tmp_path / "sets")
+    (set_folder,) = [path for path in (tmp_path / "sets").iterdir() if path.is_dir()]
+    shutil.copytree(set_folder, tmp_path / "other" / "mine")
+    (tmp_path / "other" / "README.md").write_text("---\na: [\n---\n")
+    page = write_page(tmp_path / "other" / "mine", tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "This set is loaded when no name is given" in page

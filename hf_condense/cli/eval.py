@@ -296,6 +296,13 @@ def _load_set(place: str, name: str | None, revision: str | None) -> Dataset | D
             check_level(local_path(place))
             if list_condensed(place, revision=revision):
                 raise
+        except FileNotFoundError as error:
+            # Without a connection, the cache may have a dataset, of which `load_condensed` knows nothing.
+            refuse_config("--name", name, place)
+            try:
+                return load_split(place, name, "train", revision=revision)
+            except ValueError:
+                raise error from None
     refuse_config("--name", name, place)
     return load_split(place, name, "train", revision=revision)
 

@@ -183,7 +183,7 @@ def run(
     if steps is not None:
         echo(f"{steps.report()}\n")
     folder, elsewhere = by_main(lambda: save_set(small, place, overwrite, name))
-    echo(f"Made {amount(len(small), len(small.recipe.class_names))} in {seconds(started)}.")
+    echo(f"Made {amount(len(small), len(small.synthetic.row_labels.unique()))} in {seconds(started)}.")
     echo(f"Saved {folder}.")
     own = {"source_revision": dataset_revision, "config": config}
     own |= {column: settings[column] for column in ("image_column", "label_column")}
@@ -312,6 +312,8 @@ def _eval_line(
 def _short_training(small: CondensedDataset) -> dict[str, str | None]:
     """Return the options of `eval` with which a set takes about as long to measure as it took to make."""
     recipe = small.recipe
+    if recipe.method == "random":  # which takes a second, and has no network
+        return {"network": "convnet-w32", "recipe": "dc"}
     is_short = recipe.preset == "quick" or recipe.network != DEFAULT_NETWORK
     return {
         "network": None if recipe.network == DEFAULT_NETWORK else recipe.network,

@@ -29,7 +29,7 @@ def show(folder: str, name: str | None, revision: str | None, preview: Path | No
     picture_format = None if preview is None else _picture_format(preview)
     small = load_condensed(folder, name, revision=revision)
     place = folder_of_set(folder, name, revision)
-    click.echo(facts_table(small, read_facts(place)))
+    click.echo(facts_table(place.name, small, read_facts(place)))
     if others := other_sets(folder, place):
         click.echo(f"\nOther sets here, for --name: {', '.join(others)}")
     if preview is None:

@@ -76,17 +76,18 @@ def json_text(records: object) -> str:
     return "\n".join("".join(c if visible(c) == c else json.dumps(c)[1:-1] for c in line) for line in lines)
 
 
-def facts_table(small: CondensedDataset, stored: Facts) -> str:
+def facts_table(name: str, small: CondensedDataset, stored: Facts) -> str:
     """Return how a set was made and what it takes, one fact in a line.
 
     Args:
+        name: Name of the set where it lies.
         small: The set.
         stored: What its `condense_config.json` says.
     """
     from hf_condense.condensed.summary import summary
     from hf_condense.condensed.wording import accuracy_lines
 
-    facts = summary(stored, small.synthetic)
+    facts = summary(name, stored, small.synthetic)
     if measured := accuracy_lines(stored.recipe):
         facts["accuracy, %"] = "; ".join(measured)
     return plain_table(list(facts.items()), width=_WIDTH)

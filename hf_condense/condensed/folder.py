@@ -79,6 +79,8 @@ def save(parts: Parts, folder: str | Path, *, name: str | None = None, overwrite
     old = _stored_facts(folder / name, damaged_is_none=overwrite)
     if not overwrite:
         _refuse_replacing(folder, name, old, facts)
+    elif not (folder / name / FACTS).exists():
+        _refuse_strays(folder, name)
     _warn_of_other_data(folder)
     _warn_of_pattern(folder)
     facts = facts.with_extra_splits_of(old, name).with_accuracies_of(old).with_licences_of(old)
@@ -147,6 +149,15 @@ def _others(folder: Path, name: str) -> list[str]:
     return [other for other in list_sets(folder) if other != name]
 
 
+def _refuse_strays(folder: Path, name: str) -> None:
+    """Raise if there are files that would be taken for rows of a set, but no set that they could be of."""
+    if strays := _strays(folder, name, ()):
+        raise FileExistsError(
+            f"{folder} has no set named {name!r}, but files that would be read with its rows: {listed(strays, 3)}; "
+            "move them, or save under another config_name="
+        )
+
+
 def _strays(folder: Path, name: str, files: Collection[str]) -> list[str]:
     """Return the files in the folder of a set that `load_dataset` would read with its own rows."""
     found = (path.relative_to(folder).as_posix() for path in (folder / name).glob("train-*.parquet"))
@@ -177,7 +188,13 @@ def _warn_of_other_data(folder: Path) -> None:
     if list_sets(folder):
         return
     files = (path.relative_to(folder) for depth in _DEPTHS for path in folder.glob(depth))
-    data = (file for file in files if file.suffix.lower() in _DATA_ENDINGS and not file.parts[0].startswith("."))
+    data = (
+        file
+        for file in files
+        if file.suffix.lower() in _DATA_ENDINGS
+        and not file.parts[0].startswith(".")
+        and not (len(file.parts) > 1 and is_of_set(file.name, ()))  # another process may be writing a set
+    )
     if (found := next(data, None)) is not None:
         logger.warning(
             "%s has other data, such as %s; once a set is saved there, load_dataset reads sets and no longer these, "
@@ -297,7 +314,7 @@ def read_card(folder: Path, where: str | None = None) -> str | None:
         return None
     where = where or str(folder / README)
     try:
-        card = read_bytes(folder / README, MAX_README_BYTES).decode()
+        card = read_bytes(folder / README, MAX_README_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise CondensedFormatError(f"{where}: not UTF-8 text: {error}") from None
     check_card(card, where)

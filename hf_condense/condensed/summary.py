@@ -12,17 +12,18 @@ from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.tensors import CondensedTensors
 
 
-def summary(stored: Facts, tensors: CondensedTensors) -> dict[str, str]:
+def summary(name: str, stored: Facts, tensors: CondensedTensors) -> dict[str, str]:
     """Return how a set was made and what it takes, one fact for each name; facts that are not known are left out.
 
     Args:
+        name: Name of the set where it lies.
         stored: What its `condense_config.json` says.
         tensors: Its exact tensors.
     """
     recipe = stored.recipe
     channels, height, width = recipe.image_shape
     facts = {
-        "set": f"{recipe.config_name}: {stored.num_rows} rows, columns {', '.join(stored.features)}",
+        "set": f"{name}: {stored.num_rows} rows, columns {', '.join(stored.features)}",
         "method": f"{recipe.method} ({recipe.kind}), version {recipe.method_version}",
         "classes": f"{len(recipe.class_names)}: {', '.join(recipe.class_names)}",
         "images per class": recipe.ipc_text,

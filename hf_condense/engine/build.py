@@ -132,8 +132,8 @@ def plan_run(run: Run, method: Method[Any], steps: int, checkpoint: Checkpoint |
     # Other processes add up in another order, even by an equal plan.
     if checkpoint is not None and (plan, run.accelerator.num_processes) != (checkpoint.plan, checkpoint.processes):
         logger.warning(
-            "the checkpoint's plan of a step is replaced, because %s; the result differs by rounding from that of an "
-            "uninterrupted run",
+            "the checkpoint's plan of a step is replaced, because %s; the result differs by rounding, and by the draws "
+            "of dropout if there is any, from that of an uninterrupted run",
             reason,
         )
     if needed > free:

@@ -26,6 +26,10 @@ from hf_condense.engine.selecting import select_rows
 
 logger = logging.getLogger("hf_condense")
 
+_ROWS_LOOKED_AT = 100  # to see whether the pixels of a set are those of pictures
+_TOO_FEW_GREYS = 0.25  # of the share of the source's pixels that are neither black nor white
+_TOO_FAR = 1.0  # mean distance of pixels from [0, 1]
+
 
 def select_coreset(run: Run, selector: Selector[Any], recipe: Recipe, started: float) -> CondensedDataset:
     """Choose real rows and return them unchanged, with every column and the original bytes.
@@ -66,6 +70,7 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
         logger.warning("the set is stored as 'float32', because %s; a smaller learning rate may help", error)
         recipe = dataclasses.replace(recipe, store_dtype="float32")
         tensors = run.synthetic.finished()
+    _warn_of_extreme_pixels(run, tensors)
     columns = (recipe.image_column, recipe.label_column)
     if dropped := [name for name in run.dataset.column_names if name not in columns]:
         logger.warning("columns without a synthetic counterpart are dropped: %s", ", ".join(map(repr, dropped)))
@@ -86,3 +91,28 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
     small = CondensedDataset.from_parts(decoded_rows(tensors, finished, features), tensors, finished, run.dataset)
     small.labeller = run.synthetic.labeller
     return small
+
+
+def _warn_of_extreme_pixels(run: Run, tensors: CondensedTensors) -> None:
+    """Warn if hardly a pixel of a set is between black and white, where the source's are, or many are far outside.
+
+    Too large a learning rate ends so; clipped images never make the loss infinite.
+    """
+    generator = run.rng("pixels")
+    rows = torch.randperm(len(tensors.row_labels), generator=generator)[:_ROWS_LOOKED_AT]
+    positions = torch.randperm(len(run.source.labels), generator=generator)[:_ROWS_LOOKED_AT]
+    learned = tensors.decoded(rows)[0]
+    real = run.source.images[positions.to(run.source.images.device)]
+    greys = float(((learned > 0) & (learned < 1)).float().mean())
+    real_greys = float(((real > 0) & (real < 255)).float().mean())
+    outside = float((learned - learned.clamp(0, 1)).abs().mean())
+    remedy = "a smaller learning rate, such as lr_img, usually helps"
+    if outside > _TOO_FAR:
+        logger.warning("the pixels of the set are %.3g outside [0, 1] on average; %s", outside, remedy)
+    elif greys < _TOO_FEW_GREYS * real_greys and outside == 0:
+        logger.warning(
+            "%.1f %% of the pixels of the set are black or white (0 or 1), where %.1f %% of the source's are; %s",
+            100 * (1 - greys),
+            100 * (1 - real_greys),
+            remedy,
+        )

@@ -109,7 +109,13 @@ def optimise(run: Run, method: Method[Any], steps: int, saving: Saving, callback
     # All processes must use one plan, although their free memory differs.
     run.plan = broadcast_object(run.accelerator, run.plan)
     method.prepare(run)
-    run.synthetic = method.initialise(run)
+    try:
+        run.synthetic = method.initialise(run)
+    except Exception as error:
+        if is_out_of_memory(error):
+            remedy = "a smaller ipc, expand or image_size needs less"
+            raise MemoryError(f"the set that learning starts from does not fit into memory: {remedy}") from error
+        raise
     check_returned("initialise", method.info.name, run.synthetic, SyntheticSet)
     is_read = bool(callbacks) or run.device.type == "cpu"
     optimisation = _Optimisation(run, method, saving, check_every=1 if is_read else _CHECK_EVERY)
@@ -268,7 +274,7 @@ class _Optimisation:
             raise self._memory_error(t)
         logger.warning(
             "step %d does not fit into memory and is repeated, cut as %s instead of %s; from here on, the result "
-            "differs by rounding from that of a run with enough memory",
+            "differs by rounding, and by the draws of dropout if there is any, from that of a run with enough memory",
             t,
             plan,
             run.plan,

@@ -83,7 +83,7 @@ def settle(cls: AnyMethod, preset: str | None, given: Mapping[str, Any], task: T
     if store_dtype == "uint8" and not has_bytes:
         raise ValueError(
             f"store_dtype='uint8' is for images in [0, 1]; got storage={storage!r} and pixel_range={pixel_range!r}. "
-            "Pass storage='pixels' with pixel_range='valid', or store_dtype='float16' or 'float32'"
+            "Pass storage='pixels' or 'patches' with pixel_range='valid', or store_dtype='float16' or 'float32'"
         )
     options = {name: value for name, value in values.items() if name not in _STORAGE}
     _check_needs(cls, caller_values, options)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hf_condense.base.cache import content_key
+from hf_condense.base.cache import cache_enabled, content_key
 from hf_condense.base.processes import from_main
 from hf_condense.engine.run import Run
 from hf_condense.engine.synthetic import SyntheticSet
@@ -100,7 +100,7 @@ def train_teacher_first(run: Run, updates: int, *, early: bool) -> None:
         ValueError: If no class has a row to hold out, or the weights are not finite.
     """
     held_out = rows_to_hold_out(run) if early else None
-    if not (run.cache and run.factory.named):
+    if not cache_enabled(run.cache and run.factory.named):
         return
 
     def train() -> None:

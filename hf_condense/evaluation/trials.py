@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -74,6 +75,7 @@ class Trials:
     cache: bool
 
     def __post_init__(self) -> None:
+        self.diverged: Counter[str] = Counter()  # networks by the name of their contender
         self.network = self.factory.build(self.seed, "template").to(self.test.images.device)
         first = self.contenders[0]
         batch = min(first.rows, first.training.batch_size)
@@ -120,7 +122,7 @@ class Trials:
             updates = train_stack(stack, sets, training, keys, contender.max_updates, lambda: advance(networks))
             predicted = predictions(stack, self.test.images)  # (N, networks)
             trained = stack
-        _warn_of_divergence(trained, networks, contender.name)
+        self.diverged[contender.name] += _count_diverged(trained, networks)
         score = Score(
             set=contender.name,
             rows=contender.rows,
@@ -284,6 +286,7 @@ def _cached_scores(trials: Trials, contender: Contender, network_seeds: list[int
         for seed, score in zip(seeds, _trained_scores(trials, contender, seeds, bar), strict=True):
             scores[seed] = score
             _write_score(score, trials.cache_file(contender, seed))
+    _warn_of_divergence(trials.diverged.pop(contender.name, 0), len(missing), contender.name)
     return [scores[seed] for seed in network_seeds]
 
 
@@ -308,16 +311,20 @@ def _trained_scores(trials: Trials, contender: Contender, network_seeds: list[in
     return [score for part in parts for score in _trained_scores(trials, contender, part, bar)]
 
 
-def _warn_of_divergence(trained: nn.Module, networks: int, name: str) -> None:
-    """Log how many networks have weights that are not finite: they give one answer to every image.
+def _count_diverged(trained: nn.Module, networks: int) -> int:
+    """Return how many networks have weights that are not finite: they give one answer to every image.
 
     Args:
         trained: A network, or a stack of some, whose parameters have a first dimension more.
         networks: How many they are.
-        name: Name of the set that they were trained on.
     """
     finite = [p.detach().reshape(networks, -1).isfinite().all(1) for p in trained.parameters()]
-    if lost := networks - int(torch.stack(finite).all(0).sum()):
+    return networks - int(torch.stack(finite).all(0).sum())
+
+
+def _warn_of_divergence(lost: int, networks: int, name: str) -> None:
+    """Log how many of the networks that were trained on a set have diverged."""
+    if lost:
         logger.warning(
             "%d of %d networks trained on %r diverged: their weights are not finite, and their accuracy is that of one "
             "answer to all images. A smaller learning rate, lr=, usually helps",

@@ -226,7 +226,7 @@ class EmbeddingMatching(SiameseMethod[EmbeddingT]):
     def _matching(self, chunk: Chunk, labels: Tensor, t: int, rows: Tensor) -> Tensor:
         """Return the discrepancy of the synthetic rows of a chunk: ()."""
         run, real = chunk.run, self._real_summary(chunk)
-        # Dropout draws by the key of the chunk, so that it is the same in whichever process.
+        # Dropout draws by the key of the chunk: the same in whichever process, but anew if the plan changes.
         with seeded_globals(run.seed, "embeddings", t, chunk.classes[0], devices=[run.device]):
             embeddings = run.embed(rows)
         return self.discrepancy(chunk, real, embeddings, labels)

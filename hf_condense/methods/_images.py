@@ -216,7 +216,7 @@ def check_two_classes(run: Run, method: str, instead: str = _UNTRAINED) -> None:
         instead: What to do, for the message.
 
     Raises:
-        ValueError: If the dataset has one class.
+        ValueError: If the dataset has one class. Of several, one alone may have rows.
     """
     if run.num_classes < 2:
         raise ValueError(

@@ -119,6 +119,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
             run.whiten()
         self.experts = recorded_experts(run, self.config)
         self._rate_advice = self.rate_advice(run)
+        self._skipped = 0, 0  # values above `most_ratio`, and values looked at
         self.net = FlatNetwork(use_closed_forms(run.network("student", trainable=False)))
         first_rows = torch.tensor([0, *run.counts.values()]).cumsum(0).tolist()
         self._first = dict(zip(run.classes, first_rows, strict=False))
@@ -134,7 +135,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
         """
         most = self.config.most_ratio
         # A value that is not a number is skipped, too.
-        skipped = 0 if most is None else sum(not value <= most for value in values)
+        skipped = 0 if most is None else self._count_skipped(values, most)
         self._updates = len(values) - skipped
         self._moved = most is None or values[-1] <= most
         if self._moved:
@@ -152,6 +153,13 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
                 ". The set is still the one that learning started from" if skipped == len(values) else "",
             )
         return 0.0
+
+    def _count_skipped(self, values: Sequence[float], most: float) -> int:
+        """Return how many values are above a bound, by looking at the new ones only."""
+        count, seen = self._skipped if self._skipped[1] <= len(values) else (0, 0)
+        count += sum(not values[i] <= most for i in range(seen, len(values)))
+        self._skipped = count, len(values)
+        return count
 
     def first_set(self, run: Run) -> SyntheticSet:
         """Return the set that optimisation starts from: real rows that experts classify right, if options say so."""

@@ -91,15 +91,18 @@ def check_windows(config: TrajectoryConfig) -> None:
             f"first_max_start={config.first_max_start} should be at most max_start={config.max_start}, to which "
             "the latest start grows (a preset may have set either)"
         )
-    if config.max_start and config.max_start > (last := config.snapshots - config.expert_span):
-        logger.warning(
-            "max_start=%d is beyond the last window, which starts below %d (snapshots=%d, expert_span=%d), and is cut; "
-            "a preset may have set it",
-            config.max_start,
-            last,
-            config.snapshots,
-            config.expert_span,
-        )
+    last = config.snapshots - config.expert_span
+    for name, start in (("max_start", config.max_start), ("first_max_start", config.first_max_start)):
+        if start and start > last:
+            logger.warning(
+                "%s=%d is beyond the last window, which starts below %d (snapshots=%d, expert_span=%d), and is cut; "
+                "a preset may have set it",
+                name,
+                start,
+                last,
+                config.snapshots,
+                config.expert_span,
+            )
     if config.expansion_steps is not None and config.first_max_start is None:
         raise ValueError(
             f"expansion_steps={config.expansion_steps} has no effect without first_max_start, from which the latest "

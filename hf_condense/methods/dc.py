@@ -301,7 +301,7 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
             freeze_batch_statistics(self._net, run, t)
         distance = _DISTANCES[self.config.distance]
         for classes in run.chunks():
-            # Dropout draws by the key of the chunk, so that it is the same in whichever process.
+            # Dropout draws by the key of the chunk: the same in whichever process, but anew if the plan changes.
             with seeded_globals(run.seed, "gradients", t, classes[0], devices=[run.device]):
                 real = self._real_gradients(run, classes, t)
                 with exact_convolutions(run.device):

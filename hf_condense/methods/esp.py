@@ -244,7 +244,7 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         venue="Sensors",
         year=2023,
         link="https://doi.org/10.3390/s23198148",
-        cost="experts once; one student step and a double backward of it, on the whole set",
+        cost="experts once; one student step and a double backward of it",
     )
     version: ClassVar[int] = 2
     Config = SubspaceProjectionConfig

@@ -80,7 +80,8 @@ def accuracy_against_time(
 ) -> Figure:
     """Return accuracy against the time of condensing: a line for each set, with error bars, and baselines across.
 
-    The band along a baseline is as wide as its error bars would be: mean ± std.
+    A baseline is as it was measured at the latest time. The band along it is as wide as its error bars would be: mean ±
+    std.
 
     Args:
         tables: Times, and what `evaluate` returned for the set as it was then, as a dict or as pairs.
@@ -97,7 +98,8 @@ def accuracy_against_time(
     own, baselines = _series(_pairs(tables, "time"), network)
     _draw_lines(axes, own, dashed=set())
     for number, (name, points) in enumerate(baselines.items()):
-        mean, std = 100 * points[-1][1].mean, 100 * (points[-1][1].std or 0.0)
+        last = max(points, key=lambda point: point[0])[1]
+        mean, std = 100 * last.mean, 100 * (last.std or 0.0)
         grey, dashes = _GREYS[number // len(_DASHES) % len(_GREYS)], _DASHES[number % len(_DASHES)]
         axes.axhline(mean, linestyle=dashes, color=grey, linewidth=1.4, label=name)
         if std:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from hf_condense.base.torch_state import plain_torch
+from hf_condense.base.words import plural
 from hf_condense.condensed.dataset import CondensedDataset, check_condensed
 from hf_condense.condensed.preview import SHORT_FLOW
 from hf_condense.condensed.scores import Evaluation, Score
@@ -46,7 +47,8 @@ def class_grid(
     """
     images, labels = _first(small, per_class, max_classes)
     sheet = Sheet()
-    title = f"{small.recipe.config_name}: {len(small):,} rows of {len(small.recipe.class_names)} classes"
+    classes = len(small.synthetic.row_labels.unique())
+    title = f"{small.recipe.config_name}: {len(small):,} rows of {classes} {plural(classes, 'class')}"
     _panel(sheet, title, images, labels, small.recipe.class_names, left=12)
     return save_figure(sheet.figure(), file)
 
@@ -85,7 +87,9 @@ def real_beside_condensed(
     images, labels = _first(small, per_class, max_classes)
     real_rows = real_source(small, source, cache=cache, progress=progress)
     real = _random_rows(real_rows, labels, small.recipe.class_names, seed)
-    own, random = (_score_of(table, name) for name in (small.recipe.config_name, "random"))
+    expand = small.recipe.expand  # as many random rows are shown as the set decodes into
+    random_name = f"random x{expand}" if expand > 1 else "random"
+    own, random = (_score_of(table, name) for name in (small.recipe.config_name, random_name))
     sheet = Sheet()
     names = small.recipe.class_names
     right = _panel(sheet, _title("random rows", random), real, labels, names, left=12)

@@ -54,10 +54,12 @@ def check_dataset(ds: object, what: str = "ds") -> datasets.Dataset:
         streamed = " and load it without streaming=True" if isinstance(ds, datasets.IterableDatasetDict) else ""
         raise TypeError(f"{what} should be one split; got {type(ds).__name__} with {splits}; pick one{streamed}")
     if isinstance(ds, datasets.IterableDataset):
+        rows = "Dataset.from_list(list(ds.shuffle(seed=0).decode(False).take(10_000)), features=ds.features)"
+        if ds.features is None:  # of a generator; such a stream cannot be told to leave images encoded
+            rows = f"ds = ds.cast(features), with datasets.Features that name the Image column, then {rows}"
         raise TypeError(
             f"{what} is an IterableDataset, whose rows cannot be drawn by class; load it without streaming=True, "
-            "or take some of its rows, without decoding them: "
-            "Dataset.from_list(list(ds.shuffle(seed=0).decode(False).take(10_000)), features=ds.features)"
+            f"or take some of its rows, without decoding them: {rows}"
         )
     if not isinstance(ds, datasets.Dataset):
         hint = f"; load it first: datasets.load_dataset({ds!r})" if isinstance(ds, str) else ""

@@ -8,8 +8,9 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 
 from hf_condense.base.errors import CondensedFormatError
-from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
+from hf_condense.condensed.card.render import check_card, config_names, default_config, render, stated_licence
 from hf_condense.condensed.card.template import END, START
+from hf_condense.condensed.files.facts import Facts
 from tests.support.card_sets import card_sets, facts_of
 from tests.support.condensed_sets import make_coreset, make_set
 
@@ -194,3 +195,32 @@ def test_missing_card_says_nothing() -> None:
     assert default_config(None) is None
     assert config_names(None) == []
     assert stated_licence(None) is None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("rock &roll", "5 *star"), ("a, &b", "c, *d"), ("f" * 1200, "1" * 1200), ("- &a", "[*a]"), ("a\x85b", "c\u2028d")],
+)
+def test_card_of_classes_with_odd_names_is_read_again(names):
+    small = make_set(source={"name": None})
+    facts = facts_of(small)
+    features = {"label": {"names": [*names], "_type": "ClassLabel"}, "image": {"_type": "Image"}}
+    named = Facts(facts.recipe, {**facts.values, "features": features})
+    card = render({"dm_ipc2": named})
+    assert render({"dm_ipc2": named}, card) == card
+    check_card(card, "README.md")
+    info = metadata(card)["dataset_info"]
+    assert "features" not in info or info["features"][0]["dtype"]["class_label"]["names"] == dict(
+        zip("01", names, strict=True)
+    )
+
+
+def test_card_that_could_not_be_read_again_is_not_written(sets):
+    with pytest.raises(CondensedFormatError, match=r"README.md would have metadata with YAML aliases"):
+        render(sets, license="[&a x, *a]")
+
+
+def test_tags_of_an_owner_stay_whether_they_are_a_list_or_a_text(sets):
+    tags = metadata(render(sets, "---\ntags: birds\n---\n# Mine\n"))["tags"]
+    assert tags[0] == "birds"
+    assert metadata(render(sets, "---\ntags:\n- birds\n---\n# Mine\n"))["tags"] == tags

@@ -28,7 +28,7 @@ from tests.support.condensed_sets import formed_set, make_coreset, make_recipe, 
 PATTERN = Path(__file__).parents[1] / "support" / "card_pattern.md"
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 CARDS = [path for path in sorted(MODEL_CARDS.glob("*.md")) if path.stem != "README"]  # that page is their index
-PLACES = {"⟨bytes⟩": r"[\d,]+", "⟨count⟩": r"[\d,]+", "⟨number⟩": r"\d+\.\d+"}  # sizes depend on the libraries
+PLACES = {"⟨bytes⟩": r"[\d,]+", "⟨count⟩": r"[\d,]+(?:\.\d)?", "⟨number⟩": r"\d+\.\d+"}  # sizes depend on the libraries
 
 
 def section(card: str, head: str) -> str:

@@ -544,3 +544,30 @@ def test_stray_shard_comes_back_if_saving_fails(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="the earlier files are untouched"):
         make_set(seed=5).save_condensed(tmp_path, overwrite=True)
     assert files_below(tmp_path) == before
+
+
+def test_files_of_no_set_are_never_taken_for_its_rows_and_stay(tmp_path):
+    (tmp_path / "mine").mkdir()
+    stray = tmp_path / "mine" / "train-raw.parquet"
+    stray.write_bytes(b"rows of somebody")
+    with pytest.raises(FileExistsError, match=r"no set named 'mine', but files .*'mine/train-raw.parquet'; move them"):
+        make_set().save_condensed(tmp_path, "mine", overwrite=True)
+    assert files_below(tmp_path) == {"mine/train-raw.parquet": b"rows of somebody"}
+
+
+def test_files_of_a_set_that_another_process_is_writing_are_no_other_data(tmp_path, caplog):
+    (tmp_path / "dm_ipc9").mkdir()
+    for name in (PREVIEW, TENSORS, PARQUET):
+        (tmp_path / "dm_ipc9" / name).write_bytes(b"?")
+    make_set().save_condensed(tmp_path)
+    assert "has other data" not in caplog.text
+    assert not caplog.records
+
+
+def test_card_with_a_byte_order_mark_keeps_its_metadata(tmp_path):
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n", encoding="utf-8-sig")
+    make_set().save_condensed(tmp_path)
+    card = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert card.startswith("---\n")
+    assert DatasetCard(card).data.license == "mit"
+    assert card.count("license: mit") == 1

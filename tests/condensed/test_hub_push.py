@@ -465,3 +465,30 @@ def test_push_writes_nothing_into_the_cache_of_the_hub(hub, tmp_path, monkeypatc
             make_set(ipc=ipc, source={"name": source, "license": None}).push_to_hub(repo, page=True)
     assert list_condensed(repo) == ["dm_ipc1", "dm_ipc2"]
     assert card(repo).data.license == "mit"
+
+
+def test_card_is_replaced_beside_our_page(hub):
+    repo = "alice/paged"
+    make_set().push_to_hub(repo, page=True)
+    make_set().push_to_hub(repo, replace_card=True)
+    assert "page.html" in HfApi().list_repo_files(repo, repo_type="dataset")
+
+
+@pytest.mark.parametrize(
+    ("license", "error", "message"),
+    [
+        ("MIT License", ValueError, "license should be a name that the Hub has.*'MIT License'; did you mean 'mit'"),
+        ("CC-BY-4.0", ValueError, "did you mean 'cc-by-4.0'"),
+        ("", ValueError, "license should be a name that the Hub has"),
+        (5, TypeError, "license should be text; got 5"),
+    ],
+)
+def test_licence_that_the_hub_would_refuse_leaves_no_repository(license, error, message, hub):
+    with pytest.raises(error, match=message):
+        make_set().push_to_hub("alice/unlicensed", license=license)
+    assert not HfApi().repo_exists("alice/unlicensed", repo_type="dataset")
+
+
+def test_licence_with_a_name_that_is_new_on_the_hub_is_pushed(hub):
+    make_set().push_to_hub("alice/newer", license="brand-new-1.0")
+    assert DatasetCard.load("alice/newer").data.license == "brand-new-1.0"

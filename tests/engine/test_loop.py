@@ -311,3 +311,19 @@ def test_every_step_has_draws_of_its_own(monkeypatch: pytest.MonkeyPatch) -> Non
         condense(steps=3)
     assert draws[:3] == draws[3:]
     assert len(set(draws)) == 3
+
+
+@pytest.mark.parametrize("storage", ["pixels", "dct"])
+def test_pixels_that_a_large_rate_drives_to_the_ends_are_told(storage: str, caplog: pytest.LogCaptureFixture) -> None:
+    said = "of the pixels of the set are black or white (0 or 1), where"
+    quick_method("dm", steps=3, lr_img=1e5, storage=storage).condense(toy_dataset())
+    assert said in caplog.text
+    caplog.clear()
+    quick_method("dm", steps=3, storage=storage).condense(toy_dataset())
+    quick_method("random").condense(toy_dataset())
+    assert said not in caplog.text
+
+
+def test_pixels_far_outside_their_range_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    quick_method("dm", steps=3, lr_img=1e6, pixel_range="free").condense(toy_dataset())
+    assert "outside [0, 1] on average; a smaller learning rate, such as lr_img" in caplog.text

@@ -22,7 +22,7 @@ from hf_condense.engine.synthetic import SyntheticSet
 from hf_condense.methods import dc
 from hf_condense.networks.accuracy import accuracy, images_per_test
 from hf_condense.source.load import load_source
-from hf_condense.testing import toy_dataset
+from hf_condense.testing import quick_method, toy_dataset
 from tests.support.engine_methods import condense, same
 
 CPU = torch.device("cpu")
@@ -310,3 +310,18 @@ def test_plan_is_cut_smaller_where_decoding_takes_memory(monkeypatch: pytest.Mon
     assert condense("dm", **options).recipe.plan["classes_per_chunk"] == 3
     monkeypatch.setattr(DECODERS["patches"], "row_bytes", lambda self: 2**29)
     assert condense("dm", **options).recipe.plan["classes_per_chunk"] == 1
+
+
+def test_start_that_does_not_fit_into_memory_says_what_needs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    def start(*args: Any) -> SyntheticSet:
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory")
+
+    monkeypatch.setattr(Run, "start", start)
+    with pytest.raises(MemoryError, match=r"the set that learning starts from does not fit .* smaller ipc, expand or"):
+        condense("dm")
+
+
+def test_set_that_is_larger_than_readers_accept_raises_plain_value_error() -> None:
+    with pytest.raises(ValueError, match=r"readers would refuse the set: ipc 1000000000.*smaller ipc") as caught:
+        quick_method("dm").condense(toy_dataset(), 10**9)
+    assert type(caught.value) is ValueError

@@ -112,7 +112,7 @@ def test_recipe_names_the_teacher_and_its_class_order(tmp_path: Path) -> None:
     assert load_condensed(tmp_path).recipe.teacher == teacher
     line = f"convnet-w8 after 40 updates; seed 0, weights {teacher['content_hash'][:12]}"
     assert f"`{folder.name}`: the soft labels are logits of {line};" in (tmp_path / "README.md").read_text()
-    assert line in facts_table(small, read_facts(folder))
+    assert line in facts_table(folder.name, small, read_facts(folder))
 
 
 def test_recipe_states_the_updates_that_were_done() -> None:
@@ -272,3 +272,21 @@ def test_early_teachers_with_other_held_out_rows_are_cached_apart() -> None:
     quick_method("dm", steps=1, callbacks=[lambda run, done, loss: runs.append(run)]).condense(toy_dataset())
     one, other = (soft_labels._early_states(runs[0], 10, torch.tensor([row]))[10] for row in (0, 1))
     assert any(not torch.equal(one[name], other[name]) for name in one)
+
+
+def test_teacher_is_trained_once_without_a_cache_of_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    trainings: list[int] = []
+    train = trained_networks.train_network
+
+    def counted(*args, **options):
+        trainings.append(1)
+        return train(*args, **options)
+
+    monkeypatch.setattr(trained_networks, "train_network", counted)
+    datasets.disable_caching()
+    try:
+        quick_method("mtt", **SOFT).condense(toy_dataset())
+        quick_method("dm", **SOFT).condense(toy_dataset())
+    finally:
+        datasets.enable_caching()
+    assert len(trainings) == 2

@@ -426,3 +426,9 @@ def test_paper_preset_has_whole_rows_of_the_table(ipc: int, classes: int, row: t
     values = DifficultyAlignedMatching.presets["paper"].values(Task(ipc, classes, (3, 32, 32)))
     names = ("student_steps", "expert_span", "min_start", "first_max_start", "max_start", "expansion_steps")
     assert tuple(values[name] for name in (*names, "lr_img", "lr_label", "lr_lr")) == row
+
+
+def test_first_start_beyond_the_last_window_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    options = {"snapshots": 4, "expert_span": 2, "first_max_start": 50, "expansion_steps": 2, "max_start": None}
+    quick_method("datm", **options).condense(toy_dataset())
+    assert "first_max_start=50 is beyond the last window, which starts below 2" in caplog.text

@@ -263,7 +263,7 @@ class TestTeacher:
 
     def test_command_line_shows_what_is_stored(self, tmp_path: Path) -> None:
         small = quick_method("rded", teacher=KNOWING, cache=False).condense(TOY)
-        shown = facts_table(small, read_facts(small.save_condensed(tmp_path)))
+        shown = facts_table("mine", small, read_facts(small.save_condensed(tmp_path)))
         assert "4,608 uint8, 4,608 B: images 6 x 3 x 16 x 16" in shown
         assert "soft_label_values 6 x 2 x 3" in shown
 

@@ -503,3 +503,28 @@ def test_plane_is_that_of_the_principal_components_of_real_rows():
     torch.testing.assert_close(seen.var(0, correction=0), values[-2:].flip(0), rtol=1e-3, atol=1e-3)
     expected = (own - real.mean(0)) @ vectors[:, -2:].flip(1)
     torch.testing.assert_close(drawn.abs(), expected.abs(), rtol=1e-3, atol=1e-3)
+
+
+def test_baseline_is_that_of_the_latest_time_in_whatever_order_the_tables_are():
+    early, late = table(1, 0.5, 0.3), table(1, 0.6, 0.4)
+    heights = []
+    for tables in ({1: early, 10: late}, {10: late, 1: early}):
+        axes = accuracy_against_time(tables).axes[0]
+        (line,) = [line for line in axes.get_lines() if line.get_label() == "random"]
+        heights.append(float(line.get_ydata()[0]))
+    assert heights == [pytest.approx(40), pytest.approx(40)]
+
+
+def test_accuracy_beside_random_rows_is_that_of_as_many_as_are_shown(toy):
+    options = {"network": "convnet-w8-d1", "batch_real": 4, "progress": False, "cache": False}
+    small = condense_dataset(toy, "dm", ipc=1, steps=1, storage="dct", expand=4, **options)
+    scores = [score(small.recipe.config_name, 0.6), score("random", 0.3), score("random x4", 0.5, rows=40)]
+    drawn = texts(real_beside_condensed(small, table=Evaluation(tuple(scores)), cache=False, progress=False))
+    assert "random rows: accuracy 50.0 ± 2.8 %" in drawn
+
+
+def test_title_of_a_grid_counts_the_classes_that_have_rows(toy):
+    some = toy.filter(lambda row: row["label"] != 0)
+    small = condense_dataset(some, "random", ipc=1, network="convnet-w8", progress=False, cache=False)
+    names = toy.features["label"].names
+    assert texts(class_grid(small))[0] == f"random_ipc1: {len(names) - 1} rows of {len(names) - 1} classes"

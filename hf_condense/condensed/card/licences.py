@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hf_condense.base.checks import check_text
+from hf_condense.base.errors import did_you_mean
 from hf_condense.condensed.recipe import Recipe
 
 OTHER = "other"
@@ -17,6 +19,24 @@ _HUB_NAMES = frozenset({
     "mit", "mpl-2.0", "ms-pl", "ncsa", "odbl", "odc-by", "ofl-1.1", "open-mdw", "openrail", "openrail++", "osl-3.0",
     "other", "pddl", "postgresql", "unknown", "unlicense", "wtfpl", "zlib",
 })  # fmt: skip
+
+
+def check_licence(licence: str | None) -> None:
+    """Raise `ValueError` if a licence that is asked for is no name that the Hub may have: it refuses the whole card.
+
+    Raises:
+        TypeError: If it is not text.
+        ValueError: If it is not written as the Hub writes names. Names that are new there pass.
+    """
+    check_text("license", licence)
+    if licence is None or licence in _HUB_NAMES:
+        return
+    written = licence.strip().lower().replace(" ", "-").removesuffix("-license")
+    if written != licence or not licence:
+        raise ValueError(
+            f"license should be a name that the Hub has, such as 'mit' or 'cc-by-4.0'; got {licence!r:.80}"
+            f"{did_you_mean(written, _HUB_NAMES)}; all names: https://huggingface.co/docs/hub/repositories-licenses"
+        )
 
 
 def licence_of(recipe: Recipe) -> str | list[str] | None:

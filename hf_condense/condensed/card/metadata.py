@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from hf_condense.condensed.wording import title
 
 Entry = dict[str, Any]  # about one config, in `configs` or `dataset_info`
 
+_YAML_BREAKS = re.compile("[\x85\u2028\u2029]")
 _TAGS = ("dataset-condensation", "dataset-distillation", "hf_condense", "image")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
@@ -108,7 +111,7 @@ def _without_inherited_licence(existing: Mapping[str, Any], sets: Mapping[str, F
 
 
 def _tags(existing: Any) -> list[Any]:
-    tags = existing if isinstance(existing, list) else []
+    tags = existing if isinstance(existing, list) else [existing] if existing else []
     return [*tags, *(tag for tag in _TAGS if tag not in tags)]
 
 
@@ -147,4 +150,7 @@ def _dataset_info(name: str, facts: Facts) -> Entry:
     except Exception as error:  # features of another writer; their parser documents no errors
         raise CondensedFormatError(f"{name}: features or sizes cannot be read: {error!s:.200}") from None
     entry: Entry = card["dataset_info"]
+    if _YAML_BREAKS.search(json.dumps(facts.features, ensure_ascii=False)):
+        # YAML would turn these characters in a name into blanks. `datasets` reads the features from the Parquet files.
+        del entry["features"]
     return entry

@@ -24,8 +24,9 @@ _BLOCK = re.compile(f"{START}(?:(?!{START}).)*?{END}", re.DOTALL)
 _ROW = re.compile(r"^\| ((?:[\w.-]|&#95;)+) \|.*$(?!\n\| ?-)", re.MULTILINE)
 _MAX_ENTRIES = 30_000  # lines and commas of the metadata; the YAML parser takes up to 0.3 ms for each
 _BREAKS = "\n,\x85\u2028\u2029"
-_ANCHOR, _ALIAS = (re.compile(rf"(?:^|[\s\[{{,:-]){mark}[^\s,\[\]{{}}]") for mark in (r"&", r"\*"))
-_LONG_NUMBER = re.compile(r"[0-9a-fA-F_:]{1000}")  # to be read in base 60, it takes time that grows with its square
+# Where a value may begin. Inside a name, as in "rock &roll", the signs mean nothing.
+_ANCHOR, _ALIAS = (re.compile(rf"(?:^|[\[{{,:?-]|!\S*)\s*{mark}[^\s,\[\]{{}}]", re.MULTILINE) for mark in (r"&", r"\*"))
+_LONG_NUMBER = re.compile(r"[0-9_:]{1000}")  # to be read in base 60, it takes time that grows with its square
 
 
 def render(
@@ -80,7 +81,8 @@ def render(
     body = _BLOCK.sub(lambda _: f"{START}\n\n{text}\n\n{END}", body, count=1)
     card = _joined(metadata, body)
     if _refusal(card):
-        # The names of very many classes. Without features in the card, `datasets` reads them from the Parquet files.
+        # The names of very many classes, or names that look like something else. Without features in the card,
+        # `datasets` reads them from the Parquet files.
         metadata["dataset_info"] = [_without_features(entry, sets) for entry in metadata["dataset_info"]]
         card = _joined(metadata, body)
     if refusal := _refusal(card):
@@ -102,12 +104,20 @@ def _refusal(card: str) -> str | None:
     size = len(card.encode())
     if size > MAX_README_BYTES:
         return f"{size:,} bytes; at most {MAX_README_BYTES:,} are read"
-    return f"metadata of more than {_MAX_ENTRIES:,} lines and commas" if _has_too_many_entries(card) else None
+    return _refusal_of_metadata(card)
 
 
-def _has_too_many_entries(card: str) -> bool:
-    front = card.replace("\r", "\n").rpartition("\n---")[0]  # everything that a parser may take for metadata
-    return sum(map(front.count, _BREAKS)) > _MAX_ENTRIES
+def _refusal_of_metadata(card: str) -> str | None:
+    """Return why the metadata of a card is not given to the YAML parser, or None if it is."""
+    match = REGEX_YAML_BLOCK.search(card)
+    front = match[2] if match else ""  # all that the parser sees
+    if _LONG_NUMBER.search(front):
+        return "metadata with 1,000 digits or more in a row, which is no number"
+    if sum(map(card.replace("\r", "\n").rpartition("\n---")[0].count, _BREAKS)) > _MAX_ENTRIES:
+        return f"metadata of more than {_MAX_ENTRIES:,} lines and commas"
+    if _ANCHOR.search(front) and _ALIAS.search(front):
+        return "metadata with YAML aliases (&name, *name), of which a few lines may unfold without end"
+    return None
 
 
 def default_config(card: str | None) -> str | None:
@@ -150,16 +160,8 @@ def _split(card: str, where: str = "README.md") -> tuple[dict[str, Any], str]:
     """Split a card into its metadata and its text."""
     if not card.lstrip().startswith("---"):
         return {}, card
-    match = REGEX_YAML_BLOCK.search(card)
-    front = match[2] if match else ""  # all that the YAML parser sees
-    if _ANCHOR.search(front) and _ALIAS.search(front):
-        raise CondensedFormatError(
-            f"{where}: metadata with YAML aliases (&name, *name) is not read: a few lines may unfold without end"
-        )
-    if _LONG_NUMBER.search(front):
-        raise CondensedFormatError(f"{where}: the metadata has 1,000 digits or more in a row, which is no number")
-    if _has_too_many_entries(card):
-        raise CondensedFormatError(f"{where}: metadata of more than {_MAX_ENTRIES:,} lines and commas")
+    if refusal := _refusal_of_metadata(card):
+        raise CondensedFormatError(f"{where}: {refusal}, is not read")
     try:
         parsed = DatasetCard(card)
         metadata: dict[str, Any] = parsed.data.to_dict()

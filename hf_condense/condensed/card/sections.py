@@ -113,9 +113,8 @@ def _sets(sets: Mapping[str, Facts]) -> str:
 
 def _set_row(name: str, facts: Facts) -> tuple[object, ...]:
     recipe = facts.recipe
-    classes = len(recipe.class_names)
     amount, size, source = amount_text(recipe), size_text(recipe), source_text(recipe)
-    return name, recipe.method, recipe.kind, amount, classes, facts.num_rows, size, source
+    return name, recipe.method, recipe.kind, amount, facts.num_classes, facts.num_rows, size, source
 
 
 def _forms(recipes: Mapping[str, Recipe]) -> str:

@@ -117,6 +117,11 @@ class Facts:
         return self._count("num_rows")
 
     @property
+    def num_classes(self) -> int:
+        """The number of classes that have rows."""
+        return self.recipe.number_of_classes(self.num_rows // self.recipe.decoder.rows_per_entry)
+
+    @property
     def parquet_bytes(self) -> int:
         """The size of the Parquet file."""
         return self._count("parquet_bytes")

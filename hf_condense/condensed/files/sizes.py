@@ -89,8 +89,10 @@ class Sizes:
 
     def share_of_source(self, size: int) -> str:
         """Return how many bytes these are and, if they are fewer, which fraction of the source's pixels."""
-        ratio = f" (1/{self.source_bytes / size:,.0f})" if self.source_bytes > size > 0 else ""
-        return f"{size:,} B{ratio}"
+        if not self.source_bytes > size > 0:
+            return f"{size:,} B"
+        times = self.source_bytes / size
+        return f"{size:,} B (1/{times:,.{0 if times >= 10 else 1}f})"
 
 
 def _soft_label_bytes(facts: Facts) -> int:

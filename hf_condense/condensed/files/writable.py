@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.features.features import require_storage_embed
 
+from hf_condense.base.errors import CondensedFormatError
 from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.files.names import PARQUET, TENSORS, check_name
 from hf_condense.condensed.files.packing import as_read, rows_of_table, stored_features, stored_table
@@ -38,7 +39,10 @@ def check_writable(recipe: Recipe, source: datasets.Dataset, classes: int | None
     classes = len(recipe.class_names) if classes is None else classes
     budgets = recipe.ipc.values() if isinstance(recipe.ipc, dict) else [recipe.ipc] * classes
     entries = sum(map(recipe.decoder.entries, budgets))
-    check_decoded_size(recipe, entries)
+    try:
+        check_decoded_size(recipe, entries)
+    except CondensedFormatError as error:
+        raise ValueError(f"readers would refuse the set: {error}") from None
     check_file_size(TENSORS, tensor_file_bytes(recipe, entries))
     if recipe.kind == "coreset":
         recipe = replace(recipe, rows=[len(source) - 1] * sum(budgets))  # no row number has more digits

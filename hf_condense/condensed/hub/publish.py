@@ -19,6 +19,7 @@ from huggingface_hub.hf_api import RepoFile
 from hf_condense.base.checks import listed
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.processes import current_state, in_main_process
+from hf_condense.condensed.card.licences import check_licence
 from hf_condense.condensed.card.render import config_names, default_config, render, stated_licence
 from hf_condense.condensed.files.facts import (
     Facts,
@@ -139,6 +140,7 @@ def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) 
     check_repository(repo_id)
     name = check_name(parts.recipe.config_name if config_name is None else config_name)
     _refuse_commit(how.revision)
+    check_licence(how.license)
     if how.extra_splits is not None and not isinstance(how.extra_splits, Mapping):
         raise TypeError(
             "extra_splits should be rows by the name of their split, such as {'test': ds['test']}; got a "
@@ -320,7 +322,8 @@ def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | Non
     if config_names(card):
         return
     sets = tuple(f"{name}/" for name in set_names(files))
-    foreign = sorted(path for path in files if not path.startswith(sets) and not _HARMLESS.fullmatch(path))
+    others = [path for path in files if not path.startswith(sets) and path != PAGE]
+    foreign = sorted(path for path in others if not _HARMLESS.fullmatch(path))
     if foreign:
         raise FileExistsError(
             f"{repo_id} holds other data ({listed(foreign, 1, quoted=False)}) and no card that lists it under "

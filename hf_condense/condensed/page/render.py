@@ -16,6 +16,7 @@ from torchvision.transforms.functional import to_pil_image
 
 from hf_condense.base.errors import CondensedFormatError
 from hf_condense.base.torch_state import plain_torch
+from hf_condense.base.words import plural
 from hf_condense.condensed.files.facts import Facts
 from hf_condense.condensed.files.sizes import Sizes
 from hf_condense.condensed.page.html import Html, element, markup
@@ -228,11 +229,12 @@ def _article(name: str, shown: Shown, place: _Place, is_default: bool, *, per_cl
     """Return the section of one set."""
     facts, recipe = shown.facts, shown.facts.recipe
     sentence = (
-        f"{recipe.method} ({recipe.kind}), images per class: {amount_text(recipe)}; {len(recipe.class_names)} classes, "
+        f"{recipe.method} ({recipe.kind}), images per class: {amount_text(recipe)}; {facts.num_classes} "
+        f"{plural(facts.num_classes, 'class')}, "
         f"{facts.num_rows:,} rows of {size_text(recipe)}, from {source_text(recipe)}."
     )
     details = {
-        **summary(facts, shown.tensors),
+        **summary(name, facts, shown.tensors),
         "licence": recipe.source.get("license"),
         "citation": (recipe.citation or "").replace("\n", "; ") or None,
     }
