@@ -343,4 +343,4 @@ def test_eval_takes_a_cached_dataset_without_a_connection(hub, toy, tmp_path):
     other = [*command[:4], "alice/nothing", *command[5:]]
     process = subprocess.run(other, env=environment, cwd=tmp_path, capture_output=True, text=True)
     assert process.returncode == 1
-    assert "the Hub is not asked" in process.stderr
+    assert "the set is not among the cached files" in process.stderr
