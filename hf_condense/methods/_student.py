@@ -235,6 +235,8 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     ) -> Tensor:
         """Return a chunk's share of the gradient of a batch's mean cross-entropy.
 
+        With mixed precision, its graph is rounded, too: that is where the memory of a rollout goes.
+
         Args:
             run: The run.
             vector: Weights at which the gradient is taken. (P,).
