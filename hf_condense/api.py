@@ -240,7 +240,7 @@ def condense_dataset(
             streams=any(get_method(name).streams for name in candidates),  # "auto" takes one if images are large
         )
         source = main_first(accelerator, read).to(accelerator.device)
-        _warn_of_absent(source)
+        _warn_of_classes(source)
         is_coreset = any(issubclass(get_method(name), Selector) for name in candidates)
         amounts = ipc_by_class(ipc, source, of_real_rows=is_coreset)
         task = Task.of(amounts, source)
@@ -293,6 +293,7 @@ def condense_dataset(
     return datasets.DatasetDict({**ds, split: small}) if isinstance(ds, datasets.DatasetDict) else small
 
 
+_MANY_CLASSES = 10  # of one row each, from which on labels are hardly labels
 # One of these may be meant by an unknown option.
 _ARGUMENTS = tuple(name for name in inspect.signature(condense_dataset).parameters if name != "method_options")
 
@@ -419,7 +420,13 @@ def _filled_in(given: dict[str, Any], chosen: Mapping[str, Any]) -> dict[str, An
     return {**given, **{name: value for name, value in chosen.items() if given.get(name) is None}}
 
 
-def _warn_of_absent(source: ClassSource) -> None:
-    """Log one warning that names the classes without rows."""
+def _warn_of_classes(source: ClassSource) -> None:
+    """Log one warning that names the classes without rows, and one if every row is a class of its own."""
+    if len(source.counts) >= _MANY_CLASSES and max(source.counts.values()) == 1:
+        logger.warning(
+            "each of the %d classes has one row, so that nothing can be condensed: is %r a label, or an identifier?",
+            len(source.counts),
+            source.label_column,
+        )
     if absent := [name for c, name in enumerate(source.class_names) if c not in source.counts]:
         logger.warning("classes without rows, which the condensed set lacks too: %s", listed(absent))

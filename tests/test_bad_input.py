@@ -508,3 +508,9 @@ def test_text_in_place_of_true_or_false_is_refused(call: Callable[..., Any], nam
 def test_argument_of_the_wrong_type_is_refused_by_its_name(call: Callable[[Any], Any], message: str) -> None:
     with pytest.raises(TypeError, match=re.escape(message)):
         call(make_set())
+
+
+def test_labels_that_are_different_for_every_row_are_told(caplog: pytest.LogCaptureFixture) -> None:
+    rows = TOY.select(range(12)).remove_columns("label").add_column("label", list(range(12)))
+    quick_method("random").condense(rows, 1)
+    assert "each of the 12 classes has one row, so that nothing can be condensed: is 'label' a label" in caplog.text

@@ -21,6 +21,9 @@ class CannotRunError(RuntimeError):
 class RunInterrupted(KeyboardInterrupt):
     """A signal, such as that of Ctrl-C, has ended a run; the message says what is kept and how to go on.
 
+    A script that does not catch it ends with status 1, as with any error. The status that shells expect is 128 plus the
+    signal: `except RunInterrupted as error: sys.exit(128 + (error.signal or signal.SIGINT))`.
+
     Attributes:
         signal: Number of the signal; None if it was sent to another process of the run.
     """

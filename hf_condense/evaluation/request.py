@@ -201,7 +201,7 @@ def _networks(networks: NetworkSpec | Sequence[NetworkSpec]) -> tuple[NetworkSpe
     one = isinstance(networks, (str, nn.Module)) or callable(networks)
     specs: list[NetworkSpec] = [networks] if one else _values("networks", networks)  # type: ignore[list-item]
     specs = [name for spec in specs for name in (list_networks() if spec == "all" else [spec])]
-    specs = [spec for i, spec in enumerate(specs) if not (isinstance(spec, str) and spec in specs[:i])]
+    specs = [spec for i, spec in enumerate(specs) if not any(spec is one or spec == one for one in specs[:i])]
     if not specs:
         raise ValueError('networks should name at least one network, such as "convnet"; got none')
     for spec in specs:

@@ -325,3 +325,11 @@ def test_whole_source_is_compared_with_a_set_that_was_cut_down(toy, small):
     result = run(small, toy, ipc=1, seeds=2, baselines=("random", "full"))
     assert result.score("full", ipc=1).rows == 36
     assert [gap.set for gap in result.differences("full")] == ["random_ipc2", "random"]
+
+
+def test_one_network_that_is_named_twice_is_trained_once(toy, small):
+    def make(channels, num_classes, image_size):
+        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(channels * image_size[0] ** 2, num_classes))
+
+    for networks in ([make, make], ["lenet", "lenet"]):
+        assert len(run(small, toy, networks=networks, seeds=1, baselines=()).scores) == 1
