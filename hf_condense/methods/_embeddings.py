@@ -84,9 +84,9 @@ class EmbeddingConfig(SiameseConfig, PoolConfig):
         SiameseConfig,
         "lr_stored",
         None,
-        "Learning rate of what is stored, as it is; None: what the storage form makes of lr_img (for 'pixels' and "
-        "'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam; under optimiser='adamw' lr_img "
-        "as it is, but for 'siren' 0.001 too).",
+        "Learning rate of the stored numbers themselves. None: derived from lr_img by the storage form (for 'pixels' "
+        "and 'patches' the same, for 'dct' lr_img times expand, for 'siren' 0.001 by Adam; under optimiser='adamw' "
+        "lr_img itself, but for 'siren' 0.001 too).",
     )
     momentum: float = redefined(SiameseConfig, "momentum", 0.5, needs={"optimiser": ("form",)})
     optimiser: str = option(
