@@ -16,6 +16,7 @@ from hf_condense.engine import auto
 from hf_condense.engine.auto import _Case, choose
 from hf_condense.engine.build import check_request
 from hf_condense.engine.checkpoint import workers_in
+from hf_condense.engine.picture_teacher import TEACHER, TEACHER_SIDE
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.task import Task
 from hf_condense.testing import toy_dataset
@@ -502,3 +503,19 @@ def test_pictures_that_are_scored_are_told() -> None:
 def test_budget_without_auto_raises_value_error(given: dict) -> None:
     with pytest.raises(ValueError, match=r"budget is for method='auto' without a preset.*steps="):
         condense_dataset(toy_dataset(names=("a", "b", "c")), ipc=1, budget=3, progress=False, **given)
+
+
+def test_experts_whose_training_takes_more_than_a_third_of_the_budget_are_not_chosen() -> None:
+    """There would be time for many steps, all the same."""
+    few, many = (choose_for(ipc=1, budget=30, given={"storage": "pixels", "experts": n}) for n in (24, 300))
+    steps = choose_for(ipc=1, budget=30, candidates=("esp",), given={"storage": "pixels", "experts": 300}).values
+    assert steps["steps"] > 500
+    assert (few.method, many.method) == ("esp", "m3d")
+
+
+def test_teacher_and_crops_take_their_shares_of_the_budget() -> None:
+    values = choose_for(ipc=1, size=224, classes=100, budget=2).values
+    case = _Case(Task(1, 100, (3, 224, 224)), 2, values["network"], 2 * 1.5e9, 1, {})
+    seconds = case.seconds_of_forward_at((TEACHER_SIDE, TEACHER_SIDE))
+    assert values["teacher_updates"] * 3 * TEACHER.batch_size * seconds == pytest.approx(60, rel=0.02)
+    assert values["pictures"] * 100 * values["crops"] * seconds == pytest.approx(30, rel=0.1)

@@ -168,3 +168,35 @@ def test_numbers_are_repeated_up_to_a_length() -> None:
         [3, 1, 4],
         [3, 1, 4, 3, 1, 4, 3],
     ]
+
+
+def test_classes_begin_with_noise_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[Run] = []
+    condense("dm", ds=toy_dataset(), steps=1, batch_real=3, callbacks=[lambda run, done, loss: runs.append(run)])
+    noise = runs[0].start("noise").stored["images"].detach().unflatten(0, (3, -1))
+    assert not torch.allclose(noise[0], noise[1])
+    run = start_run(pixel_range="free")
+    starts: list[torch.Tensor] = []
+    start = Dct.start
+    monkeypatch.setattr(Dct, "start", lambda form, real, *rest: starts.append(real) or start(form, real, *rest))
+    run.start(torch.tensor([0, 1, 2, 0, 3, 4, 5, 3, 6, 7, 8, 6]))
+    of_copies = starts[0][3::4] - starts[0][::4]
+    assert float(of_copies.abs().amax((1, 2, 3)).min()) > 0
+    assert not torch.allclose(of_copies[0], of_copies[1], atol=1e-3)
+
+
+def test_noise_begins_within_the_valid_range() -> None:
+    runs: list[Run] = []
+    callbacks = [lambda run, done, loss: runs.append(run)]
+    condense("dm", ds=toy_dataset(), steps=1, batch_real=3, factor=2, callbacks=callbacks)
+    noise = runs[0].start("noise").stored["images"].detach()
+    assert torch.equal(runs[0].decoder.frame.clip_images(noise), noise)
+
+
+def test_noise_of_copies_has_a_tenth_of_the_spread_of_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = start_run(pixel_range="free")
+    starts: list[torch.Tensor] = []
+    start = Dct.start
+    monkeypatch.setattr(Dct, "start", lambda form, real, *rest: starts.append(real) or start(form, real, *rest))
+    run.start(torch.tensor([0, 1, 2, 0, 3, 4, 5, 3, 6, 7, 8, 6]))
+    assert float((starts[0][3::4] - starts[0][::4]).std()) == pytest.approx(0.1, rel=0.1)

@@ -251,3 +251,21 @@ def test_bytes_of_a_step_count_decoding_weights_and_gradients() -> None:
     )
     assert workload.row_bytes == MIB + 3
     assert workload.step_bytes(Plan(1, 0, compile=False)) == 2 * (4 * (MIB + 3) + 2 * 5)
+
+
+def test_step_is_priced_by_the_classes_with_most_rows() -> None:
+    workload = Workload((1, 5, 2, 3), 11, 22, 2, MIB, batch_statistics=False)
+    assert workload.step_bytes(Plan(1, 0, compile=False)) == 5 * MIB
+    assert workload.step_bytes(Plan(2, 0, compile=False)) == 8 * MIB
+    kept = dataclasses.replace(workload, passes=3)
+    assert kept.step_bytes(Plan(1, 0, compile=False, keep_graphs=True)) == 3 * 8 * MIB
+
+
+def test_forward_pass_of_all_images_is_halved_too() -> None:
+    assert Plan(1, 0, compile=False).halved(9) == Plan(1, 5, compile=False)
+    assert Plan(1, 0, compile=False).halved(1) is None
+
+
+def test_method_that_keeps_all_graphs_anyway_does_not_plan_to() -> None:
+    assert plan(passes=8).keep_graphs
+    assert not plan(passes=8, cuts=()).keep_graphs

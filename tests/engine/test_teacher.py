@@ -12,7 +12,8 @@ from hf_condense.condensed.files.facts import read_facts
 from hf_condense.condensed.recipe import Recipe
 from hf_condense.engine import soft_labels, trained_networks
 from hf_condense.engine.soft_labels import teacher_facts
-from hf_condense.engine.trained_networks import training_set_without
+from hf_condense.engine.trained_networks import network_key, training_set_without
+from hf_condense.methods.mtt import TrajectoryMatching
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import RECIPES
 from hf_condense.networks.training_set import TrainingSet
@@ -20,6 +21,7 @@ from hf_condense.source import class_source
 from hf_condense.source.load import load_source
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.support.short_evaluations import run, watch_trainings
+from tests.support.trajectory_step import observe
 
 SOFT = {"soft_labels": "teacher", "temperature": 2.0, "teacher_updates": 40}
 
@@ -290,3 +292,13 @@ def test_teacher_is_trained_once_without_a_cache_of_datasets(monkeypatch: pytest
     finally:
         datasets.enable_caching()
     assert len(trainings) == 2
+
+
+def test_networks_of_whitened_images_and_of_other_versions_of_torch_have_their_own_key(monkeypatch) -> None:
+    run = observe(TrajectoryMatching, t=0, pixel_range="free").run
+    keys = [network_key(run, 3)]
+    run.whiten()
+    keys.append(network_key(run, 3))
+    monkeypatch.setattr(torch, "__version__", "0.0.0")
+    keys.append(network_key(run, 3))
+    assert len(set(keys)) == 3

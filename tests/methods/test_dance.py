@@ -40,3 +40,11 @@ def test_calibration_with_fresh_networks_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"calibration=1\.0 needs trained networks, but networks='fresh'"):
         quick_method("dance", networks="fresh").condense(toy_dataset())
     quick_method("dance", networks="fresh", calibration=0.0).condense(toy_dataset(), 1)
+
+
+@pytest.mark.parametrize("method", ["dance", "ncfm"])
+def test_networks_of_the_pool_of_the_papers_learn_at_the_rate_of_the_authors(method: str) -> None:
+    cls = get_method(method)
+    config = cls.Config.build(settle(cls, "paper", {}, Task(10, 10, (3, 32, 32))).options)
+    assert (config.lr_pool, config.batch_pool) == (0.01, 128)
+    assert (config.augment_pool, config.cutmix_pool) == ("color_crop", 0.5)

@@ -16,6 +16,7 @@ from hf_condense.methods.datm import DifficultyAlignedMatching
 from hf_condense.methods.esp import SubspaceProjection
 from hf_condense.methods.mtt import TrajectoryMatching
 from hf_condense.methods.tesla import ConstantMemoryMatching
+from hf_condense.networks.augment import ALL_FAMILIES
 from hf_condense.testing import law_resume, quick_method, toy_dataset
 from tests.reference import trajectory as reference
 from tests.support.trajectory_step import ObservedMethod, observe
@@ -432,3 +433,66 @@ def test_first_start_beyond_the_last_window_is_told(caplog: pytest.LogCaptureFix
     options = {"snapshots": 4, "expert_span": 2, "first_max_start": 50, "expansion_steps": 2, "max_start": None}
     quick_method("datm", **options).condense(toy_dataset())
     assert "first_max_start=50 is beyond the last window, which starts below 2" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("ipc", "classes", "side", "row"),
+    [
+        (1, 10, 32, (80, 2, 0, None, 4, None, 100, None, 5, 1e-7)),
+        (50, 10, 32, (80, 2, 0, 20, 40, 2000, 1000, None, 2, 1e-5)),
+        (500, 10, 32, (40, 2, 40, None, 60, None, 50, 1000, 10, 1e-5)),
+        (1, 100, 32, (40, 3, 0, 10, 20, 1000, 1000, 1000, 10, 1e-5)),
+        (50, 100, 32, (80, 2, 20, None, 70, None, 1000, 1000, 10, 1e-5)),
+        (100, 100, 32, (80, 2, 30, None, 70, None, 50, 1000, 10, 1e-5)),
+        (1, 200, 64, (40, 2, 0, 15, 20, 2000, 1e4, 1000, 10, 1e-4)),
+        (10, 200, 64, (40, 2, 10, None, 50, None, 100, 500, 10, 1e-4)),
+        (50, 200, 64, (20, 2, 40, None, 70, None, 100, 1000, 10, 1e-4)),
+    ],
+)
+def test_paper_preset_has_the_other_rows_of_the_table_too(ipc: int, classes: int, side: int, row: tuple) -> None:
+    values = DifficultyAlignedMatching.presets["paper"].values(Task(ipc, classes, (3, side, side)))
+    names = ("student_steps", "expert_span", "min_start", "first_max_start", "max_start", "expansion_steps", "lr_img")
+    assert tuple(values[name] for name in (*names, "batch_syn", "lr_label", "lr_lr")) == row
+
+
+@pytest.mark.parametrize(("ipc", "most"), [(1, 1.1), (10, 1.0), (500, 1.0)])
+def test_paper_preset_guards_updates_and_learns_free_pixels_along_augmented_experts(ipc: int, most: float) -> None:
+    values = DifficultyAlignedMatching.presets["paper"].values(Task(ipc, 10, (3, 32, 32)))
+    assert (values["most_ratio"], values["pixel_range"], values["lr_student"]) == (most, "free", 0.01)
+    assert values["augment_expert"] == ALL_FAMILIES
+
+
+def test_short_presets_expand_windows_and_learn_labels_as_measured() -> None:
+    quick = DifficultyAlignedMatching.presets["quick"].values
+    few, many = (quick(Task(ipc, 10, (3, 32, 32))) for ipc in (1, 10))
+    long = quick(Task(1, 10, (3, 32, 32), storage="dct", expand=16))
+    starts = [(values["first_max_start"], values["max_start"]) for values in (few, many, long)]
+    assert starts == [(4, 8), (4, 12), (6, 15)]
+    assert (few["lr_label"], many["lr_label"]) == (5.0, 20.0)
+
+
+def test_student_steps_of_a_form_of_many_rows_take_some_of_them() -> None:
+    """Ten images in each of ten classes decode into 800 rows."""
+    quick = DifficultyAlignedMatching.presets["quick"].values
+    batches = [quick(Task(10, 10, (3, 32, 32), storage="dct", expand=expand)).get("batch_syn") for expand in (1, 8)]
+    assert batches == [None, 500]
+
+
+@pytest.mark.parametrize(("values", "told"), [([2.0], True), ([2.0] * 10, True), ([0.5, 2.0], False)])
+def test_set_whose_updates_were_all_skipped_is_told_as_such(
+    values: list[float], told: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    method = observe(TrajectoryMatching, t=0, most_ratio=1.0).method
+    method._skipped = 0, 0
+    caplog.clear()
+    assert method.rate(len(values) - 1, values) == 0
+    skipped = sum(value > 1 for value in values)
+    assert f"so were {skipped} of {len(values)} updates so far" in caplog.text
+    assert ("The set is still the one that learning started from" in caplog.text) is told
+
+
+@pytest.mark.parametrize("method", [TrajectoryMatching, SubspaceProjection])
+def test_choice_to_compile_identifies_a_run_along_experts(method: type) -> None:
+    observed = observe(method, t=0)
+    runs = [dataclasses.replace(observed.run, compile=choice) for choice in (False, True)]
+    assert observed.method.identity(runs[0]) != observed.method.identity(runs[1])

@@ -9,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from hf_condense.engine import build
 from hf_condense.engine.run import Run
 from hf_condense.engine.task import Task
+from hf_condense.methods import dc
 from hf_condense.methods.dc import (
     GradientMatching,
     absolute_distance,
@@ -344,3 +346,18 @@ def test_real_batch_in_parts_has_the_gradient_of_the_whole() -> None:
         gradients.append(method._real_gradient(run, images, 0))
     for whole, parts in zip(*gradients, strict=True):
         torch.testing.assert_close(parts, whole, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dc", "idc"])
+def test_chunks_drop_units_apart(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple] = []
+    original = dc.seeded_globals
+
+    def watched(*key: Any, **options: Any) -> Any:
+        keys.append(key)
+        return original(*key, **options)
+
+    monkeypatch.setattr(dc, "seeded_globals", watched)
+    monkeypatch.setattr(build, "memory_budget", lambda device: 1)  # one class per chunk
+    quick_method(method, steps=2, outer_loop=2, inner_loop=0, cache=False).condense(toy_dataset(), 1)
+    assert len(keys) == len(set(keys)) == 2 * 3

@@ -16,6 +16,7 @@ from hf_condense.testing import quick_method, toy_dataset
 from tests.reference import subspace as reference
 from tests.reference import trajectory
 from tests.support.draws import normal
+from tests.support.observed_step import objective_of_step
 from tests.support.trajectory_step import ObservedMethod, observe
 
 SPAN = {"student_steps": 3, "expert_span": 3}
@@ -246,3 +247,25 @@ def test_set_of_two_objectives_cites_both_papers() -> None:
     alone, both = (SubspaceProjection(SubspaceProjection.Config(beside=beside)) for beside in ("none", "m3d"))
     assert "m3d" not in alone.also_cites()
     assert "m3d" in both.also_cites()
+
+
+def test_reported_objective_has_the_weight_of_the_added_one() -> None:
+    options = {**SPAN, "experts": 1, "snapshots": 4, "snapshot_every": 1}
+    alone, one, three = (
+        objective_of_step(SubspaceProjection, {**options, **added}, 0).value
+        for added in ({}, {"beside": "dm"}, {"beside": "dm", "beside_weight": 3.0})
+    )
+    assert one != pytest.approx(alone, rel=1e-4)
+    assert three - alone == pytest.approx(3 * (one - alone), rel=1e-3)
+
+
+def test_student_takes_the_steps_of_the_textbook_and_a_new_one_starts_at_its_window() -> None:
+    """At a rate of next to nothing the images stay, so that all gradients of the run can be taken at once."""
+    options = {**SPAN, "lr_img": 1e-12, "augment": "none"}
+    for t in (2, 3, 4):
+        esp = observe(SubspaceProjection, t=t, **options)
+        first, displacement = t - t % 3, torch.zeros(esp.method.net.size, dtype=torch.float64)
+        for n in range(t % 3):
+            gradient = gradient_at(esp, (esp.window.start + displacement).detach(), first, n)
+            displacement = (displacement - esp.method.config.lr_student * gradient).detach()
+        torch.testing.assert_close(esp.method._displacement.double(), displacement, rtol=1e-3, atol=1e-6)

@@ -151,3 +151,8 @@ def test_classes_with_very_few_rows_are_told(kernel: str, caplog) -> None:
     quick_method("m3d", kernel=kernel).condense(ds)
     told = "m3d compares distributions, and some classes have fewer than 3 rows: '1'; their images may drift away"
     assert (told in caplog.text) == (kernel == "gaussian")
+
+
+def test_class_of_three_rows_is_not_told_as_one_of_few(caplog: pytest.LogCaptureFixture) -> None:
+    quick_method("m3d").condense(toy_dataset(rows=3))
+    assert "compares distributions" not in caplog.text

@@ -456,3 +456,33 @@ def test_graphs_of_all_student_steps_are_kept_where_they_fit() -> None:
     assert observe(ConstantMemoryMatching, student_steps=3).run.plan.keep_graphs
     assert observe(SubspaceProjection, form="rollout", student_steps=3).run.plan.keep_graphs
     assert not observe(SubspaceProjection, form="free", student_steps=3).run.plan.keep_graphs
+
+
+@pytest.mark.parametrize(
+    ("ipc", "classes", "side", "row"),
+    [
+        (50, 10, 32, (30, 2, 40, 1000, 0.001, 1e-5, False, None)),
+        (10, 100, 32, (20, 2, 20, 1000, 0.01, 1e-5, False, None)),
+        (1, 200, 64, (10, 2, 10, 1e4, 0.01, 1e-4, False, None)),
+        (50, 200, 64, (20, 2, 40, 1e4, 0.01, 1e-4, False, 300)),
+    ],
+)
+def test_paper_preset_has_whole_rows_of_the_table(ipc: int, classes: int, side: int, row: tuple) -> None:
+    values = TrajectoryMatching.presets["paper"].values(Task(ipc, classes, (3, side, side)))
+    names = ("student_steps", "expert_span", "max_start", "lr_img", "lr_student", "lr_lr", "zca", "batch_syn")
+    assert tuple(values[name] for name in names) == row
+
+
+@pytest.mark.parametrize("method", FOLLOWING)
+def test_experts_of_whitened_sets_are_trained_on_whitened_images(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whitened: list[bool] = []
+    original = _student.recorded_experts
+
+    def watched(run: Run, config: Any) -> Any:
+        whitened.append(run.source.whitening is not None)
+        return original(run, config)
+
+    monkeypatch.setattr(_student, "recorded_experts", watched)
+    for zca in (True, False):
+        quick_method(method, zca=zca, pixel_range="free", steps=1).condense(toy_dataset(), 1)
+    assert whitened == [True, False]

@@ -639,3 +639,29 @@ def test_dropout_draws_anew_for_every_embedding(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(Run, "embed", lambda self, rows: seeds.append(torch.initial_seed()) or original(self, rows))
     quick_method("dm", steps=3, cache=False).condense(toy_dataset())
     assert len(set(seeds)) == len(seeds) >= 6
+
+
+def test_steps_chunks_and_parts_of_a_step_drop_units_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[tuple] = []
+    original = embeddings_module.seeded_globals
+
+    def watched(*key: Any, **options: Any) -> Any:
+        keys.append(key)
+        return original(*key, **options)
+
+    monkeypatch.setattr(embeddings_module, "seeded_globals", watched)
+    monkeypatch.setattr(build, "memory_budget", lambda device: 1)  # one class per chunk
+    images("dm", **POOL, calibration=1.0, ipm=1, steps=2)
+    assert len(keys) == len(set(keys)) == 2 * 3 * 3, "real rows, synthetic rows and the calibration"
+
+
+def test_draws_that_are_kept_are_counted_and_priced_over_all_chunks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of each draw and class, DM keeps a mean embedding of 512 bytes; there is room for four of them."""
+    monkeypatch.setattr(build, "memory_budget", lambda device: 1)  # one class per chunk
+    monkeypatch.setattr(embeddings_module, "memory_budget", lambda device: 2 * 4 * 512)
+    with caplog.at_level(logging.INFO, logger="hf_condense"):
+        images("dm", draws=1000, steps=3)
+    assert "of the real images of 1000 draws takes about 1.5 MB" in caplog.text
+    assert "fits into memory for 1 of 1000 draws" in caplog.text

@@ -15,7 +15,7 @@ from hf_condense.engine.forms import best_form
 from hf_condense.engine.registry import get_method, list_methods
 from hf_condense.engine.settings import Settings, settle
 from hf_condense.engine.task import Task
-from hf_condense.methods._student_presets import shared_quick_values, short_run
+from hf_condense.methods._student_presets import long_windows, paper_kind, shared_quick_values, short_run
 from hf_condense.methods.dc import loops
 
 TASKS = (
@@ -305,3 +305,45 @@ def test_papers_students_follow_experts_as_the_authors_trained_and_labelled() ->
 def test_best_form_changes_above_fifty_images_per_class() -> None:
     forms = [best_form(Task(ipc, 10, (3, 32, 32))) for ipc in (50, 51)]
     assert forms == [("dct", 8), ("pixels", 1)]
+
+
+@pytest.mark.parametrize(
+    ("method", "few", "many"), [("mtt", 800, 300), ("tesla", 800, 300), ("datm", 800, 300), ("esp", 6000, 2000)]
+)
+def test_default_runs_along_experts_have_twice_the_steps_of_short_ones(method: str, few: int, many: int) -> None:
+    assert [settled(method, "default", Task(ipc, 10, COLOUR))[1].steps for ipc in (1, 10)] == [few, many]
+
+
+def test_long_windows_are_for_frequencies_alone() -> None:
+    """Neither patches nor coordinate networks were measured with them, however many rows they have."""
+    for storage, expand in (("patches", 9), ("siren", 37), ("dct", 4)):
+        assert long_windows(Task(1, 10, COLOUR, storage=storage, expand=expand), steps=150) == {}
+    assert long_windows(Task(1, 10, COLOUR, storage="dct", expand=8), steps=150)["expert_span"] == 10
+
+
+def test_kind_of_a_task_follows_the_shorter_side_and_the_classes() -> None:
+    cases = ((49, (32, 96)), (50, (47, 47)), (50, (96, 48)))
+    kinds = [paper_kind(Task(1, classes, (3, *size))) for classes, size in cases]
+    assert kinds == ["few classes", "many classes", "large"]
+
+
+def test_rates_of_images_and_students_along_experts_are_those_that_were_measured() -> None:
+    tasks = (Task(1, 10, COLOUR), Task(1, 10, COLOUR, expand=16), Task(10, 10, COLOUR))
+    values = [shared_quick_values(task) for task in tasks]
+    assert [(each["lr_img"], each["lr_student"]) for each in values] == [(1000, 0.03), (1000, 0.03), (1000, 0.1)]
+    _, config = settled("esp", "quick", Task(1, 10, (3, 12, 12)))  # pixels
+    assert (config.steps, config.student_steps, config.lr_img) == (3000, 12, 1000)
+
+
+def test_loops_batches_and_rates_of_short_gradient_matching_are_those_that_were_measured() -> None:
+    _, dc = settled("dc", "quick", Task(1, 10, COLOUR))
+    assert (dc.lr_img, dc.batch_real, dc.inner_loop) == (1.0, 64, 5)
+    _, idc = settled("idc", "quick", Task(1, 10, COLOUR))
+    assert (idc.outer_loop, idc.inner_loop, idc.batch_syn) == (40, 4, 20)
+    assert settled("idc", "default", Task(1, 10, COLOUR))[1].batch_syn == 128
+    assert settled("idc", "paper", Task(10, 10, GREY))[1].inner_loop == 8
+
+
+def test_papers_composed_sets_have_ten_views_with_ten_logits_each() -> None:
+    _, config = settled("rded", "paper", TASKS[3])
+    assert (config.views, config.top_k, config.soft_labels) == (10, 10, "teacher")

@@ -555,3 +555,37 @@ def test_labels_of_images_outside_the_valid_range_are_those_of_clipped_ones(monk
     decoded, _ = quick_method("rded", **options).condense(ds).synthetic.decoded()
     assert float(decoded.min()) < 0 or float(decoded.max()) > 1
     torch.testing.assert_close(torch.cat(seen), decoded.clamp(0, 1))
+
+
+def test_views_of_more_rows_than_are_labelled_at_a_time_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = condense(views=2, top_k=3).synthetic.view_labels
+    monkeypatch.setattr("hf_condense.methods.rded._ROWS", 4)
+    parts = condense(views=2, top_k=3).synthetic.view_labels
+    assert torch.equal(parts.crops, whole.crops)
+    rows, views = torch.arange(6).repeat_interleave(2), torch.arange(2).repeat(6)
+    torch.testing.assert_close(parts.logits(rows, views), whole.logits(rows, views), rtol=2e-3, atol=2e-2)
+
+
+def test_second_crops_of_pictures_are_the_best_of_them() -> None:
+    """Three pictures give five images: the best crop of each, then the better ones of their second best."""
+    ds = toy_dataset(names=NAMES, size=16, rows=3)
+    options = {"teacher": Teacher(distances, NAMES), "soft_labels": "none", "cache": False}
+    small = quick_method("rded", **options, mosaic=1, crops=3, crop_area=0.1).condense(ds, 5)
+    source = load_source(ds, cache=False, progress=False)
+    for c, name in enumerate(NAMES):
+        generator = keyed_generator(0, "crops", name)
+        order = torch.randperm(3, generator=generator)
+        boxes = crop_boxes(9, (16, 16), 0.1, generator)
+        crops = cut_crops(source.images[order + source.positions(c).start], boxes, (16, 16))
+        labels = torch.full((9,), c)
+        losses = torch.nn.functional.cross_entropy(distances(crops.float() / 255), labels, reduction="none")
+        ranks = losses.reshape(3, 3).argsort(1) + 3 * torch.arange(3)[:, None]  # numbers of crops, best first
+        chosen = [n for place in (0, 1) for n in sorted(ranks[:, place].tolist(), key=losses.tolist().__getitem__)]
+        stored = small.synthetic.stored["images"][5 * c : 5 * c + 5]
+        assert int((stored.int() - crops[chosen[:5]].int()).abs().max()) <= 1
+
+
+def test_mosaic_has_at_most_one_crop_for_each_pixel() -> None:
+    options = {"soft_labels": "none", "image_size": 4}
+    images = [condense(**options, mosaic=mosaic).synthetic.stored["images"] for mosaic in (4, 9)]
+    assert torch.equal(*images)

@@ -85,3 +85,11 @@ def test_selector_that_gives_a_row_twice_raises_value_error() -> None:
         ValueError, match="'twice' should select 2 different rows of class 'cat'; it selected 2, of which 1"
     ):
         condense_dataset(TOY, "twice", 2, **options)
+
+
+@pytest.mark.parametrize(("bad", "advice"), [([7], "repair these rows, or filter"), ([*range(18)], "is at fault")])
+def test_advice_about_bad_features_depends_on_how_many_there_are(bad: list[int], advice: str) -> None:
+    values = embeddings()
+    values[bad, 0] = np.nan
+    with pytest.raises(ValueError, match=advice):
+        select("herding", with_features(values))
