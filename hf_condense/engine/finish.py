@@ -96,8 +96,11 @@ def finish_synthetic(run: Run, recipe: Recipe, started: float) -> CondensedDatas
 def _warn_of_extreme_pixels(run: Run, tensors: CondensedTensors) -> None:
     """Warn if hardly a pixel of a set is between black and white, where the source's are, or many are far outside.
 
-    Too large a learning rate ends so; clipped images never make the loss infinite.
+    Too large a learning rate ends so; clipped images never make the loss infinite. Pictures that are decoded on demand
+    are not looked at: no images are learned from these.
     """
+    if run.source.streams:
+        return
     generator = run.rng("pixels")
     rows = torch.randperm(len(tensors.row_labels), generator=generator)[:_ROWS_LOOKED_AT]
     positions = torch.randperm(len(run.source.labels), generator=generator)[:_ROWS_LOOKED_AT]
