@@ -142,8 +142,7 @@ def condense_dataset(
         accelerator: The `accelerate.Accelerator` to run on, with mixed precision `"no"` or `"bf16"`. Default: the
             existing one, else a new one. Accelerate keeps one device and precision for a whole program, so make an
             accelerator with settings of your own before the first call. `"bf16"` rounds embeddings, and the students'
-            gradients in `mtt`, `tesla`, `datm` and `esp` (which then differ by about a tenth, and take less
-            memory); the synthetic side of `dc`, `dsa` and `idc` stays in float32.
+            gradients in `mtt`, `tesla`, `datm` and `esp`; the synthetic side of `dc`, `dsa` and `idc` stays in float32.
         checkpoint_dir: Folder of the checkpoint; `~` stands for the home folder. A run that finds its own checkpoint
             there resumes from it and goes on as if nothing had happened: on a CPU bit for bit. Each checkpoint replaces
             the one before; one that cannot be written is only warned of. SIGINT (Ctrl-C) and SIGTERM finish the step

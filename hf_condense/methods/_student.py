@@ -235,7 +235,7 @@ class TrajectoryMethod(ImageMethod[ConfigT]):
     ) -> Tensor:
         """Return a chunk's share of the gradient of a batch's mean cross-entropy.
 
-        With mixed precision, its graph is rounded, too: that is where the memory of a rollout goes.
+        With mixed precision, the forward pass runs under autocast, so that second derivatives are rounded, too.
 
         Args:
             run: The run.
