@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import io
+import logging
 import random
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import datasets
@@ -24,6 +26,8 @@ from hf_condense.engine.method import Method, Selector
 from hf_condense.engine.registry import get_method
 from hf_condense.engine.run import Run
 from hf_condense.source.load import load_source
+
+logger = logging.getLogger("hf_condense")
 
 _ROUNDING = 1e-3  # What rounding may add up to in a few steps, where sums have no fixed order.
 
@@ -311,11 +315,30 @@ def check_method(name: str, **options: Any) -> None:
         AssertionError: If a law is broken; the message begins with the law's name.
     """
     method = quick_method(name, **options)
-    for law in LAWS:
-        try:
-            law(method)
-        except AssertionError as error:
-            raise AssertionError(f"{law.__name__.removeprefix('law_')}: {law.__doc__} {error}") from error
+    with _repeated_messages_muted():
+        for law in LAWS:
+            try:
+                law(method)
+            except AssertionError as error:
+                raise AssertionError(f"{law.__name__.removeprefix('law_')}: {law.__doc__} {error}") from error
+
+
+@contextmanager
+def _repeated_messages_muted() -> Iterator[None]:
+    """Log each kind of message once while a block runs: the laws make dozens of sets of the same toy data."""
+    seen: set[str] = set()
+
+    def is_new(record: logging.LogRecord) -> bool:
+        if record.msg in seen:
+            return False
+        seen.add(record.msg)
+        return True
+
+    logger.addFilter(is_new)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_new)
 
 
 def quick_method(name: str, **options: Any) -> MethodUnderTest:

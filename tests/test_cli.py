@@ -646,11 +646,14 @@ def test_demo_ends_with_an_equal_set_and_a_picture_of_random_and_condensed_rows(
     code, out, err = program("demo", "--out", tmp_path / "demo", "--steps", 3, *quick[2:])
     assert (code, "saved beside it" in err) == (1, True)
     assert files_below(tmp_path / "demo") == before
+    assert "save to another folder, or pass --overwrite to replace it; saved beside it" in err
     assert len(load_condensed(tmp_path / "demo-2")) == 10
+    assert program("demo", "--out", tmp_path / "demo-2", "--steps", 4, "--overwrite", *quick[2:])[0] == 0
+    assert load_condensed(tmp_path / "demo-2").recipe.steps == 4
     assert len(load_dataset(str(tmp_path / "demo"), split="train")) == 10
     (whole,) = [line for line in out.splitlines() if line.startswith("full")]
     assert "±" not in whole  # one network
-    with Image.open(tmp_path / "demo" / "condensed_vs_random.png") as picture:
+    with Image.open(tmp_path / "demo" / f"{small.recipe.config_name}_vs_random.png") as picture:
         left, right = (picture.crop((x, 130, x + 584, 360)).tobytes() for x in (36, 36 + 584 + 48))
     assert left != right
     assert len(set(left)) > 100

@@ -28,17 +28,17 @@ BATCH_REAL = 64
 AUGMENT = "color_crop_cutout_scale_rotate"  # no flips: mirroring changes a digit's meaning
 EPOCHS = 300
 MAX_UPDATES = 60  # of every network
-PICTURE = "condensed_vs_random.png"
 
 
 @click.command(short_help="See it at work on an excerpt of MNIST, offline.")
 @click.option("--out", type=FilePath(file_okay=False), default=Path("condensed/demo"), help="Folder to save to.")
+@click.option("--overwrite", is_flag=True, help="Replace a set of the same name that is there already.")
 @click.option("--ipc", type=Integer(1, 500), default=1, help="Images per class.")
 @click.option("--seeds", type=Integer(1), default=3, help="Networks trained on each set.")
 @click.option("--steps", type=Integer(1), default=STEPS, help="Updates of the images.")
 @click.option("--max-updates", type=Integer(1), default=MAX_UPDATES, help="Updates of every trained network.")
 @quiet_option
-def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: bool) -> None:
+def demo(out: Path, overwrite: bool, ipc: int, seeds: int, steps: int, max_updates: int, quiet: bool) -> None:
     """Condense an excerpt of MNIST that ships with the package, and measure what the result is worth.
 
     The demo trains networks on the condensed images and on as many random real images, and one network on the whole
@@ -75,9 +75,9 @@ def demo(out: Path, ipc: int, seeds: int, steps: int, max_updates: int, quiet: b
     # The whole excerpt costs most and varies least, so one network is enough.
     whole = evaluate(small, ds["test"], seeds=1, baselines="full", cache=False, **settings).scores[-1]
     echo(f"\n{Evaluation((*compared.scores, whole))}\n")
-    folder, elsewhere = by_main(lambda: save_set(small, out, overwrite=False))
+    folder, elsewhere = by_main(lambda: save_set(small, out, overwrite))
     random = condense_dataset(ds["train"], "random", ipc, cache=False, progress=False)
-    picture = folder.parent / PICTURE
+    picture = folder.parent / f"{folder.name}_vs_random.png"  # its folder holds the set alone
     by_main(lambda: _picture(small, random, compared).save(picture))
     by_main(lambda: _check_equal(small, folder))
     echo(f"Saved {folder} and loaded it back: equal to the last bit.")

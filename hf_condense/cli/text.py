@@ -59,7 +59,10 @@ def as_options(text: str, command: click.Command) -> str:
     options = [option for option in command.params if isinstance(option, click.Option)]
     flags = {option.name: max(option.opts, key=len) for option in options}
     opposites = {option.name: max(option.secondary_opts, key=len) for option in options if option.secondary_opts}
-    flags |= {"config_name": flags["name"]} if "name" in flags else {}
+    if "name" in flags:
+        flags["config_name"] = flags["name"]
+    else:  # the set takes the name of its recipe
+        text = text.replace(" pass another config_name=,", "")
     names = "|".join(re.escape(name) for name in flags if name)
     if not names:
         return text

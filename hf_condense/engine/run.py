@@ -187,6 +187,9 @@ class Run:
         Args:
             images: Normalised images.
             network: What `network` returned; default: the network of the main slot.
+
+        Raises:
+            RuntimeError: If no network is given, and none was made in the main slot.
         """
         forward = self._of_module(network).embed
         embedded = [self._in_float32(forward, part) for part in self.split_for_forward(images)]
@@ -200,6 +203,9 @@ class Run:
         Args:
             images: Normalised images.
             network: What `network` returned; default: the network of the main slot.
+
+        Raises:
+            RuntimeError: If no network is given, and none was made in the main slot.
         """
         return self._in_float32(self.compiled_network(network), images)
 
@@ -231,7 +237,12 @@ class Run:
     def _of_module(self, module: nn.Module | None) -> _Network:
         """Return the network that a module belongs to; a module that `network` did not return is never compiled."""
         if module is None:
-            return self._slot(MAIN)
+            if MAIN not in self._networks:
+                raise RuntimeError(
+                    "run.embed and run.logits use the network that run.network made last; call, for example, "
+                    'run.network("network", t) before them, or pass them a network'
+                )
+            return self._networks[MAIN]
         for network in self._networks.values():
             if network.module is module:
                 return network

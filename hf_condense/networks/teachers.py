@@ -160,13 +160,23 @@ class Teacher:
 
         Raises:
             ImportError: If transformers is not installed.
-            OSError: If there is no such model.
-            ValueError: If its processor does to pictures what a teacher does not, such as another order of channels.
+            OSError: If there is no such model, or it cannot be read.
+            ValueError: If it is no image classifier, or its processor does to pictures what a teacher does not, such as
+                another order of channels.
         """
         from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-        model = AutoModelForImageClassification.from_pretrained(path)
-        processor = AutoImageProcessor.from_pretrained(path).to_dict()
+        wanted = (
+            "a teacher by name should be a folder, or a repository of the Hub, that holds an image classifier of "
+            f"transformers; got {str(path)!r}"
+        )
+        try:
+            model = AutoModelForImageClassification.from_pretrained(path)
+            processor = AutoImageProcessor.from_pretrained(path).to_dict()
+        except OSError as error:
+            raise OSError(f"{wanted}, which cannot be read: {error}") from error
+        except ValueError as error:
+            raise ValueError(f"{wanted}: {error}") from error
         _check_processor(processor, str(path))
         crops = processor.get("do_center_crop", True) and processor.get("crop_size")
         size = processor["crop_size"] if crops else processor.get("size") or {}

@@ -252,6 +252,17 @@ def test_branches_and_pull_requests_leave_main_unchanged(hub):
         small.push_to_hub(repo, revision="refs/pr/7")
 
 
+def test_refused_push_leaves_no_new_branch(hub):
+    repo = hub.repo()
+    make_set().push_to_hub(repo)
+    with pytest.raises(FileExistsError, match="nothing was changed"):
+        make_set(seed=1).push_to_hub(repo, "dm_ipc2", revision="more")
+    assert [branch.name for branch in HfApi().list_repo_refs(repo, repo_type="dataset").branches] == ["main"]
+    make_set().push_to_hub(repo, revision="more")  # it is on main already, so the branch is all that is new
+    assert_same(load_condensed(repo, revision="more"), make_set())
+    assert HfApi().dataset_info(repo, revision="more").sha == HfApi().dataset_info(repo).sha
+
+
 def test_stranger_can_open_a_pull_request(hub):
     repo = hub.repo()
     make_set(ipc=1).push_to_hub(repo)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,14 @@ class TestComposed:
         with pytest.raises(
             TypeError, match=r"compose of the method 'means' should .* of type SyntheticSet; got NoneType"
         ):
+            condense_dataset(TOY, "means", 2, network="convnet-w4-d1", progress=False)
+
+    @pytest.mark.parametrize("forward", [Run.embed, Run.logits])
+    def test_forward_pass_before_any_network_raises_runtime_error(
+        self, forward: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(Means, "compose", lambda self, run: forward(run, run.source.at(torch.arange(2))))
+        with pytest.raises(RuntimeError, match=r"use the network that run\.network made last; call, for example, "):
             condense_dataset(TOY, "means", 2, network="convnet-w4-d1", progress=False)
 
     def test_steps_raise_value_error(self) -> None:

@@ -202,6 +202,17 @@ class TestLibraries:
             expected = net((pixels - torch.tensor([0.1, 0.2, 0.3]).reshape(3, 1, 1)) / 0.5).logits
         torch.testing.assert_close(teacher.logits(pixels), expected)
 
+    def test_name_of_no_classifier_of_transformers_raises_an_error_that_says_what_is_right(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "text").mkdir()
+        (tmp_path / "text" / "config.json").write_text('{"model_type": "bert"}')
+        for name, error in (("resnet18", OSError), ("text", ValueError)):
+            with pytest.raises(error, match=f"holds an image classifier of transformers; got '{name}'"):
+                Teacher.from_transformers(name)
+
     @pytest.mark.parametrize(
         "processor",
         [{"do_flip_channel_order": True}, {"include_top": True}, {"rescale_factor": 1 / 127.5}, {"do_rescale": False}],

@@ -109,6 +109,7 @@ class _Contents(NamedTuple):
         card: Text of the card, or None.
         sets: Facts of the condensed sets by name, without damaged ones.
         damaged: Why the other ones cannot be read, by name.
+        missing_branch: The branch that is pushed to if it is not there yet; it starts at this commit.
     """
 
     repository: Repository
@@ -116,6 +117,7 @@ class _Contents(NamedTuple):
     card: str | None
     sets: dict[str, Facts]
     damaged: dict[str, str]
+    missing_branch: str | None
 
 
 def push(parts: Parts, repo_id: str, config_name: str | None, how: Publication) -> CommitInfo:
@@ -279,7 +281,8 @@ def _contents(api: HfApi, repo_id: str, how: Publication, cache: Path) -> _Conte
         FileExistsError: If it holds data that nobody could read any more after the push.
         CondensedFormatError: If its card cannot be read.
     """
-    repository = Repository(api, repo_id, _branch_commit(api, repo_id, how), cache)
+    commit, missing_branch = _commit_to_push_on(api, repo_id, how)
+    repository = Repository(api, repo_id, commit, cache)
     files = repository.files()
     card = _card(repository, files, how)
     _refuse_foreign(repo_id, files, None if how.replace_card else card)
@@ -289,7 +292,7 @@ def _contents(api: HfApi, repo_id: str, how: Publication, cache: Path) -> _Conte
         return repository.fetch(path, files[path].size).parent
 
     sets = read_sets(set_names(files), folder_of)
-    return _Contents(repository, files, card, sets.facts, sets.damaged)
+    return _Contents(repository, files, card, sets.facts, sets.damaged, missing_branch)
 
 
 def _card(repository: Repository, files: Mapping[str, RepoFile], how: Publication) -> str | None:
@@ -304,17 +307,15 @@ def _card(repository: Repository, files: Mapping[str, RepoFile], how: Publicatio
         raise
 
 
-def _branch_commit(api: HfApi, repo_id: str, how: Publication) -> str:
-    """Return the latest commit of the branch that is pushed to; a missing branch is created."""
+def _commit_to_push_on(api: HfApi, repo_id: str, how: Publication) -> tuple[str, str | None]:
+    """Return the latest commit of the branch that is pushed to, or that of main and the branch if it is missing."""
     branch = how.revision or MAIN
     try:
-        commit = api.dataset_info(repo_id, revision=branch).sha
+        return str(api.dataset_info(repo_id, revision=branch).sha), None
     except RevisionNotFoundError:
-        if branch.startswith(_PULL_REQUEST) or how.create_pr:
+        if branch == MAIN or branch.startswith(_PULL_REQUEST) or how.create_pr:
             raise
-        api.create_branch(repo_id, branch=branch, repo_type="dataset", exist_ok=True)
-        commit = api.dataset_info(repo_id, revision=branch).sha
-    return str(commit)
+        return str(api.dataset_info(repo_id, revision=MAIN).sha), branch
 
 
 def _refuse_foreign(repo_id: str, files: Mapping[str, RepoFile], card: str | None) -> None:
@@ -362,9 +363,16 @@ def _warn_of_lost_splits(old: Facts | None, new: _NewSet) -> None:
 
 
 def _store(contents: _Contents, additions: list[CommitOperationAdd], stale: list[str], how: Publication) -> CommitInfo:
-    """Commit files that are not there yet, and the removal of stale ones; if there are neither, do nothing."""
+    """Commit files that are not there yet, and the removal of stale ones; if there are neither, do nothing.
+
+    A missing branch is made here, after all checks: a push that is refused leaves none behind.
+    """
     changed = [addition for addition in additions if not _is_stored(addition, contents.files)]
     repository = contents.repository
+    if branch := contents.missing_branch:
+        repository.api.create_branch(
+            repository.name, branch=branch, revision=repository.revision, repo_type="dataset", exist_ok=True
+        )
     if not changed and not stale:
         url = f"{repository.api.endpoint}/datasets/{repository.name}/commit/{repository.revision}"
         return CommitInfo(commit_url=url, commit_message="", commit_description="", oid=repository.revision)

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.table import embed_table_storage
 
+from hf_condense.base.checks import listed
 from hf_condense.condensed.files.names import is_split, shard_file
 from hf_condense.condensed.files.parquet import ROW_GROUP
 from hf_condense.condensed.rows import VIEW_COLUMNS
@@ -59,6 +60,11 @@ def _align(name: str, ds: datasets.Dataset, features: datasets.Features) -> data
     if not isinstance(ds, datasets.Dataset):
         raise TypeError(f"extra_splits: {name!r} should be a datasets.Dataset; got {type(ds).__name__}")
     for column, feature in features.items():
+        if column not in ds.features and column not in VIEW_COLUMNS:
+            raise ValueError(
+                f"extra_splits: {name!r} has no column {column!r}, which the condensed set has; its columns are "
+                f"{listed(ds.column_names)}"
+            )
         if not _suits(column, ds.features.get(column), feature):
             raise ValueError(
                 f"extra_splits: column {column!r} of {name!r} should be {feature}, as in the condensed set; "
