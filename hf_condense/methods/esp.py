@@ -301,11 +301,14 @@ class SubspaceProjection(TrajectoryMethod[SubspaceProjectionConfig]):
         self._beside = None if self.config.beside == "none" else self._added_method(run)
 
     def _added_method(self, run: Run) -> EmbeddingMatching[Any]:
+        """Return the method whose objective is added, with the values of its own default preset."""
         cls: type[EmbeddingMatching[Any]] = DistributionMatching if self.config.beside == "dm" else KernelMoments
         shared = {"batch_real": self.config.batch_real, "augment": self.config.augment}
         values = cls.presets["default"].values(run.task)
         options = {name: value for name, value in values.items() if name in cls.Config.__dataclass_fields__}
-        return cls(cls.Config.build({**options, **shared}))
+        method = cls(cls.Config.build({**options, **shared}))
+        method.prepare(run)
+        return method
 
     def losses(self, run: Run, t: int) -> Iterator[Loss]:
         """Yield the losses of the form, and of the objective that is added."""

@@ -230,6 +230,12 @@ def test_plan_counts_all_rows_if_an_objective_is_added() -> None:
     assert (both.rows_per_step(run), both.most_rows(run)) == (run.counts, 6)
 
 
+@pytest.mark.parametrize("beside", ["none", "m3d"])
+def test_added_objective_tells_of_classes_with_very_few_rows(beside: str, caplog: pytest.LogCaptureFixture) -> None:
+    quick_method("esp", beside=beside).condense(toy_dataset(rows=2))
+    assert ("m3d compares distributions, and some classes have fewer than 3 rows" in caplog.text) == (beside == "m3d")
+
+
 def test_guard_on_a_sum_of_two_objectives_raises_value_error() -> None:
     with pytest.raises(ValueError, match=r"most_ratio judges the objective of esp, to which beside='dm' adds"):
         quick_method("esp", beside="dm", most_ratio=1.0).condense(toy_dataset())
