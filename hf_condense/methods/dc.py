@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ from hf_condense.networks.training_set import TrainingSet
 
 if TYPE_CHECKING:
     from hf_condense.engine.run import Run
+
+logger = logging.getLogger("hf_condense")
 
 Gradients = Sequence[Tensor]
 """Gradients of k classes: one tensor (k, *shape) for each parameter."""
@@ -233,7 +236,9 @@ def _default(task: Task) -> dict[str, Any]:
 
 def _quick(task: Task) -> dict[str, Any]:
     # These values were chosen on a part of the training sets.
-    short = {"batch_real": 64, "outer_loop": min(task.ipc, 10), "inner_loop": 5}
+    short: dict[str, Any] = {"batch_real": 64, "outer_loop": min(task.ipc, 10)}
+    if task.ipc > 1:  # else every update has a fresh network
+        short["inner_loop"] = 5
     form = {} if is_large_set(task) else lean_form_values(task)  # with many rows, steps would take five times as long
     return {"steps": 300, "network": "convnet-w32", "init": "real", "lr_img": 1.0, "decay": True, **short, **form}
 
@@ -280,6 +285,12 @@ class GradientMatching(SiameseMethod[GradientMatchingConfig]):
         outer, inner = loops(max(run.ipc.values()))
         self._outer = self.config.outer_loop or outer
         self._inner = inner if self.config.inner_loop is None else self.config.inner_loop
+        if self._outer == 1 and self.config.inner_loop:
+            logger.warning(
+                "inner_loop=%d changes nothing: with one update per network (outer_loop=1) no network is trained; pass "
+                "a larger outer_loop",
+                self.config.inner_loop,
+            )
         self._net = run.network("network", 0, trainable=True)
         matched_parameters(self._net, self.config.matched)
         counts = set(self.rows_per_step(run).values())

@@ -329,6 +329,14 @@ def test_lengths_of_loops_are_those_of_the_class_with_most_images() -> None:
     assert (method._outer, method._inner) == loops(10)
 
 
+def test_inner_loop_that_no_network_takes_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for options in ({"preset": "quick", "steps": 1}, {"outer_loop": 1}, {"outer_loop": 2, "inner_loop": 3}):
+        quick_method("dc", **options).condense(toy_dataset(), 1)
+        assert "inner_loop" not in caplog.text
+    quick_method("dc", inner_loop=3).condense(toy_dataset(), 1)
+    assert "inner_loop=3 changes nothing: with one update per network (outer_loop=1) no network is" in caplog.text
+
+
 def test_dropout_draws_anew_in_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds, original = [], Run.logits
     monkeypatch.setattr(Run, "logits", lambda *args: seeds.append(torch.initial_seed()) or original(*args))
