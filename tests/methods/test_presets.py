@@ -336,9 +336,9 @@ def test_rates_of_images_and_students_along_experts_are_those_that_were_measured
 
 
 def test_loops_batches_and_rates_of_short_gradient_matching_are_those_that_were_measured() -> None:
-    for ipc, loops in ((1, (1, None)), (10, (10, 5)), (50, (10, 5))):
+    for ipc, lengths in ((1, (1, None)), (10, (10, 5)), (50, (10, 5))):
         _, dc = settled("dc", "quick", Task(ipc, 10, COLOUR))
-        assert (dc.lr_img, dc.batch_real, dc.outer_loop, dc.inner_loop) == (1.0, 64, *loops)
+        assert (dc.lr_img, dc.batch_real, dc.outer_loop, dc.inner_loop) == (1.0, 64, *lengths)
     _, idc = settled("idc", "quick", Task(1, 10, COLOUR))
     assert (idc.outer_loop, idc.inner_loop, idc.batch_syn) == (40, 4, 20)
     assert settled("idc", "default", Task(1, 10, COLOUR))[1].batch_syn == 128
