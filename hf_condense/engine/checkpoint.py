@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ logger = logging.getLogger("hf_condense")
 
 FILE_NAME = "checkpoint.safetensors"
 _FACTS = "hf_condense_checkpoint"  # in the metadata of the file
+_DIGEST = "sha256"  # beside it, of the facts and the tensors
 # What differs with the rows: presets scale options by the std.
 _OF_DATA = frozenset({"mean", "std", "options.lr_img", "options.weight_decay"})
 
@@ -73,7 +75,7 @@ class Checkpoint:
         facts = json.dumps(run, sort_keys=True)
         # Cloning matters: a method's state may hold one tensor under two names, which safetensors refuses.
         tensors = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in self.tensors.items()}
-        content = save(tensors, metadata={_FACTS: facts})
+        content = save(tensors, metadata={_FACTS: facts, _DIGEST: _digest(facts, tensors)})
         with atomic_file(folder / FILE_NAME) as file:
             file.write_bytes(content)
 
@@ -99,8 +101,11 @@ def read_checkpoint(folder: Path, identity: dict[str, Any], *, steps_are_chosen:
     check_readable(file)
     try:
         with safe_open(file, framework="pt") as opened:
-            facts = json.loads(opened.metadata()[_FACTS])
+            metadata = opened.metadata()
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - not a dict
+        if metadata.get(_DIGEST) != _digest(metadata[_FACTS], tensors):
+            raise ValueError("its content is not what was written")
+        facts = json.loads(metadata[_FACTS])
         plan, processes = Plan(**facts["plan"]), facts.get("processes", 1)
         since = facts.get("seconds", 0.0), facts.get("workers") and tuple(facts["workers"])
         checkpoint = Checkpoint(facts["step"], facts["identity"], plan, tensors, processes, *since)
@@ -122,6 +127,15 @@ def read_checkpoint(folder: Path, identity: dict[str, Any], *, steps_are_chosen:
             "another checkpoint_dir=, or remove the file"
         )
     return checkpoint
+
+
+def _digest(facts: str, tensors: dict[str, Tensor]) -> str:
+    """Return the SHA-256 of a checkpoint's facts and of its tensors on the CPU, with their names, dtypes and shapes."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def workers_in(folder: Path) -> tuple[int, int] | None:

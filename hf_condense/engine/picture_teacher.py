@@ -27,7 +27,7 @@ from hf_condense.engine.trained_networks import (
 )
 from hf_condense.networks.accuracy import accuracy
 from hf_condense.networks.augment import families_of
-from hf_condense.networks.teachers import Teacher, weights_hash
+from hf_condense.networks.teachers import Teacher, refuse_infinite, weights_hash
 from hf_condense.networks.training import train_network
 from hf_condense.networks.training_recipe import TrainingRecipe
 from hf_condense.source.class_source import ClassSource
@@ -63,7 +63,8 @@ def settle_teacher(
 
     Raises:
         ValueError: If the caller's teacher lacks a class of the dataset, gives logits that are not finite or, measured
-            on 20 rows or more, is right no more often than by chance; or if the training of the run's network diverges.
+            on 20 rows or more, tells classes apart but is right no more often than by chance; or if the training of the
+            run's network diverges.
     """
     if teacher is None:
         side = min(TEACHER_SIDE, *run.source.image_shape[1:]) if size is None else size
@@ -153,11 +154,7 @@ def _measured(run: Run, teacher: Teacher) -> dict[str, Any]:
     # One part after the other: all pictures at their full size may not fit into memory.
     parts = (source.images[index.to(source.images.device)] for index in positions.split(FORWARD_IMAGES))
     logits = torch.cat([logits_of(part.to(run.device).float() / 255).cpu() for part in parts])
-    if not bool(logits.isfinite().all()):
-        raise ValueError(
-            f"the teacher {teacher.name!r} gives logits that are NaN or infinite; pass one whose training did not "
-            "diverge, and that takes images of this kind"
-        )
+    refuse_infinite(teacher.name, logits)
     chosen = logits.argmax(1)
     labels = source.labels[positions]
     share = float((chosen == labels).float().mean())

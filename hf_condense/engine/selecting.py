@@ -48,6 +48,11 @@ def _selected(run: Run, selector: Selector[Any], counts: dict[int, int]) -> dict
         count, name = min(n, len(positions)), run.source.class_names[c]
         numbers = selector.select(rows, count, run.rng("select", name))
         check_returned("select", selector.info.name, numbers, Tensor)
+        if numbers.dtype != torch.long or numbers.ndim != 1:
+            raise TypeError(
+                f"{selector.info.name!r} should select rows by their numbers, an int64 tensor (n,); it returned "
+                f"{numbers.dtype} {tuple(numbers.shape)}"
+            )
         if len(numbers) != count or len(numbers.unique()) != count:
             raise ValueError(
                 f"{selector.info.name!r} should select {count} different rows of class {name!r}; it selected "

@@ -43,7 +43,7 @@ class SoftLabels(NamedTuple):
     Attributes:
         logits: Logits of the decoded rows. float32 (rows, K).
         facts: What `Recipe.teacher` describes.
-        labeller: What gives logits for other images, as `SyntheticSet.labeller` does; None if it takes no pixels.
+        labeller: What gives logits for other images, as `SyntheticSet.labeller` does; None if there is none.
     """
 
     logits: Tensor
@@ -200,8 +200,13 @@ def _labels_of_early_teacher(
         teacher = run.factory.build(run.seed, "features").to(run.device)
         teacher.load_state_dict(state)
         labels = network_logits(teacher.eval(), rows)
+        if not bool(labels.isfinite().all()):  # a student of these is right on all rows of one class
+            logger.info("the teacher has diverged after %d updates", count)
+            continue
         data = TrainingSet(rows, labels, run.num_classes, temperature)
         trials[count] = _student_accuracy(run, data, held_out_source), labels
+    if not trials:
+        raise diverged_teacher("logits", run.factory.name, max(states))
     chosen = max(trials, key=lambda count: trials[count][0])  # the earliest of equals
     listing = ", ".join(f"{score:.1%} after {count:,}" for count, (score, _) in trials.items())
     logger.info("the teacher stops after %d updates; held-out accuracies of students: %s", chosen, listing)

@@ -16,7 +16,7 @@ from hf_condense.base.progress import progress_bar
 from hf_condense.condensed.decoders import Frame
 from hf_condense.condensed.tensors import eight_bit_pixels
 from hf_condense.evaluation.subject import RealImages, Subject
-from hf_condense.evaluation.trials import Trials
+from hf_condense.evaluation.trials import DIVERGED, Trials
 from hf_condense.source.class_source import ClassSource, pixel_digests
 
 if TYPE_CHECKING:
@@ -116,7 +116,10 @@ def search_rates(
         for number, contender in enumerate(kind.contenders):
             by_rate = {rate: accuracies[i] for i, (k, n, rate) in enumerate(jobs) if k is kind and n == number}
             best = max(by_rate, key=lambda rate: by_rate[rate])
-            listing = ", ".join(f"{accuracy:.1%} at {rate:g}" for rate, accuracy in by_rate.items())
+            listing = ", ".join(
+                f"{'diverged' if accuracy == DIVERGED else f'{accuracy:.1%}'} at {rate:g}"
+                for rate, accuracy in by_rate.items()
+            )
             logger.info("%s, %s: held-out accuracies %s", contender.name, kind.factory.name, listing)
             contenders.append(dataclasses.replace(contender, training=dataclasses.replace(contender.training, lr=best)))
         kind.contenders = contenders

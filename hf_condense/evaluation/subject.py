@@ -22,7 +22,7 @@ from hf_condense.condensed.scores import EIGHT_BIT, HARD_LABELS, RELABELLED
 from hf_condense.condensed.tensors import CondensedTensors, turns_of
 from hf_condense.evaluation.reader import Reader, naming
 from hf_condense.evaluation.tensor_sets import TensorSet, check_tensor_set
-from hf_condense.networks.teachers import Teacher
+from hf_condense.networks.teachers import Teacher, refuse_infinite
 from hf_condense.networks.training_set import TrainingSet
 from hf_condense.source.class_source import ClassSource
 from hf_condense.source.columns import read_labels
@@ -31,6 +31,7 @@ from hf_condense.source.whitening import Whitening
 
 logger = logging.getLogger("hf_condense")
 
+_TRIED = 8  # images for which the logits of a teacher are looked at
 _OWN_CONSTANTS = (
     "train is normalised with its own mean and std, which differ from those of the real training set; pass source= to "
     "use the real ones"
@@ -245,7 +246,8 @@ def read_subject(
         relabel: Whether the teacher labels the images of every update, in place of the labels of the set.
 
     Raises:
-        ValueError: If there is no teacher to relabel images, it does not know the classes, or the set is whitened.
+        ValueError: If there is no teacher to relabel images, it does not know the classes or gives logits that are not
+            finite, or the set is whitened.
     """
     subject = _subject_of(train, test, source, reader, image_size)
     if eight_bit and isinstance(train, CondensedDataset):
@@ -264,6 +266,9 @@ def read_subject(
             raise ValueError("relabel=True needs the teacher of the set; pass teacher=Teacher(...)")
         return subject
     logits_of = partial(_labelled, of_pixels, subject.mean, subject.std)
+    if teacher is not None:
+        images, _ = subject.data.batch(torch.arange(min(len(subject.data), _TRIED)))
+        refuse_infinite(teacher.name, logits_of(images))
     data, rows = subject.data, subject.eight_bit
     if relabel:
         data = dataclasses.replace(data, relabel=logits_of)

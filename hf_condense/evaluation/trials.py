@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("hf_condense")
 
+DIVERGED = -1.0  # stands for the held-out accuracy of a network whose weights are not finite
 SEARCH = "search"  # stands for the seed of networks that try a learning rate
 CACHE_VERSION = 4  # increment when the same evaluation starts to give other numbers
 
@@ -150,11 +151,17 @@ class Trials:
     def held_out_accuracy(
         self, contender: Contender, lr: float, held_out: RealImages, on_update: Callable[[], object]
     ) -> float:
-        """Train a network at some learning rate, from weights and draws that no score uses, and try it on rows."""
+        """Train a network at some learning rate, from weights and draws that no score uses, and try it on rows.
+
+        The result is `DIVERGED` if the weights are not finite: such a network is right on all rows of one class, which
+        may be most of them.
+        """
         training = dataclasses.replace(contender.training, lr=lr)
         with self.explained_memory(contender):
             self._train(contender.images.for_seed(SEARCH), contender, training, SEARCH, on_update)
             predicted = predictions(self.compiled_network, held_out.images)
+        if _count_diverged(self.network, 1):
+            return DIVERGED
         return share_correct(predicted, held_out.images, held_out.outputs)
 
     @contextmanager

@@ -196,8 +196,8 @@ class SubspaceProjectionConfig(TrajectoryConfig):
     )
     beside_weight: float = option(
         1.0,
-        "Weight of the added objective. At 1 it moves the images as far as it would alone, if all classes have the "
-        "same ipc, storage is not 'siren' and lr_stored is not given.",
+        "Weight of the added objective. At 1 it moves the images as far as it would alone at the same momentum and "
+        "decay, if all classes have the same ipc, storage is not 'siren' and lr_stored is not given.",
         gt=0,
         needs=_BESIDE,
     )

@@ -75,8 +75,8 @@ class RealisticConfig(MethodConfig):
     crop_area: float = option(0.08, "Smallest share of a picture's area that a crop has, in (0, 1].", gt=0, le=1)
     padded: bool = option(
         False,
-        "Score a crop in the middle of an empty image of full size, as the authors do; otherwise at its own size, "
-        "which costs less.",
+        "Score a crop in the middle of an empty image of full size, as the authors do; otherwise the crop alone, which "
+        "costs less with a teacher that does not resize images.",
     )
     augment: str = option(
         "crop_flip",

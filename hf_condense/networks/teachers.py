@@ -298,6 +298,15 @@ def weights_hash(weights: Iterable[dict[str, Tensor]], *names: str) -> str:
     return digest.hexdigest()
 
 
+def refuse_infinite(name: str, logits: Tensor) -> None:
+    """Raise `ValueError` if logits of a teacher are not finite: no network can be trained with them."""
+    if not bool(logits.isfinite().all()):
+        raise ValueError(
+            f"the teacher {name!r} gives logits that are NaN or infinite; pass one whose training did not diverge, and "
+            "that takes images of this kind"
+        )
+
+
 def _check_processor(processor: dict[str, Any], path: str) -> None:
     """Raise `ValueError` if a processor of transformers does more than resize, crop and normalise pixels in [0, 1]."""
     other = {name: processor.get(name) for name in ("do_flip_channel_order", "include_top", "rescale_offset")}

@@ -83,11 +83,19 @@ def test_checkpoint_of_another_run_is_refused_with_every_difference(tmp_path: Pa
     assert (tmp_path / FILE_NAME).read_bytes() == before
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "another format"])
+@pytest.mark.parametrize("damage", ["truncated", "empty", "another format", "a changed tensor", "a changed fact"])
 def test_damaged_checkpoint_raises_value_error_and_is_left_alone(damage: str, tmp_path: Path) -> None:
     condense(steps=1, checkpoint_dir=tmp_path)
     file = tmp_path / FILE_NAME
-    content = {"truncated": file.read_bytes()[:-100], "empty": b"", "another format": b"{}" * 50}[damage]
+    whole = file.read_bytes()
+    content = {
+        "truncated": whole[:-100],
+        "empty": b"",
+        "another format": b"{}" * 50,
+        "a changed tensor": whole[:-1] + bytes([whole[-1] ^ 0x55]),
+        "a changed fact": whole.replace(rb"\"step\": 1", rb"\"step\": 0"),
+    }[damage]
+    assert content != whole
     file.write_bytes(content)
     with pytest.raises(
         ValueError, match=r"checkpoint\.safetensors cannot be read as a checkpoint .*remove it to start"

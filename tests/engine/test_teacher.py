@@ -197,6 +197,25 @@ def noisy_dataset() -> datasets.Dataset:
     return ds.remove_columns("label").add_column("label", labels)
 
 
+def test_early_teacher_that_diverges_later_stops_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    original = soft_labels._early_states
+
+    def spoilt(*args):
+        states = original(*args)
+        for count in list(states)[finite:]:
+            states[count] = {name: torch.full_like(tensor, torch.nan) for name, tensor in states[count].items()}
+        return states
+
+    monkeypatch.setattr(soft_labels, "_early_states", spoilt)
+    monkeypatch.setattr(soft_labels, "_student_accuracy", lambda run, data, rows: float(data.labels[0, 0] > 1e9))
+    finite = 1
+    small = quick_method("dm", **EARLY, steps=1, cache=False).condense(noisy_dataset())
+    assert small.recipe.teacher["updates"] == 10
+    finite = 0
+    with pytest.raises(ValueError, match=r"the logits of the teacher, .* after 40 updates, are NaN or infinite"):
+        quick_method("dm", **EARLY, steps=1, cache=False).condense(noisy_dataset())
+
+
 def test_early_teacher_without_rows_to_hold_out_raises_value_error() -> None:
     losses: list[float] = []
     with pytest.raises(ValueError, match="no class has more than one row; pass early_teacher=False"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import hf_condense.evaluation.trials
-from hf_condense import combine_condensed, condense_dataset
+from hf_condense import Teacher, combine_condensed, condense_dataset
 from hf_condense.condensed.dataset import CondensedDataset
 from hf_condense.condensed.scores.records import groups_of
 from hf_condense.evaluation.draws import LabelledRows
@@ -233,6 +233,17 @@ def test_every_set_has_a_rate_of_its_own_under_each_kind_of_network(toy, small, 
     assert [training.recipe.lr for training in trainings] == [score.lr for score in result.scores]
 
 
+def test_rate_at_which_a_network_diverges_is_never_chosen(toy, caplog):
+    """A diverged network gives class 0 to every image, of which there are most here."""
+    positions = [row for row, label in enumerate(toy["label"]) if label == 0 or row < 9]
+    source = toy.select(positions)
+    small = condense_dataset(source, "random", 1, progress=False)
+    with caplog.at_level("INFO", "hf_condense"):
+        result = run(small, source, source=source, lr=[1e-6, 1e30], seeds=1, epochs=4, baselines=())
+    assert "diverged at 1e+30" in caplog.text
+    assert result.scores[0].lr < 1
+
+
 def test_other_test_rows_change_no_rate(toy, small):
     tables = [
         run(small, test, source=toy, lr=[0.001, 0.01, 0.1], seeds=1, epochs=4)
@@ -268,6 +279,14 @@ def test_a_search_for_a_coreset_of_another_source_is_refused(toy):
 
 def test_augmentation_that_is_switched_off_is_recorded_as_none(toy, small):
     assert run(small, toy, recipe="dsa", augment="none", baselines=(), seeds=1).scores[0].augment is None
+
+
+@pytest.mark.parametrize("relabel", [False, True])
+def test_teacher_whose_logits_are_not_finite_is_refused(toy, small, relabel):
+    names = toy.features["label"].names
+    lost = Teacher(lambda images: torch.full((len(images), len(names)), -torch.inf), names, name="lost")
+    with pytest.raises(ValueError, match="the teacher 'lost' gives logits that are NaN or infinite"):
+        run(small, toy, teacher=lost, relabel=relabel, baselines=(), seeds=1)
 
 
 def test_a_source_without_a_row_to_spare_is_refused(toy):

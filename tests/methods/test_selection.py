@@ -87,6 +87,13 @@ def test_selector_that_gives_a_row_twice_raises_value_error() -> None:
         condense_dataset(TOY, "twice", 2, **options)
 
 
+@pytest.mark.usefixtures("_twice")
+def test_selector_that_gives_no_numbers_of_rows_raises_type_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Twice, "select", lambda self, features, n, generator: torch.tensor([0.5, 1.5]))
+    with pytest.raises(TypeError, match=r"'twice' should select rows by their numbers.*; it returned torch.float32"):
+        condense_dataset(TOY, "twice", 2, network="convnet-w4-d1", progress=False)
+
+
 @pytest.mark.parametrize(("bad", "advice"), [([7], "repair these rows, or filter"), ([*range(18)], "is at fault")])
 def test_advice_about_bad_features_depends_on_how_many_there_are(bad: list[int], advice: str) -> None:
     values = embeddings()
